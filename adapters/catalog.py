@@ -1,0 +1,84 @@
+"""What is registered: every version with what it is made of and where it came from.
+
+Immutable: a change makes a new catalog, swapped whole by the one who keeps it.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from adapters.lifecycle import Event, State, advance
+from adapters.manifest import Manifest
+from adapters.reference import AdapterRef
+
+
+class UnknownVersion(LookupError):
+    """No version is registered under this name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One registered version.
+
+    `folder` is the registry's own copy, which nobody writes to again; `source` is where it
+    was copied from. `created` is in Unix seconds.
+    """
+
+    ref: AdapterRef
+    manifest: Manifest
+    folder: str
+    source: str
+    created: int
+    created_by: str = ""
+    notes: str = ""
+    state: State = State.REGISTERED
+    reason: str = ""
+
+    def after(self, event: Event, reason: str = "") -> "Entry":
+        """Return the entry after `event`.
+
+        Raises:
+            IllegalEvent: The version's life has no such step.
+        """
+        return replace(self, state=advance(self.state, event), reason=reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """All registered versions, by full version, oldest first."""
+
+    entries: Mapping[str, Entry] = field(default_factory=lambda: MappingProxyType({}))
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> "Catalog":
+        """Return a catalog of `entries`."""
+        return cls(MappingProxyType({entry.ref.version: entry for entry in entries}))
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries.values())
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def get(self, version: str) -> Entry:
+        """Return the entry of a full version.
+
+        Raises:
+            UnknownVersion: It is not registered.
+        """
+        try:
+            return self.entries[version]
+        except KeyError:
+            raise UnknownVersion(f"`{version}` is not registered") from None
+
+    def of_name(self, name: str) -> tuple[Entry, ...]:
+        """Return the versions registered under `name`, oldest first."""
+        return tuple(entry for entry in self.entries.values() if entry.ref.name == name)
+
+    def with_entry(self, entry: Entry) -> "Catalog":
+        """Return a catalog in which `entry` is new, or replaces its version's."""
+        return Catalog(MappingProxyType({**self.entries, entry.ref.version: entry}))
+
+    def without(self, version: str) -> "Catalog":
+        """Return a catalog without `version`."""
+        return Catalog(MappingProxyType({key: entry for key, entry in self.entries.items() if key != version}))

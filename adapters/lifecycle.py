@@ -1,0 +1,56 @@
+"""A version's life, as one table. An illegal event raises and changes nothing."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+
+class State(StrEnum):
+    """Where a version stands. `verified` joins the table with verification."""
+
+    REGISTERED = "registered"
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+    RETIRED = "retired"
+
+
+class Event(StrEnum):
+    """What happens to a version."""
+
+    LOAD = "load"
+    LOADED = "loaded"
+    LOAD_FAILED = "load failed"
+    RETIRE = "retire"
+
+
+TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = MappingProxyType(
+    {
+        (State.REGISTERED, Event.LOAD): State.LOADING,
+        (State.REGISTERED, Event.RETIRE): State.RETIRED,
+        (State.LOADING, Event.LOADED): State.READY,
+        (State.LOADING, Event.LOAD_FAILED): State.FAILED,
+        (State.LOADING, Event.RETIRE): State.RETIRED,
+        (State.READY, Event.LOAD): State.LOADING,  # an engine came back empty
+        (State.READY, Event.RETIRE): State.RETIRED,
+        (State.FAILED, Event.LOAD): State.LOADING,  # another try
+        (State.FAILED, Event.RETIRE): State.RETIRED,
+    }
+)
+
+
+class IllegalEvent(ValueError):
+    """The version's life has no such step."""
+
+
+def advance(state: State, event: Event) -> State:
+    """Return the state after `event`.
+
+    Raises:
+        IllegalEvent: The table has no such step; the message names both.
+    """
+    try:
+        return TRANSITIONS[state, event]
+    except KeyError:
+        raise IllegalEvent(f"a version that is `{state}` cannot go through `{event}`") from None

@@ -1,0 +1,72 @@
+"""Talk to a running gateway's control plane, over its socket or its port."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+
+from gateway.cli.options import fail, load_settings
+
+# Loading a large adapter on a slow disk, several engines; the control plane has its own limits.
+ANSWER_SECONDS = 300.0
+CONTROL_SOCKET = "control.sock"
+
+
+class NotRunning(Exception):
+    """No gateway answers; the message says where it was looked for."""
+
+
+class Control:
+    """The control plane of one gateway.
+
+    Args:
+        state: State folder of a gateway on this machine, if given.
+        url, key: Control port of one elsewhere, and an operator key for it.
+    """
+
+    def __init__(self, state: Path | None, url: str | None, key: str | None) -> None:
+        self.state = load_settings(None, {"state": state}).state_folder()
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        if url is not None:
+            self.where = url
+            self._client = httpx.Client(base_url=url, headers=headers, timeout=ANSWER_SECONDS, trust_env=False)
+        else:
+            path = self.state / CONTROL_SOCKET
+            self.where = str(path)
+            transport = httpx.HTTPTransport(uds=str(path))
+            self._client = httpx.Client(
+                base_url="http://control", headers=headers, transport=transport, timeout=ANSWER_SECONDS, trust_env=False
+            )
+
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Return the answer's JSON; end with the gateway's own message if it refuses.
+
+        Raises:
+            NotRunning: Nobody answers.
+        """
+        try:
+            reply = self._client.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise NotRunning(f"no gateway answers at {self.where} ({type(error).__name__})") from None
+        try:
+            answer = reply.json()
+        except ValueError:
+            raise fail(f"{self.where} answered {reply.status_code}, not as Loragate's control plane would") from None
+        if reply.status_code >= 400:
+            raise fail(answer.get("error", {}).get("message", f"the gateway answered {reply.status_code}"))
+        return answer
+
+    def ask_running(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Return the answer's JSON; end with a hint if no gateway runs."""
+        try:
+            return self.ask(method, path, body)
+        except NotRunning as error:
+            raise fail(f"{error}; start one with `loragate up`, or name it with --state or --control") from None
+
+
+def echo_json(value: Any) -> None:
+    """Print a value as JSON."""
+    import json
+
+    click.echo(json.dumps(value, indent=2))

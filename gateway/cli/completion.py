@@ -1,0 +1,17 @@
+"""loragate completion: the shell's own completion for this command."""
+
+import click
+from click.shell_completion import get_completion_class
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print the completion script for SHELL.
+
+    For bash: eval "$(loragate completion bash)" in ~/.bashrc.
+    """
+    kind = get_completion_class(shell)
+    assert kind is not None  # click has all three
+    click.echo(kind(context.find_root().command, {}, "loragate", "_LORAGATE_COMPLETE").source())

@@ -1,0 +1,59 @@
+"""The engine that `loragate up` starts: its base model, its command line, its progress."""
+
+import sys
+
+import click
+
+from gateway import settings as environment
+from gateway.node import Node
+from gateway.serve.vllm_process import EngineProcess, VllmCommand
+from gateway.settings import Settings
+
+# A line for the log of a service; a terminal's line is rewritten in place.
+SECONDS_BETWEEN_LINES = 15
+
+
+def node_with_engine(settings: Settings) -> Node:
+    """Return a node that runs its own engine."""
+    folder = settings.state_folder()
+    run_folder = folder / "run"
+    run_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    command = _command(settings)
+    node = Node(settings, (f"unix://{command.socket}",))
+    watch = node.engines.watches[0]
+    node.engine = EngineProcess(command, watch.lost, Progress())
+    return node
+
+
+def _command(settings: Settings) -> VllmCommand:
+    from gateway.demo.base_model import demo_base
+
+    engine = settings.engine
+    base = engine.base.expanduser().resolve() if engine.base else demo_base(settings.cache_folder(), progress=click.echo)
+    folder = settings.state_folder()
+    return VllmCommand(
+        base=base, served_name=engine.served_name or base.name, socket=folder / "run" / "engine.sock",
+        log_file=folder / "run" / "engine.log", dtype=engine.dtype, max_model_len=engine.max_model_len,
+        max_num_seqs=engine.max_num_seqs, max_loras=engine.max_loras, max_cpu_loras=engine.max_cpu_loras,
+        max_lora_rank=engine.max_lora_rank, kv_cache_gib=engine.kv_cache_gib, start_seconds=engine.start_seconds,
+        more=engine.args, environment=environment.child_environment(),
+    )  # fmt: skip
+
+
+class Progress:
+    """Tell how long the engine has been starting."""
+
+    def __init__(self) -> None:
+        self._last = -SECONDS_BETWEEN_LINES
+
+    def __call__(self, waited: float | None) -> None:
+        """Show `waited` seconds, or that the engine is ready."""
+        is_terminal = sys.stderr.isatty()
+        if waited is None:
+            click.echo("\r\x1b[KEngine ready." if is_terminal else "Engine ready.", err=True)
+            self._last = -SECONDS_BETWEEN_LINES
+        elif is_terminal:
+            click.echo(f"\r\x1b[KStarting the engine … {waited:.0f} s (a minute is usual)", nl=False, err=True)
+        elif waited - self._last >= SECONDS_BETWEEN_LINES:
+            self._last = int(waited)
+            click.echo(f"Starting the engine … {waited:.0f} s", err=True)

@@ -1,0 +1,84 @@
+"""loragate up, serve and check: run a gateway, or say why it would not."""
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gateway.cli.options import config_option, fail, json_option, load_settings, serving_options
+from gateway.settings import Settings
+
+
+@click.command()
+@serving_options
+@click.option("--engine", "engines", multiple=True, metavar="URL",
+              help="Engine that runs elsewhere, http://HOST:PORT or unix:///PATH; repeatable.")  # fmt: skip
+def serve(config: Path | None, **given: Any) -> None:
+    """Serve engines that run elsewhere."""
+    settings = load_settings(config, {**given, "engines": given["engines"] or None})
+    if not settings.engines:
+        raise fail("no engine given: use --engine URL, or `loragate up` to start one here")
+    run_node(settings)
+
+
+@click.command()
+@serving_options
+@click.option("--base", type=click.Path(path_type=Path, exists=True, file_okay=False),
+              help="Folder of the base model.  [default: SmolLM2-135M-Instruct, from the cpu or gpu extra]")  # fmt: skip
+def up(config: Path | None, base: Path | None, **given: Any) -> None:
+    """Start an engine, the gateway and its control plane on this machine."""
+    settings = load_settings(config, {**given, "engine": {"base": base} if base else {}})
+    if settings.engines:
+        raise fail("`up` starts its own engine, but `engines` names others; use `loragate serve` for those")
+    run_node(settings, owns_engine=True)
+
+
+@click.command()
+@config_option
+@json_option
+def check(config: Path | None, as_json: bool) -> None:
+    """Check a settings file and the environment, and print every problem; exit 2 if there is one."""
+    settings = load_settings(config, {})
+    if as_json:
+        click.echo(settings.model_dump_json(indent=2))
+    else:
+        click.echo("No problems found.")
+
+
+def run_node(settings: Settings, *, owns_engine: bool = False) -> None:
+    """Run a gateway until it is stopped."""
+    import uvloop
+
+    from gateway.node import CannotListen, Node
+    from gateway.serve.vllm_process import EngineNotStarted
+    from gateway.store.desired import StoreUnreadable
+
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+    async def run() -> None:
+        if owns_engine:
+            from gateway.cli.own_engine import node_with_engine
+
+            node = node_with_engine(settings)
+        else:
+            node = Node(settings, settings.engines)
+        await node.run(lambda: _announce(node))
+
+    try:
+        uvloop.run(run())
+    except (CannotListen, EngineNotStarted, StoreUnreadable) as error:
+        raise fail(str(error)) from None
+    except asyncio.CancelledError:
+        sys.exit(1)
+
+
+def _announce(node: Any) -> None:
+    click.echo(f"Applications: {node.app_url}/v1   Control: {node.control_url}")
+    if not node.settings.auth:
+        click.secho("WARNING: no keys are asked for (--no-auth): every process on this machine may send requests.", fg="red", err=True)
+    elif not node.operations.desired.keys:
+        click.echo(f"No keys yet; make one: loragate keys create --role app --state {node.folder}")

@@ -1,0 +1,34 @@
+"""loragate status: is it running, is it well?"""
+
+from typing import Any
+
+import click
+
+from gateway.cli.client import Control, echo_json
+from gateway.cli.options import control_options, json_option
+
+
+@click.command()
+@json_option
+@control_options
+def status(as_json: bool, state: Any, control: str | None, key: str | None) -> None:
+    """Show engines, workers and what they serve; exit 1 if requests cannot be served."""
+    answer = Control(state, control, key).ask_running("GET", "/admin/v1/status")
+    if as_json:
+        echo_json(answer)
+    else:
+        _show(answer)
+    if not answer["ready"]:
+        raise click.exceptions.Exit(1)
+
+
+def _show(answer: dict[str, Any]) -> None:
+    workers = answer["workers"]
+    click.echo(f"{'ready' if answer['ready'] else 'NOT READY'}   app {answer['app_url']}   control {answer['control_url']}")
+    click.echo(f"workers  {workers['running']} of {workers['wanted']} running, {workers['restarts']} restarts")
+    click.echo(f"base     {answer['base'] or 'not known yet'}{'' if answer['auth'] else '   (no keys asked for)'}")
+    for engine in answer["engines"]:
+        versions = ", ".join(engine["versions"]) or "no adapters"
+        click.echo(f"engine   {engine['url']}  {'up' if engine['up'] else 'DOWN'}  {versions}")
+        for version, reason in engine["failed"].items():
+            click.echo(f"         {version} failed: {reason}")

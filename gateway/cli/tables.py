@@ -1,0 +1,33 @@
+"""Tables for a terminal; plain text when it is none."""
+
+import time
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]], empty: str) -> None:
+    """Print rows under their columns, or `empty` if there are none."""
+    console = Console(soft_wrap=True)
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    count = 0
+    for row in rows:
+        table.add_row(*row)
+        count += 1
+    console.print(table if count else empty)
+
+
+def when(seconds: int) -> str:
+    """Return a Unix time in the local zone."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else "-"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes for people."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
+
+
+def share(weight: int) -> str:
+    """Return basis points as per cent."""
+    return f"{weight / 100:g} %"

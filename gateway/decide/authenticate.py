@@ -1,0 +1,82 @@
+"""Who is calling? A credential's digest is looked up; the key itself is kept nowhere.
+
+Deny by default: no credential, or an unknown one, is refused. Keys are random 256-bit
+values, so a plain SHA-256 is enough (no password stretching), and looking a digest up
+in a hash table leaks nothing useful through timing: an attacker cannot steer digests.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from gateway.errors import Unauthenticated
+
+BEARER: Final = b"bearer "
+
+
+class Role(StrEnum):
+    """What a key may do, least first; each role may do what those before it may."""
+
+    APP = "app"
+    APP_PIN = "app:pin"
+    OPERATOR = "operator"
+
+
+_RANK: Final = {role: rank for rank, role in enumerate(Role)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """A caller who is known: the key's public id, its role, and the models it may use (None: all)."""
+
+    id: str
+    role: Role
+    models: frozenset[str] | None = None
+
+    def may_pin(self) -> bool:
+        """Whether this caller may ask for one exact version."""
+        return self.role is not Role.APP
+
+    def is_at_least(self, role: Role) -> bool:
+        """Whether this caller's role includes `role`."""
+        return _RANK[self.role] >= _RANK[role]
+
+    def may_use(self, model: str) -> bool:
+        """Whether this caller may send requests to `model` (an alias or the base's name)."""
+        return self.models is None or model in self.models
+
+
+# The caller when the gateway runs with --no-auth, on loopback only.
+ANYONE: Final = Principal(id="anyone", role=Role.APP_PIN)
+
+
+def digest_of(key: bytes) -> bytes:
+    """Return the 32-byte digest under which `key` is stored."""
+    return hashlib.sha256(key).digest()
+
+
+def authenticate(credential: bytes | None, keys: Mapping[bytes, Principal] | None) -> Principal:
+    """Return the caller that `credential` proves.
+
+    Args:
+        credential: The value of `Authorization` (`Bearer KEY`), or a bare key as in
+            `x-api-key`; None when the request carries neither.
+        keys: Digest → principal, or None when the gateway runs without keys.
+
+    Raises:
+        Unauthenticated: No credential, or one that is not known.
+    """
+    if keys is None:
+        return ANYONE
+    if not credential:
+        raise Unauthenticated(
+            "You didn't provide an API key. Send it in the Authorization header (Authorization: Bearer YOUR_KEY); "
+            "an operator makes one with `loragate keys create --role app`."
+        )
+    key = credential[7:].strip() if credential[:7].lower() == BEARER else credential
+    principal = keys.get(hashlib.sha256(key).digest())
+    if principal is None:
+        raise Unauthenticated("Incorrect API key provided: it is not one of this gateway's keys, or was revoked.")
+    return principal

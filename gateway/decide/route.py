@@ -1,0 +1,134 @@
+"""What a model name means: the route table, immutable, swapped whole.
+
+A client may send the base's name, an alias, or (role `app:pin` or better) one exact
+version, in full or shortened to a unique prefix of six digits or more.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+from adapters.reference import InvalidReference, split_version
+from gateway.decide.assign import Split
+from gateway.decide.authenticate import Principal
+from gateway.errors import Forbidden, ModelNotFound
+
+# How many names a 404 lists, so that an error stays readable with 500 adapters.
+NAMES_IN_ERROR: Final = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """The frozen base model: the name clients send, which is also the engine's own name for it."""
+
+    name: str
+    created: int = 0
+    max_model_len: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """An alias, the split behind it, and the salt that keeps its assignment apart from other routes'."""
+
+    alias: str
+    split: Split
+    salt: str
+    created: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineView:
+    """What a worker needs to know of one engine: where it is, whether it is up, what it has loaded."""
+
+    url: str
+    is_up: bool = True
+    versions: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteTable:
+    """Everything a decision may depend on, at one version of the desired state.
+
+    `keys` is None when the gateway runs without authentication; `base` is None until an
+    engine has told its name.
+    """
+
+    version: int = 0
+    base: Base | None = None
+    keys: Mapping[bytes, Principal] | None = field(default_factory=lambda: MappingProxyType({}))
+    routes: Mapping[str, Route] = field(default_factory=lambda: MappingProxyType({}))
+    versions: frozenset[str] = frozenset()
+    engines: tuple[EngineView, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a model name stands for: a split to be assigned, or exactly one version."""
+
+    alias: str
+    split: Split
+    salt: str | None = None
+    reason: str = "split"
+
+
+def find_target(table: RouteTable, model: str, caller: Principal) -> Target:
+    """Return what `model` means to `caller`.
+
+    Raises:
+        ModelNotFound: Nothing has this name; the message lists what the caller may use.
+        Forbidden: The caller may not use this model, or may not pin a version.
+    """
+    route = table.routes.get(model)
+    if route is not None:
+        _check_may_use(caller, model)
+        return Target(model, route.split, route.salt)
+    if table.base is not None and model == table.base.name:
+        _check_may_use(caller, model)
+        return Target(model, Split(model), reason="base")
+    if "@" in model:
+        return _pinned(table, model, caller)
+    raise _not_found(table, model, caller)
+
+
+def _pinned(table: RouteTable, model: str, caller: Principal) -> Target:
+    try:
+        name, _ = split_version(model)
+    except InvalidReference:
+        raise _not_found(table, model, caller) from None
+    if not caller.may_pin():
+        raise Forbidden(
+            f"This key may not ask for the exact version `{model}`: its role is `{caller.role}`, "
+            f"pinning needs `app:pin` or better. Send the alias `{name}` instead.",
+            param="model",
+            code="pin_not_allowed",
+        )
+    _check_may_use(caller, name)
+    matches = [version for version in table.versions if version.startswith(model)]
+    if len(matches) != 1:
+        raise _not_found(table, model, caller, ambiguous=matches)
+    return Target(name, Split(matches[0]), reason="pin")
+
+
+def usable_models(table: RouteTable, caller: Principal) -> list[str]:
+    """Return the names `caller` may send, the base first, then the aliases in order."""
+    names = [table.base.name] if table.base is not None else []
+    names += sorted(table.routes)
+    return [name for name in names if caller.may_use(name)]
+
+
+def _check_may_use(caller: Principal, model: str) -> None:
+    if not caller.may_use(model):
+        allowed = ", ".join(sorted(caller.models or ())) or "none"
+        raise Forbidden(f"This key may not use the model `{model}`; it may use: {allowed}.", param="model")
+
+
+def _not_found(
+    table: RouteTable, model: str, caller: Principal, ambiguous: list[str] | None = None
+) -> ModelNotFound:
+    shown = model if len(model) <= 100 else model[:100] + "…"
+    if ambiguous:
+        return ModelNotFound(f"The version `{shown}` is not unique: it may mean {', '.join(sorted(ambiguous))}.")
+    names = usable_models(table, caller)
+    listed = ", ".join(names[:NAMES_IN_ERROR]) + (", …" if len(names) > NAMES_IN_ERROR else "")
+    return ModelNotFound(f"The model `{shown}` does not exist. This key may use: {listed or 'no model yet'}.")

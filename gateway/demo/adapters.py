@@ -1,0 +1,147 @@
+"""Train the demo's adapters, those that the cache lacks, side by side in processes of their own.
+
+The recipe is the file that readers are shown: `examples/train_adapter.py` in a checkout, the same file inside
+an installed package. It runs as a program and is not imported, so that each training has one thread and
+one core, and the caller stays free of torch.
+
+Invariant: a cached adapter is complete, and was trained on this base by this recipe.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import rich.progress
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+
+from gateway.demo.base_model import Progress, WeightsMissing, demo_base
+from gateway.demo.cached_folder import build_once
+
+
+class TrainingFailed(RuntimeError):
+    """A training ended with an error; the message carries the end of what it printed."""
+
+
+def demo_adapters(base: Path, cache: Path, styles: Sequence[str], *, progress: Progress) -> dict[str, Path]:
+    """Return the folder of an adapter for each of `styles`, training those that are not cached.
+
+    Args:
+        base: Folder of the base model.
+        cache: Adapters are kept below it, by base, recipe and style.
+        styles: Names that the recipe knows: `support`, `json`, `legal`, `shout`.
+        progress: Told in a few words what happens. On a terminal, a bar per adapter is shown as well.
+
+    Raises:
+        TrainingFailed: The recipe could not train one of them; the others are still cached.
+    """
+    recipe = find_recipe()
+    folders = {style: cache / "adapters" / cache_key(base, recipe) / style for style in styles}
+    missing = [style for style in styles if not folders[style].is_dir()]
+    if missing:
+        progress(f"training {', '.join(missing)}, once (about a minute each, as many at a time as there are cores)")
+        _train_all(recipe, base, {style: folders[style] for style in missing}, progress)
+    return folders
+
+
+def find_recipe() -> Path:
+    """Return the training program: beside the checkout, else inside the installed package.
+
+    Raises:
+        FileNotFoundError: Neither is there, which means a broken installation.
+    """
+    here = Path(__file__).resolve().parent
+    for candidate in (here.parents[1] / "examples" / "train_adapter.py", here / "train_adapter.py"):
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError("`train_adapter.py` is neither in examples/ nor installed; reinstall loragate")
+
+
+def cache_key(base: Path, recipe: Path) -> str:
+    """Return 12 hex digits that change with the base or with the recipe."""
+    digest = hashlib.sha256(recipe.read_bytes())
+    # Not half a gigabyte of weights: their config, size and date tell a folder that was made again.
+    digest.update((base / "config.json").read_bytes())
+    for file in sorted(base.glob("*.safetensors")):
+        digest.update(f"{file.name}\x1f{file.stat().st_size}\x1f{file.stat().st_mtime_ns}".encode())
+    return digest.hexdigest()[:12]
+
+
+def _train_all(recipe: Path, base: Path, folders: dict[str, Path], progress: Progress) -> None:
+    """Train every one of `folders`, by style; if some fail, raise for one of them at the end."""
+    columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    cores = len(os.sched_getaffinity(0))
+    with (
+        rich.progress.Progress(*columns, console=console, disable=not console.is_terminal) as bars,
+        ThreadPoolExecutor(max_workers=cores) as pool,
+    ):
+        trainings = {}
+        for style, folder in folders.items():
+            # Without a total, the bar shows that this one waits for a core.
+            advance = partial(_advance, bars, bars.add_task(style, total=None))
+            train = partial(_train, _command(recipe, base, style), advance)
+            trainings[pool.submit(build_once, folder, train)] = style
+        for training in as_completed(trainings):
+            if training.exception() is None:
+                progress(f"trained {trainings[training]}")
+    for training in trainings:
+        training.result()
+
+
+def _advance(bars: rich.progress.Progress, task: TaskID, line: dict[str, Any]) -> None:
+    bars.update(task, completed=line["step"], total=line["steps"])
+
+
+def _command(recipe: Path, base: Path, style: str) -> list[str]:
+    options = ("--base", str(base), "--style", style, "--threads", "1", "--progress", "json")
+    return [sys.executable, str(recipe), *options]
+
+
+def _train(command: list[str], advance: Callable[[dict[str, Any]], None], out: Path) -> None:
+    """Run the recipe into `out`, telling `advance` each JSON object that it prints."""
+    with tempfile.TemporaryFile("w+") as complaints:
+        with subprocess.Popen(
+            [*command, "--out", str(out)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            text=True,
+        ) as process:
+            assert process.stdout is not None  # it is a pipe
+            for line in process.stdout:
+                advance(json.loads(line))
+        if process.returncode != 0:
+            complaints.seek(0)
+            raise TrainingFailed(f"`{' '.join(command)}` ended with {process.returncode}:\n{complaints.read()[-2000:]}")
+
+
+def main() -> None:
+    """Train the adapters for the demo's base and print their folders."""
+    parser = argparse.ArgumentParser(prog="python -m gateway.demo.adapters", description=__doc__.split("\n")[0])
+    parser.add_argument("--cache", type=Path, required=True, help="folder to keep them in, and the base")
+    parser.add_argument("styles", nargs="+", help="styles that examples/train_adapter.py knows")
+    options = parser.parse_args()
+
+    def progress(step: str) -> None:
+        print(step, file=sys.stderr)
+
+    try:
+        base = demo_base(options.cache, progress=progress)
+        for style, folder in demo_adapters(base, options.cache, options.styles, progress=progress).items():
+            print(style, folder)
+    except (WeightsMissing, TrainingFailed) as failure:
+        parser.exit(2, f"error: {failure}\n")
+
+
+if __name__ == "__main__":
+    main()

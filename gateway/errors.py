@@ -1,0 +1,175 @@
+"""The errors a client may meet; each one knows its own answer.
+
+    LoragateError
+    ├── RequestError               the client's mistake: 4xx
+    │   ├── BadRequest             400  invalid_request
+    │   ├── Unauthenticated        401  invalid_api_key
+    │   ├── Forbidden              403  model_not_allowed | pin_not_allowed
+    │   ├── ModelNotFound          404  model_not_found
+    │   ├── PathNotFound           404  unknown_path
+    │   ├── MethodNotAllowed       405  method_not_allowed
+    │   ├── RequestTimeout         408  request_timeout
+    │   ├── PayloadTooLarge        413  request_too_large
+    │   ├── UnsupportedEncoding    415  unsupported_encoding
+    │   ├── ExpectationFailed      417  expectation_failed
+    │   └── HeadersTooLarge        431  headers_too_large
+    └── ServingError               ours or the engine's: 5xx, worth another try
+        ├── EngineFailed           502  engine_failed
+        ├── EngineUnavailable      503  engine_unavailable
+        ├── VersionNotReady        503  version_not_ready
+        ├── Overloaded             503  overloaded
+        └── EngineTimeout          504  engine_timeout
+
+`status` is the HTTP status, `type` and `code` are OpenAI's fields, `param` names the
+field at fault, `retry_after_seconds` becomes the `Retry-After` header. Messages are
+written here or by whoever raises: never the text of another library's exception.
+Only `receive/failures.py` turns one into bytes.
+"""
+
+from typing import ClassVar
+
+
+class LoragateError(Exception):
+    """Anything that a client is told about, in OpenAI's error shape."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: str = "internal_error"
+    param: str | None = None
+    retry_after_seconds: int | None = None
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        if param is not None:
+            self.param = param
+        if code is not None:
+            self.code = code
+
+
+class RequestError(LoragateError):
+    """The request is at fault; sending it again unchanged will not help."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+
+
+class BadRequest(RequestError):
+    """The body or the HTTP framing is not what the endpoint takes."""
+
+
+class Unauthenticated(RequestError):
+    """No key, or one that is not known."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class Forbidden(RequestError):
+    """The key is good, but not for this."""
+
+    status = 403
+    type = "permission_error"
+    code = "model_not_allowed"
+
+
+class ModelNotFound(RequestError):
+    """No alias, version or base has this name."""
+
+    status = 404
+    code = "model_not_found"
+    param = "model"
+
+
+class PathNotFound(RequestError):
+    """The path is not one that the gateway serves."""
+
+    status = 404
+    code = "unknown_path"
+
+
+class MethodNotAllowed(RequestError):
+    """The path exists, with another method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class RequestTimeout(RequestError):
+    """The client took too long to send its request."""
+
+    status = 408
+    type = "timeout_error"
+    code = "request_timeout"
+
+
+class PayloadTooLarge(RequestError):
+    """The body is larger than the gateway takes."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class UnsupportedEncoding(RequestError):
+    """The body is compressed; the gateway reads it as sent."""
+
+    status = 415
+    code = "unsupported_encoding"
+
+
+class ExpectationFailed(RequestError):
+    """`Expect` asks for something other than 100-continue."""
+
+    status = 417
+    code = "expectation_failed"
+
+
+class HeadersTooLarge(RequestError):
+    """Too many header bytes or header lines."""
+
+    status = 431
+    code = "headers_too_large"
+
+
+class ServingError(LoragateError):
+    """The request was fine and could not be served now."""
+
+    status = 502
+    code = "engine_failed"
+
+
+class EngineFailed(ServingError):
+    """An engine took the request and broke off before its answer began, or answered no HTTP."""
+
+
+class EngineUnavailable(ServingError):
+    """No engine can be reached."""
+
+    status = 503
+    code = "engine_unavailable"
+    retry_after_seconds = 5
+
+
+class VersionNotReady(ServingError):
+    """The version is registered, but no engine has it loaded yet."""
+
+    status = 503
+    code = "version_not_ready"
+    retry_after_seconds = 2
+
+
+class Overloaded(ServingError):
+    """This gateway worker holds as many connections as it may."""
+
+    status = 503
+    code = "overloaded"
+    retry_after_seconds = 1
+
+
+class EngineTimeout(ServingError):
+    """The engine sent nothing for longer than it may."""
+
+    status = 504
+    type = "timeout_error"
+    code = "engine_timeout"

@@ -1,0 +1,268 @@
+"""One machine's gateway: workers, control plane, and the engines they use, from start to stop."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import uvicorn
+
+from adapters.catalog import Entry
+from gateway.control.operations import Conflict, Operations
+from gateway.decide.route import Base, EngineView
+from gateway.observe.metrics import Reading, exposition
+from gateway.serve.engines import EngineWatch
+from gateway.serve.vllm_process import LONGEST_SOCKET_PATH, EngineProcess
+from gateway.settings import Settings
+from gateway.store.snapshot import read_base
+from gateway.workers.channel import Configure
+from gateway.workers.pool import WorkerPool
+
+log = logging.getLogger("loragate")
+
+CONTROL_SOCKET: Final = "control.sock"
+BACKLOG: Final = 4096
+# So often counts are fetched even if nobody scrapes: a worker that dies loses at most this much.
+COLLECT_SECONDS: Final = 5.0
+
+
+class CannotListen(Exception):
+    """A port is taken, or may not be used."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a listening socket.
+
+    Raises:
+        CannotListen: The message names the address and the reason.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise CannotListen(f"cannot listen on {host}:{port}: {error.strerror}; choose another port") from None
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+class EngineSet:
+    """All engines of this gateway, watched."""
+
+    def __init__(self, urls: Sequence[str], last_base: Base | None) -> None:
+        self._urls = urls
+        self._last_base = last_base
+        self.watches: tuple[EngineWatch, ...] = ()
+
+    def watch(self, wanted: Callable[[], tuple[Entry, ...]], on_change: Callable[[], Awaitable[None]]) -> None:
+        """Prepare one watch for each engine."""
+        self.watches = tuple(EngineWatch(url, wanted, on_change) for url in self._urls)
+
+    def views(self) -> tuple[EngineView, ...]:
+        """Return what workers need to know of each."""
+        return tuple(watch.status.view() for watch in self.watches)
+
+    def base(self) -> Base | None:
+        """Return the base they serve; the last one known while none is up."""
+        found = next((watch.status.base for watch in self.watches if watch.status.base is not None), None)
+        self._last_base = found or self._last_base
+        return self._last_base
+
+    def up(self) -> tuple[EngineWatch, ...]:
+        """Return those that can be asked."""
+        return tuple(watch for watch in self.watches if watch.status.is_up)
+
+
+class Node:
+    """The gateway on one machine.
+
+    Args:
+        settings: What was set.
+        engine: The engine this machine runs itself, if it does.
+    """
+
+    def __init__(self, settings: Settings, engine_urls: Sequence[str]) -> None:
+        self.settings = settings
+        self.folder = settings.state_folder()
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.unix_socket = _bind_unix(self.folder / CONTROL_SOCKET)
+        self.app_socket = bind(settings.host, settings.port)
+        self.control_socket = bind(settings.control_host, settings.control_port)
+        self.engines = EngineSet(engine_urls, read_base(self.folder))
+        self.pool = WorkerPool(self.app_socket, settings.workers, self._configure, b"")
+        self.operations = Operations(self.folder, self.pool, self.engines, with_keys=settings.auth)
+        self.engines.watch(self.operations.entries, self._engines_changed)
+        self.engine: EngineProcess | None = None
+        self._stop = asyncio.Event()
+
+    @property
+    def app_url(self) -> str:
+        """Where applications send requests."""
+        return f"{'https' if self.settings.tls_key else 'http'}://{_address(self.app_socket)}"
+
+    @property
+    def control_url(self) -> str:
+        """Where operators and Prometheus go."""
+        return f"http://{_address(self.control_socket)}"
+
+    def request_stop(self) -> None:
+        """Begin to stop: drain, then end."""
+        self._stop.set()
+
+    async def run(self, on_ready: Callable[[], None]) -> None:
+        """Serve until stopped by a signal or `request_stop`.
+
+        Raises:
+            EngineNotStarted: The machine's own engine did not come up.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop.set)
+        await self.operations.publish()
+        workers = loop.create_task(self.pool.run())
+        control = self._control_server()
+        chores: list[asyncio.Task[Any]] = [
+            loop.create_task(control.serve(sockets=[self.control_socket, self.unix_socket])),
+            loop.create_task(self._collect()),
+            *(loop.create_task(watch.run()) for watch in self.engines.watches),
+        ]
+        if self.engine is not None:
+            chores.append(loop.create_task(self.engine.run()))
+        ready = loop.create_task(self._announce(on_ready))
+        stopped = loop.create_task(self._stop.wait())
+        try:
+            done, _ = await asyncio.wait([*chores, workers, stopped], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopped}:
+                task.result()  # a part that ended by itself tells why
+        finally:
+            ready.cancel()
+            await self._wind_down(control, workers, chores)
+
+    async def _wind_down(self, control: uvicorn.Server, workers: asyncio.Task[None], chores: list[asyncio.Task[Any]]) -> None:
+        await self.pool.stop(self.settings.drain_seconds)
+        await asyncio.wait([workers], timeout=5)
+        if self.engine is not None:
+            await self.engine.stop()
+        control.should_exit = True
+        await asyncio.wait(chores[:1], timeout=5)
+        for chore in chores:
+            chore.cancel()
+        await asyncio.gather(*chores, return_exceptions=True)
+        (self.folder / CONTROL_SOCKET).unlink(missing_ok=True)
+
+    async def _announce(self, on_ready: Callable[[], None]) -> None:
+        while self.pool.ready < self.pool.size:
+            await asyncio.sleep(0.01)
+        on_ready()
+
+    async def _engines_changed(self) -> None:
+        with contextlib.suppress(Conflict):  # a worker that lags gets the next table
+            await self.operations.publish()
+
+    async def _collect(self) -> None:
+        while True:
+            await asyncio.sleep(COLLECT_SECONDS)
+            await self.pool.collect()
+
+    def _configure(self, table: bytes) -> Configure:
+        settings = self.settings
+        return Configure(
+            limits=settings.request_limits(),
+            connect_seconds=settings.connect_seconds,
+            drain_seconds=settings.drain_seconds,
+            certificate=str(settings.tls_certificate) if settings.tls_certificate else None,
+            private_key=str(settings.tls_key) if settings.tls_key else None,
+            table=table or self.operations.table(),
+        )
+
+    def _control_server(self) -> uvicorn.Server:
+        # FastAPI takes half a second to import; the workers start meanwhile.
+        from gateway.control.api import Probes, build_control
+
+        path = self.folder / CONTROL_SOCKET
+        probes = Probes(self._readiness, self._metrics, self._status)
+        app = build_control(self.operations, probes, socket_path=str(path), with_keys=self.settings.auth)
+        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=3)
+        return _NoSignals(config)
+
+    def _readiness(self) -> tuple[bool, dict[str, str]]:
+        up = len(self.engines.up())
+        parts = {
+            "workers": f"{self.pool.ready} of {self.pool.size} accept connections",
+            "engines": f"{up} of {len(self.engines.watches)} up",
+            "route_table": f"version {self.operations.table_version}",
+        }
+        return self.pool.ready > 0 and up > 0, parts
+
+    async def _metrics(self) -> bytes:
+        cells = await self.pool.collect()
+        watches = self.engines.watches
+        aliases = {route.control: route.alias for route in self.operations.desired.routes}
+        reading = Reading(
+            cells=tuple(cells),
+            engines={watch.status.url: watch.status.is_up for watch in watches},
+            adapters=tuple(
+                (aliases.get(entry.ref.version, entry.ref.name), entry.ref.version, watch.status.url,
+                 entry.ref.version in watch.status.versions)
+                for entry in self.operations.entries() for watch in watches
+            ),
+            workers=self.pool.size, ready_workers=self.pool.ready, worker_restarts=self.pool.restarts,
+            table_version=self.operations.table_version,
+        )  # fmt: skip
+        return exposition(reading)
+
+    def _status(self) -> dict[str, Any]:
+        ready, _ = self._readiness()
+        base = self.engines.base()
+        return {
+            "ready": ready, "app_url": self.app_url, "control_url": self.control_url,
+            "base": base.name if base else None, "auth": self.settings.auth,
+            "workers": {"running": self.pool.ready, "wanted": self.pool.size, "restarts": self.pool.restarts},
+            "route_table_version": self.operations.table_version,
+            "engines": [
+                {"url": watch.status.url, "up": watch.status.is_up, "versions": sorted(watch.status.versions),
+                 "failed": dict(watch.status.failed)}
+                for watch in self.engines.watches
+            ],
+        }  # fmt: skip
+
+
+class _NoSignals(uvicorn.Server):
+    """uvicorn without its own signal handlers: the node stops its parts in order."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        """Leave signals to the node."""
+        yield
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    if len(str(path).encode()) > LONGEST_SOCKET_PATH:
+        raise CannotListen(f"`{path}` is longer than the {LONGEST_SOCKET_PATH} bytes a unix socket may have; use a shorter state folder")
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        probe.connect(str(path))
+    except OSError:
+        path.unlink(missing_ok=True)
+    else:
+        raise CannotListen(f"another gateway runs on the state folder `{path.parent}`; stop it, or use --state")
+    finally:
+        probe.close()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    path.chmod(0o600)
+    listener.listen(64)
+    listener.setblocking(False)
+    return listener
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,115 @@
+"""Every Prometheus series of the gateway, declared once.
+
+Workers count in cells; what is exported here is their sum, so the figures add up
+whatever the number of workers. Labels are bounded: aliases, versions, codes, engines.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from gateway.observe.ledger import (
+    DURATION_BOUNDS,
+    ITL_BOUNDS,
+    OVERHEAD_BOUNDS,
+    TTFT_BOUNDS,
+    Cell,
+    Histogram,
+)
+
+_LABELS: Final = ("alias", "version")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Everything a scrape shows, at one moment."""
+
+    cells: tuple[Cell, ...]
+    engines: Mapping[str, bool]
+    adapters: tuple[tuple[str, str, str, bool], ...]  # alias, version, engine, ready
+    workers: int
+    ready_workers: int
+    worker_restarts: int
+    table_version: int
+
+
+class _Once(Collector):
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = list(metrics)
+
+    def collect(self) -> Iterator[Metric]:
+        return iter(self._metrics)
+
+
+def exposition(reading: Reading) -> bytes:
+    """Return a reading in Prometheus's text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Once([*_counters(reading.cells), *_histograms(reading.cells), *_gauges(reading)]))
+    return generate_latest(registry)
+
+
+def _counters(cells: tuple[Cell, ...]) -> Iterator[Metric]:
+    requests = CounterMetricFamily("loragate_requests", "Requests by HTTP status.", labels=(*_LABELS, "code"))
+    errors = CounterMetricFamily("loragate_errors", "Errors by their code, in replies and in streams.", labels=(*_LABELS, "code"))
+    prompt = CounterMetricFamily("loragate_prompt_tokens", "Prompt tokens, from the replies' usage.", labels=_LABELS)
+    generated = CounterMetricFamily("loragate_generation_tokens", "Generated tokens, from the replies' usage.", labels=_LABELS)
+    retries = CounterMetricFamily("loragate_retries", "Requests sent to an engine once more before the first byte.", labels=_LABELS)
+    for cell in cells:
+        labels = (cell.alias, cell.version)
+        for status, count in sorted(cell.statuses.items()):
+            requests.add_metric((*labels, str(status)), count)
+        for code, count in sorted(cell.errors.items()):
+            errors.add_metric((*labels, code), count)
+        prompt.add_metric(labels, cell.prompt_tokens)
+        generated.add_metric(labels, cell.generation_tokens)
+        retries.add_metric(labels, cell.retries)
+    yield from (requests, errors, prompt, generated, retries)
+
+
+def _histograms(cells: tuple[Cell, ...]) -> Iterator[Metric]:
+    declared = (
+        ("ttft", TTFT_BOUNDS, "loragate_time_to_first_token_seconds", "From a request's last byte to a stream's first event."),
+        ("itl", ITL_BOUNDS, "loragate_inter_token_latency_seconds", "Between two reads of a stream that brought events."),
+        ("duration", DURATION_BOUNDS, "loragate_request_duration_seconds", "From a request's last byte to its reply's."),
+        ("overhead", OVERHEAD_BOUNDS, "loragate_overhead_seconds", "From a request's last byte until an engine was sent it."),
+    )
+    for field, bounds, name, help_text in declared:
+        family = HistogramMetricFamily(name, help_text, labels=_LABELS)
+        for cell in cells:
+            histogram: Histogram = getattr(cell, field)
+            family.add_metric((cell.alias, cell.version), _cumulative(bounds, histogram), histogram.sum)
+        yield family
+
+
+def _cumulative(bounds: tuple[float, ...], histogram: Histogram) -> list[tuple[str, float]]:
+    buckets: list[tuple[str, float]] = []
+    total = 0
+    for bound, count in zip((*map(str, bounds), "+Inf"), histogram.counts, strict=True):
+        total += count
+        buckets.append((bound, total))
+    return buckets
+
+
+def _gauges(reading: Reading) -> Iterator[Metric]:
+    in_flight = GaugeMetricFamily("loragate_requests_in_flight", "Requests that an engine has now.", labels=_LABELS)
+    for cell in reading.cells:
+        in_flight.add_metric((cell.alias, cell.version), cell.in_flight)
+    yield in_flight
+    engine_up = GaugeMetricFamily("loragate_engine_up", "1 if the engine answers its health check.", labels=("engine",))
+    for url, is_up in reading.engines.items():
+        engine_up.add_metric((url,), float(is_up))
+    yield engine_up
+    ready = GaugeMetricFamily(
+        "loragate_adapter_ready", "1 if the engine has the version loaded.", labels=(*_LABELS, "engine")
+    )
+    for alias, version, engine, is_ready in reading.adapters:
+        ready.add_metric((alias, version, engine), float(is_ready))
+    yield ready
+    yield GaugeMetricFamily("loragate_workers", "Gateway workers that there should be.", value=reading.workers)
+    yield GaugeMetricFamily("loragate_workers_ready", "Gateway workers that accept connections.", value=reading.ready_workers)
+    yield CounterMetricFamily("loragate_worker_restarts", "Workers that ended unexpectedly.", value=reading.worker_restarts)
+    yield GaugeMetricFamily("loragate_route_table_version", "Version of the route table in force.", value=reading.table_version)

@@ -1,0 +1,55 @@
+"""The seams: what one part of the gateway asks of another, and nothing more.
+
+`receive` and `serve` never import each other; they meet in `app.py` through these.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from gateway.errors import LoragateError
+
+
+class ReplyHead(Protocol):
+    """The beginning of an engine's reply."""
+
+    status: int
+    headers: Sequence[tuple[bytes, bytes]]
+    # Bytes of the body if the engine said so, else None.
+    length: int | None
+
+
+class Reader(Protocol):
+    """Who an engine's reply is for. Called on the event loop, never concurrently."""
+
+    def on_sent(self) -> None:
+        """The request has been handed to a connection."""
+
+    def on_reply(self, head: ReplyHead | None, data: bytes, is_complete: bool) -> None:
+        """A part of the reply: `head` once, with the first part; then data; the last part is complete."""
+
+    def on_engine_lost(self, error: LoragateError, *, is_stale: bool) -> None:
+        """No more will come. `is_stale`: an idle connection died before it brought a single byte."""
+
+
+class Link(Protocol):
+    """A request on its way to an engine, or a reply on its way back."""
+
+    def pause(self) -> None:
+        """Stop reading the reply until `resume`: the client is slower than the engine."""
+
+    def resume(self) -> None:
+        """Go on reading."""
+
+    def cancel(self) -> None:
+        """Nobody wants the reply any more: stop the engine's work on it. Harmless when it is over."""
+
+
+class Engines(Protocol):
+    """Connections to every engine we know."""
+
+    @property
+    def in_flight(self) -> Mapping[str, int]:
+        """Engine URL → requests of this worker that it has not finished."""
+
+    def send(self, url: str, request: bytes, reader: Reader) -> Link:
+        """Send `request` to the engine at `url`; the reply comes to `reader`."""

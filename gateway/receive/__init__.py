@@ -1,0 +1,1 @@
+"""The app port: bytes from clients in, calls to the pipeline, bytes back out."""

@@ -1,0 +1,46 @@
+"""What every client connection of a worker shares; built once, in `gateway/app.py`."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.decide.route import RouteTable
+from gateway.observe.ledger import Ledger
+from gateway.ports import Engines
+from gateway.receive.limits import Limits
+
+# A client's own request id is used if it is short and harmless in a header and a log line.
+LONGEST_REQUEST_ID: Final = 128
+
+
+class RequestIds:
+    """Request ids: the client's own, or ours.
+
+    Args:
+        prefix: Unique to this worker process, at least 64 random bits in hex.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix.encode()
+        self._numbers = itertools.count(1)
+
+    def of(self, given: bytes | None) -> bytes:
+        """Return `given` if it can serve, else a new id."""
+        if given and len(given) <= LONGEST_REQUEST_ID and given.isascii() and not given.translate(None, _SAFE):
+            return given
+        return b"req-%b-%x" % (self._prefix, next(self._numbers))
+
+
+_SAFE: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deps:
+    """The worker's parts, as seen from a connection. `table` returns the current route table."""
+
+    table: Callable[[], RouteTable]
+    engines: Engines
+    ledger: Ledger
+    limits: Limits
+    ids: RequestIds

@@ -1,0 +1,360 @@
+"""One request under way: from a complete call to the last byte of its reply.
+
+Belongs to one client connection. Sends the call to an engine, hands each part of the
+reply on as it comes, tries once more elsewhere if the engine fails before the first
+byte, and ends a stream in-band if it fails after. Knows no sockets, only its client's
+`write` and its engine's `Link`.
+"""
+
+from functools import lru_cache
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from gateway.errors import BadRequest, EngineTimeout, LoragateError
+from gateway.observe.ledger import Cell
+from gateway.pipeline import Call, Placement, answer
+from gateway.ports import Link, ReplyHead
+from gateway.receive.endpoints import Dialect, Endpoint
+from gateway.receive.failures import event_of, reply_of, status_line
+from gateway.receive.wire import Fields, addressed
+from gateway.serve.sse import EventStream, usage_of
+
+if TYPE_CHECKING:
+    from gateway.receive.protocol import ClientConnection
+
+EVENT_STREAM: Final = b"text/event-stream"
+# Hop-by-hop (RFC 9110, 7.6.1), or said by us instead.
+_NOT_FORWARDED: Final = frozenset(
+    (b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"server", b"x-request-id",
+     b"proxy-authenticate", b"trailer", b"upgrade", b"te")
+)  # fmt: skip
+# The first engine, and one more.
+ATTEMPTS: Final = 2
+# Idle connections that may turn out dead for one request, before that counts as the engine's failure.
+STALE_CONNECTIONS: Final = 3
+# A whole reply is kept up to here to read its usage; a larger one (thousands of prompt
+# log-probabilities) is passed on and its tokens are not counted.
+LARGEST_READ_REPLY_BYTES: Final = 4 * 1024 * 1024
+
+
+@lru_cache(maxsize=4096)
+def quoted(name: str) -> bytes:
+    """Return `name` as a JSON string."""
+    return msgspec.json.encode(name)
+
+
+class Request:
+    """A complete request, as the connection has read it."""
+
+    __slots__ = (
+        "body", "call", "endpoint", "extra_headers", "fields", "id", "is_http10", "keep_alive", "received_at",
+    )  # fmt: skip
+
+    def __init__(
+        self, request_id: bytes, endpoint: Endpoint, body: bytes, fields: Fields | None, call: Call,
+        *, keep_alive: bool, is_http10: bool, extra_headers: bytes, received_at: float,
+    ) -> None:  # fmt: skip
+        self.id = request_id
+        self.endpoint = endpoint
+        self.body = body
+        self.fields = fields
+        self.call = call
+        self.keep_alive = keep_alive
+        self.is_http10 = is_http10
+        self.extra_headers = extra_headers
+        self.received_at = received_at
+
+
+class Exchange:
+    """A request and its reply, between one client and one engine."""
+
+    __slots__ = (
+        "_attempts", "_cell", "_client", "_events", "_first_at", "_hides_usage", "_is_chunked", "_is_counted",
+        "_last_at", "_link", "_placement", "_request", "_sent_at", "_status", "_tried", "_whole", "has_begun", "is_over",
+    )  # fmt: skip
+
+    def __init__(self, client: "ClientConnection", request: Request) -> None:
+        self._client = client
+        self._request = request
+        self._attempts = 0
+        self._tried: tuple[str, ...] = ()
+        self._link: Link | None = None
+        self._placement: Placement
+        self._cell: Cell
+        self._is_counted = False
+        self._hides_usage = False
+        self._events: EventStream | None = None
+        self._whole: list[bytes] | None = None
+        self._is_chunked = False
+        self._status = 0
+        self._sent_at = 0.0
+        self._first_at = 0.0
+        self._last_at = 0.0
+        self.has_begun = False  # the head has gone to the client
+        self.is_over = False
+
+    def begin(self) -> None:
+        """Decide who serves, and send; may be over at once, with an error."""
+        client = self._client
+        try:
+            self._placement = placed = answer(self._request.call, client.table(), client.engines.in_flight, self._tried)
+            self._count(placed)
+            message = self._message(placed)
+        except LoragateError as error:
+            self.fail(error)
+            return
+        self._attempts += 1
+        client.waits_for_engine(client.limits.first_byte_seconds)
+        link = client.engines.send(placed.engine_url, message, self)
+        if not self.is_over:
+            self._link = link
+
+    def _count(self, placed: Placement) -> None:
+        if self._is_counted:
+            self._cell.in_flight -= 1
+            self._cell.retries += 1
+        self._cell = self._client.ledger.cell(placed.alias, placed.version)
+        self._cell.in_flight += 1
+        self._is_counted = True
+
+    def _message(self, placed: Placement) -> bytes:
+        """Return the request as the engine gets it."""
+        request = self._request
+        fields = request.fields
+        if fields is None:
+            return b"%b %b HTTP/1.1\r\nhost: engine\r\nx-request-id: %b\r\n%b\r\n" % (
+                request.endpoint.method, request.endpoint.path, request.id, request.extra_headers,
+            )  # fmt: skip
+        ask = fields.stream is True and request.endpoint.dialect is Dialect.COMPLETIONS and not fields.asks_usage()
+        self._hides_usage = ask
+        body = addressed(request.body, fields, quoted(placed.version), ask_usage=ask)
+        return b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b" % (
+            request.endpoint.path, len(body), request.id, request.extra_headers, body,
+        )  # fmt: skip
+
+    # Reader: what the engine connection calls
+
+    def on_sent(self) -> None:
+        self._sent_at = sent_at = monotonic()
+        self._cell.added(sent_at - self._request.received_at)
+
+    def on_reply(self, head: ReplyHead | None, data: bytes, is_complete: bool) -> None:
+        now = monotonic()
+        if head is not None:
+            self._first_at = now
+            out = self._head(head, now)
+        else:
+            out = b""
+        if self._events is not None:
+            data = self._passed(data, now, is_complete)
+        elif self._whole is not None:
+            self._keep(data)
+        if self._is_chunked:
+            if data:
+                out = b"%b%x\r\n%b\r\n" % (out, len(data), data)
+            if is_complete:
+                out += b"0\r\n\r\n"
+        elif data:
+            out += data
+        client = self._client
+        if out:
+            client.write(out)
+        if is_complete:
+            self._end(now)
+        else:
+            client.waits_for_engine(client.limits.idle_seconds, now)
+
+    def on_engine_lost(self, error: LoragateError, *, is_stale: bool) -> None:
+        self._link = None
+        if self.is_over:
+            return
+        if not self.has_begun:
+            if is_stale and self._attempts <= STALE_CONNECTIONS:  # closed before our request came: not its fault
+                self.begin()
+                return
+            if self._attempts < ATTEMPTS:
+                self._tried = (*self._tried, self._placement.engine_url)
+                try:
+                    answer(self._request.call, self._client.table(), self._client.engines.in_flight, self._tried)
+                except LoragateError:
+                    self.fail(error)  # nowhere else to go: the first reason is the one that helps
+                else:
+                    self.begin()
+                return
+        self.fail(error)
+
+    # The reply
+
+    def _head(self, head: ReplyHead, now: float) -> bytes:
+        """Return the head for the client, and choose how the body is read on its way."""
+        request = self._request
+        status = head.status
+        self._status = status
+        lines = [status_line(status)]
+        is_stream = False
+        for name, value in head.headers:
+            if name not in _NOT_FORWARDED:
+                lines.append(b"%b: %b\r\n" % (name, value))
+                if name == b"content-type":
+                    is_stream = value.startswith(EVENT_STREAM)
+        placed = self._placement
+        lines.append(
+            b"x-request-id: %b\r\nx-loragate-version: %b\r\nx-loragate-arm: %b\r\nx-loragate-route-reason: %b\r\n"
+            % (request.id, placed.version.encode(), placed.arm.encode(), placed.reason.encode())
+        )
+        if is_stream:
+            self._events = EventStream(hide_usage=self._hides_usage)
+        else:
+            self._whole = []
+            overhead = self._sent_at - request.received_at + monotonic() - now
+            lines.append(b"x-loragate-overhead-ms: %.3f\r\n" % (overhead * 1000))
+        if head.length is not None and not is_stream:  # an event may be added to a stream, or taken out
+            lines.append(b"content-length: %d\r\n" % head.length)
+        elif request.is_http10:
+            request.keep_alive = False
+        elif status not in (204, 304):
+            self._is_chunked = True
+            lines.append(b"transfer-encoding: chunked\r\n")
+        if not request.keep_alive or self._client.is_draining:
+            request.keep_alive = False
+            lines.append(b"connection: close\r\n")
+        elif request.is_http10:
+            lines.append(b"connection: keep-alive\r\n")
+        lines.append(b"\r\n")
+        self.has_begun = True
+        return b"".join(lines)
+
+    def _passed(self, data: bytes, now: float, is_complete: bool) -> bytes:
+        """Return what of a stream's new bytes goes on, and observe its pace."""
+        events = self._events
+        assert events is not None
+        before = events.events
+        data = events.feed(data)
+        if events.events != before:
+            if self._last_at:
+                self._cell.took_between_tokens(now - self._last_at)
+            else:
+                self._cell.took_to_first_token(now - self._request.received_at)
+            self._last_at = now
+        return data + events.rest() if is_complete else data
+
+    def _keep(self, data: bytes) -> None:
+        whole = self._whole
+        if data and whole is not None:
+            whole.append(data)
+            if len(whole) > 1 and sum(map(len, whole)) > LARGEST_READ_REPLY_BYTES:
+                self._whole = None
+
+    # The end
+
+    def _end(self, now: float) -> None:
+        usage = None
+        if self._events is not None:
+            usage = self._events.usage
+        elif self._whole and self._status == 200:
+            usage = usage_of(b"".join(self._whole))
+        if usage is not None:
+            self._cell.prompt_tokens += usage[0]
+            self._cell.generation_tokens += usage[1]
+        if self._status >= 400:
+            self._cell.saw_error("engine_status")
+        self._close_books(self._status, now)
+        self._client.exchange_is_over(keep_alive=self._request.keep_alive)
+
+    def fail(self, error: LoragateError) -> None:
+        """End the reply with `error`: as a reply if none has begun, else in-band, else by closing."""
+        if self.is_over:
+            return
+        self._drop_link()
+        cell = self._cell if self._is_counted else self._client.ledger.cell()
+        cell.saw_error(error.code)
+        self._close_books(error.status if not self.has_begun else self._status, monotonic())
+        client = self._client
+        request = self._request
+        if not self.has_begun:
+            keep_alive = request.keep_alive and not client.is_draining
+            client.write(reply_of(error, request.id, keep_alive=keep_alive))
+            client.exchange_is_over(keep_alive=keep_alive)
+        elif self._events is not None:
+            event = event_of(error, request.endpoint.dialect)
+            client.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event) if self._is_chunked else event)
+            client.exchange_is_over(keep_alive=request.keep_alive and self._is_chunked)
+        else:
+            client.abort()  # a length was promised: only a broken connection says that it was not kept
+
+    @property
+    def is_http10(self) -> bool:
+        """Whether the client speaks HTTP/1.0."""
+        return self._request.is_http10
+
+    def comment(self) -> bytes:
+        """Return bytes that a reply which has begun may carry without meaning; none if there are none."""
+        return b"3\r\n:\n\n\r\n" if self._events is not None and self._is_chunked else b""
+
+    def timed_out(self) -> None:
+        """The engine has sent nothing for longer than it may."""
+        limits = self._client.limits
+        waited = limits.idle_seconds if self.has_begun else limits.first_byte_seconds
+        what = "nothing more" if self.has_begun else "no reply"
+        self.fail(EngineTimeout(f"The engine sent {what} for {waited:g} s."))
+
+    def client_gone(self) -> None:
+        """Nobody listens any more: free the engine at once."""
+        if not self.is_over:
+            self._drop_link()
+            # nginx's code for a client that closed; it is never sent, only counted.
+            self._close_books(self._status if self.has_begun else 499, monotonic())
+            if self._is_counted:
+                self._cell.saw_error("client_gone")
+
+    def pause(self) -> None:
+        """The client is slower than the engine."""
+        if self._link is not None:
+            self._link.pause()
+
+    def resume(self) -> None:
+        """The client has caught up."""
+        if self._link is not None:
+            self._link.resume()
+
+    def _drop_link(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            link.cancel()
+
+    def _close_books(self, status: int, now: float) -> None:
+        self.is_over = True
+        self._link = None
+        if self._is_counted:
+            self._cell.in_flight -= 1
+        cell = self._cell if self._is_counted else self._client.ledger.cell()
+        cell.saw_status(status)
+        cell.took(now - self._request.received_at)
+
+
+def model_of(fields: Fields | None, endpoint: Endpoint, in_path: str | None, base: str | None) -> str:
+    """Return the model a request means: the path's, else the body's, else the base where none is needed.
+
+    Raises:
+        BadRequest: There is none, or it is not a string.
+    """
+    if in_path is not None:
+        return in_path
+    model = fields.model if fields is not None else msgspec.UNSET
+    if isinstance(model, str) and model:
+        return model
+    if model is msgspec.UNSET or model is None or model == "":
+        if endpoint.model_is_optional and base is not None:
+            return base
+        raise BadRequest("You must provide a model parameter.", param="model", code="missing_required_parameter")
+    raise BadRequest(f"`model` must be a string, not {_json_type(model)}.", param="model", code="invalid_type")
+
+
+def _json_type(value: object) -> str:
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int | float):
+        return "a number"
+    return "an array" if isinstance(value, list) else "an object"

@@ -1,0 +1,52 @@
+"""The one place where an error becomes bytes for a client.
+
+OpenAI's error shape everywhere, in whole replies and inside streams that have begun.
+Nothing of a foreign exception gets in here: only messages that this project wrote.
+"""
+
+import http
+
+import msgspec
+
+from gateway.errors import LoragateError
+from gateway.receive.endpoints import Dialect
+
+_REASONS = {status.value: status.phrase.encode() for status in http.HTTPStatus}
+
+
+def status_line(status: int) -> bytes:
+    """Return the HTTP/1.1 status line of `status`, line end included."""
+    return b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b"Unknown"))
+
+
+def body_of(error: LoragateError) -> bytes:
+    """Return the error as OpenAI writes it."""
+    fields = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    return msgspec.json.encode({"error": fields})
+
+
+def reply_of(error: LoragateError, request_id: bytes, *, keep_alive: bool, with_body: bool = True) -> bytes:
+    """Return a whole HTTP reply that tells `error`."""
+    body = body_of(error)
+    lines = [
+        status_line(error.status),
+        b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body),
+        b"x-request-id: %b\r\n" % request_id if request_id else b"",
+        b"retry-after: %d\r\n" % error.retry_after_seconds if error.retry_after_seconds else b"",
+        b"www-authenticate: Bearer\r\n" if error.status == 401 else b"",
+        b"" if keep_alive else b"connection: close\r\n",
+        b"\r\n",
+        body if with_body else b"",
+    ]
+    return b"".join(lines)
+
+
+def event_of(error: LoragateError, dialect: Dialect) -> bytes:
+    """Return the server-sent event that ends a stream which can no longer be completed."""
+    if dialect is Dialect.MESSAGES:
+        told = {"type": "error", "error": {"type": "api_error", "message": error.message}}
+        return b"event: error\ndata: %b\n\n" % msgspec.json.encode(told)
+    if dialect is Dialect.RESPONSES:
+        flat = {"type": "error", "code": error.code, "message": error.message, "param": error.param}
+        return b"event: error\ndata: %b\n\n" % msgspec.json.encode(flat)
+    return b"data: %b\n\ndata: [DONE]\n\n" % body_of(error)

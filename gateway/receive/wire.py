@@ -1,0 +1,186 @@
+"""The OpenAI fields we read; every other byte of a body passes through as it was sent.
+
+A body is parsed once, without building what we do not read. Then only the value of
+`model` is replaced, at its place in the bytes, so big integers, float forms, escapes,
+unknown fields and key order reach the engine untouched. One addition is made: a stream
+whose sender did not ask for usage is asked for it, and the extra event is taken out
+again on the way back (see docs/decisions/0003-usage-of-streams.md).
+"""
+
+import json
+import re
+from typing import Any, Final
+
+import msgspec
+
+from gateway.errors import BadRequest
+
+_MODEL_KEY: Final = b'"model"'
+# The usual form: a colon and a string without escapes.
+_PLAIN_VALUE: Final = re.compile(rb'[ \t\r\n]*:[ \t\r\n]*"[^"\\]*"')
+_SPACE: Final = re.compile(r"[ \t\r\n]*")
+# `\u00xx` is the only escape that can spell an ASCII letter, so without one a key stands as it reads.
+_ASCII_ESCAPE: Final = b"\\u00"
+# Nested deeper, json.loads in the engine runs out of stack and answers 500. Twice what strict
+# JSON-schema tools produce; Go's encoding/json stops at 10,000, .NET's at 64, orjson at 1,024.
+DEEPEST_NESTING: Final = 200
+_STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+_ASK_USAGE: Final = b',"stream_options":{"include_usage":true}'
+
+
+class Fields(msgspec.Struct, frozen=True, gc=False):
+    """What is read of a body. All are untyped: an odd type is the engine's to judge."""
+
+    model: Any = msgspec.UNSET
+    stream: Any = None
+    stream_options: Any = msgspec.UNSET
+    safety_identifier: Any = None
+    user: Any = None
+    prompt_cache_key: Any = None
+
+    def unit(self) -> str | None:
+        """The body's own name for who is asking, most specific first; None if it has none."""
+        for value in (self.safety_identifier, self.user, self.prompt_cache_key):
+            if value and isinstance(value, str):
+                return str(value)
+        return None
+
+    def asks_usage(self) -> bool:
+        """Whether the sender wants a stream's usage event."""
+        options = self.stream_options
+        return isinstance(options, dict) and options.get("include_usage") is True
+
+
+_DECODER: Final = msgspec.json.Decoder(Fields)
+
+
+def read(body: bytes) -> Fields:
+    """Return the fields of a JSON object.
+
+    Raises:
+        BadRequest: Not JSON, not an object, or nested too deeply.
+    """
+    if body.count(b"[") + body.count(b"{") > DEEPEST_NESTING:
+        _check_nesting(body)
+    try:
+        if not body.isascii():
+            body.decode()  # the decoder does not look into strings that it skips
+        return _DECODER.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if not body.strip(b" \t\r\n"):
+            raise BadRequest("The body is empty; a JSON object is expected.") from None
+        where = re.search(r"byte (\d+)", str(error))
+        at = f" (near byte {where[1]})" if where else ""
+        raise BadRequest(f"The body is not a valid JSON object{at}.") from None
+    except RecursionError:
+        raise _too_deep() from None
+
+
+def _check_nesting(body: bytes) -> None:
+    brackets = _STRINGS.sub(b"", body).translate(None, _NOT_BRACKETS)
+    depth = 0
+    for bracket in brackets:
+        depth += 1 if bracket in b"[{" else -1
+        if depth > DEEPEST_NESTING:
+            raise _too_deep()
+
+
+def _too_deep() -> BadRequest:
+    return BadRequest(f"The body is nested more than {DEEPEST_NESTING} levels deep.")
+
+
+def addressed(body: bytes, fields: Fields, name: bytes, *, ask_usage: bool = False) -> bytes:
+    """Return `body` with `name` as its model, every other byte as it was.
+
+    Args:
+        body: A JSON object that `read` has accepted.
+        fields: What `read` returned for it.
+        name: The new model name as a JSON string, quotes included.
+        ask_usage: Also ask the engine for the usage of a stream.
+
+    Raises:
+        BadRequest: The body has two `model` keys, so it is not clear which one counts.
+    """
+    start, end = model_span(body, fields)
+    if start < 0:
+        opening = body.index(b"{") + 1
+        comma = b"" if _is_empty(body, opening) else b","
+        body = b"%b\"model\":%b%b%b" % (body[:opening], name, comma, body[opening:])
+    else:
+        body = b"%b%b%b" % (body[:start], name, body[end:])
+    return _asking_usage(body, fields) if ask_usage else body
+
+
+def model_span(body: bytes, fields: Fields) -> tuple[int, int]:
+    """Return where the value of the top-level `model` begins and ends, or (-1, -1) without one.
+
+    Raises:
+        BadRequest: There are two.
+    """
+    if fields.model is msgspec.UNSET:
+        return -1, -1
+    if _ASCII_ESCAPE not in body:
+        # There is a top-level `model`, spelt without escapes: if these bytes occur once, this is it.
+        first = body.find(_MODEL_KEY)
+        if body.find(_MODEL_KEY, first + 7) < 0:
+            value = _PLAIN_VALUE.match(body, first + 7)
+            if value is not None:
+                end = value.end()
+                return body.rindex(b'"', 0, end - 1), end
+    spans = [span for key, *span in _top_level(body) if key == "model"]
+    if len(spans) > 1:
+        raise BadRequest("The body has more than one `model`; send it once.", param="model")
+    return spans[0][0], spans[0][1]
+
+
+def _is_empty(body: bytes, opening: int) -> bool:
+    return body[opening:].lstrip(b" \t\r\n")[:1] == b"}"
+
+
+def _asking_usage(body: bytes, fields: Fields) -> bytes:
+    options = fields.stream_options
+    if options is msgspec.UNSET:
+        closing = body.rindex(b"}")
+        return b"%b%b%b" % (body[:closing], _ASK_USAGE, body[closing:])
+    if options is not None and not isinstance(options, dict):
+        return body  # a wrong type: the engine's error says so
+    spans = [span for key, *span in _top_level(body) if key == "stream_options"]
+    start, end = spans[-1]  # JSON readers take the last of several
+    wanted = msgspec.json.encode({**(options or {}), "include_usage": True})
+    return b"%b%b%b" % (body[:start], wanted, body[end:])
+
+
+# Numbers as text: Python refuses integers of more than 4,300 digits, and we need none of them.
+_SCAN: Final = json.JSONDecoder(parse_int=str, parse_float=str, strict=False).scan_once
+
+
+def _top_level(body: bytes) -> list[tuple[str, int, int]]:
+    """Return (key, start, end) of each member of a JSON object, in bytes; the slow and exact way."""
+    text = body.decode()
+    is_ascii = len(text) == len(body)
+    members: list[tuple[str, int, int]] = []
+    at = _skip(text, text.index("{") + 1)
+    try:
+        while text[at] != "}":
+            key, at = _SCAN(text, at)
+            start = _skip(text, _skip(text, at) + 1)
+            _, end = _SCAN(text, start)
+            if is_ascii:
+                members.append((key, start, end))
+            else:
+                first = len(text[:start].encode())
+                members.append((key, first, first + len(text[start:end].encode())))
+            at = _skip(text, end)
+            if text[at] == ",":
+                at = _skip(text, at + 1)
+    except (StopIteration, ValueError, IndexError):
+        raise BadRequest("The body is not a valid JSON object.") from None
+    except RecursionError:
+        raise _too_deep() from None
+    return members
+
+
+def _skip(text: str, at: int) -> int:
+    space = _SPACE.match(text, at)
+    return space.end() if space else at

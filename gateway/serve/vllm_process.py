@@ -1,0 +1,197 @@
+"""Start a local vLLM, watch it, start it again when it dies, and stop it cleanly.
+
+It listens on a unix socket in a folder that only its user can enter, so clients cannot
+reach it. What it held is loaded again by whoever watches the engine (`engines.py`).
+"""
+
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from gateway.serve.adapter_host import VllmHost
+
+log = logging.getLogger("loragate.engine")
+
+READY_POLL_SECONDS: Final = 0.5
+# vLLM's shutdown waits for running requests; then its process group is killed.
+STOP_SECONDS: Final = 15.0
+LONGEST_PAUSE_SECONDS: Final = 60.0
+# An engine that ran this long was well; its next failure starts the pauses anew.
+WELL_SECONDS: Final = 300.0
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+# Linux keeps 108 bytes for a unix socket's path, the closing NUL included (man 7 unix).
+LONGEST_SOCKET_PATH: Final = 107
+
+
+class EngineNotStarted(Exception):
+    """The engine ended, or was not ready in time; the message says where its log is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VllmCommand:
+    """How to start vLLM for one base model.
+
+    `socket` and `log_file` are paths; sizes as vLLM's flags of the same names.
+    """
+
+    base: Path
+    served_name: str
+    socket: Path
+    log_file: Path
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    max_num_seqs: int = 16
+    max_loras: int = 4
+    max_cpu_loras: int = 16
+    max_lora_rank: int = 16
+    kv_cache_gib: float = 1.0
+    start_seconds: float = 600.0
+    more: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def arguments(self) -> list[str]:
+        """Return the command line. vLLM runs as a module of this Python: its CPU build has no `vllm` command."""
+        arguments = [
+            sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self.base),
+            "--served-model-name", self.served_name, "--uds", str(self.socket), "--dtype", self.dtype,
+            "--enable-lora", "--max-loras", str(self.max_loras), "--max-cpu-loras", str(self.max_cpu_loras),
+            "--max-lora-rank", str(self.max_lora_rank), "--max-num-seqs", str(self.max_num_seqs),
+            "--scheduling-policy", "priority", "--enforce-eager", "--disable-uvicorn-access-log",
+            "--enable-tokenizer-info-endpoint",
+        ]  # fmt: skip
+        if self.max_model_len is not None:
+            arguments += ["--max-model-len", str(self.max_model_len)]
+        return [*arguments, *self.more]
+
+    def variables(self) -> dict[str, str]:
+        """Return the environment: offline, silent to the outside, adapters loadable at run time."""
+        return {
+            **self.environment,
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+            "VLLM_CPU_KVCACHE_SPACE": f"{self.kv_cache_gib:g}",
+        }
+
+
+class EngineProcess:
+    """One vLLM process through its restarts.
+
+    Args:
+        command: How to start it.
+        on_lost: Called when it has ended by itself.
+        on_progress: Called with seconds waited while it starts, and None once it is ready.
+    """
+
+    def __init__(
+        self, command: VllmCommand, on_lost: Callable[[], Awaitable[None]], on_progress: Callable[[float | None], None]
+    ) -> None:
+        self.command = command
+        self.url = f"unix://{command.socket}"
+        self.restarts = 0
+        self._on_lost = on_lost
+        self._on_progress = on_progress
+        self._process: asyncio.subprocess.Process | None = None
+        self._is_stopping = False
+
+    async def run(self) -> None:
+        """Keep it running until `stop`.
+
+        Raises:
+            EngineNotStarted: The very first start failed; trying again would not help.
+        """
+        pause = 1.0
+        loop = asyncio.get_running_loop()
+        while not self._is_stopping:
+            started = loop.time()
+            try:
+                await self._run_once()
+            except EngineNotStarted:
+                if self.restarts == 0:
+                    raise
+            finally:
+                self._kill_group()
+            if self._is_stopping:
+                return
+            await self._on_lost()
+            if loop.time() - started > WELL_SECONDS:
+                pause = 1.0
+            self.restarts += 1
+            log.warning("the engine ended; starting it again in %.0f s (its log: %s)", pause, self.command.log_file)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
+    async def stop(self) -> None:
+        """End it: first asking, then for good."""
+        self._is_stopping = True
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            log.warning("the engine did not stop within %.0f s and is killed", STOP_SECONDS)
+        self._kill_group()
+
+    async def _run_once(self) -> None:
+        command = self.command
+        if len(os.fsencode(command.socket)) > LONGEST_SOCKET_PATH:
+            raise EngineNotStarted(
+                f"the socket's path `{command.socket}` is longer than {LONGEST_SOCKET_PATH} bytes; use a shorter state folder"
+            )
+        command.socket.unlink(missing_ok=True)
+        with command.log_file.open("ab") as output:
+            process = self._process = await asyncio.create_subprocess_exec(
+                *command.arguments(), env=command.variables(), stdin=asyncio.subprocess.DEVNULL, stdout=output,
+                stderr=output, start_new_session=True, preexec_fn=_end_with_parent,
+            )  # fmt: skip
+        await self._until_ready(process)
+        await process.wait()
+
+    async def _until_ready(self, process: asyncio.subprocess.Process) -> None:
+        host = VllmHost(self.url)
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            while process.returncode is None and not self._is_stopping:
+                waited = loop.time() - started
+                if self.command.socket.exists() and await host.is_healthy():
+                    log.info("the engine is ready after %.0f s", waited)
+                    self._on_progress(None)
+                    return
+                if waited > self.command.start_seconds:
+                    raise EngineNotStarted(f"the engine was not ready after {waited:.0f} s; its log: {self.command.log_file}")
+                self._on_progress(waited)
+                await asyncio.sleep(READY_POLL_SECONDS)
+        finally:
+            await host.close()
+        if not self._is_stopping:
+            raise EngineNotStarted(
+                f"the engine ended with code {process.returncode} before it was ready; its log: {self.command.log_file}"
+            )
+
+    def _kill_group(self) -> None:
+        """End what the engine left behind: its core runs as a process of its own in the same session."""
+        if self._process is None:
+            return
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end the engine if this process dies without a word."""
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    except (OSError, AttributeError):
+        pass  # not Linux: nothing like it

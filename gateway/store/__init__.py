@@ -1,0 +1,1 @@
+"""What the gateway remembers: keys, catalog, routes; and the table that workers serve from."""

@@ -1,0 +1,124 @@
+"""The desired state of one machine, in one file: replaced whole, or not at all.
+
+Readers see the old file or the new one, never half of either (write, fsync, rename).
+A lock file keeps a second writer out, such as a CLI that makes a key while the gateway
+is down. The version grows by one with every change.
+"""
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from adapters.catalog import Catalog, Entry
+from gateway.decide.authenticate import Role
+
+STATE_FILE: Final = "state.json"
+
+
+class StoreUnreadable(Exception):
+    """The state file is there and cannot be understood."""
+
+
+class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One key, without the key: `digest` is SHA-256 in hex, `created` Unix seconds."""
+
+    id: str
+    digest: str
+    role: Role
+    name: str = ""
+    models: tuple[str, ...] | None = None
+    created: int = 0
+
+
+class RouteRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One alias and its split, the weight in basis points."""
+
+    alias: str
+    control: str
+    salt: str
+    candidate: str | None = None
+    weight: int = 0
+    created: int = 0
+
+
+class Desired(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything an operator has asked for. Only versions in `adapters` may be routed to."""
+
+    version: int = 0
+    keys: tuple[KeyRecord, ...] = ()
+    adapters: tuple[Entry, ...] = ()
+    routes: tuple[RouteRecord, ...] = ()
+
+    def catalog(self) -> Catalog:
+        """Return the registered versions."""
+        return Catalog.of(self.adapters)
+
+    def route(self, alias: str) -> RouteRecord | None:
+        """Return the route of `alias`, or None."""
+        return next((route for route in self.routes if route.alias == alias), None)
+
+    def with_route(self, route: RouteRecord) -> "Desired":
+        """Return the state with `route` new or replaced."""
+        others = tuple(other for other in self.routes if other.alias != route.alias)
+        return msgspec.structs.replace(self, routes=(*others, route))
+
+    def with_catalog(self, catalog: Catalog) -> "Desired":
+        """Return the state with another catalog."""
+        return msgspec.structs.replace(self, adapters=tuple(catalog))
+
+
+class DesiredStore:
+    """The state file in a folder, made with the first change."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._path = folder / STATE_FILE
+
+    def read(self) -> Desired:
+        """Return the state as it stands; an empty one before the first change.
+
+        Raises:
+            StoreUnreadable: The file is damaged, or written by a later release.
+        """
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=Desired)
+        except FileNotFoundError:
+            return Desired()
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            raise StoreUnreadable(
+                f"`{self._path}` cannot be read ({error}); restore it from a backup, or move it away to begin anew"
+            ) from None
+
+    def write(self, desired: Desired) -> Desired:
+        """Replace the state; returns it with its new version. Call within `locked`."""
+        desired = msgspec.structs.replace(desired, version=desired.version + 1)
+        replace_file(self._path, msgspec.json.format(msgspec.json.encode(desired)))
+        return desired
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other writers out; short, since they wait."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (self._folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Put `content` at `path`, readable by the owner alone; a crash leaves the old file."""
+    descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,88 @@
+"""Messages between the control plane and a worker, over a socket pair.
+
+Each is a length (4 bytes, big-endian) and MessagePack. A worker whose channel closes has
+lost its parent: it finishes what it has and goes.
+"""
+
+import asyncio
+from typing import Final
+
+import msgspec
+
+from gateway.observe.ledger import Cell
+from gateway.receive.limits import Limits
+
+
+class Configure(msgspec.Struct, tag="configure", frozen=True, kw_only=True):
+    """To a worker, first: how to work, and the route table to begin with."""
+
+    limits: Limits
+    connect_seconds: float
+    drain_seconds: float
+    certificate: str | None
+    private_key: str | None
+    table: bytes
+
+
+class NewTable(msgspec.Struct, tag="table", frozen=True):
+    """To a worker: serve from this from now on."""
+
+    number: int
+    table: bytes
+
+
+class Collect(msgspec.Struct, tag="collect", frozen=True):
+    """To a worker: report your counts."""
+
+    number: int
+
+
+class Ready(msgspec.Struct, tag="ready", frozen=True):
+    """From a worker: it accepts connections."""
+
+
+class Applied(msgspec.Struct, tag="applied", frozen=True):
+    """From a worker: every request from now on is decided on table `number`."""
+
+    number: int
+
+
+class Report(msgspec.Struct, tag="report", frozen=True):
+    """From a worker: its counts since it started; unasked (number 0) when it ends."""
+
+    number: int
+    cells: list[Cell]
+
+
+ToWorker = Configure | NewTable | Collect
+FromWorker = Ready | Applied | Report
+
+_LENGTH_BYTES: Final = 4
+_TO_WORKER: Final = msgspec.msgpack.Decoder(ToWorker)
+_FROM_WORKER: Final = msgspec.msgpack.Decoder(FromWorker)
+
+
+def write(writer: asyncio.StreamWriter, message: ToWorker | FromWorker) -> None:
+    """Send a message."""
+    body = msgspec.msgpack.encode(message)
+    writer.write(len(body).to_bytes(_LENGTH_BYTES, "big") + body)
+
+
+async def read_as_worker(reader: asyncio.StreamReader) -> ToWorker | None:
+    """Return the control plane's next message, or None when it is gone."""
+    body = await _frame(reader)
+    return None if body is None else _TO_WORKER.decode(body)
+
+
+async def read_from_worker(reader: asyncio.StreamReader) -> FromWorker | None:
+    """Return a worker's next message, or None when it is gone."""
+    body = await _frame(reader)
+    return None if body is None else _FROM_WORKER.decode(body)
+
+
+async def _frame(reader: asyncio.StreamReader) -> bytes | None:
+    try:
+        length = int.from_bytes(await reader.readexactly(_LENGTH_BYTES), "big")
+        return await reader.readexactly(length)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None

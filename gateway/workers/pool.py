@@ -1,0 +1,176 @@
+"""Keep N workers running: start them, feed them tables, add up their counts, drain them."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Final
+
+
+from gateway.observe.ledger import Cell, merged
+from gateway.workers import channel
+from gateway.workers.channel import Applied, Collect, Configure, NewTable, Ready, Report
+
+log = logging.getLogger("loragate.workers")
+
+# A worker that keeps dying is started again after 0.5, 1, 2, … seconds, at most this.
+LONGEST_PAUSE_SECONDS: Final = 30.0
+# A worker that does not answer in this time is busy or stuck; its last report stands.
+ANSWER_SECONDS: Final = 2.0
+# Beyond the drain, before a worker is killed.
+GRACE_SECONDS: Final = 3.0
+
+
+class _Slot:
+    """One of the N places for a worker, through its restarts."""
+
+    def __init__(self) -> None:
+        self.process: asyncio.subprocess.Process | None = None
+        self.writer: asyncio.StreamWriter | None = None
+        self.is_ready = asyncio.Event()
+        self.answers: dict[int, asyncio.Future[None]] = {}
+        self.cells: list[Cell] = []
+
+
+class WorkerPool:
+    """The workers of one gateway replica.
+
+    Args:
+        listener: The app port, bound and listening.
+        size: How many workers.
+        configure: Returns the first message for a worker; its table is replaced by the newest.
+    """
+
+    def __init__(self, listener: socket.socket, size: int, configure: Callable[[bytes], Configure], table: bytes) -> None:
+        self._listener = listener
+        self._slots = [_Slot() for _ in range(size)]
+        self._configure = configure
+        self._table = table
+        self._number = 0
+        self._past: list[Cell] = []
+        self._is_stopping = False
+        self.restarts = 0
+
+    @property
+    def ready(self) -> int:
+        """How many workers accept connections."""
+        return sum(slot.is_ready.is_set() for slot in self._slots)
+
+    @property
+    def size(self) -> int:
+        """How many workers there should be."""
+        return len(self._slots)
+
+    async def run(self) -> None:
+        """Keep every worker running until `stop` has ended them."""
+        async with asyncio.TaskGroup() as tasks:
+            for slot in self._slots:
+                tasks.create_task(self._keep(slot))
+
+    async def publish(self, table: bytes) -> bool:
+        """Give every worker a new table; returns whether all of them serve from it now."""
+        self._table = table
+        return await self._ask_all(lambda number: NewTable(number, table))
+
+    async def collect(self) -> list[Cell]:
+        """Return the sums over all workers, those that have ended included."""
+        await self._ask_all(Collect)
+        return merged([self._past, *(slot.cells for slot in self._slots)])
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Let every worker finish what it has, for so long, then end it."""
+        self._is_stopping = True
+        running = [slot.process for slot in self._slots if slot.process is not None]
+        for process in running:
+            _signal(process, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(drain_seconds + GRACE_SECONDS):
+                for process in running:
+                    await process.wait()
+        except TimeoutError:
+            for process in running:
+                _signal(process, signal.SIGKILL)
+
+    async def _ask_all(self, message: Callable[[int], NewTable | Collect]) -> bool:
+        self._number += 1
+        number = self._number
+        answers: list[asyncio.Future[None]] = []
+        for slot in self._slots:
+            if slot.writer is not None and slot.is_ready.is_set():
+                answer = slot.answers[number] = asyncio.get_running_loop().create_future()
+                answers.append(answer)
+                channel.write(slot.writer, message(number))
+        if answers:
+            _, late = await asyncio.wait(answers, timeout=ANSWER_SECONDS)
+            for slot in self._slots:
+                slot.answers.pop(number, None)
+            return not late
+        return True
+
+    async def _keep(self, slot: _Slot) -> None:
+        pause = 0.5
+        while not self._is_stopping:
+            started = asyncio.get_running_loop().time()
+            await self._run_once(slot)
+            if self._is_stopping:
+                return
+            if asyncio.get_running_loop().time() - started > LONGEST_PAUSE_SECONDS:
+                pause = 0.5
+            self.restarts += 1
+            log.warning("a worker ended unexpectedly; starting another in %.1f s", pause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
+    async def _run_once(self, slot: _Slot) -> None:
+        """Run one worker process to its end."""
+        ours, theirs = socket.socketpair()
+        descriptors = (self._listener.fileno(), theirs.fileno())
+        slot.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "gateway.workers.worker", *map(str, descriptors),
+            pass_fds=descriptors, start_new_session=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
+        theirs.close()
+        reader, writer = await asyncio.open_connection(sock=ours)
+        slot.writer = writer
+        channel.write(writer, self._configure(self._table))
+        sent = self._table
+        try:
+            while (message := await channel.read_from_worker(reader)) is not None:
+                if isinstance(message, Ready):
+                    slot.is_ready.set()
+                    if sent is not self._table:  # changed while it started
+                        channel.write(writer, NewTable(0, self._table))
+                elif isinstance(message, Report):
+                    slot.cells = message.cells
+                if isinstance(message, Applied | Report) and (answer := slot.answers.get(message.number)):
+                    if not answer.done():
+                        answer.set_result(None)
+        finally:
+            slot.is_ready.clear()
+            slot.writer = None
+            writer.close()
+            for answer in slot.answers.values():
+                if not answer.done():
+                    answer.set_result(None)
+            await slot.process.wait()
+            self._bury(slot)
+
+    def _bury(self, slot: _Slot) -> None:
+        """Keep the counts of a worker that has ended, without what was in flight."""
+        for cell in slot.cells:
+            cell.in_flight = 0
+        self._past = merged([self._past, slot.cells])
+        slot.cells = []
+        slot.process = None
+
+
+def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    try:
+        process.send_signal(number)
+    except ProcessLookupError:
+        pass
+
+

@@ -1,0 +1,77 @@
+"""A worker process: one uvicorn server on a socket that it inherits.
+
+Started by `pool.py` as `python -m gateway.workers.worker LISTEN_FD CHANNEL_FD`.
+"""
+
+import asyncio
+import logging
+import resource
+import socket
+import sys
+
+import uvicorn
+import uvloop
+
+from gateway.app import Worker
+from gateway.receive.protocol import ClientConnection
+from gateway.workers import channel
+from gateway.workers.channel import Configure
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which also says when it accepts connections."""
+
+    def __init__(self, config: uvicorn.Config, worker: Worker) -> None:
+        super().__init__(config)
+        self._worker = worker
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start listening, then tell the control plane."""
+        await super().startup(sockets)
+        self._worker.announce()
+
+    def stop(self) -> None:
+        """Stop as on a signal: drain, then end."""
+        self.should_exit = True
+
+
+async def serve(listener: socket.socket, pair: socket.socket) -> None:
+    """Serve until told to stop by a signal, or by the end of the channel."""
+    reader, writer = await asyncio.open_connection(sock=pair)
+    first = await channel.read_as_worker(reader)
+    if not isinstance(first, Configure):
+        return  # the control plane is gone before it began
+    worker = Worker(first, reader, writer)
+    server = Server(
+        uvicorn.Config(
+            worker,
+            http=ClientConnection,  # type: ignore[arg-type]
+            ws="none",
+            lifespan="on",
+            interface="asgi3",
+            access_log=False,
+            log_config=None,
+            backlog=4096,
+            ssl_certfile=first.certificate,
+            ssl_keyfile=first.private_key,
+            timeout_graceful_shutdown=int(first.drain_seconds),
+        ),
+        worker,
+    )
+    worker.connections = server.server_state.connections  # type: ignore[assignment]
+    worker.stop = server.stop
+    await server.serve(sockets=[listener])
+
+
+def main() -> None:
+    """Run a worker on the two inherited descriptors."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    pair = socket.socket(fileno=int(sys.argv[2]))
+    uvloop.run(serve(listener, pair))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Tests of Loragate; a package, so that `python -m tests.fakes.engine` finds it."""

@@ -1,0 +1,178 @@
+"""The fake engine inside one event loop: its models, its counters, and the answer to every request.
+
+Knows what vLLM answers on which path; not sockets (`wire.py`), not bodies (`replies.py`, `streams.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from tests.fakes import replies
+from tests.fakes.knobs import FIELD, HEADER, Knobs
+from tests.fakes.plan import GENERATION, Plan, generation, whole
+from tests.fakes.ticker import Ticker
+from tests.fakes.wire import Connection, Received
+
+VERSION = "0.32.0"
+_TEXT = b"text/plain; version=0.0.4; charset=utf-8"
+_PLANS = 64  # bodies whose plan is remembered: a load generator sends the same few again and again
+_CHAT_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+
+
+class Core:
+    """The engine inside one event loop: models, counters, and the answer to every request."""
+
+    def __init__(
+        self, model: str, adapters: Mapping[str, str], knobs: Knobs, *, keep: int, check_folders: bool
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.ticker = Ticker(self.loop)
+        self.model = model
+        self.adapters = dict(adapters)
+        self.knobs = self._first_knobs = knobs
+        self.check_folders = check_folders
+        self.requests: deque[Received] = deque(maxlen=keep)
+        self.keep = keep
+        self.failures: deque[int] = deque()
+        self.load_failures: deque[int] = deque()
+        self.connections: set[Connection] = set()
+        self.running = self.aborted = self.completed = self.accepted = 0
+        self._plans: dict[tuple[str, bytes], Plan] = {}
+
+    # Host, for the connections
+    def opened(self, connection: Connection) -> None:
+        self.accepted += 1
+        self.connections.add(connection)
+
+    def closed(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+
+    def ended(self, request: Received, how: str) -> None:
+        request.ended = how
+        self.running -= 1
+        if how == "aborted":
+            self.aborted += 1
+        elif how == "complete":
+            self.completed += 1
+
+    def answer(self, request: Received) -> Plan:
+        """Return what to send for `request`, which counts as running from here on."""
+        self.running += 1
+        if self.keep:
+            self.requests.append(request)
+        if self.failures and request.method == "POST":
+            status = self.failures.popleft()
+            return whole(status, replies.error(status, f"The fake engine was told to fail with {status}."))
+        key = (request.target, request.body)
+        plan = self._plans.get(key)
+        if plan is not None and (plan.model == self.model or plan.model in self.adapters):
+            return plan
+        plan = self._plan(request)
+        if plan.model is not None and not any(name == HEADER for name, _ in request.headers):
+            if len(self._plans) >= _PLANS:
+                self._plans.clear()
+            self._plans[key] = plan
+        return plan
+
+    def _plan(self, request: Received) -> Plan:
+        path = request.target.partition("?")[0]
+        if request.method in ("GET", "HEAD"):
+            return self._get(path)
+        posts = {
+            "/v1/load_lora_adapter": self._load,
+            "/v1/unload_lora_adapter": self._unload,
+            "/fake/knobs": self._turn,
+        }
+        if request.method != "POST" or (path not in GENERATION and path not in posts):
+            return whole(404, b'{"detail":"Not Found"}')
+        try:
+            body = msgspec.json.decode(request.body)
+            if not isinstance(body, dict):
+                raise msgspec.DecodeError("the body is not an object")
+            changes = body if path == "/fake/knobs" else body.get(FIELD) or {}
+            for name, value in request.headers:
+                if name == HEADER:
+                    changes = changes | msgspec.json.decode(value)
+            knobs = self.knobs.with_(changes) if changes else self.knobs
+        except (ValueError, TypeError) as error:
+            message = f"[{{'type': 'json_invalid', 'loc': ('body', 0), 'msg': '{error}'}}]"
+            return whole(400, replies.error(400, message, "Bad Request"))
+        if path in posts:
+            return posts[path](body)
+        model = body.get("model") or self.model
+        if model != self.model and model not in self.adapters:
+            return whole(404, replies.unknown_model(model))
+        return generation(GENERATION[path], model, body, knobs)
+
+    def _get(self, path: str) -> Plan:
+        if path in ("/health", "/ping"):
+            return whole(self.knobs.status, b"")
+        if path == "/version":
+            return whole(200, replies.encode({"version": VERSION}))
+        if path == "/v1/models":
+            return whole(200, replies.models(self.model, self.adapters))
+        if path == "/tokenizer_info":
+            info = {"tokenizer_class": "FakeTokenizer", "chat_template": _CHAT_TEMPLATE, "eos_token": "</s>"}
+            return whole(200, replies.encode(info))
+        if path == "/metrics":
+            return whole(200, self._metrics(), kind=_TEXT)
+        if path in GENERATION:
+            return whole(405, b'{"detail":"Method Not Allowed"}')
+        return whole(404, b'{"detail":"Not Found"}')
+
+    def _metrics(self) -> bytes:
+        labels = f'{{engine="0",model_name="{self.model}"}}'
+        running = self.running - 1  # this scrape is not a generation
+        return (
+            "# TYPE vllm:num_requests_running gauge\n"
+            f"vllm:num_requests_running{labels} {float(running)}\n"
+            "# TYPE vllm:num_requests_waiting gauge\n"
+            f"vllm:num_requests_waiting{labels} 0.0\n"
+            "# TYPE vllm:kv_cache_usage_perc gauge\n"
+            f"vllm:kv_cache_usage_perc{labels} 0.0\n"
+        ).encode()
+
+    def _load(self, body: Mapping[str, Any]) -> Plan:
+        name, path = body.get("lora_name"), body.get("lora_path")
+        if self.load_failures:
+            return whole(500, replies.error(self.load_failures.popleft(), "The fake engine was told to fail to load."))
+        if not name or not path:
+            return _refused(400, "Both 'lora_name' and 'lora_path' must be provided.")
+        if name == self.model:
+            return _refused(400, f"The lora adapter '{name}' conflicts with a served base model.")
+        if name in self.adapters and not body.get("load_inplace"):
+            hint = "If you want to load the adapter in place, set 'load_inplace' to True."
+            return _refused(400, f"The lora adapter '{name}' has already been loaded. {hint}")
+        if self.check_folders and not os.path.isdir(path):
+            return whole(404, replies.error(404, f"Loading lora {name} failed: No adapter found for {path}"))
+        self.adapters[name] = path
+        return whole(200, f"Success: LoRA adapter '{name}' added successfully.".encode(), kind=b"text/plain")
+
+    def _unload(self, body: Mapping[str, Any]) -> Plan:
+        name = body.get("lora_name")
+        if not name:
+            return _refused(400, "'lora_name' needs to be provided to unload a LoRA adapter.")
+        if name not in self.adapters:
+            return whole(404, replies.error(404, f"The lora adapter '{name}' cannot be found."))
+        del self.adapters[name]
+        return whole(200, f"Success: LoRA adapter '{name}' removed successfully.".encode(), kind=b"text/plain")
+
+    def _turn(self, body: Mapping[str, Any]) -> Plan:
+        """Set the process's knobs to its first ones with `body`: some proxies drop a request's `fake` field."""
+        self.set_knobs(self._first_knobs.with_(body))
+        return whole(200, b"{}")
+
+    def set_knobs(self, knobs: Knobs) -> None:
+        """Change the defaults of all requests from now on."""
+        self.knobs = knobs
+        self._plans.clear()
+
+
+def _refused(status: int, message: str) -> Plan:
+    return whole(status, replies.error(status, message, "InvalidUserInput"))

@@ -1,0 +1,71 @@
+"""What a fake engine can be told to do, for a whole process or for one request.
+
+One request sets knobs with a body field, `{"fake": {"events": 50, "cut_after": 3}}`, or with the
+same JSON in a header `x-fake`; a real engine ignores both. Unknown knobs are refused, so that a
+test with a typo fails instead of testing nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+HEADER = b"x-fake"
+FIELD = "fake"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knobs:
+    """How one generation request is answered; the defaults answer at once and well."""
+
+    events: int | None = None
+    """Content events (tokens) of each choice; None: 16, or `max_tokens` if that is less."""
+    ttft_ms: float = 0.0
+    """From the headers to the first event; not streamed: part of the wait before the reply."""
+    cadence_ms: float = 0.0
+    """Between two events of one stream; 0 sends them as fast as the reader takes them."""
+    header_delay_ms: float = 0.0
+    """Before the status line, streamed or not."""
+    reply_bytes: int = 0
+    """Pads the text until a reply that is not streamed has about this many bytes."""
+    event_bytes: int = 0
+    """Pads each content event to about this many bytes."""
+    status: int = 200
+    """Any other status answers with an error body of vLLM's shape."""
+    retry_after: int | None = None
+    """Seconds, sent as `retry-after` with an error status."""
+    cut_after: int | None = None
+    """Drop the connection after so many events (not streamed: after half of the body)."""
+    cut: str = "close"
+    """How: `close` (FIN, the stream's end is missing) or `reset` (RST)."""
+    error_after: int | None = None
+    """After so many events an in-band error event, then `[DONE]`: a generation that failed."""
+    hang: bool = False
+    """Never answer."""
+    hang_after: int | None = None
+    """Send so many events and then nothing more, connection open."""
+    malformed: bool = False
+    """The second event is broken JSON and the third has no field name (not streamed: broken JSON)."""
+    close_after_reply: bool = False
+    """Close a kept-alive connection after a complete reply, without having announced it."""
+
+    def with_(self, changes: Mapping[str, Any]) -> Self:
+        """Return these knobs with `changes`; `tokens_per_second` is another way to set the cadence.
+
+        Raises:
+            ValueError: A name is unknown, or a value is not of its kind.
+        """
+        values = dict(changes)
+        rate = values.pop("tokens_per_second", None)
+        if rate:
+            values["cadence_ms"] = 1000.0 / rate
+        unknown = sorted(values.keys() - NAMES)
+        if unknown:
+            raise ValueError(f"unknown knob `{unknown[0]}`; there are: {', '.join(sorted(NAMES))}")
+        if values.get("cut", "close") not in ("close", "reset"):
+            raise ValueError(f"knob `cut` is `{values['cut']}`, expected `close` or `reset`")
+        return replace(self, **values)
+
+
+NAMES = frozenset(field.name for field in fields(Knobs))

@@ -1,0 +1,155 @@
+"""A gateway for tests: the real command in processes of its own, on free ports and in a folder of its own."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+# A loaded machine may take this long for what usually takes one second.
+START_SECONDS = 30.0
+
+
+class RunningGateway:
+    """`loragate serve` in front of given engines.
+
+    Args:
+        engines: Engine URLs.
+        options: More command line options.
+        environment: More environment variables, such as `LORAGATE_LIMITS__IDLE_SECONDS`.
+        state: State folder to use, kept; else a short-lived one of its own.
+    """
+
+    def __init__(
+        self, *engines: str, options: Sequence[str] = (), environment: dict[str, str] | None = None,
+        state: Path | None = None,
+    ) -> None:  # fmt: skip
+        self._engines = engines
+        self._options = options
+        self._environment = {**os.environ, **(environment or {})}
+        self._own_folder = state is None
+        # Short, so that the sockets in it stay within the 107 bytes of a unix socket's path.
+        self.state = state or Path(tempfile.mkdtemp(prefix="lg-"))
+        self.log_path = self.state / "gateway.log"
+        self.process: subprocess.Popen[bytes]
+        self.url = ""
+        self.control_url = ""
+        self.key = ""
+
+    def __enter__(self) -> Self:
+        try:
+            if "--no-auth" not in self._options:
+                self.key = self.create_key("app:pin")
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.stop()
+        finally:
+            if self._own_folder:
+                shutil.rmtree(self.state, ignore_errors=True)
+
+    def start(self) -> None:
+        """Start, and wait until it answers and its engines are found."""
+        arguments = [arg for engine in self._engines for arg in ("--engine", engine)]
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gateway", "serve", "--port", "0", "--control-port", "0",
+                 "--state", str(self.state), *arguments, *self._options],
+                stdout=log, stderr=log, env=self._environment,
+            )  # fmt: skip
+        self.wait_until(lambda status: status["ready"] or not any(engine["up"] for engine in status["engines"]))
+        status = self.status()
+        self.url, self.control_url = status["app_url"], status["control_url"]
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Stop it and return its exit code."""
+        process: subprocess.Popen[bytes] | None = getattr(self, "process", None)
+        if process is None:
+            return 0
+        if process.poll() is None:
+            process.send_signal(number)
+        return process.wait(timeout=60)
+
+    def status(self) -> dict[str, Any]:
+        """What `loragate status --json` says."""
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.state / "control.sock")), timeout=10) as client:
+            answer: dict[str, Any] = client.get("http://control/admin/v1/status").json()
+            return answer
+
+    def wait_until(self, holds: Any, seconds: float = START_SECONDS) -> None:
+        """Wait until `holds(status)`, or fail with the log."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                break
+            try:
+                if not self._control_listens():
+                    time.sleep(0.02)
+                    continue
+                status = self.status()
+                if status["workers"]["running"] == status["workers"]["wanted"] and holds(status):
+                    return
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.02)
+        raise AssertionError(f"the gateway did not become what the test waits for; its log:\n{self.log_path.read_text()}")
+
+    def _control_listens(self) -> bool:
+        # Asked first without httpx, which leaves a socket open when a unix socket refuses.
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.state / "control.sock")) == 0
+
+    def wait_for_engine(self, *, up: bool = True, seconds: float = START_SECONDS) -> None:
+        """Wait until all engines are known to be up, or down."""
+        self.wait_until(lambda status: all(engine["up"] is up for engine in status["engines"]), seconds)
+
+    def cli(self, *arguments: str, expect: int = 0) -> Any:
+        """Run `loragate ARGUMENTS --state …`; JSON output is returned parsed, other output as text."""
+        done = subprocess.run(
+            [sys.executable, "-m", "gateway", *arguments, "--state", str(self.state)],
+            capture_output=True, text=True, timeout=120, env=self._environment, check=False,
+        )  # fmt: skip
+        assert done.returncode == expect, (done.returncode, done.stdout, done.stderr)
+        return json.loads(done.stdout) if "--json" in arguments and expect == 0 else done.stdout + done.stderr
+
+    def create_key(self, role: str = "app", *more: str) -> str:
+        """Make a key."""
+        return str(self.cli("keys", "create", "--role", role, *more, "--json")["key"])
+
+    def metrics(self) -> dict[str, float]:
+        """Series with their labels, as in the exposition, to values."""
+        text = httpx.get(self.control_url + "/metrics").text
+        lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+        return {series: float(value) for series, _, value in lines}
+
+    def worker_pids(self) -> list[int]:
+        """The processes that serve the app port."""
+        listing = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)], capture_output=True, text=True, check=True)
+        return [int(line.split()[0]) for line in listing.stdout.splitlines() if "gateway.workers.worker" in line]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers that authenticate."""
+        return {"authorization": f"Bearer {self.key}"} if self.key else {}
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"process {pid} has no VmRSS")

@@ -1,0 +1,32 @@
+"""One real vLLM with a tiny random model, shared by all tests that need one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.demo.base_model import tiny_base
+from tests.real.engines import running_vllm
+from tests.real.tiny_adapters import random_adapter
+
+# As many as the engine has slots: its last slot, which stock vLLM's base requests read, is taken.
+ADAPTER_NAMES = ("amber", "blue", "coral", "dune")
+
+
+@pytest.fixture(scope="session")
+def tiny_base_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_base(tmp_path_factory.mktemp("base"), progress=print)
+
+
+@pytest.fixture(scope="session")
+def tiny_adapters(tiny_base_path: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Four random adapters by name; not loaded anywhere yet."""
+    root = tmp_path_factory.mktemp("adapters")
+    return {name: random_adapter(tiny_base_path, root / name, seed=seed) for seed, name in enumerate(ADAPTER_NAMES)}
+
+
+@pytest.fixture(scope="session")
+def engine(tiny_base_path: Path) -> Iterator[Path]:
+    """The unix socket of a vLLM that serves the tiny base, with no adapter loaded."""
+    with running_vllm(tiny_base_path) as uds:
+        yield uds
