@@ -8,7 +8,6 @@ other formatting, metadata or tensor order, gives the same digest.
 import hashlib
 import json
 import mmap
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -70,7 +69,7 @@ def take_copy(folder: Path, registry: Path, manifest: Manifest) -> Path:
         if read_manifest(scratch).digest != manifest.digest:
             raise InvalidArtifact(f"`{folder}` changed while it was copied; add it again when it is complete")
         scratch.chmod(0o755)  # the engine may run as another user
-        os.replace(scratch, target)
+        scratch.replace(target)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
@@ -148,7 +147,12 @@ def _tensor_table(path: Path, header: bytes) -> dict[str, tuple[str, list[int], 
     try:
         table = json.loads(header)
         return {
-            name: (str(entry["dtype"]), list(entry["shape"]), int(entry["data_offsets"][0]), int(entry["data_offsets"][1]))
+            name: (
+                str(entry["dtype"]),
+                list(entry["shape"]),
+                int(entry["data_offsets"][0]),
+                int(entry["data_offsets"][1]),
+            )
             for name, entry in table.items()
             if name != "__metadata__"
         }

@@ -12,12 +12,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.measure import CADENCE_MS, CONNECTIONS, RATE, STREAMS, Engine, Options, Reading, measure, measure_direct
+from bench.measure import (
+    CADENCE_MS,
+    CONNECTIONS,
+    QUIET,
+    RATE,
+    STREAMS,
+    Engine,
+    Options,
+    Reading,
+    measure,
+    measure_direct,
+)
 from bench.peers import ALL, REFERENCES, MissingError, Peer
 from bench.processes import NotReadyError
 from bench.table import Row, render, row
 
-STRANGERS_LIMIT = 0.15  # CPUs used by others during a window; above it the latencies are theirs
 TARGETS = "targets: Loragate at most 0.50 x vllm-router per request and 0.90 per event; aim 0.35 and 0.70"
 
 
@@ -32,13 +42,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=4.0, help="each measured window (default: %(default)s)")
     parser.add_argument("--idle", type=int, default=1000, help="idle streams (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every reading there")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=60.0,
+        help="wait so long for other programs to be quiet (default: %(default)s)",
+    )
     parser.add_argument("--no-pin", action="store_true", help="let the kernel place the processes")
     parser.add_argument(
         "--engine-port", type=int, default=0, help="of the fake engine; 0 picks one (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
     if options.quick:
-        options.runs, options.seconds, options.idle = 1, 1.5, 200
+        options.runs, options.seconds, options.idle, options.patience = 1, 1.5, 200, 0.0
     return options
 
 
@@ -111,17 +127,23 @@ def rows(peers: Sequence[Peer], results: Sequence[Sequence[Reading]], flags: dic
 def busy_machine(results: Sequence[Sequence[Reading]]) -> list[str]:
     """Return a warning when something else used the CPUs while we measured; latencies suffer most."""
     shares = [reading.values.get("strangers_share", 0.0) for readings in results for reading in readings]
-    if max(shares) < STRANGERS_LIMIT:
+    if max(shares) < QUIET:
         return []
-    number = sum(share >= STRANGERS_LIMIT for share in shares)
-    found = f"up to {max(shares):.2f} CPUs; over {STRANGERS_LIMIT} in {number} of {len(shares)} readings"
+    number = sum(share >= QUIET for share in shares)
+    found = f"up to {max(shares):.2f} CPUs; over {QUIET} in {number} of {len(shares)} readings"
     return [f"NOT QUIET: other programs used {found}. Latency and requests/s of this run say little."]
 
 
 def main(arguments: Sequence[str]) -> None:
     """Measure, print the table, and write the readings if asked."""
     asked = parse(arguments)
-    options = Options(seconds=asked.seconds, idle=asked.idle, pin=not asked.no_pin, engine_port=asked.engine_port)
+    options = Options(
+        seconds=asked.seconds,
+        idle=asked.idle,
+        pin=not asked.no_pin,
+        engine_port=asked.engine_port,
+        patience=asked.patience,
+    )
     missing: dict[str, str] = {}
     peers = install(chosen(asked.only), missing)
     results = run_all(peers, asked.runs, options, missing)

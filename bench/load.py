@@ -65,7 +65,8 @@ class Load:
             for pid, spent in after.items()
         }
         self.result = {"seconds": ended - started, "requests": requests, "events": events, "cpu": cpu}
-        self.result["strangers_share"] = (self._strangers() - strangers) / (ended - started)
+        others = (self._strangers() - strangers) / (ended - started)
+        self.result["strangers_share"] = min(max(others, 0.0), float(os.cpu_count() or 1))
 
     def _strangers(self) -> float:
         """Return the CPU seconds used by whatever is neither the proxy, nor the engine, nor this process."""

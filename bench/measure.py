@@ -12,14 +12,15 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench import connections
 from bench.peers import Launch, Peer, Place
-from bench.processes import Running, answers, command_of, free_port
+from bench.processes import Running, answers, command_of, free_port, listens, wait_quiet
 
 ROOT = Path(__file__).parent.parent
 CADENCE_MS = 5
@@ -27,6 +28,8 @@ STREAMS = 64
 CONNECTIONS = 32
 RATE = 300.0
 WARM_UP = 1.0
+IDLE_SECONDS = 90.0  # to open all idle streams; LiteLLM needs 20 of them
+QUIET = 0.15  # CPUs that others may use during a window; above it the latencies are theirs
 BUSY = 0.9  # a proxy that used less of its CPU than this was not the limit of the requests/s
 CANDIDATE = "support@3f2a9c81d0e4"  # served by the engine too, for a split
 
@@ -39,6 +42,8 @@ class Options:
     idle: int = 1000
     pin: bool = True
     engine_port: int = 0
+    patience: float = 0.0
+    """Seconds to wait for other programs to leave the CPUs, before each peer."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -117,49 +122,54 @@ def load(kind: str, target: Target, options: Options, **arguments: Any) -> dict[
     return report
 
 
+@contextmanager
+def started(peer: Peer, engine: Engine, options: Options) -> Iterator[Target]:
+    """Have `peer` run, configured and ready.
+
+    Raises:
+        MissingError, NotReadyError: It cannot be started here.
+    """
+    with tempfile.TemporaryDirectory(prefix="loragate-bench-") as name:
+        place = Place(port=free_port(), engine_port=engine.port, spare_port=free_port(), folder=Path(name))
+        engine.turn()
+        launch = peer.launch(place)
+        running = Running(launch.command, Path(name) / "peer.log", env=launch.env, cpus=cpus(options, "proxy"))
+        try:
+            if peer.configure is not None:
+                running.wait_ready(lambda: listens(place.port), peer.ready_seconds)
+                peer.configure(place, launch)
+            running.wait_ready(lambda: is_ready(place.port, launch), peer.ready_seconds)
+            wait_quiet(options.patience, QUIET)
+            yield Target(port=place.port, launch=launch, engine_pid=engine.running.pid, pid=running.pid)
+        finally:
+            running.stop()
+
+
 def measure(peer: Peer, engine: Engine, options: Options) -> Reading:
-    """Start `peer` and return what it costs.
+    """Return what `peer` costs; it is started twice, so that no peak of another load is in its memory.
 
     Raises:
         MissingError, NotReadyError: It cannot be started here.
     """
     reading = Reading(name=peer.name)
-    with tempfile.TemporaryDirectory(prefix="loragate-bench-") as name:
-        place = Place(port=free_port(), engine_port=engine.port, spare_port=free_port(), folder=Path(name))
-        engine.turn()
-        launch = peer.launch(place)
-        log = Path(name) / "peer.log"
-        running = Running(launch.command, log, env=launch.env, cpus=cpus(options, "proxy"))
-        try:
-            running.wait_ready(lambda: is_ready(place.port, launch), peer.ready_seconds)
-            under_load(
-                Target(port=place.port, launch=launch, engine_pid=engine.running.pid, pid=running.pid),
-                engine,
-                options,
-                reading,
-            )
-        finally:
-            running.stop()
+    with started(peer, engine, options) as target:
+        _requests(target, engine, options, reading)
+        _latency(target, engine, options, reading)
+        _events(target, engine, options, reading)
+    with started(peer, engine, options) as target:
+        _memory(target, engine, options, reading)
     return reading
 
 
 def measure_direct(engine: Engine, options: Options) -> Reading:
     """Return what the fake engine does with no proxy before it: the zero of the latencies."""
     reading = Reading(name="direct")
-    under_load(
-        Target(port=engine.port, launch=Launch(command=[]), engine_pid=engine.running.pid), engine, options, reading
-    )
-    return reading
-
-
-def under_load(target: Target, engine: Engine, options: Options, reading: Reading) -> None:
-    """Put the loads on, the one that reads the memory first: a busy past would leave its high-water mark."""
-    if target.pid:
-        _memory(target, engine, options, reading)
+    engine.turn()
+    wait_quiet(options.patience, QUIET)
+    target = Target(port=engine.port, launch=Launch(command=[]), engine_pid=engine.running.pid)
     _requests(target, engine, options, reading)
-    if target.pid:
-        _events(target, engine, options, reading)
     _latency(target, engine, options, reading)
+    return reading
 
 
 def is_ready(port: int, launch: Launch) -> bool:
@@ -172,7 +182,7 @@ def is_ready(port: int, launch: Launch) -> bool:
 def _memory(target: Target, engine: Engine, options: Options, reading: Reading) -> None:
     load("closed", target, options, connections=8, seconds=0.5, warm_up=0.5)
     engine.turn(events=64, cadence_ms=CADENCE_MS, hang_after=2)
-    report = load("idle", target, options, connections=options.idle, seconds=45)
+    report = load("idle", target, options, connections=options.idle, seconds=IDLE_SECONDS)
     engine.turn()
     _note_errors(f"{options.idle} idle streams", report, reading)
     if report["streams"]:

@@ -146,6 +146,26 @@ class Running:
         self.process.wait(10)
 
 
+def listens(port: int) -> bool:
+    """Return whether something accepts connections on 127.0.0.1:port."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def wait_quiet(seconds: float, limit: float) -> None:
+    """Wait, but no longer than `seconds`, until this machine uses less than `limit` CPUs."""
+    deadline = time.monotonic() + seconds
+    while True:
+        before, started = machine_seconds(), time.monotonic()
+        time.sleep(0.5)
+        used = (machine_seconds() - before) / (time.monotonic() - started)
+        if used < limit or time.monotonic() > deadline:
+            return
+
+
 def answers(port: int, path: str = "/health", method: str = "GET", body: bytes | None = None, **headers: str) -> bool:
     """Return whether 127.0.0.1:port answers `path` with 200."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)

@@ -27,14 +27,13 @@ from bench.measure import (
     Engine,
     Options,
     Target,
-    cpus,
-    is_ready,
     load,
     pinned,
+    started,
 )
-from bench.peers import MissingError, Place, loragate
+from bench.peers import MissingError, loragate
 from bench.peers.peer import venv_python
-from bench.processes import NotReadyError, Running, free_port
+from bench.processes import NotReadyError
 
 _FRAME = re.compile(r"^(?P<function>.*) \((?P<file>[^()]*?)(:\d+)?\)$")
 _RATE = 250  # samples a second; more slows the worker visibly
@@ -113,17 +112,12 @@ class Session:
 def profile(kind: str, asked: argparse.Namespace) -> str:
     """Start Loragate before the fake engine, put one kind of load on it and return the report."""
     options = Options(seconds=asked.seconds, engine_port=asked.engine_port)
-    with tempfile.TemporaryDirectory(prefix="loragate-profile-") as name, ExitStack() as started:
-        folder = Path(name)
-        engine = Engine(options, folder)
-        started.callback(engine.running.stop)
-        place = Place(port=free_port(), engine_port=engine.port, spare_port=free_port(), folder=folder)
-        launch = loragate.launch(place)
-        running = Running(launch.command, folder / "loragate.log", env=launch.env, cpus=cpus(options, "proxy"))
-        started.callback(running.stop)
-        running.wait_ready(lambda: is_ready(place.port, launch), 60)
-        target = Target(port=place.port, launch=launch, engine_pid=engine.running.pid, pid=running.pid)
-        return report(Session(kind=kind, target=target, engine=engine, options=options), folder / "folded.txt", asked)
+    with tempfile.TemporaryDirectory(prefix="loragate-profile-") as name, ExitStack() as running:
+        engine = Engine(options, Path(name))
+        running.callback(engine.running.stop)
+        target = running.enter_context(started(loragate.PEER, engine, options))
+        session = Session(kind=kind, target=target, engine=engine, options=options)
+        return report(session, Path(name) / "folded.txt", asked)
 
 
 def report(session: Session, output: Path, asked: argparse.Namespace) -> str:

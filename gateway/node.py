@@ -5,6 +5,7 @@ import contextlib
 import logging
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -97,7 +98,7 @@ class Node:
         self.control_socket = bind(settings.control_host, settings.control_port)
         self.engines = EngineSet(engine_urls, read_base(self.folder))
         self.pool = WorkerPool(self.app_socket, settings.workers, self._configure, b"")
-        self.operations = Operations(self.folder, self.pool, self.engines, with_keys=settings.auth)
+        self.operations = Operations(self.folder, self.pool, self.engines, with_keys=settings.auth, now=time.time)  # noqa: TID251 (the composition root gives the clock)
         self.engines.watch(self.operations.entries, self._engines_changed)
         self.engine: EngineProcess | None = None
         self._stop = asyncio.Event()
@@ -145,7 +146,9 @@ class Node:
             ready.cancel()
             await self._wind_down(control, workers, chores)
 
-    async def _wind_down(self, control: uvicorn.Server, workers: asyncio.Task[None], chores: list[asyncio.Task[Any]]) -> None:
+    async def _wind_down(
+        self, control: uvicorn.Server, workers: asyncio.Task[None], chores: list[asyncio.Task[Any]]
+    ) -> None:
         await self.pool.stop(self.settings.drain_seconds)
         await asyncio.wait([workers], timeout=5)
         if self.engine is not None:
@@ -174,7 +177,7 @@ class Node:
     def _configure(self, table: bytes) -> Configure:
         settings = self.settings
         return Configure(
-            limits=settings.request_limits(),
+            limits=settings.limits,
             connect_seconds=settings.connect_seconds,
             drain_seconds=settings.drain_seconds,
             certificate=str(settings.tls_certificate) if settings.tls_certificate else None,
@@ -245,7 +248,9 @@ class _NoSignals(uvicorn.Server):
 
 def _bind_unix(path: Path) -> socket.socket:
     if len(str(path).encode()) > LONGEST_SOCKET_PATH:
-        raise CannotListen(f"`{path}` is longer than the {LONGEST_SOCKET_PATH} bytes a unix socket may have; use a shorter state folder")
+        raise CannotListen(
+            f"`{path}` is longer than the {LONGEST_SOCKET_PATH} bytes a unix socket may have; use a shorter state folder"
+        )
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         probe.connect(str(path))

@@ -7,13 +7,12 @@ reported at once, and an unknown name is a problem.
 import ipaddress
 import os
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gateway.receive.limits import Limits
 
@@ -48,7 +47,9 @@ class EngineSettings(_Strict):
     """
 
     base: Path | None = Field(None, description="Folder of the base model; the demo's model if not given")
-    served_name: str | None = Field(None, description="Name that clients send for the base; the folder's name if not given")
+    served_name: str | None = Field(
+        None, description="Name that clients send for the base; the folder's name if not given"
+    )
     dtype: str = Field("auto", description="vLLM --dtype")
     max_model_len: int | None = Field(None, ge=1, description="vLLM --max-model-len, in tokens")
     max_num_seqs: int = Field(16, ge=1, description="vLLM --max-num-seqs: requests in one batch")
@@ -58,12 +59,6 @@ class EngineSettings(_Strict):
     kv_cache_gib: float = Field(1.0, gt=0, description="KV cache on a CPU, in GiB (VLLM_CPU_KVCACHE_SPACE)")
     start_seconds: float = Field(600.0, gt=0, description="How long the engine may take until it is ready")
     args: tuple[str, ...] = Field((), description="More arguments for vLLM")
-
-
-_LIMIT_FIELDS: dict[str, Any] = {
-    field.name: (float if field.type in (float, "float") else int, Field(field.default, gt=0)) for field in fields(Limits)
-}
-LimitSettings = create_model("LimitSettings", __base__=_Strict, **_LIMIT_FIELDS)
 
 
 class Settings(_Strict):
@@ -77,13 +72,15 @@ class Settings(_Strict):
     state: Path = Field(Path("~/.local/state/loragate"), description="Folder for keys, catalog and adapters")
     cache: Path = Field(Path("~/.cache/loragate"), description="Folder for the demo's model and adapters")
     auth: bool = Field(True, description="Ask for keys; without, only on loopback")
-    engines: tuple[Annotated[str, AfterValidator(_check_engine_url)], ...] = Field((), description="Engines that run elsewhere")
+    engines: tuple[Annotated[str, AfterValidator(_check_engine_url)], ...] = Field(
+        (), description="Engines that run elsewhere"
+    )
     connect_seconds: float = Field(5.0, gt=0, description="How long a connection to an engine may take")
     drain_seconds: float = Field(30.0, gt=0, description="How long running replies may go on after a stop")
     tls_certificate: Path | None = Field(None, description="Certificate chain for the app port, PEM")
     tls_key: Path | None = Field(None, description="Its private key, PEM")
-    limits: LimitSettings = Field(default_factory=LimitSettings, description="Bounds of one request")  # type: ignore[valid-type]
-    engine: EngineSettings = Field(default_factory=EngineSettings, description="The engine that `up` starts")
+    limits: Limits = Field(Limits(), description="Bounds of one connection and one request")
+    engine: EngineSettings = Field(EngineSettings.model_construct(), description="The engine that `up` starts")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged")
 
     @model_validator(mode="after")
@@ -103,10 +100,6 @@ class Settings(_Strict):
             if path is not None and not path.is_file():
                 raise ValueError(f"tls: `{path}` is not a file")
         return self
-
-    def request_limits(self) -> Limits:
-        """Return the limits as the data plane takes them."""
-        return Limits(**self.limits.model_dump())
 
     def state_folder(self) -> Path:
         """Return the state folder, `~` resolved."""
@@ -192,7 +185,7 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
 def _problem(error: Any) -> str:
     where = ".".join(map(str, error["loc"]))
     message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{where}: is not a setting; `loragate check --help` lists them"
     if not where:
         return str(message)

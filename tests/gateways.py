@@ -106,7 +106,9 @@ class RunningGateway:
             except httpx.HTTPError:
                 pass
             time.sleep(0.02)
-        raise AssertionError(f"the gateway did not become what the test waits for; its log:\n{self.log_path.read_text()}")
+        raise AssertionError(
+            f"the gateway did not become what the test waits for; its log:\n{self.log_path.read_text()}"
+        )
 
     def _control_listens(self) -> bool:
         # Asked first without httpx, which leaves a socket open when a unix socket refuses.
@@ -138,7 +140,9 @@ class RunningGateway:
 
     def worker_pids(self) -> list[int]:
         """The processes that serve the app port."""
-        listing = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)], capture_output=True, text=True, check=True)
+        listing = subprocess.run(
+            ["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)], capture_output=True, text=True, check=True
+        )
         return [int(line.split()[0]) for line in listing.stdout.splitlines() if "gateway.workers.worker" in line]
 
     @property

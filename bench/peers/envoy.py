@@ -36,7 +36,7 @@ def _manager() -> dict[str, Any]:
 def launch(place: Place) -> Launch:
     """One worker thread (`--concurrency 1`), HTTP/1.1 with keep-alive to the engine, no access log."""
     endpoint = {"endpoint": {"address": _address(place.engine_port)}}
-    limits = {name: _MANY for name in ("max_connections", "max_requests", "max_pending_requests")}
+    limits = dict.fromkeys(("max_connections", "max_requests", "max_pending_requests"), _MANY)
     cluster = {
         "name": "engine",
         "type": "STATIC",

@@ -52,6 +52,8 @@ class Peer:
     """Make sure it is there; raises MissingError."""
     launch: Callable[[Place], Launch]
     """Write its configuration and say how to start it; raises MissingError."""
+    configure: Callable[[Place, Launch], None] | None = None
+    """What is left to do once it listens; raises MissingError."""
     ready_seconds: float = 30.0
 
 

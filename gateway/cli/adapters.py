@@ -48,7 +48,11 @@ def list_adapters(as_json: bool, **control: Any) -> None:
          size(each["size_bytes"]), when(each["created"]))
         for each in answer["adapters"]
     ]  # fmt: skip
-    show_table(("VERSION", "STATE", "SERVES", "RANK", "SIZE", "ADDED"), rows, "No adapters yet: loragate adapters add PATH --name NAME")
+    show_table(
+        ("VERSION", "STATE", "SERVES", "RANK", "SIZE", "ADDED"),
+        rows,
+        "No adapters yet: loragate adapters add PATH --name NAME",
+    )
 
 
 @adapters.command("show")

@@ -1,9 +1,29 @@
-"""loragate demo."""
+"""loragate demo: the whole of it on this machine, with a real base and real adapters."""
+
+from typing import Any
 
 import click
+
+from gateway.cli.options import fail, load_settings
 
 
 @click.command()
 @click.option("--exit", "exits", is_flag=True, help="End with a summary instead of serving until Ctrl-C.")
-def demo(exits: bool) -> None:
-    """Show it all: a real base, two adapters trained here, a third added while a stream runs."""
+@click.option("--port", type=click.IntRange(0, 65535), help="App port.  [default: 8080, or a free one]")
+@click.option("--control-port", type=click.IntRange(0, 65535), help="Control port.  [default: 8081, or a free one]")
+def demo(exits: bool, **given: Any) -> None:
+    """Talk to a real base and two adapters trained here; add a third while a reply streams.
+
+    The first run makes the base model and trains the adapters, which takes a few minutes;
+    later ones take them from the cache.
+    """
+    from gateway.demo.base_model import WeightsMissing
+    from gateway.demo.story import DemoFailed, tell
+
+    settings = load_settings(None, given)
+    try:
+        tell(settings, has_ports=given["port"] is not None, exits=exits)
+    except (WeightsMissing, DemoFailed) as error:
+        raise fail(str(error)) from None
+    except KeyboardInterrupt:
+        click.echo("\nStopped.")

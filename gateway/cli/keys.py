@@ -1,5 +1,6 @@
 """loragate keys: make, list and revoke keys, with or without a running gateway."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,13 @@ def list_keys(as_json: bool, **control: Any) -> None:
         echo_json(records)
         return
     rows = [
-        (each["id"], each["role"], each["name"] or "-", ", ".join(each["models"]) if each["models"] else "all", when(each["created"]))
+        (
+            each["id"],
+            each["role"],
+            each["name"] or "-",
+            ", ".join(each["models"]) if each["models"] else "all",
+            when(each["created"]),
+        )
         for each in records
     ]
     show_table(("ID", "ROLE", "NAME", "MODELS", "MADE"), rows, "No keys yet: loragate keys create --role app")
@@ -83,7 +90,7 @@ def revoke(key_id: str, as_json: bool, **control: Any) -> None:
 def _create_in_store(folder: Path, role: Role, name: str, models: tuple[str, ...]) -> dict[str, Any]:
     store = DesiredStore(folder)
     with store.locked():
-        desired, record, key = create_key(_read(folder), role, name, models)
+        desired, record, key = create_key(_read(folder), role, time.time(), name, models)  # noqa: TID251 (the clock of the command line)
         store.write(desired)
     return {**_view(record), "key": key}
 
@@ -106,7 +113,13 @@ def _read(folder: Path) -> Any:
 
 def _view(record: Any) -> dict[str, Any]:
     models = list(record.models) if record.models is not None else None
-    return {"id": record.id, "role": record.role.value, "name": record.name, "models": models, "created": record.created}
+    return {
+        "id": record.id,
+        "role": record.role.value,
+        "name": record.name,
+        "models": models,
+        "created": record.created,
+    }
 
 
 def _check_is_local(control: dict[str, Any], error: NotRunning) -> None:

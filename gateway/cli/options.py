@@ -28,7 +28,8 @@ def control_options(command: _C) -> _C:
     options = (
         state_option,
         click.option("--control", envvar="LORAGATE_CONTROL", metavar="URL",
-                     help="Control port of a gateway elsewhere, http://HOST:PORT; needs --key.  [default: the state folder's socket]"),
+                     help="Control port of a gateway elsewhere, http://HOST:PORT; needs --key.  "
+                          "[default: the state folder's socket]"),
         click.option("--key", envvar="LORAGATE_KEY", metavar="KEY", help="Operator key, with --control."),
     )  # fmt: skip
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
@@ -50,7 +51,8 @@ def serving_options(command: _C) -> _C:
         state_option,
         click.option("--no-auth", "auth", flag_value=False, type=bool, default=None,
                      help="Serve without keys; on loopback only."),
-        click.option("--tls-certificate", type=click.Path(path_type=Path), help="Certificate chain for the app port, PEM."),
+        click.option("--tls-certificate", type=click.Path(path_type=Path),
+                     help="Certificate chain for the app port, PEM."),
         click.option("--tls-key", type=click.Path(path_type=Path), help="Its private key, PEM."),
     )  # fmt: skip
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)

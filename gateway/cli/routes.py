@@ -27,16 +27,22 @@ def list_routes(as_json: bool, state: Any, control: str | None, key: str | None)
         (each["alias"], each["control"], each["candidate"] or "-", share(each["weight"]), when(each["created"]))
         for each in answer["routes"]
     ]
-    show_table(("ALIAS", "CONTROL", "CANDIDATE", "SHARE", "SINCE"), rows, "No routes yet: loragate adapters add makes one.")
+    show_table(
+        ("ALIAS", "CONTROL", "CANDIDATE", "SHARE", "SINCE"), rows, "No routes yet: loragate adapters add makes one."
+    )
 
 
 @routes.command("split")
 @click.argument("alias")
 @click.option("--candidate", metavar="VERSION", help="Version to send a share to; without one the split ends.")
-@click.option("--weight", type=click.IntRange(0, 10_000), default=0, show_default=True, help="Its share, in basis points.")
+@click.option(
+    "--weight", type=click.IntRange(0, 10_000), default=0, show_default=True, help="Its share, in basis points."
+)
 @json_option
 @control_options
-def split(alias: str, candidate: str | None, weight: int, as_json: bool, state: Any, control: str | None, key: str | None) -> None:
+def split(
+    alias: str, candidate: str | None, weight: int, as_json: bool, state: Any, control: str | None, key: str | None
+) -> None:
     """Send a sticky share of ALIAS's units to a candidate version."""
     body = {"candidate": candidate, "weight": weight}
     route = Control(state, control, key).ask_running("PUT", f"/admin/v1/routes/{alias}/split", body)

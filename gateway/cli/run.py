@@ -27,7 +27,7 @@ def serve(config: Path | None, **given: Any) -> None:
 @click.command()
 @serving_options
 @click.option("--base", type=click.Path(path_type=Path, exists=True, file_okay=False),
-              help="Folder of the base model.  [default: SmolLM2-135M-Instruct, from the cpu or gpu extra]")  # fmt: skip
+              help="Folder of the base model.  [default: SmolLM2-135M-Instruct, which the extras bring]")  # fmt: skip
 def up(config: Path | None, base: Path | None, **given: Any) -> None:
     """Start an engine, the gateway and its control plane on this machine."""
     settings = load_settings(config, {**given, "engine": {"base": base} if base else {}})
@@ -79,6 +79,10 @@ def run_node(settings: Settings, *, owns_engine: bool = False) -> None:
 def _announce(node: Any) -> None:
     click.echo(f"Applications: {node.app_url}/v1   Control: {node.control_url}")
     if not node.settings.auth:
-        click.secho("WARNING: no keys are asked for (--no-auth): every process on this machine may send requests.", fg="red", err=True)
+        click.secho(
+            "WARNING: no keys are asked for (--no-auth): every process on this machine may send requests.",
+            fg="red",
+            err=True,
+        )
     elif not node.operations.desired.keys:
         click.echo(f"No keys yet; make one: loragate keys create --role app --state {node.folder}")

@@ -24,7 +24,9 @@ def status(as_json: bool, state: Any, control: str | None, key: str | None) -> N
 
 def _show(answer: dict[str, Any]) -> None:
     workers = answer["workers"]
-    click.echo(f"{'ready' if answer['ready'] else 'NOT READY'}   app {answer['app_url']}   control {answer['control_url']}")
+    click.echo(
+        f"{'ready' if answer['ready'] else 'NOT READY'}   app {answer['app_url']}   control {answer['control_url']}"
+    )
     click.echo(f"workers  {workers['running']} of {workers['wanted']} running, {workers['restarts']} restarts")
     click.echo(f"base     {answer['base'] or 'not known yet'}{'' if answer['auth'] else '   (no keys asked for)'}")
     for engine in answer["engines"]:

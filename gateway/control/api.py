@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from fastapi import FastAPI, Path as InPath, Request, Response
+from fastapi import FastAPI, Request, Response
+from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
@@ -87,7 +88,13 @@ class Probes:
 
 def build_control(operations: Operations, probes: Probes, *, socket_path: str, with_keys: bool) -> FastAPI:
     """Return the control plane's application."""
-    app = FastAPI(title="Loragate admin API", version="1", docs_url="/admin/docs", openapi_url="/admin/openapi.json", redoc_url=None)
+    app = FastAPI(
+        title="Loragate admin API",
+        version="1",
+        docs_url="/admin/docs",
+        openapi_url="/admin/openapi.json",
+        redoc_url=None,
+    )
     _answer_errors(app)
     _guard(app, operations, socket_path, with_keys)
     _add_probes(app, probes)
@@ -113,7 +120,9 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def tell_http(_: Request, error: HTTPException) -> Response:
-        return told(error.status_code, str(error.detail), "not_found" if error.status_code == 404 else "invalid_request")
+        return told(
+            error.status_code, str(error.detail), "not_found" if error.status_code == 404 else "invalid_request"
+        )
 
     @app.exception_handler(RequestValidationError)
     async def tell_invalid(_: Request, error: RequestValidationError) -> Response:
@@ -143,7 +152,9 @@ def _operator(request: Request, operations: Operations, socket_path: str, with_k
     credential = request.headers.get("authorization")
     caller: Principal = authenticate(credential.encode() if credential else None, principals(operations.desired.keys))
     if not caller.is_at_least(Role.OPERATOR):
-        raise Forbidden(f"The admin API needs a key of role `operator`; this one's is `{caller.role}`.", code="role_not_allowed")
+        raise Forbidden(
+            f"The admin API needs a key of role `operator`; this one's is `{caller.role}`.", code="role_not_allowed"
+        )
     return caller.id
 
 
@@ -226,7 +237,9 @@ def _add_keys(app: FastAPI, operations: Operations) -> None:
 def adapter_view(operations: Operations, entry: Entry) -> dict[str, Any]:
     """Return a version as the admin API shows it."""
     manifest = entry.manifest
-    aliases = [route.alias for route in operations.desired.routes if entry.ref.version in (route.control, route.candidate)]
+    aliases = [
+        route.alias for route in operations.desired.routes if entry.ref.version in (route.control, route.candidate)
+    ]
     return {
         "version": entry.ref.version, "name": entry.ref.name, "digest": manifest.digest, "state": entry.state,
         "reason": entry.reason or None, "serves": aliases, "base": manifest.base, "rank": manifest.rank,

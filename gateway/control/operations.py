@@ -7,7 +7,6 @@ says holds for the very next request.
 
 import asyncio
 import secrets
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
@@ -77,7 +76,7 @@ class Operations:
     """
 
     def __init__(
-        self, folder: Path, workers: Workers, engines: Engines, *, with_keys: bool, now: Callable[[], float] = time.time
+        self, folder: Path, workers: Workers, engines: Engines, *, with_keys: bool, now: Callable[[], float]
     ) -> None:
         self._folder = folder
         self._store = DesiredStore(folder)
@@ -116,7 +115,9 @@ class Operations:
             is_applied = await self._workers.publish(table)
             await asyncio.to_thread(snapshot.save, self._folder, table)
         if not is_applied:
-            raise Conflict("the change is stored, but a worker has not confirmed it within 2 s; `loragate status` shows it")
+            raise Conflict(
+                "the change is stored, but a worker has not confirmed it within 2 s; `loragate status` shows it"
+            )
 
     async def add_adapter(self, folder: Path, name: str, by: str, notes: str = "") -> Entry:
         """Register the adapter in `folder`, load it on every engine, and point its alias at it.
@@ -162,7 +163,9 @@ class Operations:
     async def _load_everywhere(self, entry: Entry) -> None:
         engines = self._engines.up()
         if not engines:
-            raise HostUnavailable("no engine is up, so the adapter cannot be loaded; try again when `loragate status` shows one")
+            raise HostUnavailable(
+                "no engine is up, so the adapter cannot be loaded; try again when `loragate status` shows one"
+            )
         await asyncio.gather(*(engine.load(entry) for engine in engines))
 
     def _pointed_at(self, entry: Entry, catalog: Catalog) -> Desired:
@@ -197,7 +200,9 @@ class Operations:
         if "@" not in name_or_version:
             entries = catalog.of_name(name_or_version)
             if not entries:
-                raise UnknownVersion(f"no adapter is registered as `{name_or_version}`; `loragate adapters ls` lists them")
+                raise UnknownVersion(
+                    f"no adapter is registered as `{name_or_version}`; `loragate adapters ls` lists them"
+                )
             return tuple(entry.ref.version for entry in entries)
         entry = self.find(name_or_version)
         version = entry.ref.version
@@ -236,7 +241,9 @@ class Operations:
             else:
                 entry = self.find(candidate)
                 if entry.state is not State.READY:
-                    raise Conflict(f"`{entry.ref.version}` is {entry.state}, so it cannot be a candidate: {entry.reason}")
+                    raise Conflict(
+                        f"`{entry.ref.version}` is {entry.state}, so it cannot be a candidate: {entry.reason}"
+                    )
                 moved = msgspec.structs.replace(route, candidate=entry.ref.version, weight=weight)
             await self._change(self.desired.with_route(moved))
             return moved
@@ -256,7 +263,7 @@ class Operations:
     async def create_key(self, role: Role, name: str, models: list[str] | None) -> tuple[KeyRecord, str]:
         """Make a key; returns its record and, this once, the key."""
         async with self._turn:
-            desired, record, key = keys.create_key(self.desired, role, name, models)
+            desired, record, key = keys.create_key(self.desired, role, self._now(), name, models)
             await self._change(desired)
             return record, key
 

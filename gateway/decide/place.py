@@ -10,9 +10,7 @@ from gateway.decide.route import EngineView, RouteTable
 from gateway.errors import EngineUnavailable, VersionNotReady
 
 
-def place(
-    table: RouteTable, version: str, in_flight: Mapping[str, int], tried: Collection[str] = ()
-) -> EngineView:
+def place(table: RouteTable, version: str, in_flight: Mapping[str, int], tried: Collection[str] = ()) -> EngineView:
     """Return the engine with the fewest requests in flight that is up and has `version` ready.
 
     Args:

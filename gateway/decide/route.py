@@ -123,9 +123,7 @@ def _check_may_use(caller: Principal, model: str) -> None:
         raise Forbidden(f"This key may not use the model `{model}`; it may use: {allowed}.", param="model")
 
 
-def _not_found(
-    table: RouteTable, model: str, caller: Principal, ambiguous: list[str] | None = None
-) -> ModelNotFound:
+def _not_found(table: RouteTable, model: str, caller: Principal, ambiguous: list[str] | None = None) -> ModelNotFound:
     shown = model if len(model) <= 100 else model[:100] + "…"
     if ambiguous:
         return ModelNotFound(f"The version `{shown}` is not unique: it may mean {', '.join(sorted(ambiguous))}.")

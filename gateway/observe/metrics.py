@@ -54,10 +54,16 @@ def exposition(reading: Reading) -> bytes:
 
 def _counters(cells: tuple[Cell, ...]) -> Iterator[Metric]:
     requests = CounterMetricFamily("loragate_requests", "Requests by HTTP status.", labels=(*_LABELS, "code"))
-    errors = CounterMetricFamily("loragate_errors", "Errors by their code, in replies and in streams.", labels=(*_LABELS, "code"))
+    errors = CounterMetricFamily(
+        "loragate_errors", "Errors by their code, in replies and in streams.", labels=(*_LABELS, "code")
+    )
     prompt = CounterMetricFamily("loragate_prompt_tokens", "Prompt tokens, from the replies' usage.", labels=_LABELS)
-    generated = CounterMetricFamily("loragate_generation_tokens", "Generated tokens, from the replies' usage.", labels=_LABELS)
-    retries = CounterMetricFamily("loragate_retries", "Requests sent to an engine once more before the first byte.", labels=_LABELS)
+    generated = CounterMetricFamily(
+        "loragate_generation_tokens", "Generated tokens, from the replies' usage.", labels=_LABELS
+    )
+    retries = CounterMetricFamily(
+        "loragate_retries", "Requests sent to an engine once more before the first byte.", labels=_LABELS
+    )
     for cell in cells:
         labels = (cell.alias, cell.version)
         for status, count in sorted(cell.statuses.items()):
@@ -72,10 +78,30 @@ def _counters(cells: tuple[Cell, ...]) -> Iterator[Metric]:
 
 def _histograms(cells: tuple[Cell, ...]) -> Iterator[Metric]:
     declared = (
-        ("ttft", TTFT_BOUNDS, "loragate_time_to_first_token_seconds", "From a request's last byte to a stream's first event."),
-        ("itl", ITL_BOUNDS, "loragate_inter_token_latency_seconds", "Between two reads of a stream that brought events."),
-        ("duration", DURATION_BOUNDS, "loragate_request_duration_seconds", "From a request's last byte to its reply's."),
-        ("overhead", OVERHEAD_BOUNDS, "loragate_overhead_seconds", "From a request's last byte until an engine was sent it."),
+        (
+            "ttft",
+            TTFT_BOUNDS,
+            "loragate_time_to_first_token_seconds",
+            "From a request's last byte to a stream's first event.",
+        ),
+        (
+            "itl",
+            ITL_BOUNDS,
+            "loragate_inter_token_latency_seconds",
+            "Between two reads of a stream that brought events.",
+        ),
+        (
+            "duration",
+            DURATION_BOUNDS,
+            "loragate_request_duration_seconds",
+            "From a request's last byte to its reply's.",
+        ),
+        (
+            "overhead",
+            OVERHEAD_BOUNDS,
+            "loragate_overhead_seconds",
+            "From a request's last byte until an engine was sent it.",
+        ),
     )
     for field, bounds, name, help_text in declared:
         family = HistogramMetricFamily(name, help_text, labels=_LABELS)
@@ -110,6 +136,12 @@ def _gauges(reading: Reading) -> Iterator[Metric]:
         ready.add_metric((alias, version, engine), float(is_ready))
     yield ready
     yield GaugeMetricFamily("loragate_workers", "Gateway workers that there should be.", value=reading.workers)
-    yield GaugeMetricFamily("loragate_workers_ready", "Gateway workers that accept connections.", value=reading.ready_workers)
-    yield CounterMetricFamily("loragate_worker_restarts", "Workers that ended unexpectedly.", value=reading.worker_restarts)
-    yield GaugeMetricFamily("loragate_route_table_version", "Version of the route table in force.", value=reading.table_version)
+    yield GaugeMetricFamily(
+        "loragate_workers_ready", "Gateway workers that accept connections.", value=reading.ready_workers
+    )
+    yield CounterMetricFamily(
+        "loragate_worker_restarts", "Workers that ended unexpectedly.", value=reading.worker_restarts
+    )
+    yield GaugeMetricFamily(
+        "loragate_route_table_version", "Version of the route table in force.", value=reading.table_version
+    )

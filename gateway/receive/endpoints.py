@@ -116,4 +116,6 @@ def _shown(raw: bytes) -> str:
 
 
 def _unknown(path: bytes) -> PathNotFound:
-    return PathNotFound(f"The path `{_shown(path)}` is not served here; see docs/reference/endpoints.md for those that are.")
+    return PathNotFound(
+        f"The path `{_shown(path)}` is not served here; see docs/reference/endpoints.md for those that are."
+    )

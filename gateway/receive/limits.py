@@ -1,6 +1,6 @@
 """What one client may take: sizes in bytes, times in seconds. Values, made by settings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,3 +28,9 @@ class Limits:
     stalled_reader_seconds: float = 120.0
     # nginx lingering_time: how long what a refused client still sends is read and dropped.
     linger_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        wrong = [f"{name} is `{value}`" for name, value in values.items() if value <= 0]
+        if wrong:
+            raise ValueError(f"limits must be greater than 0: {', '.join(wrong)}")

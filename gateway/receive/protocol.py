@@ -15,7 +15,6 @@ from typing import Any, Final, cast
 import httptools
 
 from gateway.decide.authenticate import Principal, authenticate
-from gateway.decide.route import RouteTable
 from gateway.errors import (
     BadRequest,
     ExpectationFailed,
@@ -58,7 +57,19 @@ class Waiting(Enum):
 class Incoming:
     """A request while it is being read."""
 
-    __slots__ = ("address", "body", "caller", "error", "expects", "headers", "is_http10", "keep_alive", "method", "size", "url")
+    __slots__ = (
+        "address",
+        "body",
+        "caller",
+        "error",
+        "expects",
+        "headers",
+        "is_http10",
+        "keep_alive",
+        "method",
+        "size",
+        "url",
+    )
 
     def __init__(self) -> None:
         self.url = b""

@@ -106,7 +106,7 @@ def addressed(body: bytes, fields: Fields, name: bytes, *, ask_usage: bool = Fal
     if start < 0:
         opening = body.index(b"{") + 1
         comma = b"" if _is_empty(body, opening) else b","
-        body = b"%b\"model\":%b%b%b" % (body[:opening], name, comma, body[opening:])
+        body = b'%b"model":%b%b%b' % (body[:opening], name, comma, body[opening:])
     else:
         body = b"%b%b%b" % (body[:start], name, body[end:])
     return _asking_usage(body, fields) if ask_usage else body
@@ -152,7 +152,7 @@ def _asking_usage(body: bytes, fields: Fields) -> bytes:
 
 
 # Numbers as text: Python refuses integers of more than 4,300 digits, and we need none of them.
-_SCAN: Final = json.JSONDecoder(parse_int=str, parse_float=str, strict=False).scan_once
+_SCAN: Final = json.JSONDecoder(parse_int=str, parse_float=str, strict=False).scan_once  # type: ignore[attr-defined]  # public, not in the stubs
 
 
 def _top_level(body: bytes) -> list[tuple[str, int, int]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from adapters.catalog import Entry
-from adapters.loader import HostUnavailable, LoadRefused, bring_up, reconcile
+from adapters.loader import HostUnavailable, bring_up, reconcile
 from gateway.decide.route import Base, EngineView
 from gateway.serve.adapter_host import VllmHost
 
@@ -116,5 +116,3 @@ class EngineWatch:
             log.info("engine %s is %s", status.url, "up" if status.is_up else "down")
         self.status = status
         await self._on_change()
-
-

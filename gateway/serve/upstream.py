@@ -214,9 +214,7 @@ class EnginePool:
         clock: Monotonic seconds.
     """
 
-    def __init__(
-        self, url: str, counts: dict[str, int], connect_timeout: float, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, url: str, counts: dict[str, int], connect_timeout: float, clock: Callable[[], float]) -> None:
         self.url = url
         self._counts = counts
         self._counts.setdefault(url, 0)

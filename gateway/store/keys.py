@@ -1,7 +1,6 @@
 """Make, list and revoke keys. The key itself is shown once and kept nowhere."""
 
 import secrets
-import time
 from collections.abc import Iterable
 from typing import Final
 
@@ -19,9 +18,9 @@ class UnknownKey(LookupError):
 
 
 def create_key(
-    desired: Desired, role: Role, name: str = "", models: Iterable[str] | None = None
+    desired: Desired, role: Role, now: float, name: str = "", models: Iterable[str] | None = None
 ) -> tuple[Desired, KeyRecord, str]:
-    """Return the state with a new key, the key's record, and the key."""
+    """Return the state with a new key, the key's record, and the key; `now` is in Unix seconds."""
     key = PREFIX + secrets.token_urlsafe(32)  # 256 bits
     record = KeyRecord(
         id=f"key-{secrets.token_hex(6)}",
@@ -29,7 +28,7 @@ def create_key(
         role=role,
         name=name,
         models=tuple(sorted(models)) if models else None,
-        created=int(time.time()),
+        created=int(now),
     )
     return msgspec.structs.replace(desired, keys=(*desired.keys, record)), record, key
 

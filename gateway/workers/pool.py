@@ -1,14 +1,13 @@
 """Keep N workers running: start them, feed them tables, add up their counts, drain them."""
 
 import asyncio
+import contextlib
 import logging
-import os
 import signal
 import socket
 import sys
 from collections.abc import Callable
 from typing import Final
-
 
 from gateway.observe.ledger import Cell, merged
 from gateway.workers import channel
@@ -44,7 +43,9 @@ class WorkerPool:
         configure: Returns the first message for a worker; its table is replaced by the newest.
     """
 
-    def __init__(self, listener: socket.socket, size: int, configure: Callable[[bytes], Configure], table: bytes) -> None:
+    def __init__(
+        self, listener: socket.socket, size: int, configure: Callable[[bytes], Configure], table: bytes
+    ) -> None:
         self._listener = listener
         self._slots = [_Slot() for _ in range(size)]
         self._configure = configure
@@ -115,7 +116,7 @@ class WorkerPool:
         while not self._is_stopping:
             started = asyncio.get_running_loop().time()
             await self._run_once(slot)
-            if self._is_stopping:
+            if self._has_been_stopped():
                 return
             if asyncio.get_running_loop().time() - started > LONGEST_PAUSE_SECONDS:
                 pause = 0.5
@@ -124,13 +125,16 @@ class WorkerPool:
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 
+    def _has_been_stopped(self) -> bool:
+        return self._is_stopping
+
     async def _run_once(self, slot: _Slot) -> None:
         """Run one worker process to its end."""
         ours, theirs = socket.socketpair()
         descriptors = (self._listener.fileno(), theirs.fileno())
         slot.process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "gateway.workers.worker", *map(str, descriptors),
-            pass_fds=descriptors, start_new_session=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            pass_fds=descriptors, start_new_session=True,
         )  # fmt: skip
         theirs.close()
         reader, writer = await asyncio.open_connection(sock=ours)
@@ -145,8 +149,9 @@ class WorkerPool:
                         channel.write(writer, NewTable(0, self._table))
                 elif isinstance(message, Report):
                     slot.cells = message.cells
-                if isinstance(message, Applied | Report) and (answer := slot.answers.get(message.number)):
-                    if not answer.done():
+                if isinstance(message, Applied | Report):
+                    answer = slot.answers.get(message.number)
+                    if answer is not None and not answer.done():
                         answer.set_result(None)
         finally:
             slot.is_ready.clear()
@@ -168,9 +173,5 @@ class WorkerPool:
 
 
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         process.send_signal(number)
-    except ProcessLookupError:
-        pass
-
-

@@ -45,7 +45,7 @@ async def serve(listener: socket.socket, pair: socket.socket) -> None:
     server = Server(
         uvicorn.Config(
             worker,
-            http=ClientConnection,  # type: ignore[arg-type]
+            http=ClientConnection,
             ws="none",
             lifespan="on",
             interface="asgi3",

@@ -1,0 +1,29 @@
+# The two commands a newcomer needs: `make demo` and `make test`. Both set up what they need first.
+ARGS ?=
+PY := .venv/bin/python
+
+.PHONY: help setup demo test check bench clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup:  ## Make .venv and install everything (2 GB; a minute or two, nothing if it is done)
+	@scripts/setup.sh
+
+demo: setup  ## Serve a real base and real adapters, and show what the gateway does (ARGS=--exit to end by itself)
+	@$(PY) -m gateway demo $(ARGS)
+
+test: setup  ## Run every test, real engines and simulations included
+	$(PY) -m pytest $(ARGS)
+
+check: setup  ## Lint, types, architecture and the fast tests, in about a minute
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m pytest -q -m "not real and not simulation" $(ARGS)
+
+bench: setup  ## Measure Loragate and its peers side by side, in one table
+	$(PY) -m bench $(ARGS)
+
+clean:  ## Remove what was built here (not the model cache)
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis bench/.cache build dist
