@@ -14,9 +14,15 @@ serve/sse.py             event by event, its usage read on the way
 observe/ledger.py        and counted
 """
 
-from importlib.metadata import PackageNotFoundError, version
 
-try:
-    __version__ = version("loragate")
-except PackageNotFoundError:  # run from a folder that is not installed
-    __version__ = "0+unknown"
+
+def __getattr__(name: str) -> str:
+    # `__version__`, when it is asked for: every worker would pay for reading the package's metadata.
+    if name != "__version__":
+        raise AttributeError(name)
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("loragate")
+    except PackageNotFoundError:  # run from a folder that is not installed
+        return "0+unknown"

@@ -6,6 +6,7 @@ time is up, and talks to the control plane.
 """
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from time import monotonic
@@ -22,6 +23,8 @@ from gateway.serve.upstream import EnginePools
 from gateway.store.snapshot import to_table
 from gateway.workers import channel
 from gateway.workers.channel import Applied, Collect, Configure, NewTable, Ready, Report
+
+log = logging.getLogger("loragate.worker")
 
 # How often deadlines are looked at; time-outs are whole seconds, so this is fine enough.
 CHECK_SECONDS: Final = 0.5
@@ -100,7 +103,10 @@ class Worker:
             await asyncio.sleep(CHECK_SECONDS)
             now = monotonic()
             for connection in tuple(self.connections):
-                connection.check(now)
+                try:
+                    connection.check(now)
+                except Exception:  # one connection's fault must not leave all others without time-outs
+                    log.exception("a connection could not be checked; this is a bug")
 
     def _break_off_the_rest(self) -> None:
         error = EngineUnavailable("The gateway is shutting down and could not finish this reply. Try again.")

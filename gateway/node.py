@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import importlib
 import logging
+import os
+import shutil
 import signal
 import socket
 import time
@@ -92,8 +95,10 @@ class Node:
     def __init__(self, settings: Settings, engine_urls: Sequence[str]) -> None:
         self.settings = settings
         self.folder = settings.state_folder()
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_folder(self.folder)
         self.unix_socket = _bind_unix(self.folder / CONTROL_SOCKET)
+        for scratch in (self.folder / "adapters").glob(".incoming-*"):
+            shutil.rmtree(scratch, ignore_errors=True)  # a copy that a crash cut short
         self.app_socket = bind(settings.host, settings.port)
         self.control_socket = bind(settings.control_host, settings.control_port)
         self.engines = EngineSet(engine_urls, read_base(self.folder))
@@ -101,6 +106,7 @@ class Node:
         self.operations = Operations(self.folder, self.pool, self.engines, with_keys=settings.auth, now=time.time)  # noqa: TID251 (the composition root gives the clock)
         self.engines.watch(self.operations.entries, self._engines_changed)
         self.engine: EngineProcess | None = None
+        self._control: uvicorn.Server | None = None
         self._stop = asyncio.Event()
 
     @property
@@ -128,9 +134,8 @@ class Node:
             loop.add_signal_handler(number, self._stop.set)
         await self.operations.publish()
         workers = loop.create_task(self.pool.run())
-        control = self._control_server()
         chores: list[asyncio.Task[Any]] = [
-            loop.create_task(control.serve(sockets=[self.control_socket, self.unix_socket])),
+            loop.create_task(self._serve_control()),
             loop.create_task(self._collect()),
             *(loop.create_task(watch.run()) for watch in self.engines.watches),
         ]
@@ -144,16 +149,15 @@ class Node:
                 task.result()  # a part that ended by itself tells why
         finally:
             ready.cancel()
-            await self._wind_down(control, workers, chores)
+            await self._wind_down(workers, chores)
 
-    async def _wind_down(
-        self, control: uvicorn.Server, workers: asyncio.Task[None], chores: list[asyncio.Task[Any]]
-    ) -> None:
+    async def _wind_down(self, workers: asyncio.Task[None], chores: list[asyncio.Task[Any]]) -> None:
         await self.pool.stop(self.settings.drain_seconds)
         await asyncio.wait([workers], timeout=5)
         if self.engine is not None:
             await self.engine.stop()
-        control.should_exit = True
+        if self._control is not None:
+            self._control.should_exit = True
         await asyncio.wait(chores[:1], timeout=5)
         for chore in chores:
             chore.cancel()
@@ -161,7 +165,7 @@ class Node:
         (self.folder / CONTROL_SOCKET).unlink(missing_ok=True)
 
     async def _announce(self, on_ready: Callable[[], None]) -> None:
-        while self.pool.ready < self.pool.size:
+        while self.pool.ready < self.pool.size or self._control is None or not self._control.started:
             await asyncio.sleep(0.01)
         on_ready()
 
@@ -185,8 +189,14 @@ class Node:
             table=table or self.operations.table(),
         )
 
+    async def _serve_control(self) -> None:
+        # FastAPI takes half a second to import: in a thread, so that workers start and engines
+        # are asked meanwhile.
+        await asyncio.to_thread(importlib.import_module, "gateway.control.api")
+        self._control = self._control_server()
+        await self._control.serve(sockets=[self.control_socket, self.unix_socket])
+
     def _control_server(self) -> uvicorn.Server:
-        # FastAPI takes half a second to import; the workers start meanwhile.
         from gateway.control.api import Probes, build_control
 
         path = self.folder / CONTROL_SOCKET
@@ -246,6 +256,13 @@ class _NoSignals(uvicorn.Server):
         yield
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise CannotListen(f"cannot use `{folder}` as the state folder: {error.strerror}") from None
+
+
 def _bind_unix(path: Path) -> socket.socket:
     if len(str(path).encode()) > LONGEST_SOCKET_PATH:
         raise CannotListen(
@@ -261,8 +278,14 @@ def _bind_unix(path: Path) -> socket.socket:
     finally:
         probe.close()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(str(path))
-    path.chmod(0o600)
+    before = os.umask(0o177)  # never open to others, not even for a moment
+    try:
+        listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        raise CannotListen(f"cannot listen on `{path}`: {error.strerror}") from None
+    finally:
+        os.umask(before)
     listener.listen(64)
     listener.setblocking(False)
     return listener

@@ -4,19 +4,28 @@ The only reader of the environment. Everything is validated here, all problems a
 reported at once, and an unknown name is a problem.
 """
 
+import dataclasses
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gateway.receive.limits import Limits
 
 PREFIX: Final = "LORAGATE_"
+# Ours too, and read elsewhere: by the command line, by tests, inside vLLM.
+_NOT_SETTINGS: Final = frozenset(
+    ("LORAGATE_KEY", "LORAGATE_CONTROL", "LORAGATE_CPU_LORA_CURE", "LORAGATE_TEST_WITHOUT_NODE")
+)
+# What Kubernetes puts into every pod beside a Service named `loragate`; its LORAGATE_PORT looks like ours.
+_KUBERNETES: Final = re.compile(r"LORAGATE_(\w+_)?(SERVICE_(HOST|PORT)|PORT_\d)\w*=.*|LORAGATE_(\w+_)?PORT=tcp://.*")
+# Settings that have parts.
+_GROUPS: Final = ("limits", "engine")
 
 
 class InvalidSettings(Exception):
@@ -85,11 +94,12 @@ class Settings(_Strict):
 
     @model_validator(mode="after")
     def _no_auth_only_on_loopback(self) -> "Settings":
-        if not self.auth and not is_loopback(self.host):
-            raise ValueError(
-                f"auth: without keys the gateway serves on loopback only, and host is `{self.host}`; "
-                "use 127.0.0.1, or make keys with `loragate keys create`"
-            )
+        for name, host in (("host", self.host), ("control_host", self.control_host)):
+            if not self.auth and not is_loopback(host):
+                raise ValueError(
+                    f"auth: without keys the gateway serves on loopback only, and {name} is `{host}`; "
+                    "use 127.0.0.1, or make keys with `loragate keys create`"
+                )
         return self
 
     @model_validator(mode="after")
@@ -99,6 +109,8 @@ class Settings(_Strict):
         for path in (self.tls_certificate, self.tls_key):
             if path is not None and not path.is_file():
                 raise ValueError(f"tls: `{path}` is not a file")
+        if self.tls_certificate is not None:
+            _check_pair(self.tls_certificate, self.tls_key)
         return self
 
     def state_folder(self) -> Path:
@@ -108,6 +120,15 @@ class Settings(_Strict):
     def cache_folder(self) -> Path:
         """Return the cache folder, `~` resolved."""
         return self.cache.expanduser().resolve()
+
+
+def _check_pair(certificate: Path, key: Path | None) -> None:
+    import ssl
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise ValueError(f"tls: `{certificate}` and `{key}` are no certificate and its unlocked key ({error})") from None
 
 
 def is_loopback(host: str) -> bool:
@@ -125,17 +146,30 @@ def load(file: Path | None = None, given: Mapping[str, Any] | None = None) -> Se
         InvalidSettings: Every problem, each with its name, value and what is allowed.
     """
     values: dict[str, Any] = _from_file(file) if file is not None else {}
-    _merge(values, _from_environment(os.environ))
+    found, problems = _from_environment(os.environ)
+    _merge(values, found)
     _merge(values, {key: value for key, value in (given or {}).items() if value is not None})
     try:
-        return Settings.model_validate(values)
+        settings = Settings.model_validate(values)
     except ValidationError as error:
-        raise InvalidSettings([_problem(each) for each in error.errors()]) from None
+        problems += [_problem(each) for each in error.errors()]
+    if problems:
+        raise InvalidSettings(problems)
+    return settings
 
 
-def from_environment(name: str) -> str | None:
-    """Return one environment variable of ours, by its name after `LORAGATE_`."""
-    return os.environ.get(PREFIX + name) or None
+def described() -> list[tuple[str, str, object]]:
+    """Return (name, meaning, default) of every setting, those of groups with their group's name before a dot."""
+    rows: list[tuple[str, str, object]] = []
+    for name, field in Settings.model_fields.items():
+        if name == "limits":
+            rows += [(f"limits.{each.name}", "", each.default) for each in dataclasses.fields(Limits)]
+        elif name == "engine":
+            parts = EngineSettings.model_fields
+            rows += [(f"engine.{part}", each.description or "", each.default) for part, each in parts.items()]
+        else:
+            rows.append((name, field.description or "", field.default))
+    return rows
 
 
 def child_environment() -> dict[str, str]:
@@ -144,6 +178,8 @@ def child_environment() -> dict[str, str]:
 
 
 def _from_file(file: Path) -> dict[str, Any]:
+    import yaml
+
     try:
         values = yaml.safe_load(file.read_text())
     except OSError as error:
@@ -157,21 +193,27 @@ def _from_file(file: Path) -> dict[str, Any]:
     return values
 
 
-def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    """`LORAGATE_PORT=9000`, `LORAGATE_LIMITS__MAX_BODY_BYTES=1000`, lists with commas."""
+def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """`LORAGATE_PORT=9000`, `LORAGATE_LIMITS__MAX_BODY_BYTES=1000`, lists with commas.
+
+    Returns:
+        The values, and a problem for each of our names that means nothing.
+    """
     values: dict[str, Any] = {}
-    known = set(Settings.model_fields)
-    for name, value in environment.items():
-        if not name.startswith(PREFIX):
+    problems: list[str] = []
+    for name, value in sorted(environment.items()):
+        if not name.startswith(PREFIX) or name in _NOT_SETTINGS or _KUBERNETES.fullmatch(f"{name}={value}"):
             continue
-        path = name[len(PREFIX) :].lower().split("__")
-        if path[0] not in known:
-            continue  # read elsewhere (LORAGATE_KEY), or another program's
-        target = values
-        for step in path[:-1]:
-            target = target.setdefault(step, {})
-        target[path[-1]] = value.split(",") if path[-1] in ("engines", "args") else value
-    return values
+        first, *rest = name[len(PREFIX) :].lower().split("__")
+        if first not in Settings.model_fields:
+            problems.append(f"{name}: is not a setting; `loragate check --help` lists them")
+        elif (first in _GROUPS) != (len(rest) == 1):
+            problems.append(f"{name}: only {', '.join(_GROUPS)} have parts, as in {PREFIX}LIMITS__IDLE_SECONDS")
+        else:
+            target = values.setdefault(first, {}) if rest else values
+            last = rest[0] if rest else first
+            target[last] = value.split(",") if last in ("engines", "args") else value
+    return values, problems
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:

@@ -17,13 +17,17 @@ import httpx
 
 # A loaded machine may take this long for what usually takes one second.
 START_SECONDS = 30.0
+AWAY_SECONDS = 3.0
+# vLLM takes 30 s on two idle cores.
+VLLM_SECONDS = 240.0
 
 
 class RunningGateway:
-    """`loragate serve` in front of given engines.
+    """`loragate serve` in front of given engines, or `loragate up` with an engine of its own.
 
     Args:
         engines: Engine URLs.
+        base: Folder of a base model: start and own a real vLLM for it.
         options: More command line options.
         environment: More environment variables, such as `LORAGATE_LIMITS__IDLE_SECONDS`.
         state: State folder to use, kept; else a short-lived one of its own.
@@ -31,11 +35,13 @@ class RunningGateway:
 
     def __init__(
         self, *engines: str, options: Sequence[str] = (), environment: dict[str, str] | None = None,
-        state: Path | None = None,
+        state: Path | None = None, base: Path | None = None,
     ) -> None:  # fmt: skip
         self._engines = engines
+        self._base = base
         self._options = options
-        self._environment = {**os.environ, **(environment or {})}
+        # Byte code is kept, or every process that a test starts would compile everything again.
+        self._environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", **(environment or {})}
         self._own_folder = state is None
         # Short, so that the sockets in it stay within the 107 bytes of a unix socket's path.
         self.state = state or Path(tempfile.mkdtemp(prefix="lg-"))
@@ -64,14 +70,20 @@ class RunningGateway:
 
     def start(self) -> None:
         """Start, and wait until it answers and its engines are found."""
-        arguments = [arg for engine in self._engines for arg in ("--engine", engine)]
+        arguments = ["serve", *(arg for engine in self._engines for arg in ("--engine", engine))]
+        if self._base is not None:
+            arguments = ["up", "--base", str(self._base)]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gateway", "serve", "--port", "0", "--control-port", "0",
-                 "--state", str(self.state), *arguments, *self._options],
+                [sys.executable, "-m", "gateway", *arguments, "--port", "0", "--control-port", "0",
+                 "--state", str(self.state), *self._options],
                 stdout=log, stderr=log, env=self._environment,
             )  # fmt: skip
-        self.wait_until(lambda status: status["ready"] or not any(engine["up"] for engine in status["engines"]))
+        began = time.monotonic()
+        if self._base is not None:
+            self.wait_for_engine(seconds=VLLM_SECONDS)
+        else:  # an engine that a test keeps away is not waited for any longer
+            self.wait_until(lambda status: status["ready"] or time.monotonic() - began > AWAY_SECONDS)
         status = self.status()
         self.url, self.control_url = status["app_url"], status["control_url"]
 
@@ -86,7 +98,7 @@ class RunningGateway:
 
     def status(self) -> dict[str, Any]:
         """What `loragate status --json` says."""
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.state / "control.sock")), timeout=10) as client:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.state / "control.sock"), verify=False), timeout=10) as client:
             answer: dict[str, Any] = client.get("http://control/admin/v1/status").json()
             return answer
 

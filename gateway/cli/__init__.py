@@ -3,23 +3,51 @@
 A mistake of the user's is one line and exit code 2, never a traceback.
 """
 
+import importlib
+from typing import Any, Final
+
 import click
 
-from gateway import __version__
-from gateway.cli.adapters import adapters
-from gateway.cli.completion import completion
-from gateway.cli.demo import demo
-from gateway.cli.keys import keys
-from gateway.cli.routes import routes
-from gateway.cli.run import check, serve, up
-from gateway.cli.status import status
+import gateway
+
+# Where each command lives; imported when it is called, so that `serve` starts without the rest.
+_COMMANDS: Final = {
+    "up": "run", "serve": "run", "check": "run", "demo": "demo", "status": "status", "adapters": "adapters",
+    "routes": "routes", "keys": "keys", "completion": "completion",
+}  # fmt: skip
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.version_option(__version__, prog_name="loragate")
+class _Commands(click.Group):
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"gateway.cli.{_COMMANDS[name]}"), name)
+        return command
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except OSError as error:  # a folder that may not be read, a full disk
+            if isinstance(error, BrokenPipeError):
+                raise
+            where = f" `{error.filename}`" if error.filename else ""
+            click.echo(f"error: {error.strerror or error}{where}", err=True)
+            raise click.exceptions.Exit(2) from None
+
+
+def _print_version(context: click.Context, _: click.Parameter, is_asked: bool) -> None:
+    if is_asked and not context.resilient_parsing:
+        click.echo(f"loragate {gateway.__version__}")
+        context.exit()
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
+    help="Show the version and exit.",
+)  # fmt: skip
 def main() -> None:
     """Serve one frozen base model and many LoRA adapters behind an OpenAI-compatible endpoint."""
-
-
-for command in (up, serve, check, demo, status, adapters, routes, keys, completion):
-    main.add_command(command)

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import httpx
 
 from gateway.cli.options import fail, load_settings
 
@@ -26,15 +25,20 @@ class Control:
     """
 
     def __init__(self, state: Path | None, url: str | None, key: str | None) -> None:
+        import httpx  # takes as long to import as `serve` to start
+
         self.state = load_settings(None, {"state": state}).state_folder()
         headers = {"authorization": f"Bearer {key}"} if key else {}
         if url is not None:
             self.where = url
-            self._client = httpx.Client(base_url=url, headers=headers, timeout=ANSWER_SECONDS, trust_env=False)
+            try:
+                self._client = httpx.Client(base_url=url, headers=headers, timeout=ANSWER_SECONDS, trust_env=False)
+            except httpx.InvalidURL as error:
+                raise fail(f"`{url}` is no URL ({error}); write http://HOST:PORT") from None
         else:
             path = self.state / CONTROL_SOCKET
             self.where = str(path)
-            transport = httpx.HTTPTransport(uds=str(path))
+            transport = httpx.HTTPTransport(uds=str(path), verify=False)  # noqa: S501 (no TLS on a unix socket)
             self._client = httpx.Client(
                 base_url="http://control", headers=headers, transport=transport, timeout=ANSWER_SECONDS, trust_env=False
             )
@@ -45,10 +49,14 @@ class Control:
         Raises:
             NotRunning: Nobody answers.
         """
+        import httpx
+
         try:
             reply = self._client.request(method, path, json=body)
-        except httpx.HTTPError as error:
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
             raise NotRunning(f"no gateway answers at {self.where} ({type(error).__name__})") from None
+        except httpx.HTTPError as error:  # it runs, so nothing may be written behind its back
+            raise fail(f"the gateway at {self.where} broke off ({type(error).__name__}); try again") from None
         try:
             answer = reply.json()
         except ValueError:

@@ -90,7 +90,7 @@ def revoke(key_id: str, as_json: bool, **control: Any) -> None:
 def _create_in_store(folder: Path, role: Role, name: str, models: tuple[str, ...]) -> dict[str, Any]:
     store = DesiredStore(folder)
     with store.locked():
-        desired, record, key = create_key(_read(folder), role, time.time(), name, models)  # noqa: TID251 (the clock of the command line)
+        desired, record, key = create_key(_read(folder), role, time.time(), name, models or None)  # noqa: TID251 (the clock of the command line)
         store.write(desired)
     return {**_view(record), "key": key}
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from gateway.cli.options import config_option, fail, json_option, load_settings, serving_options
-from gateway.settings import Settings
+from gateway.settings import Settings, described
 
 
 @click.command()
@@ -36,7 +36,23 @@ def up(config: Path | None, base: Path | None, **given: Any) -> None:
     run_node(settings, owns_engine=True)
 
 
-@click.command()
+class _WithSettings(click.Command):
+    """A command whose help lists every setting."""
+
+    def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Settings"):
+            formatter.write_text("In the file, or as LORAGATE_NAME and LORAGATE_GROUP__NAME in the environment.")
+            formatter.write_paragraph()
+            formatter.write_dl(
+                [(name, f"{text + '.  ' if text else ''}[default: {_shown(default)}]") for name, text, default in described()]
+            )
+
+
+def _shown(default: object) -> str:
+    return "none" if default is None or default == () else str(default)
+
+
+@click.command(cls=_WithSettings)
 @config_option
 @json_option
 def check(config: Path | None, as_json: bool) -> None:

@@ -37,6 +37,7 @@ _STATUS: Final[dict[type[Exception], tuple[int, str]]] = {
     UnknownKey: (404, "not_found"),
     Conflict: (409, "conflict"),
     HostUnavailable: (503, "engine_unavailable"),
+    OSError: (507, "not_stored"),
 }
 
 
@@ -133,7 +134,8 @@ def _answer_errors(app: FastAPI) -> None:
 def _guard(app: FastAPI, operations: Operations, socket_path: str, with_keys: bool) -> None:
     @app.middleware("http")
     async def check_operator(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
-        if request.url.path not in OPEN_PATHS:
+        # Not `request.url`, which starlette puts together with the `Host` that the client sent.
+        if request.scope["path"] not in OPEN_PATHS:
             try:
                 request.state.caller = _operator(request, operations, socket_path, with_keys)
             except LoragateError as error:
@@ -197,6 +199,8 @@ def _add_adapters(app: FastAPI, operations: Operations) -> None:
     async def show_adapter(name: Annotated[str, InPath(description="Alias or version")]) -> dict[str, Any]:
         """One version, or the one that an alias serves now."""
         route = operations.desired.route(name)
+        if route is None and "@" not in name:
+            raise UnknownVersion(f"no adapter is registered as `{name}`; `loragate adapters ls` lists them")
         return adapter_view(operations, operations.find(route.control if route else name))
 
     @app.delete("/admin/v1/adapters/{name}", tags=["adapters"])

@@ -6,7 +6,9 @@ says holds for the very next request.
 """
 
 import asyncio
+import logging
 import secrets
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
@@ -16,13 +18,15 @@ import msgspec
 from adapters.artifact import read_manifest, take_copy
 from adapters.catalog import Catalog, Entry, UnknownVersion
 from adapters.lifecycle import Event, State
-from adapters.loader import HostUnavailable, LoadRefused
-from adapters.reference import AdapterRef, check_name
+from adapters.loader import HostUnavailable
+from adapters.reference import AdapterRef, check_name, split_version
 from gateway.decide.authenticate import Role
 from gateway.decide.route import Base, EngineView
 from gateway.observe.ledger import Cell
 from gateway.store import keys, snapshot
 from gateway.store.desired import Desired, DesiredStore, KeyRecord, RouteRecord
+
+log = logging.getLogger("loragate.operations")
 
 # How long a removal waits for requests that were just sent to reach the engine. Longer
 # replies need no wait: the engine finishes what it has begun.
@@ -79,6 +83,7 @@ class Operations:
         self, folder: Path, workers: Workers, engines: Engines, *, with_keys: bool, now: Callable[[], float]
     ) -> None:
         self._folder = folder
+        self._registry = folder / "adapters"
         self._store = DesiredStore(folder)
         self._workers = workers
         self._engines = engines
@@ -87,6 +92,7 @@ class Operations:
         self._turn = asyncio.Lock()
         self._publishing = asyncio.Lock()
         self._tables = 0
+        self._arriving: Entry | None = None
         self.desired = self._store.read()
 
     @property
@@ -95,8 +101,12 @@ class Operations:
         return self._tables
 
     def entries(self) -> tuple[Entry, ...]:
-        """Return the versions that engines should have."""
-        return tuple(entry for entry in self.desired.adapters if entry.state is not State.RETIRED)
+        """Return the versions that engines should have, the one that is being added included."""
+        arriving = self._arriving
+        kept = [entry for entry in self.desired.adapters if entry.state is not State.RETIRED]
+        if arriving is not None and all(entry.ref != arriving.ref for entry in kept):
+            kept.append(arriving)  # else a poll between its loading and the alias's move would miss it
+        return tuple(kept)
 
     def table(self) -> bytes:
         """Return the route table for the state as it is."""
@@ -113,7 +123,10 @@ class Operations:
         async with self._publishing:
             table = self.table()
             is_applied = await self._workers.publish(table)
-            await asyncio.to_thread(snapshot.save, self._folder, table)
+            try:
+                await asyncio.to_thread(snapshot.save, self._folder, table)
+            except OSError as error:  # a full disk must not stop what is served
+                log.warning("the snapshot for the next start is not saved: %s", error.strerror)
         if not is_applied:
             raise Conflict(
                 "the change is stored, but a worker has not confirmed it within 2 s; `loragate status` shows it"
@@ -133,32 +146,26 @@ class Operations:
             raise Conflict(f"`{name}` is the base model's name; register the adapter under another")
         manifest = await asyncio.to_thread(read_manifest, folder)
         async with self._turn:
-            copy = await asyncio.to_thread(take_copy, folder, self._folder / "adapters", manifest)
+            copy = await asyncio.to_thread(take_copy, folder, self._registry, manifest)
             ref = AdapterRef(name, manifest.digest)
             known = self.desired.catalog().entries.get(ref.version)
             entry = known or Entry(
                 ref=ref, manifest=manifest, folder=str(copy), source=str(folder), created=int(self._now()),
                 created_by=by, notes=notes,
             )  # fmt: skip
-            if entry.state is not State.READY:
-                entry = await self._load(entry)
-            else:
+            self._arriving = entry
+            try:
                 await self._load_everywhere(entry)
-            catalog = self.desired.catalog().without(ref.version).with_entry(entry)
-            await self._change(self._pointed_at(entry, catalog))
-            return entry
-
-    async def _load(self, entry: Entry) -> Entry:
-        loading = entry.after(Event.LOAD)
-        try:
-            await self._load_everywhere(entry)
-        except (LoadRefused, HostUnavailable) as error:
-            failed = loading.after(Event.LOAD_FAILED, str(error))
-            known = self.desired.catalog()
-            if entry.ref.version in known.entries:
-                await self._change(self.desired.with_catalog(known.with_entry(failed)))
-            raise
-        return loading.after(Event.LOADED)
+                ready = entry.after(Event.LOAD).after(Event.LOADED)
+                catalog = self.desired.catalog().without(ref.version).with_entry(ready)
+                await self._change(self._pointed_at(ready, catalog))
+            except BaseException:
+                self._arriving = None
+                if self.desired.catalog().entries.get(ref.version) is None:
+                    await self._forget((entry,))
+                raise
+            self._arriving = None
+            return ready
 
     async def _load_everywhere(self, entry: Entry) -> None:
         engines = self._engines.up()
@@ -166,7 +173,23 @@ class Operations:
             raise HostUnavailable(
                 "no engine is up, so the adapter cannot be loaded; try again when `loragate status` shows one"
             )
-        await asyncio.gather(*(engine.load(entry) for engine in engines))
+        outcomes = await asyncio.gather(*(engine.load(entry) for engine in engines), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _forget(self, entries: Sequence[Entry], *, keep_copies: bool = False) -> None:
+        """Take versions that are no longer registered off the engines, and their copies off the disk."""
+        for engine in self._engines.up():
+            for entry in entries:
+                await engine.unload(entry.ref.version)
+        if keep_copies:
+            # An engine may have to read one again for a request that it still has.
+            log.warning("requests still run, so these are kept on disk: %s", ", ".join(each.folder for each in entries))
+            return
+        used = {entry.folder for entry in self.desired.adapters}
+        for folder in {entry.folder for entry in entries} - used:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     def _pointed_at(self, entry: Entry, catalog: Catalog) -> Desired:
         """Return the state with `entry` behind its alias, all its traffic on it."""
@@ -185,43 +208,54 @@ class Operations:
         """
         async with self._turn:
             gone = self._to_remove(name_or_version)
-            names = frozenset(gone)
-            routes = tuple(route for route in self.desired.routes if route.control not in names)
-            adapters = tuple(entry for entry in self.desired.adapters if entry.ref.version not in names)
-            await self._change(msgspec.structs.replace(self.desired, routes=routes, adapters=adapters))
-            await self._settle(names)
-            for engine in self._engines.up():
-                for version in gone:
-                    await engine.unload(version)
-            return gone
+            versions = tuple(entry.ref.version for entry in gone)
+            await self._change(self.desired.without(versions))
+            is_idle = await self._settle(frozenset(versions))
+            await self._forget(gone, keep_copies=not is_idle)
+            return versions
 
-    def _to_remove(self, name_or_version: str) -> tuple[str, ...]:
-        catalog = self.desired.catalog()
+    def _to_remove(self, name_or_version: str) -> tuple[Entry, ...]:
         if "@" not in name_or_version:
-            entries = catalog.of_name(name_or_version)
+            entries = self.desired.catalog().of_name(name_or_version)
             if not entries:
                 raise UnknownVersion(
                     f"no adapter is registered as `{name_or_version}`; `loragate adapters ls` lists them"
                 )
-            return tuple(entry.ref.version for entry in entries)
+            self._check_unused(entries, but_by=name_or_version)
+            return entries
         entry = self.find(name_or_version)
-        version = entry.ref.version
+        self._check_unused((entry,))
+        return (entry,)
+
+    def _check_unused(self, entries: Sequence[Entry], but_by: str | None = None) -> None:
+        versions = {entry.ref.version for entry in entries}
         for route in self.desired.routes:
-            if version in (route.control, route.candidate):
+            if route.alias == but_by:
+                continue
+            if route.control in versions:
                 raise Conflict(
-                    f"`{route.alias}` serves `{version}` now; add another version first, "
+                    f"`{route.alias}` serves `{route.control}` now; add another version first, "
                     f"or remove all of it with `loragate adapters rm {route.alias}`"
                 )
-        return (version,)
+            if route.candidate in versions:
+                raise Conflict(
+                    f"`{route.candidate}` is the candidate of `{route.alias}`; "
+                    f"end that with `loragate routes split {route.alias}` first"
+                )
 
-    async def _settle(self, versions: frozenset[str]) -> None:
-        """Wait until requests that were decided on the old table have reached their engine."""
+    async def _settle(self, versions: frozenset[str]) -> bool:
+        """Wait until requests that were decided on the old table have reached their engine.
+
+        Returns:
+            Whether all of them are even over.
+        """
         deadline = asyncio.get_running_loop().time() + SETTLE_SECONDS
         while asyncio.get_running_loop().time() < deadline:
             cells = await self._workers.collect()
             if not any(cell.in_flight for cell in cells if cell.version in versions):
-                return
+                return True
             await asyncio.sleep(0.1)
+        return False
 
     async def split(self, alias: str, candidate: str | None, weight: int) -> RouteRecord:
         """Send `weight` basis points of an alias's units to a candidate version; none without one.
@@ -252,9 +286,11 @@ class Operations:
         """Return the entry of a version, in full or shortened while unique.
 
         Raises:
+            InvalidReference: It is not written as a version is.
             UnknownVersion: None matches, or several do.
         """
-        matches = [entry for entry in self.desired.adapters if entry.ref.version.startswith(version) and "@" in version]
+        split_version(version)
+        matches = [entry for entry in self.desired.adapters if entry.ref.version.startswith(version)]
         if len(matches) == 1:
             return matches[0]
         what = "is not unique" if matches else "is not registered"

@@ -17,7 +17,7 @@ from gateway.observe.ledger import Cell
 from gateway.pipeline import Call, Placement, answer
 from gateway.ports import Link, ReplyHead
 from gateway.receive.endpoints import Dialect, Endpoint
-from gateway.receive.failures import event_of, reply_of, status_line
+from gateway.receive.failures import connection_header, event_of, reply_of, status_line
 from gateway.receive.wire import Fields, addressed
 from gateway.serve.sse import EventStream, usage_of
 
@@ -72,13 +72,15 @@ class Exchange:
 
     __slots__ = (
         "_attempts", "_cell", "_client", "_events", "_first_at", "_hides_usage", "_is_chunked", "_is_counted",
-        "_last_at", "_link", "_placement", "_request", "_sent_at", "_status", "_tried", "_whole", "has_begun", "is_over",
+        "_last_at", "_link", "_placement", "_request", "_sent_at", "_stale", "_status", "_tried", "_whole", "has_begun",
+        "is_over",
     )  # fmt: skip
 
     def __init__(self, client: "ClientConnection", request: Request) -> None:
         self._client = client
         self._request = request
         self._attempts = 0
+        self._stale = 0
         self._tried: tuple[str, ...] = ()
         self._link: Link | None = None
         self._placement: Placement
@@ -151,6 +153,8 @@ class Exchange:
             data = self._passed(data, now, is_complete)
         elif self._whole is not None:
             self._keep(data)
+        if is_complete:
+            self._link = None  # its connection is free for others: a write below must not pause it
         if self._is_chunked:
             if data:
                 out = b"%b%x\r\n%b\r\n" % (out, len(data), data)
@@ -171,7 +175,9 @@ class Exchange:
         if self.is_over:
             return
         if not self.has_begun:
-            if is_stale and self._attempts <= STALE_CONNECTIONS:  # closed before our request came: not its fault
+            if is_stale and self._stale < STALE_CONNECTIONS:  # closed before our request came: not its fault
+                self._stale += 1
+                self._attempts -= 1
                 self.begin()
                 return
             if self._attempts < ATTEMPTS:
@@ -217,11 +223,8 @@ class Exchange:
         elif status not in (204, 304):
             self._is_chunked = True
             lines.append(b"transfer-encoding: chunked\r\n")
-        if not request.keep_alive or self._client.is_draining:
-            request.keep_alive = False
-            lines.append(b"connection: close\r\n")
-        elif request.is_http10:
-            lines.append(b"connection: keep-alive\r\n")
+        request.keep_alive = request.keep_alive and not self._client.is_draining
+        lines.append(connection_header(keep_alive=request.keep_alive, is_http10=request.is_http10))
         lines.append(b"\r\n")
         self.has_begun = True
         return b"".join(lines)
@@ -275,10 +278,12 @@ class Exchange:
         request = self._request
         if not self.has_begun:
             keep_alive = request.keep_alive and not client.is_draining
-            client.write(reply_of(error, request.id, keep_alive=keep_alive))
+            client.write(reply_of(error, request.id, keep_alive=keep_alive, is_http10=request.is_http10))
             client.exchange_is_over(keep_alive=keep_alive)
         elif self._events is not None:
             event = event_of(error, request.endpoint.dialect)
+            if self._events.is_split:
+                event = b"\n\n" + event
             client.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event) if self._is_chunked else event)
             client.exchange_is_over(keep_alive=request.keep_alive and self._is_chunked)
         else:
@@ -291,7 +296,9 @@ class Exchange:
 
     def comment(self) -> bytes:
         """Return bytes that a reply which has begun may carry without meaning; none if there are none."""
-        return b"3\r\n:\n\n\r\n" if self._events is not None and self._is_chunked else b""
+        if self._events is None or self._events.is_split:
+            return b""
+        return b"3\r\n:\n\n\r\n" if self._is_chunked else b":\n\n"
 
     def timed_out(self) -> None:
         """The engine has sent nothing for longer than it may."""

@@ -25,7 +25,16 @@ def body_of(error: LoragateError) -> bytes:
     return msgspec.json.encode({"error": fields})
 
 
-def reply_of(error: LoragateError, request_id: bytes, *, keep_alive: bool, with_body: bool = True) -> bytes:
+def connection_header(*, keep_alive: bool, is_http10: bool) -> bytes:
+    """Return the header that says whether the connection goes on, where the version does not say so itself."""
+    if not keep_alive:
+        return b"connection: close\r\n"
+    return b"connection: keep-alive\r\n" if is_http10 else b""
+
+
+def reply_of(
+    error: LoragateError, request_id: bytes, *, keep_alive: bool, is_http10: bool = False, with_body: bool = True
+) -> bytes:
     """Return a whole HTTP reply that tells `error`."""
     body = body_of(error)
     lines = [
@@ -34,7 +43,7 @@ def reply_of(error: LoragateError, request_id: bytes, *, keep_alive: bool, with_
         b"x-request-id: %b\r\n" % request_id if request_id else b"",
         b"retry-after: %d\r\n" % error.retry_after_seconds if error.retry_after_seconds else b"",
         b"www-authenticate: Bearer\r\n" if error.status == 401 else b"",
-        b"" if keep_alive else b"connection: close\r\n",
+        connection_header(keep_alive=keep_alive, is_http10=is_http10),
         b"\r\n",
         body if with_body else b"",
     ]

@@ -53,6 +53,17 @@ class Fields(msgspec.Struct, frozen=True, gc=False):
 
 
 _DECODER: Final = msgspec.json.Decoder(Fields)
+# Any escape, so that the second backslash of `\\ud800` begins none.
+_SURROGATES: Final = re.compile(
+    rb"\\(?:u[dD](?:[89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F]|[89a-fA-F])[0-9a-fA-F]{2}|.)", re.DOTALL
+)
+_ESCAPED_PAIR_BYTES: Final = len(rb"\ud83d\ude00")
+
+
+def _whole_pairs(escape: re.Match[bytes]) -> bytes:
+    """Return an escape as it is, a lone surrogate as U+FFFD, which is as long."""
+    is_lone = escape[0][1:3].lower() == b"ud" and len(escape[0]) < _ESCAPED_PAIR_BYTES
+    return rb"\ufffd" if is_lone else escape[0]
 
 
 def read(body: bytes) -> Fields:
@@ -66,7 +77,11 @@ def read(body: bytes) -> Fields:
     try:
         if not body.isascii():
             body.decode()  # the decoder does not look into strings that it skips
-        return _DECODER.decode(body)
+        try:
+            return _DECODER.decode(body)
+        except msgspec.DecodeError:
+            # RFC 8259, 8.2: half of a surrogate pair is allowed and common, where JavaScript cut an emoji in two.
+            return _DECODER.decode(_SURROGATES.sub(_whole_pairs, body))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         if not body.strip(b" \t\r\n"):
             raise BadRequest("The body is empty; a JSON object is expected.") from None
@@ -145,10 +160,20 @@ def _asking_usage(body: bytes, fields: Fields) -> bytes:
         return b"%b%b%b" % (body[:closing], _ASK_USAGE, body[closing:])
     if options is not None and not isinstance(options, dict):
         return body  # a wrong type: the engine's error says so
-    spans = [span for key, *span in _top_level(body) if key == "stream_options"]
-    start, end = spans[-1]  # JSON readers take the last of several
-    wanted = msgspec.json.encode({**(options or {}), "include_usage": True})
-    return b"%b%b%b" % (body[:start], wanted, body[end:])
+    start, end = _last_value(body, "stream_options")
+    if options is None:
+        return b'%b{"include_usage":true}%b' % (body[:start], body[end:])
+    inner = body[start:end]
+    if "include_usage" in options:
+        first, last = _last_value(inner, "include_usage")
+        return b"%btrue%b" % (body[: start + first], body[start + last :])
+    comma = b"" if _is_empty(inner, 1) else b","
+    return b'%b{"include_usage":true%b%b' % (body[:start], comma, body[start + 1 :])
+
+
+def _last_value(body: bytes, name: str) -> tuple[int, int]:
+    """Return where the value of a member that is there stands; JSON readers take the last of several."""
+    return next((start, end) for key, start, end in reversed(_top_level(body)) if key == name)
 
 
 # Numbers as text: Python refuses integers of more than 4,300 digits, and we need none of them.

@@ -22,6 +22,8 @@ log = logging.getLogger("loragate.engines")
 POLL_SECONDS: Final = 1.0
 # Unanswered questions in a row before an engine counts as down: a busy one may miss one.
 MISSES: Final = 2
+# A version that the engine refused is tried again this much later: each try makes it read the files.
+REFUSED_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,7 @@ class EngineWatch:
         self._wanted = wanted
         self._on_change = on_change
         self._misses = 0
+        self._refused: dict[str, tuple[float, str]] = {}
         self._turn = asyncio.Lock()
 
     async def run(self) -> None:
@@ -81,6 +84,7 @@ class EngineWatch:
         """
         async with self._turn:
             await bring_up(self._host, entry)
+            self._refused.pop(entry.ref.version, None)
             self.status = replace(self.status, versions=self.status.versions | {entry.ref.version})
 
     async def unload(self, version: str) -> None:
@@ -98,15 +102,23 @@ class EngineWatch:
             if not await self._host.is_healthy():
                 raise HostUnavailable("the engine is not healthy")
             base = await self._host.base()
-            versions, failed = await reconcile(self._host, self._wanted())
+            now = asyncio.get_running_loop().time()
+            self._refused = {version: told for version, told in self._refused.items() if told[0] > now}
+            wanted = [entry for entry in self._wanted() if entry.ref.version not in self._refused]
+            versions, failed = await reconcile(self._host, wanted)
         except HostUnavailable:
             self._misses += 1
             if self.status.is_up and self._misses < MISSES:
                 return self.status
+            self._refused = {}  # another engine may come back in its place
             return EngineStatus(url=self.status.url, base=self.status.base)
         self._misses = 0
+        for version, reason in failed.items():
+            log.warning("engine %s refuses %s: %s", self.status.url, version, reason)
+            self._refused[version] = (now + REFUSED_SECONDS, reason)
+        still = {version: reason for version, (_, reason) in self._refused.items()}
         return EngineStatus(
-            url=self.status.url, is_up=True, base=base, versions=versions, failed=tuple(sorted(failed.items()))
+            url=self.status.url, is_up=True, base=base, versions=versions, failed=tuple(sorted(still.items()))
         )
 
     async def _become(self, status: EngineStatus) -> None:

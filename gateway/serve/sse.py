@@ -10,8 +10,10 @@ from typing import Final
 
 import msgspec
 
-# An event ends with an empty line; the three line ends are those of the WHATWG standard.
-_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+# An event ends with an empty line; the three line ends are those of the WHATWG standard, mixed as
+# they come. Atomic, or CR and LF would count as two; a CR that stands last may be half of a CRLF.
+_LINE_END: Final = rb"(?>\r\n|\n|\r(?!\Z))"
+_END: Final = re.compile(_LINE_END + _LINE_END)
 _DATA: Final = re.compile(rb"^data: ?(.*?)\r?$", re.MULTILINE)
 _USAGE: Final = re.compile(rb'"usage" ?: ?\{')
 # An event that grows past this is passed on in parts: memory stays bounded. vLLM's largest
@@ -65,12 +67,14 @@ class EventStream:
         hide_usage: Take the usage event out again; it was asked for by the gateway alone.
     """
 
-    __slots__ = ("_held", "_hide_usage", "events", "usage")
+    __slots__ = ("_held", "_hide_usage", "events", "is_split", "usage")
 
     def __init__(self, *, hide_usage: bool = False) -> None:
         self._hide_usage = hide_usage
         self._held = b""
         self.events = 0
+        # The last bytes passed on are the beginning of an event that is too long to be held.
+        self.is_split = False
         self.usage: tuple[int, int] | None = None
 
     def feed(self, data: bytes) -> bytes:
@@ -80,6 +84,8 @@ class EventStream:
             self._held = b""
         if not data.endswith(b"\n\n"):
             data = self._hold_the_rest(data)
+        elif self.is_split:
+            self.is_split = False
         if b'"usage"' in data and _USAGE.search(data):
             data = self._read_usage(data)
         self.events += data.count(b"\n\n")
@@ -91,11 +97,14 @@ class EventStream:
         return held
 
     def _hold_the_rest(self, data: bytes) -> bytes:
-        if len(data) > LONGEST_HELD_EVENT_BYTES:
-            return data
         end = 0
         for match in _END.finditer(data):
             end = match.end()
+        if len(data) - end > LONGEST_HELD_EVENT_BYTES:
+            self.is_split = True
+            return data
+        if end:
+            self.is_split = False
         self._held = data[end:]
         return data[:end]
 

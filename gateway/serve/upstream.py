@@ -39,8 +39,8 @@ class EngineConnection(asyncio.Protocol):
     """One connection; between requests it waits in its pool."""
 
     __slots__ = (
-        "_head", "_headers", "_is_done", "_is_paused", "_is_used", "_parser", "_parts", "_pool", "_until_close",
-        "idle_since", "is_closed", "reader", "transport",
+        "_head", "_headers", "_is_done", "_is_kept", "_is_paused", "_is_used", "_parser", "_parts", "_pool",
+        "_until_close", "idle_since", "is_closed", "reader", "transport",
     )  # fmt: skip
 
     def __init__(self, pool: "EnginePool") -> None:
@@ -52,6 +52,7 @@ class EngineConnection(asyncio.Protocol):
         self._is_done = False
         self._is_used = False
         self._is_paused = False
+        self._is_kept = False
         self._until_close = False
         self.reader: Reader | None = None
         self.is_closed = False
@@ -107,6 +108,8 @@ class EngineConnection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status < 200:  # 100 Continue, 103 Early Hints: the reply itself is still to come
             return
+        # Asked here, not at the message's end: there the parser has forgotten what the headers said.
+        self._is_kept = self._parser.should_keep_alive()
         length: int | None = None
         is_chunked = False
         for name, value in self._headers:
@@ -158,7 +161,7 @@ class EngineConnection(asyncio.Protocol):
         self.resume()
         self._is_used = True
         self._pool.ended()
-        if self.is_closed or self._until_close or not self._parser.should_keep_alive():
+        if self.is_closed or not self._is_kept:
             self.transport.close()
         else:
             self._pool.keep(self)
@@ -270,6 +273,9 @@ class EnginePool:
             return
         if dialling.is_cancelled:
             self.keep(connection)
+            return
+        if connection.is_closed:  # taken and dropped at once: nobody would ever tell the reader
+            self._refused(dialling, EngineUnavailable("The engine dropped a new connection: it may be restarting."))
             return
         dialling.connection = connection
         connection.start(dialling.request, dialling.reader)

@@ -7,8 +7,9 @@ is down. The version grows by one with every change.
 
 import fcntl
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -16,16 +17,18 @@ from typing import Final
 import msgspec
 
 from adapters.catalog import Catalog, Entry
+from gateway.decide.assign import Split
 from gateway.decide.authenticate import Role
 
 STATE_FILE: Final = "state.json"
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class StoreUnreadable(Exception):
     """The state file is there and cannot be understood."""
 
 
-class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
+class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One key, without the key: `digest` is SHA-256 in hex, `created` Unix seconds."""
 
     id: str
@@ -35,8 +38,12 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[str, ...] | None = None
     created: int = 0
 
+    def __post_init__(self) -> None:
+        if not _DIGEST.fullmatch(self.digest):
+            raise ValueError(f"key `{self.id}` has no SHA-256 digest")
 
-class RouteRecord(msgspec.Struct, frozen=True, kw_only=True):
+
+class RouteRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One alias and its split, the weight in basis points."""
 
     alias: str
@@ -46,8 +53,11 @@ class RouteRecord(msgspec.Struct, frozen=True, kw_only=True):
     weight: int = 0
     created: int = 0
 
+    def __post_init__(self) -> None:
+        Split(self.control, self.candidate, self.weight)  # refuses what cannot be assigned
 
-class Desired(msgspec.Struct, frozen=True, kw_only=True):
+
+class Desired(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything an operator has asked for. Only versions in `adapters` may be routed to."""
 
     version: int = 0
@@ -67,6 +77,14 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True):
         """Return the state with `route` new or replaced."""
         others = tuple(other for other in self.routes if other.alias != route.alias)
         return msgspec.structs.replace(self, routes=(*others, route))
+
+    def without(self, versions: Collection[str]) -> "Desired":
+        """Return the state without some versions and without the routes that they control."""
+        return msgspec.structs.replace(
+            self,
+            routes=tuple(route for route in self.routes if route.control not in versions),
+            adapters=tuple(entry for entry in self.adapters if entry.ref.version not in versions),
+        )
 
     def with_catalog(self, catalog: Catalog) -> "Desired":
         """Return the state with another catalog."""
@@ -90,7 +108,9 @@ class DesiredStore:
             return msgspec.json.decode(self._path.read_bytes(), type=Desired)
         except FileNotFoundError:
             return Desired()
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except OSError as error:
+            raise StoreUnreadable(f"`{self._path}` cannot be read ({error.strerror})") from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise StoreUnreadable(
                 f"`{self._path}` cannot be read ({error}); restore it from a backup, or move it away to begin anew"
             ) from None
@@ -105,7 +125,8 @@ class DesiredStore:
     def locked(self) -> Iterator[None]:
         """Keep other writers out; short, since they wait."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with (self._folder / ".lock").open("w") as lock:
+        descriptor = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+        with os.fdopen(descriptor, "r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

@@ -20,14 +20,22 @@ class UnknownKey(LookupError):
 def create_key(
     desired: Desired, role: Role, now: float, name: str = "", models: Iterable[str] | None = None
 ) -> tuple[Desired, KeyRecord, str]:
-    """Return the state with a new key, the key's record, and the key; `now` is in Unix seconds."""
+    """Return the state with a new key, the key's record, and the key.
+
+    Args:
+        desired: The state as it is.
+        role: What the key may do.
+        now: Unix seconds.
+        name: A remark.
+        models: The only models it may use; None for all. Empty means that it may use none.
+    """
     key = PREFIX + secrets.token_urlsafe(32)  # 256 bits
     record = KeyRecord(
         id=f"key-{secrets.token_hex(6)}",
         digest=digest_of(key.encode()).hex(),
         role=role,
         name=name,
-        models=tuple(sorted(models)) if models else None,
+        models=None if models is None else tuple(sorted(models)),
         created=int(now),
     )
     return msgspec.structs.replace(desired, keys=(*desired.keys, record)), record, key

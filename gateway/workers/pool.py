@@ -6,7 +6,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from gateway.observe.ledger import Cell, merged
@@ -74,11 +74,12 @@ class WorkerPool:
     async def publish(self, table: bytes) -> bool:
         """Give every worker a new table; returns whether all of them serve from it now."""
         self._table = table
-        return await self._ask_all(lambda number: NewTable(number, table))
+        # Those that still start are told too: one may accept connections before it has read this.
+        return await self._ask_all(lambda number: NewTable(number, table), self._slots)
 
     async def collect(self) -> list[Cell]:
         """Return the sums over all workers, those that have ended included."""
-        await self._ask_all(Collect)
+        await self._ask_all(Collect, [slot for slot in self._slots if slot.is_ready.is_set()])
         return merged([self._past, *(slot.cells for slot in self._slots)])
 
     async def stop(self, drain_seconds: float) -> None:
@@ -95,18 +96,18 @@ class WorkerPool:
             for process in running:
                 _signal(process, signal.SIGKILL)
 
-    async def _ask_all(self, message: Callable[[int], NewTable | Collect]) -> bool:
+    async def _ask_all(self, message: Callable[[int], NewTable | Collect], slots: Sequence[_Slot]) -> bool:
         self._number += 1
         number = self._number
         answers: list[asyncio.Future[None]] = []
-        for slot in self._slots:
-            if slot.writer is not None and slot.is_ready.is_set():
+        for slot in slots:
+            if slot.writer is not None:
                 answer = slot.answers[number] = asyncio.get_running_loop().create_future()
                 answers.append(answer)
                 channel.write(slot.writer, message(number))
         if answers:
             _, late = await asyncio.wait(answers, timeout=ANSWER_SECONDS)
-            for slot in self._slots:
+            for slot in slots:
                 slot.answers.pop(number, None)
             return not late
         return True
@@ -132,21 +133,24 @@ class WorkerPool:
         """Run one worker process to its end."""
         ours, theirs = socket.socketpair()
         descriptors = (self._listener.fileno(), theirs.fileno())
-        slot.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "gateway.workers.worker", *map(str, descriptors),
-            pass_fds=descriptors, start_new_session=True,
-        )  # fmt: skip
-        theirs.close()
+        try:
+            slot.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "gateway.workers.worker", *map(str, descriptors),
+                pass_fds=descriptors, start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:  # no memory or no descriptors now; the others go on
+            ours.close()
+            log.warning("a worker cannot be started: %s", error.strerror)
+            return
+        finally:
+            theirs.close()
         reader, writer = await asyncio.open_connection(sock=ours)
         slot.writer = writer
         channel.write(writer, self._configure(self._table))
-        sent = self._table
         try:
             while (message := await channel.read_from_worker(reader)) is not None:
                 if isinstance(message, Ready):
                     slot.is_ready.set()
-                    if sent is not self._table:  # changed while it started
-                        channel.write(writer, NewTable(0, self._table))
                 elif isinstance(message, Report):
                     slot.cells = message.cells
                 if isinstance(message, Applied | Report):

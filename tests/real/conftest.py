@@ -1,4 +1,4 @@
-"""One real vLLM with a tiny random model, shared by all tests that need one."""
+"""Real vLLM with a tiny random model: one started by hand, one owned by `loragate up`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gateway.demo.base_model import tiny_base
+from tests.gateways import RunningGateway
 from tests.real.engines import running_vllm
 from tests.real.tiny_adapters import random_adapter
 
@@ -30,3 +31,13 @@ def engine(tiny_base_path: Path) -> Iterator[Path]:
     """The unix socket of a vLLM that serves the tiny base, with no adapter loaded."""
     with running_vllm(tiny_base_path) as uds:
         yield uds
+
+
+@pytest.fixture(scope="package")
+def up(tiny_base_path: Path, tiny_adapters: dict[str, Path]) -> Iterator[RunningGateway]:
+    """`loragate up` with the tiny base and two adapters, `amber` and `blue`."""
+    settings = {"LORAGATE_ENGINE__MAX_MODEL_LEN": "2048", "LORAGATE_LIMITS__IDLE_SECONDS": "60"}
+    with RunningGateway(base=tiny_base_path, environment=settings) as gateway:
+        for name in ("amber", "blue"):
+            gateway.cli("adapters", "add", str(tiny_adapters[name]), "--name", name)
+        yield gateway

@@ -1,0 +1,132 @@
+"""A request while it is being read: is its body worth reading, and what does it ask for?"""
+
+from typing import Final
+
+from gateway.decide.authenticate import Principal, authenticate
+from gateway.decide.route import Base, RouteTable
+from gateway.errors import (
+    ExpectationFailed,
+    HeadersTooLarge,
+    LoragateError,
+    PayloadTooLarge,
+    UnsupportedEncoding,
+)
+from gateway.pipeline import Call
+from gateway.receive.endpoints import Address, Kind, find_endpoint
+from gateway.receive.exchange import Request, model_of
+from gateway.receive.limits import Limits
+from gateway.receive.wire import read
+
+# A body this small is read to its end before an error is told, so the connection can be kept.
+SMALL_BODY_BYTES: Final = 64 * 1024
+# Headers that the engine gets as the client sent them: what the body is, and the trace it belongs to.
+_FORWARDED: Final = (b"content-type", b"accept", b"traceparent", b"tracestate")
+
+
+class Incoming:
+    """What has come of one request."""
+
+    __slots__ = (
+        "address", "body", "caller", "error", "expects", "headers", "is_http10", "is_last", "keep_alive", "method",
+        "size", "url",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.url = b""
+        self.method = b""
+        self.headers: dict[bytes, bytes] = {}
+        self.body: list[bytes] = []
+        self.size = 0
+        self.address: Address
+        self.caller: Principal
+        self.error: LoragateError | None = None
+        self.expects = False
+        self.is_http10 = False
+        self.keep_alive = True
+        self.is_last = False  # what follows it on the connection cannot be understood
+
+    @classmethod
+    def broken(cls, error: LoragateError) -> "Incoming":
+        """Return the last request of a connection, which only gets `error`."""
+        incoming = cls()
+        incoming.error = error
+        incoming.keep_alive = False
+        incoming.is_last = True
+        return incoming
+
+    def admit(self, table: RouteTable, limits: Limits, head_bytes: int) -> None:
+        """Decide from the headers alone whether the body is worth reading.
+
+        Args:
+            table: The current route table.
+            limits: What a request may take.
+            head_bytes: Bytes received for this request so far, at least its head.
+
+        Raises:
+            RequestError: It is not.
+        """
+        headers = self.headers
+        if len(headers) > limits.max_headers or (
+            head_bytes > limits.max_header_bytes and self._head_size() > limits.max_header_bytes
+        ):
+            raise headers_too_large(limits)
+        address = self.address = find_endpoint(self.method, self.url)
+        if address.endpoint.kind is not Kind.HEALTH:
+            credential = headers.get(b"authorization") or headers.get(b"x-api-key")
+            self.caller = authenticate(credential, table.keys)
+        length = headers.get(b"content-length")
+        if length is not None and int(length) > limits.max_body_bytes:
+            raise body_too_large(int(length), limits)
+        encoding = headers.get(b"content-encoding")
+        if encoding is not None and encoding.lower() != b"identity":
+            raise UnsupportedEncoding("Compressed bodies are not read; send the body without a content-encoding.")
+        expect = headers.get(b"expect")
+        if expect is not None:
+            if expect.lower() != b"100-continue":
+                raise ExpectationFailed("`Expect` may only be 100-continue.")
+            self.expects = not self.is_http10
+
+    def is_worth_reading(self) -> bool:
+        """Whether a refused request's body is small enough to be read, so that its connection can go on."""
+        headers = self.headers
+        if b"transfer-encoding" in headers or b"expect" in headers:
+            return False
+        return int(headers.get(b"content-length", b"0")) <= SMALL_BODY_BYTES
+
+    def request(self, request_id: bytes, base: Base | None, received_at: float) -> Request:
+        """Return the complete request as the pipeline takes it.
+
+        Raises:
+            BadRequest: Its body is not what the endpoint takes.
+        """
+        endpoint, in_path = self.address.endpoint, self.address.model
+        headers = self.headers
+        parts = self.body
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        fields = read(body) if endpoint.method == b"POST" else None
+        model = model_of(fields, endpoint, in_path, base.name if base else None)
+        unit = headers.get(b"x-loragate-unit")
+        named = unit.decode("latin-1") if unit else (fields.unit() if fields is not None else None)
+        extra = b"".join([b"%b: %b\r\n" % (name, headers[name]) for name in _FORWARDED if name in headers])
+        return Request(
+            request_id, endpoint, body, fields, Call(self.caller, model, named or self.caller.id),
+            keep_alive=self.keep_alive, is_http10=self.is_http10, extra_headers=extra, received_at=received_at,
+        )  # fmt: skip
+
+    def _head_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers.items())
+
+
+def headers_too_large(limits: Limits) -> HeadersTooLarge:
+    """Return the error of a request whose head is larger than it may be."""
+    return HeadersTooLarge(
+        f"The headers are larger than {limits.max_header_bytes:,} bytes or more than {limits.max_headers}."
+    )
+
+
+def body_too_large(size: int, limits: Limits) -> PayloadTooLarge:
+    """Return the error of a body of at least `size` bytes."""
+    return PayloadTooLarge(
+        f"The body has {size:,} bytes or more; the limit is {limits.max_body_bytes:,}. Send less in one "
+        "request, or have the operator raise `limits.max_body_bytes`."
+    )

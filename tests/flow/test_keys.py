@@ -1,0 +1,228 @@
+"""Deny by default, roles, revocation; and what of a key lies on disk."""
+
+import re
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.control.api import OPEN_PATHS, Probes, build_control
+from gateway.control.operations import Operations
+from tests.fakes.engine import FakeEngine
+from tests.gateways import RunningGateway
+
+# One for all: each new client would read all certificates of the machine first.
+HTTP = httpx.Client(verify=False)
+BODY: dict[str, Any] = {"model": "base", "messages": [{"role": "user", "content": "hi"}]}
+
+
+def routes() -> list[tuple[str, str]]:
+    """Every method and path of the control plane, its documentation included."""
+    operations: Operations = None  # type: ignore[assignment]
+    probes: Probes = None  # type: ignore[assignment]
+    app = build_control(operations, probes, socket_path="/nowhere", with_keys=True)
+    pairs = {(method, route.path) for route in app.routes for method in route.methods or ()}  # type: ignore[attr-defined]
+    described = {(method.upper(), path) for path, item in app.openapi()["paths"].items() for method in item}
+    return sorted(pairs | described)
+
+
+@pytest.mark.parametrize(("method", "path"), routes(), ids=lambda value: str(value))
+def test_every_admin_path_asks_for_a_key(gateway: RunningGateway, method: str, path: str) -> None:
+    url = gateway.control_url + re.sub(r"\{\w+\}", "x", path)
+    reply = HTTP.request(method, url)
+    if path in OPEN_PATHS:
+        assert reply.status_code == 200
+    else:
+        assert reply.status_code == 401
+        if method != "HEAD":
+            assert reply.json()["error"]["code"] == "invalid_api_key"
+
+
+def test_the_walk_sees_the_routes() -> None:
+    paths = {path for _, path in routes()}
+    assert paths >= {*OPEN_PATHS, "/admin/v1/keys", "/admin/v1/adapters/{name}", "/admin/docs", "/admin/openapi.json"}
+
+
+@pytest.mark.parametrize("path", ["/", "/admin", "/nothing", "/metrics/", "/healthz/../admin/v1/keys", "//healthz"])
+def test_an_unknown_admin_path_asks_for_a_key_too(gateway: RunningGateway, path: str) -> None:
+    assert raw_status(gateway.control_url, path) in (401, 404)
+
+
+@pytest.mark.parametrize("host", ["x/healthz?", "x/metrics#", "x/healthz", "/healthz?"])
+def test_a_host_header_does_not_open_the_admin_api(gateway: RunningGateway, host: str) -> None:
+    assert raw_status(gateway.control_url, "/admin/v1/keys", host) in (400, 401)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/v1/chat/completions"), ("POST", "/v1/completions"), ("POST", "/v1/responses"), ("POST", "/v1/messages"),
+     ("POST", "/v1/embeddings"), ("POST", "/tokenize"), ("POST", "/detokenize"), ("GET", "/v1/models"),
+     ("GET", "/v1/models/base"), ("GET", "/tokenizer_info"), ("POST", "/m/base/v1/chat/completions")],
+)  # fmt: skip
+def test_every_app_path_asks_for_a_key(gateway: RunningGateway, engine: FakeEngine, method: str, path: str) -> None:
+    before = len(engine.generations)
+    for headers in ({}, {"authorization": "Bearer wrong"}, {"x-api-key": "wrong"}, {"authorization": gateway.key[:-1]}):
+        reply = HTTP.request(method, gateway.url + path, json=BODY if method == "POST" else None, headers=headers)
+        assert reply.status_code == 401
+        assert reply.headers["www-authenticate"] == "Bearer"
+    assert len(engine.generations) == before
+
+
+def test_the_engines_own_paths_are_not_served(gateway: RunningGateway) -> None:
+    for path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/invocations", "/fake/knobs", "/metrics"):
+        assert HTTP.post(gateway.url + path, json=BODY, headers=gateway.headers).status_code == 404
+
+
+def test_only_health_needs_no_key_on_the_app_port(gateway: RunningGateway) -> None:
+    assert HTTP.get(gateway.url + "/healthz").status_code == 200
+    assert HTTP.get(gateway.url + "/readyz").status_code == 404
+
+
+@pytest.mark.parametrize(("role", "status"), [("app", 403), ("app:pin", 403), ("operator", 200)])
+def test_only_operators_may_use_the_admin_api(gateway: RunningGateway, role: str, status: int) -> None:
+    headers = {"authorization": f"Bearer {gateway.create_key(role)}"}
+    reply = HTTP.get(gateway.control_url + "/admin/v1/status", headers=headers)
+    assert reply.status_code == status
+    if status == 403:
+        assert reply.json()["error"]["code"] == "role_not_allowed"
+    assert chat(gateway, headers).status_code == 200
+
+
+def test_an_operator_works_from_elsewhere_with_the_cli(gateway: RunningGateway) -> None:
+    key = gateway.create_key("operator", "--name", "ops")
+    elsewhere = ["--control", gateway.control_url, "--key", key]
+    assert any(each["name"] == "ops" for each in gateway.cli("keys", "ls", "--json", *elsewhere))
+    assert "needs a key of role `operator`" in gateway.cli(
+        "keys", "ls", "--control", gateway.control_url, "--key", gateway.key, expect=2
+    )
+
+
+def test_a_revoked_key_is_refused_from_the_next_request_on(engine: FakeEngine) -> None:
+    with RunningGateway(engine.url, options=["--workers", "2"]) as gateway:
+        for _ in range(5):
+            made = gateway.cli("keys", "create", "--json")
+            headers = {"authorization": f"Bearer {made['key']}"}
+            with httpx.Client(base_url=gateway.url, headers=headers) as kept_alive:
+                assert kept_alive.post("/v1/chat/completions", json=BODY).status_code == 200
+                gateway.cli("keys", "revoke", made["id"])
+                assert kept_alive.post("/v1/chat/completions", json=BODY).status_code == 401
+                assert all(chat(gateway, headers).status_code == 401 for _ in range(8)), "whichever worker answers"
+        assert "no key" in gateway.cli("keys", "revoke", made["id"], expect=2)
+
+
+def test_a_key_sees_only_its_models(gateway: RunningGateway) -> None:
+    headers = {"authorization": f"Bearer {gateway.create_key('app', '--model', 'other')}"}
+    assert chat(gateway, headers).status_code == 403
+    assert HTTP.get(gateway.url + "/v1/models", headers=headers).json()["data"] == []
+    assert HTTP.get(gateway.url + "/v1/models/base", headers=headers).status_code == 403
+    allowed = {"authorization": f"Bearer {gateway.create_key('app', '--model', 'base')}"}
+    assert chat(gateway, allowed).status_code == 200
+
+
+def test_a_key_with_an_empty_list_of_models_may_use_none(gateway: RunningGateway) -> None:
+    operator = {"authorization": f"Bearer {gateway.create_key('operator')}"}
+    made = HTTP.post(gateway.control_url + "/admin/v1/keys", headers=operator, json={"models": []}).json()
+    assert made["models"] == []
+    assert chat(gateway, {"authorization": f"Bearer {made['key']}"}).status_code == 403
+
+
+@pytest.mark.parametrize("body", [{"role": "root"}, {"rol": "app"}, {"name": "x" * 200}, {"models": "base"}, []])
+def test_a_malformed_key_request_is_explained(gateway: RunningGateway, body: Any) -> None:
+    operator = {"authorization": f"Bearer {gateway.create_key('operator')}"}
+    reply = HTTP.post(gateway.control_url + "/admin/v1/keys", headers=operator, json=body)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["code"] == "invalid_request"
+
+
+def test_only_digests_are_on_disk_and_for_their_owner_alone(engine: FakeEngine, tmp_path: Path) -> None:
+    state = tmp_path / "s"
+    state.mkdir()
+    with RunningGateway(engine.url, state=state) as gateway:
+        keys = [gateway.key, gateway.create_key("operator")]
+        assert chat(gateway, gateway.headers).status_code == 200
+        for path in (path for path in state.rglob("*") if path != gateway.log_path):
+            if path.is_file():
+                content = path.read_bytes()
+                assert not any(key.encode() in content or key.encode()[-20:] in content for key in keys), path
+            assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+        assert not any(key in gateway.log_path.read_text() for key in keys)
+        arguments = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        assert not any(key in arguments for key in keys)
+
+
+def test_keys_are_managed_without_a_gateway_and_kept(engine: FakeEngine, tmp_path: Path) -> None:
+    gateway = RunningGateway(engine.url, state=tmp_path)
+    made = gateway.cli("keys", "create", "--name", "early", "--model", "base", "--json")
+    gone = gateway.cli("keys", "create", "--json")
+    gateway.cli("keys", "revoke", gone["id"])
+    listed = gateway.cli("keys", "ls", "--json")
+    assert [(each["id"], each["role"], each["name"], each["models"]) for each in listed] == [
+        (made["id"], "app", "early", ["base"])
+    ]
+    assert "early" in gateway.cli("keys", "ls")
+    assert "no key" in gateway.cli("keys", "revoke", gone["id"], expect=2)
+    assert stat.S_IMODE((tmp_path / "state.json").stat().st_mode) == 0o600
+    with gateway:
+        assert chat(gateway, {"authorization": f"Bearer {made['key']}"}).status_code == 200
+        assert chat(gateway, {"authorization": f"Bearer {gone['key']}"}).status_code == 401
+        assert [each["id"] for each in gateway.cli("keys", "ls", "--json")][0] == made["id"]
+
+
+def test_a_state_folder_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    told = RunningGateway(state=tmp_path / "file" / "s").cli("keys", "create", expect=2)
+    assert told.startswith("error:")
+    assert len(told.splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def open_gateway(engine: FakeEngine) -> Iterator[RunningGateway]:
+    with RunningGateway(engine.url, options=["--no-auth"]) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    HTTP.close()
+
+
+def test_without_auth_everybody_is_served_and_told_so_loudly(open_gateway: RunningGateway) -> None:
+    assert chat(open_gateway, {}).status_code == 200
+    assert chat(open_gateway, {"authorization": "Bearer whatever"}).status_code == 200
+    assert HTTP.get(open_gateway.control_url + "/admin/v1/keys").status_code == 200
+    log = open_gateway.log_path.read_text()
+    assert "WARNING" in log
+    assert "no keys are asked for" in log
+
+
+@pytest.mark.parametrize("where", ["--host", "--control-host"])
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.1"])
+def test_no_auth_is_refused_where_others_can_reach_it(tmp_path: Path, where: str, address: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", "serve", "--engine", "http://127.0.0.1:9", "--state", str(tmp_path),
+         "--no-auth", where, address],
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "loopback" in done.stderr
+    assert address in done.stderr
+
+
+def chat(gateway: RunningGateway, headers: dict[str, str]) -> httpx.Response:
+    return HTTP.post(gateway.url + "/v1/chat/completions", json=BODY, headers=headers)
+
+
+def raw_status(url: str, path: str, host: str = "x") -> int:
+    """Return the status of a GET written by hand, which no client library tidies up."""
+    address, _, port = url.removeprefix("http://").rpartition(":")
+    with socket.create_connection((address, int(port)), timeout=5) as connection:
+        connection.sendall(f"GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
+        return int(connection.makefile("rb").readline().split()[1])
