@@ -98,9 +98,14 @@ class RunningGateway:
 
     def status(self) -> dict[str, Any]:
         """What `loragate status --json` says."""
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.state / "control.sock"), verify=False), timeout=10) as client:
-            answer: dict[str, Any] = client.get("http://control/admin/v1/status").json()
-            return answer
+        answer: dict[str, Any] = self.admin("GET", "status").json()
+        return answer
+
+    def admin(self, method: str, path: str, body: Any = None) -> httpx.Response:
+        """Ask the admin API over its socket, as the command line does and in a hundredth of its time."""
+        transport = httpx.HTTPTransport(uds=str(self.state / "control.sock"), verify=False)
+        with httpx.Client(transport=transport, timeout=30) as client:
+            return client.request(method, f"http://control/admin/v1/{path}", json=body)
 
     def wait_until(self, holds: Any, seconds: float = START_SECONDS) -> None:
         """Wait until `holds(status)`, or fail with the log."""
@@ -142,6 +147,8 @@ class RunningGateway:
 
     def create_key(self, role: str = "app", *more: str) -> str:
         """Make a key."""
+        if not more and getattr(self, "process", None) is not None:
+            return str(self.admin("POST", "keys", {"role": role}).json()["key"])
         return str(self.cli("keys", "create", "--role", role, *more, "--json")["key"])
 
     def metrics(self) -> dict[str, float]:

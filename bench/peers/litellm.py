@@ -28,6 +28,10 @@ def launch(place: Place) -> Launch:
     options = {"--config": path, "--host": "127.0.0.1", "--port": place.port, "--num_workers": 1, "--telemetry": False}
     command = [str(program), *(str(part) for pair in options.items() for part in pair)]
     env = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "DISABLE_ADMIN_UI": "True"}
+    env |= {
+        "AIOHTTP_CONNECTOR_LIMIT": "4096",
+        "AIOHTTP_CONNECTOR_LIMIT_PER_HOST": "4096",
+    }  # 500 would stop the 1,000 streams
     return Launch(command=command, env=env, key=_KEY)
 
 

@@ -86,6 +86,17 @@ class Incoming:
                 raise ExpectationFailed("`Expect` may only be 100-continue.")
             self.expects = not self.is_http10
 
+    def take(self, part: bytes, limits: Limits) -> None:
+        """Keep a part of the body, unless there is an error that makes it useless; there may be one now."""
+        self.size += len(part)
+        if self.error is not None:
+            return
+        if self.size <= limits.max_body_bytes:
+            self.body.append(part)
+        else:
+            self.error = body_too_large(self.size, limits)
+            self.body.clear()
+
     def is_worth_reading(self) -> bool:
         """Whether a refused request's body is small enough to be read, so that its connection can go on."""
         headers = self.headers

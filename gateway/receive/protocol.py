@@ -20,7 +20,7 @@ from gateway.receive.deps import Deps
 from gateway.receive.endpoints import Kind
 from gateway.receive.exchange import Exchange
 from gateway.receive.failures import connection_header, reply_of, status_line
-from gateway.receive.incoming import SMALL_BODY_BYTES, Incoming, body_too_large, headers_too_large
+from gateway.receive.incoming import SMALL_BODY_BYTES, Incoming, headers_too_large
 from gateway.receive.listing import own_answer
 from gateway.receive.upgrade import has_body, parser_after_upgrade
 
@@ -127,18 +127,17 @@ class ClientConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         exchange = self._exchange
-        if exchange is None and not self._queue:
-            return False
-        if (exchange is not None and exchange.is_http10) or self._transport.get_extra_info("ssl_object") is not None:
-            return False  # no way to ask (`_probe`) whether the client is gone: it counts as gone
+        is_idle = exchange is None and not self._queue
+        if is_idle or (exchange and exchange.is_http10) or self._transport.get_extra_info("ssl_object"):
+            return False  # nothing to do, or no way to ask (`_probe`) whether the client is gone: it counts as gone
         self._is_half_closed = True
         self._probe()
         return True
 
     def pause_writing(self) -> None:
+        self._wait(Waiting.READER, self.limits.stalled_reader_seconds)
         if self._exchange is not None:
             self._exchange.pause()
-        self._wait(Waiting.READER, self.limits.stalled_reader_seconds)
         self._is_paused = True
 
     def resume_writing(self) -> None:
@@ -198,18 +197,12 @@ class ClientConnection(asyncio.Protocol):
         if self._is_deaf:
             return
         incoming = self._incoming
-        incoming.size += len(body)
-        is_next = self._exchange is None and not self._queue
-        if incoming.error is not None:
-            if incoming.size > SMALL_BODY_BYTES and is_next:
-                self._refuse(incoming.error)
-        elif incoming.size > self.limits.max_body_bytes:
-            incoming.error = body_too_large(incoming.size, self.limits)
-            incoming.body.clear()
-        else:
-            incoming.body.append(body)
-            if is_next:
+        incoming.take(body, self.limits)
+        if self._exchange is None and not self._queue:
+            if incoming.error is None:
                 self._wait(Waiting.BODY, self.limits.body_seconds)
+            elif incoming.size > SMALL_BODY_BYTES:
+                self._refuse(incoming.error)
 
     def on_message_complete(self) -> None:
         if self._is_to_be_continued:  # `upgrade.py`
@@ -378,9 +371,9 @@ class ClientConnection(asyncio.Protocol):
         cell = self.ledger.cell()
         cell.saw_error(error.code)
         cell.saw_status(error.status)
-        incoming = self._incoming
-        request_id = self._deps.ids.of(incoming.headers.get(b"x-request-id"))
-        self._transport.write(reply_of(error, request_id, keep_alive=False, with_body=incoming.method != b"HEAD"))
+        request_id = self._deps.ids.of(self._incoming.headers.get(b"x-request-id"))
+        with_body = self._incoming.method != b"HEAD"
+        self._transport.write(reply_of(error, request_id, keep_alive=False, with_body=with_body))
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._wait(Waiting.LINGER, self.limits.linger_seconds)

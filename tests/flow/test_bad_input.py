@@ -292,12 +292,12 @@ SLOW = 10_000
 
 
 @pytest.mark.simulation
-def test_ten_thousand_slow_connections_keep_nobody_from_being_served(engine: FakeEngine, gateway: RunningGateway) -> None:
+def test_ten_thousand_slow_connections_keep_nobody_from_being_served() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most < SLOW + 1000:
         pytest.skip(f"at most {most} open files are allowed here")
     patient = {**QUICK, "LORAGATE_LIMITS__HEADER_SECONDS": "60", "LORAGATE_LIMITS__MAX_CONNECTIONS": "12000"}
-    with RunningGateway(engine.url, environment=patient) as patient_gateway:
+    with FakeEngine() as engine, RunningGateway(engine.url, environment=patient) as patient_gateway:
         pid = patient_gateway.worker_pids()[0]
         before = resident_bytes(pid)
         port = patient_gateway.url.rpartition(":")[2]

@@ -106,14 +106,17 @@ def test_an_operator_works_from_elsewhere_with_the_cli(gateway: RunningGateway) 
 def test_a_revoked_key_is_refused_from_the_next_request_on(engine: FakeEngine) -> None:
     with RunningGateway(engine.url, options=["--workers", "2"]) as gateway:
         for _ in range(5):
-            made = gateway.cli("keys", "create", "--json")
+            made = gateway.admin("POST", "keys", {}).json()
             headers = {"authorization": f"Bearer {made['key']}"}
             with httpx.Client(base_url=gateway.url, headers=headers) as kept_alive:
                 assert kept_alive.post("/v1/chat/completions", json=BODY).status_code == 200
-                gateway.cli("keys", "revoke", made["id"])
+                gateway.admin("DELETE", f"keys/{made['id']}")
                 assert kept_alive.post("/v1/chat/completions", json=BODY).status_code == 401
                 assert all(chat(gateway, headers).status_code == 401 for _ in range(8)), "whichever worker answers"
-        assert "no key" in gateway.cli("keys", "revoke", made["id"], expect=2)
+        last = gateway.cli("keys", "create", "--json")
+        assert gateway.cli("keys", "revoke", last["id"], "--json") == {"revoked": last["id"]}
+        assert chat(gateway, {"authorization": f"Bearer {last['key']}"}).status_code == 401
+        assert "no key" in gateway.cli("keys", "revoke", last["id"], expect=2)
 
 
 def test_a_key_sees_only_its_models(gateway: RunningGateway) -> None:

@@ -116,7 +116,9 @@ def test_a_model_in_the_path_serves_a_body_without_one(up: RunningGateway) -> No
 def test_adapters_answer_otherwise_than_the_base(up: RunningGateway) -> None:
     texts = set()
     for model in (up.status()["base"], "amber", "blue"):
-        reply = httpx.post(up.url + "/v1/chat/completions", json={"model": model, **CHAT}, headers=up.headers, timeout=120)
+        reply = httpx.post(
+            up.url + "/v1/chat/completions", json={"model": model, **CHAT}, headers=up.headers, timeout=120
+        )
         texts.add(reply.json()["choices"][0]["message"]["content"])
     assert len(texts) == 3
 
@@ -125,5 +127,10 @@ def test_deeply_nested_json_never_makes_the_engine_answer_500(up: RunningGateway
     for depth in (150, 199, 250, 1000):
         nested = "[" * depth + "]" * depth
         body = f'{{"model":"amber","messages":[{{"role":"user","content":"x"}}],"max_tokens":1,"metadata":{nested}}}'
-        reply = httpx.post(up.url + "/v1/chat/completions", content=body, headers={**up.headers, "content-type": "application/json"}, timeout=120)
+        reply = httpx.post(
+            up.url + "/v1/chat/completions",
+            content=body,
+            headers={**up.headers, "content-type": "application/json"},
+            timeout=120,
+        )
         assert reply.status_code in (200, 400), (depth, reply.text[:200])

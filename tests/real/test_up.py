@@ -44,7 +44,9 @@ def test_the_official_client_works_unchanged(up: RunningGateway) -> None:
     assert {"amber", "blue"} <= models
     question: Any = [{"role": "user", "content": "hi"}]
     whole = client(up).chat.completions.create(model="amber", messages=question, max_tokens=6, temperature=0)
-    pieces = client(up).chat.completions.create(model="amber", messages=question, max_tokens=6, temperature=0, stream=True)
+    pieces = client(up).chat.completions.create(
+        model="amber", messages=question, max_tokens=6, temperature=0, stream=True
+    )
     assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == whole.choices[0].message.content
     with pytest.raises(openai.NotFoundError):
         client(up).chat.completions.create(model="amber2", messages=question)
@@ -59,7 +61,9 @@ def test_a_client_that_leaves_frees_the_engine_within_a_second(up: RunningGatewa
         try:
             with (
                 httpx.Client(timeout=2) as http,
-                http.stream("POST", up.url + "/v1/completions", json={**body, "stream": is_streamed}, headers=up.headers) as reply,
+                http.stream(
+                    "POST", up.url + "/v1/completions", json={**body, "stream": is_streamed}, headers=up.headers
+                ) as reply,
             ):
                 next(reply.iter_lines())
         except httpx.ReadTimeout:
@@ -73,7 +77,9 @@ def test_a_client_that_leaves_frees_the_engine_within_a_second(up: RunningGatewa
     assert max(waits) < 1.0, waits
 
 
-def test_adapters_come_and_go_under_load_without_a_failed_request(up: RunningGateway, tiny_base_path: Path, tmp_path: Path) -> None:
+def test_adapters_come_and_go_under_load_without_a_failed_request(
+    up: RunningGateway, tiny_base_path: Path, tmp_path: Path
+) -> None:
     folders = [random_adapter(tiny_base_path, tmp_path / f"v{seed}", seed=100 + seed) for seed in (0, 1)]
     up.cli("adapters", "add", str(folders[0]), "--name", "moving")
     sent, failures = asyncio.run(_load_while_cycling(up, folders))
@@ -94,7 +100,9 @@ async def _load_while_cycling(up: RunningGateway, folders: list[Path]) -> tuple[
     async def ask(http: httpx.AsyncClient, model: str, *, stream: bool) -> None:
         nonlocal sent
         while not is_over.is_set():
-            reply = await http.post("/v1/completions", json={"model": model, "prompt": "a", "max_tokens": 4, "stream": stream})
+            reply = await http.post(
+                "/v1/completions", json={"model": model, "prompt": "a", "max_tokens": 4, "stream": stream}
+            )
             sent += 1
             if reply.status_code != 200 or b'"error"' in reply.content:
                 failures.append(f"{model}: {reply.status_code} {reply.text[:200]}")
@@ -104,7 +112,11 @@ async def _load_while_cycling(up: RunningGateway, folders: list[Path]) -> tuple[
             path = str(folders[(number + 1) % 2])
             added = await control.post("/admin/v1/adapters", json={"path": path, "name": "moving"})
             assert added.status_code == 201, added.text
-            versions = [each["version"] for each in (await control.get("/admin/v1/adapters")).json()["adapters"] if each["name"] == "moving"]
+            versions = [
+                each["version"]
+                for each in (await control.get("/admin/v1/adapters")).json()["adapters"]
+                if each["name"] == "moving"
+            ]
             for version in versions:
                 if version != added.json()["version"]:
                     gone = await control.delete(f"/admin/v1/adapters/{version}")

@@ -1,0 +1,329 @@
+"""Engines that die, hang, refuse and lie: what their clients see, and how soon it is over."""
+
+import contextlib
+import http.client
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.engine import FakeEngine
+from tests.flow.adapters import adapter_folder
+from tests.flow.conftest import QUICK
+from tests.flow.raw import CHAT, Raw, Reply, chat
+from tests.gateways import RunningGateway
+
+ENDLESS = chat(stream=True, fake={"events": 100_000, "cadence_ms": 10})
+
+
+class TwoEngines:
+    """A gateway with two engines, `a` and `b`, and the alias `support`."""
+
+    def __init__(self, gateway: RunningGateway, a: FakeEngine, b: FakeEngine, versions: tuple[str, str]) -> None:
+        self.gateway, self.a, self.b = gateway, a, b
+        self.control, self.candidate = versions
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoEngines]:
+    folder = tmp_path_factory.mktemp("adapters")
+    with FakeEngine() as a, FakeEngine() as b, RunningGateway(a.url, b.url, environment=QUICK) as gateway:
+        versions = [
+            str(gateway.cli("adapters", "add", str(adapter_folder(folder / str(seed), seed)), "--name", "support", "--json")["version"])
+            for seed in (1, 2)
+        ]
+        gateway.wait_until(lambda status: all(set(versions) <= set(engine["versions"]) for engine in status["engines"]))
+        gateway.cli("routes", "split", "support", "--json")
+        control = gateway.cli("routes", "ls", "--json")[0]["control"]
+        candidate = next(version for version in versions if version != control)
+        yield TwoEngines(gateway, a, b, (control, candidate))
+
+
+@pytest.fixture
+def restored(two: TwoEngines) -> Iterator[TwoEngines]:
+    """The same, whole again afterwards."""
+    yield two
+    for engine in (two.a, two.b):
+        engine.start()
+        engine.set(hang=False, header_delay_ms=0)
+        engine.core.failures.clear()
+    two.gateway.wait_until(lambda status: all(engine["up"] and len(engine["versions"]) == 2 for engine in status["engines"]))
+
+
+def error_of(stream: bytes) -> dict[str, str]:
+    """The error event of a chat stream, which is followed by `[DONE]` and nothing else."""
+    *_, error, done, rest = stream.split(b"\n\n")
+    assert (done, rest) == (b"data: [DONE]", b"")
+    found: dict[str, str] = json.loads(error.removeprefix(b"data: "))["error"]
+    return found
+
+
+def test_an_engine_killed_amid_streams_ends_each_in_band_and_recovers(gateway: RunningGateway, engine: FakeEngine) -> None:
+    pids = gateway.worker_pids()
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(20) as pool:
+        clients = [stack.enter_context(Raw(gateway)) for _ in range(20)]
+        for client in clients:
+            client.send(client.request(CHAT, ENDLESS))
+            next(client.chunks(client.head()))
+        engine.kill()
+        try:
+            for body in pool.map(lambda client: b"".join(client.chunks()), clients):
+                assert error_of(body)["code"] == "engine_failed"
+            # The connection to the client is whole, and tells what is the matter.
+            for client in clients[:3]:
+                reply = client.ask(CHAT, chat())
+                assert (reply.status, reply.code, reply.headers["retry-after"]) == (503, "engine_unavailable", "5")
+            gateway.wait_for_engine(up=False)
+            assert clients[0].ask(CHAT, chat()).status == 503
+            assert clients[0].ask("/v1/models").status == 200
+        finally:
+            engine.start()
+        gateway.wait_for_engine(up=True)
+        assert [client.ask(CHAT, chat()).status for client in clients] == [200] * 20
+    assert gateway.worker_pids() == pids
+
+
+@pytest.mark.parametrize("cut", ["close", "reset"])
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/responses", "/v1/messages"])
+def test_a_stream_that_is_cut_ends_in_its_own_dialect(gateway: RunningGateway, path: str, cut: str) -> None:
+    body = {"model": "base", "messages": [], "prompt": "x", "input": "x", "stream": True, "fake": {"cut_after": 3, "cut": cut, "cadence_ms": 5}}
+    with Raw(gateway) as client:
+        reply = client.ask(path, body)
+        assert (reply.status, reply.is_whole) == (200, True)
+        *_, last = reply.body.removesuffix(b"data: [DONE]\n\n").removesuffix(b"\n\n").split(b"\n\n")
+        if path in (CHAT, "/v1/completions"):
+            assert error_of(reply.body)["code"] == "engine_failed"
+        else:
+            name, data = last.split(b"\n")
+            assert name == b"event: error"
+            assert json.loads(data.removeprefix(b"data: "))["type"] == "error"
+        assert client.ask(CHAT, chat()).status == 200
+
+
+def test_a_stream_to_an_http10_client_that_is_cut_ends_with_the_error_event(gateway: RunningGateway) -> None:
+    with Raw(gateway) as client:
+        reply = client.ask(CHAT, chat(stream=True, fake={"cut_after": 3}), version="1.0")
+        assert error_of(reply.body)["code"] == "engine_failed"
+
+
+@pytest.mark.parametrize("cut", ["close", "reset"])
+def test_a_reply_that_is_cut_never_looks_whole(gateway: RunningGateway, cut: str) -> None:
+    with Raw(gateway) as client:
+        with contextlib.suppress(ConnectionResetError):
+            assert not client.ask(CHAT, chat(fake={"cut_after": 1, "cut": cut, "reply_bytes": 100_000})).is_whole
+        assert client.is_closed_by_gateway()
+
+
+@pytest.mark.parametrize("body", [chat(fake={"hang": True}), chat(stream=True, fake={"hang": True})], ids=["plain", "stream"])
+def test_an_engine_that_hangs_before_the_first_byte_is_504(gateway: RunningGateway, engine: FakeEngine, body: dict[str, object]) -> None:
+    with Raw(gateway) as client:
+        reply = client.ask(CHAT, body)
+        assert (reply.status, reply.code) == (504, "engine_timeout")
+        assert engine.wait_for(lambda engine: engine.running == 0, 1)
+        assert client.ask(CHAT, chat()).status == 200
+
+
+def test_a_stream_that_stands_still_ends_with_an_error_event(gateway: RunningGateway, engine: FakeEngine) -> None:
+    with Raw(gateway) as client:
+        reply = client.ask(CHAT, chat(stream=True, fake={"hang_after": 3}))
+        assert error_of(reply.body)["code"] == "engine_timeout"
+        assert engine.wait_for(lambda engine: engine.running == 0, 1)
+        assert client.ask(CHAT, chat()).status == 200
+
+
+# Engines that do not speak HTTP
+
+
+@contextlib.contextmanager
+def gateway_to(answer: Callable[[socket.socket], None]) -> Iterator[RunningGateway]:
+    """A gateway to an engine that is healthy, and whose POSTs are answered by `answer`."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+
+    def serve(peer: socket.socket) -> None:
+        with peer, contextlib.suppress(OSError):
+            data = b""
+            while True:
+                while b"\r\n\r\n" not in data:
+                    part = peer.recv(65536)
+                    if not part:
+                        return
+                    data += part
+                if data.startswith(b"POST"):
+                    answer(peer)
+                    return
+                body = b'{"object":"list","data":[{"id":"base"}]}'
+                peer.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+                data = data.partition(b"\r\n\r\n")[2]
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                peer, _ = listener.accept()
+                threading.Thread(target=serve, args=(peer,), daemon=True).start()
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    try:
+        with RunningGateway(f"http://127.0.0.1:{listener.getsockname()[1]}", environment=QUICK) as gateway:
+            yield gateway
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(5)
+
+
+SSE_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+
+
+def test_what_is_not_http_is_502_and_odd_http_is_understood() -> None:
+    answers: list[bytes] = []
+    done = threading.Event()
+
+    def answer(peer: socket.socket) -> None:
+        peer.sendall(answers[0])
+        done.wait(0.1)
+
+    with gateway_to(answer) as gateway:
+
+        def ask(data: bytes, version: str = "1.1") -> Reply:
+            answers[:] = [data]
+            with Raw(gateway) as client:
+                return client.ask(CHAT, chat(stream=True), version=version)
+
+        for garbage in (b"garbage\r\n\r\n", b"SSH-2.0-x\r\n", b"\x00" * 100, b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1 200 OK\r\nx\x00y: 1\r\n\r\n"):
+            reply = ask(garbage)
+            assert (reply.status, reply.code) == (502, "engine_failed"), garbage
+        for nothing in (b"", b"HTTP/1.1 200 OK\r\ncontent-"):
+            assert ask(nothing).status == 502
+        whole = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}"
+        assert ask(whole).body == b"{}"
+        assert ask(b"HTTP/1.0 200 OK\r\ncontent-type: application/json\r\n\r\n{}").body == b"{}"
+        assert ask(b"HTTP/1.1 204 No Content\r\n\r\n").status == 204
+        assert ask(b"HTTP/1.1 799 Odd\r\ncontent-length: 1\r\n\r\nx").status == 799
+        events = b"data: {}\r\n\r\ndata: 2\n\n: comment\n\ndata: [DONE]\n\n"
+        assert ask(SSE_HEAD + b"\r\n" + events).body == events
+        assert ask(SSE_HEAD + b"content-length: %d\r\n\r\n" % len(events) + events).body == events
+        assert ask(SSE_HEAD + b"content-length: %d\r\n\r\n" % len(events) + events, version="1.0").body == events
+        assert ask(SSE_HEAD + b"\r\ndata: 1\n\ndata: the end is missi").body == b"data: 1\n\ndata: the end is missi"
+        cut = ask(SSE_HEAD + b"transfer-encoding: chunked\r\n\r\n10\r\ndata: 1\n\ndata: \r\n")
+        assert cut.body.startswith(b"data: 1\n\ndata: {")
+        assert error_of(cut.body)["code"] == "engine_failed"
+        assert error_of(ask(SSE_HEAD + b"transfer-encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\nzz\r\n").body)["code"] == "engine_failed"
+        huge = b"data: " + b"x" * (2 << 20)
+        split = ask(SSE_HEAD + b"transfer-encoding: chunked\r\n\r\n%x\r\n%b" % (10 + len(huge), huge))
+        assert split.body.startswith(huge + b"\n\n")
+        assert error_of(split.body)["code"] == "engine_failed"
+
+
+def test_an_engine_that_takes_no_connection_is_504() -> None:
+    # A full backlog drops the handshake's last step: the connection is never made.
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf, FakeEngine() as engine, contextlib.ExitStack() as stack:
+        port = engine.port
+        with RunningGateway(engine.url, environment={**QUICK, "LORAGATE_CONNECT_SECONDS": "1"}) as gateway, Raw(gateway) as client:
+            assert client.ask(CHAT, chat()).status == 200
+            engine.kill()
+            with socket.socket() as trap:
+                trap.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                trap.bind(("127.0.0.1", port))
+                trap.listen(0)
+                for _ in range(3):
+                    filler = stack.enter_context(socket.socket())
+                    filler.setblocking(False)
+                    filler.connect_ex(("127.0.0.1", port))
+                reply = client.ask(CHAT, chat())
+                assert (reply.status, reply.code) == (504, "engine_timeout")
+        assert deaf
+
+
+# Two engines
+
+
+def test_an_engine_that_fails_before_the_first_byte_is_replaced_by_the_other(restored: TwoEngines) -> None:
+    with Raw(restored.gateway) as client:
+        assert [client.ask(CHAT, chat()).status for _ in range(4)] == [200] * 4
+        restored.a.kill()
+        assert [client.ask(CHAT, chat(model="support")).status for _ in range(10)] == [200] * 10
+        restored.a.start()
+        restored.b.kill()
+        assert [client.ask(CHAT, chat()).status for _ in range(10)] == [200] * 10
+
+
+def test_an_engine_that_dies_in_prefill_is_replaced_by_the_other(restored: TwoEngines) -> None:
+    for warm in (False, True):  # on a new connection, and on one that was used before
+        restored.a.set(hang=False)
+        restored.b.set(hang=False)
+        with Raw(restored.gateway) as client, Raw(restored.gateway) as second:
+            if warm:
+                client.send(client.request(CHAT, chat(fake={"ttft_ms": 100})))
+                second.send(second.request(CHAT, chat(fake={"ttft_ms": 100})))
+                assert (client.reply().status, second.reply().status) == (200, 200)
+            for dying, other in ((restored.a, restored.b), (restored.b, restored.a)):
+                dying.start()
+                other.start()
+                dying.set(hang=True)
+                with Raw(restored.gateway) as probe:  # takes the place that is not the dying engine's
+                    probe.send(probe.request(CHAT, ENDLESS))
+                    probe.head() if not dying.wait_for(lambda engine: engine.running > 0, 0.2) else None
+                    client.send(client.request(CHAT, chat()))
+                    assert dying.wait_for(lambda engine: engine.running > 0)
+                    dying.kill()
+                    assert client.reply().status == 200
+                dying.set(hang=False)
+
+
+def test_a_dead_engines_requests_are_retried_only_once(restored: TwoEngines) -> None:
+    restored.a.kill()
+    restored.b.kill()
+    with Raw(restored.gateway) as client:
+        reply = client.ask(CHAT, chat())
+        assert (reply.status, reply.code, reply.headers["retry-after"]) == (503, "engine_unavailable", "5")
+
+
+def test_a_candidate_that_no_engine_can_serve_gives_way_to_control(restored: TwoEngines) -> None:
+    gateway, version = restored.gateway, restored.candidate
+    gateway.cli("routes", "split", "support", "--candidate", version, "--weight", "10000")
+    try:
+        with Raw(gateway) as client:
+            assert client.ask(CHAT, chat(model="support")).headers["x-loragate-version"] == version
+            for engine in (restored.a, restored.b):  # it goes on nowhere, and the watch may not have noticed
+                engine.fail_next_loads(1000)
+                engine._on_loop(engine._soon(lambda engine=engine: engine.core.adapters.pop(version)))
+            gateway.wait_until(lambda status: not any(version in engine["versions"] for engine in status["engines"]))
+            reply = client.ask(CHAT, chat(model="support"))
+            assert (reply.status, reply.headers["x-loragate-version"]) == (200, restored.control)
+            assert reply.headers["x-loragate-arm"] == "control"
+            assert reply.headers["x-loragate-route-reason"] == "fallback:version_not_ready"
+            assert client.ask(CHAT, chat(model=version)).code == "version_not_ready"
+    finally:
+        for engine in (restored.a, restored.b):
+            engine.core.load_failures.clear()
+        gateway.cli("routes", "split", "support")
+
+
+def test_a_candidate_whose_engine_dies_gives_way_to_control(tmp_path: Path) -> None:
+    # Only `a` has the candidate; `b` refuses to load it.
+    with FakeEngine() as a, FakeEngine() as b, RunningGateway(a.url, b.url, environment=QUICK) as gateway:
+        control = gateway.cli("adapters", "add", str(adapter_folder(tmp_path / "1", 1)), "--name", "support", "--json")["version"]
+        b.fail_next_loads(1000)
+        candidate = gateway.cli("adapters", "add", str(adapter_folder(tmp_path / "2", 2)), "--name", "other", "--json", expect=0)["version"]
+        gateway.wait_until(lambda status: candidate in status["engines"][0]["versions"])
+        gateway.cli("routes", "split", "support", "--candidate", candidate, "--weight", "10000")
+        with Raw(gateway) as client:
+            reply = client.ask(CHAT, chat(model="support"))
+            assert reply.headers["x-loragate-version"] == candidate
+            a.kill()
+            reply = client.ask(CHAT, chat(model="support"))
+            assert (reply.status, reply.headers["x-loragate-version"]) == (200, control)
+            assert reply.headers["x-loragate-route-reason"].startswith("fallback:")
+
+
+def test_official_style_clients_see_a_cut_reply_as_an_error(gateway: RunningGateway) -> None:
+    connection = http.client.HTTPConnection(gateway.url.removeprefix("http://"), timeout=10)
+    body = json.dumps(chat(fake={"cut_after": 1, "reply_bytes": 10_000}))
+    connection.request("POST", CHAT, body, gateway.headers)
+    with contextlib.closing(connection), pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        connection.getresponse().read()

@@ -1,0 +1,255 @@
+"""The layout holds: who may import whom, what pure files must not know, how long things may be."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import adapters
+import gateway
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("gateway", "adapters")
+
+# Pure: no I/O, no clock, no chance.
+PURE = (
+    "gateway/decide",
+    "gateway/errors.py",
+    "gateway/ports.py",
+    "gateway/pipeline.py",
+    "gateway/serve/sse.py",
+    "gateway/observe/ledger.py",
+    "gateway/receive/endpoints.py",
+    "gateway/receive/wire.py",
+    "gateway/receive/failures.py",
+    "gateway/receive/listing.py",
+    "gateway/receive/limits.py",
+    "adapters/reference.py",
+    "adapters/manifest.py",
+    "adapters/lifecycle.py",
+    "adapters/catalog.py",
+)
+IMPURE_LIBRARIES = {"time", "random", "os", "io", "socket", "asyncio", "threading", "logging", "secrets", "subprocess"}
+
+# The rooms of a request never import each other: they meet in app.py (the data plane) and
+# node.py (the machine) through ports. Pure files may be read from anywhere.
+ROOMS = ("receive", "serve", "store", "control", "observe", "workers")
+MEETING_PLACES = ("gateway/app.py", "gateway/node.py", "gateway/settings.py", "gateway/cli", "gateway/demo")
+# What a room may take from another beyond pure files, each with its reason.
+ALLOWED = {
+    # The control plane works on the desired state, which is the store's.
+    ("control", "store"),
+    # Messages to workers carry limits and cells.
+    ("workers", "receive"),
+    ("workers", "observe"),
+}
+
+# One home for each library.
+HOMES = {
+    "fastapi": ("gateway/control",),
+    "starlette": ("gateway/control",),
+    "pydantic": ("gateway/settings.py", "gateway/control"),
+    "yaml": ("gateway/settings.py",),
+    "httptools": ("gateway/serve/upstream.py", "gateway/receive/protocol.py"),
+    "httpx": ("gateway/serve/adapter_host.py", "gateway/cli/client.py", "gateway/demo"),
+    "prometheus_client": ("gateway/observe/metrics.py",),
+    "uvicorn": ("gateway/workers", "gateway/node.py"),
+    "click": ("gateway/cli", "gateway/demo"),
+    "rich": ("gateway/cli", "gateway/demo"),
+    "vllm": ("gateway/serve/vllm_cpu",),
+}
+# Heavy: only inside functions, so that serving starts at once and without them.
+HEAVY = {"torch", "peft", "transformers", "vllm", "gguf", "safetensors", "numpy"}
+HEAVY_BY_NATURE = "gateway/serve/vllm_cpu/adapter_wise.py"  # loaded by vLLM alone
+
+MODULE_LINES = 400
+FUNCTION_LINES = 60
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text())
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Every module that is imported, wherever in the file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def is_in(path: str, places: tuple[str, ...]) -> bool:
+    return any(path == place or path.startswith(place.rstrip("/") + "/") for place in places)
+
+
+def file_of(module: str) -> str | None:
+    for name in (module, module.rpartition(".")[0]):
+        stem = ROOT / name.replace(".", "/")
+        for path in (stem.with_suffix(".py"), stem / "__init__.py"):
+            if path.is_file():
+                return path.relative_to(ROOT).as_posix()
+    return None
+
+
+def room_of(path: str) -> str | None:
+    parts = path.split("/")
+    return parts[1] if parts[0] == "gateway" and len(parts) > 2 and parts[1] in ROOMS else None
+
+
+def is_type_only(tree: ast.Module, module: str) -> bool:
+    """Whether `module` is imported under TYPE_CHECKING alone."""
+    inside = {
+        name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for name in imports(node)
+    }
+    return module in inside
+
+
+def test_adapters_knows_nothing_of_the_gateway() -> None:
+    offenders = [
+        (path, name)
+        for path, tree in modules()
+        if path.startswith("adapters/")
+        for name in imports(tree)
+        if name.split(".")[0] == "gateway"
+    ]
+    assert offenders == []
+
+
+def test_the_package_called_adapters_is_ours() -> None:
+    assert Path(adapters.__file__).is_relative_to(ROOT)
+    assert Path(gateway.__file__).is_relative_to(ROOT)
+
+
+def test_pure_files_import_nothing_that_acts() -> None:
+    offenders = [
+        (path, name)
+        for path, tree in modules()
+        if is_in(path, PURE)
+        for name in imports(tree)
+        if name.split(".")[0] in IMPURE_LIBRARIES or name.endswith("datetime.now")
+    ]
+    assert offenders == []
+
+
+def test_decisions_import_the_standard_library_and_pure_files_only() -> None:
+    allowed = (
+        "gateway/decide",
+        "gateway/errors.py",
+        "adapters/reference.py",
+        "adapters/manifest.py",
+        "adapters/catalog.py",
+    )
+    offenders = [
+        (path, name)
+        for path, tree in modules()
+        if is_in(path, ("gateway/decide",))
+        for name in imports(tree)
+        if (found := file_of(name)) is not None and not is_in(found, allowed)
+    ]
+    assert offenders == []
+
+
+def test_rooms_meet_only_where_they_are_put_together() -> None:
+    offenders = []
+    for path, tree in modules():
+        room = room_of(path)
+        if room is None or is_in(path, MEETING_PLACES):
+            continue
+        for name in imports(tree):
+            found = file_of(name)
+            other = room_of(found) if found else None
+            if other is None or other == room or is_in(found or "", PURE) or found == f"gateway/{other}/__init__.py":
+                continue
+            if (room, other) in ALLOWED or (path == "gateway/workers/worker.py" and other == "receive"):
+                continue
+            if not is_type_only(tree, name):
+                offenders.append((path, name))
+    assert offenders == []
+
+
+def test_nothing_but_the_command_line_and_the_composition_import_what_puts_together() -> None:
+    top = ("gateway/app.py", "gateway/node.py")
+    users = ("gateway/cli", "gateway/workers/worker.py", *top)
+    offenders = [
+        (path, name)
+        for path, tree in modules()
+        for name in imports(tree)
+        if (file_of(name) in top) and not is_in(path, users)
+    ]
+    assert offenders == []
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_each_library_has_one_home(library: str) -> None:
+    offenders = [
+        path
+        for path, tree in modules()
+        if library in {name.split(".")[0] for name in imports(tree)} and not is_in(path, HOMES[library])
+    ]
+    assert offenders == []
+
+
+def test_heavy_libraries_are_imported_inside_functions() -> None:
+    offenders = []
+    for path, tree in modules():
+        if path == HEAVY_BY_NATURE:
+            continue
+        for node in tree.body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                offenders += [(path, name) for name in imports(ast.Module([node], [])) if name.split(".")[0] in HEAVY]
+    assert offenders == []
+
+
+def test_modules_and_functions_stay_short() -> None:
+    long: list[tuple[str, int]] = []
+    for path, tree in modules():
+        lines = len((ROOT / path).read_text().splitlines())
+        if lines > MODULE_LINES:
+            long.append((path, lines))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
+                length = node.end_lineno - node.lineno + 1
+                if length > FUNCTION_LINES:
+                    long.append((f"{path}:{node.name}", length))
+    assert long == []
+
+
+def test_no_catch_all_modules() -> None:
+    bad = {"utils.py", "common.py", "helpers.py", "base.py", "manager.py"}
+    assert [path for path, _ in modules() if path.rpartition("/")[2] in bad] == []
+
+
+def test_every_public_function_and_class_says_what_it_does() -> None:
+    silent = []
+    for path, tree in modules():
+        if ast.get_docstring(tree) is None:
+            silent.append(path)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith(
+                "_"
+            ):
+                callbacks = node.name.startswith("on_") or path in (
+                    "gateway/receive/protocol.py",
+                    "gateway/serve/upstream.py",
+                )
+                inner = path.endswith("adapter_wise.py")
+                if ast.get_docstring(node) is None and not callbacks and not inner and not _is_nested(tree, node):
+                    silent.append(f"{path}:{node.name}")
+    assert silent == []
+
+
+def _is_nested(tree: ast.Module, wanted: ast.AST) -> bool:
+    """Whether a function stands inside another function."""
+    return any(
+        wanted in ast.walk(node) and wanted is not node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
