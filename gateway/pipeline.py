@@ -56,8 +56,18 @@ def answer(call: Call, table: RouteTable, in_flight: Mapping[str, int], tried: C
         try:
             return _placed(table, target, arm, split.candidate, target.reason, in_flight, tried)
         except ServingError as error:
-            return _placed(table, target, Arm.CONTROL, split.control, f"fallback:{error.code}", in_flight, ())
+            return _fallback(table, target, f"fallback:{error.code}", in_flight, tried)
     return _placed(table, target, Arm.CONTROL, split.control, target.reason, in_flight, tried)
+
+
+def _fallback(
+    table: RouteTable, target: Target, reason: str, in_flight: Mapping[str, int], tried: Collection[str]
+) -> Placement:
+    try:
+        return _placed(table, target, Arm.CONTROL, target.split.control, reason, in_flight, tried)
+    except ServingError:
+        # An engine that failed the candidate may still serve control: the adapter can be what failed.
+        return _placed(table, target, Arm.CONTROL, target.split.control, reason, in_flight, ())
 
 
 def _placed(

@@ -30,7 +30,13 @@ class TwoEngines:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoEngines]:
-    folder = tmp_path_factory.mktemp("adapters")
+    with two_engines(tmp_path_factory.mktemp("adapters")) as two:
+        yield two
+
+
+@contextlib.contextmanager
+def two_engines(folder: Path) -> Iterator[TwoEngines]:
+    """Start them; both engines have both versions."""
     with FakeEngine() as a, FakeEngine() as b, RunningGateway(a.url, b.url, environment=QUICK) as gateway:
         versions = [
             str(gateway.cli("adapters", "add", str(adapter_folder(folder / str(seed), seed)), "--name", "support", "--json")["version"])
@@ -209,10 +215,10 @@ def test_what_is_not_http_is_502_and_odd_http_is_understood() -> None:
         assert ask(SSE_HEAD + b"content-length: %d\r\n\r\n" % len(events) + events).body == events
         assert ask(SSE_HEAD + b"content-length: %d\r\n\r\n" % len(events) + events, version="1.0").body == events
         assert ask(SSE_HEAD + b"\r\ndata: 1\n\ndata: the end is missi").body == b"data: 1\n\ndata: the end is missi"
-        cut = ask(SSE_HEAD + b"transfer-encoding: chunked\r\n\r\n10\r\ndata: 1\n\ndata: \r\n")
+        cut = ask(SSE_HEAD + b"transfer-encoding: chunked\r\n\r\nf\r\ndata: 1\n\ndata: \r\n")
         assert cut.body.startswith(b"data: 1\n\ndata: {")
         assert error_of(cut.body)["code"] == "engine_failed"
-        assert error_of(ask(SSE_HEAD + b"transfer-encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\nzz\r\n").body)["code"] == "engine_failed"
+        assert ask(SSE_HEAD + b"transfer-encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\nzz\r\n").code == "engine_failed"
         huge = b"data: " + b"x" * (2 << 20)
         split = ask(SSE_HEAD + b"transfer-encoding: chunked\r\n\r\n%x\r\n%b" % (10 + len(huge), huge))
         assert split.body.startswith(huge + b"\n\n")
@@ -264,6 +270,7 @@ def test_an_engine_that_dies_in_prefill_is_replaced_by_the_other(restored: TwoEn
             for dying, other in ((restored.a, restored.b), (restored.b, restored.a)):
                 dying.start()
                 other.start()
+                restored.gateway.wait_for_engine(up=True)
                 dying.set(hang=True)
                 with Raw(restored.gateway) as probe:  # takes the place that is not the dying engine's
                     probe.send(probe.request(CHAT, ENDLESS))
@@ -283,42 +290,24 @@ def test_a_dead_engines_requests_are_retried_only_once(restored: TwoEngines) -> 
         assert (reply.status, reply.code, reply.headers["retry-after"]) == (503, "engine_unavailable", "5")
 
 
-def test_a_candidate_that_no_engine_can_serve_gives_way_to_control(restored: TwoEngines) -> None:
-    gateway, version = restored.gateway, restored.candidate
-    gateway.cli("routes", "split", "support", "--candidate", version, "--weight", "10000")
-    try:
-        with Raw(gateway) as client:
-            assert client.ask(CHAT, chat(model="support")).headers["x-loragate-version"] == version
-            for engine in (restored.a, restored.b):  # it goes on nowhere, and the watch may not have noticed
-                engine.fail_next_loads(1000)
-                engine._on_loop(engine._soon(lambda engine=engine: engine.core.adapters.pop(version)))
-            gateway.wait_until(lambda status: not any(version in engine["versions"] for engine in status["engines"]))
-            reply = client.ask(CHAT, chat(model="support"))
-            assert (reply.status, reply.headers["x-loragate-version"]) == (200, restored.control)
-            assert reply.headers["x-loragate-arm"] == "control"
-            assert reply.headers["x-loragate-route-reason"] == "fallback:version_not_ready"
-            assert client.ask(CHAT, chat(model=version)).code == "version_not_ready"
-    finally:
-        for engine in (restored.a, restored.b):
-            engine.core.load_failures.clear()
-        gateway.cli("routes", "split", "support")
-
-
-def test_a_candidate_whose_engine_dies_gives_way_to_control(tmp_path: Path) -> None:
-    # Only `a` has the candidate; `b` refuses to load it.
-    with FakeEngine() as a, FakeEngine() as b, RunningGateway(a.url, b.url, environment=QUICK) as gateway:
-        control = gateway.cli("adapters", "add", str(adapter_folder(tmp_path / "1", 1)), "--name", "support", "--json")["version"]
-        b.fail_next_loads(1000)
-        candidate = gateway.cli("adapters", "add", str(adapter_folder(tmp_path / "2", 2)), "--name", "other", "--json", expect=0)["version"]
-        gateway.wait_until(lambda status: candidate in status["engines"][0]["versions"])
+def test_a_candidate_that_cannot_be_served_gives_way_to_control(tmp_path: Path) -> None:
+    with two_engines(tmp_path) as two, Raw(two.gateway) as client:
+        gateway, candidate = two.gateway, two.candidate
         gateway.cli("routes", "split", "support", "--candidate", candidate, "--weight", "10000")
-        with Raw(gateway) as client:
+        reply = client.ask(CHAT, chat(model="support"))
+        assert (reply.headers["x-loragate-version"], reply.headers["x-loragate-arm"]) == (candidate, "candidate")
+        # `b` loses it for good, so only `a` has it; then `a` dies.
+        two.b.fail_next_loads(1000)
+        two.b._on_loop(two.b._soon(lambda: two.b.core.adapters.pop(candidate) and None))
+        gateway.wait_until(lambda status: [candidate in engine["versions"] for engine in status["engines"]] == [True, False])
+        assert client.ask(CHAT, chat(model="support")).headers["x-loragate-version"] == candidate
+        two.a.kill()
+        for reason in ("engine_unavailable", "version_not_ready"):  # before and after the engine's end is known
             reply = client.ask(CHAT, chat(model="support"))
-            assert reply.headers["x-loragate-version"] == candidate
-            a.kill()
-            reply = client.ask(CHAT, chat(model="support"))
-            assert (reply.status, reply.headers["x-loragate-version"]) == (200, control)
-            assert reply.headers["x-loragate-route-reason"].startswith("fallback:")
+            assert (reply.status, reply.headers["x-loragate-version"]) == (200, two.control)
+            assert (reply.headers["x-loragate-arm"], reply.headers["x-loragate-route-reason"]) == ("control", f"fallback:{reason}")
+            gateway.wait_until(lambda status: [engine["up"] for engine in status["engines"]] == [False, True])
+        assert client.ask(CHAT, chat(model=candidate)).code == "version_not_ready"
 
 
 def test_official_style_clients_see_a_cut_reply_as_an_error(gateway: RunningGateway) -> None:

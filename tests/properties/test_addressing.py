@@ -1,0 +1,128 @@
+"""`addressed` changes the model and not one other byte, whatever the document and its formatting."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from gateway.errors import BadRequest
+from gateway.receive.wire import addressed, read
+
+SPACE = st.text(" \t\r\n", max_size=3)
+KEYS = st.one_of(st.sampled_from(["model", "stream", "user", "x", "stream_options", "include_usage", "é", '"model"', "mod"]), st.text(max_size=5))
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.text(max_size=8), st.integers(-(2**40), 2**40),
+    st.floats(allow_nan=False, allow_infinity=False), st.sampled_from(["model", '"model":"x"', "\\u006d", "\ud83d", "\U0001f600"]),
+)  # fmt: skip
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=3)), max_leaves=8
+)
+
+
+@st.composite
+def texts(draw: st.DrawFn, value: Any) -> str:
+    """Draw a JSON text of `value`, with odd spaces and escapes."""
+    gap = draw(SPACE)
+    if isinstance(value, dict):
+        members = [f"{draw(texts(key))}{gap}:{draw(SPACE)}{draw(texts(inner))}{gap}" for key, inner in value.items()]
+        return "{" + gap + f",{draw(SPACE)}".join(members) + "}"
+    if isinstance(value, list):
+        return "[" + gap + f",{gap}".join(draw(texts(inner)) for inner in value) + "]"
+    if isinstance(value, str):
+        if draw(st.booleans()):
+            return json.dumps(value)
+        style = draw(st.sampled_from(["all", "some", "none"]))
+        if style == "all":
+            return '"' + "".join(f"\\u{unit:04x}" for unit in _units(value)) + '"'
+        if style == "some" or any(0xD800 <= ord(letter) < 0xE000 for letter in value):
+            return json.dumps(value)
+        return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value)
+
+
+def _units(text: str) -> list[int]:
+    data = text.encode("utf-16-be", "surrogatepass")
+    return [int.from_bytes(data[at : at + 2], "big") for at in range(0, len(data), 2)]
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> str:
+    value = draw(st.dictionaries(KEYS, VALUES, max_size=6))
+    if draw(st.booleans()):
+        value["model"] = draw(st.text(max_size=6))
+    return draw(SPACE) + draw(texts(value)) + draw(SPACE)
+
+
+def pairs(text: str) -> list[tuple[str, Any]]:
+    """Top-level members in order."""
+    first: list[Any] = json.JSONDecoder(object_pairs_hook=list).decode(text)
+    return [(key, value) for key, value in first]
+
+
+@given(documents(), st.sampled_from(["base", "support@3f2a9c81d0e4", "é", '"', ""]))
+def test_the_model_is_changed_and_nothing_else(text: str, name: str) -> None:
+    body = text.encode("utf-8", "surrogatepass")
+    try:
+        fields = read(body)
+    except BadRequest:
+        assume(False)
+    quoted = json.dumps(name, ensure_ascii=False).encode()
+    result = addressed(body, fields, quoted)
+    before, after = pairs(text), pairs(result.decode())
+    assert [pair for pair in before if pair[0] != "model"] == [pair for pair in after if pair[0] != "model"]
+    assert dict(after)["model"] == name
+    # All other bytes: what is before and behind the value is there as it was.
+    at = next(at for at in range(len(result)) if result.startswith(quoted, at) and _is_model(body, result, at, len(quoted)))
+    assert at >= 0
+
+
+def _is_model(body: bytes, result: bytes, at: int, length: int) -> bool:
+    head, tail = result[:at], result[at + length :]
+    if body.startswith(head) and body.endswith(tail) and len(head) + len(tail) <= len(body):
+        return True
+    key = b'"model":'
+    if not head.endswith(key):
+        return False
+    head = head[: -len(key)]
+    return body in (head + tail, head + tail.removeprefix(b","))
+
+
+@given(documents())
+def test_asking_for_usage_changes_the_model_and_the_option_only(text: str) -> None:
+    body = text.encode("utf-8", "surrogatepass")
+    try:
+        fields = read(body)
+        result = addressed(body, fields, b'"m"', ask_usage=True)
+    except BadRequest:
+        assume(False)
+    before, after = json.loads(text), json.loads(result)
+    options = before.get("stream_options")
+    assert after.pop("model") == "m"
+    before.pop("model", None)
+    if options is None or isinstance(options, dict):
+        assert after["stream_options"] == {**(options or {}), "include_usage": True}
+        before.pop("stream_options", None)
+        after.pop("stream_options")
+    assert after == before
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_read_or_refused(body: bytes) -> None:
+    try:
+        read(body)
+    except BadRequest:
+        return
+    assert isinstance(json.loads(body), dict)
+
+
+@given(st.integers(1, 400), st.sampled_from(["[]", "{}"]))
+def test_nesting_is_refused_above_the_limit_and_only_there(depth: int, kind: str) -> None:
+    opening, inner = (kind[0], "") if kind == "[]" else ('{"x":', "1")
+    body = ('{"a":' + opening * depth + inner + kind[1] * depth + "}").encode()
+    if depth + 1 > 200:
+        with pytest.raises(BadRequest):
+            read(body)
+    else:
+        read(body)
