@@ -121,7 +121,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _number(config: Mapping[str, Any], field: str, kind: type[_N]) -> _N:
-    value = config.get(field)
+    value: Any = config.get(field)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     # Bounded, so that infinities and numbers that no file of ours can hold are refused with the rest.
     if not is_number or not 0 < value <= LARGEST_NUMBER or kind(value) != value:

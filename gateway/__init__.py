@@ -15,7 +15,6 @@ observe/ledger.py        and counted
 """
 
 
-
 def __getattr__(name: str) -> str:
     # `__version__`, when it is asked for: every worker would pay for reading the package's metadata.
     if name != "__version__":

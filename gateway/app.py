@@ -50,6 +50,7 @@ class Worker:
             ledger=self.ledger,
             limits=configure.limits,
             ids=RequestIds(secrets.token_hex(8)),
+            fingerprints={},
         )
         # Set by who runs the server: its connections, and how to stop it.
         self.connections: set[ClientConnection] = set()

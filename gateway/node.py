@@ -158,6 +158,8 @@ class Node:
             await self.engine.stop()
         if self._control is not None:
             self._control.should_exit = True
+        else:
+            chores[0].cancel()  # stopped while it was still importing
         await asyncio.wait(chores[:1], timeout=5)
         for chore in chores:
             chore.cancel()
@@ -266,7 +268,7 @@ def _make_folder(folder: Path) -> None:
 def _bind_unix(path: Path) -> socket.socket:
     if len(str(path).encode()) > LONGEST_SOCKET_PATH:
         raise CannotListen(
-            f"`{path}` is longer than the {LONGEST_SOCKET_PATH} bytes a unix socket may have; use a shorter state folder"
+            f"`{path}` is longer than the {LONGEST_SOCKET_PATH} bytes of a socket's path; use a shorter state folder"
         )
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

@@ -12,10 +12,17 @@ from gateway.errors import LoragateError
 class ReplyHead(Protocol):
     """The beginning of an engine's reply."""
 
-    status: int
-    headers: Sequence[tuple[bytes, bytes]]
-    # Bytes of the body if the engine said so, else None.
-    length: int | None
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+
+    @property
+    def headers(self) -> Sequence[tuple[bytes, bytes]]:
+        """Names in lower case, and values."""
+
+    @property
+    def length(self) -> int | None:
+        """Bytes of the body if the engine said so, else None."""
 
 
 class Reader(Protocol):
@@ -26,6 +33,9 @@ class Reader(Protocol):
 
     def on_reply(self, head: ReplyHead | None, data: bytes, is_complete: bool) -> None:
         """A part of the reply: `head` once, with the first part; then data; the last part is complete."""
+
+    def on_chunk(self, chunk: bytes) -> None:
+        """A part of a chunked reply that is exactly one HTTP chunk and ends with an event, framing included."""
 
     def on_engine_lost(self, error: LoragateError, *, is_stale: bool) -> None:
         """No more will come. `is_stale`: an idle connection died before it brought a single byte."""

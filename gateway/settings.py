@@ -128,7 +128,9 @@ def _check_pair(certificate: Path, key: Path | None) -> None:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        raise ValueError(f"tls: `{certificate}` and `{key}` are no certificate and its unlocked key ({error})") from None
+        raise ValueError(
+            f"tls: `{certificate}` and `{key}` are no certificate and its unlocked key ({error})"
+        ) from None
 
 
 def is_loopback(host: str) -> bool:

@@ -36,7 +36,9 @@ def cli() -> Iterator[str]:
 
 
 def _command_help(command: click.Command, path: str) -> Iterator[str]:
-    context = click.Context(command, info_name=path, max_content_width=100, terminal_width=100, **command.context_settings)
+    context = click.Context(
+        command, info_name=path, max_content_width=100, terminal_width=100, **command.context_settings
+    )
     yield f"\n## {path}\n\n```text\n{command.get_help(context)}\n```"
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
@@ -60,7 +62,15 @@ def settings_page() -> Iterator[str]:
 
 
 def _shown(value: Any) -> str:
-    return {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else "none" if value is None else "[]" if value == () else str(value)
+    return (
+        {True: "true", False: "false"}.get(value, str(value))
+        if isinstance(value, bool)
+        else "none"
+        if value is None
+        else "[]"
+        if value == ()
+        else str(value)
+    )
 
 
 def _comment_above(name: str) -> str:
@@ -93,7 +103,9 @@ def metrics() -> Iterator[str]:
             kind = text[number + 1].split(" ")[3]
             sample = next(each for each in text[number + 2 :] if each.startswith(name))
             inside = sample.partition("{")[2].partition("}")[0] if "{" in sample else ""
-            labels = ", ".join(f"`{pair.split('=')[0]}`" for pair in inside.split('",') if pair and not pair.startswith("le="))
+            labels = ", ".join(
+                f"`{pair.split('=')[0]}`" for pair in inside.split('",') if pair and not pair.startswith("le=")
+            )
             yield f"| `{name}` | {kind} | {labels or '–'} | {about} |"
 
 

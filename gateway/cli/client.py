@@ -38,7 +38,7 @@ class Control:
         else:
             path = self.state / CONTROL_SOCKET
             self.where = str(path)
-            transport = httpx.HTTPTransport(uds=str(path), verify=False)  # noqa: S501 (no TLS on a unix socket)
+            transport = httpx.HTTPTransport(uds=str(path), verify=False)
             self._client = httpx.Client(
                 base_url="http://control", headers=headers, transport=transport, timeout=ANSWER_SECONDS, trust_env=False
             )

@@ -44,7 +44,10 @@ class _WithSettings(click.Command):
             formatter.write_text("In the file, or as LORAGATE_NAME and LORAGATE_GROUP__NAME in the environment.")
             formatter.write_paragraph()
             formatter.write_dl(
-                [(name, f"{text + '.  ' if text else ''}[default: {_shown(default)}]") for name, text, default in described()]
+                [
+                    (name, f"{text + '.  ' if text else ''}[default: {_shown(default)}]")
+                    for name, text, default in described()
+                ]
             )
 
 

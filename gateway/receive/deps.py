@@ -44,3 +44,5 @@ class Deps:
     ledger: Ledger
     limits: Limits
     ids: RequestIds
+    # Engine URL → its `system_fingerprint` as JSON, learned from streams and forgotten when it is lost.
+    fingerprints: dict[str, bytes]

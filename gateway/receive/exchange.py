@@ -71,7 +71,7 @@ class Exchange:
     """A request and its reply, between one client and one engine."""
 
     __slots__ = (
-        "_attempts", "_cell", "_client", "_events", "_first_at", "_hides_usage", "_is_chunked", "_is_counted",
+        "_attempts", "_cell", "_client", "_events", "_heard_at", "_hides_usage", "_is_chunked", "_is_counted",
         "_last_at", "_link", "_placement", "_request", "_sent_at", "_stale", "_status", "_tried", "_whole", "has_begun",
         "is_over",
     )  # fmt: skip
@@ -92,8 +92,8 @@ class Exchange:
         self._is_chunked = False
         self._status = 0
         self._sent_at = 0.0
-        self._first_at = 0.0
-        self._last_at = 0.0
+        self._heard_at = 0.0  # the engine's last sign of life
+        self._last_at = 0.0  # the last events
         self.has_begun = False  # the head has gone to the client
         self.is_over = False
 
@@ -108,7 +108,8 @@ class Exchange:
             self.fail(error)
             return
         self._attempts += 1
-        client.waits_for_engine(client.limits.first_byte_seconds)
+        self._heard_at = monotonic()
+        client.waits_for_engine()
         link = client.engines.send(placed.engine_url, message, self)
         if not self.is_over:
             self._link = link
@@ -144,11 +145,7 @@ class Exchange:
 
     def on_reply(self, head: ReplyHead | None, data: bytes, is_complete: bool) -> None:
         now = monotonic()
-        if head is not None:
-            self._first_at = now
-            out = self._head(head, now)
-        else:
-            out = b""
+        out = self._head(head, now) if head is not None else b""
         if self._events is not None:
             data = self._passed(data, now, is_complete)
         elif self._whole is not None:
@@ -168,10 +165,25 @@ class Exchange:
         if is_complete:
             self._end(now)
         else:
-            client.waits_for_engine(client.limits.idle_seconds, now)
+            self._heard_at = now
+
+    def on_chunk(self, chunk: bytes) -> None:
+        """One HTTP chunk of whole events, in its framing: the usual step of a stream, and so the quickest."""
+        events = self._events
+        if events is None or not self._is_chunked or not events.passes_untouched(chunk):
+            self.on_reply(None, chunk[chunk.index(b"\r\n") + 2 : -2], False)
+            return
+        now = monotonic()
+        if self._last_at:
+            self._cell.took_between_tokens(now - self._last_at)
+        else:
+            self._cell.took_to_first_token(now - self._request.received_at)
+        self._last_at = self._heard_at = now
+        self._client.write(chunk)
 
     def on_engine_lost(self, error: LoragateError, *, is_stale: bool) -> None:
         self._link = None
+        self._client.fingerprints.pop(self._placement.engine_url, None)  # what comes back may be another
         if self.is_over:
             return
         if not self.has_begun:
@@ -211,7 +223,8 @@ class Exchange:
             % (request.id, placed.version.encode(), placed.arm.encode(), placed.reason.encode())
         )
         if is_stream:
-            self._events = EventStream(hide_usage=self._hides_usage)
+            known = self._client.fingerprints.get(placed.engine_url)
+            self._events = EventStream(hide_usage=self._hides_usage, fingerprint=known)
         else:
             self._whole = []
             overhead = self._sent_at - request.received_at + monotonic() - now
@@ -256,6 +269,8 @@ class Exchange:
         usage = None
         if self._events is not None:
             usage = self._events.usage
+            if self._events.fingerprint is not None:
+                self._client.fingerprints[self._placement.engine_url] = self._events.fingerprint
         elif self._whole and self._status == 200:
             usage = usage_of(b"".join(self._whole))
         if usage is not None:
@@ -284,6 +299,7 @@ class Exchange:
             event = event_of(error, request.endpoint.dialect)
             if self._events.is_split:
                 event = b"\n\n" + event
+            event = self._events.whole_rest() + event
             client.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event) if self._is_chunked else event)
             client.exchange_is_over(keep_alive=request.keep_alive and self._is_chunked)
         else:
@@ -300,12 +316,13 @@ class Exchange:
             return b""
         return b"3\r\n:\n\n\r\n" if self._is_chunked else b":\n\n"
 
-    def timed_out(self) -> None:
-        """The engine has sent nothing for longer than it may."""
+    def check(self, now: float) -> None:
+        """Give up if the engine has sent nothing for longer than it may."""
         limits = self._client.limits
-        waited = limits.idle_seconds if self.has_begun else limits.first_byte_seconds
-        what = "nothing more" if self.has_begun else "no reply"
-        self.fail(EngineTimeout(f"The engine sent {what} for {waited:g} s."))
+        allowed = limits.idle_seconds if self.has_begun else limits.first_byte_seconds
+        if now - self._heard_at >= allowed:
+            what = "nothing more" if self.has_begun else "no reply"
+            self.fail(EngineTimeout(f"The engine sent {what} for {allowed:g} s."))
 
     def client_gone(self) -> None:
         """Nobody listens any more: free the engine at once."""
@@ -322,7 +339,8 @@ class Exchange:
             self._link.pause()
 
     def resume(self) -> None:
-        """The client has caught up."""
+        """The client has caught up; the engine's silence counts from now."""
+        self._heard_at = monotonic()
         if self._link is not None:
             self._link.resume()
 

@@ -9,6 +9,7 @@ time, and compares it with one deadline.
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from enum import Enum, auto
 from time import monotonic
 from typing import Any, Final, cast
@@ -62,6 +63,9 @@ class ClientConnection(asyncio.Protocol):
         self.engines = deps.engines
         self.ledger = deps.ledger
         self.limits = deps.limits
+        self.fingerprints = deps.fingerprints
+        # The transport's own method: asyncio buffers, and `pause_writing` says when it is too much.
+        self.write: Callable[[bytes], None]
         self._connections: set[Any] = server_state.connections
         self._parser = httptools.HttpRequestParser(self)
         self._incoming = Incoming()
@@ -84,6 +88,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self.write = self._transport.write
         self._connections.add(self)
         if len(self._connections) > self.limits.max_connections:
             self._refuse(Overloaded(f"This gateway worker holds {self.limits.max_connections} connections, its limit."))
@@ -147,7 +152,7 @@ class ClientConnection(asyncio.Protocol):
             self._wait(Waiting.READER, self.limits.stalled_reader_seconds)
         elif exchange is not None:
             exchange.resume()
-            self.waits_for_engine(self.limits.idle_seconds if exchange.has_begun else self.limits.first_byte_seconds)
+            self.waits_for_engine()
         elif self._is_deaf and not self._queue:
             self._wait(Waiting.LINGER, self.limits.linger_seconds)
         else:
@@ -277,20 +282,15 @@ class ClientConnection(asyncio.Protocol):
 
     # What an exchange asks of its client
 
-    def write(self, data: bytes) -> None:
-        """Send to the client; asyncio buffers, and `pause_writing` says when it is too much."""
-        self._transport.write(data)
-
     def abort(self) -> None:
         """Break the connection off."""
         self._exchange = None
         self._transport.abort()
 
-    def waits_for_engine(self, seconds: float, now: float | None = None) -> None:
-        """The engine has so long for its next sign of life."""
+    def waits_for_engine(self) -> None:
+        """The next sign of life is the engine's to give; the exchange knows how long it may take."""
         if not self._is_paused:
             self._waiting = Waiting.ENGINE
-            self._deadline = (monotonic() if now is None else now) + seconds
 
     def exchange_is_over(self, *, keep_alive: bool) -> None:
         """The reply is complete; go on with the next request, or close."""
@@ -330,13 +330,14 @@ class ClientConnection(asyncio.Protocol):
         """Act if the deadline has passed; called about once a second by the worker."""
         if self._is_half_closed:
             self._probe()
+        if self._waiting is Waiting.ENGINE:
+            if self._exchange is not None:
+                self._exchange.check(now)
+            return
         if now < self._deadline:
             return
         has_begun = self._unread_bytes or self._stage is Waiting.HEADERS
-        if self._waiting is Waiting.ENGINE:
-            if self._exchange is not None:
-                self._exchange.timed_out()
-        elif self._waiting is Waiting.READER:
+        if self._waiting is Waiting.READER:
             self._transport.abort()
         elif self._waiting is Waiting.BODY or (self._waiting is Waiting.HEADERS and has_begun):
             self._refuse(RequestTimeout("The request took too long to arrive."))

@@ -24,7 +24,7 @@ class VllmHost:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         # Engines speak plain HTTP (settings.py); reading all certificates for TLS takes 50 ms of the start.
-        transport = httpx.AsyncHTTPTransport(uds=parts.path if parts.scheme == "unix" else None, verify=False)  # noqa: S501
+        transport = httpx.AsyncHTTPTransport(uds=parts.path if parts.scheme == "unix" else None, verify=False)
         base_url = "http://engine" if parts.scheme == "unix" else url
         self._client = httpx.AsyncClient(base_url=base_url, transport=transport, timeout=ASK_SECONDS, trust_env=False)
 

@@ -12,10 +12,14 @@ import msgspec
 
 # An event ends with an empty line; the three line ends are those of the WHATWG standard, mixed as
 # they come. Atomic, or CR and LF would count as two; a CR that stands last may be half of a CRLF.
-_LINE_END: Final = rb"(?>\r\n|\n|\r(?!\Z))"
-_END: Final = re.compile(_LINE_END + _LINE_END)
-_DATA: Final = re.compile(rb"^data: ?(.*?)\r?$", re.MULTILINE)
+_END: Final = re.compile(rb"(?>\r\n|\n|\r(?!\Z)){2}")
+# The same in data that is known to hold whole events.
+_WHOLE_END: Final = re.compile(rb"(?>\r\n|\n|\r){2}")
+_DATA: Final = re.compile(rb"(?:\A|[\r\n])data: ?([^\r\n]*)")
 _USAGE: Final = re.compile(rb'"usage" ?: ?\{')
+# What an event that finishes a choice has, and where vLLM tells its build and configuration.
+_FINISHES: Final = b'"finish_reason":"'
+_FINGERPRINT: Final = b'"system_fingerprint":'
 # An event that grows past this is passed on in parts: memory stays bounded. vLLM's largest
 # events are prompt_logprobs, some 100 bytes a token.
 LONGEST_HELD_EVENT_BYTES: Final = 1 << 20
@@ -37,6 +41,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 class _Carrier(msgspec.Struct, frozen=True):
     usage: Usage | None = None
     choices: list[msgspec.Raw] | None = None
+    system_fingerprint: msgspec.Raw = msgspec.Raw(b"")
     response: "_Carrier | None" = None
     message: "_Carrier | None" = None
 
@@ -63,19 +68,39 @@ def _carrier_of(data: bytes) -> _Carrier | None:
 class EventStream:
     """One reply's events on their way through.
 
+    vLLM tells its `system_fingerprint` on the events that finish a choice, but on the usage
+    event instead if there is one. So that hiding the usage hides nothing else, the fingerprint
+    is put back where it would have been: from what is known of the engine, or else the
+    finishing event waits for the usage event, which follows at once.
+
     Args:
         hide_usage: Take the usage event out again; it was asked for by the gateway alone.
+        fingerprint: The engine's fingerprint as JSON, empty if it has none, None if not known.
     """
 
-    __slots__ = ("_held", "_hide_usage", "events", "is_split", "usage")
+    __slots__ = ("_finishing", "_held", "_hide_usage", "events", "fingerprint", "is_split", "usage")
 
-    def __init__(self, *, hide_usage: bool = False) -> None:
+    def __init__(self, *, hide_usage: bool = False, fingerprint: bytes | None = None) -> None:
         self._hide_usage = hide_usage
         self._held = b""
+        self._finishing = b""
+        self.fingerprint = fingerprint
         self.events = 0
         # The last bytes passed on are the beginning of an event that is too long to be held.
         self.is_split = False
         self.usage: tuple[int, int] | None = None
+
+    def passes_untouched(self, data: bytes) -> bool:
+        """Whether whole events, alone or in one HTTP chunk, may go on without being fed; they are counted if so."""
+        if (
+            self._held
+            or self.is_split
+            or b'"usage"' in data
+            or (self._hide_usage and (self._finishing or _FINISHES in data))
+        ):
+            return False
+        self.events += data.count(b"\n\n")
+        return True
 
     def feed(self, data: bytes) -> bytes:
         """Return what may go on to the client now: whole events, as they were."""
@@ -86,38 +111,48 @@ class EventStream:
             data = self._hold_the_rest(data)
         elif self.is_split:
             self.is_split = False
-        if b'"usage"' in data and _USAGE.search(data):
-            data = self._read_usage(data)
+        if b'"usage"' in data or (self._hide_usage and (self._finishing or _FINISHES in data)):
+            data = self._sifted(data)
         self.events += data.count(b"\n\n")
         return data
 
     def rest(self) -> bytes:
-        """Return what still waits for an end that never came, once the reply is over."""
-        held, self._held = self._held, b""
-        return held
+        """Return what still waits, once the reply is over: whole events, and an end that never came."""
+        rest, self._finishing, self._held = self._finishing + self._held, b"", b""
+        return rest
+
+    def whole_rest(self) -> bytes:
+        """Return the whole events that still wait, once the reply has broken off."""
+        rest, self._finishing, self._held = self._finishing, b"", b""
+        return rest
 
     def _hold_the_rest(self, data: bytes) -> bytes:
         end = 0
         for match in _END.finditer(data):
             end = match.end()
-        if len(data) - end > LONGEST_HELD_EVENT_BYTES:
+        if len(data) - end > LONGEST_HELD_EVENT_BYTES or (self.is_split and not end):
             self.is_split = True
             return data
-        if end:
-            self.is_split = False
+        if self.is_split and not end:
+            return data
+        self.is_split = False
         self._held = data[end:]
         return data[:end]
 
-    def _read_usage(self, data: bytes) -> bytes:
+    def _sifted(self, data: bytes) -> bytes:
         """Read the usage out of whole events; drop the event that carries nothing else, if it is to be hidden."""
+        data = self._finishing + data
+        self._finishing = b""
         kept: list[bytes] = []
         start = 0
-        for match in _END.finditer(data):
+        for match in _WHOLE_END.finditer(data):
             event = data[start : match.end()]
             start = match.end()
             if not (_USAGE.search(event) and self._carries_only_usage(event)):
                 kept.append(event)
         kept.append(data[start:])
+        if self._hide_usage:
+            self._restore_fingerprint(kept)
         return b"".join(kept)
 
     def _carries_only_usage(self, event: bytes) -> bool:
@@ -129,4 +164,19 @@ class EventStream:
         before = self.usage or (0, 0)
         # Anthropic streams tell the prompt's tokens first and the reply's last.
         self.usage = (prompt or before[0], generated or before[1])
-        return self._hide_usage and carrier.choices == []
+        if not self._hide_usage or carrier.choices != []:
+            return False
+        told = bytes(carrier.system_fingerprint)
+        self.fingerprint = b"" if told == b"null" else told
+        return True
+
+    def _restore_fingerprint(self, events: list[bytes]) -> None:
+        """Put the fingerprint on every event that finishes a choice; let a last one wait while it is not known."""
+        for number, event in enumerate(events):
+            if _FINISHES not in event or _FINGERPRINT in event:
+                continue
+            if self.fingerprint:
+                closing = event.rindex(b"}")
+                events[number] = b"%b,%b%b%b" % (event[:closing], _FINGERPRINT, self.fingerprint, event[closing:])
+            elif self.fingerprint is None and not any(events[number + 1 :]):
+                self._finishing, events[number] = event, b""

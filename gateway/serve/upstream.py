@@ -20,6 +20,8 @@ from gateway.ports import Reader
 # uvicorn, which vLLM serves with, closes a connection that was idle for 5 s; we stop using it
 # earlier, so that a request does not meet a close on its way.
 IDLE_REUSE_SECONDS: Final = 4.0
+# Bytes of a chunk's size in hex and its line end, up to 16 MiB.
+LONGEST_SIZE_LINE: Final = 8
 # Idle connections kept for each engine; more are closed when their reply is complete.
 IDLE_CONNECTIONS: Final = 512
 
@@ -35,12 +37,29 @@ class Head:
         self.length = length
 
 
+def is_one_chunk_of_events(data: bytes) -> bool:
+    """Whether `data` is exactly one HTTP chunk, and its content ends an event.
+
+    So a stream's usual read needs no parser, and can go on as it came. Anything else (several
+    chunks, a part of one, extensions) is the parser's.
+    """
+    if not data.endswith(b"\n\n\r\n"):
+        return False
+    end = data.find(b"\r\n", 1, LONGEST_SIZE_LINE)
+    if end < 0 or not data[:end].isalnum():
+        return False
+    try:
+        return int(data[:end], 16) == len(data) - end - 4
+    except ValueError:
+        return False
+
+
 class EngineConnection(asyncio.Protocol):
     """One connection; between requests it waits in its pool."""
 
     __slots__ = (
-        "_head", "_headers", "_is_done", "_is_kept", "_is_paused", "_is_used", "_parser", "_parts", "_pool",
-        "_until_close", "idle_since", "is_closed", "reader", "transport",
+        "_head", "_headers", "_is_between_chunks", "_is_done", "_is_kept", "_is_paused", "_is_used", "_parser", "_parts",
+        "_pool", "_until_close", "idle_since", "is_closed", "reader", "transport",
     )  # fmt: skip
 
     def __init__(self, pool: "EnginePool") -> None:
@@ -49,6 +68,7 @@ class EngineConnection(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._parts: list[bytes] = []
         self._head: Head | None = None
+        self._is_between_chunks = False
         self._is_done = False
         self._is_used = False
         self._is_paused = False
@@ -69,11 +89,16 @@ class EngineConnection(asyncio.Protocol):
         if reader is None:  # nothing was asked: not a peer we understand
             self.transport.abort()
             return
+        if self._is_between_chunks and is_one_chunk_of_events(data):
+            reader.on_chunk(data)  # the parser has not moved: it still waits for a chunk
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
             self._fail(EngineFailed("The engine answered with something that is not HTTP."))
             return
+        if self._is_between_chunks and not data.endswith(b"\r\n"):
+            self._is_between_chunks = False  # a chunk's size line has begun
         head, self._head = self._head, None
         parts = self._parts
         body = b"" if not parts else parts[0] if len(parts) == 1 else b"".join(parts)
@@ -118,12 +143,20 @@ class EngineConnection(asyncio.Protocol):
             elif name == b"transfer-encoding":
                 is_chunked = True
         self._until_close = length is None and not is_chunked and status not in (204, 304)
+        self._is_between_chunks = is_chunked
         self._head = Head(status, self._headers, length)
 
     def on_body(self, body: bytes) -> None:
         self._parts.append(body)
 
+    def on_chunk_header(self) -> None:
+        self._is_between_chunks = False
+
+    def on_chunk_complete(self) -> None:
+        self._is_between_chunks = True
+
     def on_message_complete(self) -> None:
+        self._is_between_chunks = False
         if self._parser.get_status_code() >= 200:
             self._is_done = True
 
@@ -133,6 +166,7 @@ class EngineConnection(asyncio.Protocol):
         """Send a request whose reply goes to `reader`."""
         self.reader = reader
         self._is_done = False
+        self._is_between_chunks = False
         self._headers = []
         self.transport.write(request)
         reader.on_sent()
@@ -287,7 +321,7 @@ class EnginePool:
             _, connection = await loop.create_unix_connection(lambda: EngineConnection(self), parts.path)
         else:
             _, connection = await loop.create_connection(
-                lambda: EngineConnection(self), parts.hostname, parts.port or 80
+                lambda: EngineConnection(self), str(parts.hostname), parts.port or 80
             )
         return connection
 

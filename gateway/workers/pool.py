@@ -144,6 +144,8 @@ class WorkerPool:
             return
         finally:
             theirs.close()
+        if self._is_stopping:  # `stop` came before there was a process to signal
+            _signal(slot.process, signal.SIGTERM)
         reader, writer = await asyncio.open_connection(sock=ours)
         slot.writer = writer
         channel.write(writer, self._configure(self._table))

@@ -113,21 +113,13 @@ def test_an_alias_flips_to_the_newest_and_the_old_stays_within_reach(
 def test_a_pin_that_may_mean_two_versions_is_refused(
     gateway: RunningGateway, client: httpx.Client, tmp_path: Path
 ) -> None:
-    # Two contents whose digests share six digits would take 2**12 tries to find; the admin API and
-    # the data plane cut at the same place, so a shorter rule is tested on the catalog's own terms.
-    seeds: dict[str, int] = {}
-    folder = tmp_path / "a"
-    for seed in range(20_000):
-        digits = read_manifest(write_adapter(folder, tensors={"t": ("U8", [4], seed.to_bytes(4, "big"))})).digest[:6]
-        if digits in seeds:
-            break
-        seeds[digits] = seed
-    else:
-        pytest.fail("no two digests share six digits")
-    versions = {
-        add(gateway, write_adapter(tmp_path / str(each), tensors={"t": ("U8", [4], each.to_bytes(4, "big"))}))
-        for each in (seed, seeds[digits])
-    }
+    digits = "d2828f"  # found by trying: the digests of these two begin alike
+    folders = [
+        write_adapter(tmp_path / str(number), tensors={"t": ("U8", [4], number.to_bytes(4, "big"))})
+        for number in (2957, 10547)
+    ]
+    assert [read_manifest(folder).digest[:6] for folder in folders] == [digits] * 2
+    versions = {add(gateway, folder) for folder in folders}
     reply = ask(client, f"support@{digits}")
     assert reply.status_code == 404
     assert all(version in reply.json()["error"]["message"] for version in versions)
@@ -214,10 +206,6 @@ def test_a_name_that_cannot_be_one_is_refused(gateway: RunningGateway, tmp_path:
     assert f"`{name}`" in reply.json()["error"]["message"]
 
 
-def edited(change: Callable[[Path], object]) -> Callable[[Path], object]:
-    return change
-
-
 def with_config(**config: Any) -> Callable[[Path], object]:
     return lambda folder: write_adapter(folder, **config)
 
@@ -259,7 +247,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty tensors": (with_tensors(lambda _: b""), "cut short"),
     "tensors cut short": (with_tensors(lambda content: content[:-1]), "cut short"),
     "a header cut short": (with_tensors(lambda content: content[:20]), "cut short"),
-    "tensors that are no such file": (with_tensors(lambda _: b"\x80\x04 a pickle in disguise"), "not a safetensors file"),
+    "a pickle in disguise": (with_tensors(lambda _: b"\x80\x04 renamed, no more"), "not a safetensors file"),
     "a header that is no JSON": (with_tensors(lambda _: (4).to_bytes(8, "little") + b"nope"), "header"),
     "a header without offsets": (with_tensors(lambda _: header({"t": {"dtype": "F16", "shape": [1]}})), "header"),
     "bytes after the last tensor": (with_tensors(lambda content: content + b"x"), "follow the last tensor"),
@@ -269,9 +257,9 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "a shape that does not fit": (
         with_tensors(lambda _: header({"t": {"dtype": "U8", "shape": [2], "data_offsets": [0, 1]}}) + b"x"), "shape"),
     "offsets that go backwards": (
-        with_tensors(lambda _: header({"t": {"dtype": "U8", "shape": [1], "data_offsets": [1, 0]}}) + b"x"), "damaged"),
+        with_tensors(lambda _: header({"t": {"dtype": "U8", "shape": [1], "data_offsets": [1, 0]}})), "damaged"),
     "a hole": (
-        with_tensors(lambda _: header({"t": {"dtype": "U8", "shape": [1], "data_offsets": [1, 2]}}) + b"xy"), "damaged"),
+        with_tensors(lambda _: header({"t": {"dtype": "U8", "shape": [1], "data_offsets": [1, 2]}}) + b"x"), "damaged"),
 }  # fmt: skip
 
 
@@ -387,9 +375,7 @@ def test_a_restarted_gateway_keeps_everything(tmp_path: Path) -> None:
             assert [served(client, "support", user=f"user-{number}") for number in range(30)] == arms
 
 
-def test_adapters_come_and_go_under_load_without_a_failed_request(
-    gateway: RunningGateway, tmp_path: Path
-) -> None:
+def test_adapters_come_and_go_under_load_without_a_failed_request(gateway: RunningGateway, tmp_path: Path) -> None:
     add(gateway, write_adapter(tmp_path / "0", 0), "steady")
     add(gateway, tmp_path / "0", "moving")
     outcomes: Counter[tuple[int, str]] = Counter()

@@ -1,4 +1,5 @@
 """What no good client sends: every one gets an answer it can read, no engine sees it, nobody else notices."""
+# ruff: noqa: E501 (messages and bodies are easier to compare on one line)
 
 import gzip
 import json
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -43,7 +45,11 @@ BAD_BODIES = {
     "null": b"null",
     "deep objects": b'{"model":"base","x":' + b'{"x":' * DEEP + b"1" + b"}" * DEEP + b"}",
     "deep arrays": b'{"model":"base","x":' + b"[" * DEEP + b"]" * DEEP + b"}",
-    "deep objects in messages": b'{"model":"base","messages":[{"content":' + b'{"x":' * DEEP + b"1" + b"}" * DEEP + b"}]}",
+    "deep objects in messages": b'{"model":"base","messages":[{"content":'
+    + b'{"x":' * DEEP
+    + b"1"
+    + b"}" * DEEP
+    + b"}]}",
     "deep arrays in messages": b'{"model":"base","messages":[' + b"[" * DEEP + b"]" * DEEP + b"]}",
     "deep in the model": b'{"model":' + b"[" * DEEP + b"]" * DEEP + b"}",
     "deep in a field that is read": b'{"model":"base","user":' + b'{"x":' * 300 + b"1" + b"}" * 300 + b"}",
@@ -79,7 +85,9 @@ def test_a_bad_body_is_refused_and_the_connection_goes_on(gateway: RunningGatewa
             assert client.ask("/v1/models").status == 200
 
 
-@pytest.mark.parametrize("value", ["1", "null", "[]", "[1,2]", "{}", "true", '""', "1.5e300", "1" * 30, '["base"]', '{"x":"base"}'])
+@pytest.mark.parametrize(
+    "value", ["1", "null", "[]", "[1,2]", "{}", "true", '""', "1.5e300", "1" * 30, '["base"]', '{"x":"base"}']
+)
 def test_a_model_of_the_wrong_type_is_refused(gateway: RunningGateway, value: str) -> None:
     with Raw(gateway) as client:
         reply = client.ask(CHAT, f'{{"messages":[],"model":{value}}}'.encode())
@@ -96,7 +104,21 @@ def test_a_missing_model_is_named(gateway: RunningGateway) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", ["nobody", "Base", "base ", "base\0", "\0", "base@123456", "base@zzzzzz", "@", "a" * 100_000, "😀", "%62ase", "../base"]
+    "model",
+    [
+        "nobody",
+        "Base",
+        "base ",
+        "base\0",
+        "\0",
+        "base@123456",
+        "base@zzzzzz",
+        "@",
+        "a" * 100_000,
+        "😀",
+        "%62ase",
+        "../base",
+    ],
 )
 def test_an_unknown_model_is_404(gateway: RunningGateway, model: str) -> None:
     with Raw(gateway) as client:
@@ -180,11 +202,15 @@ def test_a_body_cut_short_by_close_harms_nobody(gateway: RunningGateway) -> None
 @pytest.mark.parametrize("upgrade", ["websocket", "h2c", "TLS/1.0"])
 def test_an_upgrade_is_ignored_and_the_request_answered(gateway: RunningGateway, upgrade: str) -> None:
     with Raw(gateway) as client:
-        more = {"upgrade": upgrade, "connection": "Upgrade, HTTP2-Settings", "http2_settings": "AAMAAABk"}
+        more: dict[str, Any] = {
+            "upgrade": upgrade,
+            "connection": "Upgrade, HTTP2-Settings",
+            "http2_settings": "AAMAAABk",
+        }
         assert client.ask("/v1/models", **more).status == 200
         for _ in range(2):
             assert client.ask(CHAT, chat(model="nobody"), **more).code == "model_not_found"
-            chunked = b"2\r\n{\"\r\n8\r\nmodel\":1\r\n1\r\n}\r\n0\r\n\r\n"
+            chunked = b'2\r\n{"\r\n8\r\nmodel":1\r\n1\r\n}\r\n0\r\n\r\n'
             assert client.ask(CHAT, chunked, transfer_encoding="chunked", **more).code == "invalid_type"
         client.send((client.request("/v1/models", **more) + client.request(CHAT, b"[]", **more)) * 200)
         assert [client.reply().status for _ in range(400)] == [200, 400] * 200
@@ -241,7 +267,9 @@ def test_a_query_does_not_hide_a_path(gateway: RunningGateway) -> None:
 
 
 @pytest.mark.parametrize("method", ["HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "PROPFIND"])
-@pytest.mark.parametrize("target", [CHAT, "/v1/models", "/v1/models/base", "/m/base/v1/completions", "/healthz", "/tokenizer_info"])
+@pytest.mark.parametrize(
+    "target", [CHAT, "/v1/models", "/v1/models/base", "/m/base/v1/completions", "/healthz", "/tokenizer_info"]
+)
 def test_another_method_is_405(gateway: RunningGateway, method: str, target: str) -> None:
     with Raw(gateway) as client:
         reply = client.ask(target, method=method)
@@ -270,7 +298,11 @@ def test_every_path_asks_for_a_key_except_health(gateway: RunningGateway) -> Non
                 continue
             for target in (path, f"/m/base{path}" if endpoint is not ONE_MODEL else path + "base"):
                 reply = client.ask(target, body)
-                assert (reply.status, reply.code, reply.headers["www-authenticate"]) == (401, "invalid_api_key", "Bearer")
+                assert (reply.status, reply.code, reply.headers["www-authenticate"]) == (
+                    401,
+                    "invalid_api_key",
+                    "Bearer",
+                )
 
 
 @pytest.mark.parametrize("header", ["Bearer", "Bearer ", "Bearer x", "Basic eDp5", "x", "Bearer \xff\xfe", "bearer\tx"])
@@ -317,7 +349,9 @@ def test_ten_thousand_slow_connections_keep_nobody_from_being_served() -> None:
                 times.append(time.monotonic() - began)
             crowd.stdin.close()
         times.sort()
-        print(f"\n{SLOW:,} slow connections: {grown / SLOW:,.0f} bytes each; others p50 {times[100] * 1e3:.1f} ms, max {times[-1] * 1e3:.1f} ms")
+        print(
+            f"\n{SLOW:,} slow connections: {grown / SLOW:,.0f} bytes each; others p50 {times[100] * 1e3:.1f} ms, max {times[-1] * 1e3:.1f} ms"
+        )
         assert times[190] < 1.0
         assert os.path.exists(f"/proc/{pid}")
 

@@ -1,4 +1,5 @@
 """The gateway changes the value of `model` and nothing else: not a byte of a request, not a byte of a reply."""
+# ruff: noqa: E501 (messages and bodies are easier to compare on one line)
 
 import json
 from collections.abc import Iterator
@@ -60,7 +61,9 @@ def test_a_reply_is_the_engines_own(client: Raw, engine: FakeEngine, support: st
 
 @pytest.mark.parametrize("prefix", ["", "/m/support"], ids=["model in the body", "model in the path"])
 @pytest.mark.parametrize("path", STREAMING)
-@pytest.mark.parametrize("options", [{}, {"stream_options": {"include_usage": True}}], ids=["no usage asked", "usage asked"])
+@pytest.mark.parametrize(
+    "options", [{}, {"stream_options": {"include_usage": True}}], ids=["no usage asked", "usage asked"]
+)
 def test_a_stream_is_the_engines_own(
     client: Raw, engine: FakeEngine, support: str, path: str, prefix: str, options: dict[str, Any]
 ) -> None:
@@ -115,10 +118,18 @@ ODD = {
 
 
 @pytest.mark.parametrize("body", ODD.values(), ids=ODD)
-def test_the_engine_gets_what_was_sent_with_another_model(client: Raw, engine: FakeEngine, support: str, body: bytes) -> None:
+def test_the_engine_gets_what_was_sent_with_another_model(
+    client: Raw, engine: FakeEngine, support: str, body: bytes
+) -> None:
     client.ask(CHAT, body)
     expected = None
-    for written in (rb'"m\u006fdel":"support"', rb'\u006C":"support"', rb'"model":"supp\u006frt"', b'"model"\n:\t"support"', b'"model":"support"'):
+    for written in (
+        rb'"m\u006fdel":"support"',
+        rb'\u006C":"support"',
+        rb'"model":"supp\u006frt"',
+        b'"model"\n:\t"support"',
+        b'"model":"support"',
+    ):
         if written in body.replace(b'{"model":"support"}', b""):
             old = written[written.rindex(b'"supp') :]
             at = body.rindex(written) + len(written) - len(old)
@@ -128,7 +139,9 @@ def test_the_engine_gets_what_was_sent_with_another_model(client: Raw, engine: F
 
 
 @pytest.mark.parametrize("path", STREAMING)
-def test_a_stream_without_usage_is_asked_for_it_where_it_would_not_tell(client: Raw, engine: FakeEngine, path: str) -> None:
+def test_a_stream_without_usage_is_asked_for_it_where_it_would_not_tell(
+    client: Raw, engine: FakeEngine, path: str
+) -> None:
     sent = json.dumps({"model": "base", **BODIES[path], "stream": True}).encode()
     client.ask(path, sent)
     addition = b',"stream_options":{"include_usage":true}' if path in STREAMING[:2] else b""
@@ -143,7 +156,7 @@ def test_a_stream_without_usage_is_asked_for_it_where_it_would_not_tell(client: 
         ("{ }", '{"include_usage":true }'),
         ('{"include_usage":false}', '{"include_usage":true}'),
         ('{ "include_usage" : null , "x":1.0e+10}', '{ "include_usage" : true , "x":1.0e+10}'),
-        ('{"x":%d}' % 10**400, '{"include_usage":true,"x":%d}' % 10**400),
+        ('{"x":%d}' % 10**400, '{"include_usage":true,"x":%d}' % 10**400),  # noqa: UP031
         ('{"include_usage":true,"include_usage":false}', '{"include_usage":true,"include_usage":true}'),
         ('{"é":{"include_usage":1},"include_usage":0}', '{"é":{"include_usage":1},"include_usage":true}'),
     ],
@@ -167,7 +180,10 @@ def test_stream_options_of_the_wrong_type_are_the_engines_to_judge(client: Raw, 
 def tokens(gateway: RunningGateway) -> tuple[float, float]:
     """Prompt and generated tokens counted so far, over all versions."""
     metrics = gateway.metrics()
-    sums = [sum(value for name, value in metrics.items() if name.startswith(f"loragate_{kind}_tokens_total")) for kind in ("prompt", "generation")]
+    sums = [
+        sum(value for name, value in metrics.items() if name.startswith(f"loragate_{kind}_tokens_total"))
+        for kind in ("prompt", "generation")
+    ]
     return sums[0], sums[1]
 
 
@@ -200,7 +216,10 @@ def test_the_path_overrides_the_bodys_model(client: Raw, engine: FakeEngine, sup
         assert (reply.status, reply.headers["x-loragate-version"]) == (200, support)
         assert engine.generations[-1].body == f'{{"messages":[],"model":"{support}" ,"x":1}}'.encode()
     assert client.ask(f"/m/{support}" + CHAT, {"messages": []}).headers["x-loragate-route-reason"] == "pin"
-    assert client.ask(f"/m/{support[:-6].replace('@', '%40')}" + CHAT, {"messages": []}).headers["x-loragate-version"] == support
+    assert (
+        client.ask(f"/m/{support[:-6].replace('@', '%40')}" + CHAT, {"messages": []}).headers["x-loragate-version"]
+        == support
+    )
 
 
 def test_errors_of_the_engine_pass_through_as_they_are(client: Raw, engine: FakeEngine) -> None:
@@ -237,7 +256,10 @@ def test_an_engines_own_error_event_passes_through(client: Raw, engine: FakeEngi
 
 def test_models_lists_the_base_and_the_aliases(client: Raw, support: str) -> None:
     cards = client.ask("/v1/models").json()["data"]
-    assert [(card["id"], card["root"], card["parent"]) for card in cards] == [("base", "base", None), ("support", support, "base")]
+    assert [(card["id"], card["root"], card["parent"]) for card in cards] == [
+        ("base", "base", None),
+        ("support", support, "base"),
+    ]
     assert client.ask("/v1/models/support").json() == cards[1]
     assert client.ask(f"/v1/models/{support}").json()["id"] == support
     assert client.ask("/m/support/v1/models").json()["data"] == cards

@@ -40,7 +40,9 @@ def is_idle(engine: FakeEngine, seconds: float = 5.0) -> bool:
 
 def test_pipelined_requests_are_answered_in_order(gateway: RunningGateway) -> None:
     with Raw(gateway) as client:
-        client.send(b"".join(client.request(CHAT, chat(fake={"events": n, "ttft_ms": 20 * (8 - n)})) for n in range(1, 9)))
+        client.send(
+            b"".join(client.request(CHAT, chat(fake={"events": n, "ttft_ms": 20 * (8 - n)})) for n in range(1, 9))
+        )
         assert [client.reply().json()["usage"]["completion_tokens"] for _ in range(8)] == list(range(1, 9))
 
 
@@ -71,10 +73,13 @@ def test_a_long_pipeline_is_answered_to_its_end(gateway: RunningGateway) -> None
 
 def test_a_long_pipeline_of_gets_is_answered_to_its_end(gateway: RunningGateway) -> None:
     with Raw(gateway) as client:
-        client.send(client.request("/v1/models") * 300 + client.request(CHAT, chat()) + client.request("/v1/models") * 300)
+        client.send(
+            client.request("/v1/models") * 300 + client.request(CHAT, chat()) + client.request("/v1/models") * 300
+        )
         assert [client.reply().status for _ in range(601)] == [200] * 601
 
 
+@pytest.mark.simulation
 def test_pipelined_requests_with_bodies_over_the_limit_together_are_all_answered(gateway: RunningGateway) -> None:
     body = chat(messages=[{"role": "user", "content": "x" * 9_000_000}], fake={"ttft_ms": 100})
     with Raw(gateway, timeout=30) as client:
@@ -219,7 +224,7 @@ def test_an_idle_connection_expires(gateway: RunningGateway) -> None:
         assert client.ask("/v1/models").status == 200
         began = time.monotonic()
         assert client.is_closed_by_gateway()
-        assert 2.5 < time.monotonic() - began < 6
+        assert 1.5 < time.monotonic() - began < 5
 
 
 def test_slow_senders_are_told_and_others_are_served_meanwhile(gateway: RunningGateway) -> None:
@@ -241,9 +246,9 @@ def test_slow_senders_are_told_and_others_are_served_meanwhile(gateway: RunningG
 def test_a_body_that_keeps_coming_is_not_cut_off(gateway: RunningGateway) -> None:
     with Raw(gateway) as client:
         request = client.request(CHAT, chat())
-        client.send(request[:-10])
-        for byte in request[-10:]:
-            threading.Event().wait(0.3)  # 3 s in all; the limit is 2 s without a byte
+        client.send(request[:-5])
+        for byte in request[-5:]:
+            threading.Event().wait(0.4)  # 2 s in all; the limit is 1.5 s without a byte
             client.send(bytes((byte,)))
         assert client.reply().status == 200
 
@@ -286,7 +291,11 @@ def test_trailers_without_an_end_are_refused(gateway: RunningGateway) -> None:
 
 def test_a_trailer_changes_nothing(gateway: RunningGateway) -> None:
     with Raw(gateway, key="") as client:
-        client.send(client.request("/nowhere", b"0\r\nx-request-id: trailed\r\n\r\n", method="POST", transfer_encoding="chunked"))
+        client.send(
+            client.request(
+                "/nowhere", b"0\r\nx-request-id: trailed\r\n\r\n", method="POST", transfer_encoding="chunked"
+            )
+        )
         assert client.reply().headers["x-request-id"] != "trailed"
 
 
@@ -326,7 +335,11 @@ def test_a_half_closed_client_gets_its_reply(gateway: RunningGateway, body: dict
 
 def test_a_half_closed_client_gets_all_pipelined_replies(gateway: RunningGateway) -> None:
     with Raw(gateway) as client:
-        client.send(client.request("/v1/models") * 5 + client.request(CHAT, chat(fake={"ttft_ms": 100})) * 2 + client.request("/v1/models") * 5)
+        client.send(
+            client.request("/v1/models") * 5
+            + client.request(CHAT, chat(fake={"ttft_ms": 100})) * 2
+            + client.request("/v1/models") * 5
+        )
         client.finish_sending()
         assert [client.reply().status for _ in range(12)] == [200] * 12
         assert client.is_closed_by_gateway()
@@ -344,7 +357,9 @@ def test_a_half_closed_client_gets_all_pipelined_replies(gateway: RunningGateway
     ids=["plain hangs", "stream hangs in prefill", "stream hangs later", "stream", "plain is slow"],
 )
 @pytest.mark.parametrize("how", ["close", "reset", "half-closed first"])
-def test_a_client_that_is_gone_is_noticed(gateway: RunningGateway, engine: FakeEngine, body: dict[str, object], how: str) -> None:
+def test_a_client_that_is_gone_is_noticed(
+    gateway: RunningGateway, engine: FakeEngine, body: dict[str, object], how: str
+) -> None:
     assert is_idle(engine)
     client = Raw(gateway)
     client.send(client.request(CHAT, body))
@@ -367,7 +382,9 @@ def test_an_http10_client_that_is_gone_is_noticed(gateway: RunningGateway, engin
         assert is_idle(engine, SECOND)
 
 
-def test_a_client_that_is_gone_while_its_requests_wait_leaves_nothing_behind(gateway: RunningGateway, engine: FakeEngine) -> None:
+def test_a_client_that_is_gone_while_its_requests_wait_leaves_nothing_behind(
+    gateway: RunningGateway, engine: FakeEngine
+) -> None:
     with Raw(gateway) as client:
         client.send(client.request(CHAT, chat(fake={"hang": True})) + client.request(CHAT, chat()) * 3)
         assert engine.wait_for(lambda engine: engine.running == 1)
@@ -398,7 +415,10 @@ def test_the_rest_of_a_large_reply_to_a_slow_reader_does_not_hold_up_the_next_re
         assert slow.ask(CHAT, chat()).status == 200
 
 
-def test_a_reader_that_stands_still_is_cut_off_and_frees_the_engine(gateway: RunningGateway, engine: FakeEngine) -> None:
+@pytest.mark.simulation
+def test_a_reader_that_stands_still_is_cut_off_and_frees_the_engine(
+    gateway: RunningGateway, engine: FakeEngine
+) -> None:
     with Raw(gateway, receive_buffer=4096) as stalled:
         stalled.send(stalled.request(CHAT, chat(stream=True, fake={"events": 100_000, "event_bytes": 1000})))
         assert engine.wait_for(lambda engine: engine.running == 1)
@@ -406,9 +426,9 @@ def test_a_reader_that_stands_still_is_cut_off_and_frees_the_engine(gateway: Run
 
 
 def test_replies_to_one_who_takes_none_do_not_pile_up(gateway: RunningGateway) -> None:
-    with Raw(gateway, timeout=3, receive_buffer=4096) as client:
+    with Raw(gateway, timeout=1, receive_buffer=4096) as client:
         requests = client.request("/v1/models") * 100
-        with pytest.raises((TimeoutError, ConnectionError)):
+        with pytest.raises((TimeoutError, ConnectionError)):  # noqa: PT012 (which send fails depends on buffers)
             for _ in range(2000):
                 client.send(requests)
 
@@ -469,7 +489,9 @@ def test_a_stream_longer_than_the_drain_ends_with_an_error_event(engine: FakeEng
 
 
 @pytest.fixture(scope="module")
-def secure(engine: FakeEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningGateway, ssl.SSLContext]]:
+def secure(
+    engine: FakeEngine, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[RunningGateway, ssl.SSLContext]]:
     """A gateway with a certificate of its own making, and a client's view of it."""
     certificate, key = self_signed(tmp_path_factory.mktemp("tls"))
     options = ("--tls-certificate", str(certificate), "--tls-key", str(key))
@@ -523,6 +545,7 @@ def test_a_client_that_is_gone_is_noticed_over_tls(
     assert is_idle(engine, SECOND)
 
 
+@pytest.mark.simulation
 def test_a_huge_body_is_refused_over_tls(secure: tuple[RunningGateway, ssl.SSLContext]) -> None:
     gateway, context = secure
     url = gateway.url.replace("127.0.0.1", "localhost")

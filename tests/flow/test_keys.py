@@ -174,7 +174,7 @@ def test_keys_are_managed_without_a_gateway_and_kept(engine: FakeEngine, tmp_pat
     with gateway:
         assert chat(gateway, {"authorization": f"Bearer {made['key']}"}).status_code == 200
         assert chat(gateway, {"authorization": f"Bearer {gone['key']}"}).status_code == 401
-        assert [each["id"] for each in gateway.cli("keys", "ls", "--json")][0] == made["id"]
+        assert gateway.cli("keys", "ls", "--json")[0]["id"] == made["id"]
 
 
 def test_a_state_folder_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:

@@ -48,7 +48,9 @@ def grown(gateway: RunningGateway, before: Series, name: str, **labels: str) -> 
     return total(scrape(gateway), name, **labels) - total(before, name, **labels)
 
 
-def chat(gateway: RunningGateway, model: str = "base", path: str = "/v1/chat/completions", **more: Any) -> httpx.Response:
+def chat(
+    gateway: RunningGateway, model: str = "base", path: str = "/v1/chat/completions", **more: Any
+) -> httpx.Response:
     # A connection for each request, so that all workers get some.
     body = {"model": model, "messages": MESSAGES, **more}
     return httpx.post(gateway.url + path, json=body, headers=gateway.headers, timeout=30, verify=False)
@@ -200,7 +202,9 @@ def test_counters_survive_a_killed_worker(gateway: RunningGateway) -> None:
     assert killed not in gateway.worker_pids()
     now = scrape(gateway)
     counters = [series for series in lowest if series[0].endswith(("_total", "_count", "_sum", "_bucket"))]
-    assert {series: now.get(series, 0.0) - lowest[series] for series in counters if now.get(series, 0.0) < lowest[series]} == {}
+    assert {
+        series: now.get(series, 0.0) - lowest[series] for series in counters if now.get(series, 0.0) < lowest[series]
+    } == {}
     assert total(now, "loragate_worker_restarts_total") >= 1
     for _ in range(20):
         assert chat(gateway).status_code == 200

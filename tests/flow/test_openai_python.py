@@ -4,7 +4,6 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -167,7 +166,10 @@ def test_the_responses_api_answers(client: openai.OpenAI, stream: bool) -> None:
         events = list(client.responses.create(model="base", input="hello", stream=True))
         last = events[-1]
         assert last.type == "response.completed"
-        text, reply = "".join(event.delta for event in events if event.type == "response.output_text.delta"), last.response
+        text, reply = (
+            "".join(event.delta for event in events if event.type == "response.output_text.delta"),
+            last.response,
+        )
         assert text == reply.output_text
     else:
         reply = client.responses.create(model="base", input="hello")
@@ -196,7 +198,9 @@ def test_the_async_client_streams_many_at_once(gateway: RunningGateway) -> None:
         async with openai.AsyncOpenAI(base_url=gateway.url + "/v1", api_key=gateway.key, max_retries=0) as client:
 
             async def one(number: int) -> str:
-                stream = await client.chat.completions.create(model="base", messages=HELLO, seed=number % 4, stream=True)
+                stream = await client.chat.completions.create(
+                    model="base", messages=HELLO, seed=number % 4, stream=True
+                )
                 return text_of([chunk async for chunk in stream])
 
             return await asyncio.gather(*(one(number) for number in range(40)))
@@ -383,14 +387,16 @@ def test_the_anthropic_client_streams(messages: Any) -> None:
 def test_the_anthropic_client_meets_its_own_errors(messages: Any, gateway: RunningGateway) -> None:
     with pytest.raises(anthropic.NotFoundError):
         messages.create(model="nobody", max_tokens=5, messages=HELLO)
-    with anthropic.Anthropic(base_url=gateway.url, api_key="wrong", max_retries=0) as stranger:
-        with pytest.raises(anthropic.AuthenticationError):
-            stranger.messages.create(model="base", max_tokens=5, messages=HELLO)
+    with (
+        anthropic.Anthropic(base_url=gateway.url, api_key="wrong", max_retries=0) as stranger,
+        pytest.raises(anthropic.AuthenticationError),
+    ):
+        stranger.messages.create(model="base", max_tokens=5, messages=HELLO)
 
 
 def test_an_anthropic_stream_that_breaks_off_is_an_api_error(messages: Any) -> None:
     with (
-        pytest.raises(anthropic.APIError, match="broke|closed"),
+        pytest.raises(anthropic.APIError, match=r"broke|closed"),
         messages.stream(model="base", max_tokens=50, messages=HELLO, extra_body=knobs(cut_after=4)) as stream,
     ):
         list(stream.text_stream)

@@ -1,4 +1,5 @@
 """Streams under pressure: slow readers hold back their own engine connection only, crowds are not mixed up."""
+# ruff: noqa: E501 (messages and bodies are easier to compare on one line)
 
 import asyncio
 import json
@@ -24,9 +25,10 @@ def patient(engine: FakeEngine) -> Iterator[RunningGateway]:
         yield gateway
 
 
+@pytest.mark.simulation
 def test_slow_readers_take_bounded_memory_and_disturb_nobody(patient: RunningGateway, engine: FakeEngine) -> None:
     readers = 20
-    body = chat(stream=True, fake={"events": 500, "cadence_ms": 10, "event_bytes": 10_000})  # 1 MB/s, 5 MB in all
+    body = chat(stream=True, fake={"events": 300, "cadence_ms": 10, "event_bytes": 10_000})  # 1 MB/s
     (pid,) = patient.worker_pids()
     slow = [Raw(patient, receive_buffer=4096) for _ in range(readers)]
     try:
@@ -36,19 +38,21 @@ def test_slow_readers_take_bounded_memory_and_disturb_nobody(patient: RunningGat
             for client in slow:
                 client.send(client.request(CHAT, body))
             gaps: list[float] = []
-            deadline = time.monotonic() + 3.0
+            deadline = time.monotonic() + 2.0
             while time.monotonic() < deadline:
                 began = time.monotonic()
                 assert other.ask(CHAT, chat()).status == 200
                 gaps.append(time.monotonic() - began)
             grown = resident_bytes(pid) - before
-        print(f"\n{readers} stalled readers of 1 MB/s streams: {grown / readers / 1024:,.0f} KiB each; others p99 {statistics.quantiles(gaps, n=100)[98] * 1e3:.1f} ms")
+        print(
+            f"\n{readers} stalled readers of 1 MB/s streams: {grown / readers / 1024:,.0f} KiB each; others p99 {statistics.quantiles(gaps, n=100)[98] * 1e3:.1f} ms"
+        )
         assert engine.running >= readers
         assert grown < readers * MEGABYTE
         # One that reads on gets everything, in order.
         text = b"".join(slow[0].chunks(slow[0].head()))
         assert text.endswith(b"data: [DONE]\n\n")
-        assert text.count(b"\n\n") == 502
+        assert text.count(b"\n\n") == 302
     finally:
         for client in slow:
             client.close()

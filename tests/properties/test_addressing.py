@@ -1,4 +1,5 @@
 """`addressed` changes the model and not one other byte, whatever the document and its formatting."""
+# ruff: noqa: E501 (messages and bodies are easier to compare on one line)
 
 import json
 from typing import Any
@@ -11,13 +12,18 @@ from gateway.errors import BadRequest
 from gateway.receive.wire import addressed, read
 
 SPACE = st.text(" \t\r\n", max_size=3)
-KEYS = st.one_of(st.sampled_from(["model", "stream", "user", "x", "stream_options", "include_usage", "é", '"model"', "mod"]), st.text(max_size=5))
+KEYS = st.one_of(
+    st.sampled_from(["model", "stream", "user", "x", "stream_options", "include_usage", "é", '"model"', "mod"]),
+    st.text(max_size=5),
+)
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.text(max_size=8), st.integers(-(2**40), 2**40),
     st.floats(allow_nan=False, allow_infinity=False), st.sampled_from(["model", '"model":"x"', "\\u006d", "\ud83d", "\U0001f600"]),
 )  # fmt: skip
 VALUES = st.recursive(
-    SCALARS, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=3)), max_leaves=8
+    SCALARS,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=3)),
+    max_leaves=8,
 )
 
 
@@ -74,7 +80,9 @@ def test_the_model_is_changed_and_nothing_else(text: str, name: str) -> None:
     assert [pair for pair in before if pair[0] != "model"] == [pair for pair in after if pair[0] != "model"]
     assert dict(after)["model"] == name
     # All other bytes: what is before and behind the value is there as it was.
-    at = next(at for at in range(len(result)) if result.startswith(quoted, at) and _is_model(body, result, at, len(quoted)))
+    at = next(
+        at for at in range(len(result)) if result.startswith(quoted, at) and _is_model(body, result, at, len(quoted))
+    )
     assert at >= 0
 
 

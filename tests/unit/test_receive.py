@@ -1,0 +1,309 @@
+"""Paths, bodies, errors and ids: the pure parts of the app port."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway import errors
+from gateway.errors import BadRequest, LoragateError, MethodNotAllowed, PathNotFound
+from gateway.receive import endpoints
+from gateway.receive.deps import RequestIds
+from gateway.receive.endpoints import ENDPOINTS, Dialect, Kind, find_endpoint
+from gateway.receive.failures import body_of, connection_header, event_of, reply_of, status_line
+from gateway.receive.wire import Fields, addressed, read
+from gateway.serve import sse
+from gateway.serve.sse import EventStream, usage_of
+
+
+def every_error() -> list[type[LoragateError]]:
+    """Every error class, the families included."""
+    found, queue = [], [LoragateError]
+    while queue:
+        one = queue.pop()
+        found.append(one)
+        queue += one.__subclasses__()
+    return found
+
+
+@pytest.mark.parametrize("kind", every_error(), ids=lambda kind: kind.__name__)
+def test_every_error_knows_its_own_answer(kind: type[LoragateError]) -> None:
+    error = kind("What happened.", param="field", code="special")
+    assert 400 <= error.status < 600
+    assert (error.param, error.code) == ("field", "special")
+    plain = kind("What happened.")
+    body = json.loads(body_of(plain))
+    assert body == {
+        "error": {"message": "What happened.", "type": plain.type, "param": plain.param, "code": plain.code}
+    }
+    assert plain.type in {"invalid_request_error", "permission_error", "timeout_error", "server_error"}
+    assert plain.code == plain.code.lower()
+    head, _, sent = reply_of(plain, b"id", keep_alive=True).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % plain.status)
+    assert b"content-length: %d" % len(sent) in head
+    assert (b"retry-after" in head) is (plain.retry_after_seconds is not None)
+    assert (b"www-authenticate: Bearer" in head) is (plain.status == 401)
+    assert b"connection" not in head
+    assert reply_of(plain, b"", keep_alive=False, with_body=False).endswith(b"connection: close\r\n\r\n")
+
+
+def test_the_list_of_errors_is_complete() -> None:
+    assert errors.__doc__ is not None
+    for kind in every_error():
+        assert kind.__name__ in errors.__doc__
+        leaf = not kind.__subclasses__()
+        if leaf:
+            (line,) = [line for line in errors.__doc__.splitlines() if f" {kind.__name__} " in line + " "]
+            assert str(kind.status) in line
+            assert kind.code in line
+
+
+@pytest.mark.parametrize("dialect", list(Dialect))
+def test_an_error_event_is_one_that_its_clients_understand(dialect: Dialect) -> None:
+    event = event_of(errors.EngineFailed("It broke."), dialect)
+    assert event.endswith(b"\n\n")
+    data = json.loads(event.split(b"data: ")[1].split(b"\n")[0])
+    if dialect is Dialect.MESSAGES:
+        assert data == {"type": "error", "error": {"type": "api_error", "message": "It broke."}}
+    elif dialect is Dialect.RESPONSES:
+        assert data == {"type": "error", "code": "engine_failed", "message": "It broke.", "param": None}
+    else:
+        assert data["error"]["code"] == "engine_failed"
+        assert event.endswith(b"data: [DONE]\n\n")
+    assert event.startswith(b"event: error\n") is (dialect in (Dialect.MESSAGES, Dialect.RESPONSES))
+
+
+def test_status_lines_and_connection_headers() -> None:
+    assert status_line(404) == b"HTTP/1.1 404 Not Found\r\n"
+    assert status_line(799) == b"HTTP/1.1 799 Unknown\r\n"
+    said = {
+        (keep, old): connection_header(keep_alive=keep, is_http10=old)
+        for keep in (True, False)
+        for old in (True, False)
+    }
+    assert said[True, False] == b""
+    assert said[True, True] == b"connection: keep-alive\r\n"
+    assert said[False, True] == said[False, False] == b"connection: close\r\n"
+
+
+# Paths
+
+
+def test_every_endpoint_is_found_below_its_model_too() -> None:
+    for endpoint in ENDPOINTS.values():
+        assert find_endpoint(endpoint.method, endpoint.path + b"?x=1").endpoint is endpoint
+        if endpoint.kind is not Kind.HEALTH:
+            address = find_endpoint(endpoint.method, b"/m/a%40b%20c" + endpoint.path)
+            assert (address.endpoint, address.model) == (endpoint, "a@b c")
+
+
+def test_one_model_is_named_by_its_path() -> None:
+    assert find_endpoint(b"GET", b"/v1/models/org/name").model == "org/name"
+
+
+@pytest.mark.parametrize(
+    "path", [b"", b"/", b"/m/", b"/m/x", b"/m/x/", b"/m//v1/models", b"/m/x/healthz", b"/invocations", b"/v1/chat"]
+)
+def test_what_is_not_listed_is_not_served(path: bytes) -> None:
+    with pytest.raises(PathNotFound):
+        find_endpoint(b"POST", path)
+
+
+def test_long_paths_are_shortened_in_messages() -> None:
+    with pytest.raises(PathNotFound) as caught:
+        find_endpoint(b"GET", b"/" + b"\xff" * 10_000)
+    assert len(caught.value.message) < 300
+
+
+def test_the_method_and_the_encoding_of_a_path_are_checked() -> None:
+    with pytest.raises(MethodNotAllowed, match="use POST"):
+        find_endpoint(b"GET", b"/v1/completions")
+    with pytest.raises(BadRequest, match="UTF-8"):
+        find_endpoint(b"GET", b"/v1/models/%ff")
+
+
+def test_no_path_of_an_engine_slips_through_the_list() -> None:
+    proxied = {endpoint.path for endpoint in ENDPOINTS.values() if endpoint.kind is Kind.PROXIED}
+    assert proxied == {
+        b"/v1/chat/completions", b"/v1/completions", b"/v1/responses", b"/v1/messages", b"/v1/embeddings",
+        b"/tokenize", b"/detokenize", b"/tokenizer_info",
+    }  # fmt: skip
+    assert endpoints.ONE_MODEL.kind is Kind.MODEL
+
+
+# Request ids
+
+
+def test_a_harmless_id_is_kept_and_any_other_replaced() -> None:
+    ids = RequestIds("ab")
+    assert ids.of(b"mine-1.2:3_x") == b"mine-1.2:3_x"
+    assert [ids.of(given) for given in (None, b"", b"a b", b"\xff", b"x" * 129)] == [
+        b"req-ab-%x" % number for number in range(1, 6)
+    ]
+
+
+# Bodies
+
+
+@pytest.mark.parametrize(
+    ("fields", "unit"),
+    [
+        (Fields(), None),
+        (Fields(user="u"), "u"),
+        (Fields(safety_identifier="s", user="u", prompt_cache_key="p"), "s"),
+        (Fields(safety_identifier=5, user="", prompt_cache_key="p"), "p"),
+        (Fields(user=["u"]), None),
+    ],
+)
+def test_the_unit_is_the_most_specific_name(fields: Fields, unit: str | None) -> None:
+    assert fields.unit() == unit
+
+
+@pytest.mark.parametrize(
+    ("options", "asks"),
+    [({"include_usage": True}, True), ({"include_usage": 1}, False), ({}, False), (None, False), ([], False)],
+)
+def test_usage_is_asked_for_by_true_alone(options: Any, asks: bool) -> None:
+    assert Fields(stream_options=options).asks_usage() is asks
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b" ", b"[]", b"{", b'{"x":\xff}', b"{" * 300, b'{"x":' * 1000 + b"1" + b"}" * 1000]
+)
+def test_what_is_no_object_is_refused(body: bytes) -> None:
+    with pytest.raises(BadRequest):
+        read(body)
+
+
+def test_brackets_in_strings_are_no_nesting() -> None:
+    assert read(b'{"model":"m","x":"' + b"[" * 1000 + b'\\"]"}').model == "m"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"model":"a"}', b'{"model":"M"}'),
+        (b'{"model" : "a" }', b'{"model" : "M" }'),
+        (b"{}", b'{"model":"M"}'),
+        (b'{ "x":1}', b'{"model":"M", "x":1}'),
+        (b'{"model":5,"x":1}', b'{"model":"M","x":1}'),
+        (b'{"model":"a\\"","x":1}', b'{"model":"M","x":1}'),
+        (b'{"x":{"model":"a"},"model":null}', b'{"x":{"model":"a"},"model":"M"}'),
+        (b'{"m\\u006fdel":"a"}', b'{"m\\u006fdel":"M"}'),
+        ('{"é":"ü","model":["ö"],"z":"model"}'.encode(), '{"é":"ü","model":"M","z":"model"}'.encode()),
+    ],
+)
+def test_only_the_models_value_is_replaced(body: bytes, expected: bytes) -> None:
+    assert addressed(body, read(body), b'"M"') == expected
+
+
+@pytest.mark.parametrize("body", [b'{"model":"a","model":"a"}', b'{"model":"a","m\\u006fdel":"b"}'])
+def test_two_models_are_refused(body: bytes) -> None:
+    with pytest.raises(BadRequest, match="more than one"):
+        addressed(body, read(body), b'"M"')
+
+
+@pytest.mark.parametrize("body", [b'{"model"', b'{"model":"a","model"', b"{", b'{"a":1,', b'{"model":1 "model":2}x'])
+def test_a_body_that_was_never_read_rightly_is_refused(body: bytes) -> None:
+    with pytest.raises(BadRequest):
+        addressed(body, Fields(model="a"), b'"M"')
+
+
+def test_a_body_nested_beyond_the_stack_is_refused() -> None:
+    with pytest.raises(BadRequest, match="nested"):
+        addressed(b'{"x":' * 100_000, Fields(model="a"), b'"M"')
+
+
+def test_a_stream_is_asked_for_its_usage() -> None:
+    fields = Fields(model="a", stream=True)
+    assert (
+        addressed(b'{"model":"a" } ', fields, b'"M"', ask_usage=True)
+        == b'{"model":"M" ,"stream_options":{"include_usage":true}} '
+    )
+    odd = b'{"model":"a","stream_options":[]}'
+    assert addressed(odd, read(odd), b'"M"', ask_usage=True) == odd.replace(b'"a"', b'"M"')
+
+
+@pytest.mark.parametrize(
+    ("options", "asking"),
+    [
+        ("null", '{"include_usage":true}'),
+        ("{}", '{"include_usage":true}'),
+        ('{"x":1e5}', '{"include_usage":true,"x":1e5}'),
+        ('{"é":{"include_usage":1},"include_usage": false }', '{"é":{"include_usage":1},"include_usage": true }'),
+    ],
+)
+def test_stream_options_keep_all_but_include_usage(options: str, asking: str) -> None:
+    body = f'{{"model":"a","stream_options":{options}}}'.encode()
+    wanted = f'{{"model":"M","stream_options":{asking}}}'.encode()
+    assert addressed(body, read(body), b'"M"', ask_usage=True) == wanted
+
+
+@pytest.mark.parametrize("body", [rb'{"x":"\ud800","model":"m"}', rb'{"x":"\ud83d\ude00\udc00 \\ud800","model":"m"}'])
+def test_half_a_surrogate_pair_is_taken_as_it_is(body: bytes) -> None:
+    fields = read(body)
+    assert fields.model == "m"
+    assert addressed(body, fields, b'"M"') == body.replace(b'"m"', b'"M"')
+
+
+# Events
+
+
+def test_usage_is_read_in_both_spellings() -> None:
+    assert usage_of(b'{"usage":{"prompt_tokens":1,"completion_tokens":2}}') == (1, 2)
+    assert usage_of(b'{"usage":{"input_tokens":1,"output_tokens":2}}') == (1, 2)
+    assert usage_of(b'{"response":{"usage":{"input_tokens":3}}}') == (3, 0)
+    for nothing in (b"{}", b"[", b'{"usage":null}', b'{"usage":5}', b"\xff", b"[" * 100_000):
+        assert usage_of(nothing) is None
+
+
+def test_anthropic_streams_tell_the_prompt_first_and_the_reply_last() -> None:
+    stream = EventStream()
+    stream.feed(b'event: a\ndata: {"message":{"usage":{"input_tokens":7,"output_tokens":0}}}\n\n')
+    stream.feed(b'event: b\ndata: {"usage":{"output_tokens":9}}\n\n')
+    assert stream.usage == (7, 9)
+
+
+def test_a_usage_event_with_choices_is_not_hidden() -> None:
+    for event in (
+        b'data: {"choices":[{}],"usage":{"prompt_tokens":1}}\n\n',
+        b'data: {"usage": {"x\n\n',
+        b': "usage": {}\n\n',
+    ):
+        stream = EventStream(hide_usage=True)
+        assert stream.feed(event) == event
+    assert (
+        EventStream(hide_usage=True).feed(b'data: {"choices":[],"usage":{}}\n\ndata: [DONE]\n\n') == b"data: [DONE]\n\n"
+    )
+
+
+def test_events_are_counted_and_what_is_unfinished_waits() -> None:
+    stream = EventStream()
+    assert stream.feed(b"data: 1\n\ndata: 2\n\nda") == b"data: 1\n\ndata: 2\n\n"
+    assert stream.events == 2
+    assert stream.feed(b"ta: 3\n") == b""
+    assert (stream.rest(), stream.rest()) == (b"data: 3\n", b"")
+
+
+def test_line_ends_may_be_mixed() -> None:
+    for end in (b"\r\n\r\n", b"\n\n", b"\r\r", b"\n\r\n", b"\r\n\n", b"\n\r", b"\r\n\r"):
+        assert EventStream().feed(b"data: 1" + end + b"data") == b"data: 1" + end
+    assert EventStream().feed(b"data: 1\r\ndata: 2\r\n") == b""
+
+
+def test_an_event_too_long_to_hold_is_passed_on_in_parts() -> None:
+    stream = EventStream()
+    long = b"x" * (sse.LONGEST_HELD_EVENT_BYTES + 1)
+    assert stream.feed(long) == long
+    assert stream.is_split
+    assert stream.feed(b"more") == b"more"
+    assert stream.feed(b"end\n\ndata") == b"end\n\n"
+    assert not stream.is_split
+    stream.is_split = True
+    stream.feed(b"\n\n")
+    assert not stream.is_split
+
+
+def test_a_field_that_is_not_sent_is_unset() -> None:
+    assert read(b"{}").model is msgspec.UNSET
