@@ -89,7 +89,7 @@ class Node:
 
     Args:
         settings: What was set.
-        engine: The engine this machine runs itself, if it does.
+        engine_urls: The engines to serve; set `engine` before `run` if this machine runs one of them itself.
     """
 
     def __init__(self, settings: Settings, engine_urls: Sequence[str]) -> None:
@@ -152,6 +152,7 @@ class Node:
             await self._wind_down(workers, chores)
 
     async def _wind_down(self, workers: asyncio.Task[None], chores: list[asyncio.Task[Any]]) -> None:
+        self.app_socket.close()  # the workers' copies close as they drain: new connections are refused at once
         await self.pool.stop(self.settings.drain_seconds)
         await asyncio.wait([workers], timeout=5)
         if self.engine is not None:

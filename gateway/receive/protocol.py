@@ -69,6 +69,7 @@ class ClientConnection(asyncio.Protocol):
         self._connections: set[Any] = server_state.connections
         self._parser = httptools.HttpRequestParser(self)
         self._incoming = Incoming()
+        self._headers = self._incoming.headers  # where the next header goes
         self._stage = Waiting.REQUEST  # how far the request that is being read has come
         self._unread_bytes = 0  # received since the last request, or the last piece of a body
         self._queue: deque[Incoming] = deque()
@@ -169,18 +170,19 @@ class ClientConnection(asyncio.Protocol):
     # httptools
 
     def on_message_begin(self) -> None:
-        self._incoming = Incoming()
+        self._incoming = incoming = Incoming()
+        self._headers = incoming.headers
         self._stage = Waiting.HEADERS
 
     def on_url(self, url: bytes) -> None:
         self._incoming.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._stage is Waiting.HEADERS:  # else a trailer, which RFC 9110, 6.5.1 lets nobody merge
-            self._incoming.headers[name.lower()] = value
+        self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         self._stage = Waiting.BODY
+        self._headers = {}  # for trailers, which RFC 9110, 6.5.1 lets nobody merge
         if self._is_deaf:
             return
         incoming = self._incoming

@@ -58,8 +58,8 @@ class EngineConnection(asyncio.Protocol):
     """One connection; between requests it waits in its pool."""
 
     __slots__ = (
-        "_head", "_headers", "_is_between_chunks", "_is_done", "_is_kept", "_is_paused", "_is_used", "_parser", "_parts",
-        "_pool", "_until_close", "idle_since", "is_closed", "reader", "transport",
+        "_head", "_headers", "_is_between_chunks", "_is_done", "_is_kept", "_is_paused", "_is_used", "_parser",
+        "_parts", "_pool", "_until_close", "idle_since", "is_closed", "reader", "transport",
     )  # fmt: skip
 
     def __init__(self, pool: "EnginePool") -> None:

@@ -90,6 +90,8 @@ class VllmCommand:
                 # --enforce-eager does not reach the ranking of prompt_logprobs, whose first use would
                 # compile for 20 s while every other request waits.
                 "TORCH_COMPILE_DISABLE": "1",
+                # With `uni`, vLLM leaves torch one thread unless it is told otherwise.
+                "OMP_NUM_THREADS": self.environment.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0)))),
             }
         return variables
 

@@ -4,6 +4,7 @@ Started by `pool.py` as `python -m gateway.workers.worker LISTEN_FD CHANNEL_FD`.
 """
 
 import asyncio
+import gc
 import logging
 import resource
 import socket
@@ -68,6 +69,9 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    # What is loaded by now stays: keep the collector from walking it again and again.
+    gc.collect()
+    gc.freeze()
     listener = socket.socket(fileno=int(sys.argv[1]))
     pair = socket.socket(fileno=int(sys.argv[2]))
     uvloop.run(serve(listener, pair))

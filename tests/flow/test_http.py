@@ -457,7 +457,6 @@ def test_a_running_stream_is_finished_before_the_gateway_ends(engine: FakeEngine
         assert gateway.process.wait(10) == 0
 
 
-@pytest.mark.xfail(strict=True, reason="gateway/node.py holds the app socket open until the workers have drained")
 def test_new_connections_are_refused_while_draining(engine: FakeEngine) -> None:
     with draining_gateway(engine, "10") as gateway, Raw(gateway) as client, Raw(gateway) as idle:
         client.send(client.request(CHAT, chat(stream=True, fake={"events": 100, "cadence_ms": 20})))

@@ -14,27 +14,35 @@ pytestmark = pytest.mark.real
 CHAT = {"messages": [{"role": "user", "content": "hi there"}], "max_tokens": 8, "temperature": 0, "seed": 7}
 TOOL = {
     "type": "function",
-    "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string", "maxLength": 8}}}},
+    "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
 }  # fmt: skip
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 9, "minimum": 0}}, "required": ["n"]}
+CHOSEN = {"type": "function", "function": {"name": "weather"}}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "chat": ("/v1/chat/completions", CHAT),
-    "chat n=2 with logprobs": ("/v1/chat/completions", {**CHAT, "n": 2, "logprobs": True, "top_logprobs": 3, "temperature": 0.7}),
+    "chat n=2 with logprobs": (
+        "/v1/chat/completions", {**CHAT, "n": 2, "logprobs": True, "top_logprobs": 3, "temperature": 0.7},
+    ),
     "chat with a tool": (
         "/v1/chat/completions",
-        {**CHAT, "max_tokens": 40, "tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "weather"}}},
+        {**CHAT, "max_tokens": 40, "tools": [TOOL], "tool_choice": CHOSEN},
     ),
     "chat with a schema": (
         "/v1/chat/completions",
-        {**CHAT, "max_tokens": 40, "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}},
+        {**CHAT, "max_tokens": 40, "response_format": FORMAT},
     ),
     "completion of token ids": ("/v1/completions", {"prompt": [1, 4, 5, 6], "max_tokens": 6, "temperature": 0}),
     "completion with echo and logprobs": (
         "/v1/completions", {"prompt": "one two", "max_tokens": 4, "temperature": 0, "echo": True, "logprobs": 2},
     ),
-    "completions of several prompts": ("/v1/completions", {"prompt": [[1, 2, 3], [4, 5]], "max_tokens": 4, "seed": 3, "n": 2}),
+    "completions of several prompts": (
+        "/v1/completions", {"prompt": [[1, 2, 3], [4, 5]], "max_tokens": 4, "seed": 3, "n": 2},
+    ),
     "best_of": ("/v1/completions", {"prompt": "a", "max_tokens": 4, "n": 1, "best_of": 2, "seed": 1}),
-    "prompt_logprobs": ("/v1/completions", {"prompt": "a b c", "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}),
+    "prompt_logprobs": (
+        "/v1/completions", {"prompt": "a b c", "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0},
+    ),
     "responses": ("/v1/responses", {"input": "hello", "max_output_tokens": 8, "temperature": 0}),
     "messages": ("/v1/messages", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 8, "temperature": 0}),
     "embeddings, which this engine has not": ("/v1/embeddings", {"input": "hello"}),

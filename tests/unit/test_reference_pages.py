@@ -25,9 +25,10 @@ def test_every_link_between_our_pages_leads_somewhere() -> None:
 
     dead = []
     for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/*.md")):
-        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
-            if "://" not in target and not (page.parent / target).exists():
-                dead.append((page.name, target))
+        targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+        dead += [
+            (page.name, target) for target in targets if "://" not in target and not (page.parent / target).exists()
+        ]
     assert dead == []
 
 
