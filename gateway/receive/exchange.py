@@ -170,7 +170,7 @@ class Exchange:
     def on_chunk(self, chunk: bytes) -> None:
         """One HTTP chunk of whole events, in its framing: the usual step of a stream, and so the quickest."""
         events = self._events
-        if events is None or not self._is_chunked or not events.passes_untouched(chunk):
+        if events is None or not self._is_chunked or not events.passes(chunk):
             self.on_reply(None, chunk[chunk.index(b"\r\n") + 2 : -2], False)
             return
         now = monotonic()
@@ -246,9 +246,8 @@ class Exchange:
         """Return what of a stream's new bytes goes on, and observe its pace."""
         events = self._events
         assert events is not None
-        before = events.events
         data = events.feed(data)
-        if events.events != before:
+        if data:
             if self._last_at:
                 self._cell.took_between_tokens(now - self._last_at)
             else:

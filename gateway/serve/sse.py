@@ -18,7 +18,7 @@ _WHOLE_END: Final = re.compile(rb"(?>\r\n|\n|\r){2}")
 _DATA: Final = re.compile(rb"(?:\A|[\r\n])data: ?([^\r\n]*)")
 _USAGE: Final = re.compile(rb'"usage" ?: ?\{')
 # What an event that finishes a choice has, and where vLLM tells its build and configuration.
-_FINISHES: Final = b'"finish_reason":"'
+FINISHES: Final = b'"finish_reason":"'
 _FINGERPRINT: Final = b'"system_fingerprint":'
 # An event that grows past this is passed on in parts: memory stays bounded. vLLM's largest
 # events are prompt_logprobs, some 100 bytes a token.
@@ -78,29 +78,21 @@ class EventStream:
         fingerprint: The engine's fingerprint as JSON, empty if it has none, None if not known.
     """
 
-    __slots__ = ("_finishing", "_held", "_hide_usage", "events", "fingerprint", "is_split", "usage")
+    __slots__ = ("_finishing", "_held", "_hide_usage", "_is_clear", "fingerprint", "is_split", "usage")
 
     def __init__(self, *, hide_usage: bool = False, fingerprint: bytes | None = None) -> None:
         self._hide_usage = hide_usage
         self._held = b""
         self._finishing = b""
         self.fingerprint = fingerprint
-        self.events = 0
+        self._is_clear = True
         # The last bytes passed on are the beginning of an event that is too long to be held.
         self.is_split = False
         self.usage: tuple[int, int] | None = None
 
-    def passes_untouched(self, data: bytes) -> bool:
-        """Whether whole events, alone or in one HTTP chunk, may go on without being fed; they are counted if so."""
-        if (
-            self._held
-            or self.is_split
-            or b'"usage"' in data
-            or (self._hide_usage and (self._finishing or _FINISHES in data))
-        ):
-            return False
-        self.events += data.count(b"\n\n")
-        return True
+    def passes(self, chunk: bytes) -> bool:
+        """Whether an HTTP chunk of whole events may go on as it is, without being fed: nothing waits, nothing is read."""
+        return self._is_clear and b'"usage"' not in chunk and FINISHES not in chunk
 
     def feed(self, data: bytes) -> bytes:
         """Return what may go on to the client now: whole events, as they were."""
@@ -111,9 +103,9 @@ class EventStream:
             data = self._hold_the_rest(data)
         elif self.is_split:
             self.is_split = False
-        if b'"usage"' in data or (self._hide_usage and (self._finishing or _FINISHES in data)):
+        if b'"usage"' in data or (self._hide_usage and (self._finishing or FINISHES in data)):
             data = self._sifted(data)
-        self.events += data.count(b"\n\n")
+        self._is_clear = not (self._held or self._finishing or self.is_split)
         return data
 
     def rest(self) -> bytes:
@@ -132,8 +124,6 @@ class EventStream:
             end = match.end()
         if len(data) - end > LONGEST_HELD_EVENT_BYTES or (self.is_split and not end):
             self.is_split = True
-            return data
-        if self.is_split and not end:
             return data
         self.is_split = False
         self._held = data[end:]
@@ -173,7 +163,7 @@ class EventStream:
     def _restore_fingerprint(self, events: list[bytes]) -> None:
         """Put the fingerprint on every event that finishes a choice; let a last one wait while it is not known."""
         for number, event in enumerate(events):
-            if _FINISHES not in event or _FINGERPRINT in event:
+            if FINISHES not in event or _FINGERPRINT in event:
                 continue
             if self.fingerprint:
                 closing = event.rindex(b"}")

@@ -36,7 +36,11 @@ def engine(tiny_base_path: Path) -> Iterator[Path]:
 @pytest.fixture(scope="package")
 def up(tiny_base_path: Path, tiny_adapters: dict[str, Path]) -> Iterator[RunningGateway]:
     """`loragate up` with the tiny base and two adapters, `amber` and `blue`."""
-    settings = {"LORAGATE_ENGINE__MAX_MODEL_LEN": "2048", "LORAGATE_LIMITS__IDLE_SECONDS": "60"}
+    settings = {
+        "LORAGATE_ENGINE__MAX_MODEL_LEN": "2048",
+        "LORAGATE_ENGINE__ARGS": "--enable-auto-tool-choice,--tool-call-parser,hermes",
+        "LORAGATE_LIMITS__IDLE_SECONDS": "60",
+    }
     with RunningGateway(base=tiny_base_path, environment=settings) as gateway:
         for name in ("amber", "blue"):
             gateway.cli("adapters", "add", str(tiny_adapters[name]), "--name", name)

@@ -105,4 +105,6 @@ def test_without_the_cure_the_base_answers_in_an_adapters_voice(
         alone, together = alone_and_together(uds, asks, answer)
     wrong = {ask for ask in asks if alone[ask] != together[ask]}
     base = asks[0][0]
-    assert wrong == {ask for ask in asks if ask[0] == base}
+    # Not always all of them: a base request that the engine takes up alone is answered rightly.
+    assert wrong
+    assert wrong <= {ask for ask in asks if ask[0] == base}

@@ -53,7 +53,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "a wrong type": ("/v1/chat/completions", {"messages": "no list"}),
     "too long": ("/v1/completions", {"prompt": "a", "max_tokens": 100_000}),
 }  # fmt: skip
-# vLLM joins tokens into one event when its output loop lags, so two streams may be cut differently on a busy machine.
+# On a busy machine two runs of vLLM itself differ: it joins tokens into one event when its output loop lags, and the
+# choices of one request may run in one batch or in two, which moves the last digits of their log-probabilities.
 TRIES = 10
 STREAMS = ("chat", "chat n=2 with logprobs", "chat with a tool", "completion of token ids", "responses", "messages")
 
@@ -81,9 +82,12 @@ def test_the_body_is_the_engines_own(up: RunningGateway, case: str, alias: str) 
     path, fields = CASES[case]
     name = up.status()["base"] if alias == "base" else alias
     engine_name = name if alias == "base" else version_of(up, alias)
-    through = httpx.post(up.url + path, json={"model": name, **fields}, headers=up.headers, timeout=120)
-    with direct(up) as engine:
-        expected = engine.post(path, json={"model": engine_name, **fields})
+    for _ in range(TRIES):
+        through = httpx.post(up.url + path, json={"model": name, **fields}, headers=up.headers, timeout=120)
+        with direct(up) as engine:
+            expected = engine.post(path, json={"model": engine_name, **fields})
+        if settled(through.content) == settled(expected.content):
+            break
     assert through.status_code == expected.status_code
     assert settled(through.content) == settled(expected.content)
 
