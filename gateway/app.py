@@ -94,6 +94,9 @@ class Worker:
                     self._table = to_table(message.table)
                 except msgspec.DecodeError:  # keep the last good one; no acknowledgement says so
                     continue
+                for engine in self._table.engines:
+                    if not engine.is_up:
+                        self.deps.fingerprints.pop(engine.url, None)  # what comes back may be another
                 channel.write(self._writer, Applied(message.number))
             elif isinstance(message, Collect):
                 channel.write(self._writer, Report(message.number, self.ledger.cells()))

@@ -142,6 +142,8 @@ class ServingError(LoragateError):
 class EngineFailed(ServingError):
     """An engine took the request and broke off before its answer began, or answered no HTTP."""
 
+    retry_after_seconds = 1
+
 
 class EngineUnavailable(ServingError):
     """No engine can be reached."""

@@ -40,7 +40,11 @@ def _check_engine_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
         return url
-    if parts.scheme == "http" and parts.hostname and parts.path in ("", "/") and not parts.query:
+    try:
+        has_port = parts.port is None or parts.port > 0
+    except ValueError:  # no number, or larger than 65535
+        has_port = False
+    if parts.scheme == "http" and parts.hostname and has_port and parts.path in ("", "/") and not parts.query:
         return url.rstrip("/")
     raise ValueError(f"`{url}` is no engine: write http://HOST:PORT or unix:///PATH/TO/SOCKET")
 

@@ -1,12 +1,13 @@
 """loragate keys: make, list and revoke keys, with or without a running gateway."""
 
+import socket
 import time
 from pathlib import Path
 from typing import Any
 
 import click
 
-from gateway.cli.client import Control, NotRunning, echo_json
+from gateway.cli.client import CONTROL_SOCKET, Control, NotRunning, echo_json
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.tables import show_table, when
 from gateway.decide.authenticate import Role
@@ -61,7 +62,7 @@ def list_keys(as_json: bool, **control: Any) -> None:
             each["id"],
             each["role"],
             each["name"] or "-",
-            ", ".join(each["models"]) if each["models"] else "all",
+            "all" if each["models"] is None else ", ".join(each["models"]) or "none",
             when(each["created"]),
         )
         for each in records
@@ -90,6 +91,7 @@ def revoke(key_id: str, as_json: bool, **control: Any) -> None:
 def _create_in_store(folder: Path, role: Role, name: str, models: tuple[str, ...]) -> dict[str, Any]:
     store = DesiredStore(folder)
     with store.locked():
+        _check_is_still_stopped(folder)
         desired, record, key = create_key(_read(folder), role, time.time(), name, models or None)  # noqa: TID251 (the clock of the command line)
         store.write(desired)
     return {**_view(record), "key": key}
@@ -98,10 +100,18 @@ def _create_in_store(folder: Path, role: Role, name: str, models: tuple[str, ...
 def _revoke_in_store(folder: Path, key_id: str) -> None:
     store = DesiredStore(folder)
     with store.locked():
+        _check_is_still_stopped(folder)
         try:
             store.write(revoke_key(_read(folder), key_id))
         except UnknownKey as error:
             raise fail(str(error)) from None
+
+
+def _check_is_still_stopped(folder: Path) -> None:
+    """A gateway binds its socket before it reads the state, so one that is about to read is seen here."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        if probe.connect_ex(str(folder / CONTROL_SOCKET)) == 0:
+            raise fail("a gateway has just started on this state folder; run the command again")
 
 
 def _read(folder: Path) -> Any:

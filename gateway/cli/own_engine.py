@@ -20,6 +20,7 @@ def node_with_engine(settings: Settings) -> Node:
     """Return a node that runs its own engine."""
     folder = settings.state_folder()
     run_folder = folder / "run"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     run_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     command = _command(settings)
     node = Node(settings, (f"unix://{command.socket}",))

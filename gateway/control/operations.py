@@ -93,7 +93,8 @@ class Operations:
         self._publishing = asyncio.Lock()
         self._tables = 0
         self._arriving: Entry | None = None
-        self.desired = self._store.read()
+        with self._store.locked():  # a command that found no gateway may be writing just now
+            self.desired = self._store.read()
 
     @property
     def table_version(self) -> int:
@@ -153,6 +154,8 @@ class Operations:
                 ref=ref, manifest=manifest, folder=str(copy), source=str(folder), created=int(self._now()),
                 created_by=by, notes=notes,
             )  # fmt: skip
+            if entry.manifest.digest != manifest.digest:
+                raise Conflict(f"`{ref.version}` is the short name of another content already; use another --name")
             self._arriving = entry
             try:
                 await self._load_everywhere(entry)
@@ -209,9 +212,12 @@ class Operations:
         async with self._turn:
             gone = self._to_remove(name_or_version)
             versions = tuple(entry.ref.version for entry in gone)
-            await self._change(self.desired.without(versions))
-            is_idle = await self._settle(frozenset(versions))
-            await self._forget(gone, keep_copies=not is_idle)
+            try:
+                await self._change(self.desired.without(versions))
+            finally:  # a worker that has not confirmed may still send requests; the versions are gone all the same
+                if not any(entry.ref.version in versions for entry in self.desired.adapters):
+                    is_idle = await self._settle(frozenset(versions))
+                    await self._forget(gone, keep_copies=not is_idle)
             return versions
 
     def _to_remove(self, name_or_version: str) -> tuple[Entry, ...]:

@@ -12,7 +12,7 @@ from typing import Final
 from adapters.reference import InvalidReference, split_version
 from gateway.decide.assign import Split
 from gateway.decide.authenticate import Principal
-from gateway.errors import Forbidden, ModelNotFound
+from gateway.errors import EngineUnavailable, Forbidden, ModelNotFound
 
 # How many names a 404 lists, so that an error stays readable with 500 adapters.
 NAMES_IN_ERROR: Final = 20
@@ -88,6 +88,8 @@ def find_target(table: RouteTable, model: str, caller: Principal) -> Target:
         return Target(model, Split(model), reason="base")
     if "@" in model:
         return _pinned(table, model, caller)
+    if table.base is None:
+        raise EngineUnavailable("No engine has been up yet, so its models are not known. Try again shortly.")
     raise _not_found(table, model, caller)
 
 
@@ -129,4 +131,4 @@ def _not_found(table: RouteTable, model: str, caller: Principal, ambiguous: list
         return ModelNotFound(f"The version `{shown}` is not unique: it may mean {', '.join(sorted(ambiguous))}.")
     names = usable_models(table, caller)
     listed = ", ".join(names[:NAMES_IN_ERROR]) + (", …" if len(names) > NAMES_IN_ERROR else "")
-    return ModelNotFound(f"The model `{shown}` does not exist. This key may use: {listed or 'no model yet'}.")
+    return ModelNotFound(f"The model `{shown}` does not exist. This key may use: {listed or 'none'}.")

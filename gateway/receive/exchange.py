@@ -130,7 +130,7 @@ class Exchange:
             return b"%b %b HTTP/1.1\r\nhost: engine\r\nx-request-id: %b\r\n%b\r\n" % (
                 request.endpoint.method, request.endpoint.path, request.id, request.extra_headers,
             )  # fmt: skip
-        ask = fields.stream is True and request.endpoint.dialect is Dialect.COMPLETIONS and not fields.asks_usage()
+        ask = request.endpoint.dialect is Dialect.COMPLETIONS and fields.leaves_usage()
         self._hides_usage = ask
         body = addressed(request.body, fields, quoted(placed.version), ask_usage=ask)
         return b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b" % (
@@ -240,6 +240,7 @@ class Exchange:
         lines.append(connection_header(keep_alive=request.keep_alive, is_http10=request.is_http10))
         lines.append(b"\r\n")
         self.has_begun = True
+        request.body, request.fields = b"", None  # no other try can come, and a stream may be long
         return b"".join(lines)
 
     def _passed(self, data: bytes, now: float, is_complete: bool) -> bytes:

@@ -114,6 +114,7 @@ class Incoming:
         headers = self.headers
         parts = self.body
         body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self.body = []  # the connection may be idle for long after this
         fields = read(body) if endpoint.method == b"POST" else None
         model = model_of(fields, endpoint, in_path, base.name if base else None)
         unit = headers.get(b"x-loragate-unit")

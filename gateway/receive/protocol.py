@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from enum import Enum, auto
 from time import monotonic
 from typing import Any, Final, cast
 
@@ -24,6 +23,7 @@ from gateway.receive.failures import connection_header, reply_of, status_line
 from gateway.receive.incoming import SMALL_BODY_BYTES, Incoming, headers_too_large
 from gateway.receive.listing import own_answer
 from gateway.receive.upgrade import has_body, parser_after_upgrade
+from gateway.receive.waiting import Waiting
 
 log = logging.getLogger("loragate.receive")
 
@@ -33,17 +33,6 @@ LONGEST_PIPELINE: Final = 16
 # What a refused client still sends is dropped for so long when the worker stops.
 _LINGER_IN_SHUTDOWN_SECONDS: Final = 1.0
 _HALF_CLOSED_PROBE_SECONDS: Final = 0.05
-
-
-class Waiting(Enum):
-    """What the connection waits for, and so what its deadline means."""
-
-    REQUEST = auto()  # idle between requests
-    HEADERS = auto()
-    BODY = auto()
-    ENGINE = auto()
-    READER = auto()  # the client takes nothing off a full buffer
-    LINGER = auto()  # refused; what still comes is dropped
 
 
 class ClientConnection(asyncio.Protocol):
@@ -114,12 +103,18 @@ class ClientConnection(asyncio.Protocol):
             log.exception("a request could not be taken; this is a bug")
             self._transport.abort()
         except httptools.HttpParserError:
-            self._refuse(BadRequest("The request is not valid HTTP/1.1."))
+            if self._is_open():
+                self._refuse(BadRequest("The request is not valid HTTP/1.1."))
         else:
-            if self._unread_bytes > self.limits.max_header_bytes:  # a head, or trailers, without an end
+            too_long = self._unread_bytes > self.limits.max_header_bytes  # a head, or trailers, without an end
+            if too_long and self._is_open():
                 self._refuse(headers_too_large(self.limits))
             elif self._waiting is Waiting.REQUEST and self._stage is Waiting.HEADERS:
                 self._wait(Waiting.HEADERS, self.limits.header_seconds)
+
+    def _is_open(self) -> bool:
+        """Whether a refusal can still be told: none has been, and the connection is not closing."""
+        return not self._is_deaf and not self._transport.is_closing()
 
     def _feed(self, data: bytes | memoryview) -> None:
         while True:

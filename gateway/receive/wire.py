@@ -24,7 +24,8 @@ _ASCII_ESCAPE: Final = b"\\u00"
 # Nested deeper, json.loads in the engine runs out of stack and answers 500. Twice what strict
 # JSON-schema tools produce; Go's encoding/json stops at 10,000, .NET's at 64, orjson at 1,024.
 DEEPEST_NESTING: Final = 200
-_STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"')
+# Possessive, so that the length of a string costs neither stack nor memory.
+_STRINGS: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _ASK_USAGE: Final = b',"stream_options":{"include_usage":true}'
 
@@ -46,10 +47,15 @@ class Fields(msgspec.Struct, frozen=True, gc=False):
                 return str(value)
         return None
 
-    def asks_usage(self) -> bool:
-        """Whether the sender wants a stream's usage event."""
+    def leaves_usage(self) -> bool:
+        """Whether this is a stream whose sender does not ask for its usage, nor for what hangs on it."""
         options = self.stream_options
-        return isinstance(options, dict) and options.get("include_usage") is True
+        if self.stream is not True:
+            return False
+        return not (
+            isinstance(options, dict)
+            and (options.get("include_usage") is True or options.get("continuous_usage_stats"))
+        )
 
 
 _DECODER: Final = msgspec.json.Decoder(Fields)
@@ -143,10 +149,10 @@ def model_span(body: bytes, fields: Fields) -> tuple[int, int]:
             if value is not None:
                 end = value.end()
                 return body.rindex(b'"', 0, end - 1), end
-    spans = [span for key, *span in _top_level(body) if key == "model"]
+    spans = _values(body, "model")
     if len(spans) > 1:
         raise BadRequest("The body has more than one `model`; send it once.", param="model")
-    return spans[0][0], spans[0][1]
+    return spans[0]
 
 
 def _is_empty(body: bytes, opening: int) -> bool:
@@ -173,29 +179,28 @@ def _asking_usage(body: bytes, fields: Fields) -> bytes:
 
 def _last_value(body: bytes, name: str) -> tuple[int, int]:
     """Return where the value of a member that is there stands; JSON readers take the last of several."""
-    return next((start, end) for key, start, end in reversed(_top_level(body)) if key == name)
+    return _values(body, name)[-1]
 
 
 # Numbers as text: Python refuses integers of more than 4,300 digits, and we need none of them.
 _SCAN: Final = json.JSONDecoder(parse_int=str, parse_float=str, strict=False).scan_once  # type: ignore[attr-defined]  # public, not in the stubs
 
 
-def _top_level(body: bytes) -> list[tuple[str, int, int]]:
-    """Return (key, start, end) of each member of a JSON object, in bytes; the slow and exact way."""
+def _values(body: bytes, name: str) -> list[tuple[int, int]]:
+    """Return where the values of a JSON object's members called `name` begin and end, in bytes; slow and exact.
+
+    At most the first and the last: who asks needs no more, and each place costs a pass over the body.
+    """
     text = body.decode()
-    is_ascii = len(text) == len(body)
-    members: list[tuple[str, int, int]] = []
+    found: list[tuple[int, int]] = []
     at = _skip(text, text.index("{") + 1)
     try:
         while text[at] != "}":
             key, at = _SCAN(text, at)
             start = _skip(text, _skip(text, at) + 1)
             _, end = _SCAN(text, start)
-            if is_ascii:
-                members.append((key, start, end))
-            else:
-                first = len(text[:start].encode())
-                members.append((key, first, first + len(text[start:end].encode())))
+            if key == name:
+                found[1:] = [(start, end)]
             at = _skip(text, end)
             if text[at] == ",":
                 at = _skip(text, at + 1)
@@ -203,7 +208,9 @@ def _top_level(body: bytes) -> list[tuple[str, int, int]]:
         raise BadRequest("The body is not a valid JSON object.") from None
     except RecursionError:
         raise _too_deep() from None
-    return members
+    if len(text) == len(body):
+        return found
+    return [(len(text[:start].encode()), len(text[:end].encode())) for start, end in found]
 
 
 def _skip(text: str, at: int) -> int:

@@ -91,7 +91,7 @@ class EventStream:
         self.usage: tuple[int, int] | None = None
 
     def passes(self, chunk: bytes) -> bool:
-        """Whether an HTTP chunk of whole events may go on as it is, without being fed: nothing waits, nothing is read."""
+        """Whether an HTTP chunk of whole events may go on as it is: nothing waits, and nothing has to be read."""
         return self._is_clear and b'"usage"' not in chunk and FINISHES not in chunk
 
     def feed(self, data: bytes) -> bytes:

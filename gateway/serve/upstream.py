@@ -7,6 +7,7 @@ to stop generating.
 """
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Callable
 from typing import Final, cast
@@ -20,8 +21,8 @@ from gateway.ports import Reader
 # uvicorn, which vLLM serves with, closes a connection that was idle for 5 s; we stop using it
 # earlier, so that a request does not meet a close on its way.
 IDLE_REUSE_SECONDS: Final = 4.0
-# Bytes of a chunk's size in hex and its line end, up to 16 MiB.
-LONGEST_SIZE_LINE: Final = 8
+# A chunk's size in hex and its line end, up to 16 MiB, without extensions.
+_SIZE_LINE: Final = re.compile(rb"([0-9a-fA-F]{1,6})\r\n")
 # Idle connections kept for each engine; more are closed when their reply is complete.
 IDLE_CONNECTIONS: Final = 512
 
@@ -45,13 +46,8 @@ def is_one_chunk_of_events(data: bytes) -> bool:
     """
     if not data.endswith(b"\n\n\r\n"):
         return False
-    end = data.find(b"\r\n", 1, LONGEST_SIZE_LINE)
-    if end < 0 or not data[:end].isalnum():
-        return False
-    try:
-        return int(data[:end], 16) == len(data) - end - 4
-    except ValueError:
-        return False
+    size = _SIZE_LINE.match(data)
+    return size is not None and int(size[1], 16) == len(data) - size.end() - 2
 
 
 class EngineConnection(asyncio.Protocol):
@@ -302,7 +298,7 @@ class EnginePool:
         except TimeoutError:
             self._refused(dialling, EngineTimeout(f"The engine took no connection within {self._connect_timeout:g} s."))
             return
-        except OSError:
+        except (OSError, ValueError):  # refused, or no address at all
             self._refused(dialling, EngineUnavailable("The engine is not reachable: it may be restarting. Try again."))
             return
         if dialling.is_cancelled:

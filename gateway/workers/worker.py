@@ -6,6 +6,7 @@ Started by `pool.py` as `python -m gateway.workers.worker LISTEN_FD CHANNEL_FD`.
 import asyncio
 import gc
 import logging
+import math
 import resource
 import socket
 import sys
@@ -55,7 +56,7 @@ async def serve(listener: socket.socket, pair: socket.socket) -> None:
             backlog=4096,
             ssl_certfile=first.certificate,
             ssl_keyfile=first.private_key,
-            timeout_graceful_shutdown=int(first.drain_seconds),
+            timeout_graceful_shutdown=math.ceil(first.drain_seconds),
         ),
         worker,
     )

@@ -115,12 +115,12 @@ def test_an_ambiguous_pin_names_the_candidates() -> None:
 
 def test_a_long_name_and_a_long_list_are_shortened() -> None:
     routes = {f"a{number:03}": Route(alias=f"a{number:03}", split=Split("x"), salt="") for number in range(50)}
-    crowded = RouteTable(routes=MappingProxyType(routes))
+    crowded = RouteTable(base=Base(name="base"), routes=MappingProxyType(routes))
     with pytest.raises(ModelNotFound) as caught:
         find_target(crowded, "x" * 1000, APP)
     assert len(caught.value.message) < 300
-    assert caught.value.message.endswith("a019, ….")
-    with pytest.raises(ModelNotFound, match="no model yet"):
+    assert caught.value.message.endswith("a018, ….")
+    with pytest.raises(EngineUnavailable, match="No engine has been up yet"):
         find_target(RouteTable(), "x", APP)
 
 

@@ -162,10 +162,18 @@ def test_the_unit_is_the_most_specific_name(fields: Fields, unit: str | None) ->
 
 @pytest.mark.parametrize(
     ("options", "asks"),
-    [({"include_usage": True}, True), ({"include_usage": 1}, False), ({}, False), (None, False), ([], False)],
+    [
+        ({"include_usage": True}, True),
+        ({"include_usage": 1}, False),
+        ({"continuous_usage_stats": True}, True),
+        ({}, False),
+        (None, False),
+        ([], False),
+    ],
 )
-def test_usage_is_asked_for_by_true_alone(options: Any, asks: bool) -> None:
-    assert Fields(stream_options=options).asks_usage() is asks
+def test_a_stream_leaves_its_usage_to_us_unless_it_asks(options: Any, asks: bool) -> None:
+    assert Fields(stream=True, stream_options=options).leaves_usage() is not asks
+    assert not Fields(stream_options=options).leaves_usage()
 
 
 @pytest.mark.parametrize(
