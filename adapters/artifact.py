@@ -148,7 +148,7 @@ def _canonical(value: object) -> bytes:
             return {key: ordered(inner) for key, inner in item.items()}
         if isinstance(item, list):
             inner = [ordered(each) for each in item]
-            return sorted(inner) if all(isinstance(each, str) for each in inner) else inner  # type: ignore[type-var]
+            return sorted(inner) if all(isinstance(each, str) for each in inner) else inner  # type: ignore[type-var]  # all are strings here
         if isinstance(item, float) and item.is_integer():
             return int(item)  # 16 and 16.0 are the same alpha
         return item

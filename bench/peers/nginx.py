@@ -52,7 +52,7 @@ def install() -> None:
         raise MissingError("no `nginx` on the path, and not root on a machine with apt-get to install it")
     quiet = {"env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, "capture_output": True, "timeout": 300}
     for command in (["apt-get", "update"], ["apt-get", "install", "-y", "nginx-light"]):
-        subprocess.run(command, check=False, **quiet)  # type: ignore[call-overload]
+        subprocess.run(command, check=False, **quiet)  # type: ignore[call-overload]  # keyword arguments from a dict
     if not shutil.which("nginx", path=_PATH):
         raise MissingError("`apt-get install nginx-light` failed")
 

@@ -137,7 +137,7 @@ def _running(settings: Settings, base: Path, has_ports: bool) -> Iterator[Guide]
     state = Path(tempfile.mkdtemp(prefix="loragate-"))
     ports = (settings.port, settings.control_port)
     if not has_ports:
-        ports = tuple(port if _is_free(settings.host, port) else 0 for port in ports)  # type: ignore[assignment]
+        ports = tuple(port if _is_free(settings.host, port) else 0 for port in ports)  # type: ignore[assignment]  # two in, two out
     key = json.loads(run_loragate(state, "keys", "create", "--role", "app:pin", "--name", "demo", "--json"))["key"]
     command = [
         sys.executable, "-m", "gateway", "up", "--base", str(base), "--state", str(state), "--host", settings.host,

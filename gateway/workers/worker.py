@@ -60,7 +60,7 @@ async def serve(listener: socket.socket, pair: socket.socket) -> None:
         ),
         worker,
     )
-    worker.connections = server.server_state.connections  # type: ignore[assignment]
+    worker.connections = server.server_state.connections  # type: ignore[assignment]  # all are of our class
     worker.stop = server.stop
     await server.serve(sockets=[listener])
 
