@@ -155,7 +155,7 @@ def test_only_digests_are_on_disk_and_for_their_owner_alone(engine: FakeEngine, 
                 assert not any(key.encode() in content or key.encode()[-20:] in content for key in keys), path
             assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
         assert not any(key in gateway.log_path.read_text() for key in keys)
-        arguments = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        arguments = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, text=True, check=True).stdout
         assert not any(key in arguments for key in keys)
 
 

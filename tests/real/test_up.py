@@ -30,7 +30,7 @@ def engine_metric(up: RunningGateway, name: str) -> float:
 
 
 def engine_pids(up: RunningGateway) -> list[int]:
-    listing = subprocess.run(["ps", "-e", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
+    listing = subprocess.run(["ps", "-ww", "-e", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
     rows = [line.split(None, 2) for line in listing.stdout.splitlines()]
     return [int(pid) for pid, ppid, *_ in rows if int(ppid) == up.process.pid and "api_server" in _[0]]
 
