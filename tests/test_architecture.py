@@ -29,6 +29,7 @@ PURE = (
     "adapters/manifest.py",
     "adapters/lifecycle.py",
     "adapters/catalog.py",
+    "adapters/recipe.py",
 )
 IMPURE_LIBRARIES = {"time", "random", "os", "io", "socket", "asyncio", "threading", "logging", "secrets", "subprocess"}
 
@@ -58,6 +59,9 @@ HOMES = {
     "click": ("gateway/cli", "gateway/demo"),
     "rich": ("gateway/cli", "gateway/demo"),
     "vllm": ("gateway/serve/vllm_cpu",),
+    "fsspec": ("adapters/sources",),
+    "cryptography": ("adapters/verify/signature.py",),
+    "peft": ("adapters/fusion",),
 }
 # Heavy: only inside functions, so that serving starts at once and without them.
 HEAVY = {"torch", "peft", "transformers", "vllm", "gguf", "safetensors", "numpy"}
