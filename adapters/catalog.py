@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from adapters.lifecycle import Event, State, advance
 from adapters.manifest import Manifest
+from adapters.recipe import Recipe
 from adapters.reference import AdapterRef
 
 
@@ -21,7 +22,9 @@ class Entry:
     """One registered version.
 
     `folder` is the registry's own copy, which nobody writes to again; `source` is where it
-    was copied from. `created` is in Unix seconds.
+    was copied from. `created` is in Unix seconds. A fused or scaled version has a `recipe`,
+    whose parents it was made of, and `difference` says how far it is from their exact weighted
+    sum. `may_be_null`: it is meant to add nothing to the base.
     """
 
     ref: AdapterRef
@@ -31,6 +34,10 @@ class Entry:
     created: int
     created_by: str = ""
     notes: str = ""
+    recipe: Recipe | None = None
+    difference: str = ""
+    signed_by: str = ""
+    may_be_null: bool = False
     state: State = State.REGISTERED
     reason: str = ""
 

@@ -7,9 +7,10 @@ from typing import Final
 
 
 class State(StrEnum):
-    """Where a version stands. `verified` joins the table with verification."""
+    """Where a version stands. `ready`: engines serve it, or load it when it is asked for."""
 
     REGISTERED = "registered"
+    VERIFIED = "verified"
     LOADING = "loading"
     READY = "ready"
     FAILED = "failed"
@@ -19,20 +20,25 @@ class State(StrEnum):
 class Event(StrEnum):
     """What happens to a version."""
 
+    VERIFY = "verify"
     LOAD = "load"
-    LOADED = "loaded"
+    LOADED = "loaded"  # and its fingerprint has passed
     LOAD_FAILED = "load failed"
+    CONDEMN = "condemn"  # a later check has found it wrong on every engine
     RETIRE = "retire"
 
 
 TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = MappingProxyType(
     {
-        (State.REGISTERED, Event.LOAD): State.LOADING,
+        (State.REGISTERED, Event.VERIFY): State.VERIFIED,
         (State.REGISTERED, Event.RETIRE): State.RETIRED,
+        (State.VERIFIED, Event.LOAD): State.LOADING,
+        (State.VERIFIED, Event.RETIRE): State.RETIRED,
         (State.LOADING, Event.LOADED): State.READY,
         (State.LOADING, Event.LOAD_FAILED): State.FAILED,
         (State.LOADING, Event.RETIRE): State.RETIRED,
         (State.READY, Event.LOAD): State.LOADING,  # an engine came back empty
+        (State.READY, Event.CONDEMN): State.FAILED,
         (State.READY, Event.RETIRE): State.RETIRED,
         (State.FAILED, Event.LOAD): State.LOADING,  # another try
         (State.FAILED, Event.RETIRE): State.RETIRED,

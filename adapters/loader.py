@@ -1,38 +1,39 @@
-"""Bring a version onto an engine, or take it off, through whatever host the engine offers."""
+"""One engine's adapters: brought in, checked, made room for, and compared with what the engine says.
+
+A version is `ready` once the engine has loaded it and its fingerprint has passed. Nothing here
+knows what the engine is: it is asked and checked through `adapters/ports.py`.
+"""
 
 import asyncio
-from collections.abc import Collection
-from typing import Final, Protocol
+import logging
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
 
 from adapters.catalog import Entry
+from adapters.ports import AdapterHost, Checker, HostUnavailable, LoadRefused, Observer, Unfit
+from adapters.reference import InvalidReference, split_version
+from adapters.residency import Standing, to_bring, to_evict
+
+log = logging.getLogger("loragate.loader")
 
 # Pauses in seconds between tries: long enough for an engine that is busy with a batch.
 RETRY_PAUSES: Final = (0.2, 1.0, 3.0)
+# Loads at once on one engine: it reads some while it answers the probes of others.
+LOADS_AT_ONCE: Final = 4
+# A version that the engine refused, or that failed its check, is tried again this much later.
+REFUSED_SECONDS: Final = 30.0
+# A load gives up waiting for a slot after this: every slot is taken by versions that are being loaded.
+SLOT_SECONDS: Final = 30.0
 
 
-class LoadRefused(Exception):
-    """The engine will not take this version, however often it is asked."""
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a version is not served here, and from when on it is tried again (monotonic seconds)."""
 
-
-class HostUnavailable(Exception):
-    """The engine cannot be asked now."""
-
-
-class AdapterHost(Protocol):
-    """An engine as a holder of adapters."""
-
-    async def loaded(self) -> Collection[str]:
-        """Return the names of the adapters that the engine has."""
-
-    async def load(self, version: str, folder: str) -> None:
-        """Load a folder under a name.
-
-        Raises:
-            LoadRefused, HostUnavailable: Why it could not.
-        """
-
-    async def unload(self, version: str) -> None:
-        """Forget a name; it is no error if the engine does not know it."""
+    reason: str
+    again_at: float
 
 
 async def bring_up(host: AdapterHost, entry: Entry) -> None:
@@ -51,24 +52,258 @@ async def bring_up(host: AdapterHost, entry: Entry) -> None:
     await host.load(entry.ref.version, entry.folder)
 
 
-async def reconcile(host: AdapterHost, entries: Collection[Entry]) -> tuple[frozenset[str], dict[str, str]]:
-    """Load every version the engine lacks.
+class Loader:
+    """The adapters of one engine.
 
-    Returns:
-        The versions that the engine has now, and for the others why not.
-
-    Raises:
-        HostUnavailable: The engine went away.
+    Args:
+        host: The engine.
+        slots: How many adapters it may hold (vLLM's --max-cpu-loras).
+        find: Returns the entry of a registered version, or None.
+        standing: Returns how much a version matters.
+        wanted: Returns every version that may be held here.
+        on_change: Called whenever `ready` has changed.
+        checker, observer: See there.
+        now: Monotonic seconds.
     """
-    there = set(await host.loaded())
-    failed: dict[str, str] = {}
-    for entry in entries:
+
+    def __init__(
+        self, host: AdapterHost, slots: int, *, find: Callable[[str], Entry | None],
+        standing: Callable[[str], Standing], wanted: Callable[[], Collection[str]], on_change: Callable[[], None],
+        checker: Checker, observer: Observer, now: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self._host = host
+        self.slots = slots
+        self._find = find
+        self._standing = standing
+        self._wanted = wanted
+        self._on_change = on_change
+        self.checker = checker
+        self._observer = observer
+        self._now = now
+        self.ready: frozenset[str] = frozenset()
+        self.failed: dict[str, Failure] = {}
+        self._held: set[str] = set()  # ready, or on its way in
+        self._foreign = 0  # adapters that somebody else loaded
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._at_once = asyncio.Semaphore(LOADS_AT_ONCE)
+        self._freed = asyncio.Condition()
+        self._leaving: set[str] = set()  # being unloaded
+        self._touched: dict[str, float] = {}  # when a version was last brought in or taken off
+
+    def reset(self) -> None:
+        """The engine is gone, and with it all that it held."""
+        self.failed.clear()
+        self.checker.reset()
+        self._touched.clear()
+        self._held.clear()
+        self._become_ready(frozenset())
+
+    async def supply(self, entry: Entry, *, again: bool = False) -> None:
+        """Have a version ready, making room for it if need be.
+
+        Args:
+            entry: The version.
+            again: Try even if it has just been refused: somebody asks who can see the answer.
+
+        Raises:
+            LoadRefused: The engine refuses it, or fails its check.
+            HostUnavailable: The engine is away.
+        """
         version = entry.ref.version
-        if version in there:
-            continue
+        async with self._turns.setdefault(version, asyncio.Lock()):
+            if version in self.ready:
+                return
+            failure = self.failed.get(version)
+            if failure is not None and not again and self._now() < failure.again_at:
+                raise LoadRefused(failure.reason)
+            async with self._at_once:
+                await self._bring(entry)
+
+    async def remove(self, version: str) -> None:
+        """Take a version off; an engine that is away has forgotten it already."""
+        async with self._turns.setdefault(version, asyncio.Lock()):
+            self.failed.pop(version, None)
+            await self._take_off(version)
+            self._turns.pop(version, None)
+
+    async def has(self, version: str) -> bool:
+        """Ask the engine whether it has a version that was taken for ready; one it lost is so no more.
+
+        Raises:
+            HostUnavailable: The engine cannot be asked.
+        """
+        asked_at = self._now()
+        if version not in self.ready:
+            return False
+        if version in await self._host.loaded():
+            return True
+        if self._touched.get(version, -1.0) < asked_at and not self._is_being_worked_on(version):
+            log.warning("the engine has lost %s; it is loaded again", version)
+            self._drop(version)
+        return False
+
+    async def tend(self) -> None:
+        """Compare with the engine, then bring in one version after another while something is to be done.
+
+        Raises:
+            HostUnavailable: The engine went away.
+        """
+        await self._compare()
+        while (step := self._next_step()) is not None:
+            version, instead_of = step
+            entry = self._find(version)
+            if entry is None:
+                return
+            if instead_of is not None:
+                await self._evict(instead_of)
+            with suppress(LoadRefused):  # logged, kept in `failed`, and tried again later
+                await self.supply(entry)
+
+    async def inspect(self) -> None:
+        """Check every version that is ready, and take those that fail out of service.
+
+        Raises:
+            HostUnavailable: The engine cannot be asked.
+        """
+        entries = [entry for version in sorted(self.ready) if (entry := self._find(version)) is not None]
+        for version, reason in (await self.checker.inspect(entries)).items():
+            if version in self.ready:
+                log.error("%s is out of service: %s", version, reason)
+                self.failed[version] = Failure(reason, self._now() + REFUSED_SECONDS)
+                await self._take_off(version)
+
+    # What is done to the engine
+
+    async def _bring(self, entry: Entry) -> None:
+        version = entry.ref.version
+        began = self._now()
+        outcome = "unavailable"
         try:
-            await bring_up(host, entry)
-            there.add(version)
+            await self._make_room(version)
+            await bring_up(self._host, entry)
+            await self.checker.check(entry, self.ready - {version})
+            outcome = "ok"
         except LoadRefused as refusal:
-            failed[version] = str(refusal)
-    return frozenset(there & {entry.ref.version for entry in entries}), failed
+            outcome = "unfit" if isinstance(refusal, Unfit) else "refused"
+            self.failed[version] = Failure(str(refusal), self._now() + REFUSED_SECONDS)
+            log.warning("%s is not served: %s", version, refusal)
+            raise
+        finally:
+            self._touched[version] = self._now()
+            self._observer.loaded(self._now() - began, outcome)
+            if outcome != "ok":
+                await self._unload(version)
+                await self._free(version)
+        if version not in self._held:
+            raise HostUnavailable("the engine was lost while it loaded the version; try again")
+        self.failed.pop(version, None)
+        self._become_ready(self.ready | {version})
+        async with self._freed:
+            self._freed.notify_all()  # it can make room now
+
+    async def _make_room(self, version: str) -> None:
+        """Take a slot for `version`, from the version that matters least if all are taken."""
+        least = None
+        try:
+            async with asyncio.timeout(SLOT_SECONDS), self._freed:
+                while len(self._held) + self._foreign >= self.slots:
+                    least = to_evict({held: self._standing(held) for held in self.ready})
+                    if least is not None:
+                        self._observer.evicted()
+                        self._drop(least)
+                        break
+                    await self._freed.wait()
+                self._held.add(version)  # before the engine is asked, so that no other load takes the slot
+        except TimeoutError:
+            raise HostUnavailable(
+                f"no slot became free within {SLOT_SECONDS:g} s: {len(self._held)} versions are being loaded and "
+                f"{self._foreign} adapters are not ours, of {self.slots} (engine.max_cpu_loras)"
+            ) from None
+        if least is not None:
+            await self._unload(least)
+
+    async def _evict(self, version: str) -> None:
+        self._observer.evicted()
+        await self._take_off(version)
+
+    async def _take_off(self, version: str) -> None:
+        self._drop(version)
+        await self._unload(version)
+        async with self._freed:
+            self._freed.notify_all()
+
+    async def _unload(self, version: str) -> None:
+        self._leaving.add(version)
+        try:
+            await self._host.unload(version)
+        except HostUnavailable:
+            log.info("the engine is away; %s goes with it", version)
+        finally:
+            self._leaving.discard(version)
+            self._touched[version] = self._now()
+
+    def _drop(self, version: str) -> None:
+        """No request may be sent here for `version` any more."""
+        self._touched[version] = self._now()
+        self._held.discard(version)
+        self._become_ready(self.ready - {version})
+
+    async def _free(self, version: str) -> None:
+        async with self._freed:
+            self._held.discard(version)
+            self._freed.notify_all()
+
+    def _become_ready(self, ready: frozenset[str]) -> None:
+        if ready != self.ready:
+            self.ready = ready
+            self._on_change()
+
+    # What is found out
+
+    async def _compare(self) -> None:
+        """Bring our books in line with what the engine lists, but for what changed since it was asked."""
+        asked_at = self._now()
+        listed = set(await self._host.loaded())
+
+        def is_settled(version: str) -> bool:
+            return self._touched.get(version, -1.0) < asked_at and not self._is_being_worked_on(version)
+
+        for version in self.ready - listed:
+            if is_settled(version):
+                log.warning("the engine has lost %s; it is loaded again", version)
+                self._drop(version)
+        self._foreign = sum(not _is_version(name) for name in listed)
+        for version in listed - self._held:
+            if _is_version(version) and is_settled(version):
+                await self._adopt(version)
+
+    def _is_being_worked_on(self, version: str) -> bool:
+        turn = self._turns.get(version)
+        return version in self._leaving or (turn is not None and turn.locked())
+
+    async def _adopt(self, version: str) -> None:
+        """Take over a version that the engine has and we did not load, or have it forgotten."""
+        entry = self._find(version)
+        if entry is None or len(self._held) + self._foreign >= self.slots:
+            await self._unload(version)
+            return
+        with suppress(LoadRefused):
+            await self.supply(entry)
+
+    def _next_step(self) -> tuple[str, str | None] | None:
+        now = self._now()
+        wanted = {
+            version: self._standing(version)
+            for version in self._wanted()
+            if version not in self.failed or self.failed[version].again_at <= now
+        }
+        held = {version: self._standing(version) for version in self._held}
+        return to_bring(held, wanted, self.slots - self._foreign, now)
+
+
+def _is_version(name: str) -> bool:
+    try:
+        split_version(name)
+    except InvalidReference:
+        return False
+    return True

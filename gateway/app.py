@@ -9,6 +9,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from time import monotonic
 from typing import Any, Final
 
@@ -22,7 +23,8 @@ from gateway.receive.protocol import ClientConnection
 from gateway.serve.upstream import EnginePools
 from gateway.store.snapshot import to_table
 from gateway.workers import channel
-from gateway.workers.channel import Applied, Collect, Configure, NewTable, Ready, Report
+from gateway.workers.channel import Applied, Collect, Configure, NewEngines, NewTable, Ready, Report, Supplied
+from gateway.workers.supply import WorkerSupply
 
 log = logging.getLogger("loragate.worker")
 
@@ -44,9 +46,11 @@ class Worker:
         self._writer = writer
         self.ledger = Ledger()
         self.engines = EnginePools(configure.connect_seconds, monotonic)
+        self.supply = WorkerSupply(lambda message: channel.write(writer, message))
         self.deps = Deps(
             table=self.table,
             engines=self.engines,
+            supply=self.supply,
             ledger=self.ledger,
             limits=configure.limits,
             ids=RequestIds(secrets.token_hex(8)),
@@ -91,20 +95,28 @@ class Worker:
         while (message := await channel.read_as_worker(self._reader)) is not None:
             if isinstance(message, NewTable):
                 try:
-                    self._table = to_table(message.table)
+                    self._serve_from(to_table(message.table))
                 except msgspec.DecodeError:  # keep the last good one; no acknowledgement says so
                     continue
-                for engine in self._table.engines:
-                    if not engine.is_up:
-                        self.deps.fingerprints.pop(engine.url, None)  # what comes back may be another
                 channel.write(self._writer, Applied(message.number))
+            elif isinstance(message, NewEngines):
+                self._serve_from(replace(self._table, engines=message.engines))
+            elif isinstance(message, Supplied):
+                self.supply.on_supplied(message)
             elif isinstance(message, Collect):
                 channel.write(self._writer, Report(message.number, self.ledger.cells()))
         self.stop()
 
+    def _serve_from(self, table: RouteTable) -> None:
+        self._table = table
+        for engine in table.engines:
+            if not engine.is_up:
+                self.deps.fingerprints.pop(engine.url, None)  # what comes back may be another
+
     async def _check_deadlines(self) -> None:
         while True:
             await asyncio.sleep(CHECK_SECONDS)
+            self.supply.tell_recent()
             now = monotonic()
             for connection in tuple(self.connections):
                 try:

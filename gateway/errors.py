@@ -154,11 +154,12 @@ class EngineUnavailable(ServingError):
 
 
 class VersionNotReady(ServingError):
-    """The version is registered, but no engine has it loaded yet."""
+    """The version is registered, but no engine has it loaded yet. `version` is set where loading it may help."""
 
     status = 503
     code = "version_not_ready"
     retry_after_seconds = 2
+    version: str | None = None
 
 
 class Overloaded(ServingError):

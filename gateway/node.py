@@ -5,23 +5,26 @@ import contextlib
 import importlib
 import logging
 import os
-import shutil
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
 
-from adapters.catalog import Entry
-from gateway.control.operations import Conflict, Operations
-from gateway.decide.route import Base, EngineView
+from gateway.control.adapters import AdapterOperations
+from gateway.control.intake import Intake
+from gateway.control.operations import Operations
+from gateway.control.state import Conflict, LiveState
+from gateway.observe.loads import LoadCounts
 from gateway.observe.metrics import Reading, exposition
-from gateway.serve.engines import EngineWatch
+from gateway.parts import checker_maker, intake_rules, stocking
+from gateway.serve.fleet import Fleet
 from gateway.serve.vllm_process import LONGEST_SOCKET_PATH, EngineProcess
 from gateway.settings import Settings
+from gateway.store.fingerprints import FingerprintStore
 from gateway.store.snapshot import read_base
 from gateway.workers.channel import Configure
 from gateway.workers.pool import WorkerPool
@@ -32,6 +35,9 @@ CONTROL_SOCKET: Final = "control.sock"
 BACKLOG: Final = 4096
 # So often counts are fetched even if nobody scrapes: a worker that dies loses at most this much.
 COLLECT_SECONDS: Final = 5.0
+# How soon the catalog tells what a check has found.
+REVIEW_SECONDS: Final = 1.0
+DAY_SECONDS: Final = 86_400.0
 
 
 class CannotListen(Exception):
@@ -57,33 +63,6 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-class EngineSet:
-    """All engines of this gateway, watched."""
-
-    def __init__(self, urls: Sequence[str], last_base: Base | None) -> None:
-        self._urls = urls
-        self._last_base = last_base
-        self.watches: tuple[EngineWatch, ...] = ()
-
-    def watch(self, wanted: Callable[[], tuple[Entry, ...]], on_change: Callable[[], Awaitable[None]]) -> None:
-        """Prepare one watch for each engine."""
-        self.watches = tuple(EngineWatch(url, wanted, on_change) for url in self._urls)
-
-    def views(self) -> tuple[EngineView, ...]:
-        """Return what workers need to know of each."""
-        return tuple(watch.status.view() for watch in self.watches)
-
-    def base(self) -> Base | None:
-        """Return the base they serve; the last one known while none is up."""
-        found = next((watch.status.base for watch in self.watches if watch.status.base is not None), None)
-        self._last_base = found or self._last_base
-        return self._last_base
-
-    def up(self) -> tuple[EngineWatch, ...]:
-        """Return those that can be asked."""
-        return tuple(watch for watch in self.watches if watch.status.is_up)
-
-
 class Node:
     """The gateway on one machine.
 
@@ -97,14 +76,26 @@ class Node:
         self.folder = settings.state_folder()
         _make_folder(self.folder)
         self.unix_socket = _bind_unix(self.folder / CONTROL_SOCKET)
-        for scratch in (self.folder / "adapters").glob(".incoming-*"):
-            shutil.rmtree(scratch, ignore_errors=True)  # a copy that a crash cut short
         self.app_socket = bind(settings.host, settings.port)
         self.control_socket = bind(settings.control_host, settings.control_port)
-        self.engines = EngineSet(engine_urls, read_base(self.folder))
-        self.pool = WorkerPool(self.app_socket, settings.workers, self._configure, b"")
-        self.operations = Operations(self.folder, self.pool, self.engines, with_keys=settings.auth, now=time.time)  # noqa: TID251 (the composition root gives the clock)
-        self.engines.watch(self.operations.entries, self._engines_changed)
+        self.loads = LoadCounts()
+        records = FingerprintStore(self.folder)
+        self.engines = Fleet(
+            engine_urls, read_base(self.folder), stocking(settings), now=time.monotonic,
+            make_checker=checker_maker(settings, records, self.loads), observer=self.loads.of_engine,
+        )  # fmt: skip
+        self.pool = WorkerPool(self.app_socket, settings.workers, self._configure)
+        self.pool.depot = self.engines
+        self.state = LiveState(
+            self.folder, self.pool, self.engines, with_keys=settings.auth, now=time.time,  # noqa: TID251 (the composition root gives the clock)
+            rollback_seconds=settings.adapters.rollback_days * DAY_SECONDS,
+        )  # fmt: skip
+        intake = Intake(self.folder, intake_rules(settings), self.engines.base_folder)
+        self.operations = Operations(
+            self.state, AdapterOperations(self.state, intake, records, most_rank=settings.engine.max_lora_rank)
+        )
+        self.operations.adapters.sweep()
+        self.engines.watch(self.state, self._engines_changed, self.state.publish_stock)
         self.engine: EngineProcess | None = None
         self._control: uvicorn.Server | None = None
         self._stop = asyncio.Event()
@@ -132,11 +123,12 @@ class Node:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop.set)
-        await self.operations.publish()
+        await self.state.publish()
         workers = loop.create_task(self.pool.run())
         chores: list[asyncio.Task[Any]] = [
             loop.create_task(self._serve_control()),
             loop.create_task(self._collect()),
+            loop.create_task(self._review()),
             *(loop.create_task(watch.run()) for watch in self.engines.watches),
         ]
         if self.engine is not None:
@@ -174,12 +166,20 @@ class Node:
 
     async def _engines_changed(self) -> None:
         with contextlib.suppress(Conflict):  # a worker that lags gets the next table
-            await self.operations.publish()
+            await self.state.publish()
 
     async def _collect(self) -> None:
         while True:
             await asyncio.sleep(COLLECT_SECONDS)
             await self.pool.collect()
+
+    async def _review(self) -> None:
+        while True:
+            await asyncio.sleep(REVIEW_SECONDS)
+            try:
+                await self.operations.adapters.review(self.engines.condemned(), self.engines.ready())
+            except (OSError, Conflict) as error:  # the store is full, or a worker lags: the next round tries again
+                log.warning("the catalog cannot be brought up to date: %s", error)
 
     def _configure(self, table: bytes) -> Configure:
         settings = self.settings
@@ -189,7 +189,7 @@ class Node:
             drain_seconds=settings.drain_seconds,
             certificate=str(settings.tls_certificate) if settings.tls_certificate else None,
             private_key=str(settings.tls_key) if settings.tls_key else None,
-            table=table or self.operations.table(),
+            table=table or self.state.table(),
         )
 
     async def _serve_control(self) -> None:
@@ -213,24 +213,26 @@ class Node:
         parts = {
             "workers": f"{self.pool.ready} of {self.pool.size} accept connections",
             "engines": f"{up} of {len(self.engines.watches)} up",
-            "route_table": f"version {self.operations.table_version}",
+            "route_table": f"version {self.state.table_version}",
         }
         return self.pool.ready > 0 and up > 0, parts
 
     async def _metrics(self) -> bytes:
         cells = await self.pool.collect()
         watches = self.engines.watches
-        aliases = {route.control: route.alias for route in self.operations.desired.routes}
+        aliases = {route.control: route.alias for route in self.state.desired.routes}
+        versions = [(aliases.get(entry.ref.version, entry.ref.name), entry.ref.version) for entry in self.state.catalog]
         reading = Reading(
             cells=tuple(cells),
             engines={watch.status.url: watch.status.is_up for watch in watches},
             adapters=tuple(
-                (aliases.get(entry.ref.version, entry.ref.name), entry.ref.version, watch.status.url,
-                 entry.ref.version in watch.status.versions)
-                for entry in self.operations.entries() for watch in watches
+                (alias, version, watch.status.url, version in watch.loader.ready)
+                for alias, version in versions for watch in watches
             ),
+            slots={watch.status.url: (watch.loader.slots, len(watch.loader.ready)) for watch in watches},
+            loads=self.loads,
             workers=self.pool.size, ready_workers=self.pool.ready, worker_restarts=self.pool.restarts,
-            table_version=self.operations.table_version,
+            table_version=self.state.table_version,
         )  # fmt: skip
         return exposition(reading)
 
@@ -241,10 +243,11 @@ class Node:
             "ready": ready, "app_url": self.app_url, "control_url": self.control_url,
             "base": base.name if base else None, "auth": self.settings.auth,
             "workers": {"running": self.pool.ready, "wanted": self.pool.size, "restarts": self.pool.restarts},
-            "route_table_version": self.operations.table_version,
+            "route_table_version": self.state.table_version,
             "engines": [
-                {"url": watch.status.url, "up": watch.status.is_up, "versions": sorted(watch.status.versions),
-                 "failed": dict(watch.status.failed)}
+                {"url": watch.status.url, "up": watch.status.is_up, "versions": sorted(watch.loader.ready),
+                 "slots": watch.loader.slots,
+                 "failed": {version: failure.reason for version, failure in sorted(watch.loader.failed.items())}}
                 for watch in self.engines.watches
             ],
         }  # fmt: skip

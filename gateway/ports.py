@@ -63,3 +63,27 @@ class Engines(Protocol):
 
     def send(self, url: str, request: bytes, reader: Reader) -> Link:
         """Send `request` to the engine at `url`; the reply comes to `reader`."""
+
+
+class Waiter(Protocol):
+    """A request whose version has to be loaded first."""
+
+    def on_supply(self, error: LoragateError | None, *, was_there: bool) -> None:
+        """The version has been loaded, or was where it was said to be missing; or why it cannot be."""
+
+
+class Supply(Protocol):
+    """Where versions that no engine has ready are asked for."""
+
+    @property
+    def recent(self) -> dict[str, float]:
+        """Version → when it was last sent a request (monotonic seconds), since this was last told."""
+
+    def want(self, version: str, missing_at: str | None, waiter: Waiter) -> None:
+        """Have a version loaded, and tell the waiter, later and once.
+
+        Args:
+            version: A registered version.
+            missing_at: The engine that should have it and said that it has not, if one did.
+            waiter: Who is told.
+        """

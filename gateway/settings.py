@@ -25,7 +25,8 @@ _NOT_SETTINGS: Final = frozenset(
 # What Kubernetes puts into every pod beside a Service named `loragate`; its LORAGATE_PORT looks like ours.
 _KUBERNETES: Final = re.compile(r"LORAGATE_(\w+_)?(SERVICE_(HOST|PORT)|PORT_\d)\w*=.*|LORAGATE_(\w+_)?PORT=tcp://.*")
 # Settings that have parts.
-_GROUPS: Final = ("limits", "engine")
+_GROUPS: Final = ("limits", "engine", "adapters")
+_LISTS: Final = ("engines", "args", "sources", "trusted_keys")
 
 
 class InvalidSettings(Exception):
@@ -54,12 +55,14 @@ class _Strict(BaseModel):
 
 
 class EngineSettings(_Strict):
-    """The engine that `loragate up` starts and watches.
+    """The engine that `loragate up` starts and watches; with `serve`, what the engines elsewhere were started with.
 
     Sizes are those that serve a small model on a laptop; `args` is passed to vLLM as it is.
     """
 
-    base: Path | None = Field(None, description="Folder of the base model; the demo's model if not given")
+    base: Path | None = Field(
+        None, description="Folder of the base model: `up` serves it (without: the demo's), both verify against it"
+    )
     served_name: str | None = Field(
         None, description="Name that clients send for the base; the folder's name if not given"
     )
@@ -72,6 +75,24 @@ class EngineSettings(_Strict):
     kv_cache_gib: float = Field(1.0, gt=0, description="KV cache on a CPU, in GiB (VLLM_CPU_KVCACHE_SPACE)")
     start_seconds: float = Field(600.0, gt=0, description="How long the engine may take until it is ready")
     args: tuple[str, ...] = Field((), description="More arguments for vLLM")
+
+
+class AdapterSettings(_Strict):
+    """Where adapters may come from, what they must be, and how they are kept."""
+
+    sources: tuple[str, ...] = Field(
+        (), description="Folders and URLs that adapters may come from; this machine's own user may use any folder"
+    )
+    storage_options: dict[str, dict[str, Any]] = Field(
+        {}, description="Options of object stores by protocol, as fsspec takes them; no credentials"
+    )
+    require_signed: bool = Field(False, description="Refuse versions that no trusted key has signed")
+    trusted_keys: tuple[Path, ...] = Field((), description="Files with ed25519 public keys")
+    max_bytes: int = Field(8 * 1024**3, ge=1, description="Largest adapter, in bytes")
+    copies: int | None = Field(None, ge=1, description="Engines that each version is kept on; all if not given")
+    rollback_days: float = Field(30.0, ge=0, description="How long a former control is kept for a rollback")
+    fingerprints: bool = Field(True, description="Check what engines serve by fixed probes")
+    probe_seconds: float = Field(60.0, gt=0, description="How often versions in service are checked")
 
 
 class Settings(_Strict):
@@ -94,6 +115,7 @@ class Settings(_Strict):
     tls_key: Path | None = Field(None, description="Its private key, PEM")
     limits: Limits = Field(Limits(), description="Bounds of one connection and one request")
     engine: EngineSettings = Field(EngineSettings.model_construct(), description="The engine that `up` starts")
+    adapters: AdapterSettings = Field(AdapterSettings.model_construct(), description="Adapters and their checks")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged")
 
     @model_validator(mode="after")
@@ -170,9 +192,9 @@ def described() -> list[tuple[str, str, object]]:
     for name, field in Settings.model_fields.items():
         if name == "limits":
             rows += [(f"limits.{each.name}", "", each.default) for each in dataclasses.fields(Limits)]
-        elif name == "engine":
-            parts = EngineSettings.model_fields
-            rows += [(f"engine.{part}", each.description or "", each.default) for part, each in parts.items()]
+        elif name in _GROUPS:
+            parts = (EngineSettings if name == "engine" else AdapterSettings).model_fields
+            rows += [(f"{name}.{part}", each.description or "", each.default) for part, each in parts.items()]
         else:
             rows.append((name, field.description or "", field.default))
     return rows
@@ -218,7 +240,7 @@ def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], l
         else:
             target = values.setdefault(first, {}) if rest else values
             last = rest[0] if rest else first
-            target[last] = value.split(",") if last in ("engines", "args") else value
+            target[last] = value.split(",") if last in _LISTS else value
     return values, problems
 
 

@@ -11,6 +11,7 @@ import click
 from gateway import errors, settings
 from gateway.cli import main as loragate
 from gateway.observe.ledger import Cell
+from gateway.observe.loads import LoadCounts
 from gateway.observe.metrics import Reading, exposition
 from gateway.receive.limits import Limits
 
@@ -86,10 +87,14 @@ def _comment_above(name: str) -> str:
 def metrics() -> Iterator[str]:
     """Every series, from an exposition with one of each."""
     cell = Cell(alias="support", version="support@24e3a56d83d9", statuses={200: 1}, errors={"engine_failed": 1})
+    loads = LoadCounts()
+    counts = loads.of_engine("unix:///run/engine.sock")
+    counts.loaded(0.1, "ok")
+    counts.judged("ok")
     reading = Reading(
         cells=(cell,), engines={"unix:///run/engine.sock": True},
         adapters=(("support", "support@24e3a56d83d9", "unix:///run/engine.sock", True),),
-        workers=1, ready_workers=1, worker_restarts=0, table_version=1,
+        slots={"unix:///run/engine.sock": (16, 1)}, loads=loads, workers=1, ready_workers=1, worker_restarts=0, table_version=1,
     )  # fmt: skip
     yield "# Metrics\n\nMade by `scripts/make_reference.py`. On the control port, `/metrics`, summed over all workers. Times are in"
     yield "seconds. Labels are bounded: what a client sends never becomes one. Requests that named no model of ours have"

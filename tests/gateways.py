@@ -159,9 +159,8 @@ class RunningGateway:
 
     def worker_pids(self) -> list[int]:
         """The processes that serve the app port."""
-        listing = subprocess.run(
-            ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(self.process.pid)], capture_output=True, text=True, check=True
-        )
+        command = ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(self.process.pid)]
+        listing = subprocess.run(command, capture_output=True, text=True, check=True)
         return [int(line.split()[0]) for line in listing.stdout.splitlines() if "gateway.workers.worker" in line]
 
     @property

@@ -29,7 +29,17 @@ PURE = (
     "adapters/manifest.py",
     "adapters/lifecycle.py",
     "adapters/catalog.py",
+    "adapters/fingerprint.py",
     "adapters/recipe.py",
+    "adapters/problem.py",
+    "adapters/strict_json.py",
+    "adapters/lora_names.py",
+    "adapters/verify/report.py",
+    "adapters/verify/limits.py",
+    "adapters/verify/config_rules.py",
+    "adapters/verify/tensor_rules.py",
+    "adapters/verify/base_rules.py",
+    "adapters/verify/finite.py",
 )
 IMPURE_LIBRARIES = {"time", "random", "os", "io", "socket", "asyncio", "threading", "logging", "secrets", "subprocess"}
 

@@ -1,37 +1,110 @@
-"""loragate adapters: register, list, show and remove adapters of a running gateway."""
+"""loragate adapters: register, fuse, list, show and remove adapters of a running gateway."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
+from adapters.recipe import CannotFuse, Method, parse_parents
 from gateway.cli.client import Control, echo_json
-from gateway.cli.options import control_options, json_option
+from gateway.cli.options import control_options, fail, json_option
+from gateway.cli.progress import long_operation
 from gateway.cli.tables import show_table, size, when
+from gateway.cli.verify import add_to
 
 
 @click.group()
 def adapters() -> None:
-    """Register, list and remove adapters, while the gateway serves."""
+    """Register, fuse, list and remove adapters, while the gateway serves."""
+
+
+add_to(adapters)  # verify, sign, keygen
 
 
 @adapters.command("add")
-@click.argument("path", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("source")
 @click.option("--name", required=True, help="Alias that clients send as `model`.")
 @click.option("--notes", default="", help="A remark to keep with the version.")
+@click.option("--digest", help="Refuse anything but this content: 64 hex digits, or the first 12 or more.")
+@click.option("--activate/--no-activate", default=True, show_default=True, help="Point the alias at it.")
+@click.option("--allow-no-op", is_flag=True, help="Register it even if it adds nothing to the base.")
 @json_option
 @control_options
-def add(path: Path, name: str, notes: str, as_json: bool, **control: Any) -> None:
-    """Register the adapter in folder PATH and point the alias at it.
+def add(source: str, as_json: bool, **given: Any) -> None:
+    """Register the adapter at SOURCE and point the alias at it.
 
-    The folder is copied; the version is named by its content. Requests go on all the while.
+    SOURCE is a folder, a tar archive, or a URL below one of the setting `adapters.sources`
+    (s3://bucket/folder). It is verified, copied, loaded and checked while requests go on; the
+    version is named by its content.
     """
-    body = {"path": str(path.resolve()), "name": name, "notes": notes}
-    version = _control(control).ask_running("POST", "/admin/v1/adapters", body)
+    if "://" not in source:
+        if not Path(source).exists():
+            raise fail(f"`{source}` is neither a folder or an archive here, nor a URL")
+        source = str(Path(source).resolve())
+    body = {key: given.pop(key) for key in ("name", "notes", "digest", "activate", "allow_no_op")}
+    _register("", {"source": source, **body}, as_json, given)
+
+
+@adapters.command("fuse")
+@click.argument("parents", nargs=-1, required=True, metavar="PARENT=WEIGHT...")
+@click.option("--name", required=True, help="Alias to register the new version under.")
+@click.option(
+    "--method",
+    type=click.Choice([each for each in Method if each is not Method.SCALE]),
+    default=Method.CAT,
+    show_default=True,
+    help="cat is the exact weighted sum.",
+)
+@click.option("--rank", type=click.IntRange(1), help="Rank of the result, for svd and slerp.")
+@click.option("--density", type=click.FloatRange(0, 1, min_open=True), help="Share of values kept, for ties and dare.")
+@click.option("--seed", type=click.IntRange(0), help="For dare, which draws.")
+@click.option("--notes", default="", help="A remark to keep with the version.")
+@click.option("--activate/--no-activate", default=None, help="Point the alias at it.  [default: if the alias is new]")
+@json_option
+@control_options
+def fuse(parents: tuple[str, ...], as_json: bool, **given: Any) -> None:
+    """Make one new version out of several: loragate adapters fuse legal=0.7 support=0.3 --name both.
+
+    PARENT is an alias or a version; without a weight it is 1.
+    """
+    try:
+        read = parse_parents(parents)
+    except CannotFuse as error:
+        raise fail(f"{error}; {error.remedy}") from None
+    names = ("name", "method", "rank", "density", "seed", "notes", "activate")
+    body = {key: given.pop(key) for key in names}
+    body["parents"] = [{"version": parent.version, "weight": parent.weight} for parent in read]
+    _register("/fuse", body, as_json, given)
+
+
+@adapters.command("scale")
+@click.argument("version")
+@click.argument("factor", type=float)
+@click.option("--name", help="Alias to register the new version under.  [default: that of VERSION]")
+@click.option("--notes", default="", help="A remark to keep with the version.")
+@click.option("--activate/--no-activate", default=None, help="Point the alias at it.  [default: if the alias is new]")
+@json_option
+@control_options
+def scale(version: str, factor: float, as_json: bool, **given: Any) -> None:
+    """Make a version with FACTOR times the effect of VERSION (an alias or a version)."""
+    body = {key: given.pop(key) for key in ("name", "notes", "activate")}
+    _register("/scale", {"version": version, "factor": factor, **body}, as_json, given)
+
+
+def _register(path: str, body: dict[str, Any], as_json: bool, options: dict[str, Any]) -> None:
+    control = _control(options)
+    with long_operation(is_quiet=as_json) as on_progress:
+        version = control.follow(f"/admin/v1/adapters{path}", body, on_progress)
     if as_json:
         echo_json(version)
+        return
+    facts = f"{version['version']} (rank {version['rank']}, {size(version['size_bytes'])})"
+    if version["difference"]:
+        click.echo(f"It differs from the exact weighted sum, relative to it, by {version['difference']}.")
+    if version["serves"]:
+        click.echo(f"`{version['name']}` serves {facts}.")
     else:
-        click.echo(f"`{name}` serves {version['version']} (rank {version['rank']}, {size(version['size_bytes'])}).")
+        click.echo(f"Registered {facts}; `{version['name']}` serves what it did before.")
 
 
 @adapters.command("ls")
@@ -65,10 +138,25 @@ def show(name: str, as_json: bool, **control: Any) -> None:
     if as_json:
         echo_json(version)
         return
-    shown = {**version, "created": when(version["created"]), "size_bytes": size(version["size_bytes"])}
+    engines = version.pop("engines")
+    shown = {
+        **version, "created": when(version["created"]), "size_bytes": size(version["size_bytes"]),
+        "recipe": _recipe(version["recipe"]),
+        "parents": [f"{each['version']}={each['weight']:g}" for each in version["parents"]],
+    }  # fmt: skip
     for key, value in shown.items():
         text = ", ".join(map(str, value)) if isinstance(value, list) else value
         click.echo(f"{key.replace('_bytes', ''):16} {text if text not in (None, '') else '-'}")
+    for engine in engines:
+        standing = "ready" if engine["ready"] else "not loaded" if engine["up"] else "down"
+        click.echo(f"{'on':16} {engine['url']}: {engine['reason'] or standing}")
+
+
+def _recipe(recipe: dict[str, Any] | None) -> str:
+    if recipe is None:
+        return ""
+    settings = [f"{key} {value}" for key, value in recipe.items() if value is not None and key != "method"]
+    return ", ".join([recipe["method"], *settings])
 
 
 @adapters.command("rm")

@@ -1,5 +1,6 @@
 """Talk to a running gateway's control plane, over its socket or its port."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from gateway.cli.options import fail, load_settings
 # Loading a large adapter on a slow disk, several engines; the control plane has its own limits.
 ANSWER_SECONDS = 300.0
 CONTROL_SOCKET = "control.sock"
+# Lines of JSON that tell how far a long operation is (control/adapters_api.py).
+PROGRESS_TYPE = "application/x-ndjson"
 
 
 class NotRunning(Exception):
@@ -64,6 +67,33 @@ class Control:
         if reply.status_code >= 400:
             raise fail(answer.get("error", {}).get("message", f"the gateway answered {reply.status_code}"))
         return answer
+
+    def follow(
+        self, path: str, body: dict[str, Any], on_progress: Callable[[dict[str, Any]], None] | None
+    ) -> dict[str, Any]:
+        """Ask for a long operation and return its result, telling how far it is; end with its error if it fails."""
+        import httpx
+        import msgspec
+
+        headers = {"accept": PROGRESS_TYPE} if on_progress is not None else {}
+        answer: dict[str, Any] = {}
+        try:
+            with self._client.stream("POST", path, json=body, headers=headers, timeout=None) as reply:
+                for line in reply.iter_lines():
+                    answer = msgspec.json.decode(line)
+                    if on_progress is not None and "progress" in answer:
+                        on_progress(answer["progress"])
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
+            raise fail(
+                f"no gateway answers at {self.where} ({type(error).__name__}); "
+                "start one with `loragate up`, or name it with --state or --control"
+            ) from None
+        except (httpx.HTTPError, msgspec.DecodeError) as error:
+            raise fail(f"the gateway at {self.where} broke off ({type(error).__name__}); try again") from None
+        if "error" in answer:
+            raise fail(answer["error"]["message"])
+        result: dict[str, Any] = answer.get("result", answer)
+        return result
 
     def ask_running(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """Return the answer's JSON; end with a hint if no gateway runs."""

@@ -71,6 +71,8 @@ def run_node(settings: Settings, *, owns_engine: bool = False) -> None:
     """Run a gateway until it is stopped."""
     import uvloop
 
+    from adapters.sources import SourceError
+    from adapters.verify import InvalidKey
     from gateway.node import CannotListen, Node
     from gateway.serve.vllm_process import EngineNotStarted
     from gateway.store.desired import StoreUnreadable
@@ -89,7 +91,7 @@ def run_node(settings: Settings, *, owns_engine: bool = False) -> None:
 
     try:
         uvloop.run(run())
-    except (CannotListen, EngineNotStarted, StoreUnreadable) as error:
+    except (CannotListen, EngineNotStarted, StoreUnreadable, InvalidKey, SourceError) as error:
         raise fail(str(error)) from None
     except asyncio.CancelledError:
         sys.exit(1)

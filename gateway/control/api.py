@@ -6,48 +6,24 @@ by the file system, and it belongs to the user who runs the gateway.
 """
 
 from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
-from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from adapters.artifact import InvalidArtifact
-from adapters.catalog import Entry, UnknownVersion
-from adapters.loader import HostUnavailable, LoadRefused
-from adapters.reference import InvalidReference
-from gateway.control.operations import Conflict, Operations
+from gateway.control.adapters_api import add_adapters
+from gateway.control.failures import STATUS, error_body
+from gateway.control.operations import Operations
 from gateway.decide.authenticate import Principal, Role, authenticate
 from gateway.errors import Forbidden, LoragateError
 from gateway.store.desired import KeyRecord, RouteRecord
-from gateway.store.keys import UnknownKey, principals
+from gateway.store.keys import principals
 
 # Probes and scrapes come without a key; none of these shows a prompt or a key.
 OPEN_PATHS: Final = frozenset(("/healthz", "/readyz", "/metrics"))
-# What each refusal is to an HTTP client.
-_STATUS: Final[dict[type[Exception], tuple[int, str]]] = {
-    InvalidReference: (400, "invalid_name"),
-    InvalidArtifact: (422, "invalid_adapter"),
-    LoadRefused: (422, "load_refused"),
-    UnknownVersion: (404, "not_found"),
-    UnknownKey: (404, "not_found"),
-    Conflict: (409, "conflict"),
-    HostUnavailable: (503, "engine_unavailable"),
-    OSError: (507, "not_stored"),
-}
-
-
-class NewAdapter(BaseModel):
-    """An adapter folder on the gateway's machine, and the name to register it under."""
-
-    model_config = ConfigDict(extra="forbid")
-    path: Path = Field(description="Absolute path of the folder that PEFT's save_pretrained wrote")
-    name: str = Field(description="Alias that clients send as `model`")
-    notes: str = ""
 
 
 class NewSplit(BaseModel):
@@ -99,36 +75,19 @@ def build_control(operations: Operations, probes: Probes, *, socket_path: str, w
     _answer_errors(app)
     _guard(app, operations, socket_path, with_keys)
     _add_probes(app, probes)
-    _add_adapters(app, operations)
+    add_adapters(app, operations)
+    _add_routes(app, operations)
     _add_keys(app, operations)
     return app
 
 
 def _answer_errors(app: FastAPI) -> None:
-    def told(status: int, message: str, code: str, kind: str = "invalid_request_error") -> JSONResponse:
-        return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": code}}, status)
+    async def tell(_: Request, error: Exception) -> Response:
+        status, body = error_body(error)
+        return JSONResponse(body, status)
 
-    for error_type, (status, code) in _STATUS.items():
-
-        async def tell(_: Request, error: Exception, status: int = status, code: str = code) -> Response:
-            return told(status, str(error), code)
-
+    for error_type in (*STATUS, LoragateError, HTTPException, RequestValidationError):
         app.add_exception_handler(error_type, tell)
-
-    @app.exception_handler(LoragateError)
-    async def tell_own(_: Request, error: LoragateError) -> Response:
-        return told(error.status, error.message, error.code, error.type)
-
-    @app.exception_handler(HTTPException)
-    async def tell_http(_: Request, error: HTTPException) -> Response:
-        return told(
-            error.status_code, str(error.detail), "not_found" if error.status_code == 404 else "invalid_request"
-        )
-
-    @app.exception_handler(RequestValidationError)
-    async def tell_invalid(_: Request, error: RequestValidationError) -> Response:
-        problems = "; ".join(f"{'.'.join(map(str, each['loc'][1:]))}: {each['msg']}" for each in error.errors())
-        return told(400, problems, "invalid_request")
 
 
 def _guard(app: FastAPI, operations: Operations, socket_path: str, with_keys: bool) -> None:
@@ -137,27 +96,29 @@ def _guard(app: FastAPI, operations: Operations, socket_path: str, with_keys: bo
         # Not `request.url`, which starlette puts together with the `Host` that the client sent.
         if request.scope["path"] not in OPEN_PATHS:
             try:
-                request.state.caller = _operator(request, operations, socket_path, with_keys)
+                request.state.caller, request.state.is_local = _operator(request, operations, socket_path, with_keys)
             except LoragateError as error:
-                body = {"message": error.message, "type": error.type, "param": None, "code": error.code}
-                return JSONResponse({"error": body}, error.status)
+                status, body = error_body(error)
+                return JSONResponse(body, status)
         return await proceed(request)
 
 
-def _operator(request: Request, operations: Operations, socket_path: str, with_keys: bool) -> str:
-    """Return who the operator is, for the record."""
+def _operator(request: Request, operations: Operations, socket_path: str, with_keys: bool) -> tuple[str, bool]:
+    """Return who the operator is, for the record, and whether they are this machine's own user."""
     server = request.scope.get("server")
     if server and server[0] == socket_path:
-        return "local"
+        return "local", True
     if not with_keys:
-        return "anyone"
+        return "anyone", False
     credential = request.headers.get("authorization")
-    caller: Principal = authenticate(credential.encode() if credential else None, principals(operations.desired.keys))
+    caller: Principal = authenticate(
+        credential.encode() if credential else None, principals(operations.state.desired.keys)
+    )
     if not caller.is_at_least(Role.OPERATOR):
         raise Forbidden(
             f"The admin API needs a key of role `operator`; this one's is `{caller.role}`.", code="role_not_allowed"
         )
-    return caller.id
+    return caller.id, False
 
 
 def _add_probes(app: FastAPI, probes: Probes) -> None:
@@ -183,35 +144,11 @@ def _add_probes(app: FastAPI, probes: Probes) -> None:
         return probes.status()
 
 
-def _add_adapters(app: FastAPI, operations: Operations) -> None:
-    @app.get("/admin/v1/adapters", tags=["adapters"])
-    async def list_adapters() -> dict[str, Any]:
-        """All registered versions, oldest first."""
-        return {"adapters": [adapter_view(operations, entry) for entry in operations.desired.adapters]}
-
-    @app.post("/admin/v1/adapters", tags=["adapters"], status_code=201)
-    async def add_adapter(request: Request, new: NewAdapter) -> dict[str, Any]:
-        """Register a folder, load it on every engine, and point its alias at it."""
-        entry = await operations.add_adapter(new.path, new.name, by=request.state.caller, notes=new.notes)
-        return adapter_view(operations, entry)
-
-    @app.get("/admin/v1/adapters/{name}", tags=["adapters"])
-    async def show_adapter(name: Annotated[str, InPath(description="Alias or version")]) -> dict[str, Any]:
-        """One version, or the one that an alias serves now."""
-        route = operations.desired.route(name)
-        if route is None and "@" not in name:
-            raise UnknownVersion(f"no adapter is registered as `{name}`; `loragate adapters ls` lists them")
-        return adapter_view(operations, operations.find(route.control if route else name))
-
-    @app.delete("/admin/v1/adapters/{name}", tags=["adapters"])
-    async def remove_adapter(name: Annotated[str, InPath(description="Alias or version")]) -> dict[str, Any]:
-        """Remove an alias with all its versions, or a version that nothing serves."""
-        return {"removed": list(await operations.remove_adapter(name))}
-
+def _add_routes(app: FastAPI, operations: Operations) -> None:
     @app.get("/admin/v1/routes", tags=["routes"])
     async def list_routes() -> dict[str, Any]:
         """All aliases and their splits."""
-        return {"routes": [_route_view(route) for route in operations.desired.routes]}
+        return {"routes": [_route_view(route) for route in operations.state.desired.routes]}
 
     @app.put("/admin/v1/routes/{alias}/split", tags=["routes"])
     async def split(alias: str, new: NewSplit) -> dict[str, Any]:
@@ -223,7 +160,7 @@ def _add_keys(app: FastAPI, operations: Operations) -> None:
     @app.get("/admin/v1/keys", tags=["keys"])
     async def list_keys() -> dict[str, Any]:
         """All keys, without the keys themselves."""
-        return {"keys": [key_view(record) for record in operations.desired.keys]}
+        return {"keys": [key_view(record) for record in operations.state.desired.keys]}
 
     @app.post("/admin/v1/keys", tags=["keys"], status_code=201)
     async def create_key(new: NewKey) -> dict[str, Any]:
@@ -236,21 +173,6 @@ def _add_keys(app: FastAPI, operations: Operations) -> None:
         """Revoke a key."""
         await operations.revoke_key(key_id)
         return {"revoked": key_id}
-
-
-def adapter_view(operations: Operations, entry: Entry) -> dict[str, Any]:
-    """Return a version as the admin API shows it."""
-    manifest = entry.manifest
-    aliases = [
-        route.alias for route in operations.desired.routes if entry.ref.version in (route.control, route.candidate)
-    ]
-    return {
-        "version": entry.ref.version, "name": entry.ref.name, "digest": manifest.digest, "state": entry.state,
-        "reason": entry.reason or None, "serves": aliases, "base": manifest.base, "rank": manifest.rank,
-        "alpha": manifest.alpha, "target_modules": list(manifest.target_modules), "size_bytes": manifest.size_bytes,
-        "tensors": manifest.tensors, "source": entry.source, "folder": entry.folder, "created": entry.created,
-        "created_by": entry.created_by, "notes": entry.notes,
-    }  # fmt: skip
 
 
 def key_view(record: KeyRecord) -> dict[str, Any]:

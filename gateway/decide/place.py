@@ -39,5 +39,7 @@ def place(table: RouteTable, version: str, in_flight: Mapping[str, int], tried: 
     if best is not None:
         return best
     if any_up and not tried:
-        raise VersionNotReady(f"`{version}` is registered and not loaded on any engine yet. Try again shortly.")
+        error = VersionNotReady(f"`{version}` is registered and not loaded on any engine yet. Try again shortly.")
+        error.version = None if is_base else version
+        raise error
     raise EngineUnavailable("No engine can serve this request now: it is starting or restarting. Try again shortly.")

@@ -106,7 +106,8 @@ def _pinned(table: RouteTable, model: str, caller: Principal) -> Target:
             code="pin_not_allowed",
         )
     _check_may_use(caller, name)
-    matches = [version for version in table.versions if version.startswith(model)]
+    # Written in full, a version is one look-up, however many there are.
+    matches = [model] if model in table.versions else [each for each in table.versions if each.startswith(model)]
     if len(matches) != 1:
         raise _not_found(table, model, caller, ambiguous=matches)
     return Target(name, Split(matches[0]), reason="pin")

@@ -81,6 +81,8 @@ DURATION_BOUNDS: Final = (
     480.0,
     960.0,
 )
+# A load takes 0.05 s on a warm disk (vLLM 0.32, CPU), tens of seconds from a cold one.
+LOAD_BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 OVERHEAD_BOUNDS: Final = (2e-05, 5e-05, 1e-04, 2e-04, 5e-04, 1e-03, 2e-03, 5e-03, 1e-02, 5e-02, 1e-01)
 
 
@@ -116,6 +118,7 @@ class Cell(msgspec.Struct, gc=False, kw_only=True):
     itl: Histogram = msgspec.field(default_factory=lambda: Histogram.of(ITL_BOUNDS))
     duration: Histogram = msgspec.field(default_factory=lambda: Histogram.of(DURATION_BOUNDS))
     overhead: Histogram = msgspec.field(default_factory=lambda: Histogram.of(OVERHEAD_BOUNDS))
+    load_wait: Histogram = msgspec.field(default_factory=lambda: Histogram.of(LOAD_BOUNDS))
 
     def saw_status(self, status: int) -> None:
         """Count one request that was answered with `status`."""
@@ -145,6 +148,11 @@ class Cell(msgspec.Struct, gc=False, kw_only=True):
         self.overhead.counts[bisect_left(OVERHEAD_BOUNDS, seconds)] += 1
         self.overhead.sum += seconds
 
+    def waited_for_load(self, seconds: float) -> None:
+        """Observe how long a request waited for its version to be loaded."""
+        self.load_wait.counts[bisect_left(LOAD_BOUNDS, seconds)] += 1
+        self.load_wait.sum += seconds
+
     def add(self, other: "Cell") -> None:
         """Add another worker's cell for the same alias and version."""
         self.in_flight += other.in_flight
@@ -155,7 +163,7 @@ class Cell(msgspec.Struct, gc=False, kw_only=True):
             self.statuses[status] = self.statuses.get(status, 0) + count
         for code, count in other.errors.items():
             self.errors[code] = self.errors.get(code, 0) + count
-        for name in ("ttft", "itl", "duration", "overhead"):
+        for name in ("ttft", "itl", "duration", "overhead", "load_wait"):
             getattr(self, name).add(getattr(other, name))
 
 

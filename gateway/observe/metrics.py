@@ -15,11 +15,13 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from gateway.observe.ledger import (
     DURATION_BOUNDS,
     ITL_BOUNDS,
+    LOAD_BOUNDS,
     OVERHEAD_BOUNDS,
     TTFT_BOUNDS,
     Cell,
     Histogram,
 )
+from gateway.observe.loads import LoadCounts
 
 _LABELS: Final = ("alias", "version")
 
@@ -31,6 +33,8 @@ class Reading:
     cells: tuple[Cell, ...]
     engines: Mapping[str, bool]
     adapters: tuple[tuple[str, str, str, bool], ...]  # alias, version, engine, ready
+    slots: Mapping[str, tuple[int, int]]  # engine: adapters it may hold, adapters that are ready
+    loads: LoadCounts
     workers: int
     ready_workers: int
     worker_restarts: int
@@ -48,7 +52,9 @@ class _Once(Collector):
 def exposition(reading: Reading) -> bytes:
     """Return a reading in Prometheus's text format."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Once([*_counters(reading.cells), *_histograms(reading.cells), *_gauges(reading)]))
+    registry.register(
+        _Once([*_counters(reading.cells), *_histograms(reading.cells), *_gauges(reading), *_loads(reading)])
+    )
     return generate_latest(registry)
 
 
@@ -102,6 +108,12 @@ def _histograms(cells: tuple[Cell, ...]) -> Iterator[Metric]:
             "loragate_overhead_seconds",
             "From a request's last byte until an engine was sent it.",
         ),
+        (
+            "load_wait",
+            LOAD_BOUNDS,
+            "loragate_adapter_wait_seconds",
+            "How long requests waited for their version to be loaded; those that did not wait are not in it.",
+        ),
     )
     for field, bounds, name, help_text in declared:
         family = HistogramMetricFamily(name, help_text, labels=_LABELS)
@@ -109,6 +121,36 @@ def _histograms(cells: tuple[Cell, ...]) -> Iterator[Metric]:
             histogram: Histogram = getattr(cell, field)
             family.add_metric((cell.alias, cell.version), _cumulative(bounds, histogram), histogram.sum)
         yield family
+
+
+def _loads(reading: Reading) -> Iterator[Metric]:
+    by_engine = ("engine",)
+    slots = GaugeMetricFamily("loragate_adapter_slots", "Adapters that the engine may hold.", labels=by_engine)
+    resident = GaugeMetricFamily("loragate_adapters_resident", "Adapters that are ready on it.", labels=by_engine)
+    for url, (most, ready) in reading.slots.items():
+        slots.add_metric((url,), most)
+        resident.add_metric((url,), ready)
+    yield from (slots, resident)
+    loads = CounterMetricFamily(
+        "loragate_adapter_loads", "Loads by outcome: ok, refused, unfit, unavailable.", labels=("engine", "outcome")
+    )
+    seconds = HistogramMetricFamily(
+        "loragate_adapter_load_seconds", "Loads, the check of the fingerprint included.", labels=by_engine
+    )
+    evictions = CounterMetricFamily(
+        "loragate_adapter_evictions", "Versions that made room for another.", labels=by_engine
+    )
+    verdicts = CounterMetricFamily(
+        "loragate_fingerprint_checks", "Checks of what engines serve, by verdict.", labels=("engine", "verdict")
+    )
+    for url, counts in reading.loads.engines.items():
+        for outcome, count in sorted(counts.outcomes.items()):
+            loads.add_metric((url, outcome), count)
+        seconds.add_metric((url,), _cumulative(LOAD_BOUNDS, counts.seconds), counts.seconds.sum)
+        evictions.add_metric((url,), counts.evictions)
+        for verdict, count in sorted(counts.verdicts.items()):
+            verdicts.add_metric((url, verdict), count)
+    yield from (loads, seconds, evictions, verdicts)
 
 
 def _cumulative(bounds: tuple[float, ...], histogram: Histogram) -> list[tuple[str, float]]:

@@ -7,7 +7,7 @@ from typing import Final
 
 from gateway.decide.route import RouteTable
 from gateway.observe.ledger import Ledger
-from gateway.ports import Engines
+from gateway.ports import Engines, Supply
 from gateway.receive.limits import Limits
 
 # A client's own request id is used if it is short and harmless in a header and a log line.
@@ -41,6 +41,7 @@ class Deps:
 
     table: Callable[[], RouteTable]
     engines: Engines
+    supply: Supply
     ledger: Ledger
     limits: Limits
     ids: RequestIds

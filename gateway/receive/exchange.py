@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from gateway.errors import BadRequest, EngineTimeout, LoragateError
+from gateway.errors import EngineTimeout, LoragateError, VersionNotReady
 from gateway.observe.ledger import Cell
-from gateway.pipeline import Call, Placement, answer
+from gateway.pipeline import Placement, answer
 from gateway.ports import Link, ReplyHead
-from gateway.receive.endpoints import Dialect, Endpoint
+from gateway.receive.endpoints import Dialect
 from gateway.receive.failures import connection_header, event_of, reply_of, status_line
-from gateway.receive.wire import Fields, addressed
+from gateway.receive.request import Request
+from gateway.receive.wire import addressed
 from gateway.serve.sse import EventStream, usage_of
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ _NOT_FORWARDED: Final = frozenset(
     (b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"server", b"x-request-id",
      b"proxy-authenticate", b"trailer", b"upgrade", b"te")
 )  # fmt: skip
+NOT_FOUND: Final = 404
 # The first engine, and one more.
 ATTEMPTS: Final = 2
 # Idle connections that may turn out dead for one request, before that counts as the engine's failure.
@@ -45,35 +47,13 @@ def quoted(name: str) -> bytes:
     return msgspec.json.encode(name)
 
 
-class Request:
-    """A complete request, as the connection has read it."""
-
-    __slots__ = (
-        "body", "call", "endpoint", "extra_headers", "fields", "id", "is_http10", "keep_alive", "received_at",
-    )  # fmt: skip
-
-    def __init__(
-        self, request_id: bytes, endpoint: Endpoint, body: bytes, fields: Fields | None, call: Call,
-        *, keep_alive: bool, is_http10: bool, extra_headers: bytes, received_at: float,
-    ) -> None:  # fmt: skip
-        self.id = request_id
-        self.endpoint = endpoint
-        self.body = body
-        self.fields = fields
-        self.call = call
-        self.keep_alive = keep_alive
-        self.is_http10 = is_http10
-        self.extra_headers = extra_headers
-        self.received_at = received_at
-
-
 class Exchange:
     """A request and its reply, between one client and one engine."""
 
     __slots__ = (
         "_attempts", "_cell", "_client", "_events", "_heard_at", "_hides_usage", "_is_chunked", "_is_counted",
-        "_last_at", "_link", "_placement", "_request", "_sent_at", "_stale", "_status", "_tried", "_whole", "has_begun",
-        "is_over",
+        "_is_there", "_last_at", "_link", "_parked_at", "_parked_seconds", "_placement", "_request", "_sent_at",
+        "_stale", "_status", "_tried", "_whole", "has_begun", "is_over",
     )  # fmt: skip
 
     def __init__(self, client: "ClientConnection", request: Request) -> None:
@@ -94,6 +74,9 @@ class Exchange:
         self._sent_at = 0.0
         self._heard_at = 0.0  # the engine's last sign of life
         self._last_at = 0.0  # the last events
+        self._parked_at = 0.0  # since when it waits for its version to be loaded; 0 if it does not
+        self._parked_seconds = 0.0
+        self._is_there = False  # the engine has the version, so a 404 is its own answer
         self.has_begun = False  # the head has gone to the client
         self.is_over = False
 
@@ -104,6 +87,12 @@ class Exchange:
             self._placement = placed = answer(self._request.call, client.table(), client.engines.in_flight, self._tried)
             self._count(placed)
             message = self._message(placed)
+        except VersionNotReady as error:
+            if error.version and not self._tried:
+                self._park(error.version, None)
+            else:
+                self.fail(error)
+            return
         except LoragateError as error:
             self.fail(error)
             return
@@ -113,6 +102,24 @@ class Exchange:
         link = client.engines.send(placed.engine_url, message, self)
         if not self.is_over:
             self._link = link
+
+    def _park(self, version: str, missing_at: str | None) -> None:
+        """Wait until `version` has been loaded; the answer comes to `on_supply`."""
+        self._parked_at = monotonic()
+        self._client.waits_for_engine()
+        self._client.supply.want(version, missing_at, self)
+
+    def on_supply(self, error: LoragateError | None, *, was_there: bool) -> None:
+        """The version has been loaded, or cannot be; or the engine has had it all along."""
+        self._is_there = was_there
+        if self.is_over or not self._parked_at:
+            return
+        self._parked_seconds += monotonic() - self._parked_at
+        self._parked_at = 0.0
+        if error is None:
+            self.begin()
+        else:
+            self.fail(error)
 
     def _count(self, placed: Placement) -> None:
         if self._is_counted:
@@ -141,9 +148,12 @@ class Exchange:
 
     def on_sent(self) -> None:
         self._sent_at = sent_at = monotonic()
-        self._cell.added(sent_at - self._request.received_at)
+        self._client.supply.recent[self._placement.version] = sent_at
+        self._cell.added(sent_at - self._request.received_at - self._parked_seconds)
 
     def on_reply(self, head: ReplyHead | None, data: bytes, is_complete: bool) -> None:
+        if head is not None and head.status == NOT_FOUND and self._is_missing():
+            return
         now = monotonic()
         out = self._head(head, now) if head is not None else b""
         if self._events is not None:
@@ -166,6 +176,20 @@ class Exchange:
             self._end(now)
         else:
             self._heard_at = now
+
+    def _is_missing(self) -> bool:
+        """Whether to have an adapter looked for where it should be, instead of passing a 404 on.
+
+        An engine that somebody restarted has forgotten its adapters; one that has just evicted
+        this one may not have read our request before. An engine that has it after all is believed.
+        """
+        placed = self._placement
+        if self._is_there or "@" not in placed.version:
+            return False
+        self._attempts = 0
+        self._drop_link()
+        self._park(placed.version, placed.engine_url)
+        return True
 
     def on_chunk(self, chunk: bytes) -> None:
         """One HTTP chunk of whole events, in its framing: the usual step of a stream, and so the quickest."""
@@ -210,6 +234,8 @@ class Exchange:
         request = self._request
         status = head.status
         self._status = status
+        if self._parked_seconds:
+            self._cell.waited_for_load(self._parked_seconds)
         lines = [status_line(status)]
         is_stream = False
         for name, value in head.headers:
@@ -319,6 +345,10 @@ class Exchange:
     def check(self, now: float) -> None:
         """Give up if the engine has sent nothing for longer than it may."""
         limits = self._client.limits
+        if self._parked_at:
+            if now - self._parked_at >= limits.load_seconds:
+                self.fail(VersionNotReady(f"The adapter was not loaded within {limits.load_seconds:g} s. Try again."))
+            return
         allowed = limits.idle_seconds if self.has_begun else limits.first_byte_seconds
         if now - self._heard_at >= allowed:
             what = "nothing more" if self.has_begun else "no reply"
@@ -357,29 +387,3 @@ class Exchange:
         cell = self._cell if self._is_counted else self._client.ledger.cell()
         cell.saw_status(status)
         cell.took(now - self._request.received_at)
-
-
-def model_of(fields: Fields | None, endpoint: Endpoint, in_path: str | None, base: str | None) -> str:
-    """Return the model a request means: the path's, else the body's, else the base where none is needed.
-
-    Raises:
-        BadRequest: There is none, or it is not a string.
-    """
-    if in_path is not None:
-        return in_path
-    model = fields.model if fields is not None else msgspec.UNSET
-    if isinstance(model, str) and model:
-        return model
-    if model is msgspec.UNSET or model is None or model == "":
-        if endpoint.model_is_optional and base is not None:
-            return base
-        raise BadRequest("You must provide a model parameter.", param="model", code="missing_required_parameter")
-    raise BadRequest(f"`model` must be a string, not {_json_type(model)}.", param="model", code="invalid_type")
-
-
-def _json_type(value: object) -> str:
-    if isinstance(value, bool):
-        return "a boolean"
-    if isinstance(value, int | float):
-        return "a number"
-    return "an array" if isinstance(value, list) else "an object"

@@ -13,8 +13,8 @@ from gateway.errors import (
 )
 from gateway.pipeline import Call
 from gateway.receive.endpoints import Address, Kind, find_endpoint
-from gateway.receive.exchange import Request, model_of
 from gateway.receive.limits import Limits
+from gateway.receive.request import Request, model_of
 from gateway.receive.wire import read
 
 # A body this small is read to its end before an error is told, so the connection can be kept.

@@ -22,6 +22,8 @@ class Limits:
     keep_alive_seconds: float = 75.0
     # A prefill queue can be long; the official client itself gives up after 600 s.
     first_byte_seconds: float = 600.0
+    # For an adapter that has to be loaded first: 0.1 s for a small one, tens of seconds from a slow disk.
+    load_seconds: float = 30.0
     # Between two parts of a reply.
     idle_seconds: float = 120.0
     # A reader that takes nothing off a full buffer for so long is gone.

@@ -53,6 +53,7 @@ class ClientConnection(asyncio.Protocol):
         self.ledger = deps.ledger
         self.limits = deps.limits
         self.fingerprints = deps.fingerprints
+        self.supply = deps.supply
         # The transport's own method: asyncio buffers, and `pause_writing` says when it is too much.
         self.write: Callable[[bytes], None]
         self._connections: set[Any] = server_state.connections

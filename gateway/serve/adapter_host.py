@@ -1,17 +1,24 @@
 """An engine as a holder of adapters: vLLM's load, unload and list, over httpx."""
 
-from collections.abc import Collection
+import asyncio
+import math
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpx
 
-from adapters.loader import HostUnavailable, LoadRefused
+from adapters.fingerprint import Answers, Top
+from adapters.ports import HostUnavailable, LoadRefused
+from adapters.prober import ProbeRefused
 from gateway.decide.route import Base
 
 # Reading a few hundred MB from a slow disk; a load of a small adapter takes 0.1 s.
 LOAD_SECONDS: Final = 120.0
 ASK_SECONDS: Final = 5.0
+# A probe waits in the engine's queue with the users' requests: a CPU reads a prompt of 1,000 tokens in 4 s.
+PROBE_SECONDS: Final = 30.0
+_BUSY: Final = (408, 429, 502, 503, 504)
 
 
 class VllmHost:
@@ -26,6 +33,8 @@ class VllmHost:
         # Engines speak plain HTTP (settings.py); reading all certificates for TLS takes 50 ms of the start.
         transport = httpx.AsyncHTTPTransport(uds=parts.path if parts.scheme == "unix" else None, verify=False)
         base_url = "http://engine" if parts.scheme == "unix" else url
+        self.model = ""  # the engine's own name for its base, once it has told
+        self.root = ""  # and where it loaded it from
         self._client = httpx.AsyncClient(base_url=base_url, transport=transport, timeout=ASK_SECONDS, trust_env=False)
 
     async def close(self) -> None:
@@ -47,6 +56,7 @@ class VllmHost:
         """
         for card in await self._cards():
             if not card.get("parent"):
+                self.model, self.root = card["id"], str(card.get("root") or "")
                 return Base(name=card["id"], created=card.get("created") or 0, max_model_len=card.get("max_model_len"))
         raise HostUnavailable("the engine lists no base model")
 
@@ -65,6 +75,51 @@ class VllmHost:
         """Forget a name; it is no error if the engine does not know it."""
         await self._post("/v1/unload_lora_adapter", {"lora_name": version}, ASK_SECONDS)
 
+    async def next_tokens(self, model: str, prompts: Sequence[str], *, top: int) -> Answers:
+        """Return the `top` most likely next tokens after each prompt, asked in one request.
+
+        Raises:
+            HostUnavailable: The engine does not answer, or is too busy.
+            ProbeRefused: It does not serve the model, or will not say log-probabilities.
+        """
+        body = {
+            "model": model, "prompt": list(prompts), "max_tokens": 1, "temperature": 0, "logprobs": top,
+            "return_tokens_as_token_ids": True,  # texts of tokens are not unique
+        }  # fmt: skip
+        reply = await self._post("/v1/completions", body, PROBE_SECONDS)
+        if reply.status_code != httpx.codes.OK:
+            raise _refusal(reply, model)
+        try:
+            return _answers(reply.json(), len(prompts))
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            raise ProbeRefused(
+                f"the engine's answer to a probe of `{model}` holds no log-probabilities ({type(error).__name__}); "
+                f"they are needed: let it have --max-logprobs {top} or more"
+            ) from None
+
+    async def generate(self, model: str, prompt: str, *, tokens: int, started: asyncio.Event) -> None:
+        """Generate `tokens` and throw them away; set `started` at the first one, and stop when cancelled.
+
+        Raises:
+            HostUnavailable: The engine does not answer, or is too busy.
+            ProbeRefused: It does not serve the model.
+        """
+        body = {
+            "model": model, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True,
+            "stream": True,
+        }  # fmt: skip
+        try:
+            # vLLM stops generating when the connection closes, which is what a cancelled task does to it.
+            async with self._client.stream("POST", "/v1/completions", json=body, timeout=PROBE_SECONDS) as reply:
+                if reply.status_code != httpx.codes.OK:
+                    await reply.aread()
+                    raise _refusal(reply, model)
+                async for _ in reply.aiter_raw():
+                    started.set()
+        except httpx.HTTPError as error:
+            raise _away(error) from None
+        started.set()  # nothing came: an engine that ends at once keeps nobody waiting
+
     async def _cards(self) -> list[dict[str, Any]]:
         try:
             reply = await self._client.get("/v1/models")
@@ -76,11 +131,35 @@ class VllmHost:
             raise HostUnavailable(f"the engine does not list its models ({type(error).__name__})") from None
         raise HostUnavailable("the engine lists models without names")
 
-    async def _post(self, path: str, body: dict[str, str], seconds: float) -> httpx.Response:
+    async def _post(self, path: str, body: dict[str, Any], seconds: float) -> httpx.Response:
         try:
             return await self._client.post(path, json=body, timeout=seconds)
         except httpx.HTTPError as error:
-            raise HostUnavailable(f"the engine does not answer ({type(error).__name__})") from None
+            raise _away(error) from None
+
+
+def _away(error: httpx.HTTPError) -> HostUnavailable:
+    return HostUnavailable(f"the engine does not answer ({type(error).__name__})")
+
+
+def _refusal(reply: httpx.Response, model: str) -> HostUnavailable | ProbeRefused:
+    if reply.status_code in _BUSY:
+        return HostUnavailable(f"the engine is busy ({reply.status_code})")
+    return ProbeRefused(f"the engine answered {reply.status_code} to a probe of `{model}`: {_message(reply)}")
+
+
+def _answers(reply: dict[str, Any], prompts: int) -> Answers:
+    tops: list[Top] = [()] * prompts
+    for choice in reply["choices"]:
+        top = choice["logprobs"]["top_logprobs"][0]
+        # JSON has no NaN: vLLM writes null.
+        tops[choice["index"]] = tuple(
+            (int(token.removeprefix("token_id:")), math.nan if each is None else float(each))
+            for token, each in top.items()
+        )
+    if not all(tops):
+        raise ValueError("a prompt has no answer")
+    return Answers(engine=str(reply.get("system_fingerprint") or ""), tops=tuple(tops))
 
 
 def _message(reply: httpx.Response) -> str:

@@ -1,18 +1,18 @@
-"""The engines we know: which are up, and which versions each has ready.
+"""One engine, watched: whether it is up, which base it serves, and that it holds what it should.
 
-One task an engine asks it every second and brings it what it lacks, so an engine that
-restarted empty has its adapters again without anybody's word. A change is told to one
-listener, who makes a new route table of it.
+One task asks for its health every second; one keeps its adapters in order (`adapters/loader.py`),
+so an engine that restarted empty has them again without anybody's word; one checks, once a probe
+period, that each is still what it was. Whoever needs to know is told of every change.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from adapters.catalog import Entry
-from adapters.loader import HostUnavailable, bring_up, reconcile
+from adapters.loader import Loader
+from adapters.ports import HostUnavailable
 from gateway.decide.route import Base, EngineView
 from gateway.serve.adapter_host import VllmHost
 
@@ -22,53 +22,56 @@ log = logging.getLogger("loragate.engines")
 POLL_SECONDS: Final = 1.0
 # Unanswered questions in a row before an engine counts as down: a busy one may miss one.
 MISSES: Final = 2
-# A version that the engine refused is tried again this much later: each try makes it read the files.
-REFUSED_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStatus:
-    """What is known of one engine. `failed` maps a version to why it could not be loaded."""
+    """What is known of one engine, apart from its adapters."""
 
     url: str
     is_up: bool = False
     base: Base | None = None
-    versions: frozenset[str] = frozenset()
-    failed: tuple[tuple[str, str], ...] = ()
-
-    def view(self) -> EngineView:
-        """Return what workers need to know."""
-        return EngineView(url=self.url, is_up=self.is_up, versions=self.versions)
 
 
 class EngineWatch:
     """One engine, watched and kept stocked.
 
     Args:
-        url: Where it is.
-        wanted: Returns the versions that it should have.
+        url, host: Where it is, and how it is asked.
+        loader: Keeps its adapters; reset when the engine is lost.
+        probe_seconds: How often versions in service are checked; 0 for never.
         on_change: Called after its status changed.
     """
 
     def __init__(
-        self, url: str, wanted: Callable[[], Collection[Entry]], on_change: Callable[[], Awaitable[None]]
+        self, url: str, host: VllmHost, loader: Loader, probe_seconds: float, on_change: Callable[[], Awaitable[None]]
     ) -> None:
         self.status = EngineStatus(url=url)
-        self._host = VllmHost(url)
-        self._wanted = wanted
+        self.loader = loader
+        self._host = host
+        self._probe_seconds = probe_seconds
         self._on_change = on_change
         self._misses = 0
-        self._refused: dict[str, tuple[float, str]] = {}
-        self._turn = asyncio.Lock()
+
+    def view(self) -> EngineView:
+        """Return what workers need to know."""
+        status = self.status
+        return EngineView(
+            url=status.url, is_up=status.is_up, versions=self.loader.ready if status.is_up else frozenset()
+        )
+
+    def root(self) -> str:
+        """Return the path or name that the engine loaded its base from; empty until it has told."""
+        return self._host.root
 
     async def run(self) -> None:
         """Watch until cancelled."""
         try:
-            while True:
-                async with self._turn:
-                    status = await self._ask()
-                await self._become(status)
-                await asyncio.sleep(POLL_SECONDS)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._every(POLL_SECONDS, self._poll))
+                tasks.create_task(self._every(POLL_SECONDS, self._tend))
+                if self._probe_seconds:
+                    tasks.create_task(self._every(self._probe_seconds, self._inspect))
         finally:
             await self._host.close()
 
@@ -76,55 +79,43 @@ class EngineWatch:
         """The engine is known to be gone."""
         await self._become(EngineStatus(url=self.status.url, base=self.status.base))
 
-    async def load(self, entry: Entry) -> None:
-        """Load one version now.
-
-        Raises:
-            LoadRefused, HostUnavailable: Why it could not.
-        """
-        async with self._turn:
-            await bring_up(self._host, entry)
-            self._refused.pop(entry.ref.version, None)
-            self.status = replace(self.status, versions=self.status.versions | {entry.ref.version})
-
-    async def unload(self, version: str) -> None:
-        """Forget one version; an engine that is away has forgotten it already."""
-        async with self._turn:
-            self.status = replace(self.status, versions=self.status.versions - {version})
+    async def _every(self, seconds: float, step: Callable[[], Awaitable[None]]) -> None:
+        while True:
             try:
-                await self._host.unload(version)
-            except HostUnavailable:
-                log.info("engine %s is away; %s goes with it", self.status.url, version)
+                await step()
+            except HostUnavailable as error:
+                log.info("engine %s: %s", self.status.url, error)
+            except Exception:  # one engine's odd answer must not end the watch, nor the gateway
+                log.exception("engine %s answers in a way that is not understood", self.status.url)
+            await asyncio.sleep(seconds)
 
-    async def _ask(self) -> EngineStatus:
-        """Return the engine's status after bringing it what it lacks."""
+    async def _poll(self) -> None:
         try:
             if not await self._host.is_healthy():
                 raise HostUnavailable("the engine is not healthy")
             base = await self._host.base()
-            now = asyncio.get_running_loop().time()
-            self._refused = {version: told for version, told in self._refused.items() if told[0] > now}
-            wanted = [entry for entry in self._wanted() if entry.ref.version not in self._refused]
-            versions, failed = await reconcile(self._host, wanted)
         except HostUnavailable:
             self._misses += 1
-            if self.status.is_up and self._misses < MISSES:
-                return self.status
-            self._refused = {}  # another engine may come back in its place
-            return EngineStatus(url=self.status.url, base=self.status.base)
+            if self._misses >= MISSES or not self.status.is_up:
+                await self.lost()
+            return
         self._misses = 0
-        for version, reason in failed.items():
-            log.warning("engine %s refuses %s: %s", self.status.url, version, reason)
-            self._refused[version] = (now + REFUSED_SECONDS, reason)
-        still = {version: reason for version, (_, reason) in self._refused.items()}
-        return EngineStatus(
-            url=self.status.url, is_up=True, base=base, versions=versions, failed=tuple(sorted(still.items()))
-        )
+        await self._become(replace(self.status, is_up=True, base=base))
+
+    async def _tend(self) -> None:
+        if self.status.is_up:
+            await self.loader.tend()
+
+    async def _inspect(self) -> None:
+        if self.status.is_up:
+            await self.loader.inspect()
 
     async def _become(self, status: EngineStatus) -> None:
         if status == self.status:
             return
         if status.is_up != self.status.is_up:
             log.info("engine %s is %s", status.url, "up" if status.is_up else "down")
+        if not status.is_up:
+            self.loader.reset()  # another engine may come back in its place
         self.status = status
         await self._on_change()

@@ -21,6 +21,8 @@ from gateway.decide.assign import Split
 from gateway.decide.authenticate import Role
 
 STATE_FILE: Final = "state.json"
+# Of one alias's former controls; a rollback reaches back no further.
+LONGEST_HISTORY: Final = 100
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -43,6 +45,13 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ValueError(f"key `{self.id}` has no SHA-256 digest")
 
 
+class Previous(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A version that was an alias's control, and until when (Unix seconds)."""
+
+    version: str
+    until: int
+
+
 class RouteRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One alias and its split, the weight in basis points."""
 
@@ -52,9 +61,19 @@ class RouteRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     candidate: str | None = None
     weight: int = 0
     created: int = 0
+    previous: tuple[Previous, ...] = ()  # newest first
 
     def __post_init__(self) -> None:
         Split(self.control, self.candidate, self.weight)  # refuses what cannot be assigned
+
+    def controlled_by(self, version: str, now: int) -> "RouteRecord":
+        """Return the route with all its traffic on `version`, the control until now remembered."""
+        previous = tuple(each for each in self.previous if each.version not in (version, self.control))
+        if self.control and self.control != version:
+            previous = (Previous(version=self.control, until=now), *previous)
+        return msgspec.structs.replace(
+            self, control=version, candidate=None, weight=0, created=now, previous=previous[:LONGEST_HISTORY]
+        )
 
 
 class Desired(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from gateway.decide.route import EngineView
 from gateway.observe.ledger import Cell
 from gateway.receive.limits import Limits
 
@@ -31,6 +32,23 @@ class NewTable(msgspec.Struct, tag="table", frozen=True):
     table: bytes
 
 
+class NewEngines(msgspec.Struct, tag="engines", frozen=True):
+    """To a worker: the table's engines are these from now on; a version came or went."""
+
+    engines: tuple[EngineView, ...]
+
+
+class Supplied(msgspec.Struct, tag="supplied", frozen=True):
+    """To a worker: the version it wanted is ready, or `problem` says why it is not.
+
+    `was_there`: the engine that was said to have lost it has had it all along.
+    """
+
+    version: str
+    problem: str | None
+    was_there: bool
+
+
 class Collect(msgspec.Struct, tag="collect", frozen=True):
     """To a worker: report your counts."""
 
@@ -47,6 +65,24 @@ class Applied(msgspec.Struct, tag="applied", frozen=True):
     number: int
 
 
+class Want(msgspec.Struct, tag="want", frozen=True):
+    """From a worker: requests wait for this version; `missing_at` is an engine that has lost it.
+
+    `recent` is what the worker has used since it last said so: version to monotonic seconds,
+    which all processes of a machine share.
+    """
+
+    version: str
+    missing_at: str | None
+    recent: dict[str, float]
+
+
+class Used(msgspec.Struct, tag="used", frozen=True):
+    """From a worker: `recent`, as in `Want`, without wanting anything."""
+
+    recent: dict[str, float]
+
+
 class Report(msgspec.Struct, tag="report", frozen=True):
     """From a worker: its counts since it started; unasked (number 0) when it ends."""
 
@@ -54,8 +90,8 @@ class Report(msgspec.Struct, tag="report", frozen=True):
     cells: list[Cell]
 
 
-ToWorker = Configure | NewTable | Collect
-FromWorker = Ready | Applied | Report
+ToWorker = Configure | NewTable | NewEngines | Supplied | Collect
+FromWorker = Ready | Applied | Want | Used | Report
 
 _LENGTH_BYTES: Final = 4
 _TO_WORKER: Final = msgspec.msgpack.Decoder(ToWorker)

@@ -6,12 +6,26 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
 
+from gateway.decide.route import EngineView
 from gateway.observe.ledger import Cell, merged
 from gateway.workers import channel
-from gateway.workers.channel import Applied, Collect, Configure, NewTable, Ready, Report
+from gateway.workers.channel import (
+    Applied,
+    Collect,
+    Configure,
+    FromWorker,
+    NewEngines,
+    NewTable,
+    Ready,
+    Report,
+    Supplied,
+    ToWorker,
+    Used,
+    Want,
+)
 
 log = logging.getLogger("loragate.workers")
 
@@ -21,6 +35,19 @@ LONGEST_PAUSE_SECONDS: Final = 30.0
 ANSWER_SECONDS: Final = 2.0
 # Beyond the drain, before a worker is killed.
 GRACE_SECONDS: Final = 3.0
+
+
+class Depot(Protocol):
+    """Where the workers' wishes for versions go."""
+
+    async def supply(self, version: str) -> str | None:
+        """Have a version loaded somewhere; returns why it cannot be, or None when it is ready."""
+
+    async def look_for(self, version: str, engine: str) -> tuple[str | None, bool]:
+        """Have it looked for where it should be; returns as `supply` does, and whether it was there."""
+
+    def used(self, recent: Mapping[str, float]) -> None:
+        """Take note of when versions were last sent a request, in monotonic seconds."""
 
 
 class _Slot:
@@ -41,17 +68,19 @@ class WorkerPool:
         listener: The app port, bound and listening.
         size: How many workers.
         configure: Returns the first message for a worker; its table is replaced by the newest.
+        depot: Set before `run`.
     """
 
-    def __init__(
-        self, listener: socket.socket, size: int, configure: Callable[[bytes], Configure], table: bytes
-    ) -> None:
+    def __init__(self, listener: socket.socket, size: int, configure: Callable[[bytes], Configure]) -> None:
         self._listener = listener
         self._slots = [_Slot() for _ in range(size)]
         self._configure = configure
-        self._table = table
+        self._table = b""
+        self._engines: NewEngines | None = None  # newer than the table's
+        self.depot: Depot
         self._number = 0
         self._past: list[Cell] = []
+        self._tasks: asyncio.TaskGroup
         self._is_stopping = False
         self.restarts = 0
 
@@ -68,14 +97,26 @@ class WorkerPool:
     async def run(self) -> None:
         """Keep every worker running until `stop` has ended them."""
         async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
             for slot in self._slots:
                 tasks.create_task(self._keep(slot))
 
     async def publish(self, table: bytes) -> bool:
         """Give every worker a new table; returns whether all of them serve from it now."""
         self._table = table
+        self._engines = None
         # Those that still start are told too: one may accept connections before it has read this.
         return await self._ask_all(lambda number: NewTable(number, table), self._slots)
+
+    def publish_engines(self, engines: tuple[EngineView, ...]) -> None:
+        """Tell every worker what the engines have ready now; nobody waits for it."""
+        self._engines = NewEngines(engines)
+        self._tell_all(self._engines)
+
+    def _tell_all(self, message: ToWorker) -> None:
+        for slot in self._slots:
+            if slot.writer is not None:
+                channel.write(slot.writer, message)
 
     async def collect(self) -> list[Cell]:
         """Return the sums over all workers, those that have ended included."""
@@ -149,16 +190,11 @@ class WorkerPool:
         reader, writer = await asyncio.open_connection(sock=ours)
         slot.writer = writer
         channel.write(writer, self._configure(self._table))
+        if self._engines is not None:
+            channel.write(writer, self._engines)
         try:
             while (message := await channel.read_from_worker(reader)) is not None:
-                if isinstance(message, Ready):
-                    slot.is_ready.set()
-                elif isinstance(message, Report):
-                    slot.cells = message.cells
-                if isinstance(message, Applied | Report):
-                    answer = slot.answers.get(message.number)
-                    if answer is not None and not answer.done():
-                        answer.set_result(None)
+                self._take(slot, message)
         finally:
             slot.is_ready.clear()
             slot.writer = None
@@ -168,6 +204,30 @@ class WorkerPool:
                     answer.set_result(None)
             await slot.process.wait()
             self._bury(slot)
+
+    def _take(self, slot: _Slot, message: FromWorker) -> None:
+        if isinstance(message, Ready):
+            slot.is_ready.set()
+        elif isinstance(message, Report):
+            slot.cells = message.cells
+        elif isinstance(message, Want):
+            self.depot.used(message.recent)
+            self._tasks.create_task(self._supply(slot, message))
+        elif isinstance(message, Used):
+            self.depot.used(message.recent)
+        if isinstance(message, Applied | Report):
+            answer = slot.answers.get(message.number)
+            if answer is not None and not answer.done():
+                answer.set_result(None)
+
+    async def _supply(self, slot: _Slot, want: Want) -> None:
+        was_there = False
+        if want.missing_at is None:
+            problem = await self.depot.supply(want.version)
+        else:
+            problem, was_there = await self.depot.look_for(want.version, want.missing_at)
+        if slot.writer is not None:
+            channel.write(slot.writer, Supplied(want.version, problem, was_there))
 
     def _bury(self, slot: _Slot) -> None:
         """Keep the counts of a worker that has ended, without what was in flight."""

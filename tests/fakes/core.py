@@ -6,22 +6,27 @@ Knows what vLLM answers on which path; not sockets (`wire.py`), not bodies (`rep
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
 from tests.fakes import replies
+from tests.fakes.generate import Answer
 from tests.fakes.knobs import FIELD, HEADER, Knobs
-from tests.fakes.plan import GENERATION, Plan, generation, whole
+from tests.fakes.plan import GENERATION, Plan, Route, generation, prompts_of, whole
 from tests.fakes.ticker import Ticker
+from tests.fakes.weights import BASE, next_tokens, weights_of
 from tests.fakes.wire import Connection, Received
 
 VERSION = "0.32.0"
 _TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 _PLANS = 64  # bodies whose plan is remembered: a load generator sends the same few again and again
+_BY_TOKEN_ID = "return_tokens_as_token_ids"
 _CHAT_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 
 
@@ -29,12 +34,24 @@ class Core:
     """The engine inside one event loop: models, counters, and the answer to every request."""
 
     def __init__(
-        self, model: str, adapters: Mapping[str, str], knobs: Knobs, *, keep: int, check_folders: bool
+        self,
+        model: str,
+        adapters: Mapping[str, str],
+        knobs: Knobs,
+        *,
+        keep: int,
+        check_folders: bool,
+        max_cpu_loras: int | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
+        self.loads = 0
         self.ticker = Ticker(self.loop)
         self.model = model
         self.adapters = dict(adapters)
+        self.max_cpu_loras = max_cpu_loras
+        self._weights: dict[str, str] = {}  # of the adapters in memory, the least recently used first
+        self._adapting: set[Received] = set()  # running requests that an adapter answers
+        self._asked = 0
         self.knobs = self._first_knobs = knobs
         self.check_folders = check_folders
         self.requests: deque[Received] = deque(maxlen=keep)
@@ -44,6 +61,8 @@ class Core:
         self.connections: set[Connection] = set()
         self.running = self.aborted = self.completed = self.accepted = 0
         self._plans: dict[tuple[str, bytes], Plan] = {}
+        for name in self.adapters:
+            self.weights(name)
 
     # Host, for the connections
     def opened(self, connection: Connection) -> None:
@@ -56,6 +75,7 @@ class Core:
     def ended(self, request: Received, how: str) -> None:
         request.ended = how
         self.running -= 1
+        self._adapting.discard(request)
         if how == "aborted":
             self.aborted += 1
         elif how == "complete":
@@ -69,12 +89,19 @@ class Core:
         if self.failures and request.method == "POST":
             status = self.failures.popleft()
             return whole(status, replies.error(status, f"The fake engine was told to fail with {status}."))
+        plan = self._plan_once(request)
+        if plan.model in self.adapters:
+            self._adapting.add(request)
+        return plan
+
+    def _plan_once(self, request: Received) -> Plan:
         key = (request.target, request.body)
         plan = self._plans.get(key)
         if plan is not None and (plan.model == self.model or plan.model in self.adapters):
             return plan
         plan = self._plan(request)
-        if plan.model is not None and not any(name == HEADER for name, _ in request.headers):
+        is_told = any(name == HEADER for name, _ in request.headers) or _BY_TOKEN_ID.encode() in request.body
+        if plan.model is not None and not is_told:
             if len(self._plans) >= _PLANS:
                 self._plans.clear()
             self._plans[key] = plan
@@ -108,7 +135,37 @@ class Core:
         model = body.get("model") or self.model
         if model != self.model and model not in self.adapters:
             return whole(404, replies.unknown_model(model))
+        if path == "/v1/completions" and body.get(_BY_TOKEN_ID) and body.get("logprobs") and not body.get("stream"):
+            return generation(Route(self._next_tokens(knobs), None, "prompt"), model, body, knobs)
         return generation(GENERATION[path], model, body, knobs)
+
+    def _next_tokens(self, knobs: Knobs) -> Callable[[str, Mapping[str, Any], Sequence[Answer]], bytes]:
+        """Return how probes are answered: by the weights that the engine holds under the model's name."""
+
+        def reply(model: str, body: Mapping[str, Any], _answers: Sequence[Answer]) -> bytes:
+            weights = BASE if model == self.model else self.weights(model)
+            if knobs.mixes_adapters and model == self.model and self._adapting:
+                weights = self.weights(list(self.adapters)[-1])
+            tops = [next_tokens(self.model, weights, str(each), body["logprobs"]) for each in prompts_of(body)]
+            if knobs.jitter:
+                tops = [tuple((token, each + self._noise(knobs.jitter)) for token, each in top) for top in tops]
+            return replies.next_tokens(tops, knobs.system_fingerprint, model, body)
+
+        return reply
+
+    def _noise(self, jitter: float) -> float:
+        self._asked += 1
+        return jitter * math.sin(self._asked * self._asked)  # scattered over [-1, 1], and the same in every run
+
+    def weights(self, name: str) -> str:
+        """Return the weights under `name`, which are read from its folder unless they are in memory."""
+        if name not in self._weights:
+            self.loads += 1
+            if self.max_cpu_loras is not None and len(self._weights) >= self.max_cpu_loras:
+                del self._weights[next(iter(self._weights))]
+        known = self._weights.pop(name, None)
+        self._weights[name] = weights_of(self.adapters[name]) if known is None else known
+        return self._weights[name]
 
     def _get(self, path: str) -> Plan:
         if path in ("/health", "/ping"):
@@ -151,8 +208,17 @@ class Core:
             return _refused(400, f"The lora adapter '{name}' has already been loaded. {hint}")
         if self.check_folders and not os.path.isdir(path):
             return whole(404, replies.error(404, f"Loading lora {name} failed: No adapter found for {path}"))
+        added = whole(200, f"Success: LoRA adapter '{name}' added successfully.".encode(), kind=b"text/plain")
+        if not self.knobs.load_seconds:
+            self._add(name, path)
+            return added
+        self.loop.call_later(self.knobs.load_seconds, self._add, name, path)
+        return replace(added, wait_seconds=self.knobs.load_seconds + 0.001)
+
+    def _add(self, name: str, path: str) -> None:
         self.adapters[name] = path
-        return whole(200, f"Success: LoRA adapter '{name}' added successfully.".encode(), kind=b"text/plain")
+        self._weights.pop(name, None)
+        self.weights(name)
 
     def _unload(self, body: Mapping[str, Any]) -> Plan:
         name = body.get("lora_name")
@@ -161,6 +227,7 @@ class Core:
         if name not in self.adapters:
             return whole(404, replies.error(404, f"The lora adapter '{name}' cannot be found."))
         del self.adapters[name]
+        self._weights.pop(name, None)
         return whole(200, f"Success: LoRA adapter '{name}' removed successfully.".encode(), kind=b"text/plain")
 
     def _turn(self, body: Mapping[str, Any]) -> Plan:

@@ -47,6 +47,7 @@ class FakeEngine:
         host, port, uds: Where to listen; port 0 picks one that is kept over `kill()` and `start()`.
         keep: Requests remembered in `requests`; the oldest are dropped.
         check_folders: Refuse to load an adapter from a folder that does not exist, as vLLM does.
+        max_cpu_loras: Adapters in memory; those loaded before are read again when they are asked for. None: all.
         knobs: Any field of `Knobs`, and `tokens_per_second`.
     """
 
@@ -60,10 +61,11 @@ class FakeEngine:
         uds: str | None = None,
         keep: int = 10_000,
         check_folders: bool = True,
+        max_cpu_loras: int | None = None,
         **knobs: Any,
     ) -> None:
         self.model, self.host, self.port, self.uds = model, host, port, uds
-        self._initial = (dict(adapters or {}), Knobs().with_(knobs), keep, check_folders)
+        self._initial = (dict(adapters or {}), Knobs().with_(knobs), keep, check_folders, max_cpu_loras)
         self._thread: threading.Thread | None = None
         self._server: asyncio.Server | None = None
 
@@ -115,6 +117,11 @@ class FakeEngine:
     def adapters(self) -> dict[str, str]:
         """Adapters loaded now, name to folder."""
         return dict(self.core.adapters)
+
+    @property
+    def loads(self) -> int:
+        """Times that an adapter's folder was read, for a load or because it was no longer in memory."""
+        return self.core.loads
 
     @property
     def running(self) -> int:
@@ -190,8 +197,8 @@ class FakeEngine:
             return
         loop = asyncio.get_running_loop()
         if not hasattr(self, "core"):
-            adapters, knobs, keep, check_folders = self._initial
-            self.core = Core(self.model, adapters, knobs, keep=keep, check_folders=check_folders)
+            adapters, knobs, keep, check, memory = self._initial
+            self.core = Core(self.model, adapters, knobs, keep=keep, check_folders=check, max_cpu_loras=memory)
         self.core.loop, self.core.ticker = loop, Ticker(loop)
         if self.uds is not None:
             with contextlib.suppress(FileNotFoundError):

@@ -65,6 +65,8 @@ def answer(model: str, body: Mapping[str, Any], index: int, tokens: int | None) 
     count = tokens
     if count is None:
         count = DEFAULT_TOKENS if limit is None else min(limit, DEFAULT_TOKENS)
+        if body.get("ignore_eos") and limit is not None:
+            count = limit
     pick = random.Random(seed).choices(WORDS, k=count)
     pieces = tuple(word if at == 0 else f" {word}" for at, word in enumerate(pick))
     return Answer(pieces=pieces, finish_reason="stop" if limit is None or limit > count else "length")

@@ -47,6 +47,14 @@ class Knobs:
     """Send so many events and then nothing more, connection open."""
     malformed: bool = False
     """The second event is broken JSON and the third has no field name (not streamed: broken JSON)."""
+    system_fingerprint: str = "vllm-0.32.0-fake0000"
+    """The engine's name for its configuration, in its answers to probes (completions with token ids)."""
+    jitter: float = 0.0
+    """Nats by which log-probabilities of such answers vary, up or down."""
+    mixes_adapters: bool = False
+    """Stock vLLM's fault on CPUs: while an adapter generates, the base answers with the last adapter's weights."""
+    load_seconds: float = 0.0
+    """That loading an adapter takes; it is listed when it is loaded."""
     close_after_reply: bool = False
     """Close a kept-alive connection after a complete reply, without having announced it."""
 

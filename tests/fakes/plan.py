@@ -85,7 +85,8 @@ def generation(route: Route, model: str, body: Body, knobs: Knobs) -> Plan:
     if route.needs is not None and route.needs not in body:
         message = f"[{{'type': 'missing', 'loc': ('body', '{route.needs}'), 'msg': 'Field required'}}]"
         return whole(400, replies.error(400, message, "Bad Request", route.needs), knobs=knobs)
-    answers = [answer(model, body, index, knobs.events) for index in range(body.get("n") or 1)]
+    choices = (body.get("n") or 1) * len(prompts_of(body))
+    answers = [answer(model, body, index, knobs.events) for index in range(choices)]
     if body.get("stream") and route.stream is not None:
         return _streamed(route.stream, model, body, answers, knobs)
     content = route.reply(model, body, answers)
@@ -97,6 +98,13 @@ def generation(route: Route, model: str, body: Body, knobs: Knobs) -> Plan:
     plan = whole(200, content, knobs=knobs, model=model)
     generating = knobs.ttft_ms + knobs.cadence_ms * max((len(one.pieces) for one in answers), default=0)
     return replace(plan, wait_seconds=plan.wait_seconds + generating / 1000.0)
+
+
+def prompts_of(body: Body) -> list[Any]:
+    """Return the prompts of a completion request, of which a list gives one choice each."""
+    prompt = body.get("prompt")
+    is_list = isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)
+    return prompt if is_list else [prompt]
 
 
 def _streamed(

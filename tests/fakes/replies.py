@@ -12,6 +12,7 @@ import msgspec
 from tests.fakes.generate import Answer, logprob, prompt_text, text_of, tokens_of, vector
 
 Body = Mapping[str, Any]
+Top = Sequence[tuple[int, float]]
 CREATED = 1_767_225_600  # 2026-01-01
 FINGERPRINT = "vllm-0.32.0-fake0000"
 IDS = {"chat": "chatcmpl-fa4e0000fa4e0000fa4e0000fa4e0000", "completion": "cmpl-fa4e0000fa4e0000fa4e0000fa4e0000"}
@@ -158,6 +159,23 @@ def completion(model: str, body: Body, answers: Sequence[Answer]) -> bytes:
         "id": IDS["completion"], "object": "text_completion", "created": CREATED, "model": model, "choices": choices,
         "service_tier": None, "system_fingerprint": FINGERPRINT, "usage": usage(body, answers),
         "kv_transfer_params": None,
+    })  # fmt: skip
+
+
+def next_tokens(tops: Sequence[Top], fingerprint: str, model: str, body: Body) -> bytes:
+    """Return `text_completion` for prompts of which one token and its alternatives are asked, by token ids."""
+    choices = []
+    for index, top in enumerate(tops):
+        named = {f"token_id:{token}": each for token, each in top}
+        first = next(iter(named))
+        logprobs = {"text_offset": [0], "token_logprobs": [named[first]], "tokens": [first], "top_logprobs": [named]}
+        choices.append({
+            "index": index, "text": first, "logprobs": logprobs, "finish_reason": "length", "stop_reason": None,
+            "token_ids": None, "prompt_token_ids": None, "prompt_logprobs": None,
+        })  # fmt: skip
+    return encode({
+        "id": IDS["completion"], "object": "text_completion", "created": CREATED, "model": model, "choices": choices,
+        "service_tier": None, "system_fingerprint": fingerprint, "usage": usage(body, ()), "kv_transfer_params": None,
     })  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Adapters come, go, split and come back, while the gateway serves."""
 
 import json
+import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -77,8 +78,12 @@ def test_the_command_line_adds_lists_shows_and_removes(
     assert engine.adapters[version] == str(gateway.state / "adapters" / digest), "and reads the registry's own copy"
     assert gateway.cli("adapters", "ls", "--json") == [added]
     assert version in gateway.cli("adapters", "ls")
-    assert gateway.cli("adapters", "show", "support", "--json") == added
-    assert gateway.cli("adapters", "show", version[:14], "--json") == added
+    shown = gateway.cli("adapters", "show", "support", "--json")
+    (on,) = shown.pop("engines")
+    assert shown == added
+    assert (on["url"], on["ready"], on["reason"]) == (engine.url, True, None)
+    assert on["fingerprint"]["verdict"] == "ok"
+    assert gateway.cli("adapters", "show", version[:14], "--json")["digest"] == digest
     assert digest in gateway.cli("adapters", "show", "support")
     assert version in gateway.cli("routes", "ls")
     assert served(client, "support") == version
@@ -113,10 +118,17 @@ def test_an_alias_flips_to_the_newest_and_the_old_stays_within_reach(
 def test_a_pin_that_may_mean_two_versions_is_refused(
     gateway: RunningGateway, client: httpx.Client, tmp_path: Path
 ) -> None:
-    digits = "d2828f"  # found by trying: the digests of these two begin alike
+    digits = "476344"  # found by trying: the digests of these two begin alike
+    module = "base_model.model.layers.0.q_proj"
     folders = [
-        write_adapter(tmp_path / str(number), tensors={"t": ("U8", [4], number.to_bytes(4, "big"))})
-        for number in (2957, 10547)
+        write_adapter(
+            tmp_path / str(number),
+            tensors={
+                f"{module}.lora_A.weight": ("F32", [4, 1], struct.pack("<4f", number, 1, 1, 1)),
+                f"{module}.lora_B.weight": ("F32", [1, 4], struct.pack("<4f", 1, 1, 1, 1)),
+            },
+        )
+        for number in (1704, 1798)
     ]
     assert [read_manifest(folder).digest[:6] for folder in folders] == [digits] * 2
     versions = {add(gateway, folder) for folder in folders}
@@ -223,65 +235,54 @@ def pickled(folder: Path) -> None:
     (folder / TENSORS_FILE).rename(folder / "adapter_model.bin")
 
 
-BAD: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no config": (lambda folder: (folder / CONFIG_FILE).unlink(), "has no adapter_config.json"),
-    "no tensors": (lambda folder: (folder / TENSORS_FILE).unlink(), "has no adapter_model.safetensors"),
-    "a pickle": (pickled, "is a pickle"),
-    "config that is not JSON": (lambda folder: (folder / CONFIG_FILE).write_text("{"), "not valid JSON"),
-    "config that is a list": (lambda folder: (folder / CONFIG_FILE).write_text("[]"), "not a JSON object"),
-    "config nested too deeply": (lambda folder: (folder / CONFIG_FILE).write_text("[" * 100_000), "not valid JSON"),
-    "config nested deeply": (
-        lambda folder: (folder / CONFIG_FILE).write_text('{"a":' + "[" * 900 + "]" * 900 + "}"), "deeply"),
-    "config of megabytes": (lambda folder: (folder / CONFIG_FILE).write_text(" " * 5_000_000), "larger than"),
-    "another kind": (with_config(peft_type="IA3"), "only LORA"),
-    "no rank": (with_config(r=None), "`r`"),
-    "a rank of zero": (with_config(r=0), "`r`"),
-    "a rank that is none": (with_config(r=float("nan")), "`r`"),
-    "an infinite rank": (with_config(r=float("inf")), "`r`"),
-    "a rank beyond integers": (with_config(r=1e300), "`r`"),
-    "half a rank": (with_config(r=1.5), "`r`"),
-    "a rank that is true": (with_config(r=True), "`r`"),
-    "an infinite alpha": (with_config(lora_alpha=float("inf")), "`lora_alpha`"),
-    "half a character": (with_config(base_model_name_or_path="\ud800"), "Unicode"),
-    "targets that are a number": (with_config(target_modules=7), "`target_modules`"),
-    "empty tensors": (with_tensors(lambda _: b""), "cut short"),
-    "tensors cut short": (with_tensors(lambda content: content[:-1]), "cut short"),
-    "a header cut short": (with_tensors(lambda content: content[:20]), "cut short"),
-    "a pickle in disguise": (with_tensors(lambda _: b"\x80\x04 renamed, no more"), "not a safetensors file"),
-    "a header that is no JSON": (with_tensors(lambda _: (4).to_bytes(8, "little") + b"nope"), "header"),
-    "a header without offsets": (with_tensors(lambda _: header({"t": {"dtype": "F16", "shape": [1]}})), "header"),
-    "bytes after the last tensor": (with_tensors(lambda content: content + b"x"), "follow the last tensor"),
-    "no tensor at all": (with_tensors(lambda _: header({})), "holds no tensors"),
-    "an unknown type": (
-        with_tensors(lambda _: header({"t": {"dtype": "F5", "shape": [1], "data_offsets": [0, 1]}}) + b"x"), "type"),
-    "a shape that does not fit": (
-        with_tensors(lambda _: header({"t": {"dtype": "U8", "shape": [2], "data_offsets": [0, 1]}}) + b"x"), "shape"),
-    "offsets that go backwards": (
-        with_tensors(lambda _: header({"t": {"dtype": "U8", "shape": [1], "data_offsets": [1, 0]}})), "damaged"),
-    "a hole": (
-        with_tensors(lambda _: header({"t": {"dtype": "U8", "shape": [1], "data_offsets": [1, 2]}}) + b"x"), "damaged"),
+# Every rule has its own test in tests/unit/test_verify.py; here, that refusals reach the operator and leave nothing.
+BAD: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "no config": (lambda folder: (folder / CONFIG_FILE).unlink(), "invalid_source", "adapter_config.json"),
+    "no tensors": (lambda folder: (folder / TENSORS_FILE).unlink(), "invalid_source", "adapter_model.safetensors"),
+    "a pickle": (pickled, "invalid_source", "pickle"),
+    "config that is not JSON": (lambda folder: (folder / CONFIG_FILE).write_text("{"), "invalid_adapter", "JSON"),
+    "config nested too deeply": (
+        lambda folder: (folder / CONFIG_FILE).write_text("[" * 100_000), "invalid_adapter", "deep"),
+    "another kind": (with_config(peft_type="IA3"), "invalid_adapter", "IA3"),
+    "a rank of zero": (with_config(r=0), "invalid_adapter", "r: "),
+    "a rank beyond the engine's": (with_config(r=64), "invalid_adapter", "16"),
+    "half a character": (with_config(base_model_name_or_path="\ud800"), "invalid_adapter", "Unicode"),
+    "tensors cut short": (with_tensors(lambda content: content[:-1]), "invalid_adapter", "cut short"),
+    "a pickle in disguise": (with_tensors(lambda _: b"\x80\x04 renamed, no more"), "invalid_adapter", "pickle"),
+    "bytes after the last tensor": (with_tensors(lambda content: content + b"x"), "invalid_adapter", "last tensor"),
+    "no tensor at all": (with_tensors(lambda _: header({})), "invalid_adapter", "no tensors"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("what", BAD)
 def test_a_folder_that_holds_no_adapter_is_refused(gateway: RunningGateway, tmp_path: Path, what: str) -> None:
-    spoil, expected = BAD[what]
+    spoil, code, expected = BAD[what]
     folder = write_adapter(tmp_path / "1")
     spoil(folder)
-    reply = gateway.admin("POST", "adapters", {"path": str(folder), "name": "support"})
+    reply = gateway.admin("POST", "adapters", {"source": str(folder), "name": "support"})
     assert reply.status_code == 422, reply.text
-    assert reply.json()["error"]["code"] == "invalid_adapter"
+    assert reply.json()["error"]["code"] == code
     assert expected in reply.json()["error"]["message"]
     assert copies(gateway) == []
     assert gateway.admin("GET", "adapters").json()["adapters"] == []
     assert gateway.admin("GET", "routes").json()["routes"] == []
 
 
+def test_every_problem_is_told_at_once(gateway: RunningGateway, tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "1", r=64, use_dora=True, bias="all", lora_alpha=-1)
+    reply = gateway.admin("POST", "adapters", {"source": str(folder), "name": "support"})
+    problems = [each for each in reply.json()["error"]["problems"] if each["severity"] == "error"]
+    assert len({each["code"] for each in problems}) >= 4
+    assert all(each["message"] and each["remedy"] for each in problems)
+    told = gateway.cli("adapters", "add", str(folder), "--name", "support", expect=2)
+    assert all(each["code"] in told for each in problems)
+
+
 def test_a_path_that_is_no_folder_is_refused(gateway: RunningGateway, tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere", "/dev/null", "", "x\0y"):
         reply = gateway.admin("POST", "adapters", {"path": str(path), "name": "support"})
-        assert reply.status_code in (400, 422), (path, reply.text)
-    assert "does not exist" in gateway.cli("adapters", "add", str(tmp_path / "nowhere"), "--name", "a", expect=2)
+        assert reply.status_code in (400, 403, 422), (path, reply.text)
+    assert "neither a folder" in gateway.cli("adapters", "add", str(tmp_path / "nowhere"), "--name", "a", expect=2)
 
 
 def test_the_command_line_tells_a_refusal_in_one_line(gateway: RunningGateway, tmp_path: Path) -> None:
@@ -339,7 +340,7 @@ def test_an_engine_that_restarts_empty_gets_its_adapters_back(tmp_path: Path) ->
         gateway.wait_for_engine(up=False)
         engine.core.adapters.clear()
         engine.start()
-        gateway.wait_for_engine()
+        gateway.wait_until(lambda status: set(status["engines"][0]["versions"]) == versions)
         assert set(engine.adapters) == versions
         with httpx.Client(base_url=gateway.url, headers=gateway.headers, verify=False) as client:
             assert served(client, "a1").startswith("a1@")

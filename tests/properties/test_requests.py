@@ -16,6 +16,7 @@ from gateway.ports import Reader
 from gateway.receive.deps import Deps, RequestIds
 from gateway.receive.limits import Limits
 from gateway.receive.protocol import ClientConnection
+from gateway.workers.supply import WorkerSupply
 from tests.properties.test_sse import cut
 
 
@@ -84,8 +85,9 @@ async def converse(parts: list[bytes]) -> tuple[list[bytes], bytes, bool]:
         base=Base(name="base"), keys=None, engines=(EngineView(url="http://e"),), routes=MappingProxyType({})
     )
     deps = Deps(
-        table=lambda: table, engines=engines, ledger=Ledger(), limits=Limits(), ids=RequestIds("x"), fingerprints={}
-    )
+        table=lambda: table, engines=engines, supply=WorkerSupply(lambda message: None), ledger=Ledger(),
+        limits=Limits(), ids=RequestIds("x"), fingerprints={},
+    )  # fmt: skip
     connection = ClientConnection(None, SimpleNamespace(connections=set()), {"deps": deps})
     connection.connection_made(transport)
     for part in parts:

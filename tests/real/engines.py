@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -44,12 +44,15 @@ ENVIRONMENT = {
 
 
 @contextmanager
-def running_vllm(model: Path, *, environment: Mapping[str, str] | None = None) -> Iterator[Path]:
+def running_vllm(
+    model: Path, *, environment: Mapping[str, str] | None = None, flags: Sequence[str] = ()
+) -> Iterator[Path]:
     """Serve `model`, yield the socket's path once it is healthy, and stop vLLM at the end.
 
     Args:
         model: Folder of the model.
         environment: Added to ENVIRONMENT.
+        flags: Added to FLAGS; of a flag given twice, the later one counts.
 
     Raises:
         RuntimeError: vLLM ended or was not ready in time; the message carries the end of its log.
@@ -64,6 +67,7 @@ def running_vllm(model: Path, *, environment: Mapping[str, str] | None = None) -
             f"--model={model}",
             f"--uds={uds}",
             *FLAGS,
+            *flags,
         ]
         with log.open("w") as output:
             process = subprocess.Popen(

@@ -1,0 +1,89 @@
+"""The adapter's config file: read within bounds, and the part of it that is content.
+
+Content is what the adapter computes; how and with what it was saved is not.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from adapters import strict_json
+from adapters.problem import Problem, shown
+
+CONFIG_FILE: Final = "adapter_config.json"
+# PEFT's own are about 1 KB; with a rank for every module, some 100 KB.
+LARGEST_CONFIG_BYTES: Final = 4_000_000
+# Say how the adapter was made or saved.
+_NOT_CONTENT: Final = frozenset(("inference_mode", "peft_version", "auto_mapping", "revision"))
+# What PEFT 0.21 writes where nothing was chosen, beyond null, false and empty: older ones leave it out.
+_DEFAULTS: Final[Mapping[str, object]] = {"megatron_core": "megatron.core", "qalora_group_size": 16}
+# Set the first values of A and B, which training has replaced since. Others change the base's weights
+# when PEFT loads the adapter, so they are content (vLLM 0.32, peft_helper.py: `_init_is_supported`).
+HARMLESS_INITS: Final = frozenset(("gaussian", "eva", "orthogonal", "mica", "lora_ga"))
+
+
+def read_config(folder: Path) -> tuple[dict[str, Any] | None, tuple[Problem, ...]]:
+    """Return the config in `folder`, or None and why it cannot be read."""
+    path = folder / CONFIG_FILE
+    try:
+        if not path.is_file():
+            return None, (_unreadable("config_missing", "the folder has no config of an adapter", None),)
+        with path.open("rb") as file:  # bounded by what is read: the file may grow after it was looked at
+            data = file.read(LARGEST_CONFIG_BYTES + 1)
+    except OSError as error:
+        return None, (_unreadable("config_unreadable", f"it cannot be read: {error.strerror}", None),)
+    if len(data) > LARGEST_CONFIG_BYTES:
+        size = path.stat().st_size
+        return None, (_unreadable("config_too_large", "it is too large for an adapter's", size, LARGEST_CONFIG_BYTES),)
+    try:
+        config = strict_json.parse(data)
+    except strict_json.DuplicateKey as error:
+        return None, (_unreadable("config_duplicate_key", f"it is ambiguous: {error}", None, "each key once"),)
+    except strict_json.InvalidJson as error:
+        return None, (_unreadable("config_unreadable", f"it cannot be read: {error}", None, "JSON"),)
+    if not isinstance(config, dict):
+        return None, (_unreadable("config_unreadable", "it is not a JSON object", shown(config), "an object"),)
+    return config, ()
+
+
+def _unreadable(code: str, message: str, value: str | int | None, limit: str | int | None = None) -> Problem:
+    return Problem(
+        code=code,
+        message=message,
+        value=value,
+        limit=limit,
+        remedy="give the folder that PEFT's save_pretrained wrote",
+        where=CONFIG_FILE,
+    )
+
+
+def canonical(config: Mapping[str, Any]) -> bytes:
+    """Return the config's content as bytes: the same for the same content, however it was written."""
+    kept = {key: value for key, value in config.items() if _is_content(key, value)}
+    return spelled(kept)
+
+
+def _is_content(key: str, value: object) -> bool:
+    if key == "init_lora_weights":
+        return isinstance(value, str) and value.lower() not in HARMLESS_INITS
+    if key in _NOT_CONTENT or value is None or value is False or value in ("", [], {}):
+        return False
+    return key not in _DEFAULTS or value != _DEFAULTS[key]
+
+
+def spelled(value: object) -> bytes:
+    """Return the one way to write `value` as JSON."""
+    return json.dumps(_ordered(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def _ordered(item: object) -> object:
+    # Lists of module names have no order in PEFT (they are sets); lists of numbers do.
+    if isinstance(item, dict):
+        return {key: _ordered(inner) for key, inner in item.items()}
+    if isinstance(item, list):
+        inner = [_ordered(each) for each in item]
+        return sorted(inner) if all(isinstance(each, str) for each in inner) else inner  # type: ignore[type-var]  # all are strings here
+    if isinstance(item, float) and item.is_integer():
+        return int(item)  # 16 and 16.0 are the same alpha
+    return item

@@ -1,0 +1,97 @@
+"""Fuse in a process of its own, so that serving keeps its memory, its loop and most of its CPU.
+
+The process ends with this one, with the task that waits for it, and when it is done.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Final
+
+import msgspec
+
+from adapters.fusion.job import Job, Line, Made, Refused, Step
+from adapters.fusion.making import Progress
+from adapters.fusion.outcome import FusionReport
+from adapters.fusion.writing import check_free, discard
+from adapters.recipe import CannotFuse, Recipe, complete
+
+log = logging.getLogger("loragate.fusion")
+
+# Names of modules and versions are in the last line: some KB.
+LONGEST_LINE_BYTES: Final = 1_000_000
+# Of what the process said on standard error, kept for our log.
+LOGGED_BYTES: Final = 4_000
+
+
+async def fuse_apart(
+    recipe: Recipe, folders: Mapping[str, Path], out: Path, *, max_rank: int | None, progress: Progress | None = None
+) -> FusionReport:
+    """Make the version that `recipe` describes at `out`, in a process of its own; see `adapters.fusion.fuse`.
+
+    `progress` is called in this event loop. On cancellation and on failure the process is ended
+    and what it wrote is removed.
+
+    Raises:
+        CannotFuse: As `fuse` does; also when the process died.
+    """
+    job = Job(
+        recipe=complete(recipe),
+        folders={version: str(folder) for version, folder in folders.items()},
+        out=str(out),
+        max_rank=max_rank,
+        parent_pid=os.getpid(),
+    )
+    check_free(out, folders.values())  # so that all there is when it fails is the process's
+    with tempfile.TemporaryFile() as errors:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", "adapters.fusion", stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE, stderr=errors, start_new_session=True, limit=LONGEST_LINE_BYTES,
+        )  # fmt: skip
+        try:
+            last = await _converse(process, job, progress)
+            code = await process.wait()
+            return _report(last, code, errors)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            # Nothing of it may write any more when we clean up; it has been killed, so this is at once.
+            await asyncio.shield(process.wait())
+            discard(out)
+            raise
+
+
+async def _converse(process: asyncio.subprocess.Process, job: Job, progress: Progress | None) -> Line | None:
+    """Hand over the job, pass steps on, and return the last line."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died already; its code tells
+        process.stdin.write(msgspec.json.encode(job))
+        await process.stdin.drain()
+    process.stdin.close()
+    last: Line | None = None
+    async for raw in process.stdout:
+        last = msgspec.json.decode(raw, type=Line)
+        if isinstance(last, Step) and progress is not None:
+            progress(last.done, last.of)
+    return last
+
+
+def _report(last: Line | None, code: int, errors: IO[bytes]) -> FusionReport:
+    if isinstance(last, Made) and code == 0:
+        return last.report
+    if isinstance(last, Refused):
+        raise CannotFuse(last.code, last.message, last.remedy)
+    errors.seek(max(0, errors.seek(0, os.SEEK_END) - LOGGED_BYTES))
+    log.error("the fusion process ended with code %d: %s", code, errors.read().decode(errors="replace"))
+    fate = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+    raise CannotFuse(
+        "process_died",
+        f"the fusion process {fate} before it was done",
+        "see the log; signal 9 is often the kernel's, short of memory",
+    )

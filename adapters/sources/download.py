@@ -1,0 +1,161 @@
+"""Download files of a store into a scratch folder, going on where an earlier try stopped.
+
+A part is named by the object's URL and by its state (ETag, or size and time): when the object changes, its
+part has another name, so bytes of two states never meet. What a part holds was read from the store in order;
+its length is the offset to go on from. A part is moved to its final name by the caller, when it is whole.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+from adapters.sources.failures import NoRanges, SourceTooLarge, SourceUnavailable, TransientFault
+from adapters.sources.limits import FetchLimits
+from adapters.sources.store import RemoteFile, Store
+
+PART_PREFIX: Final = "part-"
+
+Progress = Callable[[int, int | None], None]
+_T = TypeVar("_T")
+
+
+class Changed(Exception):
+    """The object is no longer what it was when the download began."""
+
+
+class Tries:
+    """The tries that a fetch has: a number in a row that bring nothing, with growing pauses."""
+
+    def __init__(self, limits: FetchLimits) -> None:
+        """Start with all tries left."""
+        self._limits = limits
+        self._failures = 0
+
+    def note_bytes(self) -> None:
+        """Note that bytes came: the next fault begins a new row."""
+        self._failures = 0
+
+    def pause(self, fault: TransientFault) -> None:
+        """Wait before the next try.
+
+        Raises:
+            SourceUnavailable: There is none left.
+        """
+        self._failures += 1
+        if self._failures >= self._limits.attempts:
+            raise SourceUnavailable(
+                f"{fault}; given up after {self._failures} tries in a row; fetch it again to go on where it stopped"
+            ) from None
+        pause = self._limits.backoff_seconds * 2 ** (self._failures - 1)
+        time.sleep(min(pause, self._limits.longest_pause_seconds))
+
+    def of(self, action: Callable[[], _T]) -> _T:
+        """Return what `action` returns, trying again while the store's faults may pass."""
+        while True:
+            try:
+                return action()
+            except TransientFault as fault:
+                self.pause(fault)
+
+
+def download(
+    store: Store, files: Sequence[RemoteFile], scratch: Path, limits: FetchLimits, progress: Progress | None
+) -> list[Path]:
+    """Return the whole parts of all files, in their order.
+
+    Raises:
+        SourceTooLarge: The files are, or turn out to be, beyond the limit.
+        SourceUnavailable: The store fails; what came so far is kept for the next time.
+        Changed: One of them was replaced meanwhile.
+    """
+    total = _total_bytes(files, store.url, limits)
+    done = 0
+    parts = []
+    for file in files:
+        part = part_path(scratch, file)
+        _drop_other_states(part)
+
+        def at(position: int, before: int = done) -> None:
+            if before + position > limits.download_bytes:
+                raise _too_large(store.url, before + position, limits)
+            if progress is not None:
+                progress(before + position, total)
+
+        _fill(store, file, part, limits, at)
+        done += part.stat().st_size
+        parts.append(part)
+    return parts
+
+
+def part_path(scratch: Path, file: RemoteFile) -> Path:
+    """Return where the bytes of this state of the object are gathered."""
+    return scratch / f"{PART_PREFIX}{key_of(file.url)}-{key_of(file.identity or '')[:16]}"
+
+
+def key_of(*texts: str) -> str:
+    """Return a file name for the texts: 32 digits of their SHA-256."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:32]
+
+
+def _fill(store: Store, file: RemoteFile, part: Path, limits: FetchLimits, at: Callable[[int], None]) -> None:
+    tries = Tries(limits)
+    furthest = 0
+    while True:
+        position = _offset(part, file)
+        at(position)
+        try:
+            # Unbuffered, so that a killed process leaves all that it got.
+            with part.open("ab", buffering=0) as local:
+                for piece in store.pieces(file, position, limits.chunk_bytes):
+                    local.write(piece)
+                    position += len(piece)
+                    if position > furthest:
+                        furthest = position
+                        tries.note_bytes()
+                    at(position)
+                os.fsync(local.fileno())
+            _check_same(store, file, tries)
+            return
+        except TransientFault as fault:
+            if isinstance(fault, NoRanges):
+                part.unlink()
+            tries.pause(fault)
+        # Not every store refuses to read on in an object that was replaced.
+        _check_same(store, file, tries)
+
+
+def _check_same(store: Store, file: RemoteFile, tries: Tries) -> None:
+    if tries.of(lambda: store.file(file.name)).identity != file.identity:
+        raise Changed
+
+
+def _offset(part: Path, file: RemoteFile) -> int:
+    """Return how much of the file is there, having dropped what cannot be trusted."""
+    have = part.stat().st_size if part.exists() else 0
+    if have and (file.identity is None or file.size is None or have > file.size):
+        part.unlink()
+        return 0
+    return have
+
+
+def _total_bytes(files: Sequence[RemoteFile], url: str, limits: FetchLimits) -> int | None:
+    known = [file.size for file in files if file.size is not None]
+    if sum(known) > limits.download_bytes:
+        raise _too_large(url, sum(known), limits)
+    return sum(known) if len(known) == len(files) else None
+
+
+def _too_large(url: str, n_bytes: int, limits: FetchLimits) -> SourceTooLarge:
+    return SourceTooLarge(
+        f"`{url}` is of {n_bytes:,} bytes or more; the limit is {limits.download_bytes:,}: "
+        "raise it if that is truly one adapter"
+    )
+
+
+def _drop_other_states(part: Path) -> None:
+    for other in part.parent.glob(f"{part.name.rpartition('-')[0]}-*"):
+        if other != part:
+            other.unlink(missing_ok=True)

@@ -1,0 +1,142 @@
+"""Find the adapter inside what trainers write: a decision on names of files alone.
+
+* PEFT: both files at the top; an adapter not called `default` in a sub-folder of its name
+  (`PeftModel.save_pretrained`).
+* TRL and transformers: the final one at the top, `checkpoint-N/` below (`Trainer._save_checkpoint`).
+* Axolotl: the same, with tokenizer, README and optimizer files beside; `adapter_config.json` stands at the top
+  *before* training begins (axolotl `src/axolotl/train.py`: `save_initial_configs`, `save_trained_model`).
+* Unsloth: as PEFT; in the config an `auto_mapping` that names `unsloth_fixed`, a 4-bit base, often a regex for
+  targets (unsloth-zoo `hf_utils.py`: `fix_lora_auto_mapping`; unsloth `models/vision.py`: `get_peft_regex`).
+* torchtune: `epoch_N/`, each with both files beside the merged model's
+  (torchtune `docs/source/deep_dives/checkpointer.rst`, "Checkpoint Output").
+
+So the names of folders decide nothing: a folder with both files is an adapter, the top wins,
+and several below it are for the caller to choose from.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterable
+from typing import Final
+
+from adapters.artifact import TENSORS_FILE
+from adapters.config_file import CONFIG_FILE
+from adapters.sources.failures import PickledAdapter, SourceAmbiguous, SourceNotFound, SourceTooLarge
+
+# `output/checkpoint-10/support/` is the deepest that a trainer writes.
+DEEPEST: Final = 2
+# A training run leaves some tens of checkpoints, each of some tens of files.
+MOST_FOLDERS: Final = 500
+MOST_NAMES: Final = 20_000
+# How many adapters an error lists.
+LISTED: Final = 20
+
+# PEFT's and Axolotl's without safetensors; torchtune's `adapter_0.pt` (before 0.5) and `adapter_model.pt`.
+_PICKLED: Final = re.compile(r"adapter_(model\.(bin|pt)|\d+\.pt)")
+_WHOLE_MODEL: Final = re.compile(r"(ft-)?(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)")
+
+# Given a folder below the top (`` for the top itself): names in it, and whether each is a folder.
+Listing = Callable[[str], Iterable[tuple[str, bool]]]
+
+
+def names_below(listing: Listing, where: str) -> list[str]:
+    """Return the names of files below the top, relative to it, as deep as a trainer writes.
+
+    Raises:
+        SourceTooLarge: More files or folders than a training run leaves.
+    """
+    names: list[str] = []
+    pending = [""]
+    n_folders = 0
+    while pending:
+        folder = pending.pop()
+        depth = folder.count("/") + 1 if folder else 0
+        for name, is_folder in listing(folder):
+            path = f"{folder}/{name}" if folder else name
+            if not is_folder:
+                names.append(path)
+            elif depth < DEEPEST and not name.startswith("."):
+                pending.append(path)
+                n_folders += 1
+            if len(names) > MOST_NAMES or n_folders > MOST_FOLDERS:
+                raise SourceTooLarge(
+                    f"`{where}` holds more than {MOST_NAMES} files or {MOST_FOLDERS} folders; "
+                    "give the adapter's own folder"
+                )
+    return names
+
+
+def find_adapter(names: Collection[str], where: str) -> str:
+    """Return the folder, relative to the top (`` for itself), that holds the adapter to take.
+
+    Args:
+        names: Files below the top, relative to it, with `/` between folders.
+        where: The source, for messages.
+
+    Raises:
+        SourceNotFound: None of the folders holds an adapter.
+        SourceAmbiguous: Several do, and the top does not.
+        PickledAdapter: The adapter's weights are pickled.
+    """
+    found = _folders_with_both(names)
+    if "" in found:
+        return ""
+    _refuse_pickled_top(names, found, where)
+    if not found:
+        raise _nothing(names, where)
+    if len(found) > 1:
+        raise SourceAmbiguous(
+            f"`{where}` holds {len(found)} adapters and none at its top: {_listed(found)}; "
+            f"give the path of one, such as `{_below(where, found[-1])}`"
+        )
+    return found[0]
+
+
+def _folders_with_both(names: Collection[str]) -> list[str]:
+    having = set(names)
+    folders = {name.rpartition("/")[0] for name in names if name.rpartition("/")[2] == CONFIG_FILE}
+    both = [folder for folder in folders if (f"{folder}/{TENSORS_FILE}" if folder else TENSORS_FILE) in having]
+    return sorted(both, key=_by_number)
+
+
+def _refuse_pickled_top(names: Collection[str], found: list[str], where: str) -> None:
+    # The top is where a trainer leaves its last word: a checkpoint below it is another adapter.
+    pickled = [name for name in names if "/" not in name and _PICKLED.fullmatch(name)]
+    if pickled:
+        instead = f"; or give the path of one of its checkpoints: {_listed(found)}" if found else ""
+        raise PickledAdapter(_pickled(where, pickled[0]) + instead)
+
+
+def _nothing(names: Collection[str], where: str) -> SourceNotFound | PickledAdapter:
+    pickled = sorted((name for name in names if _PICKLED.fullmatch(name.rpartition("/")[2])), key=_by_number)
+    if pickled:
+        return PickledAdapter(_pickled(where, pickled[-1]))
+    if CONFIG_FILE in names:
+        why = f"has {CONFIG_FILE} but no {TENSORS_FILE}: its training has not finished, or saved nothing"
+    elif TENSORS_FILE in names:
+        why = f"has {TENSORS_FILE} but no {CONFIG_FILE}"
+    elif any(_WHOLE_MODEL.fullmatch(name.rpartition("/")[2]) for name in names):
+        why = "holds a whole model and no adapter; it may have been merged"
+    else:
+        why = f"holds no adapter, which is a folder with {CONFIG_FILE} and {TENSORS_FILE}"
+    return SourceNotFound(f"`{where}` {why}; give the folder that PEFT's save_pretrained wrote")
+
+
+def _pickled(where: str, name: str) -> str:
+    return (
+        f"`{_below(where, name)}` is a pickle, which can run code when it is read: save the adapter as {TENSORS_FILE} "
+        "(PEFT and torchtune: safe_serialization=True, Axolotl: save_safetensors: true)"
+    )
+
+
+def _below(where: str, folder: str) -> str:
+    return f"{where.rstrip('/')}/{folder}"
+
+
+def _listed(folders: list[str]) -> str:
+    shown = ", ".join(f"`{folder}`" for folder in folders[-LISTED:])
+    return f"{shown} and {len(folders) - LISTED} more" if len(folders) > LISTED else shown
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """Order `checkpoint-9` before `checkpoint-10`."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -1,0 +1,30 @@
+"""How much a fetch may take: bytes, files, tries."""
+
+from dataclasses import dataclass
+from typing import Final
+
+_GIB: Final = 2**30
+_MIB: Final = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchLimits:
+    """Bounds of one fetch.
+
+    Attributes:
+        download_bytes: Of all files of a source together. Rank 256 on all layers of a 70B model is 6.6 GB in fp16.
+        unpacked_bytes: Of an archive, every member and header counted.
+        members: Files and folders in an archive.
+        attempts: Tries in a row that bring not one byte, before the fetch is given up.
+        backoff_seconds: Pause before the second try; it doubles, up to `longest_pause_seconds`.
+        longest_pause_seconds: Bound of one pause.
+        chunk_bytes: Of one ranged read: what a cut connection can lose.
+    """
+
+    download_bytes: int = 8 * _GIB
+    unpacked_bytes: int = 8 * _GIB
+    members: int = 10_000
+    attempts: int = 6
+    backoff_seconds: float = 0.5
+    longest_pause_seconds: float = 8.0
+    chunk_bytes: int = 4 * _MIB

@@ -1,0 +1,65 @@
+"""JSON in which nothing can hide: one value for each key, real Unicode, numbers that fit.
+
+The same bytes mean the same to every reader, whatever library it uses.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from adapters.problem import shown
+
+# A 64-bit number has 20 digits; a longer one is an attack on the parser.
+_MOST_DIGITS: Final = 20
+
+
+class InvalidJson(ValueError):
+    """The bytes are no JSON that every reader understands alike; the message says why."""
+
+
+class DuplicateKey(InvalidJson):
+    """An object names a key twice, of which each reader may take another."""
+
+
+def parse(data: bytes) -> Any:
+    """Return the value that `data` spells.
+
+    Raises:
+        InvalidJson: It is not JSON, is nested too deeply, or means different things to different readers.
+    """
+    try:
+        value = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_unique, parse_int=_integer, parse_constant=_no_number
+        )
+        if b"\\u" in data:  # escapes can spell half a surrogate pair, which nothing can be written with
+            json.dumps(value, ensure_ascii=False).encode()
+    except InvalidJson:
+        raise
+    except RecursionError:
+        raise InvalidJson("it is nested too deeply") from None
+    except UnicodeError:
+        raise InvalidJson("it is not Unicode (UTF-8)") from None
+    except ValueError as error:
+        raise InvalidJson(f"it is not valid JSON: {str(error)[:80]}") from None
+    return value
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise DuplicateKey(f"`{shown(key)}` is there twice")
+            seen.add(key)
+    return found
+
+
+def _integer(text: str) -> int:
+    if len(text) > _MOST_DIGITS or text == "-0":
+        raise InvalidJson(f"the number `{text[:_MOST_DIGITS]}` is out of range")
+    return int(text)
+
+
+def _no_number(text: str) -> Any:
+    raise InvalidJson(f"`{text}` is no number in JSON")

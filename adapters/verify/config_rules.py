@@ -1,0 +1,212 @@
+"""Rules for what the config asks for: what vLLM 0.32 serves, refuses, or silently leaves out.
+
+Source: vLLM 0.32: `vllm/lora/peft_helper.py` (`PEFTHelper.__post_init__`, `_validate_features`,
+`validate_legal`) refuses; a field that `PEFTHelper` does not have is silently ignored
+(`from_dict`), so whatever such a field changes in PEFT would be missing from every answer.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from adapters.artifact import LARGEST_NUMBER
+from adapters.config_file import CONFIG_FILE, HARMLESS_INITS
+from adapters.problem import Problem, Severity, shown
+from adapters.verify.limits import EngineLimits
+
+Config = Mapping[str, Any]
+_MERGE: Final = "merge it into the base and train a plain LoRA on that"
+_PLAIN: Final = "train a plain LoRA: {field}={value}"
+# field → (code, what vLLM does with it). Each means something to PEFT at inference.
+_REFUSED_FIELDS: Final[Mapping[str, tuple[str, str]]] = {
+    "use_dora": ("dora", "vLLM refuses DoRA"),
+    "lora_bias": ("lora_bias", "vLLM refuses a bias in LoRA layers"),
+    "alora_invocation_tokens": ("alora", "vLLM refuses activated LoRA"),
+    "layer_replication": ("layer_replication", "vLLM refuses replicated layers"),
+    "use_bdlora": ("bdlora", "vLLM refuses block-diagonal LoRA"),
+    "use_qalora": ("qalora", "vLLM refuses QALoRA"),
+    "trainable_token_indices": ("trainable_tokens", "vLLM has no trained tokens and refuses their tensors"),
+    "kasa_config": ("kasa", "vLLM ignores KaSA and would serve the adapter on weights that it was not trained on"),
+    "arrow_config": ("arrow", "vLLM ignores Arrow routing and would serve this adapter alone"),
+    "monteclora_config": ("monteclora", "vLLM ignores MonteCLoRA's sampling"),
+    "megatron_config": ("megatron", "vLLM ignores Megatron's layers, whose tensors are split in another way"),
+}  # fmt: skip
+_REQUIRED: Final = ("r", "lora_alpha", "target_modules")
+_PATTERN_TEXT: Final = 300
+# Of names: a mixture's every expert has its own rank in the largest that we know.
+_MOST_PATTERNS: Final = 4_096
+# More of `*`, `+`, `{` in one expression take time that grows with as many powers of the name's length.
+_MOST_REPEATS: Final = 2
+
+
+def config_problems(config: Config, limits: EngineLimits) -> Iterator[Problem]:
+    """Yield what is wrong with a config that could be read."""
+    yield from adapter_type(config)
+    yield from required_fields(config)
+    yield from rank(config, limits)
+    yield from alpha(config)
+    yield from patterns(config, limits)
+    yield from refused_fields(config)
+    yield from bias(config)
+    yield from saved_modules(config)
+    yield from initialisation(config)
+    yield from target_parameters(config)
+
+
+def adapter_type(config: Config) -> Iterator[Problem]:
+    """Refuse what is no LoRA: vLLM does not look at the type and reads it as one."""
+    kind = config.get("peft_type", "LORA")
+    if kind != "LORA":
+        yield _problem("not_lora", "the adapter is of another type", shown(kind), "LORA", "train a LoRA", "peft_type")
+
+
+def required_fields(config: Config) -> Iterator[Problem]:
+    """Refuse a config without the fields that vLLM cannot do without."""
+    for field in _REQUIRED:
+        if field not in config:
+            remedy = "give the config that PEFT wrote beside the tensors"
+            yield _problem("field_missing", f"vLLM needs `{field}`", None, "a value", remedy, field)
+    targets = config.get("target_modules")
+    is_names = isinstance(targets, list) and all(isinstance(each, str) for each in targets)
+    if targets is not None and not is_names and not isinstance(targets, str):
+        remedy = "write the names of the modules"
+        yield _problem("targets_invalid", "the targets are no names", shown(targets), "names", remedy, "target_modules")
+
+
+def rank(config: Config, limits: EngineLimits) -> Iterator[Problem]:
+    """Refuse a rank that is no positive number, or beyond what the engine has room for."""
+    if "r" in config:
+        yield from _rank(config["r"], "r", limits)
+
+
+def _rank(value: object, where: str, limits: EngineLimits) -> Iterator[Problem]:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= LARGEST_NUMBER:
+        remedy = "give the config that belongs to the tensors"
+        yield _problem("rank_invalid", "the rank cannot be", shown(value), "a positive whole number", remedy, where)
+    elif value > limits.max_lora_rank:
+        yield over_limit(value, limits, where)
+
+
+def over_limit(value: int, limits: EngineLimits, where: str) -> Problem:
+    """Return the problem of a rank that the engine has no room for."""
+    remedy = f"start the engine with --max-lora-rank {_next_rank(value)}, or make the adapter smaller"
+    return _problem(
+        "rank_over_limit", "the rank is beyond the engine's limit", value, limits.max_lora_rank, remedy, where
+    )
+
+
+def _next_rank(value: int) -> int:
+    # The values that vLLM takes (`vllm/config/lora.py`: `MaxLoRARanks`).
+    return next((each for each in (1, 8, 16, 32, 64, 128, 256, 320, 512) if each >= value), value)
+
+
+def alpha(config: Config) -> Iterator[Problem]:
+    """Refuse an alpha that is no positive number: 0 would serve the base."""
+    if "lora_alpha" in config:
+        yield from _alpha(config["lora_alpha"], "lora_alpha")
+
+
+def _alpha(value: object, where: str) -> Iterator[Problem]:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < value <= LARGEST_NUMBER:  # type: ignore[operator]  # a number here
+        remedy = "give the config that belongs to the tensors"
+        yield _problem("alpha_invalid", "the alpha cannot be", shown(value), "a positive number", remedy, where)
+
+
+def patterns(config: Config, limits: EngineLimits) -> Iterator[Problem]:
+    """Check ranks and alphas of single modules. vLLM 0.32 applies both, by PEFT's rule of names."""
+    for field, check in (("rank_pattern", lambda value, where: _rank(value, where, limits)), ("alpha_pattern", _alpha)):
+        pattern = config.get(field)
+        if not pattern:
+            continue
+        if not isinstance(pattern, dict):
+            remedy = "write a number for each name"
+            yield _problem("pattern_invalid", "it is no map", shown(pattern), "names and numbers", remedy, field)
+            continue
+        if len(pattern) > _MOST_PATTERNS:
+            remedy = "use names that stand for several modules"
+            yield _problem("pattern_invalid", "it has too many names", len(pattern), _MOST_PATTERNS, remedy, field)
+            continue
+        for key, value in pattern.items():
+            yield from check(value, f"{field}[{shown(key)}]")
+            yield from _unsafe_pattern(key, field)
+
+
+def _unsafe_pattern(key: str, field: str) -> Iterator[Problem]:
+    """Refuse a name that may keep a regular-expression engine busy for ever, ours and vLLM's."""
+    is_repeated = re.search(r"[)*+}?][*+{]", key) or sum(map(key.count, "*+{")) > _MOST_REPEATS
+    try:
+        is_bad = bool(is_repeated) or len(key) > _PATTERN_TEXT or re.compile(key) is None
+    except (re.error, RecursionError, OverflowError):
+        is_bad = True
+    if is_bad:
+        remedy = "write the module's name"
+        yield _problem("pattern_invalid", "the name is an unsafe expression", shown(key), "a name", remedy, field)
+
+
+def compiled(pattern: object) -> list[tuple["re.Pattern[str]", Any]]:
+    """Return the pattern's names, as vLLM and PEFT match them, and their numbers.
+
+    Source: vLLM 0.32, `PEFTHelper._match_pattern`; PEFT's `get_pattern_key`. The first match wins.
+    """
+    if not isinstance(pattern, dict) or any(_unsafe_pattern_found(key) for key in pattern):
+        return []
+    return [(re.compile(rf"(.*\.)?({key})$"), value) for key, value in pattern.items()]
+
+
+def _unsafe_pattern_found(key: str) -> bool:
+    return next(_unsafe_pattern(key, ""), None) is not None
+
+
+def refused_fields(config: Config) -> Iterator[Problem]:
+    """Refuse what vLLM refuses, and what it ignores though PEFT computes with it."""
+    for field, (code, message) in _REFUSED_FIELDS.items():
+        value = config.get(field)
+        if value:
+            yield _problem(code, message, shown(value), "not set", f"train without `{field}`, or {_MERGE}", field)
+
+
+def bias(config: Config) -> Iterator[Problem]:
+    """Refuse trained biases: vLLM has no place for them."""
+    value = config.get("bias", "none")
+    if value not in ("none", None):
+        remedy = _PLAIN.format(field="bias", value="'none'")
+        yield _problem("bias", "vLLM refuses adapters with a bias", shown(value), "none", remedy, "bias")
+
+
+def saved_modules(config: Config) -> Iterator[Problem]:
+    """Refuse whole modules beside the LoRA: vLLM takes a classifier's head alone, never a generating model's."""
+    value = config.get("modules_to_save")
+    if value:
+        remedy = f"target the module with LoRA instead (lm_head and embed_tokens can be), or {_MERGE}"
+        message = "vLLM refuses whole modules for models that generate"
+        yield _problem("modules_to_save", message, shown(value), "none", remedy, "modules_to_save")
+
+
+def initialisation(config: Config) -> Iterator[Problem]:
+    """Refuse starts that change the base's weights: PiSSA, OLoRA, CorDA, LoftQ."""
+    value = config.get("init_lora_weights", True)
+    if isinstance(value, str) and value.lower() not in HARMLESS_INITS:
+        remedy = "convert it with save_pretrained(..., path_initial_model_for_weight_conversion=...)"
+        message = "this start changes the base's own weights, which vLLM does not"
+        yield _problem("init_changes_base", message, shown(value), "true", remedy, "init_lora_weights")
+
+
+def target_parameters(config: Config) -> Iterator[Problem]:
+    """Tell that experts' parameters cannot be checked against the base."""
+    value = config.get("target_parameters")
+    if value:
+        yield Problem(
+            code="target_parameters",
+            message="parameters of experts are served by engines of such models only, and not checked here",
+            value=shown(value),
+            remedy="trust the fingerprint that is taken after loading",
+            severity=Severity.WARNING,
+            where=f"{CONFIG_FILE}: target_parameters",
+        )
+
+
+def _problem(
+    code: str, message: str, value: str | int | None, limit: str | int | None, remedy: str, where: str
+) -> Problem:
+    return Problem(code=code, message=message, value=value, limit=limit, remedy=remedy, where=f"{CONFIG_FILE}: {where}")

@@ -1,0 +1,159 @@
+"""Rules for the folder's files, before any of them is opened."""
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from adapters.artifact import TENSORS_FILE
+from adapters.problem import Problem, Severity, shown
+from adapters.verify.limits import FileLimits
+
+# What vLLM falls back to when there are no safetensors (`vllm/lora/lora_model.py`: `from_local_checkpoint`).
+PICKLED_WEIGHTS: Final = ("adapter_model.bin", "adapter_model.pt")
+TORCHTUNE_PICKLE: Final = "adapter_model.pt"
+_PICKLES: Final = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+_COPY: Final = "copy the files themselves into the folder (`cp -rL`)"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One entry of the folder: its path in it, and what the file system says of it."""
+
+    name: str
+    path: Path
+    status: os.stat_result
+
+
+def entries(folder: Path, limits: FileLimits) -> tuple[tuple[Found, ...], tuple[Problem, ...]]:
+    """Return everything in the folder that is no folder, links not followed, and whether there is too much."""
+    found: list[Found] = []
+    waiting = [folder]
+    count = 0
+    while waiting:
+        with os.scandir(waiting.pop()) as listing:
+            for entry in listing:
+                path = Path(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(path)
+                else:
+                    name = shown(path.relative_to(folder).as_posix())
+                    found.append(Found(name, path, entry.stat(follow_symlinks=False)))
+                count += 1
+                if count > limits.most_files:
+                    return tuple(found), (_too_many(limits),)
+    return tuple(sorted(found, key=lambda each: each.name)), ()
+
+
+def _too_many(limits: FileLimits) -> Problem:
+    return Problem(
+        code="too_many_files",
+        message="the folder holds too many files",
+        value=f"over {limits.most_files}",
+        limit=limits.most_files,
+        remedy="give a folder with the adapter alone",
+    )
+
+
+def file_problems(folder: Path, found: tuple[Found, ...], limits: FileLimits) -> Iterator[Problem]:
+    """Yield what is wrong with the files as such."""
+    yield from outside_root(folder, limits)
+    for each in found:
+        yield from links(folder, each)
+        yield from special_files(each)
+        yield from pickles(folder, each)
+        yield from large_files(each, limits)
+    yield from large_folder(found, limits)
+    yield from missing_tensors(folder)
+
+
+def outside_root(folder: Path, limits: FileLimits) -> Iterator[Problem]:
+    """Refuse a folder that lies elsewhere than where adapters may come from, links resolved."""
+    if limits.root is not None and not folder.resolve().is_relative_to(limits.root.resolve()):
+        yield Problem(
+            code="outside_root",
+            message="the folder is outside the place that adapters may come from",
+            value=shown(folder),
+            limit=str(limits.root),
+            remedy="move it there, or start the gateway with another root",
+        )
+
+
+def links(folder: Path, each: Found) -> Iterator[Problem]:
+    """Refuse links that lead out of the folder: what they point to may change, or be anything."""
+    if not stat.S_ISLNK(each.status.st_mode):
+        return
+    try:
+        target = each.path.resolve(strict=True)
+    except (OSError, RuntimeError):
+        yield Problem(code="link_broken", message="the link leads nowhere", where=each.name, remedy=_COPY)
+        return
+    if not target.is_relative_to(folder.resolve()):
+        yield Problem(
+            code="link_outside",
+            message="the link leads out of the folder",
+            value=shown(target),
+            limit=str(folder),
+            remedy=_COPY,
+            where=each.name,
+        )
+
+
+def special_files(each: Found) -> Iterator[Problem]:
+    """Refuse pipes, sockets and devices: reading one may never end."""
+    mode = each.status.st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
+        yield Problem(
+            code="special_file", message="it is no regular file", value=stat.filemode(mode), limit="regular files",
+            remedy="remove it", where=each.name,
+        )  # fmt: skip
+
+
+def pickles(folder: Path, each: Found) -> Iterator[Problem]:
+    """Refuse pickled weights, also beside safetensors; warn of other pickles, which nobody reads.
+
+    torchtune always writes its own form beside the safetensors: that one is a warning there.
+    """
+    is_torchtunes = each.name == TORCHTUNE_PICKLE and (folder / TENSORS_FILE).is_file()
+    if each.name in PICKLED_WEIGHTS and not is_torchtunes:
+        yield Problem(
+            code="pickle", message="pickled weights can run any code when they are read", value=each.name,
+            limit="safetensors", where=each.name,
+            remedy="save with save_pretrained(..., safe_serialization=True), and delete this file",
+        )  # fmt: skip
+    elif each.path.suffix.lower() in _PICKLES:
+        yield Problem(
+            code="pickle_beside", message="a pickle lies beside; it is neither read nor copied", value=each.name,
+            severity=Severity.WARNING, where=each.name, remedy="give a folder with the adapter alone",
+        )  # fmt: skip
+
+
+def large_files(each: Found, limits: FileLimits) -> Iterator[Problem]:
+    """Refuse a file past the bound."""
+    if each.status.st_size > limits.largest_file_bytes:
+        yield Problem(
+            code="file_too_large", message="the file is too large", value=each.status.st_size,
+            limit=limits.largest_file_bytes, remedy="give an adapter of a smaller rank, or raise the limit",
+            where=each.name,
+        )  # fmt: skip
+
+
+def large_folder(found: tuple[Found, ...], limits: FileLimits) -> Iterator[Problem]:
+    """Refuse a folder whose files are too much together."""
+    total = sum(each.status.st_size for each in found)
+    if total > limits.largest_total_bytes:
+        yield Problem(
+            code="folder_too_large", message="the files are too large together", value=total,
+            limit=limits.largest_total_bytes, remedy="give a folder with the adapter alone",
+        )  # fmt: skip
+
+
+def missing_tensors(folder: Path) -> Iterator[Problem]:
+    """Refuse a folder without safetensors."""
+    if not (folder / TENSORS_FILE).is_file():
+        yield Problem(
+            code="tensors_missing", message=f"the folder has no {TENSORS_FILE}", limit=TENSORS_FILE,
+            remedy="save with save_pretrained(..., safe_serialization=True)",
+        )  # fmt: skip

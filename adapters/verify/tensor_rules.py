@@ -1,0 +1,179 @@
+"""Rules for the tensors: their names, halves, shapes and ranks, against each other and the config.
+
+Source: vLLM 0.32: `vllm/lora/lora_model.py` (`check_unexpected_modules`, `from_lora_tensors`) and
+`vllm/lora/layers/` (`set_lora` copies whatever fits: a smaller matrix is taken without a word).
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from adapters.config_file import CONFIG_FILE
+from adapters.lora_names import Pair, Parts
+from adapters.problem import Problem, Severity, shown
+from adapters.safetensors_file import Tensor
+from adapters.verify.config_rules import compiled, over_limit
+from adapters.verify.limits import EngineLimits
+
+# What vLLM casts to its own dtype without a loss of meaning.
+WEIGHT_DTYPES: Final = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+# The longest we know, in a vision model's tower, has 120 characters.
+LONGEST_NAME: Final = 300
+# Steps of the regular expressions in patterns: about a second.
+_MOST_STEPS: Final = 50_000_000
+_SAVE: Final = "save the adapter with PEFT's save_pretrained"
+# The end of a tensor's name → what it is, and what to do.
+_STRANGE: Final[Mapping[str, tuple[str, str]]] = {
+    "lora_magnitude_vector": ("a magnitude of DoRA", "train a plain LoRA: use_dora=False"),
+    "lora_magnitude_vector.weight": ("a magnitude of DoRA", "train a plain LoRA: use_dora=False"),
+    "default.weight": ("a name of PEFT's memory, not of its files", _SAVE),
+    "trainable_tokens_delta": ("a trained token", "train without trainable_token_indices"),
+    "lora_diag": ("a part of KaSA", "train a plain LoRA: kasa_config=None"),
+    "bias": ("a bias", "train with bias='none' and lora_bias=False"),
+}
+
+
+def tensor_problems(tensors: Mapping[str, Tensor], parts: Parts) -> Iterator[Problem]:
+    """Yield what is wrong with the tensors, whatever the config says."""
+    for tensor in tensors.values():
+        yield from weight_dtype(tensor)
+        yield from name_length(tensor)
+    for tensor in parts.strange:
+        yield not_lora(tensor)
+    for tensor in parts.repeated:
+        message = "another tensor is the same half of the same module"
+        yield _problem("tensor_duplicate", message, shown(tensor.name), "each half once", _SAVE, tensor.name)
+    for pair in parts.pairs.values():
+        yield from halves(pair)
+        yield from dimensions(pair)
+        yield from shapes_fit(pair)
+
+
+def weight_dtype(tensor: Tensor) -> Iterator[Problem]:
+    """Refuse whole numbers and packed floats: quantised weights mean nothing without their scales."""
+    if tensor.dtype not in WEIGHT_DTYPES:
+        remedy = "save the adapter's own weights in float (they are, if the base alone is quantised)"
+        limit = ", ".join(WEIGHT_DTYPES)
+        yield _problem("dtype_not_float", "the weights are not in float", tensor.dtype, limit, remedy, tensor.name)
+
+
+def name_length(tensor: Tensor) -> Iterator[Problem]:
+    """Refuse names that no model has: what matches them against patterns takes its time."""
+    if len(tensor.name) > LONGEST_NAME:
+        yield _problem("name_too_long", "the name is too long", len(tensor.name), LONGEST_NAME, _SAVE, tensor.name)
+
+
+def not_lora(tensor: Tensor) -> Problem:
+    """Return the problem of a tensor that vLLM cannot place; it refuses the whole adapter."""
+    ends = (found for end, found in _STRANGE.items() if tensor.name.endswith(f".{end}"))
+    what, remedy = next(ends, ("no half of a LoRA", _SAVE))
+    message = f"it is {what}; vLLM refuses the adapter"
+    return _problem("tensor_not_lora", message, None, "….lora_A.weight and ….lora_B.weight", remedy, tensor.name)
+
+
+def halves(pair: Pair) -> Iterator[Problem]:
+    """Refuse a half alone: vLLM fails when the adapter is first used."""
+    for missing, there in (("A", pair.b), ("B", pair.a)):
+        if (pair.a if missing == "A" else pair.b) is None and there is not None:
+            message = f"lora_{missing} of the module is missing"
+            yield _problem("half_missing", message, None, "lora_A and lora_B", _SAVE, there.name)
+
+
+def dimensions(pair: Pair) -> Iterator[Problem]:
+    """Refuse what is no matrix: vLLM has LoRA layers for linear layers and embeddings only."""
+    for half in (pair.a, pair.b):
+        if half is not None and len(half.shape) != 2:
+            remedy = "target linear layers"
+            yield _problem(
+                "not_a_matrix", "it is no matrix", shown(list(half.shape)), "2 dimensions", remedy, half.name
+            )
+
+
+def shapes_fit(pair: Pair) -> Iterator[Problem]:
+    """Refuse halves that do not multiply: A is (rank, in), B is (out, rank)."""
+    if pair.a is None or pair.b is None or len(pair.a.shape) != 2 or len(pair.b.shape) != 2:
+        return
+    if pair.a.shape[0] != pair.b.shape[1]:
+        message = f"A is {list(pair.a.shape)} and B is {list(pair.b.shape)}: their ranks differ"
+        yield _problem("halves_do_not_fit", message, pair.a.shape[0], pair.b.shape[1], _SAVE, pair.module)
+
+
+def rank_problems(config: Mapping[str, Any], parts: Parts, limits: EngineLimits) -> Iterator[Problem]:
+    """Yield where the tensors' ranks are not those of the config, or beyond the engine's limit."""
+    ranks = compiled(config.get("rank_pattern"))
+    steps = _steps([name.pattern for name, _ in ranks], parts)
+    if steps > _MOST_STEPS:
+        remedy = "write modules' names, without repeats"
+        message = "matching these names with these modules takes too many steps"
+        yield _config_problem("pattern_invalid", message, steps, _MOST_STEPS, remedy, "rank_pattern")
+        return
+    told: set[int] = set()
+    for pair in parts.pairs.values():
+        # Experts' ranks are stacked in one matrix (`_stack_moe_lora_weights`): r times their number.
+        if pair.a is None or len(pair.a.shape) != 2 or pair.is_expert:
+            continue
+        own = pair.a.shape[0]
+        yield from rank_differs(config, ranks, pair, own)
+        if own > limits.max_lora_rank and own not in told and own != config.get("r"):
+            told.add(own)
+            yield over_limit(own, limits, pair.a.name)
+
+
+def _steps(patterns: list[str], parts: Parts) -> int:
+    """Return how many steps matching may take: a repeat more is a power more of the name's length."""
+    longest = max(map(len, parts.pairs), default=0)
+    repeats = [sum(map(pattern.count, "*+{")) - 1 for pattern in patterns]  # one is the prefix that PEFT allows
+    return len(parts.pairs) * sum(longest ** (1 + each) // 6 if each else 8 for each in repeats)
+
+
+def rank_differs(config: Mapping[str, Any], ranks: list[tuple[Any, Any]], pair: Pair, own: int) -> Iterator[Problem]:
+    """Refuse a rank that is not the config's: vLLM divides alpha by the config's and serves a wrong strength."""
+    pattern = next((value for name, value in ranks if name.match(pair.module)), None)
+    expected = config.get("r") if pattern is None else pattern
+    if type(expected) is int and expected > 0 and own != expected:
+        message = "the tensor's rank is not the config's, so alpha / r would be another strength than was trained"
+        remedy = "give the config that belongs to the tensors"
+        yield _problem("rank_differs", message, own, expected, remedy, pair.module)
+
+
+def target_problems(config: Mapping[str, Any], parts: Parts) -> Iterator[Problem]:
+    """Yield where the config's list of targets and the tensors are not about the same modules."""
+    targets = config.get("target_modules")
+    if not isinstance(targets, list) or not targets or not parts.pairs:
+        return  # a pattern is PEFT's to match; vLLM reads the tensors' names alone
+    names = {each for each in targets if isinstance(each, str)}
+    met: set[str] = set()
+    for pair in parts.pairs.values():
+        ends = {pair.module.split(".", count)[-1] for count in range(pair.module.count(".") + 1)} & names
+        met |= ends
+        if not ends and not pair.is_expert:
+            message = "the config does not target the module: PEFT leaves its tensors out, vLLM serves them"
+            yield _warning("not_targeted", message, pair.module, "a module of target_modules", pair.module)
+    for name in sorted(names - met):
+        message = "the module is a target and has no tensors"
+        yield _warning("target_without_tensors", message, shown(name), "lora_A and lora_B of it", CONFIG_FILE)
+
+
+def saved_embeddings(parts: Parts) -> Iterator[Problem]:
+    """Tell that vLLM leaves out whole embeddings that PEFT saved beside (`is_base_embedding_weights`)."""
+    for tensor in parts.saved_embeddings:
+        message = "the whole matrix is saved beside; vLLM leaves it out and serves the base's"
+        yield _warning("saved_embeddings_ignored", message, shown(list(tensor.shape)), "the base's own", tensor.name)
+
+
+def _problem(
+    code: str, message: str, value: str | int | None, limit: str | int | None, remedy: str, tensor: str
+) -> Problem:
+    return Problem(
+        code=code, message=message, value=value, limit=limit, remedy=remedy, where=f"tensor `{shown(tensor)}`"
+    )
+
+
+def _config_problem(code: str, message: str, value: int, limit: int, remedy: str, field: str) -> Problem:
+    return Problem(code=code, message=message, value=value, limit=limit, remedy=remedy, where=f"{CONFIG_FILE}: {field}")
+
+
+def _warning(code: str, message: str, value: str, limit: str, where: str) -> Problem:
+    return Problem(
+        code=code, message=message, value=value, limit=limit, where=shown(where), severity=Severity.WARNING,
+        remedy="save the adapter again with PEFT if this was not intended",
+    )  # fmt: skip

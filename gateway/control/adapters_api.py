@@ -1,0 +1,194 @@
+"""The admin API's paths for adapters. Long operations tell how far they are, if asked to."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Annotated, Any, Final
+
+from fastapi import FastAPI, Request, Response
+from fastapi import Path as InPath
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+from adapters.catalog import Entry
+from adapters.recipe import Method, Parent, Recipe
+from gateway.control.adapters import Order
+from gateway.control.failures import error_body
+from gateway.control.intake import Progress
+from gateway.control.operations import Operations
+
+log = logging.getLogger("loragate.admin")
+
+# Asked for with `Accept`: lines of JSON, each `{"progress": …}`, the last `{"result": …}` or `{"error": …}`.
+PROGRESS_TYPE: Final = "application/x-ndjson"
+# Progress is told at most so often.
+_LINE_SECONDS: Final = 0.1
+
+
+class _New(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(description="Alias that clients send as `model`")
+    notes: str = ""
+
+
+class NewAdapter(_New):
+    """An adapter, and the name to register it under."""
+
+    source: str = Field(
+        validation_alias=AliasChoices("source", "path"),
+        description="Absolute folder or archive on the gateway's machine, or a URL below one of `adapters.sources`",
+    )
+    digest: str | None = Field(None, description="Digest that the content must have: 64 hex digits, or 12 or more")
+    activate: bool = Field(True, description="Point the alias at it; else it is only registered")
+    allow_no_op: bool = Field(False, description="Register it even if it adds nothing to the base")
+
+
+class FusionParent(BaseModel):
+    """One version that goes in."""
+
+    model_config = ConfigDict(extra="forbid")
+    version: str = Field(description="Alias or version")
+    weight: float = 1.0
+
+
+class NewFusion(_New):
+    """How to make one version out of several."""
+
+    parents: list[FusionParent]
+    method: Method
+    rank: int | None = None
+    density: float | None = None
+    seed: int | None = None
+    activate: bool | None = Field(None, description="Point the alias at it; null: only if the alias is new")
+
+
+class NewScale(BaseModel):
+    """How much of a version's effect to keep."""
+
+    model_config = ConfigDict(extra="forbid")
+    version: str = Field(description="Alias or version")
+    factor: float
+    name: str | None = Field(None, description="Alias to register it under; the parent's if not given")
+    notes: str = ""
+    activate: bool | None = Field(None, description="Point the alias at it; null: only if the alias is new")
+
+
+def add_adapters(app: FastAPI, operations: Operations) -> None:
+    """Add the paths for adapters to the control plane."""
+    _add_reading(app, operations)
+
+    @app.post("/admin/v1/adapters", tags=["adapters"], status_code=201)
+    async def add_adapter(request: Request, new: NewAdapter) -> Response:
+        """Register an adapter, load it on every engine that should hold it, and point its alias at it."""
+        order = Order(
+            name=new.name, by=request.state.caller, notes=new.notes, activate=new.activate, may_be_null=new.allow_no_op
+        )
+        any_local = bool(request.state.is_local)
+
+        async def work(progress: Progress) -> Entry:
+            return await operations.adapters.add(
+                new.source, order, any_local=any_local, digest=new.digest, progress=progress
+            )
+
+        return await _answer(request, operations, work)
+
+    @app.post("/admin/v1/adapters/fuse", tags=["adapters"], status_code=201)
+    async def fuse(request: Request, new: NewFusion) -> Response:
+        """Make a new version out of registered ones."""
+        order = Order(name=new.name, by=request.state.caller, notes=new.notes, activate=new.activate)
+        recipe = Recipe(
+            method=new.method, rank=new.rank, density=new.density, seed=new.seed,
+            parents=tuple(Parent(version=each.version, weight=each.weight) for each in new.parents),
+        )  # fmt: skip
+        return await _answer(request, operations, lambda progress: operations.adapters.fuse(recipe, order, progress))
+
+    @app.post("/admin/v1/adapters/scale", tags=["adapters"], status_code=201)
+    async def scale(request: Request, new: NewScale) -> Response:
+        """Make a version with more or less of another's effect."""
+        name = new.name or operations.state.served_by(new.version).ref.name
+        order = Order(name=name, by=request.state.caller, notes=new.notes, activate=new.activate)
+        return await _answer(
+            request, operations, lambda progress: operations.adapters.scale(new.version, new.factor, order, progress)
+        )
+
+    @app.delete("/admin/v1/adapters/{name}", tags=["adapters"])
+    async def remove_adapter(name: Annotated[str, InPath(description="Alias or version")]) -> dict[str, Any]:
+        """Remove an alias with all its versions, or a version that nothing serves."""
+        return {"removed": list(await operations.adapters.remove(name))}
+
+
+def _add_reading(app: FastAPI, operations: Operations) -> None:
+    @app.get("/admin/v1/adapters", tags=["adapters"])
+    async def list_adapters() -> dict[str, Any]:
+        """All registered versions, oldest first."""
+        return {"adapters": [adapter_view(operations, entry) for entry in operations.state.catalog]}
+
+    @app.get("/admin/v1/adapters/{name}", tags=["adapters"])
+    async def show_adapter(name: Annotated[str, InPath(description="Alias or version")]) -> dict[str, Any]:
+        """One version, or the one that an alias serves now, with what each engine makes of it."""
+        entry = operations.state.served_by(name)
+        return {**adapter_view(operations, entry), "engines": operations.standing(entry.ref.version)}
+
+
+async def _answer(request: Request, operations: Operations, work: Callable[[Progress], Awaitable[Entry]]) -> Response:
+    if PROGRESS_TYPE in request.headers.get("accept", ""):
+        return StreamingResponse(_lines(operations, work), media_type=PROGRESS_TYPE)
+    entry = await work(_silent)
+    return JSONResponse(adapter_view(operations, entry), 201)
+
+
+def _silent(stage: str, done: int = 0, total: int | None = None) -> None:
+    """Tell nobody: the caller waits for the result alone."""
+
+
+async def _lines(operations: Operations, work: Callable[[Progress], Awaitable[Entry]]) -> AsyncIterator[bytes]:
+    """Yield progress as it comes, then the result. A client that leaves cancels the work."""
+    now: dict[str, Any] = {}
+    task = asyncio.ensure_future(
+        work(lambda stage, done=0, total=None: now.update(stage=stage, done=done, total=total))
+    )
+    told: dict[str, Any] = {}
+    try:
+        while not task.done():
+            await asyncio.wait([task], timeout=_LINE_SECONDS)
+            if now != told:
+                told = dict(now)
+                yield _line({"progress": told})
+        try:
+            yield _line({"result": adapter_view(operations, task.result())})
+        except Exception as error:
+            status, body = error_body(error)
+            if status == 500:
+                log.exception("an operation failed; this is a bug")
+            yield _line({**body, "status": status})
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+def adapter_view(operations: Operations, entry: Entry) -> dict[str, Any]:
+    """Return a version as the admin API shows it."""
+    manifest = entry.manifest
+    version = entry.ref.version
+    recipe = entry.recipe
+    aliases = [route.alias for route in operations.state.desired.routes if version in (route.control, route.candidate)]
+    return {
+        "version": version, "name": entry.ref.name, "digest": manifest.digest, "state": entry.state,
+        "reason": entry.reason or None, "serves": aliases, "base": manifest.base, "rank": manifest.rank,
+        "alpha": manifest.alpha, "target_modules": list(manifest.target_modules), "size_bytes": manifest.size_bytes,
+        "tensors": manifest.tensors, "source": entry.source, "folder": entry.folder, "created": entry.created,
+        "created_by": entry.created_by, "notes": entry.notes, "signed_by": entry.signed_by or None,
+        "recipe": None if recipe is None else {
+            "method": recipe.method, "rank": recipe.rank, "density": recipe.density, "seed": recipe.seed,
+        },
+        "difference": entry.difference or None,
+        "parents": [] if recipe is None else [
+            {"version": parent.version, "weight": parent.weight} for parent in recipe.parents
+        ],
+    }  # fmt: skip

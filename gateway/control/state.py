@@ -1,0 +1,197 @@
+"""The state of this machine, and how a change to it reaches those who serve.
+
+A change is written to the store first, then every worker gets a new route table and
+says that it serves from it; only then is the operator answered. So what the answer
+says holds for the very next request.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from adapters.catalog import Catalog, Entry, UnknownVersion
+from adapters.lifecycle import State
+from adapters.reference import split_version
+from adapters.residency import Keep
+from gateway.decide.route import Base, EngineView
+from gateway.observe.ledger import Cell
+from gateway.store import snapshot
+from gateway.store.desired import Desired, DesiredStore
+
+log = logging.getLogger("loragate.state")
+
+
+class Conflict(Exception):
+    """The change does not fit the state as it is; the message says what to do."""
+
+
+class Workers(Protocol):
+    """The workers, all at once."""
+
+    async def publish(self, table: bytes) -> bool:
+        """Give all of them a route table; whether all serve from it now."""
+
+    def publish_engines(self, engines: tuple[EngineView, ...]) -> None:
+        """Tell all of them what the engines have ready."""
+
+    async def collect(self) -> list[Cell]:
+        """Return the sums of their counts."""
+
+
+class Engines(Protocol):
+    """The engines as they are now."""
+
+    def views(self) -> tuple[EngineView, ...]:
+        """Return what workers need to know of each."""
+
+    def base(self) -> Base | None:
+        """Return the base that they serve."""
+
+    async def bring(self, entry: Entry) -> None:
+        """Load a version where it belongs, or raise LoadRefused or HostUnavailable."""
+
+    async def remove(self, version: str) -> None:
+        """Take a version off all of them."""
+
+    def standing(self, version: str) -> list[dict[str, Any]]:
+        """Return what each makes of a version, for people."""
+
+
+class LiveState:
+    """The desired state, and the only way to change it.
+
+    Args:
+        folder: The state folder.
+        workers, engines: Who is told, and who loads.
+        with_keys: False when the gateway runs without authentication.
+        now: Unix seconds.
+        rollback_seconds: How long a version that was an alias's control is kept for a rollback.
+    """
+
+    def __init__(
+        self, folder: Path, workers: Workers, engines: Engines, *, with_keys: bool, now: Callable[[], float],
+        rollback_seconds: float,
+    ) -> None:  # fmt: skip
+        self.folder = folder
+        self.workers = workers
+        self.engines = engines
+        self.now = now
+        self._store = DesiredStore(folder)
+        self._with_keys = with_keys
+        self._rollback_seconds = rollback_seconds
+        self.turn = asyncio.Lock()
+        self._publishing = asyncio.Lock()
+        self._tables = 0
+        self._arriving: dict[str, Entry] = {}
+        with self._store.locked():  # a command that found no gateway may be writing just now
+            self._become(self._store.read())
+
+    def _become(self, desired: Desired) -> None:
+        self.desired = desired
+        self.catalog: Catalog = desired.catalog()
+        self._keeps: Mapping[str, Keep] = MappingProxyType(self._kept())
+
+    def _kept(self) -> dict[str, Keep]:
+        keeps = {entry.ref.version: Keep.REST for entry in self.catalog if entry.state is not State.RETIRED}
+        since = self.now() - self._rollback_seconds
+        for route in self.desired.routes:
+            for previous in route.previous:
+                if previous.until >= since and previous.version in keeps:
+                    keeps[previous.version] = Keep.ROLLBACK
+        for route in self.desired.routes:
+            for version in (route.control, route.candidate):
+                if version in keeps:
+                    keeps[version] = Keep.SERVING
+        return keeps
+
+    @property
+    def table_version(self) -> int:
+        """The version of the last route table."""
+        return self._tables
+
+    def entry(self, version: str) -> Entry | None:
+        """Return a registered version, or one that is being registered, or None."""
+        return self.catalog.entries.get(version) or self._arriving.get(version)
+
+    def keeps(self) -> Mapping[str, Keep]:
+        """Return every version that engines may hold, and why."""
+        return self._keeps
+
+    def arrives(self, entry: Entry) -> None:
+        """A version is being registered: engines may hold it, nobody is served by it yet."""
+        self._arriving[entry.ref.version] = entry
+
+    def has_arrived(self, version: str) -> None:
+        """Its registration has ended, one way or the other."""
+        self._arriving.pop(version, None)
+
+    def find(self, version: str) -> Entry:
+        """Return the entry of a version, in full or shortened while unique.
+
+        Raises:
+            InvalidReference: It is not written as a version is.
+            UnknownVersion: None matches, or several do.
+        """
+        split_version(version)
+        exact = self.catalog.entries.get(version)
+        if exact is not None:
+            return exact
+        matches = [entry for entry in self.catalog if entry.ref.version.startswith(version)]
+        if len(matches) == 1:
+            return matches[0]
+        what = "is not unique" if matches else "is not registered"
+        raise UnknownVersion(f"`{version}` {what}; `loragate adapters ls` lists the versions")
+
+    def served_by(self, name: str) -> Entry:
+        """Return the version that `name` means: itself, or an alias's control.
+
+        Raises:
+            UnknownVersion: Neither an alias nor a registered version.
+        """
+        if "@" in name:
+            return self.find(name)
+        route = self.desired.route(name)
+        if route is None:
+            raise UnknownVersion(f"no adapter is registered as `{name}`; `loragate adapters ls` lists them")
+        return self.find(route.control)
+
+    def table(self) -> bytes:
+        """Return the route table for the state as it is."""
+        self._tables += 1
+        return snapshot.encode(
+            snapshot.of_state(
+                self.desired, version=self._tables, base=self.engines.base(), engines=self.engines.views(),
+                with_keys=self._with_keys,
+            )
+        )  # fmt: skip
+
+    async def publish(self) -> None:
+        """Bring every worker up to date with state and engines; raises Conflict if one does not follow."""
+        async with self._publishing:
+            table = self.table()
+            is_applied = await self.workers.publish(table)
+            try:
+                await asyncio.to_thread(snapshot.save, self.folder, table)
+            except OSError as error:  # a full disk must not stop what is served
+                log.warning("the snapshot for the next start is not saved: %s", error.strerror)
+        if not is_applied:
+            raise Conflict(
+                "the change is stored, but a worker has not confirmed it within 2 s; `loragate status` shows it"
+            )
+
+    def publish_stock(self) -> None:
+        """Tell every worker that versions came or went on an engine; nothing else has changed."""
+        self.workers.publish_engines(self.engines.views())
+
+    async def change(self, desired: Desired) -> None:
+        """Store a new state, and have it served from. Call with `turn` held."""
+
+        def write() -> Desired:
+            with self._store.locked():
+                return self._store.write(desired)
+
+        self._become(await asyncio.to_thread(write))
+        await self.publish()

@@ -1,0 +1,56 @@
+"""Make the parts that settings describe: what adapters must be, and how engines are checked."""
+
+from collections.abc import Callable
+
+from adapters.checking import FingerprintChecker
+from adapters.ports import Checker
+from adapters.sources import Allowed
+from adapters.unchecked import Unchecked
+from adapters.verify import EngineLimits, FileLimits
+from adapters.verify.signature import trust_of
+from gateway.control.intake import IntakeRules
+from gateway.observe.loads import LoadCounts
+from gateway.serve.adapter_host import VllmHost
+from gateway.serve.fleet import Stocking
+from gateway.settings import Settings
+from gateway.store.fingerprints import FingerprintStore
+
+
+def intake_rules(settings: Settings) -> IntakeRules:
+    """Return where adapters may come from, and what they must be."""
+    adapters = settings.adapters
+    trust = None
+    if adapters.trusted_keys or adapters.require_signed:
+        trust = trust_of(adapters.trusted_keys, is_required=adapters.require_signed)
+    Allowed(prefixes=adapters.sources)  # refuses at the start what could never match
+    return IntakeRules(
+        prefixes=adapters.sources, options=adapters.storage_options,
+        limits=EngineLimits(
+            max_lora_rank=settings.engine.max_lora_rank, files=FileLimits(largest_file_bytes=adapters.max_bytes)
+        ), trust=trust,
+    )  # fmt: skip
+
+
+def stocking(settings: Settings) -> Stocking:
+    """Return how engines are stocked."""
+    base = settings.engine.base
+    return Stocking(
+        slots=settings.engine.max_cpu_loras, copies=settings.adapters.copies,
+        probe_seconds=settings.adapters.probe_seconds, base_folder=base.expanduser().resolve() if base else None,
+    )  # fmt: skip
+
+
+def checker_maker(
+    settings: Settings, records: FingerprintStore, counts: LoadCounts
+) -> Callable[[str, VllmHost], Checker]:
+    """Return what makes the checker of an engine, by its URL."""
+    if not settings.adapters.fingerprints:
+        return lambda *_: Unchecked()
+
+    def make(url: str, host: VllmHost) -> Checker:
+        return FingerprintChecker(
+            host, url, base=lambda: host.model or None, records=records, at_once=settings.engine.max_loras,
+            judged=counts.of_engine(url).judged,
+        )  # fmt: skip
+
+    return make

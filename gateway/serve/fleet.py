@@ -1,0 +1,223 @@
+"""All engines of this gateway: which versions go where, and how one that is asked for gets there."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from adapters.catalog import Entry
+from adapters.loader import Loader
+from adapters.ports import Checker, HostUnavailable, LoadRefused, Observer
+from adapters.residency import Keep, Standing, homes
+from gateway.decide.route import Base, EngineView
+from gateway.serve.adapter_host import VllmHost
+from gateway.serve.engines import EngineWatch
+
+log = logging.getLogger("loragate.fleet")
+
+
+class Registered(Protocol):
+    """What is registered, and what it is for."""
+
+    def entry(self, version: str) -> Entry | None:
+        """Return a registered version, or None; one look-up however many there are."""
+
+    def keeps(self) -> Mapping[str, Keep]:
+        """Return every version that engines may hold, and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stocking:
+    """How engines are stocked.
+
+    `slots` adapters on each; every version on `copies` engines, on all if None; those in service
+    are checked every `probe_seconds`, never if 0; `base_folder` is the base's, if it was set.
+    """
+
+    slots: int
+    copies: int | None = None
+    probe_seconds: float = 0.0
+    base_folder: Path | None = None
+
+
+class Fleet:
+    """The engines, watched and stocked.
+
+    Args:
+        urls: Where they are.
+        last_base: The base that was served before this start, until an engine tells.
+        stocking: See there.
+        make_checker, observer: Of an engine, by its URL.
+        now: Monotonic seconds, on the clock of `used`.
+    """
+
+    def __init__(
+        self, urls: Sequence[str], last_base: Base | None, stocking: Stocking, *,
+        make_checker: Callable[[str, VllmHost], Checker], observer: Callable[[str], Observer], now: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self._urls = tuple(urls)
+        self._last_base = last_base
+        self._stocking = stocking
+        self._make_checker = make_checker
+        self._observer = observer
+        self._now = now
+        self._used: dict[str, float] = {}
+        self._registered: Registered
+        self.watches: tuple[EngineWatch, ...] = ()
+
+    def watch(
+        self, registered: Registered, on_change: Callable[[], Awaitable[None]], on_stock: Callable[[], None]
+    ) -> None:
+        """Prepare one watch for each engine; `on_stock` is called when versions came or went."""
+        self._registered = registered
+        self.watches = tuple(self._watch(url, on_change, on_stock) for url in self._urls)
+
+    def _watch(self, url: str, on_change: Callable[[], Awaitable[None]], on_stock: Callable[[], None]) -> EngineWatch:
+        host = VllmHost(url)
+        loader = Loader(
+            host, self._stocking.slots, find=self._registered.entry, standing=self._standing,
+            wanted=lambda: self._wanted(url), checker=self._make_checker(url, host), observer=self._observer(url),
+            on_change=on_stock, now=self._now,
+        )  # fmt: skip
+        return EngineWatch(url, host, loader, self._stocking.probe_seconds, on_change)
+
+    def _standing(self, version: str) -> Standing:
+        keep = self._registered.keeps().get(version, Keep.NONE)
+        return Standing(keep, self._used.get(version, 0.0))
+
+    def _wanted(self, url: str) -> Collection[str]:
+        """Return the versions that may be held on the engine at `url`."""
+        keeps, copies = self._registered.keeps(), self._stocking.copies
+        if copies is None or copies >= len(self._urls):
+            return keeps.keys()
+        up = self._up_urls()
+        return [version for version in keeps if url in homes(version, up, copies)]
+
+    def views(self) -> tuple[EngineView, ...]:
+        """Return what workers need to know of each."""
+        return tuple(watch.view() for watch in self.watches)
+
+    def base(self) -> Base | None:
+        """Return the base they serve; the last one known while none is up."""
+        found = next((watch.status.base for watch in self.watches if watch.status.base is not None), None)
+        self._last_base = found or self._last_base
+        return self._last_base
+
+    def standing(self, version: str) -> list[dict[str, Any]]:
+        """Return what each engine makes of a version, for people."""
+        rows: list[dict[str, Any]] = []
+        for watch in self.watches:
+            failure = watch.loader.failed.get(version)
+            rows.append(
+                {
+                    "url": watch.status.url,
+                    "up": watch.status.is_up,
+                    "ready": version in watch.loader.ready,
+                    "reason": failure.reason if failure else None,
+                    "fingerprint": watch.loader.checker.last(version),
+                }
+            )
+        return rows
+
+    def condemned(self) -> dict[str, str]:
+        """Return the versions that every engine which should serve them has found wrong, and why."""
+        reasons: dict[str, str] = {}
+        for version in {version for watch in self.up() for version in watch.loader.failed}:
+            failures = [watch.loader.failed.get(version) for watch in self._homes(version)]
+            if failures and all(failures):
+                reasons[version] = next(failure.reason for failure in failures if failure)
+        return reasons
+
+    def ready(self) -> frozenset[str]:
+        """Return the versions that at least one engine serves."""
+        return frozenset().union(*(watch.loader.ready for watch in self.up()))
+
+    def base_folder(self) -> Path | None:
+        """Return the base's folder, if an engine names one that is on this machine."""
+        if self._stocking.base_folder is not None:
+            return self._stocking.base_folder
+        roots = (Path(watch.root()) for watch in self.watches if watch.root())
+        return next((root for root in roots if root.is_absolute() and root.is_dir()), None)
+
+    def up(self) -> tuple[EngineWatch, ...]:
+        """Return those that can be asked."""
+        return tuple(watch for watch in self.watches if watch.status.is_up)
+
+    def _up_urls(self) -> tuple[str, ...]:
+        return tuple(watch.status.url for watch in self.up())
+
+    def _homes(self, version: str) -> list[EngineWatch]:
+        by_url = {watch.status.url: watch for watch in self.up()}
+        return [by_url[url] for url in homes(version, by_url, self._stocking.copies)]
+
+    def used(self, recent: Mapping[str, float]) -> None:
+        """Take note of when versions were last sent a request."""
+        for version, at in recent.items():
+            if at > self._used.get(version, 0.0):
+                self._used[version] = at
+
+    async def look_for(self, version: str, engine: str) -> tuple[str | None, bool]:
+        """Find out whether an engine has a version that it said it has not, and have it loaded if so.
+
+        Returns:
+            As `supply`, and whether the version was there all along.
+        """
+        watch = next((watch for watch in self.up() if watch.status.url == engine), None)
+        try:
+            if watch is not None and await watch.loader.has(version):
+                return None, True
+        except HostUnavailable:
+            log.info("engine %s cannot be asked for %s", engine, version)
+        return await self.supply(version), False
+
+    async def supply(self, version: str) -> str | None:
+        """Have a version loaded somewhere, just in time; returns why it cannot be, or None when it is ready."""
+        entry = self._registered.entry(version)
+        if entry is None:
+            return f"`{version}` is no longer registered."
+        self._used[version] = self._now()
+        watches = self._homes(version)
+        problem = "No engine is up to load it on."
+        for watch in sorted(watches, key=lambda each: version not in each.loader.ready):
+            try:
+                await watch.loader.supply(entry)
+            except (LoadRefused, HostUnavailable) as error:
+                problem = f"`{version}` cannot be loaded: {error}"
+            except Exception:
+                log.exception("%s cannot be loaded on %s", version, watch.status.url)
+                problem = f"`{version}` cannot be loaded now."
+            else:
+                self._used[version] = self._now()  # those who wait have not used it yet: it must not go first
+                return None
+        return problem
+
+    async def bring(self, entry: Entry) -> None:
+        """Load a version that is being registered on every engine that should hold it.
+
+        Raises:
+            LoadRefused: An engine refuses it, or its check fails: it must not be registered.
+            HostUnavailable: No engine could be asked.
+        """
+        watches = self._homes(entry.ref.version)
+        if not watches:
+            raise HostUnavailable(
+                "no engine is up, so the adapter cannot be loaded; try again when `loragate status` shows one"
+            )
+        self._used[entry.ref.version] = self._now()
+        outcomes = await asyncio.gather(
+            *(watch.loader.supply(entry, again=True) for watch in watches), return_exceptions=True
+        )
+        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        for failure in failures:
+            if not isinstance(failure, HostUnavailable):
+                raise failure
+        if len(failures) == len(watches):
+            raise failures[0]
+
+    async def remove(self, version: str) -> None:
+        """Take a version off every engine that is up."""
+        self._used.pop(version, None)
+        for watch in self.watches:
+            await watch.loader.remove(version)

@@ -1,0 +1,41 @@
+"""A worker's side of loading just in time: who waits for which version, and what was used lately."""
+
+from collections.abc import Callable
+
+from gateway.errors import VersionNotReady
+from gateway.ports import Waiter
+from gateway.workers.channel import Supplied, Used, Want
+
+
+class WorkerSupply:
+    """Asks the control plane once for each version, however many requests wait for it.
+
+    Args:
+        send: Writes a message to the control plane.
+    """
+
+    def __init__(self, send: Callable[[Want | Used], None]) -> None:
+        self._send = send
+        self._waiters: dict[str, list[Waiter]] = {}
+        self.recent: dict[str, float] = {}
+
+    def want(self, version: str, missing_at: str | None, waiter: Waiter) -> None:
+        """Have a version loaded and tell `waiter`, later and once."""
+        waiters = self._waiters.setdefault(version, [])
+        waiters.append(waiter)
+        if len(waiters) == 1:
+            self._send(Want(version, missing_at, self.recent))
+            self.recent.clear()
+
+    def on_supplied(self, message: Supplied) -> None:
+        """Tell all who wait for a version."""
+        for waiter in self._waiters.pop(message.version, ()):
+            problem = message.problem
+            error = None if problem is None else VersionNotReady(problem)
+            waiter.on_supply(error, was_there=message.was_there)
+
+    def tell_recent(self) -> None:
+        """Say what was used since the last time, if anything was."""
+        if self.recent:
+            self._send(Used(self.recent))
+            self.recent.clear()
