@@ -90,10 +90,11 @@ class PathNotFound(RequestError):
 
 
 class MethodNotAllowed(RequestError):
-    """The path exists, with another method."""
+    """The path exists, with another method; `allow` is the one it takes (RFC 9110, 15.5.6)."""
 
     status = 405
     code = "method_not_allowed"
+    allow: bytes = b""
 
 
 class RequestTimeout(RequestError):

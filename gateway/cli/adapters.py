@@ -50,8 +50,8 @@ def add(source: str, as_json: bool, **given: Any) -> None:
 @click.option("--name", required=True, help="Alias to register the new version under.")
 @click.option(
     "--method",
-    type=click.Choice([each for each in Method if each is not Method.SCALE]),
-    default=Method.CAT,
+    type=click.Choice([each.value for each in Method if each is not Method.SCALE]),
+    default=Method.CAT.value,
     show_default=True,
     help="cat is the exact weighted sum.",
 )
@@ -141,6 +141,7 @@ def show(name: str, as_json: bool, **control: Any) -> None:
     engines = version.pop("engines")
     shown = {
         **version, "created": when(version["created"]), "size_bytes": size(version["size_bytes"]),
+        "target_modules": _targets(version["target_modules"]),
         "recipe": _recipe(version["recipe"]),
         "parents": [f"{each['version']}={each['weight']:g}" for each in version["parents"]],
     }  # fmt: skip
@@ -150,6 +151,15 @@ def show(name: str, as_json: bool, **control: Any) -> None:
     for engine in engines:
         standing = "ready" if engine["ready"] else "not loaded" if engine["up"] else "down"
         click.echo(f"{'on':16} {engine['url']}: {engine['reason'] or standing}")
+        if engine["fingerprint"] is not None:
+            click.echo(f"{'':16} last check {engine['fingerprint']['verdict']}: {engine['fingerprint']['reason']}")
+
+
+def _targets(modules: list[str]) -> str:
+    """Return the kinds of modules; a fused version names each of its hundreds in full."""
+    kinds = sorted({module.rpartition(".")[2] for module in modules})
+    count = f" ({len(modules)} modules)" if len(modules) > len(kinds) else ""
+    return ", ".join(kinds) + count
 
 
 def _recipe(recipe: dict[str, Any] | None) -> str:

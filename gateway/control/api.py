@@ -6,7 +6,9 @@ by the file system, and it belongs to the user who runs the gateway.
 """
 
 from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -109,6 +111,7 @@ def _operator(request: Request, operations: Operations, socket_path: str, with_k
     if server and server[0] == socket_path:
         return "local", True
     if not with_keys:
+        _check_host(request.headers.get("host", ""))
         return "anyone", False
     credential = request.headers.get("authorization")
     caller: Principal = authenticate(
@@ -119,6 +122,21 @@ def _operator(request: Request, operations: Operations, socket_path: str, with_k
             f"The admin API needs a key of role `operator`; this one's is `{caller.role}`.", code="role_not_allowed"
         )
     return caller.id, False
+
+
+def _check_host(host: str) -> None:
+    """Refuse a name that is not this machine's: a web page could give its own a loopback address (DNS rebinding)."""
+    name = urlsplit(f"//{host}").hostname or ""
+    try:
+        is_ours = ip_address(name).is_loopback
+    except ValueError:
+        is_ours = name == "localhost"
+    if not is_ours:
+        raise Forbidden(
+            f"Without keys the admin API answers to this machine's names only, and `Host` is `{host[:100]}`; "
+            "use http://127.0.0.1, or make keys.",
+            code="host_not_allowed",
+        )
 
 
 def _add_probes(app: FastAPI, probes: Probes) -> None:

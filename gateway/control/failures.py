@@ -48,7 +48,8 @@ def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
         return 400, _body(problems, "invalid_request")
     for kind, (status, code) in STATUS.items():
         if isinstance(error, kind):
-            body = _body(str(error), code)
+            remedy = f"; {error.remedy}" if isinstance(error, CannotFuse) else ""
+            body = _body(f"{error}{remedy}", code)
             if isinstance(error, Refused):
                 body["error"]["problems"] = [asdict(problem) for problem in error.report.problems]
             elif isinstance(error, CannotFuse):

@@ -82,9 +82,10 @@ def find_endpoint(method: bytes, target: bytes) -> Address:
     """
     address = _PLAIN_ADDRESSES.get(target) or _address_of(target.partition(b"?")[0])
     if method != address.endpoint.method:
-        raise MethodNotAllowed(
-            f"{_shown(method)} is not allowed on {_shown(target)}; use {address.endpoint.method.decode()}."
-        )
+        allow = address.endpoint.method
+        error = MethodNotAllowed(f"{_shown(method)} is not allowed on {_shown(target)}; use {allow.decode()}.")
+        error.allow = allow
+        raise error
     return address
 
 

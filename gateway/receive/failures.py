@@ -8,7 +8,7 @@ import http
 
 import msgspec
 
-from gateway.errors import LoragateError
+from gateway.errors import LoragateError, MethodNotAllowed
 from gateway.receive.endpoints import Dialect
 
 _REASONS = {status.value: status.phrase.encode() for status in http.HTTPStatus}
@@ -43,6 +43,7 @@ def reply_of(
         b"x-request-id: %b\r\n" % request_id if request_id else b"",
         b"retry-after: %d\r\n" % error.retry_after_seconds if error.retry_after_seconds else b"",
         b"www-authenticate: Bearer\r\n" if error.status == 401 else b"",
+        b"allow: %b\r\n" % error.allow if isinstance(error, MethodNotAllowed) else b"",
         connection_header(keep_alive=keep_alive, is_http10=is_http10),
         b"\r\n",
         body if with_body else b"",

@@ -205,6 +205,14 @@ def test_without_auth_everybody_is_served_and_told_so_loudly(open_gateway: Runni
     assert "no keys are asked for" in log
 
 
+@pytest.mark.parametrize("name", ["evil.example", "evil.example:8081", "10.0.0.1", ""])
+def test_without_auth_a_web_page_that_names_us_otherwise_is_refused(open_gateway: RunningGateway, name: str) -> None:
+    reply = HTTP.get(open_gateway.control_url + "/admin/v1/keys", headers={"host": name})
+    assert reply.status_code == 403
+    assert reply.json()["error"]["code"] == "host_not_allowed"
+    assert HTTP.get(open_gateway.control_url + "/admin/v1/keys", headers={"host": "localhost"}).status_code == 200
+
+
 @pytest.mark.parametrize("where", ["--host", "--control-host"])
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.1"])
 def test_no_auth_is_refused_where_others_can_reach_it(tmp_path: Path, where: str, address: str) -> None:
