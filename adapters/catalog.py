@@ -24,7 +24,8 @@ class Entry:
     `folder` is the registry's own copy, which nobody writes to again; `source` is where it
     was copied from. `created` is in Unix seconds. A fused or scaled version has a `recipe`,
     whose parents it was made of, and `difference` says how far it is from their exact weighted
-    sum. `may_be_null`: it is meant to add nothing to the base.
+    sum. `may_be_null`: it is meant to add nothing to the base. `warnings` are those of its verification and
+    its fusion.
     """
 
     ref: AdapterRef
@@ -38,6 +39,7 @@ class Entry:
     difference: str = ""
     signed_by: str = ""
     may_be_null: bool = False
+    warnings: tuple[str, ...] = ()
     state: State = State.REGISTERED
     reason: str = ""
 

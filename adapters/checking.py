@@ -2,15 +2,19 @@
 
 What is asked is `prober.py`'s part, what the answers prove is `fingerprint.py`'s; here is when,
 what is remembered, and that a fault must show twice before a version goes out of service.
+A base that is not what it was is reported and stays in service: versions that it spoils fail by their own records.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from hashlib import sha256
 from typing import Any, Final, Protocol
 
 from adapters.catalog import Entry
 from adapters.fingerprint import (
+    BASE,
+    CEILING,
     Finding,
     Fingerprint,
     Reading,
@@ -22,7 +26,7 @@ from adapters.fingerprint import (
     judge_base,
 )
 from adapters.ports import HostUnavailable, Unfit
-from adapters.prober import ProbeHost, ProbeRefused, calibrate, fingerprint, mixed
+from adapters.prober import NotServed, ProbeHost, ProbeRefused, calibrate, fingerprint, mixed
 
 log = logging.getLogger("loragate.fingerprints")
 
@@ -33,16 +37,24 @@ COMPANY_AT_LOAD: Final = 1
 
 
 class RecordKeeper(Protocol):
-    """Where fingerprints that were found `ok` are kept, through restarts."""
+    """Where fingerprints that were found `ok` are kept, through restarts.
 
-    def of(self, version: str) -> Mapping[str, Fingerprint]:
-        """Return a version's fingerprints by engine, the oldest first."""
+    A subject is a version, or `base_subject` of a base's name.
+    """
 
-    async def keep(self, version: str, engine: str, found: Fingerprint) -> None:
+    def of(self, subject: str) -> Mapping[str, Fingerprint]:
+        """Return a subject's fingerprints by engine, the oldest first."""
+
+    async def keep(self, subject: str, engine: str, found: Fingerprint) -> None:
         """Add one, or replace the engine's."""
 
-    async def forget(self, version: str, engine: str) -> None:
+    async def forget(self, subject: str, engine: str) -> None:
         """Remove one; it is no error if there is none."""
+
+
+def base_subject(name: str) -> str:
+    """Return what the records of a base are kept under: like no version, and fit for a file's name."""
+    return f"base-{sha256(name.encode()).hexdigest()[:12]}"
 
 
 class FingerprintChecker:
@@ -71,16 +83,18 @@ class FingerprintChecker:
         self._tolerance: Tolerance | None = None
         self._base_alone: Fingerprint | None = None
         self._findings: dict[str, Finding] = {}
-        self._has_mixed = False  # a mixed batch has passed since the engine came up
+        # Since the engine came up:
+        self._has_mixed = False  # a mixed batch has passed
+        self._has_failed_mixed = False  # and one has failed
 
     def reset(self) -> None:
         """The engine is another from now on."""
         self._tolerance = None
         self._base_alone = None
-        self._has_mixed = False
+        self._has_mixed = self._has_failed_mixed = False
 
     def last(self, version: str) -> dict[str, Any] | None:
-        """Return the figures of a version's last check, for people."""
+        """Return the figures of the last check of a version, or of `BASE`, for people."""
         finding = self._findings.get(version)
         if finding is None:
             return None
@@ -99,53 +113,89 @@ class FingerprintChecker:
         version = entry.ref.version
         beside: Sequence[str] | None = sorted(company)[: min(COMPANY_AT_LOAD, self._at_once - 1)]
         # Loaded again, a version is asked alone: what becomes of it beside others is the engine's doing more than
-        # its own, was seen when it was recorded, on this engine since it came up, and is seen again by `inspect`.
-        if self._has_mixed and self._engine in self._records.of(version):
+        # its own, was seen when it was recorded, on this engine since it came up, and is seen again by `inspect`. But
+        # on an engine that has failed in this, every load is a chance to fail: none is let in without.
+        if self._has_mixed and not self._has_failed_mixed and self._engine in self._records.of(version):
             beside = None
         try:
-            found = (await self._confirmed([entry], beside))[version]
+            found = (await self._confirmed([entry], beside, is_new=True))[version]
         except ProbeRefused as error:
             raise Unfit(f"{error} (or serve unchecked, with adapters.fingerprints off)") from None
         if not found.is_ok:
-            raise Unfit(found.reason)
+            raise Unfit(self._reason(found))
         self._has_mixed = True
 
     async def inspect(self, entries: Collection[Entry]) -> Mapping[str, str]:
         """Check versions that are in service; returns those that fail, and why."""
+        self._base_alone = None  # it may have changed, too
+        try:
+            await self._calibrated()
+        except ProbeRefused as error:
+            log.warning("engine %s: nothing can be checked: %s", self._engine, error)
+            return {}
         failures: dict[str, str] = {}
         every = list(entries)
         for at in range(0, len(every), self._at_once):
+            together = every[at : at + self._at_once]
             try:
-                found = await self._confirmed(every[at : at + self._at_once], ())
-            except ProbeRefused as error:  # it was taken off while we asked: the next round finds out
-                log.info("engine %s: %s", self._engine, error)
-                continue
-            failures |= {version: finding.reason for version, finding in found.items() if not finding.is_ok}
+                found = await self._confirmed(together, ())
+            except ProbeRefused:
+                for entry in together:  # one of them is refused, or was taken off while we asked
+                    failures |= await self._inspect_one(entry)
+            else:
+                failures |= self._failures(found)
         return failures
 
-    async def _confirmed(self, entries: Sequence[Entry], beside: Sequence[str] | None) -> dict[str, Finding]:
+    async def _inspect_one(self, entry: Entry) -> dict[str, str]:
+        reason = ""
+        for _ in range(READINGS):
+            try:
+                return self._failures(await self._confirmed([entry], ()))
+            except NotServed as error:  # whoever took it off knows, and the loader finds out
+                log.info("engine %s: %s", self._engine, error)
+                return {}
+            except ProbeRefused as error:
+                reason = str(error)
+        return {entry.ref.version: reason}
+
+    def _failures(self, found: Mapping[str, Finding]) -> dict[str, str]:
+        return {version: self._reason(finding) for version, finding in found.items() if not finding.is_ok}
+
+    def _reason(self, finding: Finding) -> str:
+        """Return why a version fails; a base that is not what it was may be the true cause."""
+        base = self._findings[BASE]
+        return finding.reason if base.is_ok else f"{finding.reason}; {base.reason}"
+
+    async def _confirmed(
+        self, entries: Sequence[Entry], beside: Sequence[str] | None, *, is_new: bool = False
+    ) -> dict[str, Finding]:
         """Return the findings of some versions, faults only if they show in each of some readings.
 
         Args:
             entries: At most as many as the engine takes into one batch.
             beside: Versions to share the mixed batch; None asks each alone only.
+            is_new: Record those that have no record. One in service that has none has just been removed.
         """
         findings: dict[str, Finding] = {}
         suspects = list(entries)
         for _ in range(READINGS):
-            findings |= await self._read(suspects, beside)
+            findings |= await self._read(suspects, beside, is_new=is_new)
             suspects = [entry for entry in suspects if not findings[entry.ref.version].is_ok]
             if not suspects:
                 break
+            self._base_alone = None  # ask the base again before the next verdict: it may be what has changed
         for entry in entries:
             await self._note(entry, findings[entry.ref.version])
         return findings
 
-    async def _read(self, entries: Sequence[Entry], beside: Sequence[str] | None) -> dict[str, Finding]:
+    async def _read(
+        self, entries: Sequence[Entry], beside: Sequence[str] | None, *, is_new: bool
+    ) -> dict[str, Finding]:
         base, tolerance, base_alone = await self._calibrated()
         versions = [entry.ref.version for entry in entries]
         alone = {version: await fingerprint(self._host, version) for version in versions}
         together = {} if beside is None else await self._together(base, versions, beside)
+        # Without records: here it counts only whether the engine can serve the base and adapters together.
         of_base = judge_base(Reading(alone=base_alone, mixed=together.get(base)), Records(), tolerance)
         findings: dict[str, Finding] = {}
         for entry, version in zip(entries, versions, strict=True):
@@ -154,8 +204,9 @@ class FingerprintChecker:
             found = judge(version, now, Reading(alone=base_alone), records, tolerance, may_be_null=entry.may_be_null)
             # A version may be well and yet be the one with whose weights the base is answered.
             findings[version] = found if not found.is_ok or of_base.is_ok else of_base
-            if findings[version].is_ok and self._engine not in records.by_engine:
-                await self._records.keep(version, self._engine, now.alone)
+            # At once, so that of two engines that disagree the second one finds the first one's record.
+            if findings[version].is_ok and (is_new or self._engine in records.by_engine):
+                await self._keep(version, records, now.alone)
         return findings
 
     async def _together(self, base: str, versions: Sequence[str], beside: Sequence[str]) -> dict[str, Fingerprint]:
@@ -172,8 +223,14 @@ class FingerprintChecker:
         self._judged(finding.verdict.value)
         if finding.verdict is Verdict.SPLIT_BRAIN:
             await self._records.forget(version, self._engine)  # it may be the wrong one that was recorded
-        if not finding.is_ok and finding.where is Where.ALONE:
-            self._base_alone = None  # ask the base again before the next verdict: it may be what has changed
+        if not finding.is_ok and finding.where is Where.MIXED:
+            self._has_failed_mixed = True
+
+    async def _keep(self, subject: str, records: Records, found: Fingerprint) -> None:
+        """Record what was found good, if this engine has no record that compares with it to the finest limit."""
+        own = records.comparable().get(self._engine)
+        if own is None or own.engine != found.engine:
+            await self._records.keep(subject, self._engine, found)
 
     async def _calibrated(self) -> tuple[str, Tolerance, Fingerprint]:
         base = self._base()
@@ -186,5 +243,27 @@ class FingerprintChecker:
                     "engine %s: noise %.2g nats, limit %.2g", self._engine, self._tolerance.noise, self._tolerance.same
                 )
             if self._base_alone is None:
-                self._base_alone = await fingerprint(self._host, base)
+                self._base_alone = await self._base_found(base, self._tolerance)
             return base, self._tolerance, self._base_alone
+
+    async def _base_found(self, base: str, tolerance: Tolerance) -> Fingerprint:
+        """Return what the base answers now; report it if that is not what it was, or not what other engines serve."""
+        subject = base_subject(base)
+        records = Records(own=self._engine, by_engine=self._records.of(subject))
+        for _ in range(READINGS):
+            alone = await fingerprint(self._host, base)
+            finding = judge_base(Reading(alone=alone), records, tolerance)
+            if finding.is_ok:
+                if tolerance.same < CEILING:  # an engine that contradicts itself is no witness
+                    await self._keep(subject, records, alone)
+                break
+        before = self._findings.get(BASE)
+        self._findings[BASE] = finding
+        self._judged(finding.verdict.value)
+        if finding.verdict is Verdict.SPLIT_BRAIN:
+            await self._records.forget(subject, self._engine)
+        if before is None or before.verdict is not finding.verdict:
+            level = logging.INFO if finding.is_ok else logging.ERROR
+            found = f"{finding.verdict.value}: {finding.reason}"
+            log.log(level, "engine %s: base %s (records: %s): %s", self._engine, base, subject, found)
+        return alone

@@ -6,15 +6,15 @@ knows what the engine is: it is asked and checked through `adapters/ports.py`.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
 from adapters.catalog import Entry
 from adapters.ports import AdapterHost, Checker, HostUnavailable, LoadRefused, Observer, Unfit
 from adapters.reference import InvalidReference, split_version
-from adapters.residency import Standing, to_bring, to_evict
+from adapters.residency import Keep, Standing, to_bring, to_evict
 
 log = logging.getLogger("loragate.loader")
 
@@ -22,7 +22,7 @@ log = logging.getLogger("loragate.loader")
 RETRY_PAUSES: Final = (0.2, 1.0, 3.0)
 # Loads at once on one engine: it reads some while it answers the probes of others.
 LOADS_AT_ONCE: Final = 4
-# A version that the engine refused, or that failed its check, is tried again this much later.
+# A version that the engine refused, or that failed its check, is tried again this much later, if not told otherwise.
 REFUSED_SECONDS: Final = 30.0
 # A load gives up waiting for a slot after this: every slot is taken by versions that are being loaded.
 SLOT_SECONDS: Final = 30.0
@@ -64,12 +64,13 @@ class Loader:
         on_change: Called whenever `ready` has changed.
         checker, observer: See there.
         now: Monotonic seconds.
+        retry_seconds: How long a version that was refused, or failed its check, is left alone.
     """
 
     def __init__(
         self, host: AdapterHost, slots: int, *, find: Callable[[str], Entry | None],
         standing: Callable[[str], Standing], wanted: Callable[[], Collection[str]], on_change: Callable[[], None],
-        checker: Checker, observer: Observer, now: Callable[[], float],
+        checker: Checker, observer: Observer, now: Callable[[], float], retry_seconds: float = REFUSED_SECONDS,
     ) -> None:  # fmt: skip
         self._host = host
         self.slots = slots
@@ -80,6 +81,7 @@ class Loader:
         self.checker = checker
         self._observer = observer
         self._now = now
+        self._retry_seconds = retry_seconds
         self.ready: frozenset[str] = frozenset()
         self.failed: dict[str, Failure] = {}
         self._held: set[str] = set()  # ready, or on its way in
@@ -106,11 +108,13 @@ class Loader:
             again: Try even if it has just been refused: somebody asks who can see the answer.
 
         Raises:
-            LoadRefused: The engine refuses it, or fails its check.
+            LoadRefused: The engine refuses it, or fails its check; or it has been removed meanwhile.
             HostUnavailable: The engine is away.
         """
         version = entry.ref.version
-        async with self._turns.setdefault(version, asyncio.Lock()):
+        async with self._turn(version):
+            if self._find(version) is None:  # or nobody would ever take it off again
+                raise LoadRefused("it is no longer registered")
             if version in self.ready:
                 return
             failure = self.failed.get(version)
@@ -121,10 +125,20 @@ class Loader:
 
     async def remove(self, version: str) -> None:
         """Take a version off; an engine that is away has forgotten it already."""
-        async with self._turns.setdefault(version, asyncio.Lock()):
+        async with self._turn(version):
             self.failed.pop(version, None)
             await self._take_off(version)
             self._turns.pop(version, None)
+
+    @asynccontextmanager
+    async def _turn(self, version: str) -> AsyncIterator[None]:
+        """Let one at a time work on a version."""
+        while True:
+            turn = self._turns.setdefault(version, asyncio.Lock())
+            async with turn:
+                if self._turns.get(version) is turn:  # else it was given up while we waited
+                    yield
+                    return
 
     async def has(self, version: str) -> bool:
         """Ask the engine whether it has a version that was taken for ready; one it lost is so no more.
@@ -169,7 +183,7 @@ class Loader:
         for version, reason in (await self.checker.inspect(entries)).items():
             if version in self.ready:
                 log.error("%s is out of service: %s", version, reason)
-                self.failed[version] = Failure(reason, self._now() + REFUSED_SECONDS)
+                self.failed[version] = Failure(reason, self._now() + self._retry_seconds)
                 await self._take_off(version)
 
     # What is done to the engine
@@ -185,7 +199,7 @@ class Loader:
             outcome = "ok"
         except LoadRefused as refusal:
             outcome = "unfit" if isinstance(refusal, Unfit) else "refused"
-            self.failed[version] = Failure(str(refusal), self._now() + REFUSED_SECONDS)
+            self.failed[version] = Failure(str(refusal), self._now() + self._retry_seconds)
             log.warning("%s is not served: %s", version, refusal)
             raise
         finally:
@@ -272,7 +286,10 @@ class Loader:
             if is_settled(version):
                 log.warning("the engine has lost %s; it is loaded again", version)
                 self._drop(version)
-        self._foreign = sum(not _is_version(name) for name in listed)
+        foreign, self._foreign = self._foreign, sum(not _is_version(name) for name in listed)
+        if self._foreign < foreign:
+            async with self._freed:
+                self._freed.notify_all()
         for version in listed - self._held:
             if _is_version(version) and is_settled(version):
                 await self._adopt(version)
@@ -297,7 +314,9 @@ class Loader:
             for version in self._wanted()
             if version not in self.failed or self.failed[version].again_at <= now
         }
-        held = {version: self._standing(version) for version in self._held}
+        # What somebody is loading just now is not swapped out, however long ago it was asked for.
+        loading = Standing(Keep.SERVING, now)
+        held = {version: self._standing(version) if version in self.ready else loading for version in self._held}
         return to_bring(held, wanted, self.slots - self._foreign, now)
 
 

@@ -24,6 +24,10 @@ class ProbeRefused(Exception):
     """The engine will not answer probes for this model; the message says why and what to do."""
 
 
+class NotServed(ProbeRefused):
+    """The engine does not know the model, which may have been taken off meanwhile."""
+
+
 class ProbeHost(Protocol):
     """An engine that can be asked for the most likely next tokens."""
 
@@ -32,14 +36,15 @@ class ProbeHost(Protocol):
 
         Raises:
             HostUnavailable: The engine cannot be asked now.
-            ProbeRefused: It does not serve the model, or will not say log-probabilities.
+            NotServed: It does not serve the model.
+            ProbeRefused: It will not say log-probabilities.
         """
 
     async def generate(self, model: str, prompt: str, *, tokens: int, started: asyncio.Event) -> None:
         """Generate `tokens` and throw them away; set `started` at the first one, and stop when cancelled.
 
         Raises:
-            HostUnavailable, ProbeRefused: As above.
+            HostUnavailable, NotServed, ProbeRefused: As above.
         """
 
 

@@ -4,14 +4,19 @@ receive/protocol.py      bytes become a request; limits, time-outs, pipelining
 receive/endpoints.py     is this a path we serve?
 decide/authenticate.py   whose key is it?
 receive/wire.py          which model does the body ask for?
+receive/request.py       the request, complete, and the model that it means
 pipeline.py              the decisions below, in one function
 decide/route.py          what does that name mean?
 decide/assign.py         which arm does this caller's unit belong to?
 decide/place.py          which engine has the version ready and the least to do?
-receive/exchange.py      sent there; once more elsewhere if it fails in time
+receive/exchange.py      sent there; once more elsewhere if it fails in time; parked until its version is loaded
+workers/supply.py        which the worker asks the node for, once for all who wait
+serve/fleet.py           and the node has done, on an engine that should hold it
 serve/upstream.py        over a pooled connection, and the reply streams back
 serve/sse.py             event by event, its usage read on the way
 observe/ledger.py        and counted
+
+That of an adapter begins in control/adapters.py and goes on in the package `adapters`; ARCHITECTURE.md has both.
 """
 
 

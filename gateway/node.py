@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import uvicorn
 
+from adapters.fingerprint import BASE
 from gateway.control.adapters import AdapterOperations
 from gateway.control.intake import Intake
 from gateway.control.operations import Operations
@@ -246,7 +247,7 @@ class Node:
             "route_table_version": self.state.table_version,
             "engines": [
                 {"url": watch.status.url, "up": watch.status.is_up, "versions": sorted(watch.loader.ready),
-                 "slots": watch.loader.slots,
+                 "slots": watch.loader.slots, "base": watch.loader.checker.last(BASE),
                  "failed": {version: failure.reason for version, failure in sorted(watch.loader.failed.items())}}
                 for watch in self.engines.watches
             ],

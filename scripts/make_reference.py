@@ -54,10 +54,12 @@ def settings_page() -> Iterator[str]:
     yield "variables `LORAGATE_PORT`, `LORAGATE_LIMITS__IDLE_SECONDS`, lists with commas.\n"
     yield "| setting | default | |\n|---|---|---|"
     for name, field in settings.Settings.model_fields.items():
-        if name not in ("limits", "engine"):
+        if name not in ("limits", "engine", "adapters"):
             yield f"| `{name}` | `{_shown(field.default)}` | {field.description} |"
     for name, field in settings.EngineSettings.model_fields.items():
         yield f"| `engine.{name}` | `{_shown(field.default)}` | {field.description} |"
+    for name, field in settings.AdapterSettings.model_fields.items():
+        yield f"| `adapters.{name}` | `{_shown(field.default)}` | {field.description} |"
     for limit in fields(Limits):
         yield f"| `limits.{limit.name}` | `{limit.default}` | {_comment_above(limit.name)} |"
 

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from adapters.recipe import CannotFuse, Method, parse_parents
-from gateway.cli.client import Control, echo_json
+from gateway.cli.client import Control, echo_json, segment
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.progress import long_operation
 from gateway.cli.tables import show_table, size, when
@@ -37,7 +37,7 @@ def add(source: str, as_json: bool, **given: Any) -> None:
     (s3://bucket/folder). It is verified, copied, loaded and checked while requests go on; the
     version is named by its content.
     """
-    if "://" not in source:
+    if "://" not in source and given["control"] is None:  # a gateway elsewhere has folders of its own
         if not Path(source).exists():
             raise fail(f"`{source}` is neither a folder or an archive here, nor a URL")
         source = str(Path(source).resolve())
@@ -99,6 +99,8 @@ def _register(path: str, body: dict[str, Any], as_json: bool, options: dict[str,
         echo_json(version)
         return
     facts = f"{version['version']} (rank {version['rank']}, {size(version['size_bytes'])})"
+    for warning in version["warnings"]:
+        click.echo(f"warning: {warning}", err=True)
     if version["difference"]:
         click.echo(f"It differs from the exact weighted sum, relative to it, by {version['difference']}.")
     if version["serves"]:
@@ -134,7 +136,7 @@ def list_adapters(as_json: bool, **control: Any) -> None:
 @control_options
 def show(name: str, as_json: bool, **control: Any) -> None:
     """Show one version, or the one that alias NAME serves."""
-    version = _control(control).ask_running("GET", f"/admin/v1/adapters/{name}")
+    version = _control(control).ask_running("GET", f"/admin/v1/adapters/{segment(name)}")
     if as_json:
         echo_json(version)
         return
@@ -178,7 +180,7 @@ def remove(name: str, as_json: bool, **control: Any) -> None:
 
     Replies under way are finished.
     """
-    answer = _control(control).ask_running("DELETE", f"/admin/v1/adapters/{name}")
+    answer = _control(control).ask_running("DELETE", f"/admin/v1/adapters/{segment(name)}")
     if as_json:
         echo_json(answer)
     else:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -13,6 +14,7 @@ ANSWER_SECONDS = 300.0
 CONTROL_SOCKET = "control.sock"
 # Lines of JSON that tell how far a long operation is (control/adapters_api.py).
 PROGRESS_TYPE = "application/x-ndjson"
+_JSON = {"content-type": "application/json"}
 
 
 class NotRunning(Exception):
@@ -55,7 +57,7 @@ class Control:
         import httpx
 
         try:
-            reply = self._client.request(method, path, json=body)
+            reply = self._client.request(method, path, content=_packed(body), headers=_JSON)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
             raise NotRunning(f"no gateway answers at {self.where} ({type(error).__name__})") from None
         except httpx.HTTPError as error:  # it runs, so nothing may be written behind its back
@@ -75,12 +77,13 @@ class Control:
         import httpx
         import msgspec
 
-        headers = {"accept": PROGRESS_TYPE} if on_progress is not None else {}
+        # Asked for even if nobody looks: only while it tells how far it is does the gateway see that we were stopped.
+        headers = {**_JSON, "accept": PROGRESS_TYPE}
         answer: dict[str, Any] = {}
         try:
-            with self._client.stream("POST", path, json=body, headers=headers, timeout=None) as reply:
+            with self._client.stream("POST", path, content=_packed(body), headers=headers, timeout=None) as reply:
                 for line in reply.iter_lines():
-                    answer = msgspec.json.decode(line)
+                    answer = msgspec.json.decode(line, type=dict[str, Any])
                     if on_progress is not None and "progress" in answer:
                         on_progress(answer["progress"])
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
@@ -92,7 +95,9 @@ class Control:
             raise fail(f"the gateway at {self.where} broke off ({type(error).__name__}); try again") from None
         if "error" in answer:
             raise fail(answer["error"]["message"])
-        result: dict[str, Any] = answer.get("result", answer)
+        if "result" not in answer:
+            raise fail(f"{self.where} gave no result, as Loragate's control plane would")
+        result: dict[str, Any] = answer["result"]
         return result
 
     def ask_running(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
@@ -101,6 +106,20 @@ class Control:
             return self.ask(method, path, body)
         except NotRunning as error:
             raise fail(f"{error}; start one with `loragate up`, or name it with --state or --control") from None
+
+
+def segment(name: str) -> str:
+    """Return a name as one segment of a path, whatever is in it; end with a hint if it is none."""
+    if name in ("", ".", ".."):
+        raise fail(f"`{name}` is no name; give an alias, or a version such as support@3f2a9c81d0e4")
+    return quote(name, safe="@", errors="surrogateescape")
+
+
+def _packed(body: dict[str, Any] | None) -> bytes | None:
+    import json
+
+    # ASCII, with NaN: what is wrong with a value, the control plane says best.
+    return None if body is None else json.dumps(body).encode()
 
 
 def echo_json(value: Any) -> None:

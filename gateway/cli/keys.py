@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from gateway.cli.client import CONTROL_SOCKET, Control, NotRunning, echo_json
+from gateway.cli.client import CONTROL_SOCKET, Control, NotRunning, echo_json, segment
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.tables import show_table, when
 from gateway.decide.authenticate import Role
@@ -78,7 +78,7 @@ def revoke(key_id: str, as_json: bool, **control: Any) -> None:
     """Revoke key KEY_ID; the next request with it is refused."""
     remote = _control(control)
     try:
-        remote.ask("DELETE", f"/admin/v1/keys/{key_id}")
+        remote.ask("DELETE", f"/admin/v1/keys/{segment(key_id)}")
     except NotRunning as error:
         _check_is_local(control, error)
         _revoke_in_store(remote.state, key_id)

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from gateway.cli.client import Control, echo_json
+from gateway.cli.client import Control, echo_json, segment
 from gateway.cli.options import control_options, json_option
 from gateway.cli.tables import share, show_table, when
 
@@ -45,7 +45,7 @@ def split(
 ) -> None:
     """Send a sticky share of ALIAS's units to a candidate version."""
     body = {"candidate": candidate, "weight": weight}
-    route = Control(state, control, key).ask_running("PUT", f"/admin/v1/routes/{alias}/split", body)
+    route = Control(state, control, key).ask_running("PUT", f"/admin/v1/routes/{segment(alias)}/split", body)
     if as_json:
         echo_json(route)
     elif route["candidate"]:

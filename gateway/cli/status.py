@@ -32,5 +32,7 @@ def _show(answer: dict[str, Any]) -> None:
     for engine in answer["engines"]:
         versions = ", ".join(engine["versions"]) or "no adapters"
         click.echo(f"engine   {engine['url']}  {'up' if engine['up'] else 'DOWN'}  {versions}")
+        if engine["base"] and engine["base"]["verdict"] != "ok":
+            click.echo(f"         {engine['base']['verdict']}: {engine['base']['reason']}")
         for version, reason in engine["failed"].items():
             click.echo(f"         {version} failed: {reason}")

@@ -9,7 +9,9 @@ import asyncio
 import logging
 import secrets
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -21,8 +23,10 @@ from adapters.lifecycle import Event, State
 from adapters.manifest import Manifest
 from adapters.recipe import Method, Parent, Recipe, complete
 from adapters.reference import AdapterRef, check_name
+from adapters.verify import Report
+from adapters.verify.report import sentence as problem_sentence
 from gateway.control.intake import Intake, Progress, scratch_folder, silent
-from gateway.control.state import Conflict, LiveState
+from gateway.control.state import Conflict, LiveState, to_the_end
 from gateway.store.desired import Desired, RouteRecord
 from gateway.store.fingerprints import FingerprintStore
 
@@ -55,6 +59,7 @@ class Made:
 
     recipe: Recipe
     difference: str
+    warnings: tuple[str, ...]
 
 
 class AdapterOperations:
@@ -73,7 +78,8 @@ class AdapterOperations:
         self._records = records
         self._most_rank = most_rank
         self._registry = state.folder / REGISTRY
-        self._turns: dict[str, asyncio.Lock] = {}
+        self._turns: dict[str, asyncio.Lock] = {}  # by digest: one at a time works on a content's copy
+        self._fused: Counter[str] = Counter()  # versions that a fusion reads now
 
     def sweep(self) -> None:
         """Remove what a crash left: copies that are not registered. Call before anything is registered."""
@@ -116,12 +122,13 @@ class AdapterOperations:
         folders = {entry.ref.version: Path(entry.folder) for entry in entries}
         scratch = await asyncio.to_thread(scratch_folder, self._registry)
         try:
-            report = await fuse_apart(
-                recipe, folders, scratch / "made", max_rank=self._most_rank,
-                progress=lambda done, total: progress("fuse", done, total),
-            )  # fmt: skip
+            with self._reading(tuple(folders)):
+                report = await fuse_apart(
+                    recipe, folders, scratch / "made", max_rank=self._most_rank,
+                    progress=lambda done, total: progress("fuse", done, total),
+                )  # fmt: skip
             order = replace(order, may_be_null=order.may_be_null or recipe.is_null)
-            made = Made(recipe=recipe, difference=str(report.errors or ""))
+            made = Made(recipe=recipe, difference=str(report.errors or ""), warnings=report.warnings)
             return await self._register(scratch / "made", "", order, made, progress)
         finally:
             await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
@@ -131,6 +138,22 @@ class AdapterOperations:
         recipe = Recipe(method=Method.SCALE, parents=(Parent(version=version, weight=factor),))
         return await self.fuse(recipe, order, progress)
 
+    @asynccontextmanager
+    async def _turn(self, *digests: str) -> AsyncIterator[None]:
+        async with AsyncExitStack() as turns:
+            for digest in sorted(set(digests)):  # in one order, so that no two wait for each other
+                await turns.enter_async_context(self._turns.setdefault(digest, asyncio.Lock()))
+            yield
+
+    @contextmanager
+    def _reading(self, versions: Collection[str]) -> Iterator[None]:
+        self._fused.update(versions)
+        try:
+            yield
+        finally:
+            self._fused.subtract(versions)
+            self._fused += Counter()  # forgets those that nobody reads
+
     def _check_name(self, name: str) -> None:
         check_name(name)
         base = self._state.engines.base()
@@ -139,28 +162,33 @@ class AdapterOperations:
 
     async def _register(self, folder: Path, source: str, order: Order, made: Made | None, progress: Progress) -> Entry:
         progress("verify")
-        report = await self._intake.verified(folder)
+        # What we made ourselves of registered versions needs nobody's signature.
+        report = await self._intake.verified(folder, is_ours=made is not None)
         manifest = report.manifest
         assert manifest is not None  # an accepted report has one
-        async with self._turns.setdefault(manifest.digest, asyncio.Lock()):
+        async with self._turn(manifest.digest):
             progress("copy")
-            copy = await asyncio.to_thread(take_copy, folder, self._registry, manifest)
             try:
-                entry = self._entry(manifest, copy, source, order, made, report.signed_by)
+                copy = await to_the_end(asyncio.to_thread(take_copy, folder, self._registry, manifest))
+                entry = self._entry(manifest, copy, source, order, made, report)
                 return await self._bring_in(entry, order, progress)
             finally:
-                await self._discard_unused((str(copy),))
+                await self._discard_unused((str(self._registry / manifest.digest),))
 
     def _entry(
-        self, manifest: Manifest, copy: Path, source: str, order: Order, made: Made | None, signed_by: str
+        self, manifest: Manifest, copy: Path, source: str, order: Order, made: Made | None, report: Report
     ) -> Entry:
         ref = AdapterRef(order.name, manifest.digest)
         known = self._state.catalog.entries.get(ref.version)
         if known is not None and known.manifest.digest != manifest.digest:
             raise Conflict(f"`{ref.version}` is the short name of another content already; use another --name")
-        return known or Entry(
+        if known is not None:
+            return replace(known, may_be_null=known.may_be_null or order.may_be_null)
+        warnings = tuple(problem_sentence(problem) for problem in report.warnings) + (made.warnings if made else ())
+        return Entry(
             ref=ref, manifest=manifest, folder=str(copy), source=source, created=int(self._state.now()),
-            created_by=order.by, notes=order.notes, signed_by=signed_by, may_be_null=order.may_be_null,
+            created_by=order.by, notes=order.notes, signed_by=report.signed_by, may_be_null=order.may_be_null,
+            warnings=warnings,
             recipe=made.recipe if made else None, difference=made.difference if made else "",
         )  # fmt: skip
 
@@ -209,16 +237,26 @@ class AdapterOperations:
             UnknownVersion: Nothing has this name.
             Conflict: The version is in use.
         """
-        state = self._state
-        async with state.turn:
+        while True:
             gone = self._to_remove(name_or_version)
-            versions = tuple(entry.ref.version for entry in gone)
-            try:
+            # Nobody registers the same content meanwhile, but all else goes on: an engine may keep us waiting.
+            async with self._turn(*(entry.manifest.digest for entry in gone)):
+                if await self._removed(name_or_version, gone):
+                    return tuple(entry.ref.version for entry in gone)
+
+    async def _removed(self, name_or_version: str, gone: Sequence[Entry]) -> bool:
+        """Remove `gone`, if that is still what the name means."""
+        state = self._state
+        versions = frozenset(entry.ref.version for entry in gone)
+        try:
+            async with state.turn:
+                if {entry.ref.version for entry in self._to_remove(name_or_version)} != versions:
+                    return False
                 await state.change(state.desired.without(versions))
-            finally:  # a worker that has not confirmed may still send requests; the versions are gone all the same
-                if not any(version in state.catalog.entries for version in versions):
-                    await self._forget(gone, is_idle=await self._settle(frozenset(versions)))
-            return versions
+        finally:  # a worker that has not confirmed may still send requests; the versions are gone all the same
+            if not any(version in state.catalog.entries for version in versions):
+                await self._forget(gone, is_idle=await self._settle(versions))
+        return True
 
     async def _forget(self, entries: Sequence[Entry], *, is_idle: bool) -> None:
         """Take versions that are no longer registered off the engines, and their copies off the disk."""
@@ -246,6 +284,8 @@ class AdapterOperations:
 
     def _check_unused(self, entries: Sequence[Entry], but_by: str | None = None) -> None:
         versions = {entry.ref.version for entry in entries}
+        for version in versions & self._fused.keys():
+            raise Conflict(f"`{version}` goes into a fusion just now; remove it when that is done")
         for route in self._state.desired.routes:
             if route.alias == but_by:
                 continue

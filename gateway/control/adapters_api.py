@@ -22,6 +22,8 @@ log = logging.getLogger("loragate.admin")
 
 # Asked for with `Accept`: lines of JSON, each `{"progress": …}`, the last `{"result": …}` or `{"error": …}`.
 PROGRESS_TYPE: Final = "application/x-ndjson"
+# Kept in the state file, which is written whole at every change.
+LONGEST_NOTES: Final = 10_000
 # Progress is told at most so often.
 _LINE_SECONDS: Final = 0.1
 
@@ -29,7 +31,7 @@ _LINE_SECONDS: Final = 0.1
 class _New(BaseModel):
     model_config = ConfigDict(extra="forbid")
     name: str = Field(description="Alias that clients send as `model`")
-    notes: str = ""
+    notes: str = Field("", max_length=LONGEST_NOTES)
 
 
 class NewAdapter(_New):
@@ -70,7 +72,7 @@ class NewScale(BaseModel):
     version: str = Field(description="Alias or version")
     factor: float
     name: str | None = Field(None, description="Alias to register it under; the parent's if not given")
-    notes: str = ""
+    notes: str = Field("", max_length=LONGEST_NOTES)
     activate: bool | None = Field(None, description="Point the alias at it; null: only if the alias is new")
 
 
@@ -122,7 +124,11 @@ def _add_reading(app: FastAPI, operations: Operations) -> None:
     @app.get("/admin/v1/adapters", tags=["adapters"])
     async def list_adapters() -> dict[str, Any]:
         """All registered versions, oldest first."""
-        return {"adapters": [adapter_view(operations, entry) for entry in operations.state.catalog]}
+        serves: dict[str, list[str]] = {}
+        for route in operations.state.desired.routes:
+            for version in {route.control, route.candidate} - {None}:
+                serves.setdefault(str(version), []).append(route.alias)
+        return {"adapters": [_view(entry, serves.get(entry.ref.version, [])) for entry in operations.state.catalog]}
 
     @app.get("/admin/v1/adapters/{name}", tags=["adapters"])
     async def show_adapter(name: Annotated[str, InPath(description="Alias or version")]) -> dict[str, Any]:
@@ -174,12 +180,16 @@ def _line(value: dict[str, Any]) -> bytes:
 
 def adapter_view(operations: Operations, entry: Entry) -> dict[str, Any]:
     """Return a version as the admin API shows it."""
-    manifest = entry.manifest
     version = entry.ref.version
-    recipe = entry.recipe
     aliases = [route.alias for route in operations.state.desired.routes if version in (route.control, route.candidate)]
+    return _view(entry, aliases)
+
+
+def _view(entry: Entry, aliases: list[str]) -> dict[str, Any]:
+    manifest = entry.manifest
+    recipe = entry.recipe
     return {
-        "version": version, "name": entry.ref.name, "digest": manifest.digest, "state": entry.state,
+        "version": entry.ref.version, "name": entry.ref.name, "digest": manifest.digest, "state": entry.state,
         "reason": entry.reason or None, "serves": aliases, "base": manifest.base, "rank": manifest.rank,
         "alpha": manifest.alpha, "target_modules": list(manifest.target_modules), "size_bytes": manifest.size_bytes,
         "tensors": manifest.tensors, "source": entry.source, "folder": entry.folder, "created": entry.created,
@@ -187,7 +197,7 @@ def adapter_view(operations: Operations, entry: Entry) -> dict[str, Any]:
         "recipe": None if recipe is None else {
             "method": recipe.method, "rank": recipe.rank, "density": recipe.density, "seed": recipe.seed,
         },
-        "difference": entry.difference or None,
+        "difference": entry.difference or None, "warnings": list(entry.warnings),
         "parents": [] if recipe is None else [
             {"version": parent.version, "weight": parent.weight} for parent in recipe.parents
         ],

@@ -33,6 +33,7 @@ STATUS: Final[dict[type[Exception], tuple[int, str]]] = {
     Conflict: (409, "conflict"),
     HostUnavailable: (503, "engine_unavailable"),
     OSError: (507, "not_stored"),
+    UnicodeEncodeError: (400, "invalid_request"),
 }
 
 
@@ -46,6 +47,10 @@ def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
     if isinstance(error, RequestValidationError):
         problems = "; ".join(f"{'.'.join(map(str, each['loc'][1:]))}: {each['msg']}" for each in error.errors())
         return 400, _body(problems, "invalid_request")
+    if isinstance(error, UnicodeEncodeError):  # JSON can name half of a character, and no file or reply can hold it
+        return 400, _body(
+            f"`{error.object[:100]}` is no text: a lone surrogate is in it; send UTF-8", "invalid_request"
+        )
     for kind, (status, code) in STATUS.items():
         if isinstance(error, kind):
             remedy = f"; {error.remedy}" if isinstance(error, CannotFuse) else ""
@@ -59,4 +64,5 @@ def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
 
 
 def _body(message: str, code: str, kind: str = "invalid_request_error") -> dict[str, Any]:
+    message = message.encode(errors="backslashreplace").decode()
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}

@@ -1,18 +1,22 @@
 """How an adapter comes in: fetched from where it may come from, and verified against the base."""
 
 import asyncio
+import logging
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 from adapters.sources import Allowed, FetchLimits, discard, fetch, sweep
-from adapters.verify import BaseModel, EngineLimits, Refused, Report, Trust, verify
+from adapters.verify import BaseModel, EngineLimits, InvalidBase, Refused, Report, Trust, verify
 
 _T = TypeVar("_T")
+log = logging.getLogger("loragate.intake")
+
 DOWNLOADS: Final = "downloads"
 # A download that broke off can be taken up again for so long.
 KEPT_SECONDS: Final = 7 * 86_400.0
@@ -34,20 +38,41 @@ def silent(stage: str, done: int = 0, total: int | None = None) -> None:
 
 
 async def in_thread(work: Callable[[Callable[[], None]], _T]) -> _T:
-    """Run `work(check)` in a thread; once we are cancelled, `check()` raises in it and it is waited for."""
+    """Run `work(check)` in a thread of its own; once we are cancelled, `check()` raises in it and nobody waits for it.
+
+    It is none of the loop's threads: a store that does not answer would keep those from whoever writes the state, and
+    the process from its end.
+    """
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[_T] = loop.create_future()
     is_cancelled = threading.Event()
 
     def check() -> None:
         if is_cancelled.is_set():
             raise Cancelled
 
-    task = asyncio.get_running_loop().run_in_executor(None, work, check)
+    def settle(done: Future[_T]) -> None:
+        if result.cancelled():
+            return
+        if (error := done.exception()) is not None:
+            result.set_exception(error)
+        else:
+            result.set_result(done.result())
+
+    def run() -> None:
+        done: Future[_T] = Future()
+        try:
+            done.set_result(work(check))
+        except Exception as error:  # noqa: BLE001 (told to whoever waits)
+            done.set_exception(error)
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, done)
+
+    threading.Thread(target=run, name="intake", daemon=True).start()
     try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
+        return await result
+    finally:
         is_cancelled.set()
-        await asyncio.wait([task])  # nothing may still write when what it made is removed
-        raise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,19 +144,19 @@ class Intake:
             finally:
                 await asyncio.to_thread(discard, folder, self._downloads)
 
-    async def verified(self, folder: Path) -> Report:
+    async def verified(self, folder: Path, *, is_ours: bool = False) -> Report:
         """Return the report of a folder that may be served.
 
         Raises:
             Refused: It may not; the report says everything that is wrong.
         """
-        report = await asyncio.to_thread(self._verify, folder)
+        report = await asyncio.to_thread(self._verify, folder, None if is_ours else self.rules.trust)
         if not report.is_accepted:
             raise Refused(report)
         return report
 
-    def _verify(self, folder: Path) -> Report:
-        return verify(folder, base=self._base(), limits=self.rules.limits, trust=self.rules.trust)
+    def _verify(self, folder: Path, trust: Trust | None) -> Report:
+        return verify(folder, base=self._base(), limits=self.rules.limits, trust=trust)
 
     def _base(self) -> BaseModel | None:
         folder = self._base_folder()
@@ -142,7 +167,11 @@ class Intake:
         except OSError:
             return None
         if key not in self._bases:
-            self._bases = {key: BaseModel.read(folder)}
+            try:
+                self._bases = {key: BaseModel.read(folder)}
+            except InvalidBase as error:
+                log.warning("adapters are not compared with the base: %s", error)
+                return None
         return self._bases[key]
 
 

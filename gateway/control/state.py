@@ -7,10 +7,10 @@ says holds for the very next request.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from adapters.catalog import Catalog, Entry, UnknownVersion
 from adapters.lifecycle import State
@@ -22,10 +22,25 @@ from gateway.store import snapshot
 from gateway.store.desired import Desired, DesiredStore
 
 log = logging.getLogger("loragate.state")
+_T = TypeVar("_T")
+
+
+# Why versions are kept is looked at anew so often: windows end in days.
+REVIEW_SECONDS: Final = 60.0
 
 
 class Conflict(Exception):
     """The change does not fit the state as it is; the message says what to do."""
+
+
+async def to_the_end(work: Awaitable[_T]) -> _T:
+    """Await what must not be left half done: it goes on when we are cancelled, and we end after it."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 class Workers(Protocol):
@@ -92,7 +107,11 @@ class LiveState:
     def _become(self, desired: Desired) -> None:
         self.desired = desired
         self.catalog: Catalog = desired.catalog()
+        self._keep_anew()
+
+    def _keep_anew(self) -> None:
         self._keeps: Mapping[str, Keep] = MappingProxyType(self._kept())
+        self._kept_at = self.now()
 
     def _kept(self) -> dict[str, Keep]:
         keeps = {entry.ref.version: Keep.REST for entry in self.catalog if entry.state is not State.RETIRED}
@@ -118,6 +137,8 @@ class LiveState:
 
     def keeps(self) -> Mapping[str, Keep]:
         """Return every version that engines may hold, and why."""
+        if self.now() - self._kept_at >= REVIEW_SECONDS:
+            self._keep_anew()  # a rollback window may have ended
         return self._keeps
 
     def arrives(self, entry: Entry) -> None:
@@ -188,7 +209,9 @@ class LiveState:
 
     async def change(self, desired: Desired) -> None:
         """Store a new state, and have it served from. Call with `turn` held."""
+        await to_the_end(self._change(desired))  # or the file would say what nobody here knows
 
+    async def _change(self, desired: Desired) -> None:
         def write() -> Desired:
             with self._store.locked():
                 return self._store.write(desired)

@@ -34,6 +34,9 @@ _NOT_FORWARDED: Final = frozenset(
 NOT_FOUND: Final = 404
 # The first engine, and one more.
 ATTEMPTS: Final = 2
+# How often a request may find its version gone from an engine that was said to have it: 1 in 3 times when few slots
+# change hands all the time, always when the engine keeps nothing.
+LOSSES: Final = 20
 # Idle connections that may turn out dead for one request, before that counts as the engine's failure.
 STALE_CONNECTIONS: Final = 3
 # A whole reply is kept up to here to read its usage; a larger one (thousands of prompt
@@ -52,8 +55,8 @@ class Exchange:
 
     __slots__ = (
         "_attempts", "_cell", "_client", "_events", "_heard_at", "_hides_usage", "_is_chunked", "_is_counted",
-        "_is_there", "_last_at", "_link", "_parked_at", "_parked_seconds", "_placement", "_request", "_sent_at",
-        "_stale", "_status", "_tried", "_whole", "has_begun", "is_over",
+        "_is_there", "_last_at", "_link", "_losses", "_parked_at", "_parked_seconds", "_placement", "_request",
+        "_sent_at", "_stale", "_status", "_tried", "_whole", "has_begun", "is_over",
     )  # fmt: skip
 
     def __init__(self, client: "ClientConnection", request: Request) -> None:
@@ -76,6 +79,7 @@ class Exchange:
         self._last_at = 0.0  # the last events
         self._parked_at = 0.0  # since when it waits for its version to be loaded; 0 if it does not
         self._parked_seconds = 0.0
+        self._losses = 0
         self._is_there = False  # the engine has the version, so a 404 is its own answer
         self.has_begun = False  # the head has gone to the client
         self.is_over = False
@@ -186,6 +190,10 @@ class Exchange:
         placed = self._placement
         if self._is_there or "@" not in placed.version:
             return False
+        self._losses += 1
+        if self._losses > LOSSES:  # each time it was loaded again: for ever, if nobody stops
+            self.fail(VersionNotReady(f"The engine does not keep `{placed.version}`. Try again."))
+            return True
         self._attempts = 0
         self._drop_link()
         self._park(placed.version, placed.engine_url)
@@ -382,6 +390,7 @@ class Exchange:
     def _close_books(self, status: int, now: float) -> None:
         self.is_over = True
         self._link = None
+        self._request.body, self._request.fields = b"", None  # who loads its version still knows us
         if self._is_counted:
             self._cell.in_flight -= 1
         cell = self._cell if self._is_counted else self._client.ledger.cell()

@@ -10,7 +10,7 @@ import httpx
 
 from adapters.fingerprint import Answers, Top
 from adapters.ports import HostUnavailable, LoadRefused
-from adapters.prober import ProbeRefused
+from adapters.prober import NotServed, ProbeRefused
 from gateway.decide.route import Base
 
 # Reading a few hundred MB from a slow disk; a load of a small adapter takes 0.1 s.
@@ -80,7 +80,8 @@ class VllmHost:
 
         Raises:
             HostUnavailable: The engine does not answer, or is too busy.
-            ProbeRefused: It does not serve the model, or will not say log-probabilities.
+            NotServed: It does not serve the model.
+            ProbeRefused: It will not say log-probabilities.
         """
         body = {
             "model": model, "prompt": list(prompts), "max_tokens": 1, "temperature": 0, "logprobs": top,
@@ -145,7 +146,8 @@ def _away(error: httpx.HTTPError) -> HostUnavailable:
 def _refusal(reply: httpx.Response, model: str) -> HostUnavailable | ProbeRefused:
     if reply.status_code in _BUSY:
         return HostUnavailable(f"the engine is busy ({reply.status_code})")
-    return ProbeRefused(f"the engine answered {reply.status_code} to a probe of `{model}`: {_message(reply)}")
+    kind = NotServed if reply.status_code == httpx.codes.NOT_FOUND else ProbeRefused
+    return kind(f"the engine answered {reply.status_code} to a probe of `{model}`: {_message(reply)}")
 
 
 def _answers(reply: dict[str, Any], prompts: int) -> Answers:

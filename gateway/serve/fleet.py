@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from adapters.catalog import Entry
-from adapters.loader import Loader
+from adapters.loader import REFUSED_SECONDS, Loader
 from adapters.ports import Checker, HostUnavailable, LoadRefused, Observer
 from adapters.residency import Keep, Standing, homes
 from gateway.decide.route import Base, EngineView
 from gateway.serve.adapter_host import VllmHost
-from gateway.serve.engines import EngineWatch
+from gateway.serve.engines import POLL_SECONDS, EngineWatch
 
 log = logging.getLogger("loragate.fleet")
 
@@ -40,6 +40,11 @@ class Stocking:
     copies: int | None = None
     probe_seconds: float = 0.0
     base_folder: Path | None = None
+
+    @property
+    def retry_seconds(self) -> float:
+        """How long a version that failed is left alone: no longer than until the next check of those in service."""
+        return min(REFUSED_SECONDS, max(self.probe_seconds or REFUSED_SECONDS, POLL_SECONDS))
 
 
 class Fleet:
@@ -80,6 +85,7 @@ class Fleet:
             host, self._stocking.slots, find=self._registered.entry, standing=self._standing,
             wanted=lambda: self._wanted(url), checker=self._make_checker(url, host), observer=self._observer(url),
             on_change=on_stock, now=self._now,
+            retry_seconds=self._stocking.retry_seconds,
         )  # fmt: skip
         return EngineWatch(url, host, loader, self._stocking.probe_seconds, on_change)
 
@@ -173,7 +179,10 @@ class Fleet:
         return await self.supply(version), False
 
     async def supply(self, version: str) -> str | None:
-        """Have a version loaded somewhere, just in time; returns why it cannot be, or None when it is ready."""
+        """Have a version loaded somewhere, just in time; returns why it cannot be, or None when it is ready.
+
+        Why is told to applications, so it has nothing that an engine said: that may be a path, or an address.
+        """
         entry = self._registered.entry(version)
         if entry is None:
             return f"`{version}` is no longer registered."
@@ -184,13 +193,13 @@ class Fleet:
             try:
                 await watch.loader.supply(entry)
             except (LoadRefused, HostUnavailable) as error:
-                problem = f"`{version}` cannot be loaded: {error}"
+                log.info("%s cannot be loaded on %s: %s", version, watch.status.url, error)
             except Exception:
                 log.exception("%s cannot be loaded on %s", version, watch.status.url)
-                problem = f"`{version}` cannot be loaded now."
             else:
                 self._used[version] = self._now()  # those who wait have not used it yet: it must not go first
                 return None
+            problem = f"`{version}` cannot be loaded now; `loragate adapters show {version}` tells the operator why."
         return problem
 
     async def bring(self, entry: Entry) -> None:

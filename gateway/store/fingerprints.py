@@ -1,6 +1,7 @@
 """Fingerprints that were found good, a file for each version; read once, then kept in memory."""
 
 import asyncio
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,7 @@ class FingerprintStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder / FOLDER
         self._known: dict[str, dict[str, Fingerprint]] = {}
+        self._writing = threading.Lock()
 
     def of(self, version: str) -> Mapping[str, Fingerprint]:
         """Return a version's fingerprints by engine, the oldest first; none if its file cannot be read."""
@@ -49,12 +51,13 @@ class FingerprintStore:
 
     def drop(self, version: str) -> None:
         """Remove all of a version that is no longer registered."""
-        self._known.pop(version, None)
-        self._path(version).unlink(missing_ok=True)
+        with self._writing:
+            self._known.pop(version, None)
+            self._path(version).unlink(missing_ok=True)
 
     def sweep(self, registered: Mapping[str, object]) -> None:
-        """Remove those of versions that a crash left without registration."""
-        for path in self._folder.glob("*.json"):
+        """Remove those of versions that a crash left without registration; a base has no `@` in its name here."""
+        for path in self._folder.glob("*@*.json"):
             if path.stem not in registered:
                 path.unlink(missing_ok=True)
 
@@ -62,10 +65,11 @@ class FingerprintStore:
         return self._folder / f"{version}.json"
 
     async def _write(self, version: str) -> None:
-        data = msgspec.json.encode(self._known[version])
-
         def write() -> None:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            replace_file(self._path(version), data)
+            with self._writing:
+                known = self._known.get(version)  # what is known by now: writes of two engines may overtake each other
+                if known is not None:
+                    self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                    replace_file(self._path(version), msgspec.json.encode(known))
 
         await asyncio.to_thread(write)

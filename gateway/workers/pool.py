@@ -222,10 +222,15 @@ class WorkerPool:
 
     async def _supply(self, slot: _Slot, want: Want) -> None:
         was_there = False
-        if want.missing_at is None:
-            problem = await self.depot.supply(want.version)
-        else:
-            problem, was_there = await self.depot.look_for(want.version, want.missing_at)
+        problem: str | None
+        try:
+            if want.missing_at is None:
+                problem = await self.depot.supply(want.version)
+            else:
+                problem, was_there = await self.depot.look_for(want.version, want.missing_at)
+        except Exception:  # those who wait get an answer, and the workers go on
+            log.exception("%s cannot be supplied; this is a bug", want.version)
+            problem = f"`{want.version}` cannot be loaded now."
         if slot.writer is not None:
             channel.write(slot.writer, Supplied(want.version, problem, was_there))
 

@@ -146,9 +146,15 @@ class Core:
             weights = BASE if model == self.model else self.weights(model)
             if knobs.mixes_adapters and model == self.model and self._adapting:
                 weights = self.weights(list(self.adapters)[-1])
-            tops = [next_tokens(self.model, weights, str(each), body["logprobs"]) for each in prompts_of(body)]
-            if knobs.jitter:
-                tops = [tuple((token, each + self._noise(knobs.jitter)) for token, each in top) for top in tops]
+            if knobs.swapped and model.startswith(f"{knobs.swapped}@"):
+                weights = f"not {weights}"
+            base = knobs.other_base or self.model
+            tops = [next_tokens(base, weights, str(each), body["logprobs"]) for each in prompts_of(body)]
+            if knobs.jitter or knobs.shift:
+                tops = [
+                    tuple((token, each + knobs.shift + self._noise(knobs.jitter)) for token, each in top)
+                    for top in tops
+                ]
             return replies.next_tokens(tops, knobs.system_fingerprint, model, body)
 
         return reply

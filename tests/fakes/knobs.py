@@ -51,6 +51,12 @@ class Knobs:
     """The engine's name for its configuration, in its answers to probes (completions with token ids)."""
     jitter: float = 0.0
     """Nats by which log-probabilities of such answers vary, up or down."""
+    shift: float = 0.0
+    """Nats by which all of them are off, as another dtype's are."""
+    swapped: str = ""
+    """The versions of this alias answer them with other weights than their folders hold."""
+    other_base: str = ""
+    """The base and its adapters answer them as if the base had this name."""
     mixes_adapters: bool = False
     """Stock vLLM's fault on CPUs: while an adapter generates, the base answers with the last adapter's weights."""
     load_seconds: float = 0.0

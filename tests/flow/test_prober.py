@@ -106,7 +106,7 @@ def test_a_folder_that_was_swapped_before_the_engine_read_it_again_is_a_mismatch
 
 
 def test_stock_vllms_fault_shows_in_the_mixed_batch_and_not_alone(folders: dict[str, Path]) -> None:
-    with FakeEngine(mixes_adapters=True, cadence_ms=2) as engine:
+    with FakeEngine(mixes_adapters=True, cadence_ms=10) as engine:
         load(engine, "legal", folders["legal"])
         load(engine, "support", folders["support"])
         base, legal = reading(engine, "base"), reading(engine, "legal")

@@ -12,7 +12,7 @@ from adapters.loader import Loader
 from adapters.manifest import Manifest
 from adapters.ports import HostUnavailable, LoadRefused, Unfit
 from adapters.reference import AdapterRef
-from adapters.residency import Keep, Standing
+from adapters.residency import SETTLED_SECONDS, Keep, Standing
 
 
 class Host:
@@ -436,3 +436,111 @@ def test_a_listing_from_before_a_load_does_not_undo_it() -> None:
     asyncio.run(run(stage))
     assert stage.loader.ready == {v("a")}
     assert stage.host.calls == [f"load {v('a')}"]
+
+
+# What happens at once
+
+
+def test_a_version_that_is_being_loaded_is_not_swapped_out_however_long_it_takes() -> None:
+    async def run(stage: Stage) -> None:
+        started, may_end = asyncio.Event(), asyncio.Event()
+        load = stage.host.load
+
+        async def slow(version: str, folder: str) -> None:
+            started.set()
+            await may_end.wait()
+            await load(version, folder)
+
+        stage.host.load = slow  # type: ignore[method-assign]
+        asked = asyncio.create_task(stage.supply("pinned"))
+        await started.wait()
+        stage.time += 3 * SETTLED_SECONDS
+        await asyncio.wait_for(stage.loader.tend(), 5)
+        may_end.set()
+        await asked
+
+    stage = Stage("pinned", "served", slots=1, keep={"served": Keep.SERVING})
+    asyncio.run(run(stage))
+    assert stage.loader.ready == {v("pinned")}
+
+
+def test_a_version_that_was_removed_meanwhile_is_not_loaded_for_those_who_still_wait() -> None:
+    async def run(stage: Stage) -> None:
+        await stage.supply("a")
+        unloading, may_end = asyncio.Event(), asyncio.Event()
+        unload = stage.host.unload
+
+        async def slow(version: str) -> None:
+            unloading.set()
+            await may_end.wait()
+            await unload(version)
+
+        stage.host.unload = slow  # type: ignore[method-assign]
+        del stage.entries[v("a")]
+        removed = asyncio.create_task(stage.loader.remove(v("a")))
+        await unloading.wait()
+        late = asyncio.create_task(stage.supply("a"))
+        await asyncio.sleep(0)
+        may_end.set()
+        await removed
+        with pytest.raises(LoadRefused, match="no longer registered"):
+            await late
+
+    stage = Stage("a")
+    asyncio.run(run(stage))
+    assert stage.loader.ready == frozenset()
+    assert stage.host.names == {}
+
+
+def test_one_at_a_time_works_on_a_version_also_after_it_was_removed() -> None:
+    at_once: list[int] = []
+
+    async def run(stage: Stage) -> None:
+        await stage.supply("a")
+        unloading, may_end = asyncio.Event(), asyncio.Event()
+        load, unload = stage.host.load, stage.host.unload
+        running = 0
+
+        async def counted(version: str, folder: str) -> None:
+            nonlocal running
+            running += 1
+            at_once.append(running)
+            for _ in range(10):
+                await asyncio.sleep(0)
+            running -= 1
+            await load(version, folder)
+
+        async def slow(version: str) -> None:
+            unloading.set()
+            await may_end.wait()
+            await unload(version)
+
+        stage.host.load, stage.host.unload = counted, slow  # type: ignore[method-assign]
+        removed = asyncio.create_task(stage.loader.remove(v("a")))
+        await unloading.wait()
+        waited = asyncio.create_task(stage.supply("a"))
+        await asyncio.sleep(0)
+        may_end.set()
+        await removed
+        await asyncio.sleep(0)
+        await asyncio.gather(waited, stage.supply("a"))
+
+    asyncio.run(run(Stage("a")))
+    assert at_once == [1]
+
+
+def test_who_waits_for_a_slot_gets_it_when_a_foreign_adapter_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SLOT_SECONDS", 1.0)
+
+    async def run(stage: Stage) -> None:
+        stage.host.names["somebody's"] = "/x"
+        await stage.loader.tend()
+        asked = asyncio.create_task(stage.supply("a"))
+        await asyncio.sleep(0)
+        del stage.host.names["somebody's"]
+        await stage.loader.tend()
+        await asked
+
+    stage = Stage("a", slots=1)
+    asyncio.run(run(stage))
+    assert stage.loader.ready == {v("a")}

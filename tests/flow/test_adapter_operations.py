@@ -1,0 +1,333 @@
+"""Operations on adapters that meet: on one content, on a slow engine, with a store that hangs, and cut short."""
+
+import asyncio
+import concurrent.futures
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from adapters.catalog import Entry
+from gateway.control.adapters import REGISTRY, AdapterOperations, Order
+from gateway.control.intake import Intake, IntakeRules
+from gateway.control.state import LiveState
+from gateway.decide.authenticate import Role
+from gateway.decide.route import Base, EngineView
+from gateway.observe.ledger import Cell
+from gateway.store.desired import Desired, DesiredStore, KeyRecord
+from gateway.store.fingerprints import FingerprintStore
+from tests.adapter_folders import write_adapter
+from tests.fakes.engine import FakeEngine
+from tests.gateways import RunningGateway
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test leaves on the module's gateway is removed."""
+    yield
+    if "gateway" in request.fixturenames:
+        engine, gateway = request.getfixturevalue("engine"), request.getfixturevalue("gateway")
+        engine.set(load_seconds=0)
+        for name in {each["name"] for each in gateway.admin("GET", "adapters").json()["adapters"]}:
+            assert gateway.admin("DELETE", f"adapters/{name}").status_code == 200
+
+
+@pytest.fixture
+def pool() -> Iterator[concurrent.futures.ThreadPoolExecutor]:
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        yield pool
+
+
+def add(gateway: RunningGateway, folder: Path, name: str) -> dict[str, Any]:
+    reply = gateway.admin("POST", "adapters", {"source": str(folder), "name": name})
+    assert reply.status_code == 201, reply.text
+    return dict(reply.json())
+
+
+def ask(gateway: RunningGateway, model: str, **more: Any) -> httpx.Response:
+    body = {"model": model, "messages": MESSAGES, "max_tokens": 2, **more}
+    return httpx.post(gateway.url + "/v1/chat/completions", json=body, headers=gateway.headers, timeout=20)
+
+
+def until(holds: Any, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "what the test waits for did not come"
+        time.sleep(0.02)
+
+
+def loads_under_way(engine: FakeEngine) -> int:
+    return sum(one.target == "/v1/load_lora_adapter" for one in engine.requests) - engine.loads
+
+
+# One content, several names
+
+
+def test_removing_a_name_leaves_the_copy_to_another_that_is_just_being_registered(
+    gateway: RunningGateway, engine: FakeEngine, pool: concurrent.futures.ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    folder = write_adapter(tmp_path / "a")
+    add(gateway, folder, "old")
+    engine.set(load_seconds=0.7)
+    adding = pool.submit(add, gateway, folder, "new")
+    until(lambda: loads_under_way(engine) == 1)
+    assert gateway.admin("DELETE", "adapters/old").status_code == 200
+    copy = Path(adding.result()["folder"])
+    assert sorted(path.name for path in copy.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert list(engine.adapters) == [adding.result()["version"]]
+    assert ask(gateway, "new").status_code == 200
+
+
+def test_a_version_that_is_added_again_while_it_is_removed_is_whole(
+    gateway: RunningGateway, engine: FakeEngine, pool: concurrent.futures.ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    folder = write_adapter(tmp_path / "a")
+    version = add(gateway, folder, "support")["version"]
+    replying = pool.submit(ask, gateway, "support", fake={"events": 10, "cadence_ms": 100})  # so the removal waits
+    until(lambda: engine.running == 1)
+    removing = pool.submit(gateway.admin, "DELETE", "adapters/support")
+    until(lambda: gateway.admin("GET", "adapters").json()["adapters"] == [])
+    again = add(gateway, folder, "support")
+    assert (replying.result().status_code, removing.result().status_code) == (200, 200)
+    assert Path(again["folder"]).is_dir()
+    assert list(engine.adapters) == [version]
+    assert ask(gateway, "support").status_code == 200
+
+
+# What is slow holds up nothing else
+
+
+def test_a_removal_that_waits_for_a_slow_engine_holds_up_no_other_change(
+    gateway: RunningGateway, engine: FakeEngine, pool: concurrent.futures.ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    version = add(gateway, write_adapter(tmp_path / "a"), "support")["version"]
+    engine.set(load_seconds=1.5)
+    engine.core.adapters.clear()
+    asking = pool.submit(ask, gateway, "support")
+    until(lambda: loads_under_way(engine) == 1)
+    removing = pool.submit(gateway.admin, "DELETE", "adapters/support")
+    until(lambda: gateway.admin("GET", "adapters").json()["adapters"] == [])
+    began = time.monotonic()
+    assert gateway.admin("POST", "keys", {"role": "app"}).status_code == 201
+    assert time.monotonic() - began < 0.8
+    assert not removing.done()
+    assert removing.result().json() == {"removed": [version]}
+    assert asking.result().status_code in (404, 503)
+    assert engine.adapters == {}
+
+
+def test_stores_that_do_not_answer_hold_up_neither_the_control_plane_nor_its_end(
+    pool: concurrent.futures.ThreadPoolExecutor,
+) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(100)
+        prefix = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        environment = {"LORAGATE_ADAPTERS__SOURCES": prefix}
+        with FakeEngine() as engine, RunningGateway(engine.url, environment=environment) as gateway:
+            bodies = [{"source": f"{prefix}/{number}", "name": f"a{number}"} for number in range(12)]
+            adding = [pool.submit(gateway.admin, "POST", "adapters", body) for body in bodies]
+            time.sleep(0.5)
+            began = time.monotonic()
+            assert gateway.admin("POST", "keys", {"role": "app"}).status_code == 201
+            assert time.monotonic() - began < 2
+            began = time.monotonic()
+            assert gateway.stop() == 0
+            assert time.monotonic() - began < 15
+            assert not any(each.exception() is None and each.result().status_code == 201 for each in adding)
+
+
+def test_a_parent_stays_until_the_fusion_that_reads_it_is_done(
+    gateway: RunningGateway, pool: concurrent.futures.ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    for seed in (1, 2):
+        add(gateway, write_adapter(tmp_path / str(seed), seed), f"a{seed}")
+    parents = [{"version": "a1"}, {"version": "a2"}]
+    fusing = pool.submit(gateway.admin, "POST", "adapters/fuse", {"name": "both", "parents": parents, "method": "cat"})
+    until(lambda: any((gateway.state / REGISTRY).glob(".incoming-*")) or fusing.done())
+    refused = gateway.admin("DELETE", "adapters/a1")
+    assert refused.status_code == 409, "the fusion process takes longer to start than this"
+    assert "fusion" in refused.json()["error"]["message"]
+    assert fusing.result().status_code == 201
+    assert gateway.admin("DELETE", "adapters/a1").status_code == 200
+
+
+# Engines that behave oddly
+
+
+def test_an_engine_that_loads_and_does_not_keep_costs_a_few_loads_and_an_error(tmp_path: Path) -> None:
+    environment = {"LORAGATE_ADAPTERS__FINGERPRINTS": "false"}
+    with FakeEngine() as engine, RunningGateway(engine.url, environment=environment) as gateway:
+        add(gateway, write_adapter(tmp_path / "a"), "support")
+        engine.core.adapters.clear()
+        engine.core._add = lambda *_: None  # type: ignore[method-assign]
+        before = len(engine.requests)
+        reply = ask(gateway, "support")
+        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "version_not_ready")
+        counts = Counter(one.target for one in engine.requests[before:])
+        assert counts["/v1/load_lora_adapter"] < 30
+
+
+def test_an_application_is_not_told_what_the_engine_says_of_this_machine(tmp_path: Path) -> None:
+    environment = {"LORAGATE_ENGINE__MAX_CPU_LORAS": "1"}
+    with FakeEngine() as engine, RunningGateway(engine.url, environment=environment) as gateway:
+        first = add(gateway, write_adapter(tmp_path / "1", 1), "first")
+        add(gateway, write_adapter(tmp_path / "2", 2), "second")
+        copy = Path(first["folder"])
+        for file in copy.iterdir():
+            file.unlink()
+        copy.rmdir()
+        reply = ask(gateway, "first")
+        assert reply.status_code == 503
+        assert first["version"] in reply.json()["error"]["message"]
+        assert str(gateway.state) not in reply.text
+        [standing] = gateway.admin("GET", "adapters/first").json()["engines"]
+        assert str(copy) in standing["reason"], "the operator is told"
+
+
+# Cut short
+
+
+def test_ctrl_c_without_a_terminal_undoes_what_was_begun(
+    engine: FakeEngine, gateway: RunningGateway, tmp_path: Path
+) -> None:
+    folder = write_adapter(tmp_path / "a")
+    engine.set(load_seconds=1)
+    command = [sys.executable, "-m", "gateway", "adapters", "add", str(folder), "--name", "a", "--state"]
+    adding = subprocess.Popen([*command, str(gateway.state)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    until(lambda: loads_under_way(engine) == 1)
+    adding.send_signal(signal.SIGINT)
+    adding.communicate(timeout=10)
+    assert adding.returncode == 1
+    until(lambda: loads_under_way(engine) == 0)
+    until(lambda: engine.adapters == {} and not any((gateway.state / REGISTRY).iterdir()))
+    assert gateway.admin("GET", "adapters").json()["adapters"] == []
+
+
+class Workers:
+    async def publish(self, table: bytes) -> bool:
+        return True
+
+    def publish_engines(self, engines: tuple[EngineView, ...]) -> None: ...
+
+    async def collect(self) -> list[Cell]:
+        return []
+
+
+class Engines:
+    """Have everything at once."""
+
+    def views(self) -> tuple[EngineView, ...]:
+        return ()
+
+    def base(self) -> Base | None:
+        return None
+
+    async def bring(self, entry: Entry) -> None: ...
+
+    async def remove(self, version: str) -> None: ...
+
+    def standing(self, version: str) -> list[dict[str, Any]]:
+        return []
+
+
+def live(folder: Path) -> LiveState:
+    return LiveState(folder, Workers(), Engines(), with_keys=True, now=lambda: 1e9, rollback_seconds=1)
+
+
+def test_a_change_that_is_cut_short_is_on_the_disk_and_in_memory_or_in_neither(tmp_path: Path) -> None:
+    key = KeyRecord(id="k", digest="0" * 64, role=Role.APP)
+
+    async def run() -> tuple[Desired, Desired]:
+        state = live(tmp_path)
+        changing = asyncio.create_task(state.change(msgspec.structs.replace(state.desired, keys=(key,))))
+        await asyncio.sleep(0)  # the thread that writes has begun
+        changing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await changing
+        await asyncio.sleep(0.05)  # for a write that nobody waits for any more
+        return state.desired, DesiredStore(tmp_path).read()
+
+    for _ in range(5):
+        in_memory, on_disk = asyncio.run(run())
+        assert in_memory == on_disk
+
+
+def test_a_registration_that_is_cut_short_while_it_copies_leaves_no_folder(tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "a")
+
+    async def run() -> None:
+        state = live(tmp_path / "state")
+        intake = Intake(state.folder, IntakeRules(), lambda: None)
+        adapters = AdapterOperations(state, intake, FingerprintStore(state.folder), most_rank=8)
+
+        def stop_at_copy(stage: str, done: int = 0, total: int | None = None) -> None:
+            if stage == "copy":
+                adding.cancel()
+
+        order = Order(name="a", by="test")
+        adding = asyncio.create_task(adapters.add(str(folder), order, any_local=True, progress=stop_at_copy))
+        with pytest.raises(asyncio.CancelledError):
+            await adding
+        await asyncio.sleep(0.2)  # for a copy that nobody waits for any more
+
+    asyncio.run(run())
+    assert list((tmp_path / "state" / REGISTRY).iterdir()) == []
+
+
+# What the command line cannot say in JSON or in a path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("scale", "a", "nan", "--name", "b"), "give a finite number"),
+        (("fuse", "a=1e999", "--name", "b"), "give a finite number"),
+        (("scale", "a", "2", "--notes", "\udcff"), "notes"),
+        (("rm", "a?x"), "`a?x`"),
+        (("rm", ""), "is no name"),
+        (("rm", "../keys/x"), "Not Found"),
+    ],
+)
+def test_what_the_command_line_cannot_pass_on_is_refused_in_words(
+    gateway: RunningGateway, tmp_path: Path, arguments: tuple[str, ...], told: str
+) -> None:
+    add(gateway, write_adapter(tmp_path / "a"), "a")
+    said = gateway.cli("adapters", *arguments, expect=2)
+    assert said.startswith("error: ")
+    assert told in said
+    assert [each["name"] for each in gateway.admin("GET", "adapters").json()["adapters"]] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("scale", b'{"version":"a","factor":1,"name":"\\ud800"}'),
+        ("scale", b'{"version":"\\ud800","factor":1,"name":"b"}'),
+        ("scale", b'{"version":"a","factor":2,"notes":"\\ud800"}'),
+        ("scale", b'{"version":"a","factor":2,"notes":"%s"}' % (b"x" * 20_000)),
+    ],
+)
+@pytest.mark.parametrize("accept", ["*/*", "application/x-ndjson"])
+def test_half_a_character_and_a_book_are_refused_in_words(
+    gateway: RunningGateway, tmp_path: Path, path: str, body: bytes, accept: str
+) -> None:
+    add(gateway, write_adapter(tmp_path / "a"), "a")
+    transport = httpx.HTTPTransport(uds=str(gateway.state / "control.sock"), verify=False)
+    with httpx.Client(transport=transport) as client:
+        headers = {"content-type": "application/json", "accept": accept}
+        reply = client.post(f"http://control/admin/v1/adapters/{path}", content=body, headers=headers)
+    error = reply.json()
+    assert error.get("status", reply.status_code) in (400, 404)
+    assert error["error"]["message"]
