@@ -309,7 +309,7 @@ def test_an_engine_that_dies_in_prefill_is_replaced_by_the_other(restored: TwoEn
                 dying.set(hang=True)
                 with Raw(restored.gateway) as probe:  # takes the place that is not the dying engine's
                     probe.send(probe.request(CHAT, ENDLESS))
-                    probe.head() if not dying.wait_for(lambda engine: engine.running > 0, 0.2) else None
+                    probe.head() if not dying.wait_for(lambda engine: engine.running > 0, 0.7) else None
                     client.send(client.request(CHAT, chat()))
                     assert dying.wait_for(lambda engine: engine.running > 0)
                     dying.kill()

@@ -41,8 +41,9 @@ def reading(engine: FakeEngine, model: str) -> Reading:
     """What `model` answers alone and beside the base and all adapters."""
 
     async def both(host: VllmHost) -> Reading:
+        alone = await fingerprint(host, model)  # first: rows of the mixed batch may still run when it is over
         together = await mixed(host, engine.model, list(engine.adapters))
-        return Reading(alone=await fingerprint(host, model), mixed=together[model])
+        return Reading(alone=alone, mixed=together[model])
 
     return ask(engine, both)
 
