@@ -57,6 +57,8 @@ class FingerprintStore:
 
     def sweep(self, registered: Mapping[str, object]) -> None:
         """Remove those of versions that a crash left without registration; a base has no `@` in its name here."""
+        for path in self._folder.glob(".*"):  # one that was being written
+            path.unlink(missing_ok=True)
         for path in self._folder.glob("*@*.json"):
             if path.stem not in registered:
                 path.unlink(missing_ok=True)
