@@ -74,6 +74,8 @@ class Core:
 
     def ended(self, request: Received, how: str) -> None:
         request.ended = how
+        if request.method != "POST":
+            return
         self.running -= 1
         self._adapting.discard(request)
         if how == "aborted":
@@ -82,8 +84,8 @@ class Core:
             self.completed += 1
 
     def answer(self, request: Received) -> Plan:
-        """Return what to send for `request`, which counts as running from here on."""
-        self.running += 1
+        """Return what to send for `request`, which counts as running from here on if it is work: no poll is."""
+        self.running += request.method == "POST"
         if self.keep:
             self.requests.append(request)
         if self.failures and request.method == "POST":
