@@ -111,7 +111,7 @@ class FakeEngine:
     @property
     def generations(self) -> list[Received]:
         """Those of `requests` that a client of the gateway could have caused: no probes, no loads."""
-        return [one for one in self.core.requests if one.target.partition("?")[0] in GENERATION]
+        return [one for one in self.requests if one.target.partition("?")[0] in GENERATION]
 
     @property
     def adapters(self) -> dict[str, str]:

@@ -139,7 +139,7 @@ asyncio.run(fuse_apart(recipe, folders, Path({str(tmp_path / "out")!r}), max_ran
 
 def _working_child_of(pid: int) -> int:
     """Return the process that has read its job and begun to import torch, which takes it a second or two."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             niceness = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[16]
