@@ -169,7 +169,7 @@ def take_copy(folder: Path, registry: Path, manifest: Manifest) -> Path:
     disk before it gets its name: a loss of power leaves no half copy under a digest.
     """
     target = registry / manifest.digest
-    if target.exists():
+    if _is_whole(target, manifest):
         return target
     registry.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".incoming-", dir=registry))
@@ -189,12 +189,31 @@ def take_copy(folder: Path, registry: Path, manifest: Manifest) -> Path:
         except OSError:
             if not target.is_dir():
                 raise
-            shutil.rmtree(scratch)  # another copied the same content meanwhile
+            _settle(scratch, target, manifest)
         _sync(registry)
-    except BaseException:
+    except BaseException:  # interrupted, too: half of a copy is never left
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     return target
+
+
+def _is_whole(copy: Path, manifest: Manifest) -> bool:
+    """Whether a copy is there and still is what its name says."""
+    try:
+        return copy.is_dir() and read_manifest(copy).digest == manifest.digest
+    except InvalidArtifact:
+        return False
+
+
+def _settle(scratch: Path, target: Path, manifest: Manifest) -> None:
+    """Keep the copy that is there if another made it meanwhile; put ours in the place of one that was spoilt."""
+    if not _is_whole(target, manifest):
+        spoilt = Path(tempfile.mkdtemp(prefix=".incoming-", dir=target.parent))
+        target.replace(spoilt)  # an empty folder may be replaced by another
+        scratch.replace(target)
+        shutil.rmtree(spoilt, ignore_errors=True)
+    else:
+        shutil.rmtree(scratch)
 
 
 def _sync(path: Path) -> None:

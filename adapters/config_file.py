@@ -83,7 +83,8 @@ def _ordered(item: object) -> object:
         return {key: _ordered(inner) for key, inner in item.items()}
     if isinstance(item, list):
         inner = [_ordered(each) for each in item]
-        return sorted(inner) if all(isinstance(each, str) for each in inner) else inner  # type: ignore[type-var]  # all are strings here
+        names = [each for each in inner if isinstance(each, str)]
+        return sorted(names) if len(names) == len(inner) else inner
     if isinstance(item, float) and item.is_integer():
         return int(item)  # 16 and 16.0 are the same alpha
     return item

@@ -65,7 +65,7 @@ def fuse(
     config = dict(sources[0].config) if recipe.method is Method.SCALE else fused_config(sources, work.rank)
     try:
         size = write(out, config, tensors)
-    except BaseException:
+    except BaseException:  # interrupted, too: half of an adapter is never left
         discard(out)
         raise
     return FusionReport(

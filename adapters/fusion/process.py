@@ -57,7 +57,7 @@ async def fuse_apart(
             last = await _converse(process, job, progress)
             code = await process.wait()
             return _report(last, code, errors)
-        except BaseException:
+        except BaseException:  # cancelled, too: the process must not outlive who waits for it
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             # Nothing of it may write any more when we clean up; it has been killed, so this is at once.

@@ -45,7 +45,7 @@ def fetch(
     *,
     allowed: Allowed,
     expected_digest: str | None = None,
-    limits: FetchLimits = FetchLimits(),  # noqa: B008  # frozen
+    limits: FetchLimits = FetchLimits(),  # noqa: B008  # frozen, so all calls may share one
     progress: Progress | None = None,
 ) -> Path:
     """Return a folder that directly holds the adapter of `source`.
@@ -233,7 +233,7 @@ def _put_together(whole: Path) -> Iterator[Path]:
     try:
         yield unfinished
         unfinished.replace(whole)
-    except BaseException:
+    except BaseException:  # cancelled, too: half of a fetch is never kept
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
 

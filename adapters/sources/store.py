@@ -68,7 +68,7 @@ class Store:
 
     def __init__(self, url: str, protocol: str, options: Mapping[str, Any]) -> None:
         """Open the store; nothing is sent yet."""
-        import fsspec  # type: ignore[import-untyped]
+        import fsspec
 
         self.url = url.rstrip("/")
         self._is_http = protocol in ("http", "https")

@@ -107,8 +107,7 @@ def alpha(config: Config) -> Iterator[Problem]:
 
 
 def _alpha(value: object, where: str) -> Iterator[Problem]:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not 0 < value <= LARGEST_NUMBER:  # type: ignore[operator]  # a number here
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LARGEST_NUMBER:
         remedy = "give the config that belongs to the tensors"
         yield _problem("alpha_invalid", "the alpha cannot be", shown(value), "a positive number", remedy, where)
 

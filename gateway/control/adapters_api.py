@@ -192,7 +192,9 @@ def _view(entry: Entry, aliases: list[str]) -> dict[str, Any]:
         "version": entry.ref.version, "name": entry.ref.name, "digest": manifest.digest, "state": entry.state,
         "reason": entry.reason or None, "serves": aliases, "base": manifest.base, "rank": manifest.rank,
         "alpha": manifest.alpha, "target_modules": list(manifest.target_modules), "size_bytes": manifest.size_bytes,
-        "tensors": manifest.tensors, "source": entry.source, "folder": entry.folder, "created": entry.created,
+        "tensors": manifest.tensors, "dtypes": list(manifest.dtypes), "use_rslora": manifest.use_rslora,
+        "targets_lm_head": manifest.targets_lm_head, "scorable": manifest.is_scorable,
+        "source": entry.source, "folder": entry.folder, "created": entry.created,
         "created_by": entry.created_by, "notes": entry.notes, "signed_by": entry.signed_by or None,
         "recipe": None if recipe is None else {
             "method": recipe.method, "rank": recipe.rank, "density": recipe.density, "seed": recipe.seed,

@@ -194,7 +194,7 @@ class Fleet:
                 await watch.loader.supply(entry)
             except (LoadRefused, HostUnavailable) as error:
                 log.info("%s cannot be loaded on %s: %s", version, watch.status.url, error)
-            except Exception:
+            except Exception:  # one engine's odd answer: the next may serve
                 log.exception("%s cannot be loaded on %s", version, watch.status.url)
             else:
                 self._used[version] = self._now()  # those who wait have not used it yet: it must not go first

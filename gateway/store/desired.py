@@ -159,6 +159,6 @@ def replace_file(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(scratch).replace(path)
-    except BaseException:
+    except BaseException:  # interrupted, too: no scratch file stays
         Path(scratch).unlink(missing_ok=True)
         raise

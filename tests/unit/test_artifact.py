@@ -188,6 +188,17 @@ def test_a_copy_is_taken_once_and_named_by_its_content(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "registry").iterdir()] == [manifest.digest]
 
 
+@pytest.mark.parametrize("spoilt", [b"", b"other"])
+def test_a_copy_that_was_spoilt_is_made_again(tmp_path: Path, spoilt: bytes) -> None:
+    folder, registry = write_adapter(tmp_path / "a"), tmp_path / "registry"
+    manifest = read_manifest(folder)
+    copy = take_copy(folder, registry, manifest)
+    (copy / "adapter_model.safetensors").write_bytes(spoilt)
+    assert take_copy(folder, registry, manifest) == copy
+    assert read_manifest(copy) == manifest
+    assert list(registry.iterdir()) == [copy]
+
+
 def test_a_signature_is_kept_with_the_copy(tmp_path: Path) -> None:
     folder = write_adapter(tmp_path / "a", 1)
     (folder / "adapter.sig").write_text("{}")

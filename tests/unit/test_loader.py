@@ -126,6 +126,19 @@ class Stage:
         keep = self.keep.get(version, Keep.REST) if version in self.entries else Keep.NONE
         return Standing(keep, self.used.get(version, 0.0))
 
+    def hold_unloads(self) -> tuple[asyncio.Event, asyncio.Event]:
+        """Hold unloads up; returns what is set when one has begun, and what lets it go on."""
+        begun, may_end = asyncio.Event(), asyncio.Event()
+        unload = self.host.unload
+
+        async def held(version: str) -> None:
+            begun.set()
+            await may_end.wait()
+            await unload(version)
+
+        self.host.unload = held  # type: ignore[method-assign]  # this host's own, not the class's
+        return begun, may_end
+
     async def supply(self, name: str, **how: Any) -> None:
         await self.loader.supply(entry(name), **how)
         self.used[v(name)] = self.now()
@@ -467,15 +480,7 @@ def test_a_version_that_is_being_loaded_is_not_swapped_out_however_long_it_takes
 def test_a_version_that_was_removed_meanwhile_is_not_loaded_for_those_who_still_wait() -> None:
     async def run(stage: Stage) -> None:
         await stage.supply("a")
-        unloading, may_end = asyncio.Event(), asyncio.Event()
-        unload = stage.host.unload
-
-        async def slow(version: str) -> None:
-            unloading.set()
-            await may_end.wait()
-            await unload(version)
-
-        stage.host.unload = slow  # type: ignore[method-assign]
+        unloading, may_end = stage.hold_unloads()
         del stage.entries[v("a")]
         removed = asyncio.create_task(stage.loader.remove(v("a")))
         await unloading.wait()
@@ -497,8 +502,8 @@ def test_one_at_a_time_works_on_a_version_also_after_it_was_removed() -> None:
 
     async def run(stage: Stage) -> None:
         await stage.supply("a")
-        unloading, may_end = asyncio.Event(), asyncio.Event()
-        load, unload = stage.host.load, stage.host.unload
+        unloading, may_end = stage.hold_unloads()
+        load = stage.host.load
         running = 0
 
         async def counted(version: str, folder: str) -> None:
@@ -510,12 +515,7 @@ def test_one_at_a_time_works_on_a_version_also_after_it_was_removed() -> None:
             running -= 1
             await load(version, folder)
 
-        async def slow(version: str) -> None:
-            unloading.set()
-            await may_end.wait()
-            await unload(version)
-
-        stage.host.load, stage.host.unload = counted, slow  # type: ignore[method-assign]
+        stage.host.load = counted  # type: ignore[method-assign]
         removed = asyncio.create_task(stage.loader.remove(v("a")))
         await unloading.wait()
         waited = asyncio.create_task(stage.supply("a"))
