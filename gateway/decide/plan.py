@@ -1,0 +1,107 @@
+"""A rollout's plan: shadow first perhaps, then steps of rising weight, each with its gates.
+
+A plan is a value; `read_plan.py` makes it of what YAML or JSON holds, or of one line of
+text, and reports every problem at once. `canonical` is the one way to write it and parses
+to the same plan again; `config_hash` names it in the journal.
+
+    shadow: {pairs: 500}
+    steps:
+      - {weight: 1%, min_time: 10m, min_samples: 200, gates: [error_rate, {latency: {margin: 2%}}, manual]}
+      - {weight: 25%, min_time: 1h}
+      - {weight: 100%}
+
+A last step of 100 % is the promotion itself: nothing is left to compare with. Without it
+the plan ends in a pause, and promoting is a person's decision.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gateway.decide.assign import TOTAL_WEIGHT
+from gateway.decide.gates import GATES, Gate
+from gateway.decide.journal import canonical_json
+
+# With none of them wrong an error rate above 5 % is excluded, at the alpha that a gate has in a plan of four steps.
+MIN_SAMPLES: Final = 200
+# A step that a day of traffic cannot decide needs a person: it holds every hour of the daily cycle.
+MAX_TIME_SECONDS: Final = 24 * 3600
+# Chance that the statistical gates roll a harmless candidate back at any time in the whole rollout.
+ALPHA: Final = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One stretch of a plan. Weight 0 is shadow, where samples are pairs.
+
+    Attributes:
+        weight: The candidate's share in basis points.
+        min_seconds: No going on before; a failure does not wait for it.
+        max_seconds: Pause then, if the gates still do not pass.
+        min_samples: The candidate's requests (shadow: pairs) before going on.
+        max_samples: Pause then, if the gates still do not pass; None: time alone decides.
+        gates: All of them must pass.
+    """
+
+    weight: int
+    min_seconds: int = 0
+    max_seconds: int = MAX_TIME_SECONDS
+    min_samples: int = MIN_SAMPLES
+    max_samples: int | None = None
+    gates: tuple[Gate, ...] = ()
+
+    @property
+    def is_shadow(self) -> bool:
+        """Whether the candidate answers copies only."""
+        return self.weight == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What automation may do, and when. Made by `read_plan.parse_plan`.
+
+    Attributes:
+        stages: Shadow, if any, then the ramp, without a step of 100 %.
+        promotes: Whether the plan makes the candidate the control after its last stage.
+        needs_audit: Whether a rollout may start only after an audit that passed.
+        alpha: Shared out evenly over all statistical gates of all stages.
+    """
+
+    stages: tuple[Stage, ...]
+    promotes: bool = False
+    needs_audit: bool = False
+    alpha: float = ALPHA
+
+    @property
+    def alpha_per_gate(self) -> float:
+        """The part of alpha that each statistical gate of each stage has (Bonferroni)."""
+        count = sum(GATES[gate.name].is_statistical for stage in self.stages for gate in stage.gates)
+        return self.alpha / max(1, count)
+
+    @property
+    def config_hash(self) -> str:
+        """SHA-256 of the canonical plan, in hex."""
+        return hashlib.sha256(canonical_json(canonical(self)).encode()).hexdigest()
+
+
+def canonical(plan: Plan) -> dict[str, Any]:
+    """Return the plan as JSON values, nothing left to defaults: basis points, seconds, shares."""
+    steps = [_canonical_stage(stage) for stage in plan.stages if not stage.is_shadow]
+    if plan.promotes:
+        steps.append({"weight": TOTAL_WEIGHT})
+    values: dict[str, Any] = {"steps": steps, "audit": plan.needs_audit, "alpha": plan.alpha}
+    for stage in plan.stages:
+        if stage.is_shadow:
+            values["shadow"] = _canonical_stage(stage)
+    return values
+
+
+def _canonical_stage(stage: Stage) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "min_time": stage.min_seconds,
+        "max_time": stage.max_seconds,
+        "gates": [{gate.name: gate.parameters()} for gate in stage.gates],
+    }
+    if stage.is_shadow:
+        return values | {"pairs": stage.min_samples}
+    return values | {"weight": stage.weight, "min_samples": stage.min_samples, "max_samples": stage.max_samples}

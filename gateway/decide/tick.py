@@ -1,0 +1,80 @@
+"""What automation does at one look at a rollout: at most one event, from facts and the clock.
+
+A failure is acted on whatever the stage's least time, and in a pause too. Everything else
+waits for the plan: forward when all gates pass and time and samples suffice, into a pause
+when time or samples are used up without that.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from gateway.decide.events import AUTOMATION, StepFailed, StepInconclusive, StepPassed
+from gateway.decide.gates import GATES, Gate, Streams, judge_manual, judge_streams
+from gateway.decide.plan import Stage
+from gateway.decide.rollout import Phase, Rollout
+from gateway.decide.verdict import Reading, Verdict, worst
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What was counted since the rollout's stage began, over all replicas.
+
+    Attributes:
+        stage: The stage that the counts belong to (`Rollout.stage`).
+        samples: The candidate's requests; in shadow, pairs.
+        streams: Gate name → both arms' counts; a gate that is missing was not measured.
+    """
+
+    stage: int
+    samples: int = 0
+    streams: Mapping[str, Streams] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def read_gates(rollout: Rollout, facts: Facts) -> tuple[Reading, ...]:
+    """Return what each gate of the rollout's stage says now; nothing outside of a stage."""
+    stage = rollout.current
+    return () if stage is None else tuple(_read(gate, rollout, facts) for gate in stage.gates)
+
+
+def _read(gate: Gate, rollout: Rollout, facts: Facts) -> Reading:
+    if not GATES[gate.name].is_statistical:
+        return judge_manual(gate, rollout.approved_by)
+    return judge_streams(gate, facts.streams.get(gate.name), rollout.plan.alpha_per_gate)
+
+
+def decide(rollout: Rollout, facts: Facts, now: float) -> StepPassed | StepFailed | StepInconclusive | None:
+    """Return the event that automation brings about now, or None to wait.
+
+    Args:
+        rollout: As it stands.
+        facts: Counts of its present stage; those of another stage decide nothing.
+        now: Unix seconds. A clock that was set back only makes the stage longer.
+    """
+    stage = rollout.current
+    if stage is None or facts.stage != rollout.stage:
+        return None
+    readings = read_gates(rollout, facts)
+    verdict = worst(readings)
+    if verdict is Verdict.FAIL:
+        return StepFailed(at=now, by=AUTOMATION, stage=facts.stage, samples=facts.samples, readings=readings)
+    if rollout.phase is Phase.PAUSED:
+        return None
+    if verdict is Verdict.PASS and rollout.may_pass(now, facts.samples):
+        return StepPassed(at=now, by=AUTOMATION, stage=facts.stage, samples=facts.samples, readings=readings)
+    reason = _used_up(stage, now - rollout.entered_at, facts.samples, verdict)
+    if reason is None:
+        return None
+    return StepInconclusive(
+        at=now, by=AUTOMATION, reason=reason, stage=facts.stage, samples=facts.samples, readings=readings
+    )
+
+
+def _used_up(stage: Stage, seconds: float, samples: int, verdict: Verdict) -> str | None:
+    """Why waiting longer is not in the plan, or None. Enough samples that pass only wait for the least time."""
+    if seconds >= stage.max_seconds:
+        few = f" with {samples:,} of {stage.min_samples:,} samples" if samples < stage.min_samples else ""
+        return f"the gates did not pass within max_time ({seconds:.0f} s ≥ {stage.max_seconds} s){few}"
+    if stage.max_samples is not None and samples >= stage.max_samples and verdict is not Verdict.PASS:
+        return f"the gates did not pass within max_samples ({samples:,} ≥ {stage.max_samples:,})"
+    return None
