@@ -25,8 +25,13 @@ from gateway.parts import checker_maker, intake_rules, stocking
 from gateway.serve.fleet import Fleet
 from gateway.serve.vllm_process import LONGEST_SOCKET_PATH, EngineProcess
 from gateway.settings import Settings
+from gateway.store.desired import Desired, read_copy
+from gateway.store.errors import StoreError, StoreUnavailable
+from gateway.store.feed import Feed
 from gateway.store.fingerprints import FingerprintStore
+from gateway.store.moving import take_in
 from gateway.store.snapshot import read_base
+from gateway.store.sql import Store, open_store
 from gateway.workers.channel import Configure
 from gateway.workers.pool import WorkerPool
 
@@ -64,6 +69,20 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _first_state(store: Store, records: FingerprintStore, folder: Path) -> Desired:
+    """Return the state to begin with: the store's, or while that is away, the copy on disk."""
+    try:
+        take_in(store, folder)
+        records.load()
+        return store.read()
+    except StoreUnavailable as error:
+        copy = read_copy(folder)
+        if copy is None:
+            raise
+        log.warning("%s; this gateway serves its last copy, version %d", error, copy.version)
+        return copy
+
+
 class Node:
     """The gateway on one machine.
 
@@ -80,7 +99,9 @@ class Node:
         self.app_socket = bind(settings.host, settings.port)
         self.control_socket = bind(settings.control_host, settings.control_port)
         self.loads = LoadCounts()
-        records = FingerprintStore(self.folder)
+        self.store = open_store(settings.store or self.folder, now=time.time)  # noqa: TID251 (the composition root gives the clock)
+        records = FingerprintStore(self.store)
+        desired = _first_state(self.store, records, self.folder)
         self.engines = Fleet(
             engine_urls, read_base(self.folder), stocking(settings), now=time.monotonic,
             make_checker=checker_maker(settings, records, self.loads), observer=self.loads.of_engine,
@@ -88,7 +109,7 @@ class Node:
         self.pool = WorkerPool(self.app_socket, settings.workers, self._configure)
         self.pool.depot = self.engines
         self.state = LiveState(
-            self.folder, self.pool, self.engines, with_keys=settings.auth, now=time.time,  # noqa: TID251 (the composition root gives the clock)
+            self.folder, self.store, desired, self.pool, self.engines, with_keys=settings.auth, now=time.time,  # noqa: TID251 (the composition root gives the clock)
             rollback_seconds=settings.adapters.rollback_days * DAY_SECONDS,
         )  # fmt: skip
         intake = Intake(self.folder, intake_rules(settings), self.engines.base_folder)
@@ -130,6 +151,7 @@ class Node:
             loop.create_task(self._serve_control()),
             loop.create_task(self._collect()),
             loop.create_task(self._review()),
+            loop.create_task(self._follow_store()),
             *(loop.create_task(watch.run()) for watch in self.engines.watches),
         ]
         if self.engine is not None:
@@ -174,12 +196,33 @@ class Node:
             await asyncio.sleep(COLLECT_SECONDS)
             await self.pool.collect()
 
+    async def _follow_store(self) -> None:
+        versions: asyncio.Queue[int] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def tell(version: int) -> None:
+            loop.call_soon_threadsafe(versions.put_nowait, version)
+
+        feed = Feed(self.store, tell)
+        feed.start()
+        try:
+            while True:
+                version = await versions.get()
+                try:
+                    await self.state.follow(version)
+                except (StoreError, Conflict) as error:
+                    log.warning("a change in the store is not served yet: %s", error)
+                    await asyncio.sleep(REVIEW_SECONDS)
+                    versions.put_nowait(version)
+        finally:
+            feed.stop()
+
     async def _review(self) -> None:
         while True:
             await asyncio.sleep(REVIEW_SECONDS)
             try:
                 await self.operations.adapters.review(self.engines.condemned(), self.engines.ready())
-            except (OSError, Conflict) as error:  # the store is full, or a worker lags: the next round tries again
+            except (OSError, Conflict, StoreError) as error:  # the store is away, or a worker lags: soon again
                 log.warning("the catalog cannot be brought up to date: %s", error)
 
     def _configure(self, table: bytes) -> Configure:

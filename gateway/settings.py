@@ -104,6 +104,10 @@ class Settings(_Strict):
     control_port: int = Field(8081, ge=0, le=65535, description="Control port; 0 picks a free one")
     workers: int = Field(1, ge=1, le=256, description="Gateway worker processes")
     state: Path = Field(Path("~/.local/state/loragate"), description="Folder for keys, catalog and adapters")
+    store: str | None = Field(
+        None,
+        description="Database for many gateways, postgresql://USER@HOST/NAME; SQLite in the state folder if not given",
+    )
     cache: Path = Field(Path("~/.cache/loragate"), description="Folder for the demo's model and adapters")
     auth: bool = Field(True, description="Ask for keys; without, only on loopback")
     engines: tuple[Annotated[str, AfterValidator(_check_engine_url)], ...] = Field(

@@ -5,11 +5,13 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
@@ -98,6 +100,11 @@ class RunningGateway:
         if process.poll() is None:
             process.send_signal(number)
         return process.wait(timeout=60)
+
+    def fingerprinted(self) -> set[str]:
+        """What the store has fingerprints of: versions, and bases."""
+        with closing(sqlite3.connect(f"file:{self.state / 'state.db'}?mode=ro", uri=True)) as store:
+            return {version for (version,) in store.execute("SELECT DISTINCT version FROM fingerprints")}
 
     def status(self) -> dict[str, Any]:
         """What `loragate status --json` says."""

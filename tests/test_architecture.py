@@ -72,6 +72,9 @@ HOMES = {
     "fsspec": ("adapters/sources",),
     "cryptography": ("adapters/verify/signature.py",),
     "peft": ("adapters/fusion",),
+    "sqlalchemy": ("gateway/store",),
+    "alembic": ("gateway/store",),
+    "psycopg": ("gateway/store",),
 }
 # Heavy: only inside functions, so that serving starts at once and without them.
 HEAVY = {"torch", "peft", "transformers", "vllm", "gguf", "safetensors", "numpy"}

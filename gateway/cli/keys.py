@@ -1,18 +1,21 @@
 """loragate keys: make, list and revoke keys, with or without a running gateway."""
 
-import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from gateway.cli.client import CONTROL_SOCKET, Control, NotRunning, echo_json, segment
+from gateway.cli.client import Control, NotRunning, echo_json, segment
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.tables import show_table, when
 from gateway.decide.authenticate import Role
-from gateway.store.desired import DesiredStore, StoreUnreadable
+from gateway.settings import load
+from gateway.store.errors import StaleWrite, StoreError
 from gateway.store.keys import UnknownKey, create_key, revoke_key
+from gateway.store.moving import take_in
+from gateway.store.sql import Store, open_store
 
 
 @click.group()
@@ -89,35 +92,48 @@ def revoke(key_id: str, as_json: bool, **control: Any) -> None:
 
 
 def _create_in_store(folder: Path, role: Role, name: str, models: tuple[str, ...]) -> dict[str, Any]:
-    store = DesiredStore(folder)
-    with store.locked():
-        _check_is_still_stopped(folder)
-        desired, record, key = create_key(_read(folder), role, time.time(), name, models or None)  # noqa: TID251 (the clock of the command line)
-        store.write(desired)
+    made: list[tuple[Any, str]] = []
+
+    def change(desired: Any) -> Any:
+        desired, record, key = create_key(desired, role, time.time(), name, models or None)  # noqa: TID251 (the clock of the command line)
+        made.append((record, key))
+        return desired
+
+    _change(folder, change)
+    record, key = made[-1]
     return {**_view(record), "key": key}
 
 
 def _revoke_in_store(folder: Path, key_id: str) -> None:
-    store = DesiredStore(folder)
-    with store.locked():
-        _check_is_still_stopped(folder)
+    try:
+        _change(folder, lambda desired: revoke_key(desired, key_id))
+    except UnknownKey as error:
+        raise fail(str(error)) from None
+
+
+def _change(folder: Path, change: Callable[[Any], Any]) -> None:
+    """Change the store; a gateway that has just started sees it by its feed."""
+    while True:
+        desired = _read(folder)
         try:
-            store.write(revoke_key(_read(folder), key_id))
-        except UnknownKey as error:
+            _open(folder).write(change(desired), expected=desired.version)
+        except StaleWrite:
+            continue
+        except StoreError as error:
             raise fail(str(error)) from None
+        return
 
 
-def _check_is_still_stopped(folder: Path) -> None:
-    """A gateway binds its socket before it reads the state, so one that is about to read is seen here."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        if probe.connect_ex(str(folder / CONTROL_SOCKET)) == 0:
-            raise fail("a gateway has just started on this state folder; run the command again")
+def _open(folder: Path) -> Store:
+    return open_store(load().store or folder, now=time.time)  # noqa: TID251 (the clock of the command line)
 
 
 def _read(folder: Path) -> Any:
     try:
-        return DesiredStore(folder).read()
-    except StoreUnreadable as error:
+        store = _open(folder)
+        take_in(store, folder)
+        return store.read()
+    except StoreError as error:
         raise fail(str(error)) from None
 
 

@@ -75,7 +75,7 @@ def run_node(settings: Settings, *, owns_engine: bool = False) -> None:
     from adapters.verify import InvalidKey
     from gateway.node import CannotListen, Node
     from gateway.serve.vllm_process import EngineNotStarted
-    from gateway.store.desired import StoreUnreadable
+    from gateway.store.errors import StoreError
 
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -91,7 +91,7 @@ def run_node(settings: Settings, *, owns_engine: bool = False) -> None:
 
     try:
         uvloop.run(run())
-    except (CannotListen, EngineNotStarted, StoreUnreadable, InvalidKey, SourceError) as error:
+    except (CannotListen, EngineNotStarted, StoreError, InvalidKey, SourceError) as error:
         raise fail(str(error)) from None
     except asyncio.CancelledError:
         sys.exit(1)

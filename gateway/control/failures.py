@@ -15,6 +15,7 @@ from adapters.sources import SourceError, SourceNotAllowed, SourceUnavailable
 from adapters.verify import Refused
 from gateway.control.state import Conflict
 from gateway.errors import LoragateError
+from gateway.store.errors import StoreError, StoreUnavailable
 from gateway.store.keys import UnknownKey
 
 # Subclasses before what they derive from: the first that fits is it.
@@ -32,6 +33,8 @@ STATUS: Final[dict[type[Exception], tuple[int, str]]] = {
     UnknownKey: (404, "not_found"),
     Conflict: (409, "conflict"),
     HostUnavailable: (503, "engine_unavailable"),
+    StoreUnavailable: (503, "store_unavailable"),
+    StoreError: (500, "store_failed"),
     OSError: (507, "not_stored"),
     UnicodeEncodeError: (400, "invalid_request"),
 }

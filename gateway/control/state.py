@@ -7,7 +7,7 @@ says holds for the very next request.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeVar
@@ -19,7 +19,9 @@ from adapters.residency import Keep
 from gateway.decide.route import Base, EngineView
 from gateway.observe.ledger import Cell
 from gateway.store import snapshot
-from gateway.store.desired import Desired, DesiredStore
+from gateway.store.desired import Desired, save_copy
+from gateway.store.errors import StaleWrite
+from gateway.store.sql import Store
 
 log = logging.getLogger("loragate.state")
 _T = TypeVar("_T")
@@ -31,6 +33,10 @@ REVIEW_SECONDS: Final = 60.0
 
 class Conflict(Exception):
     """The change does not fit the state as it is; the message says what to do."""
+
+
+class Overtaken(Conflict):
+    """Another gateway has changed the state first; nothing was changed, and the state is as it is now."""
 
 
 async def to_the_end(work: Awaitable[_T]) -> _T:
@@ -80,6 +86,8 @@ class LiveState:
 
     Args:
         folder: The state folder.
+        store: Where the state is kept.
+        desired: The state as it was read from there, or from the copy on disk.
         workers, engines: Who is told, and who loads.
         with_keys: False when the gateway runs without authentication.
         now: Unix seconds.
@@ -87,22 +95,21 @@ class LiveState:
     """
 
     def __init__(
-        self, folder: Path, workers: Workers, engines: Engines, *, with_keys: bool, now: Callable[[], float],
-        rollback_seconds: float,
+        self, folder: Path, store: Store, desired: Desired, workers: Workers, engines: Engines, *, with_keys: bool,
+        now: Callable[[], float], rollback_seconds: float,
     ) -> None:  # fmt: skip
         self.folder = folder
         self.workers = workers
         self.engines = engines
         self.now = now
-        self._store = DesiredStore(folder)
+        self.store = store
         self._with_keys = with_keys
         self._rollback_seconds = rollback_seconds
         self.turn = asyncio.Lock()
         self._publishing = asyncio.Lock()
         self._tables = 0
         self._arriving: dict[str, Entry] = {}
-        with self._store.locked():  # a command that found no gateway may be writing just now
-            self._become(self._store.read())
+        self._become(desired)
 
     def _become(self, desired: Desired) -> None:
         self.desired = desired
@@ -207,14 +214,63 @@ class LiveState:
         """Tell every worker that versions came or went on an engine; nothing else has changed."""
         self.workers.publish_engines(self.engines.views())
 
-    async def change(self, desired: Desired) -> None:
-        """Store a new state, and have it served from. Call with `turn` held."""
-        await to_the_end(self._change(desired))  # or the file would say what nobody here knows
+    async def change(
+        self, desired: Desired, *, by: str = "", reason: str = "", journal: Sequence[Mapping[str, Any]] = (),
+        fence: int | None = None,
+    ) -> None:  # fmt: skip
+        """Store a new state, journalled in the same transaction, and have it served from. Call with `turn` held.
 
-    async def _change(self, desired: Desired) -> None:
+        Args:
+            desired: The state as it shall be, made from the one that is `self.desired` now.
+            by, reason: Who wants it and why, for the routes' history.
+            journal: What explains it, as JSON.
+            fence: The leader's token, for what automation decides.
+
+        Raises:
+            Conflict: Another gateway or command has changed the state meanwhile; or a worker lags.
+            Fenced: Another leader has taken over.
+            StoreError: It may not be stored.
+        """
+        # To the end, or the store would say what nobody here knows.
+        await to_the_end(self._change(desired, by, reason, journal, fence))
+
+    async def _change(
+        self, desired: Desired, by: str, reason: str, journal: Sequence[Mapping[str, Any]], fence: int | None
+    ) -> None:
         def write() -> Desired:
-            with self._store.locked():
-                return self._store.write(desired)
+            return self.store.write(
+                desired, expected=self.desired.version, journal=journal, fence=fence, by=by, reason=reason
+            )
 
-        self._become(await asyncio.to_thread(write))
+        try:
+            written = await asyncio.to_thread(write)
+        except StaleWrite as error:
+            await self._adopt()
+            raise Overtaken(f"{error}; nothing was changed") from None
+        self._become(written)
         await self.publish()
+        await self._keep_copy()
+
+    async def follow(self, version: int) -> None:
+        """Serve from what another gateway or command has stored; the feed tells its version."""
+        async with self.turn:
+            if version != self.desired.version:
+                await self._adopt()
+
+    async def _adopt(self) -> None:
+        stored = await asyncio.to_thread(self.store.read)
+        if stored.version < self.desired.version:
+            log.error(
+                "the store is at version %d, and this gateway serves version %d, which stays: was the store restored "
+                "from a backup? Then restart the gateways", stored.version, self.desired.version,
+            )  # fmt: skip
+            return
+        self._become(stored)
+        await self.publish()
+        await self._keep_copy()
+
+    async def _keep_copy(self) -> None:
+        try:
+            await asyncio.to_thread(save_copy, self.folder, self.desired)
+        except OSError as error:  # a full disk must not stop what is served
+            log.warning("the copy of the state for a start without a store is not saved: %s", error.strerror)

@@ -1,8 +1,8 @@
-"""The desired state of one machine, in one file: replaced whole, or not at all.
+"""The desired state as a value, and as a file of its own: replaced whole, or not at all.
 
-Readers see the old file or the new one, never half of either (write, fsync, rename).
-A lock file keeps a second writer out, such as a CLI that makes a key while the gateway
-is down. The version grows by one with every change.
+Readers see the old file or the new one, never half of either (write, fsync, rename). The
+version grows by one with every change. `sql.py` keeps the state; the files are that of
+earlier releases, and the copy that a start without a store serves from.
 """
 
 import fcntl
@@ -12,22 +12,20 @@ import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from adapters.catalog import Catalog, Entry
 from gateway.decide.assign import Split
 from gateway.decide.authenticate import Role
+from gateway.store.errors import StoreUnreadable
 
 STATE_FILE: Final = "state.json"
+COPY_FILE: Final = "desired.json"
 # Of one alias's former controls; a rollback reaches back no further.
 LONGEST_HISTORY: Final = 100
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
-
-
-class StoreUnreadable(Exception):
-    """The state file is there and cannot be understood."""
 
 
 class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -76,13 +74,42 @@ class RouteRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         )
 
 
+class RouteVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A route as it was from one change to the next.
+
+    `number` counts an alias's versions from 1. `state` is the version of the whole state that
+    brought it, `at` Unix seconds. `route` is None where the alias was removed.
+    """
+
+    alias: str
+    number: int
+    state: int
+    at: int
+    route: RouteRecord | None
+    by: str = ""
+    reason: str = ""
+
+
+class RolloutRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One candidate's journey; `body` is JSON that whoever drives rollouts reads and writes."""
+
+    id: str
+    alias: str
+    is_open: bool
+    body: dict[str, Any]
+
+
 class Desired(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything an operator has asked for. Only versions in `adapters` may be routed to."""
+    """Everything an operator has asked for. Only versions in `adapters` may be routed to.
+
+    `rollouts` are the open ones, at most one for each alias.
+    """
 
     version: int = 0
     keys: tuple[KeyRecord, ...] = ()
     adapters: tuple[Entry, ...] = ()
     routes: tuple[RouteRecord, ...] = ()
+    rollouts: tuple[RolloutRecord, ...] = ()
 
     def catalog(self) -> Catalog:
         """Return the registered versions."""
@@ -96,6 +123,15 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """Return the state with `route` new or replaced."""
         others = tuple(other for other in self.routes if other.alias != route.alias)
         return msgspec.structs.replace(self, routes=(*others, route))
+
+    def rollout(self, alias: str) -> RolloutRecord | None:
+        """Return the open rollout of `alias`, or None."""
+        return next((rollout for rollout in self.rollouts if rollout.alias == alias), None)
+
+    def with_rollout(self, rollout: RolloutRecord) -> "Desired":
+        """Return the state with `rollout` new or replaced."""
+        others = tuple(other for other in self.rollouts if other.id != rollout.id)
+        return msgspec.structs.replace(self, rollouts=(*others, rollout))
 
     def without(self, versions: Collection[str]) -> "Desired":
         """Return the state without some versions and without the routes that they control."""
@@ -111,7 +147,7 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class DesiredStore:
-    """The state file in a folder, made with the first change."""
+    """The state file of releases before 0.2 in a folder, made with the first change."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -148,6 +184,19 @@ class DesiredStore:
         with os.fdopen(descriptor, "r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def save_copy(folder: Path, desired: Desired) -> None:
+    """Keep the state on disk, for a start while the store is away."""
+    replace_file(folder / COPY_FILE, msgspec.json.encode(desired))
+
+
+def read_copy(folder: Path) -> Desired | None:
+    """Return the state that was last kept on disk; None if there is none that can be read."""
+    try:
+        return msgspec.json.decode((folder / COPY_FILE).read_bytes(), type=Desired)
+    except (OSError, msgspec.DecodeError):
+        return None
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -23,8 +23,9 @@ from gateway.control.state import LiveState
 from gateway.decide.authenticate import Role
 from gateway.decide.route import Base, EngineView
 from gateway.observe.ledger import Cell
-from gateway.store.desired import Desired, DesiredStore, KeyRecord
+from gateway.store.desired import Desired, KeyRecord
 from gateway.store.fingerprints import FingerprintStore
+from gateway.store.sql import open_store
 from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
 from tests.gateways import RunningGateway
@@ -243,7 +244,11 @@ class Engines:
 
 
 def live(folder: Path) -> LiveState:
-    return LiveState(folder, Workers(), Engines(), with_keys=True, now=lambda: 1e9, rollback_seconds=1)
+    folder.mkdir(exist_ok=True)
+    store = open_store(folder, now=lambda: 1e9)
+    return LiveState(
+        folder, store, store.read(), Workers(), Engines(), with_keys=True, now=lambda: 1e9, rollback_seconds=1
+    )  # fmt: skip
 
 
 def test_a_change_that_is_cut_short_is_on_the_disk_and_in_memory_or_in_neither(tmp_path: Path) -> None:
@@ -257,7 +262,7 @@ def test_a_change_that_is_cut_short_is_on_the_disk_and_in_memory_or_in_neither(t
         with pytest.raises(asyncio.CancelledError):
             await changing
         await asyncio.sleep(0.05)  # for a write that nobody waits for any more
-        return state.desired, DesiredStore(tmp_path).read()
+        return state.desired, state.store.read()
 
     for _ in range(5):
         in_memory, on_disk = asyncio.run(run())
@@ -270,7 +275,7 @@ def test_a_registration_that_is_cut_short_while_it_copies_leaves_no_folder(tmp_p
     async def run() -> None:
         state = live(tmp_path / "state")
         intake = Intake(state.folder, IntakeRules(), lambda: None)
-        adapters = AdapterOperations(state, intake, FingerprintStore(state.folder), most_rank=8)
+        adapters = AdapterOperations(state, intake, FingerprintStore(state.store), most_rank=8)
 
         def stop_at_copy(stage: str, done: int = 0, total: int | None = None) -> None:
             if stage == "copy":

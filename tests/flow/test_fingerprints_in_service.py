@@ -100,8 +100,8 @@ def is_ready(gateway: RunningGateway, engine: FakeEngine, version: str) -> bool:
 
 def folders(gateway: RunningGateway) -> list[str]:
     """What lies in the registry, and among the fingerprints of versions."""
-    registry, prints = gateway.state / "adapters", gateway.state / "fingerprints"
-    return [path.name for path in (*registry.glob("*"), *prints.glob("*@*"))]
+    versions = [subject for subject in gateway.fingerprinted() if "@" in subject]
+    return [*(path.name for path in (gateway.state / "adapters").glob("*")), *versions]
 
 
 def test_an_adapter_that_changes_nothing_is_refused_and_leaves_no_trace(

@@ -170,7 +170,7 @@ def test_keys_are_managed_without_a_gateway_and_kept(engine: FakeEngine, tmp_pat
     ]
     assert "early" in gateway.cli("keys", "ls")
     assert "no key" in gateway.cli("keys", "revoke", gone["id"], expect=2)
-    assert stat.S_IMODE((tmp_path / "state.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "state.db").stat().st_mode) == 0o600
     with gateway:
         assert chat(gateway, {"authorization": f"Bearer {made['key']}"}).status_code == 200
         assert chat(gateway, {"authorization": f"Bearer {gone['key']}"}).status_code == 401

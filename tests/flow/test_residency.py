@@ -18,7 +18,8 @@ from adapters.artifact import read_manifest, take_copy
 from adapters.catalog import Entry
 from adapters.lifecycle import State
 from adapters.reference import AdapterRef
-from gateway.store.desired import Desired, DesiredStore, RouteRecord
+from gateway.store.desired import Desired, RouteRecord
+from gateway.store.sql import open_store
 from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
 from tests.gateways import RunningGateway
@@ -177,9 +178,9 @@ def _registered(state: Path, folder: Path) -> list[str]:
             Entry(ref=ref, manifest=manifest, folder=str(copy), source=str(source), created=1, state=State.READY)
         )
         routes.append(RouteRecord(alias=ref.name, control=ref.version, salt=str(number), created=1))
-    store = DesiredStore(state)
-    with store.locked():
-        store.write(Desired(adapters=tuple(entries), routes=tuple(routes)))
+    store = open_store(state, now=time.time)
+    store.write(Desired(adapters=tuple(entries), routes=tuple(routes)), expected=0)
+    store.close()
     return [entry.ref.version for entry in entries]
 
 

@@ -1,0 +1,229 @@
+"""Who may advance rollouts: one of many, by a lock and a growing number, the fence.
+
+The lock tells at once that a leader has ended, and its pulse that it was paused or cut off:
+neither is trusted. Each write of a leader carries its fence, and the store refuses it once
+another has a higher one. So two may believe that they lead, and only one can write.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from sqlalchemy import Connection, select, update
+
+from gateway.store import schema
+from gateway.store.errors import StoreUnavailable
+from gateway.store.sql import Store
+
+log = logging.getLogger("loragate.leader")
+
+# So long may a leader be silent before another takes over: long against a pause of the garbage
+# collector or a busy disk, short against a step of a rollout.
+LEASE_SECONDS: Final = 3.0
+# Any number, the same in every release; our advisory locks are (this, fence).
+_LOCK_CLASS: Final = 0x10_7A
+
+
+class Lock(Protocol):
+    """Locks named by numbers, each held by one process at most and free when that ends."""
+
+    def take(self, number: int) -> bool:
+        """Whether this process has lock `number` now."""
+
+    def holds(self, number: int) -> bool:
+        """Whether it has it still."""
+
+    def beat(self, number: int) -> None:
+        """Change the pulse of lock `number`."""
+
+    def pulse(self, number: int) -> object:
+        """Return something that is another after each beat of its holder."""
+
+    def drop_all_but(self, number: int | None) -> None:
+        """Free the others."""
+
+
+class Leader:
+    """One who may lead. Call `step` at least three times in `lease_seconds`.
+
+    Args:
+        store: The store.
+        holder: A name for people.
+        lease_seconds: After so long a silence another takes over.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self, store: Store, holder: str, *, lease_seconds: float = LEASE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._holder = holder
+        self._lease_seconds = lease_seconds
+        self._clock = clock
+        database = store.database
+        self._lock: Lock = _FileLock(Path(database.url.database or "")) if database.is_sqlite else _SessionLock(store)
+        self._heard: object = None
+        self._heard_at = clock()
+        self.fence: int | None = None
+
+    def step(self) -> int | None:
+        """Lead on, or try to; returns the fence to write with, or None.
+
+        Raises:
+            StoreUnavailable: Nobody knows; without a store a leader cannot write either.
+        """
+        current = self._store.reading(lambda connection: connection.scalar(select(schema.state.c.fence)) or 0)
+        if self.fence is None:
+            return self._stand(current)
+        if self.fence != current or not (self._lock.holds(self.fence) or self._lock.take(self.fence)):
+            log.warning("%s leads no more: leader %d has taken over from %d", self._holder, current, self.fence)
+            self.resign()
+            return None
+        self._lock.beat(self.fence)
+        return self.fence
+
+    def resign(self) -> None:
+        """Lead no more; another takes over at its next step."""
+        self.fence = None
+        with contextlib.suppress(StoreUnavailable):
+            self._lock.drop_all_but(None)
+
+    def _stand(self, current: int) -> int | None:
+        if not self._lock.take(current) and not self._is_silent(current):
+            return None
+        # The lock of the next fence: of several who find the leader gone, one goes on.
+        if self._lock.take(current + 1) and self._store.writing(lambda connection: self._follow(connection, current)):
+            self.fence = current + 1
+            log.info("%s leads as number %d", self._holder, self.fence)
+        self._lock.drop_all_but(self.fence)
+        return self.fence
+
+    def _is_silent(self, current: int) -> bool:
+        """Whether its pulse has been the same for too long, by our own clock."""
+        heard = (current, self._lock.pulse(current))
+        if heard != self._heard:
+            self._heard, self._heard_at = heard, self._clock()
+        return self._clock() - self._heard_at >= self._lease_seconds
+
+    def _follow(self, connection: Connection, current: int) -> bool:
+        state = schema.state
+        taken = connection.execute(update(state).where(state.c.fence == current).values(fence=current + 1))
+        if taken.rowcount == 1:
+            connection.execute(update(schema.leader).values(holder=self._holder))
+        return taken.rowcount == 1
+
+
+class _FileLock:
+    """Lock files beside an SQLite database, each with its holder's pulse in it."""
+
+    def __init__(self, database: Path) -> None:
+        self._database = database
+        self._held: dict[int, int] = {}
+        self._beats = 0
+
+    def _path(self, number: int) -> Path:
+        return self._database.with_name(f"{self._database.name}.leader-{number}")
+
+    def take(self, number: int) -> bool:
+        """Whether this process has lock `number` now."""
+        if number in self._held:
+            return True
+        try:
+            descriptor = os.open(self._path(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreUnavailable(f"`{self._path(number)}` cannot be made ({error.strerror}); make room") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return False
+        self._held[number] = descriptor
+        return True
+
+    def holds(self, number: int) -> bool:
+        """Whether it has it still."""
+        return number in self._held
+
+    def beat(self, number: int) -> None:
+        """Change the pulse."""
+        self._beats += 1
+        with contextlib.suppress(OSError):  # on a full disk it may lose the lead, which is no harm
+            os.pwrite(self._held[number], b"%020d" % self._beats, 0)
+
+    def pulse(self, number: int) -> object:
+        """Return what changes with each beat of the holder."""
+        with contextlib.suppress(OSError):
+            return self._path(number).read_bytes()
+        return b""
+
+    def drop_all_but(self, number: int | None) -> None:
+        """Free the others."""
+        for each in [each for each in self._held if each != number]:
+            # No harm if another has just opened it: the fence decides, not the file.
+            self._path(each).unlink(missing_ok=True)
+            os.close(self._held.pop(each))
+
+
+class _SessionLock:
+    """Advisory locks of a PostgreSQL session, and a pulse in a table."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._session: Any = None
+        self._held: set[int] = set()
+
+    def take(self, number: int) -> bool:
+        """Whether this process has lock `number` now."""
+        if self._session is None:
+            self._session = self._store.database.session()
+        if number not in self._held and self._ask("SELECT pg_try_advisory_lock(%s, %s)", number):
+            self._held.add(number)
+        return number in self._held
+
+    def holds(self, number: int) -> bool:
+        """Ask the session, which has lost its locks if it has broken."""
+        if number not in self._held:
+            return False
+        try:
+            self._ask("SELECT %s = %s OR true", number)
+        except StoreUnavailable:
+            return False
+        return True
+
+    def beat(self, number: int) -> None:
+        """Change the pulse."""
+        leader = schema.leader
+        self._store.writing(lambda connection: connection.execute(update(leader).values(beats=leader.c.beats + 1)))
+
+    def pulse(self, number: int) -> object:
+        """Return what changes with each beat of the holder."""
+        return self._store.reading(lambda connection: connection.scalar(select(schema.leader.c.beats)))
+
+    def drop_all_but(self, number: int | None) -> None:
+        """Free the others."""
+        for each in self._held - {number}:
+            self._ask("SELECT pg_advisory_unlock(%s, %s)", each)
+            self._held.discard(each)
+        if number is None:
+            self._close()
+
+    def _ask(self, statement: str, number: int) -> bool:
+        try:
+            row = self._store.database.ask(self._session, statement, _LOCK_CLASS, number)
+        except StoreUnavailable:
+            self._close()
+            raise
+        return bool(row and row[0])
+
+    def _close(self) -> None:
+        session, self._session = self._session, None
+        self._held.clear()
+        if session is not None:
+            with contextlib.suppress(Exception):  # it may be broken, which is why we close it
+                session.close()

@@ -1,0 +1,55 @@
+"""Bring the tables to this release's schema, or refuse those of a later one.
+
+Alembic is imported only when there is something to do, since that takes a third of a second.
+"""
+
+from pathlib import Path
+
+from sqlalchemy import Connection, inspect, select, text
+
+from gateway.store.errors import StoreTooNew
+from gateway.store.schema import HEAD, REVISION_TABLE, REVISIONS, revision
+
+# Any number, the same in every release: two replicas that start at once must not both migrate.
+_LOCK = 0x10_7A_6A_7E
+
+
+def revision_of(connection: Connection) -> str | None:
+    """Return the schema that is there; None for an empty database."""
+    if not inspect(connection).has_table(REVISION_TABLE):
+        return None
+    return connection.scalar(select(revision.c.version_num))
+
+
+def check_is_known(found: str | None) -> None:
+    """Refuse a store that a later release has written.
+
+    Raises:
+        StoreTooNew: This release does not know its schema.
+    """
+    if found is not None and found not in REVISIONS:
+        raise StoreTooNew(
+            f"the store has schema `{found}`, and this release knows `{HEAD}` at most; run the release that wrote it, "
+            "or a later one (to go back instead, restore a backup from before the upgrade)"
+        )
+
+
+def bring_up(connection: Connection, head: str = HEAD) -> None:
+    """Migrate to `head`, in the transaction of `connection`: whole, or not at all.
+
+    Raises:
+        StoreTooNew: The store is of a later release.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    found = revision_of(connection)
+    check_is_known(found)
+    if found == head:
+        return
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    config.attributes["connection"] = connection
+    command.upgrade(config, head)

@@ -1,0 +1,1 @@
+"""How a store of one release becomes that of the next: Alembic's scripts, run by `migrate.py`."""

@@ -1,0 +1,203 @@
+"""The state as rows: what differs is written, the rest is left alone."""
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, update
+
+from adapters.catalog import Entry
+from gateway.decide import journal as chain
+from gateway.store import schema
+from gateway.store.desired import Desired, KeyRecord, RolloutRecord, RouteRecord, RouteVersion
+from gateway.store.errors import StoreUnreadable
+
+T = TypeVar("T")
+Row = Mapping[str, Any]
+
+
+def encode(record: object) -> str:
+    """Return a record as JSON text."""
+    return msgspec.json.encode(record).decode()
+
+
+def decode(text: str, kind: type[T], what: str) -> T:
+    """Return the record in `text`.
+
+    Raises:
+        StoreUnreadable: It is not of that kind.
+    """
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StoreUnreadable(
+            f"a record in `{what}` of the store cannot be read ({error}); it is damaged or of a later release: "
+            "restore a backup, or run the release that wrote it"
+        ) from None
+
+
+def read_all(connection: Connection) -> Desired:
+    """Return the whole state."""
+    rollouts = select(schema.rollouts.c.record).where(schema.rollouts.c.is_open).order_by(schema.rollouts.c.position)
+    return Desired(
+        version=connection.scalar(select(schema.state.c.version)) or 0,
+        keys=_records(connection, schema.keys, KeyRecord),
+        adapters=_records(connection, schema.adapters, Entry),
+        routes=_records(connection, schema.routes, RouteRecord),
+        rollouts=tuple(decode(text, RolloutRecord, "rollouts") for text in connection.scalars(rollouts)),
+    )
+
+
+def _records(connection: Connection, table: Table, kind: type[T]) -> tuple[T, ...]:
+    texts = connection.scalars(select(table.c.record).order_by(table.c.position))
+    return tuple(decode(text, kind, table.name) for text in texts)
+
+
+def hold(connection: Connection) -> None:
+    """Take the row of `state`, which all writers queue for, until the transaction ends."""
+    connection.execute(select(schema.state.c.version).with_for_update())  # SQLite's transaction holds all of it
+
+
+def write_keys(connection: Connection, keys: Iterable[KeyRecord]) -> None:
+    """Bring the keys in line with `keys`."""
+    rows = [{"id": each.id, "digest": each.digest, "record": encode(each)} for each in keys]
+    _bring_in_line(connection, schema.keys, "id", rows)
+
+
+def write_adapters(connection: Connection, entries: Iterable[Entry]) -> None:
+    """Bring the catalog in line with `entries`; the fingerprints of a version that goes go with it."""
+    rows = [
+        {"version": each.ref.version, "name": each.ref.name, "state": str(each.state), "record": encode(each)}
+        for each in entries
+    ]
+    _, gone = _bring_in_line(connection, schema.adapters, "version", rows)
+    _delete(connection, schema.fingerprints, "version", gone)
+
+
+def write_routes(connection: Connection, routes: Sequence[RouteRecord], mark: RouteVersion) -> None:
+    """Bring the routes in line with `routes`, and keep a version of each that is new, other or gone.
+
+    Args:
+        connection: In a transaction that holds the row of `state`.
+        routes: As they shall be.
+        mark: Who brings it, when and why; its alias, number and route are left out.
+    """
+    by_alias = {each.alias: each for each in routes}
+    rows = [{"alias": each.alias, "record": encode(each)} for each in routes]
+    changed, gone = _bring_in_line(connection, schema.routes, "alias", rows)
+    versions = schema.route_versions
+    for alias in (*changed, *gone):
+        last = connection.scalar(select(func.max(versions.c.number)).where(versions.c.alias == alias)) or 0
+        version = msgspec.structs.replace(mark, alias=alias, number=last + 1, route=by_alias.get(alias))
+        connection.execute(insert(versions).values(alias=alias, number=last + 1, record=encode(version)))
+
+
+def write_rollouts(connection: Connection, rollouts: Sequence[RolloutRecord]) -> None:
+    """Store `rollouts`, open or closed; those closed before stay as they are.
+
+    Raises:
+        ValueError: An open one is missing, or an alias has two.
+    """
+    table = schema.rollouts
+    aliases = [each.alias for each in rollouts if each.is_open]
+    if len(set(aliases)) < len(aliases):
+        raise ValueError(f"more than one rollout is open for a route: {', '.join(sorted(aliases))}")
+    query = select(table.c.id, table.c.record).where(table.c.is_open)
+    stored = {row.id: row.record for row in connection.execute(query)}
+    missing = stored.keys() - {each.id for each in rollouts}
+    if missing:
+        raise ValueError(f"rollout `{min(missing)}` is open; close it, it cannot be left out")
+    position = connection.scalar(select(func.max(table.c.position))) or 0
+    # Closed ones first: the next may open for the same alias in the same change.
+    for each in sorted(rollouts, key=lambda each: each.is_open):
+        record = encode(each)
+        if each.id in stored:
+            if record != stored[each.id]:
+                change = update(table).where(table.c.id == each.id)
+                connection.execute(change.values(alias=each.alias, is_open=each.is_open, record=record))
+        else:
+            position += 1
+            row = {"id": each.id, "alias": each.alias, "is_open": each.is_open, "record": record}
+            connection.execute(insert(table).values(position=position, **row))
+
+
+def write_journal(connection: Connection, records: Iterable[Mapping[str, Any]]) -> None:
+    """Append records to the journal. Call in a transaction that holds the row of `state`."""
+    state = schema.state
+    head = read_head(connection)
+    last = chain.Entry(number=head.number, previous="", hash=head.hash, record={}) if head is not None else None
+    rows = []
+    for record in records:
+        last = chain.append(last, record)
+        rows.append(
+            {
+                "number": last.number, "previous": last.previous, "hash": last.hash,
+                "record": chain.canonical_json(dict(record)),
+            }
+        )  # fmt: skip
+    if last is not None and rows:
+        connection.execute(insert(schema.journal), rows)
+        connection.execute(update(state).values(journal_number=last.number, journal_hash=last.hash))
+
+
+def read_head(connection: Connection) -> chain.Head | None:
+    """Return the newest journal entry as the state notes it; None before the first."""
+    state = schema.state
+    number, digest = connection.execute(select(state.c.journal_number, state.c.journal_hash)).one()
+    return chain.Head(number=number, hash=digest) if number else None
+
+
+def read_journal(connection: Connection, after: int, limit: int) -> tuple[chain.Entry, ...]:
+    """Return at most `limit` journal entries after number `after`, the oldest first."""
+    table = schema.journal
+    query = select(table.c.number, table.c.previous, table.c.hash, table.c.record)
+    rows = connection.execute(query.where(table.c.number > after).order_by(table.c.number).limit(limit))
+    return tuple(
+        chain.Entry(number=number, previous=previous, hash=digest, record=_as_mapping(text))
+        for number, previous, digest, text in rows
+    )
+
+
+def _as_mapping(text: str) -> Mapping[str, Any]:
+    """Return a journal record; one that is no JSON any more becomes one that no hash fits."""
+    try:
+        record = json.loads(text)
+    except ValueError:
+        record = None
+    return record if isinstance(record, dict) else {"not a record": text}
+
+
+def _bring_in_line(
+    connection: Connection, table: Table, key: str, wanted: Sequence[dict[str, Any]]
+) -> tuple[list[str], list[str]]:
+    """Make a table's rows those wanted, in their order; returns the keys that are new or other, and those gone."""
+    stored = {row[key]: row for row in connection.execute(select(table)).mappings()}
+    gone = sorted(stored.keys() - {row[key] for row in wanted})
+    _delete(connection, table, key, gone)
+    new, other, moved = [], [], []
+    position = 0
+    for row in wanted:
+        old = stored.get(row[key])
+        # Positions grow and have gaps, so that most rows keep theirs when one goes or moves to the end.
+        position = max(position + 1, old["position"] if old is not None else 0)
+        placed = {**row, "position": position}
+        if old is None:
+            new.append(placed)
+        elif any(old[name] != value for name, value in row.items()):
+            other.append(placed)
+        elif old["position"] != position:
+            moved.append(placed)
+    if other or moved:
+        values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in (*wanted[0], "position") if name != key}
+        change = update(table).where(table.c[key] == bindparam("new_key")).values(values)
+        rows = [{"new_key": row[key]} | {f"new_{name}": row[name] for name in values} for row in (*other, *moved)]
+        connection.execute(change, rows)
+    if new:
+        connection.execute(insert(table), new)
+    return [row[key] for row in (*new, *other)], gone
+
+
+def _delete(connection: Connection, table: Table, key: str, values: Collection[str]) -> None:
+    if values:
+        connection.execute(delete(table).where(table.c[key] == bindparam("gone")), [{"gone": each} for each in values])

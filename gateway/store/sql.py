@@ -1,0 +1,246 @@
+"""The store: the desired state with its history and journal, in SQLite or PostgreSQL.
+
+Synchronous, for threads of the control plane: nothing that serves requests ever calls it.
+Every call ends within the time allowed. A change is one transaction, in which the journal
+says why before anything acts on it.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+from sqlalchemy import Connection, func, select, text, update
+
+from gateway.decide import journal as chain
+from gateway.store import rows, schema
+from gateway.store.database import Database, address_of
+from gateway.store.desired import Desired, RolloutRecord, RouteVersion
+from gateway.store.errors import Fenced, StaleWrite, StoreTooNew
+from gateway.store.migrate import bring_up, check_is_known, revision_of
+
+T = TypeVar("T")
+
+# The longest that a call may take by default: longer than a failover of a database takes to be noticed.
+CALL_SECONDS: Final = 5.0
+# A migration may rewrite tables, and happens once a release.
+MIGRATION_SECONDS: Final = 120.0
+PAGE: Final = 1000
+
+
+def open_store(where: str | Path, *, now: Callable[[], float], seconds: float = CALL_SECONDS) -> "Store":
+    """Return the store at `where`; nothing is connected to yet.
+
+    Args:
+        where: `sqlite:////folder/file.db`, `postgresql://user@host/database`, or a state folder for SQLite in it.
+        now: Unix seconds.
+        seconds: The longest that any call may take.
+
+    Raises:
+        InvalidUrl: `where` is none of these.
+    """
+    return Store(Database(address_of(where), seconds), now)
+
+
+class Store:
+    """The desired state, and all that is kept with it.
+
+    Every method may raise StoreUnavailable, StoreUnreadable and StoreTooNew.
+
+    Args:
+        database: Where it is kept.
+        now: Unix seconds.
+    """
+
+    def __init__(self, database: Database, now: Callable[[], float]) -> None:
+        self.database = database
+        self.now = now
+        self._is_prepared = False
+        self._preparing = threading.Lock()
+
+    def prepare(self) -> None:
+        """Make or migrate the tables if need be; the first call of any other method does it too."""
+        with self._preparing:
+            # Once only: a store that is empty all of a sudden must not become a new one under a running gateway.
+            if self._is_prepared:
+                return
+            found = self.database.read(revision_of)
+            check_is_known(found)
+            if found != schema.HEAD:
+                self.database.write(_migrate, MIGRATION_SECONDS)
+            self._is_prepared = True
+
+    def read(self) -> Desired:
+        """Return the state as it stands; an empty one before the first change."""
+        return self.reading(rows.read_all)
+
+    def version(self) -> int:
+        """Return the state's version."""
+        return self.reading(lambda connection: connection.scalar(select(schema.state.c.version)) or 0)
+
+    def write(
+        self, desired: Desired, *, expected: int, journal: Sequence[Mapping[str, Any]] = (), fence: int | None = None,
+        by: str = "", reason: str = "",
+    ) -> Desired:  # fmt: skip
+        """Replace the state, and say why in the journal; returns it with its new version, without closed rollouts.
+
+        Args:
+            desired: The state as it shall be; its own version is of no matter.
+            expected: The version that the change was made from.
+            journal: What explains it, as JSON.
+            fence: The leader's token; None for what an operator orders.
+            by, reason: For the history of the routes that it changes.
+
+        Raises:
+            StaleWrite: The state is at another version by now.
+            Fenced: Another leader has taken over.
+        """
+        mark = RouteVersion(
+            alias="", number=0, state=expected + 1, at=int(self.now()), route=None, by=by, reason=reason
+        )  # fmt: skip
+
+        def work(connection: Connection) -> None:
+            _advance(connection, expected, fence)
+            rows.write_keys(connection, desired.keys)
+            rows.write_adapters(connection, desired.adapters)
+            rows.write_routes(connection, desired.routes, mark)
+            rows.write_rollouts(connection, desired.rollouts)
+            rows.write_journal(connection, journal)
+            _notify(connection, expected + 1)
+
+        self.writing(work)
+        still_open = tuple(rollout for rollout in desired.rollouts if rollout.is_open)
+        return msgspec.structs.replace(desired, version=expected + 1, rollouts=still_open)
+
+    def append(self, journal: Sequence[Mapping[str, Any]], *, fence: int | None = None) -> None:
+        """Journal what changes no state; its version stays.
+
+        Raises:
+            Fenced: Another leader has taken over.
+        """
+
+        def work(connection: Connection) -> None:
+            _hold(connection, fence)
+            rows.write_journal(connection, journal)
+
+        self.writing(work)
+
+    def history(self, alias: str, *, before: int | None = None, limit: int = PAGE) -> tuple[RouteVersion, ...]:
+        """Return the versions of an alias's route below number `before`, the newest first."""
+        table = schema.route_versions
+        query = select(table.c.record).where(table.c.alias == alias)
+        if before is not None:
+            query = query.where(table.c.number < before)
+        query = query.order_by(table.c.number.desc()).limit(limit)
+        return self.reading(
+            lambda connection: tuple(
+                rows.decode(each, RouteVersion, table.name) for each in connection.scalars(query)
+            )
+        )  # fmt: skip
+
+    def rollouts(self, alias: str | None = None, *, limit: int = PAGE) -> tuple[RolloutRecord, ...]:
+        """Return the rollouts of an alias, or of all, open and closed, the newest first."""
+        table = schema.rollouts
+        query = select(table.c.record).order_by(table.c.position.desc()).limit(limit)
+        if alias is not None:
+            query = query.where(table.c.alias == alias)
+        return self.reading(
+            lambda connection: tuple(
+                rows.decode(each, RolloutRecord, table.name) for each in connection.scalars(query)
+            )
+        )  # fmt: skip
+
+    def journal(self, *, after: int = 0, limit: int = PAGE) -> tuple[chain.Entry, ...]:
+        """Return journal entries after number `after`, the oldest first."""
+        return self.reading(lambda connection: rows.read_journal(connection, after, limit))
+
+    def journal_head(self) -> chain.Head | None:
+        """Return the newest journal entry as noted beside the state; None before the first."""
+        return self.reading(rows.read_head)
+
+    def verify_journal(self) -> chain.Break | None:
+        """Return the first place where the journal was tampered with; None if it is whole."""
+
+        def ends(connection: Connection) -> tuple[chain.Head | None, int]:
+            last = connection.scalar(select(func.max(schema.journal.c.number)))
+            return rows.read_head(connection), last or 0
+
+        head, last = self.reading(ends)
+        end = head.number if head is not None else 0
+        if last > end:
+            return chain.Break(number=end + 1, reason=f"entry {end + 1} was put in from outside: the end is {end}")
+        return chain.verify(self._entries(end), head=head)
+
+    def _entries(self, end: int) -> Iterator[chain.Entry]:
+        """Yield the entries up to number `end`; what is appended meanwhile is for the next time."""
+        after = 0
+        while after < end and (page := self.journal(after=after)):
+            yield from (entry for entry in page if entry.number <= end)
+            after = page[-1].number
+
+    def reading(self, work: Callable[[Connection], T]) -> T:
+        """Return what `work` reads, all of it at one moment."""
+        self.prepare()
+        return self.database.read(_checked(work))
+
+    def writing(self, work: Callable[[Connection], T]) -> T:
+        """Do `work` in one transaction."""
+        self.prepare()
+        return self.database.write(_checked(work))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.database.dispose()
+
+
+def _checked(work: Callable[[Connection], T]) -> Callable[[Connection], T]:
+    """Return `work`, refused if a later release has migrated the store while we run."""
+
+    def checked(connection: Connection) -> T:
+        found = connection.scalar(select(schema.revision.c.version_num))
+        if found != schema.HEAD:
+            check_is_known(found)
+            raise StoreTooNew(f"the store went back to schema `{found}` while this gateway ran; start it again")
+        return work(connection)
+
+    return checked
+
+
+def _migrate(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+            connection.execute(text(f"SET LOCAL {name} = '{MIGRATION_SECONDS:.0f}s'"))
+    bring_up(connection)
+
+
+def _advance(connection: Connection, expected: int, fence: int | None) -> None:
+    """Take the state's row, which all writers queue for, and count the change."""
+    state = schema.state
+    change = update(state).where(state.c.version == expected).values(version=expected + 1)
+    if fence is not None:
+        change = change.where(state.c.fence == fence)
+    if connection.execute(change).rowcount == 1:
+        return
+    version, current = connection.execute(select(state.c.version, state.c.fence)).one()
+    if fence is not None and fence != current:
+        raise _fenced(fence, current)
+    raise StaleWrite(
+        f"the state is at version {version}, and the change was made from version {expected}; read it again and repeat"
+    )
+
+
+def _hold(connection: Connection, fence: int | None) -> None:
+    rows.hold(connection)
+    current = connection.scalar(select(schema.state.c.fence)) or 0
+    if fence is not None and fence != current:
+        raise _fenced(fence, current)
+
+
+def _fenced(fence: int, current: int) -> Fenced:
+    return Fenced(f"leader {current} has taken over from leader {fence}, which writes no more; it has to stand again")
+
+
+def _notify(connection: Connection, version: int) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_notify(schema.CHANNEL, str(version))))

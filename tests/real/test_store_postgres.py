@@ -1,0 +1,186 @@
+"""PostgreSQL that is stopped, restarted, hangs, or takes no writes; what all stores share is in tests/unit."""
+
+import os
+import queue
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import text
+
+from gateway.store.database import cut
+from gateway.store.desired import Desired
+from gateway.store.errors import StoreUnavailable
+from gateway.store.feed import Feed
+from gateway.store.leader import Leader
+from gateway.store.sql import Store, open_store
+from tests.postgres import RunningPostgres
+from tests.unit.test_store import key
+
+pytestmark = pytest.mark.real
+
+SECONDS = 2.0
+GRACE_SECONDS = 1.0
+PATIENCE_SECONDS = 20.0
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningPostgres]:
+    with RunningPostgres() as server:
+        yield server
+
+
+@pytest.fixture
+def where(server: RunningPostgres) -> str:
+    return server.database()
+
+
+@pytest.fixture
+def store(where: str) -> Iterator[Store]:
+    store = open_store(where, now=time.time, seconds=SECONDS)
+    store.write(Desired(keys=(key(1),)), expected=0)
+    yield store
+    store.close()
+
+
+def test_a_server_that_was_restarted_is_used_again_without_a_failed_call(server: RunningPostgres, store: Store) -> None:
+    for _ in range(3):
+        server.stop()
+        with pytest.raises(StoreUnavailable):
+            store.read()
+        server.start()
+        assert store.read().version == 1
+    server.stop()
+    server.start()
+    assert store.write(Desired(), expected=1).version == 2
+
+
+def test_a_server_that_hangs_fails_every_call_within_the_limit(server: RunningPostgres, store: Store) -> None:
+    server.hang()
+    try:
+        for call in (store.read, store.version, lambda: store.write(Desired(), expected=1)):
+            began = time.monotonic()
+            with pytest.raises(StoreUnavailable):
+                call()
+            took = time.monotonic() - began
+            print(f"failed after {took:.2f} s, limit {SECONDS:g} s")
+            assert took < SECONDS + GRACE_SECONDS
+    finally:
+        server.go_on()
+    # Whether the last write was done is for a reader to see.
+    version = store.version()
+    assert version in (1, 2)
+    assert store.write(Desired(), expected=version).version == version + 1
+
+
+@pytest.mark.parametrize("trouble", ["restart", "hang", "cut"])
+def test_the_feed_goes_on_by_itself_and_misses_nothing(server: RunningPostgres, where: str, trouble: str) -> None:
+    reader, writer = (open_store(where, now=time.time, seconds=SECONDS) for _ in range(2))
+    told: queue.Queue[int] = queue.Queue()
+    feed = Feed(reader, told.put)
+    feed.start()
+    assert told.get(timeout=PATIENCE_SECONDS) == 0
+    if trouble == "restart":
+        server.stop()
+        time.sleep(1)
+        server.start()
+    elif trouble == "hang":
+        server.hang()
+        time.sleep(SECONDS + 3)
+        assert feed.trouble
+        server.go_on()
+    else:
+        assert feed._watch is not None
+        cut(feed._watch._session)  # type: ignore[union-attr]
+    writer.write(Desired(), expected=0)
+    began = time.monotonic()
+    assert told.get(timeout=PATIENCE_SECONDS) == 1
+    print(f"{trouble}: told {time.monotonic() - began:.2f} s after the change")
+    until = time.monotonic() + PATIENCE_SECONDS
+    while feed.trouble and time.monotonic() < until:
+        time.sleep(0.05)
+    assert feed.trouble == ""
+    feed.stop()
+    for store in (reader, writer):
+        store.close()
+
+
+def test_a_server_that_takes_no_writes_reads_and_refuses_changes(server: RunningPostgres, where: str) -> None:
+    name = where.rpartition("/")[2]
+    store = open_store(where, now=time.time)
+    store.write(Desired(keys=(key(1),)), expected=0)
+    server.sql(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    store.close()
+    assert store.read().keys == (key(1),)
+    with pytest.raises(StoreUnavailable, match="read-only"):
+        store.write(Desired(), expected=1)
+    server.sql(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    store.close()
+    assert store.write(Desired(), expected=1).version == 2
+    store.close()
+
+
+def test_tables_that_vanish_under_a_running_gateway_are_not_made_anew(server: RunningPostgres, store: Store) -> None:
+    store.writing(lambda connection: connection.execute(text("DROP SCHEMA public CASCADE")))
+    with pytest.raises(StoreUnavailable, match="loragate_schema"):
+        store.read()
+
+
+def test_a_leader_keeps_its_fence_through_a_restart_if_nobody_else_stands(
+    server: RunningPostgres, store: Store
+) -> None:
+    leader = Leader(store, "only")
+    assert leader.step() == 1
+    server.stop()
+    with pytest.raises(StoreUnavailable):
+        leader.step()
+    server.start()
+    assert leader.step() == 1
+    leader.resign()
+
+
+def test_a_leader_that_is_cut_off_is_followed_and_knows_it_later(server: RunningPostgres, where: str) -> None:
+    one, two = (open_store(where, now=time.time, seconds=SECONDS) for _ in range(2))
+    first, second = Leader(one, "first", lease_seconds=0.5), Leader(two, "second", lease_seconds=0.5)
+    assert first.step() == 1
+    assert second.step() is None
+    cut(first._lock._session)  # type: ignore[attr-defined]
+    until = time.monotonic() + PATIENCE_SECONDS
+    while second.step() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    assert second.fence == 2
+    assert first.step() is None
+    for leader, store in ((first, one), (second, two)):
+        leader.resign()
+        store.close()
+
+
+def test_a_client_that_is_paused_within_a_transaction_holds_up_others_for_a_while_only(
+    server: RunningPostgres, where: str
+) -> None:
+    store = open_store(where, now=time.time, seconds=SECONDS)
+    store.prepare()
+    pid = os.fork()
+    if pid == 0:
+        paused = open_store(where, now=time.time, seconds=SECONDS)
+        paused.writing(lambda connection: (connection.execute(text("UPDATE state SET fence = 9")), time.sleep(60)))
+        os._exit(0)
+    try:
+        until = time.monotonic() + PATIENCE_SECONDS
+        began = time.monotonic()
+        time.sleep(0.3)
+        os.kill(pid, signal.SIGSTOP)
+        while time.monotonic() < until:
+            try:
+                assert store.write(Desired(), expected=0).version == 1
+                break
+            except StoreUnavailable:
+                continue
+        took = time.monotonic() - began
+        print(f"written after {took:.1f} s")
+        assert took < 3 * SECONDS
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    store.close()

@@ -1,0 +1,212 @@
+"""Writers that are killed, leaders that are paused: the store stays whole, and one writes."""
+
+import contextlib
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+
+import pytest
+
+from gateway.store.errors import StaleWrite
+from gateway.store.leader import Leader
+from gateway.store.sql import Store, open_store
+from tests import store_processes
+from tests.store_processes import with_another_key
+
+CRASHES = 20
+# Long against what a loaded machine does to a process that lives.
+LEASE_SECONDS = 1.5
+PATIENCE_SECONDS = 20.0
+
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["tests.store_processes"])
+
+
+@contextmanager
+def running(work: Callable[..., None], *arguments: object) -> Iterator[tuple[int, Connection]]:
+    """A process that does `work`, and what it tells; killed in the end."""
+    ours, theirs = processes.Pipe(duplex=False)
+    process = processes.Process(target=work, args=(*arguments, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    assert process.pid is not None
+    try:
+        yield process.pid, ours
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGCONT)
+        process.kill()
+        process.join()
+        ours.close()
+
+
+def heard(connection: Connection) -> list[object]:
+    """What has been told until now, or until the other end was closed."""
+    told = []
+    with contextlib.suppress(EOFError):
+        while connection.poll():
+            told.append(connection.recv())
+    return told
+
+
+def news(told: Connection) -> object:
+    """What is told next, but for changes that were written."""
+    while told.poll(PATIENCE_SECONDS):
+        what = told.recv()
+        if "wrote" not in what:
+            return what
+    raise AssertionError("nothing was told")
+
+
+def pause_between_writes(pid: int, told: Connection) -> None:
+    """Pause a leader that is not in a transaction, which would keep SQLite locked for everybody."""
+    heard(told)
+    assert "wrote" in told.recv()
+    os.kill(pid, signal.SIGSTOP)
+
+
+def test_a_writer_that_is_killed_leaves_the_state_before_or_after_its_change(where: str) -> None:
+    chance = random.Random(7)
+    store = open_store(where, now=time.time)
+    done = 0
+    for _ in range(CRASHES):
+        with running(store_processes.write_for_ever, where) as (pid, told):
+            assert told.poll(PATIENCE_SECONDS)
+            time.sleep(chance.uniform(0, 0.05))
+            os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+            done = max([done, *(each for each in heard(told) if isinstance(each, int))])
+        state = store.read()
+        assert state.version in (done, done + 1)
+        assert [record.id for record in state.keys] == [f"key-{number}" for number in range(1, state.version + 1)]
+        head = store.journal_head()
+        assert head is not None
+        assert head.number == state.version
+        assert store.verify_journal() is None
+        done = state.version
+    assert done >= CRASHES
+    print(f"{CRASHES} kills in {done} changes")
+    store.close()
+
+
+def test_a_leader_that_was_paused_is_followed_and_then_fenced(where: str) -> None:
+    store = open_store(where, now=time.time)
+    store.prepare()
+    with running(store_processes.lead, where, "first", LEASE_SECONDS) as (first, told_first):
+        assert news(told_first) == ("first", "leads", 1)
+        with running(store_processes.lead, where, "second", LEASE_SECONDS) as (_, told_second):
+            time.sleep(1.3 * LEASE_SECONDS)
+            assert heard(told_second) == []  # a leader that lives keeps its lead
+            version = store.version()
+            assert version > 2
+            pause_between_writes(first, told_first)
+            began = time.monotonic()
+            assert news(told_second) == ("second", "leads", 2)
+            print(f"followed after {time.monotonic() - began:.2f} s (lease {LEASE_SECONDS} s)")
+            time.sleep(0.2)
+            assert heard(told_first) == []
+            os.kill(first, signal.SIGCONT)
+            # It tries to write with its old fence before it tells that it leads no more.
+            assert news(told_first) == ("first", "fenced", 1)
+            time.sleep(0.2)
+            assert "fenced" not in str(heard(told_second))
+    fences = [entry.record["fence"] for entry in store.journal()]
+    assert fences == sorted(fences)
+    assert set(fences) == {1, 2}
+    assert store.verify_journal() is None
+    store.close()
+
+
+def test_a_leader_that_was_killed_is_followed_at_once(where: str) -> None:
+    store = open_store(where, now=time.time)
+    store.prepare()
+    with running(store_processes.lead, where, "first", 60.0) as (first, told_first):
+        assert news(told_first) == ("first", "leads", 1)
+        with running(store_processes.lead, where, "second", 60.0) as (_, told_second):
+            time.sleep(0.5)
+            os.kill(first, signal.SIGKILL)
+            began = time.monotonic()
+            assert news(told_second) == ("second", "leads", 2)
+            print(f"followed after {time.monotonic() - began:.2f} s")
+    store.close()
+
+
+def test_a_leader_that_resigns_is_followed_at_the_next_step(where: str) -> None:
+    one, two = (open_store(where, now=time.time) for _ in range(2))
+    first, second = Leader(one, "first"), Leader(two, "second")
+    assert (first.step(), second.step(), first.step(), second.step()) == (1, None, 1, None)
+    first.resign()
+    assert second.step() == 2
+    assert first.step() is None
+    second.resign()
+    assert first.step() == 3
+    first.resign()
+    for store in (one, two):
+        store.close()
+
+
+def test_a_silent_leader_is_followed_when_the_lease_is_over_and_knows_it_at_its_next_step(where: str) -> None:
+    one, two = (open_store(where, now=time.time) for _ in range(2))
+    clock = [0.0]
+    first, second = Leader(one, "first"), Leader(two, "second", lease_seconds=3.0, clock=lambda: clock[0])
+    assert first.step() == 1
+    assert second.step() is None
+    clock[0] = 2.9
+    assert second.step() is None
+    assert first.step() == 1  # a sign of life
+    clock[0] = 5.8
+    assert second.step() is None
+    clock[0] = 8.9
+    assert second.step() == 2
+    assert first.step() is None
+    assert first.fence is None
+    for leader, store in ((first, one), (second, two)):
+        leader.resign()
+        store.close()
+
+
+def test_writers_in_several_processes_take_turns(store: Store, where: str) -> None:
+    store.prepare()
+    with running(store_processes.lead, where, "first", LEASE_SECONDS) as (_, told):
+        assert news(told) == ("first", "leads", 1)
+        until = time.monotonic() + PATIENCE_SECONDS
+        stale = 0
+        while sum(entry.record["fence"] for entry in store.journal()) < 5:
+            desired = store.read()
+            try:
+                store.write(with_another_key(desired), expected=desired.version, journal=[{"fence": 0}])
+            except StaleWrite:
+                stale += 1
+            assert time.monotonic() < until
+            time.sleep(0.005)
+    desired = store.read()
+    assert len(desired.keys) == desired.version == len(store.journal())
+    assert store.verify_journal() is None
+    print(f"{desired.version} written, {stale} of ours stale")
+
+
+@pytest.mark.parametrize("rounds", [30])
+def test_of_many_who_stand_at_once_one_leads(where: str, rounds: int) -> None:
+    stores = [open_store(where, now=time.time) for _ in range(4)]
+    leaders = [Leader(each, str(number)) for number, each in enumerate(stores)]
+    chance = random.Random(3)
+    last = 0
+    for _ in range(rounds):
+        order = chance.sample(leaders, len(leaders))
+        leading = [leader for leader in order if leader.step() is not None]
+        assert len(leading) == 1
+        fence = leading[0].fence
+        assert fence is not None
+        assert fence >= last
+        last = fence
+        if chance.random() < 0.5:
+            leading[0].resign()
+    assert last > 5
+    for leader, each in zip(leaders, stores, strict=True):
+        leader.resign()
+        each.close()
