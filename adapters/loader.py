@@ -65,12 +65,14 @@ class Loader:
         checker, observer: See there.
         now: Monotonic seconds.
         retry_seconds: How long a version that was refused, or failed its check, is left alone.
+        stranger_seconds: How long a version that we do not know may stay: another gateway may be registering it.
     """
 
     def __init__(
         self, host: AdapterHost, slots: int, *, find: Callable[[str], Entry | None],
         standing: Callable[[str], Standing], wanted: Callable[[], Collection[str]], on_change: Callable[[], None],
         checker: Checker, observer: Observer, now: Callable[[], float], retry_seconds: float = REFUSED_SECONDS,
+        stranger_seconds: float = 0.0,
     ) -> None:  # fmt: skip
         self._host = host
         self.slots = slots
@@ -82,6 +84,8 @@ class Loader:
         self._observer = observer
         self._now = now
         self._retry_seconds = retry_seconds
+        self._stranger_seconds = stranger_seconds
+        self._strangers: dict[str, float] = {}  # versions that we do not know, and since when they are here
         self.ready: frozenset[str] = frozenset()
         self.failed: dict[str, Failure] = {}
         self._held: set[str] = set()  # ready, or on its way in
@@ -286,7 +290,10 @@ class Loader:
             if is_settled(version):
                 log.warning("the engine has lost %s; it is loaded again", version)
                 self._drop(version)
-        foreign, self._foreign = self._foreign, sum(not _is_version(name) for name in listed)
+        strangers = {version for version in listed if _is_version(version) and self._find(version) is None}
+        self._strangers = {version: self._strangers.get(version, asked_at) for version in strangers}
+        others = sum(not _is_version(name) for name in listed) + (len(strangers) if self._stranger_seconds else 0)
+        foreign, self._foreign = self._foreign, others
         if self._foreign < foreign:
             async with self._freed:
                 self._freed.notify_all()
@@ -301,6 +308,8 @@ class Loader:
     async def _adopt(self, version: str) -> None:
         """Take over a version that the engine has and we did not load, or have it forgotten."""
         entry = self._find(version)
+        if entry is None and self._now() - self._strangers.get(version, 0.0) < self._stranger_seconds:
+            return
         if entry is None or len(self._held) + self._foreign >= self.slots:
             await self._unload(version)
             return

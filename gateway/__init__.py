@@ -16,7 +16,8 @@ serve/upstream.py        over a pooled connection, and the reply streams back
 serve/sse.py             event by event, its usage read on the way
 observe/ledger.py        and counted
 
-That of an adapter begins in control/adapters.py and goes on in the package `adapters`; ARCHITECTURE.md has both.
+That of an adapter begins in control/adapters/operations.py and goes on in the package `adapters`;
+ARCHITECTURE.md has both, and more.
 """
 
 

@@ -10,7 +10,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from time import monotonic
+from time import monotonic, time  # noqa: TID251 (the composition root gives the clock)
 from typing import Any, Final
 
 import msgspec
@@ -18,18 +18,23 @@ import msgspec
 from gateway.decide.route import RouteTable
 from gateway.errors import EngineUnavailable
 from gateway.observe.ledger import Ledger
+from gateway.observe.tally import Tallies
 from gateway.receive.deps import Deps, RequestIds
+from gateway.receive.placing import Placing
 from gateway.receive.protocol import ClientConnection
+from gateway.receive.rates import WorkerRates
 from gateway.serve.upstream import EnginePools
 from gateway.store.snapshot import to_table
 from gateway.workers import channel
-from gateway.workers.channel import Applied, Collect, Configure, NewEngines, NewTable, Ready, Report, Supplied
+from gateway.workers.channel import Applied, Collect, Configure, NewEngines, NewTable, Ready, Report, Spent, Supplied
 from gateway.workers.supply import WorkerSupply
 
 log = logging.getLogger("loragate.worker")
 
 # How often deadlines are looked at; time-outs are whole seconds, so this is fine enough.
 CHECK_SECONDS: Final = 0.5
+# What is let in under limits is gathered for so long before the other workers are told.
+SHARE_SECONDS: Final = 0.1
 
 
 class Worker:
@@ -45,7 +50,13 @@ class Worker:
         self._reader = reader
         self._writer = writer
         self.ledger = Ledger()
-        self.engines = EnginePools(configure.connect_seconds, monotonic)
+        self.tallies = Tallies()
+        self.rates = WorkerRates(self.ledger, self._share_soon)
+        self.rates.adapt(self._table, monotonic())
+        self.placing = Placing(configure.limits)
+        self.placing.on_table(self._table)
+        on_ended = self.placing.queue.stir if configure.limits.engine_concurrency else None
+        self.engines = EnginePools(configure.connect_seconds, monotonic, on_ended)
         self.supply = WorkerSupply(lambda message: channel.write(writer, message))
         self.deps = Deps(
             table=self.table,
@@ -53,7 +64,11 @@ class Worker:
             supply=self.supply,
             ledger=self.ledger,
             limits=configure.limits,
+            placing=self.placing,
             ids=RequestIds(secrets.token_hex(8)),
+            clock=time,
+            rates=self.rates,
+            tallies=self.tallies,
             fingerprints={},
         )
         # Set by who runs the server: its connections, and how to stop it.
@@ -83,7 +98,7 @@ class Worker:
             for chore in chores:
                 chore.cancel()
         self.engines.close()
-        channel.write(self._writer, Report(0, self.ledger.cells()))
+        channel.write(self._writer, self._report(0))
         self._writer.close()
         await send({"type": "lifespan.shutdown.complete"})
 
@@ -104,11 +119,27 @@ class Worker:
             elif isinstance(message, Supplied):
                 self.supply.on_supplied(message)
             elif isinstance(message, Collect):
-                channel.write(self._writer, Report(message.number, self.ledger.cells()))
+                channel.write(self._writer, self._report(message.number))
+            elif isinstance(message, Spent):
+                self.rates.heard(message.spendings, monotonic())
         self.stop()
 
+    def _report(self, number: int) -> Report:
+        rollouts = {route.rollout.id for route in self._table.routes.values() if route.rollout is not None}
+        return Report(number, self.ledger.cells(), self.placing.counts, self.tallies.report(rollouts))
+
+    def _share_soon(self) -> None:
+        asyncio.get_running_loop().call_later(SHARE_SECONDS, self._share)
+
+    def _share(self) -> None:
+        if not self._writer.is_closing():
+            channel.write(self._writer, Spent(self.rates.taken()))
+
     def _serve_from(self, table: RouteTable) -> None:
-        self._table = table
+        before, self._table = self._table, table
+        if table.routes is not before.routes or table.keys is not before.keys:
+            self.rates.adapt(table, monotonic())
+        self.placing.on_table(table)
         for engine in table.engines:
             if not engine.is_up:
                 self.deps.fingerprints.pop(engine.url, None)  # what comes back may be another
@@ -118,6 +149,8 @@ class Worker:
             await asyncio.sleep(CHECK_SECONDS)
             self.supply.tell_recent()
             now = monotonic()
+            self.engines.sweep(now)
+            self.placing.tick(now)
             for connection in tuple(self.connections):
                 try:
                     connection.check(now)

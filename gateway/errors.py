@@ -3,8 +3,8 @@
     LoragateError
     ├── RequestError               the client's mistake: 4xx
     │   ├── BadRequest             400  invalid_request
-    │   ├── Unauthenticated        401  invalid_api_key
-    │   ├── Forbidden              403  model_not_allowed | pin_not_allowed
+    │   ├── Unauthenticated        401  invalid_api_key | expired_api_key
+    │   ├── Forbidden              403  model_not_allowed | pin_not_allowed | arm_not_allowed
     │   ├── ModelNotFound          404  model_not_found
     │   ├── PathNotFound           404  unknown_path
     │   ├── MethodNotAllowed       405  method_not_allowed
@@ -12,6 +12,7 @@
     │   ├── PayloadTooLarge        413  request_too_large
     │   ├── UnsupportedEncoding    415  unsupported_encoding
     │   ├── ExpectationFailed      417  expectation_failed
+    │   ├── RateLimited            429  rate_limit_exceeded
     │   └── HeadersTooLarge        431  headers_too_large
     └── ServingError               ours or the engine's: 5xx, worth another try
         ├── EngineFailed           502  engine_failed
@@ -20,23 +21,29 @@
         ├── Overloaded             503  overloaded
         └── EngineTimeout          504  engine_timeout
 
+Beside the tree stands `Saturated`: no answer, but a reason to wait in line.
+
 `status` is the HTTP status, `type` and `code` are OpenAI's fields, `param` names the
 field at fault, `retry_after_seconds` becomes the `Retry-After` header. Messages are
 written here or by whoever raises: never the text of another library's exception.
 Only `receive/failures.py` turns one into bytes.
 """
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from gateway.pipeline import Exposure
 
 
 class LoragateError(Exception):
     """Anything that a client is told about, in OpenAI's error shape."""
 
     status: ClassVar[int] = 500
-    type: ClassVar[str] = "server_error"
+    type: str = "server_error"
     code: str = "internal_error"
     param: str | None = None
     retry_after_seconds: int | None = None
+    headers: bytes = b""  # more header lines
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -126,6 +133,14 @@ class ExpectationFailed(RequestError):
     code = "expectation_failed"
 
 
+class RateLimited(RequestError):
+    """A key or an alias has had its share; `type` is `requests` or `tokens`, as OpenAI says it."""
+
+    status = 429
+    type = "requests"
+    code = "rate_limit_exceeded"
+
+
 class HeadersTooLarge(RequestError):
     """Too many header bytes or header lines."""
 
@@ -134,10 +149,11 @@ class HeadersTooLarge(RequestError):
 
 
 class ServingError(LoragateError):
-    """The request was fine and could not be served now."""
+    """The request was fine and could not be served now. `exposure` is set where an arm had been assigned."""
 
     status = 502
     code = "engine_failed"
+    exposure: "Exposure | None" = None
 
 
 class EngineFailed(ServingError):
@@ -164,11 +180,20 @@ class VersionNotReady(ServingError):
 
 
 class Overloaded(ServingError):
-    """This gateway worker holds as many connections as it may."""
+    """This gateway worker holds as many connections, or as many waiting requests, as it may."""
 
     status = 503
     code = "overloaded"
     retry_after_seconds = 1
+
+
+class Saturated(Exception):
+    """Every engine that could serve `version` has as many requests as it may: wait for one to end. Never told."""
+
+    def __init__(self, version: str) -> None:
+        super().__init__(f"no engine has room for `{version}`")
+        self.version = version
+        self.exposure: Exposure | None = None
 
 
 class EngineTimeout(ServingError):

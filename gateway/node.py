@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import logging
 import os
+import secrets
 import signal
 import socket
 import time
@@ -12,24 +13,31 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import uvicorn
 
 from adapters.fingerprint import BASE
-from gateway.control.adapters import AdapterOperations
-from gateway.control.intake import Intake
+from gateway.control.adapters.intake import Intake
+from gateway.control.adapters.operations import AdapterOperations
+from gateway.control.contact import StoreContact
 from gateway.control.operations import Operations
+from gateway.control.rollouts.conductor import Conductor
 from gateway.control.state import Conflict, LiveState
+from gateway.listening import address, bind, bind_unix, make_folder
 from gateway.observe.loads import LoadCounts
 from gateway.observe.metrics import Reading, exposition
+from gateway.observe.store_metrics import StoreReading
+from gateway.observe.tally import Tally
 from gateway.parts import checker_maker, intake_rules, stocking
 from gateway.serve.fleet import Fleet
-from gateway.serve.vllm_process import LONGEST_SOCKET_PATH, EngineProcess
+from gateway.serve.vllm_process import EngineProcess
 from gateway.settings import Settings
-from gateway.store.desired import Desired, read_copy
+from gateway.store.desired import COPY_FILE, Desired, read_copy, save_copy
 from gateway.store.errors import StoreError, StoreUnavailable
-from gateway.store.feed import Feed
 from gateway.store.fingerprints import FingerprintStore
+from gateway.store.leader import Leader
 from gateway.store.moving import take_in
+from gateway.store.replicas import Replica, Replicas
 from gateway.store.snapshot import read_base
 from gateway.store.sql import Store, open_store
 from gateway.workers.channel import Configure
@@ -38,7 +46,6 @@ from gateway.workers.pool import WorkerPool
 log = logging.getLogger("loragate")
 
 CONTROL_SOCKET: Final = "control.sock"
-BACKLOG: Final = 4096
 # So often counts are fetched even if nobody scrapes: a worker that dies loses at most this much.
 COLLECT_SECONDS: Final = 5.0
 # How soon the catalog tells what a check has found.
@@ -46,41 +53,34 @@ REVIEW_SECONDS: Final = 1.0
 DAY_SECONDS: Final = 86_400.0
 
 
-class CannotListen(Exception):
-    """A port is taken, or may not be used."""
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Return a listening socket.
+def _first_state(store: Store, records: FingerprintStore, folder: Path) -> tuple[Desired, bool]:
+    """Return the state to begin with, and whether it is the store's or, while that is away, the copy on disk.
 
     Raises:
-        CannotListen: The message names the address and the reason.
+        StoreError: The store is damaged, or away and there is no copy.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise CannotListen(f"cannot listen on {host}:{port}: {error.strerror}; choose another port") from None
-    listener.listen(BACKLOG)
-    listener.setblocking(False)
-    return listener
-
-
-def _first_state(store: Store, records: FingerprintStore, folder: Path) -> Desired:
-    """Return the state to begin with: the store's, or while that is away, the copy on disk."""
+    copy = read_copy(folder)
     try:
         take_in(store, folder)
         records.load()
-        return store.read()
+        stored = store.read()
     except StoreUnavailable as error:
-        copy = read_copy(folder)
         if copy is None:
             raise
         log.warning("%s; this gateway serves its last copy, version %d", error, copy.version)
-        return copy
+        return copy, False
+    if stored.version == 0 and copy is not None and copy.version > 0:
+        log.error(
+            "the store %s is empty, and this gateway last served version %d: it serves that copy, and changes are "
+            "refused; restore the store, or remove `%s` to begin anew", store.database.label, copy.version,
+            folder / COPY_FILE,
+        )  # fmt: skip
+        return copy, False
+    try:
+        save_copy(folder, stored)
+    except OSError as error:
+        log.warning("the copy of the state for a start without a store is not saved: %s", error.strerror)
+    return stored, True
 
 
 class Node:
@@ -94,14 +94,14 @@ class Node:
     def __init__(self, settings: Settings, engine_urls: Sequence[str]) -> None:
         self.settings = settings
         self.folder = settings.state_folder()
-        _make_folder(self.folder)
-        self.unix_socket = _bind_unix(self.folder / CONTROL_SOCKET)
+        make_folder(self.folder)
+        self.unix_socket = bind_unix(self.folder / CONTROL_SOCKET)
         self.app_socket = bind(settings.host, settings.port)
         self.control_socket = bind(settings.control_host, settings.control_port)
         self.loads = LoadCounts()
         self.store = open_store(settings.store or self.folder, now=time.time)  # noqa: TID251 (the composition root gives the clock)
         records = FingerprintStore(self.store)
-        desired = _first_state(self.store, records, self.folder)
+        desired, is_current = _first_state(self.store, records, self.folder)
         self.engines = Fleet(
             engine_urls, read_base(self.folder), stocking(settings), now=time.monotonic,
             make_checker=checker_maker(settings, records, self.loads), observer=self.loads.of_engine,
@@ -113,10 +113,22 @@ class Node:
             rollback_seconds=settings.adapters.rollback_days * DAY_SECONDS,
         )  # fmt: skip
         intake = Intake(self.folder, intake_rules(settings), self.engines.base_folder)
+        registry = settings.registry_folder()
+        make_folder(registry)
+        self.started = int(time.time())  # noqa: TID251 (the composition root gives the clock)
+        replica = Replica(id=secrets.token_hex(8), name=f"{socket.gethostname()}:{os.getpid()}", started=self.started)
+        self.contact = StoreContact(
+            self.state, records, Replicas(self.store, replica, time.monotonic),
+            lambda: msgspec.structs.replace(replica, url=self.app_url, workers=self.pool.ready), self._tallies,
+        )  # fmt: skip
         self.operations = Operations(
-            self.state, AdapterOperations(self.state, intake, records, most_rank=settings.engine.max_lora_rank)
-        )
-        self.operations.adapters.sweep()
+            self.state,
+            AdapterOperations(self.state, intake, records, registry, most_rank=settings.engine.max_lora_rank),
+            self.contact.tallies, self.contact.everywhere,
+        )  # fmt: skip
+        if is_current:
+            self.operations.adapters.sweep(is_shared=settings.store is not None)
+        self.conductor = Conductor(self.operations.rollouts, Leader(self.store, replica.name))
         self.engines.watch(self.state, self._engines_changed, self.state.publish_stock)
         self.engine: EngineProcess | None = None
         self._control: uvicorn.Server | None = None
@@ -125,12 +137,12 @@ class Node:
     @property
     def app_url(self) -> str:
         """Where applications send requests."""
-        return f"{'https' if self.settings.tls_key else 'http'}://{_address(self.app_socket)}"
+        return f"{'https' if self.settings.tls_key else 'http'}://{address(self.app_socket)}"
 
     @property
     def control_url(self) -> str:
         """Where operators and Prometheus go."""
-        return f"http://{_address(self.control_socket)}"
+        return f"http://{address(self.control_socket)}"
 
     def request_stop(self) -> None:
         """Begin to stop: drain, then end."""
@@ -151,7 +163,8 @@ class Node:
             loop.create_task(self._serve_control()),
             loop.create_task(self._collect()),
             loop.create_task(self._review()),
-            loop.create_task(self._follow_store()),
+            loop.create_task(self.contact.run()),
+            loop.create_task(self.conductor.run()),
             *(loop.create_task(watch.run()) for watch in self.engines.watches),
         ]
         if self.engine is not None:
@@ -196,26 +209,10 @@ class Node:
             await asyncio.sleep(COLLECT_SECONDS)
             await self.pool.collect()
 
-    async def _follow_store(self) -> None:
-        versions: asyncio.Queue[int] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-
-        def tell(version: int) -> None:
-            loop.call_soon_threadsafe(versions.put_nowait, version)
-
-        feed = Feed(self.store, tell)
-        feed.start()
-        try:
-            while True:
-                version = await versions.get()
-                try:
-                    await self.state.follow(version)
-                except (StoreError, Conflict) as error:
-                    log.warning("a change in the store is not served yet: %s", error)
-                    await asyncio.sleep(REVIEW_SECONDS)
-                    versions.put_nowait(version)
-        finally:
-            feed.stop()
+    async def _tallies(self) -> list[Tally]:
+        if self.state.desired.rollouts:
+            await self.pool.collect()
+        return self.pool.tallies()
 
     async def _review(self) -> None:
         while True:
@@ -257,7 +254,8 @@ class Node:
         parts = {
             "workers": f"{self.pool.ready} of {self.pool.size} accept connections",
             "engines": f"{up} of {len(self.engines.watches)} up",
-            "route_table": f"version {self.state.table_version}",
+            "route_table": f"version {self.state.table_version}, confirmed {self.contact.silent_seconds:.1f} s ago",
+            "store": self.contact.standing(),
         }
         return self.pool.ready > 0 and up > 0, parts
 
@@ -274,9 +272,13 @@ class Node:
                 for alias, version in versions for watch in watches
             ),
             slots={watch.status.url: (watch.loader.slots, len(watch.loader.ready)) for watch in watches},
-            loads=self.loads,
+            loads=self.loads, placement=self.pool.placement,
             workers=self.pool.size, ready_workers=self.pool.ready, worker_restarts=self.pool.restarts,
-            table_version=self.state.table_version,
+            table_version=self.state.table_version, rollouts=self.conductor.reading(),
+            store=StoreReading(
+                age=self.contact.silent_seconds, is_away=self.contact.is_away, state=self.state.desired.version,
+                replicas=len(self.contact.heard.alive),
+            ),
         )  # fmt: skip
         return exposition(reading)
 
@@ -288,6 +290,14 @@ class Node:
             "base": base.name if base else None, "auth": self.settings.auth,
             "workers": {"running": self.pool.ready, "wanted": self.pool.size, "restarts": self.pool.restarts},
             "route_table_version": self.state.table_version,
+            "store": {
+                "address": self.store.database.label, "is_away": self.contact.is_away,
+                "silent_seconds": round(self.contact.silent_seconds, 1), "state_version": self.state.desired.version,
+            },
+            "replicas": [
+                {"name": each.name, "url": each.url, "workers": each.workers, "state_version": each.state}
+                for each in self.contact.heard.alive
+            ],
             "engines": [
                 {"url": watch.status.url, "up": watch.status.is_up, "versions": sorted(watch.loader.ready),
                  "slots": watch.loader.slots, "base": watch.loader.checker.last(BASE),
@@ -304,43 +314,3 @@ class _NoSignals(uvicorn.Server):
     def capture_signals(self) -> Any:
         """Leave signals to the node."""
         yield
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise CannotListen(f"cannot use `{folder}` as the state folder: {error.strerror}") from None
-
-
-def _bind_unix(path: Path) -> socket.socket:
-    if len(str(path).encode()) > LONGEST_SOCKET_PATH:
-        raise CannotListen(
-            f"`{path}` is longer than the {LONGEST_SOCKET_PATH} bytes of a socket's path; use a shorter state folder"
-        )
-    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        probe.connect(str(path))
-    except OSError:
-        path.unlink(missing_ok=True)
-    else:
-        raise CannotListen(f"another gateway runs on the state folder `{path.parent}`; stop it, or use --state")
-    finally:
-        probe.close()
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)  # never open to others, not even for a moment
-    try:
-        listener.bind(str(path))
-    except OSError as error:
-        listener.close()
-        raise CannotListen(f"cannot listen on `{path}`: {error.strerror}") from None
-    finally:
-        os.umask(before)
-    listener.listen(64)
-    listener.setblocking(False)
-    return listener
-
-
-def _address(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,6 +1,7 @@
 """Make the parts that settings describe: what adapters must be, and how engines are checked."""
 
 from collections.abc import Callable
+from typing import Final
 
 from adapters.checking import FingerprintChecker
 from adapters.ports import Checker
@@ -8,12 +9,15 @@ from adapters.sources import Allowed
 from adapters.unchecked import Unchecked
 from adapters.verify import EngineLimits, FileLimits
 from adapters.verify.signature import trust_of
-from gateway.control.intake import IntakeRules
+from gateway.control.adapters.intake import IntakeRules
 from gateway.observe.loads import LoadCounts
 from gateway.serve.adapter_host import VllmHost
 from gateway.serve.fleet import Stocking
 from gateway.settings import Settings
 from gateway.store.fingerprints import FingerprintStore
+
+# A version that another gateway registers is copied, loaded and checked within a minute, on a slow disk in two.
+STRANGER_SECONDS: Final = 300.0
 
 
 def intake_rules(settings: Settings) -> IntakeRules:
@@ -37,6 +41,7 @@ def stocking(settings: Settings) -> Stocking:
     return Stocking(
         slots=settings.engine.max_cpu_loras, copies=settings.adapters.copies,
         probe_seconds=settings.adapters.probe_seconds, base_folder=base.expanduser().resolve() if base else None,
+        stranger_seconds=STRANGER_SECONDS if settings.store is not None else 0.0,
     )  # fmt: skip
 
 

@@ -61,6 +61,10 @@ class Engines(Protocol):
     def in_flight(self) -> Mapping[str, int]:
         """Engine URL → requests of this worker that it has not finished."""
 
+    @property
+    def heard_at(self) -> Mapping[str, float]:
+        """Engine URL → when anything last came from it, in monotonic seconds, to within a sweep; if anything has."""
+
     def send(self, url: str, request: bytes, reader: Reader) -> Link:
         """Send `request` to the engine at `url`; the reply comes to `reader`."""
 

@@ -88,6 +88,9 @@ class AdapterSettings(_Strict):
     )
     require_signed: bool = Field(False, description="Refuse versions that no trusted key has signed")
     trusted_keys: tuple[Path, ...] = Field((), description="Files with ed25519 public keys")
+    registry: Path | None = Field(
+        None, description="Folder of the registry's copies, which engines read; one for all gateways that share a store"
+    )
     max_bytes: int = Field(8 * 1024**3, ge=1, description="Largest adapter, in bytes")
     copies: int | None = Field(None, ge=1, description="Engines that each version is kept on; all if not given")
     rollback_days: float = Field(30.0, ge=0, description="How long a former control is kept for a rollback")
@@ -133,6 +136,15 @@ class Settings(_Strict):
         return self
 
     @model_validator(mode="after")
+    def _shared_store_means_shared_registry(self) -> "Settings":
+        if self.store is not None and not self.store.startswith("sqlite") and self.adapters.registry is None:
+            raise ValueError(
+                "adapters.registry: gateways that share a store need one folder for adapters, which all of them and "
+                "their engines see under the same path; give it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _tls_is_whole(self) -> "Settings":
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key: give both, or neither")
@@ -146,6 +158,11 @@ class Settings(_Strict):
     def state_folder(self) -> Path:
         """Return the state folder, `~` resolved."""
         return self.state.expanduser().resolve()
+
+    def registry_folder(self) -> Path:
+        """Return the folder of the registry's copies."""
+        given = self.adapters.registry
+        return self.state_folder() / "adapters" if given is None else given.expanduser().resolve()
 
     def cache_folder(self) -> Path:
         """Return the cache folder, `~` resolved."""

@@ -10,9 +10,15 @@ import click
 
 from gateway import errors, settings
 from gateway.cli import main as loragate
+from gateway.decide.ratio import judge_ratio
+from gateway.decide.verdict import Reading as GateReading
+from gateway.decide.verdict import Verdict
+from gateway.observe.engine_counts import PlacementCounts
 from gateway.observe.ledger import Cell
 from gateway.observe.loads import LoadCounts
 from gateway.observe.metrics import Reading, exposition
+from gateway.observe.rollout_counts import RolloutCounts, RolloutsReading, RolloutView
+from gateway.observe.store_metrics import StoreReading
 from gateway.receive.limits import Limits
 
 ROOT = Path(__file__).parents[1]
@@ -88,15 +94,21 @@ def _comment_above(name: str) -> str:
 
 def metrics() -> Iterator[str]:
     """Every series, from an exposition with one of each."""
-    cell = Cell(alias="support", version="support@24e3a56d83d9", statuses={200: 1}, errors={"engine_failed": 1})
+    cell = Cell(
+        alias="support", version="support@24e3a56d83d9", statuses={200: 1}, errors={"engine_failed": 1},
+        exposures={"control": 1}, refusals={"key_requests": 1},
+    )  # fmt: skip
     loads = LoadCounts()
     counts = loads.of_engine("unix:///run/engine.sock")
     counts.loaded(0.1, "ok")
     counts.judged("ok")
+    placement = PlacementCounts()
+    placement.ejected("unix:///run/engine.sock", "status")
     reading = Reading(
         cells=(cell,), engines={"unix:///run/engine.sock": True},
         adapters=(("support", "support@24e3a56d83d9", "unix:///run/engine.sock", True),),
         slots={"unix:///run/engine.sock": (16, 1)}, loads=loads, workers=1, ready_workers=1, worker_restarts=0, table_version=1,
+        placement=placement, store=StoreReading(age=0.0, is_away=False, state=1, replicas=1), rollouts=_rollouts(),
     )  # fmt: skip
     yield "# Metrics\n\nMade by `scripts/make_reference.py`. On the control port, `/metrics`, summed over all workers. Times are in"
     yield "seconds. Labels are bounded: what a client sends never becomes one. Requests that named no model of ours have"
@@ -114,6 +126,19 @@ def metrics() -> Iterator[str]:
                 f"`{pair.split('=')[0]}`" for pair in inside.split('",') if pair and not pair.startswith("le=")
             )
             yield f"| `{name}` | {kind} | {labels or '–'} | {about} |"
+
+
+def _rollouts() -> RolloutsReading:
+    """One rollout, with one of each series."""
+    counts = RolloutCounts()
+    counts.rollbacks["support", "error_rate"] += 1
+    counts.pages["support", "error_rate"] += 1
+    gate = GateReading(gate="error_rate", verdict=Verdict.PASS, reason="", observed=0.0, limit=0.01, n=1)
+    view = RolloutView(alias="support", phase="canary", stage=1, readings=(gate,), ratio=judge_ratio(()))
+    return RolloutsReading(
+        weights={("support", "control", "support@24e3a56d83d9"): 10_000}, rollouts=(view,), counts=counts,
+        is_leader=True, journal_entries=1,
+    )  # fmt: skip
 
 
 def errors_page() -> Iterator[str]:

@@ -13,7 +13,8 @@ import gateway
 # Where each command lives; imported when it is called, so that `serve` starts without the rest.
 _COMMANDS: Final = {
     "up": "run", "serve": "run", "check": "run", "demo": "demo", "status": "status", "adapters": "adapters",
-    "routes": "routes", "keys": "keys", "completion": "completion",
+    "apply": "apply", "routes": "routes", "rollout": "rollout", "rollback": "rollback", "explain": "journal",
+    "journal": "journal", "keys": "keys", "completion": "completion",
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from adapters.recipe import CannotFuse, Method, parse_parents
-from gateway.cli.client import Control, echo_json, segment
+from gateway.cli.client import Control, echo_json, every, segment
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.progress import long_operation
 from gateway.cli.tables import show_table, size, when
@@ -114,14 +114,14 @@ def _register(path: str, body: dict[str, Any], as_json: bool, options: dict[str,
 @control_options
 def list_adapters(as_json: bool, **control: Any) -> None:
     """List all registered versions."""
-    answer = _control(control).ask_running("GET", "/admin/v1/adapters")
+    found = every(_control(control).ask_running, "/admin/v1/adapters", "adapters")
     if as_json:
-        echo_json(answer["adapters"])
+        echo_json(found)
         return
     rows = [
         (each["version"], each["state"], ", ".join(each["serves"]) or "-", str(each["rank"]),
          size(each["size_bytes"]), when(each["created"]))
-        for each in answer["adapters"]
+        for each in found
     ]  # fmt: skip
     show_table(
         ("VERSION", "STATE", "SERVES", "RANK", "SIZE", "ADDED"),

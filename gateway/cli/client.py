@@ -1,7 +1,8 @@
 """Talk to a running gateway's control plane, over its socket or its port."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -12,9 +13,12 @@ from gateway.cli.options import fail, load_settings
 # Loading a large adapter on a slow disk, several engines; the control plane has its own limits.
 ANSWER_SECONDS = 300.0
 CONTROL_SOCKET = "control.sock"
-# Lines of JSON that tell how far a long operation is (control/adapters_api.py).
+# Lines of JSON that tell how far a long operation is (control/adapters/api.py).
 PROGRESS_TYPE = "application/x-ndjson"
+# The most that the admin API gives at once.
+_PAGE = 1000
 _JSON = {"content-type": "application/json"}
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class NotRunning(Exception):
@@ -47,8 +51,13 @@ class Control:
             self._client = httpx.Client(
                 base_url="http://control", headers=headers, transport=transport, timeout=ANSWER_SECONDS, trust_env=False
             )
+        command = click.get_current_context(silent=True)
+        if command is not None:
+            command.call_on_close(self._client.close)
 
-    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    def ask(
+        self, method: str, path: str, body: dict[str, Any] | None = None, headers: Mapping[str, str] = _NO_HEADERS
+    ) -> Any:
         """Return the answer's JSON; end with the gateway's own message if it refuses.
 
         Raises:
@@ -57,7 +66,7 @@ class Control:
         import httpx
 
         try:
-            reply = self._client.request(method, path, content=_packed(body), headers=_JSON)
+            reply = self._client.request(method, path, content=_packed(body), headers={**_JSON, **headers})
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
             raise NotRunning(f"no gateway answers at {self.where} ({type(error).__name__})") from None
         except httpx.HTTPError as error:  # it runs, so nothing may be written behind its back
@@ -100,12 +109,33 @@ class Control:
         result: dict[str, Any] = answer["result"]
         return result
 
-    def ask_running(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    def ask_running(
+        self, method: str, path: str, body: dict[str, Any] | None = None, headers: Mapping[str, str] = _NO_HEADERS
+    ) -> Any:
         """Return the answer's JSON; end with a hint if no gateway runs."""
         try:
-            return self.ask(method, path, body)
+            return self.ask(method, path, body, headers)
         except NotRunning as error:
             raise fail(f"{error}; start one with `loragate up`, or name it with --state or --control") from None
+
+
+def every(ask: Callable[[str, str], Any], path: str, member: str, *, cursor: str = "after") -> list[dict[str, Any]]:
+    """Return all entries of a list that comes in pages.
+
+    Args:
+        ask: `ask` or `ask_running` of a control plane.
+        path: The list, with a query if it has one.
+        member: Where the entries stand in a page.
+        cursor: What the query calls the page's `next`.
+    """
+    entries: list[dict[str, Any]] = []
+    mark: str | None = ""
+    while mark is not None:
+        since = f"&{cursor}={quote(str(mark))}" if mark else ""
+        page = ask("GET", f"{path}{'&' if '?' in path else '?'}limit={_PAGE}{since}")
+        entries += page[member]
+        mark = page["next"]
+    return entries
 
 
 def segment(name: str) -> str:

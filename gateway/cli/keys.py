@@ -1,4 +1,4 @@
-"""loragate keys: make, list and revoke keys, with or without a running gateway."""
+"""loragate keys: make, list, rotate and revoke keys, with or without a running gateway."""
 
 import time
 from collections.abc import Callable
@@ -7,38 +7,111 @@ from typing import Any
 
 import click
 
-from gateway.cli.client import Control, NotRunning, echo_json, segment
+from gateway.cli.client import Control, NotRunning, echo_json, every, segment
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.tables import show_table, when
 from gateway.decide.authenticate import Role
+from gateway.decide.plan_text import NotReadable, seconds_of
 from gateway.settings import load
 from gateway.store.errors import StaleWrite, StoreError
-from gateway.store.keys import UnknownKey, create_key, revoke_key
+from gateway.store.keys import KeyOutOfUse, UnknownKey, create_key, key_view, revoke_key, rotate_key
 from gateway.store.moving import take_in
 from gateway.store.sql import Store, open_store
 
 
+class Duration(click.ParamType[int]):
+    """A time such as `30d`, as whole seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> int:
+        """Return the seconds, or end the command with what is wrong."""
+        try:
+            return seconds_of(int(value) if str(value).isdecimal() else value)
+        except NotReadable as error:
+            self.fail(f"`{value}` is not {error}", param, context)
+
+
 @click.group()
 def keys() -> None:
-    """Make, list and revoke keys. Only digests are stored."""
+    """Make, list, rotate and revoke keys. Only digests are stored."""
 
 
 @keys.command("create")
 @click.option("--role", type=click.Choice([role.value for role in Role]), default=Role.APP.value, show_default=True,
-              help="app: send requests; app:pin: also to exact versions; operator: also change things.")  # fmt: skip
+              help="app: send requests; app:pin: also to exact versions and arms; viewer: also read the admin API; "
+                   "operator: also change what is served; admin: also make keys.")  # fmt: skip
 @click.option("--name", default="", help="A remark to know it by.")
-@click.option("--model", "models", multiple=True, metavar="NAME", help="The only models it may use; repeatable.")
+@click.option(
+    "--model",
+    "--models",
+    "models",
+    multiple=True,
+    metavar="NAME,…",
+    help="The only models it may use; repeatable, or with commas.",
+)
+@click.option("--expires", type=Duration(), help="Refuse it after so long, such as 30d or 12h.  [default: never]")
+@click.option("--rpm", type=click.IntRange(1), metavar="N", help="Requests a minute.  [default: no limit]")
+@click.option(
+    "--tpm", type=click.IntRange(1), metavar="N", help="Tokens a minute, of prompts and replies.  [default: no limit]"
+)
 @json_option
 @control_options
-def create(role: str, name: str, models: tuple[str, ...], as_json: bool, **control: Any) -> None:
+def create(
+    role: str,
+    name: str,
+    models: tuple[str, ...],
+    expires: int | None,
+    rpm: int | None,
+    tpm: int | None,
+    as_json: bool,
+    **control: Any,
+) -> None:
     """Make a key and show it, this once."""
-    body = {"role": role, "name": name, "models": list(models) or None}
+    allowed = [each.strip() for given in models for each in given.split(",") if each.strip()] or None
+    limits = {"requests_per_minute": rpm, "tokens_per_minute": tpm}
+    body = {"role": role, "name": name, "models": allowed, "lifetime_seconds": expires, **limits}
     remote = _control(control)
     try:
         made = remote.ask("POST", "/admin/v1/keys", body)
     except NotRunning as error:
         _check_is_local(control, error)
-        made = _create_in_store(remote.state, Role(role), name, models)
+        made = _make_in_store(
+            remote.state,
+            lambda desired, now: create_key(
+                desired, Role(role), now, name, allowed, expires=expires and int(now) + expires, **limits
+            ),
+        )
+    _show_made(made, as_json=as_json)
+
+
+@keys.command("rotate")
+@click.argument("key_id")
+@click.option(
+    "--overlap",
+    type=Duration(),
+    default="24h",
+    show_default=True,
+    help="How long the old key is still good; 0 ends it at once.",
+)
+@json_option
+@control_options
+def rotate(key_id: str, overlap: int, as_json: bool, **control: Any) -> None:
+    """Make a key in KEY_ID's place, with its role, models and limits, and show it, this once."""
+    remote = _control(control)
+    try:
+        made = remote.ask("POST", f"/admin/v1/keys/{segment(key_id)}/rotate", {"overlap_seconds": overlap})
+    except NotRunning as error:
+        _check_is_local(control, error)
+        made = _make_in_store(remote.state, lambda desired, now: rotate_key(desired, key_id, now, overlap))
+    _show_made(made, as_json=as_json)
+    if not as_json:
+        click.echo(
+            f"{key_id} is good for another {overlap} s." if overlap else f"{key_id} is refused from now on.", err=True
+        )
+
+
+def _show_made(made: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         echo_json(made)
     else:
@@ -53,7 +126,7 @@ def list_keys(as_json: bool, **control: Any) -> None:
     """List all keys, without the keys themselves."""
     remote = _control(control)
     try:
-        records = remote.ask("GET", "/admin/v1/keys")["keys"]
+        records = every(remote.ask, "/admin/v1/keys", "keys")
     except NotRunning as error:
         _check_is_local(control, error)
         records = [_view(record) for record in _read(remote.state).keys]
@@ -67,10 +140,19 @@ def list_keys(as_json: bool, **control: Any) -> None:
             each["name"] or "-",
             "all" if each["models"] is None else ", ".join(each["models"]) or "none",
             when(each["created"]),
+            "expired" if each["state"] == "expired" else when(each["expires"] or 0),
+            _shown_limits(each),
         )
         for each in records
     ]
-    show_table(("ID", "ROLE", "NAME", "MODELS", "MADE"), rows, "No keys yet: loragate keys create --role app")
+    columns = ("ID", "ROLE", "NAME", "MODELS", "MADE", "EXPIRES", "LIMITS")
+    show_table(columns, rows, "No keys yet: loragate keys create --role app")
+
+
+def _shown_limits(key: dict[str, Any]) -> str:
+    limits = (("requests_per_minute", "rpm"), ("tokens_per_minute", "tpm"))
+    told = [f"{key[name]:,} {what}" for name, what in limits if key[name] is not None]
+    return ", ".join(told) or "-"
 
 
 @keys.command("revoke")
@@ -91,15 +173,18 @@ def revoke(key_id: str, as_json: bool, **control: Any) -> None:
         click.echo(f"Revoked {key_id}.")
 
 
-def _create_in_store(folder: Path, role: Role, name: str, models: tuple[str, ...]) -> dict[str, Any]:
+def _make_in_store(folder: Path, make: Callable[[Any, float], tuple[Any, Any, str]]) -> dict[str, Any]:
     made: list[tuple[Any, str]] = []
 
     def change(desired: Any) -> Any:
-        desired, record, key = create_key(desired, role, time.time(), name, models or None)  # noqa: TID251 (the clock of the command line)
+        desired, record, key = make(desired, time.time())  # noqa: TID251 (the clock of the command line)
         made.append((record, key))
         return desired
 
-    _change(folder, change)
+    try:
+        _change(folder, change)
+    except (UnknownKey, KeyOutOfUse, ValueError) as error:
+        raise fail(str(error)) from None
     record, key = made[-1]
     return {**_view(record), "key": key}
 
@@ -138,14 +223,7 @@ def _read(folder: Path) -> Any:
 
 
 def _view(record: Any) -> dict[str, Any]:
-    models = list(record.models) if record.models is not None else None
-    return {
-        "id": record.id,
-        "role": record.role.value,
-        "name": record.name,
-        "models": models,
-        "created": record.created,
-    }
+    return key_view(record, time.time())  # noqa: TID251 (the clock of the command line)
 
 
 def _check_is_local(control: dict[str, Any], error: NotRunning) -> None:

@@ -1,35 +1,148 @@
-"""loragate routes: what each alias serves, and splits between two of its versions."""
+"""loragate routes: what each alias serves and served, splits between two versions, and the way back."""
 
 from typing import Any
 
 import click
 
-from gateway.cli.client import Control, echo_json, segment
+from gateway.cli.apply import show_plan
+from gateway.cli.client import Control, echo_json, every, segment
 from gateway.cli.options import control_options, json_option
+from gateway.cli.routes_file import as_yaml
 from gateway.cli.tables import share, show_table, when
+from gateway.control.routes.text import field_lines, shown, written
+
+_PATH = "/admin/v1/routes"
+# Fields in the order in which a route is shown.
+_FIELDS = ("control", "candidate", "weight", "unit", "mirror", "plan", "limits", "notes")
 
 
 @click.group()
 def routes() -> None:
-    """See and split what each alias serves."""
+    """See, split and take back what each alias serves; `loragate apply` declares it."""
 
 
 @routes.command("ls")
 @json_option
 @control_options
-def list_routes(as_json: bool, state: Any, control: str | None, key: str | None) -> None:
+def list_routes(as_json: bool, **given: Any) -> None:
     """List all aliases and what they serve."""
-    answer = Control(state, control, key).ask_running("GET", "/admin/v1/routes")
+    found = every(_control(given).ask_running, _PATH, "routes")
     if as_json:
-        echo_json(answer["routes"])
+        echo_json(found)
         return
     rows = [
         (each["alias"], each["control"], each["candidate"] or "-", share(each["weight"]), when(each["created"]))
-        for each in answer["routes"]
+        for each in found
     ]
     show_table(
         ("ALIAS", "CONTROL", "CANDIDATE", "SHARE", "SINCE"), rows, "No routes yet: loragate adapters add makes one."
     )
+
+
+@routes.command("show")
+@click.argument("alias")
+@json_option
+@control_options
+def show(alias: str, as_json: bool, **given: Any) -> None:
+    """Show all of ALIAS's route."""
+    route = _control(given).ask_running("GET", f"{_PATH}/{segment(alias)}")
+    if as_json:
+        echo_json(route)
+        return
+    click.echo(f"{'alias':10} {route['alias']}")
+    for field in _FIELDS:
+        click.echo(f"{field:10} {shown(field, route[field])}")
+    click.echo(f"{'since':10} {when(route['created'])}")
+    for previous in route["previous"]:
+        click.echo(f"{'previous':10} {previous['version']} until {when(previous['until'])}")
+    if route["rollout"] is not None:
+        click.echo(f"{'rollout':10} {route['rollout']}")
+
+
+@routes.command("history")
+@click.argument("alias")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many versions.")
+@click.option("--before", type=click.IntRange(1), metavar="N", help="Only versions below N.")
+@json_option
+@control_options
+def history(alias: str, limit: int, before: int | None, as_json: bool, **given: Any) -> None:
+    """List the versions of ALIAS's route, the newest first: when, who, why and what changed."""
+    query = f"?limit={limit}" + (f"&before={before}" if before is not None else "")
+    answer = _control(given).ask_running("GET", f"{_PATH}/{segment(alias)}/history{query}")
+    if as_json:
+        echo_json(answer)
+        return
+    for each in answer["versions"]:
+        why = f": {each['reason']}" if each["reason"] else ""
+        gone = "" if each["route"] is not None else " (removed)"
+        click.echo(f"{each['number']:>4}  {when(each['at'])}  {each['by'] or '-'}{why}{gone}")
+        for line in field_lines(each["changes"]):
+            click.echo(f"  {line}")
+    if answer["next"] is not None:
+        click.echo(f"There are more: --before {answer['next']}")
+
+
+@routes.command("diff")
+@click.argument("alias")
+@click.argument("first", metavar="[FROM]", required=False, type=click.IntRange(0))
+@click.argument("second", metavar="[TO]", required=False, type=click.IntRange(1))
+@json_option
+@control_options
+def diff(alias: str, first: int | None, second: int | None, as_json: bool, **given: Any) -> None:
+    """Show what changed in ALIAS's route from version FROM to version TO.
+
+    TO is the newest if not given, FROM the one before it; 0 stands for before the first.
+    """
+    named = (("from", first), ("to", second))
+    query = "&".join(f"{name}={number}" for name, number in named if number is not None)
+    answer = _control(given).ask_running("GET", f"{_PATH}/{segment(alias)}/diff?{query}")
+    if as_json:
+        echo_json(answer)
+        return
+    click.echo(f"{alias}: version {answer['from']} → {answer['to']}")
+    for line in field_lines(answer["changes"]):
+        click.echo(line)
+    if not answer["changes"]:
+        click.echo("    no difference")
+
+
+@routes.command("revert")
+@click.argument("alias")
+@click.argument("number", type=click.IntRange(1))
+@click.option("--reason", required=True, metavar="TEXT", help="Why, for the history and the journal.")
+@json_option
+@control_options
+def revert(alias: str, number: int, reason: str, as_json: bool, **given: Any) -> None:
+    """Make ALIAS's route as it was in version NUMBER, at once; that is a new version."""
+    body = {"number": number, "reason": reason}
+    done = _control(given).ask_running("POST", f"{_PATH}/{segment(alias)}/revert", body)
+    if as_json:
+        echo_json(done)
+        return
+    show_plan(done["plan"])
+    if done["plan"]["changes"]:
+        click.echo(f"`{alias}` is as in version {number}: the state is at version {done['version']}.")
+
+
+@routes.command("export")
+@click.argument("aliases", nargs=-1, metavar="[ALIAS]...")
+@json_option
+@control_options
+def export(aliases: tuple[str, ...], as_json: bool, **given: Any) -> None:
+    """Print the routes as a file that `loragate apply` takes back without any change.
+
+    All of them, or those of the ALIASes named.
+    """
+    control = _control(given)
+    if aliases:
+        found = [control.ask_running("GET", f"{_PATH}/{segment(alias)}") for alias in dict.fromkeys(aliases)]
+    else:
+        found = every(control.ask_running, _PATH, "routes")
+    values = {"routes": [written(route) for route in found]}
+    if as_json:
+        echo_json(values)
+    else:
+        click.echo(as_yaml(values), nl=False)
 
 
 @routes.command("split")
@@ -40,15 +153,17 @@ def list_routes(as_json: bool, state: Any, control: str | None, key: str | None)
 )
 @json_option
 @control_options
-def split(
-    alias: str, candidate: str | None, weight: int, as_json: bool, state: Any, control: str | None, key: str | None
-) -> None:
+def split(alias: str, candidate: str | None, weight: int, as_json: bool, **given: Any) -> None:
     """Send a sticky share of ALIAS's units to a candidate version."""
     body = {"candidate": candidate, "weight": weight}
-    route = Control(state, control, key).ask_running("PUT", f"/admin/v1/routes/{segment(alias)}/split", body)
+    route = _control(given).ask_running("PUT", f"{_PATH}/{segment(alias)}/split", body)
     if as_json:
         echo_json(route)
     elif route["candidate"]:
         click.echo(f"`{alias}`: {share(route['weight'])} to {route['candidate']}, the rest to {route['control']}.")
     else:
         click.echo(f"`{alias}`: all to {route['control']}.")
+
+
+def _control(options: dict[str, Any]) -> Control:
+    return Control(options["state"], options["control"], options["key"])

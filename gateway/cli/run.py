@@ -73,7 +73,8 @@ def run_node(settings: Settings, *, owns_engine: bool = False) -> None:
 
     from adapters.sources import SourceError
     from adapters.verify import InvalidKey
-    from gateway.node import CannotListen, Node
+    from gateway.listening import CannotListen
+    from gateway.node import Node
     from gateway.serve.vllm_process import EngineNotStarted
     from gateway.store.errors import StoreError
 

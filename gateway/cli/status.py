@@ -29,6 +29,7 @@ def _show(answer: dict[str, Any]) -> None:
     )
     click.echo(f"workers  {workers['running']} of {workers['wanted']} running, {workers['restarts']} restarts")
     click.echo(f"base     {answer['base'] or 'not known yet'}{'' if answer['auth'] else '   (no keys asked for)'}")
+    _show_store(answer["store"], answer["replicas"])
     for engine in answer["engines"]:
         versions = ", ".join(engine["versions"]) or "no adapters"
         click.echo(f"engine   {engine['url']}  {'up' if engine['up'] else 'DOWN'}  {versions}")
@@ -36,3 +37,14 @@ def _show(answer: dict[str, Any]) -> None:
             click.echo(f"         {engine['base']['verdict']}: {engine['base']['reason']}")
         for version, reason in engine["failed"].items():
             click.echo(f"         {version} failed: {reason}")
+
+
+def _show_store(store: dict[str, Any], replicas: list[dict[str, Any]]) -> None:
+    standing = f"version {store['state_version']}, confirmed {store['silent_seconds']:.1f} s ago"
+    if store["is_away"]:
+        standing = f"AWAY for {store['silent_seconds']:.0f} s; version {store['state_version']} is served, changes wait"
+    click.echo(f"store    {store['address']}  {standing}")
+    if len(replicas) > 1:
+        for each in replicas:
+            workers = f"{each['workers']} workers"
+            click.echo(f"gateway  {each['name']}  {each['url']}  {workers}, version {each['state_version']}")

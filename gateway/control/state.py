@@ -6,8 +6,10 @@ says holds for the very next request.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeVar
@@ -108,6 +110,9 @@ class LiveState:
         self.turn = asyncio.Lock()
         self._publishing = asyncio.Lock()
         self._tables = 0
+        self._replicas = 1
+        self.served = 0  # the version of the state that all workers serve from
+        self.has_served = asyncio.Event()  # set when that has changed; for who tells others
         self._arriving: dict[str, Entry] = {}
         self._become(desired)
 
@@ -192,15 +197,18 @@ class LiveState:
         return snapshot.encode(
             snapshot.of_state(
                 self.desired, version=self._tables, base=self.engines.base(), engines=self.engines.views(),
-                with_keys=self._with_keys,
+                with_keys=self._with_keys, replicas=self._replicas,
             )
         )  # fmt: skip
 
     async def publish(self) -> None:
         """Bring every worker up to date with state and engines; raises Conflict if one does not follow."""
         async with self._publishing:
-            table = self.table()
+            table, version = self.table(), self.desired.version
             is_applied = await self.workers.publish(table)
+            if is_applied and version != self.served:
+                self.served = version
+                self.has_served.set()
             try:
                 await asyncio.to_thread(snapshot.save, self.folder, table)
             except OSError as error:  # a full disk must not stop what is served
@@ -209,6 +217,13 @@ class LiveState:
             raise Conflict(
                 "the change is stored, but a worker has not confirmed it within 2 s; `loragate status` shows it"
             )
+
+    async def share_with(self, replicas: int) -> None:
+        """Divide what is limited over all replicas among so many from now on."""
+        if replicas and replicas != self._replicas:
+            self._replicas = replicas
+            with suppress(Conflict):  # a worker that lags gets the next table
+                await self.publish()
 
     def publish_stock(self) -> None:
         """Tell every worker that versions came or went on an engine; nothing else has changed."""
@@ -245,7 +260,8 @@ class LiveState:
         try:
             written = await asyncio.to_thread(write)
         except StaleWrite as error:
-            await self._adopt()
+            with contextlib.suppress(Conflict):  # a worker that lags gets the next table; nothing was stored here
+                await self._adopt()
             raise Overtaken(f"{error}; nothing was changed") from None
         self._become(written)
         await self.publish()

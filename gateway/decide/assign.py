@@ -11,6 +11,10 @@ from typing import Final
 
 # Weights are integer basis points, so no share can drift by rounding.
 TOTAL_WEIGHT: Final = 10_000
+# Where the unit of a request may come from; the defaults are in the order of DESIGN 4.3.
+DEFAULT_SOURCES: Final = ("header", "safety_identifier", "user", "prompt_cache_key", "key")
+CONVERSATION: Final = "conversation"  # a hash of how the conversation begins
+SOURCES: Final = (*DEFAULT_SOURCES, CONVERSATION)
 
 
 class Arm(StrEnum):
@@ -44,6 +48,12 @@ def bucket(salt: str, unit: str) -> int:
     return int.from_bytes(digest[:8], "big") % TOTAL_WEIGHT
 
 
+def sample_hash(salt: str, unit: str) -> int:
+    """Return 64 bits that choose whether `unit` is kept in a sample; they tell nothing of its arm."""
+    digest = hashlib.sha256(f"sample\x1f{salt}\x1f{unit}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
 def pick_arm(split: Split, number: int) -> Arm:
     """Return the arm that owns bucket `number`.
 
@@ -53,3 +63,18 @@ def pick_arm(split: Split, number: int) -> Arm:
     if not 0 <= number < TOTAL_WEIGHT:
         raise ValueError(f"bucket `{number}` is not in 0..{TOTAL_WEIGHT - 1}")
     return Arm.CANDIDATE if number < split.weight else Arm.CONTROL
+
+
+def check_sources(sources: tuple[str, ...]) -> None:
+    """Refuse a list of unit sources that cannot be used.
+
+    Raises:
+        ValueError: Why not.
+    """
+    if not sources:
+        raise ValueError(f"the unit has no source; name at least one of {', '.join(SOURCES)}")
+    for source in sources:
+        if source not in SOURCES:
+            raise ValueError(f"the unit source `{source}` is unknown; it may be one of {', '.join(SOURCES)}")
+    if len(set(sources)) < len(sources):
+        raise ValueError(f"the unit sources `{', '.join(sources)}` name one twice")

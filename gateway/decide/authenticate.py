@@ -6,22 +6,29 @@ in a hash table leaks nothing useful through timing: an attacker cannot steer di
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from gateway.decide.limit import Rates
 from gateway.errors import Unauthenticated
 
 BEARER: Final = b"bearer "
 
 
 class Role(StrEnum):
-    """What a key may do, least first; each role may do what those before it may."""
+    """What a key may do, least first; each role may do what those before it may.
+
+    `app` sends requests, `app:pin` also to exact versions and arms, `viewer` also reads the
+    admin API, `operator` also changes what is served, `admin` also makes and revokes keys.
+    """
 
     APP = "app"
     APP_PIN = "app:pin"
+    VIEWER = "viewer"
     OPERATOR = "operator"
+    ADMIN = "admin"
 
 
 _RANK: Final = {role: rank for rank, role in enumerate(Role)}
@@ -29,15 +36,32 @@ _RANK: Final = {role: rank for rank, role in enumerate(Role)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """A caller who is known: the key's public id, its role, and the models it may use (None: all)."""
+    """A caller who is known.
+
+    Attributes:
+        id: The key's public id.
+        role: What it may do.
+        models: The models that it may use; None for all.
+        expires: Unix seconds from which on it is refused, if ever.
+        rates: What it may take in a minute; None without limits.
+        account: To whom limits and units belong, through all rotations of the key; empty: to `id`.
+    """
 
     id: str
     role: Role
     models: frozenset[str] | None = None
+    expires: int | None = None
+    rates: Rates | None = None
+    account: str = ""
+
+    @property
+    def unit(self) -> str:
+        """The unit of assignment of a caller who names no other."""
+        return self.account or self.id
 
     def may_pin(self) -> bool:
         """Whether this caller may ask for one exact version."""
-        return self.role is not Role.APP
+        return self.is_at_least(Role.APP_PIN)
 
     def is_at_least(self, role: Role) -> bool:
         """Whether this caller's role includes `role`."""
@@ -57,16 +81,19 @@ def digest_of(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
-def authenticate(credential: bytes | None, keys: Mapping[bytes, Principal] | None) -> Principal:
+def authenticate(
+    credential: bytes | None, keys: Mapping[bytes, Principal] | None, now: Callable[[], float]
+) -> Principal:
     """Return the caller that `credential` proves.
 
     Args:
         credential: The value of `Authorization` (`Bearer KEY`), or a bare key as in
             `x-api-key`; None when the request carries neither.
         keys: Digest → principal, or None when the gateway runs without keys.
+        now: Unix seconds; asked only of a key that expires.
 
     Raises:
-        Unauthenticated: No credential, or one that is not known.
+        Unauthenticated: No credential, or one that is not known, or that has expired.
     """
     if keys is None:
         return ANYONE
@@ -79,4 +106,8 @@ def authenticate(credential: bytes | None, keys: Mapping[bytes, Principal] | Non
     principal = keys.get(hashlib.sha256(key).digest())
     if principal is None:
         raise Unauthenticated("Incorrect API key provided: it is not one of this gateway's keys, or was revoked.")
+    if principal.expires is not None and now() >= principal.expires:
+        raise Unauthenticated(
+            "This API key has expired. An operator makes a new one with `loragate keys rotate`.", code="expired_api_key"
+        )
     return principal

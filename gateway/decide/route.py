@@ -7,11 +7,12 @@ version, in full or shortened to a unique prefix of six digits or more.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 from adapters.reference import InvalidReference, split_version
-from gateway.decide.assign import Split
+from gateway.decide.assign import DEFAULT_SOURCES, Split
 from gateway.decide.authenticate import Principal
+from gateway.decide.limit import Rates
 from gateway.errors import EngineUnavailable, Forbidden, ModelNotFound
 
 # How many names a 404 lists, so that an error stays readable with 500 adapters.
@@ -28,13 +29,27 @@ class Base:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutTag:
+    """To which stage of which rollout a request counts."""
+
+    id: str
+    stage: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """An alias, the split behind it, and the salt that keeps its assignment apart from other routes'."""
+    """An alias, the split behind it, and the salt that keeps its assignment apart from other routes'.
+
+    `unit` says where the unit is looked for; `rollout` is set while one is open.
+    """
 
     alias: str
     split: Split
     salt: str
     created: int = 0
+    unit: tuple[str, ...] = DEFAULT_SOURCES
+    rates: Rates | None = None
+    rollout: RolloutTag | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +66,8 @@ class RouteTable:
     """Everything a decision may depend on, at one version of the desired state.
 
     `keys` is None when the gateway runs without authentication; `base` is None until an
-    engine has told its name.
+    engine has told its name. `replicas` gateways share every limit; `has_rates` tells whether any
+    alias has one.
     """
 
     version: int = 0
@@ -60,15 +76,16 @@ class RouteTable:
     routes: Mapping[str, Route] = field(default_factory=lambda: MappingProxyType({}))
     versions: frozenset[str] = frozenset()
     engines: tuple[EngineView, ...] = ()
+    replicas: int = 1
+    has_rates: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What a model name stands for: a split to be assigned, or exactly one version."""
+class Target(NamedTuple):
+    """What a model name stands for: a split to be assigned by its route, or exactly one version."""
 
     alias: str
     split: Split
-    salt: str | None = None
+    route: Route | None = None
     reason: str = "split"
 
 
@@ -82,7 +99,7 @@ def find_target(table: RouteTable, model: str, caller: Principal) -> Target:
     route = table.routes.get(model)
     if route is not None:
         _check_may_use(caller, model)
-        return Target(model, route.split, route.salt)
+        return Target(model, route.split, route)
     if table.base is not None and model == table.base.name:
         _check_may_use(caller, model)
         return Target(model, Split(model), reason="base")

@@ -114,6 +114,8 @@ class Cell(msgspec.Struct, gc=False, kw_only=True):
     retries: int = 0
     statuses: dict[int, int] = msgspec.field(default_factory=dict)
     errors: dict[str, int] = msgspec.field(default_factory=dict)
+    exposures: dict[str, int] = msgspec.field(default_factory=dict)  # by the assigned arm, while a rollout is open
+    refusals: dict[str, int] = msgspec.field(default_factory=dict)  # by the limit that was reached
     ttft: Histogram = msgspec.field(default_factory=lambda: Histogram.of(TTFT_BOUNDS))
     itl: Histogram = msgspec.field(default_factory=lambda: Histogram.of(ITL_BOUNDS))
     duration: Histogram = msgspec.field(default_factory=lambda: Histogram.of(DURATION_BOUNDS))
@@ -127,6 +129,14 @@ class Cell(msgspec.Struct, gc=False, kw_only=True):
     def saw_error(self, code: str) -> None:
         """Count one error by its code, whether it came as a reply or inside a stream."""
         self.errors[code] = self.errors.get(code, 0) + 1
+
+    def exposed(self, arm: str) -> None:
+        """Count one request that a rollout has assigned to `arm`."""
+        self.exposures[arm] = self.exposures.get(arm, 0) + 1
+
+    def refused(self, reason: str) -> None:
+        """Count one request that a limit has kept out."""
+        self.refusals[reason] = self.refusals.get(reason, 0) + 1
 
     def took_to_first_token(self, seconds: float) -> None:
         """Observe the time from the request's last byte to the stream's first event."""
@@ -161,8 +171,10 @@ class Cell(msgspec.Struct, gc=False, kw_only=True):
         self.retries += other.retries
         for status, count in other.statuses.items():
             self.statuses[status] = self.statuses.get(status, 0) + count
-        for code, count in other.errors.items():
-            self.errors[code] = self.errors.get(code, 0) + count
+        for name in ("errors", "exposures", "refusals"):
+            mine: dict[str, int] = getattr(self, name)
+            for label, count in getattr(other, name).items():
+                mine[label] = mine.get(label, 0) + count
         for name in ("ttft", "itl", "duration", "overhead", "load_wait"):
             getattr(self, name).add(getattr(other, name))
 

@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from gateway.observe.engine_counts import QUEUE_BOUNDS, EngineCounts, PlacementCounts
 from gateway.observe.ledger import (
     DURATION_BOUNDS,
     ITL_BOUNDS,
@@ -22,6 +23,9 @@ from gateway.observe.ledger import (
     Histogram,
 )
 from gateway.observe.loads import LoadCounts
+from gateway.observe.rollout_counts import RolloutsReading
+from gateway.observe.rollout_metrics import rollout_series
+from gateway.observe.store_metrics import StoreReading, store_gauges
 
 _LABELS: Final = ("alias", "version")
 
@@ -39,6 +43,9 @@ class Reading:
     ready_workers: int
     worker_restarts: int
     table_version: int
+    store: StoreReading
+    rollouts: RolloutsReading
+    placement: PlacementCounts
 
 
 class _Once(Collector):
@@ -53,7 +60,16 @@ def exposition(reading: Reading) -> bytes:
     """Return a reading in Prometheus's text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(
-        _Once([*_counters(reading.cells), *_histograms(reading.cells), *_gauges(reading), *_loads(reading)])
+        _Once(
+            [
+                *_counters(reading.cells),
+                *_histograms(reading.cells),
+                *_gauges(reading),
+                *_loads(reading),
+                *_placement(reading),
+                *rollout_series(reading.rollouts),
+            ]
+        )
     )
     return generate_latest(registry)
 
@@ -70,8 +86,21 @@ def _counters(cells: tuple[Cell, ...]) -> Iterator[Metric]:
     retries = CounterMetricFamily(
         "loragate_retries", "Requests sent to an engine once more before the first byte.", labels=_LABELS
     )
+    exposures = CounterMetricFamily(
+        "loragate_exposures",
+        "Requests that an open rollout has assigned, by the assigned arm.",
+        labels=(*_LABELS, "arm"),
+    )
+    refusals = CounterMetricFamily(
+        "loragate_rate_limited", "Requests that a limit of a key or an alias kept out, by the limit.",
+        labels=("alias", "reason"),
+    )  # fmt: skip
     for cell in cells:
         labels = (cell.alias, cell.version)
+        for arm, count in sorted(cell.exposures.items()):
+            exposures.add_metric((*labels, arm), count)
+        for reason, count in sorted(cell.refusals.items()):
+            refusals.add_metric((cell.alias, reason), count)
         for status, count in sorted(cell.statuses.items()):
             requests.add_metric((*labels, str(status)), count)
         for code, count in sorted(cell.errors.items()):
@@ -79,7 +108,7 @@ def _counters(cells: tuple[Cell, ...]) -> Iterator[Metric]:
         prompt.add_metric(labels, cell.prompt_tokens)
         generated.add_metric(labels, cell.generation_tokens)
         retries.add_metric(labels, cell.retries)
-    yield from (requests, errors, prompt, generated, retries)
+    yield from (requests, errors, prompt, generated, retries, exposures, refusals)
 
 
 def _histograms(cells: tuple[Cell, ...]) -> Iterator[Metric]:
@@ -153,6 +182,43 @@ def _loads(reading: Reading) -> Iterator[Metric]:
     yield from (loads, seconds, evictions, verdicts)
 
 
+def _placement(reading: Reading) -> Iterator[Metric]:
+    counts = reading.placement
+    ejections = CounterMetricFamily(
+        "loragate_engine_ejections",
+        "Times that a worker stopped sending an engine requests: connection, lost, status, timeout, silence.",
+        labels=("engine", "reason"),
+    )
+    ejected = GaugeMetricFamily(
+        "loragate_engine_ejected", "Workers that send the engine no requests now, or one to try.", labels=("engine",)
+    )
+    returns = CounterMetricFamily(
+        "loragate_engine_returns", "Times that a worker sent an ejected engine requests again.", labels=("engine",)
+    )
+    for url in reading.engines:
+        engine = counts.engines.get(url) or EngineCounts()
+        for reason, count in sorted(engine.ejections.items()):
+            ejections.add_metric((url, reason), count)
+        ejected.add_metric((url,), engine.ejected_now)
+        returns.add_metric((url,), engine.returns)
+    yield from (ejections, ejected, returns)
+    yield GaugeMetricFamily(
+        "loragate_requests_queued", "Requests that wait until an engine has room.", value=counts.queued_now
+    )
+    refusals = CounterMetricFamily(
+        "loragate_queue_refusals", "Requests refused because the queue was full, or after a timeout in it.",
+        labels=("reason",),
+    )  # fmt: skip
+    for reason in ("full", "timeout"):
+        refusals.add_metric((reason,), counts.refused.get(reason, 0))
+    yield refusals
+    wait = HistogramMetricFamily(
+        "loragate_queue_wait_seconds", "How long requests were queued that an engine then got; others are not in it."
+    )
+    wait.add_metric((), _cumulative(QUEUE_BOUNDS, counts.queue_wait), counts.queue_wait.sum)
+    yield wait
+
+
 def _cumulative(bounds: tuple[float, ...], histogram: Histogram) -> list[tuple[str, float]]:
     buckets: list[tuple[str, float]] = []
     total = 0
@@ -187,3 +253,4 @@ def _gauges(reading: Reading) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "loragate_route_table_version", "Version of the route table in force.", value=reading.table_version
     )
+    yield from store_gauges(reading.store)

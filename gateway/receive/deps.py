@@ -7,8 +7,11 @@ from typing import Final
 
 from gateway.decide.route import RouteTable
 from gateway.observe.ledger import Ledger
+from gateway.observe.tally import Tallies
 from gateway.ports import Engines, Supply
 from gateway.receive.limits import Limits
+from gateway.receive.placing import Placing
+from gateway.receive.rates import WorkerRates
 
 # A client's own request id is used if it is short and harmless in a header and a log line.
 LONGEST_REQUEST_ID: Final = 128
@@ -44,6 +47,10 @@ class Deps:
     supply: Supply
     ledger: Ledger
     limits: Limits
+    placing: Placing
     ids: RequestIds
+    clock: Callable[[], float]  # Unix seconds, for keys that expire
+    rates: WorkerRates
+    tallies: Tallies
     # Engine URL → its `system_fingerprint` as JSON, learned from streams and forgotten when it is lost.
     fingerprints: dict[str, bytes]

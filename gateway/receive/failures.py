@@ -42,6 +42,7 @@ def reply_of(
         b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body),
         b"x-request-id: %b\r\n" % request_id if request_id else b"",
         b"retry-after: %d\r\n" % error.retry_after_seconds if error.retry_after_seconds else b"",
+        error.headers,
         b"www-authenticate: Bearer\r\n" if error.status == 401 else b"",
         b"allow: %b\r\n" % error.allow if isinstance(error, MethodNotAllowed) else b"",
         connection_header(keep_alive=keep_alive, is_http10=is_http10),

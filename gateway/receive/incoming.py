@@ -1,9 +1,10 @@
 """A request while it is being read: is its body worth reading, and what does it ask for?"""
 
+from collections.abc import Callable
 from typing import Final
 
 from gateway.decide.authenticate import Principal, authenticate
-from gateway.decide.route import Base, RouteTable
+from gateway.decide.route import RouteTable
 from gateway.errors import (
     ExpectationFailed,
     HeadersTooLarge,
@@ -11,10 +12,10 @@ from gateway.errors import (
     PayloadTooLarge,
     UnsupportedEncoding,
 )
-from gateway.pipeline import Call
 from gateway.receive.endpoints import Address, Kind, find_endpoint
 from gateway.receive.limits import Limits
-from gateway.receive.request import Request, model_of
+from gateway.receive.rates import WorkerRates
+from gateway.receive.request import Request, model_of, wanted_arm
 from gateway.receive.wire import read
 
 # A body this small is read to its end before an error is told, so the connection can be kept.
@@ -54,13 +55,14 @@ class Incoming:
         incoming.is_last = True
         return incoming
 
-    def admit(self, table: RouteTable, limits: Limits, head_bytes: int) -> None:
+    def admit(self, table: RouteTable, limits: Limits, head_bytes: int, now: Callable[[], float]) -> None:
         """Decide from the headers alone whether the body is worth reading.
 
         Args:
             table: The current route table.
             limits: What a request may take.
             head_bytes: Bytes received for this request so far, at least its head.
+            now: Unix seconds.
 
         Raises:
             RequestError: It is not.
@@ -73,7 +75,7 @@ class Incoming:
         address = self.address = find_endpoint(self.method, self.url)
         if address.endpoint.kind is not Kind.HEALTH:
             credential = headers.get(b"authorization") or headers.get(b"x-api-key")
-            self.caller = authenticate(credential, table.keys)
+            self.caller = authenticate(credential, table.keys, now)
         length = headers.get(b"content-length")
         if length is not None and int(length) > limits.max_body_bytes:
             raise body_too_large(int(length), limits)
@@ -104,11 +106,13 @@ class Incoming:
             return False
         return int(headers.get(b"content-length", b"0")) <= SMALL_BODY_BYTES
 
-    def request(self, request_id: bytes, base: Base | None, received_at: float) -> Request:
-        """Return the complete request as the pipeline takes it.
+    def request(self, request_id: bytes, table: RouteTable, rates: WorkerRates, received_at: float) -> Request:
+        """Return the complete request as the pipeline takes it, let in under all limits that it falls under.
 
         Raises:
-            BadRequest: Its body is not what the endpoint takes.
+            RateLimited, Overloaded: A limit is exhausted.
+            BadRequest: Its body is not what the endpoint takes, or it asks for an arm that there is not.
+            Forbidden: The caller may not choose an arm.
         """
         endpoint, in_path = self.address.endpoint, self.address.model
         headers = self.headers
@@ -116,14 +120,17 @@ class Incoming:
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         self.body = []  # the connection may be idle for long after this
         fields = read(body) if endpoint.method == b"POST" else None
-        model = model_of(fields, endpoint, in_path, base.name if base else None)
-        unit = headers.get(b"x-loragate-unit")
-        named = unit.decode("latin-1") if unit else (fields.unit() if fields is not None else None)
+        model = model_of(fields, endpoint, in_path, table.base.name if table.base else None)
+        arm = headers.get(b"x-loragate-arm")
         extra = b"".join([b"%b: %b\r\n" % (name, headers[name]) for name in _FORWARDED if name in headers])
-        return Request(
-            request_id, endpoint, body, fields, Call(self.caller, model, named or self.caller.id),
+        request = Request(
+            request_id, endpoint, body, fields, self.caller, model,
+            unit=headers.get(b"x-loragate-unit"), arm=None if arm is None else wanted_arm(arm, self.caller),
             keep_alive=self.keep_alive, is_http10=self.is_http10, extra_headers=extra, received_at=received_at,
         )  # fmt: skip
+        if self.caller.rates is not None or table.has_rates:
+            request.lease = rates.admit(self.caller, table, model, received_at)
+        return request
 
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers.items())

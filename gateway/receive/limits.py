@@ -1,6 +1,9 @@
 """What one client may take: sizes in bytes, times in seconds. Values, made by settings."""
 
 from dataclasses import dataclass, fields
+from typing import Final
+
+_MAY_BE_0: Final = ("engine_concurrency", "queue_size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +34,28 @@ class Limits:
     # nginx lingering_time: how long what a refused client still sends is read and dropped.
     linger_seconds: float = 30.0
 
+    # Requests that an engine gets at once from this gateway, split evenly among its workers, at least 1 each; 0: no
+    # bound. vLLM queues what it cannot batch, but in the order of arrival and out of sight.
+    engine_concurrency: int = 0
+    # Requests that may wait in a worker until an engine has room; those beyond are refused with 503. 0: none waits.
+    # Envoy max_pending_requests 1,024, HAProxy has no bound.
+    queue_size: int = 1000
+    # How long one may wait there, then 503. HAProxy timeout queue: 5 s is usual; here requests take longer.
+    queue_seconds: float = 30.0
+    # An engine that keeps a stream waiting for its head and sends nothing at all for so long is stuck: vLLM answers a
+    # stream before it has a token. Replies that are not streamed are silent until they are whole: five times as long.
+    engine_silent_seconds: float = 60.0
+    # Failures in a row before a worker sends an engine nothing for a while: Envoy consecutive_5xx 5.
+    eject_failures: int = 5
+    # For how long at first, doubled each time it fails again, and at most: Envoy base_ejection_time 30 s, max 300 s;
+    # shorter, as one request is enough to find out.
+    eject_seconds: float = 5.0
+    eject_longest_seconds: float = 60.0
+
     def __post_init__(self) -> None:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
-        wrong = [f"{name} is `{value}`" for name, value in values.items() if value <= 0]
+        wrong = [
+            f"{name} is `{value}`" for name, value in values.items() if value <= 0 and (value or name not in _MAY_BE_0)
+        ]
         if wrong:
             raise ValueError(f"limits must be greater than 0: {', '.join(wrong)}")

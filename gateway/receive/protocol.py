@@ -54,6 +54,8 @@ class ClientConnection(asyncio.Protocol):
         self.limits = deps.limits
         self.fingerprints = deps.fingerprints
         self.supply = deps.supply
+        self.placing = deps.placing
+        self.tallies = deps.tallies
         # The transport's own method: asyncio buffers, and `pause_writing` says when it is too much.
         self.write: Callable[[bytes], None]
         self._connections: set[Any] = server_state.connections
@@ -189,7 +191,7 @@ class ClientConnection(asyncio.Protocol):
         if b"upgrade" in incoming.headers:
             self._is_to_be_continued = parser.should_upgrade() and has_body(incoming.headers)
         try:
-            incoming.admit(self.table(), self.limits, self._unread_bytes)
+            incoming.admit(self.table(), self.limits, self._unread_bytes, self._deps.clock)
         except LoragateError as error:
             incoming.error = error
         if self._exchange is None and not self._queue:
@@ -251,7 +253,7 @@ class ClientConnection(asyncio.Protocol):
             if incoming.address.endpoint.kind is not Kind.PROXIED:
                 self._reply(incoming, request_id, own_answer(incoming, self.table()))
                 return
-            request = incoming.request(request_id, self.table().base, received_at)
+            request = incoming.request(request_id, self.table(), self._deps.rates, received_at)
         except LoragateError as error:
             self._tell(incoming, request_id, error)
             return

@@ -1,33 +1,87 @@
-"""A complete request, as the connection has read it, and the model that it means."""
+"""A complete request, as the connection has read it, the model that it means, and the unit it belongs to."""
 
 import msgspec
 
-from gateway.errors import BadRequest
-from gateway.pipeline import Call
+from gateway.decide.assign import CONVERSATION, Arm
+from gateway.decide.authenticate import Principal, Role
+from gateway.errors import BadRequest, Forbidden
+from gateway.pipeline import Call, Exposure
+from gateway.receive.conversation import beginning_of
 from gateway.receive.endpoints import Endpoint
+from gateway.receive.rates import Lease
 from gateway.receive.wire import Fields
 
 
 class Request:
-    """A complete request, as the connection has read it."""
+    """A complete request, as the connection has read it.
+
+    `lease` is what it holds of limits, if it falls under any, and `exposure` to which rollout it counts.
+    """
 
     __slots__ = (
-        "body", "call", "endpoint", "extra_headers", "fields", "id", "is_http10", "keep_alive", "received_at",
+        "_arm", "body", "caller", "endpoint", "exposure", "extra_headers", "fields", "id", "is_http10", "keep_alive",
+        "lease", "model", "received_at", "unit_header",
     )  # fmt: skip
 
     def __init__(
-        self, request_id: bytes, endpoint: Endpoint, body: bytes, fields: Fields | None, call: Call,
-        *, keep_alive: bool, is_http10: bool, extra_headers: bytes, received_at: float,
+        self, request_id: bytes, endpoint: Endpoint, body: bytes, fields: Fields | None, caller: Principal, model: str,
+        *, unit: bytes | None, arm: Arm | None, keep_alive: bool, is_http10: bool, extra_headers: bytes,
+        received_at: float,
     ) -> None:  # fmt: skip
         self.id = request_id
         self.endpoint = endpoint
         self.body = body
         self.fields = fields
-        self.call = call
+        self.caller = caller
+        self.model = model
+        self.lease: Lease | None = None
+        self.exposure: Exposure | None = None
+        self.unit_header = unit
+        self._arm = arm
         self.keep_alive = keep_alive
         self.is_http10 = is_http10
         self.extra_headers = extra_headers
         self.received_at = received_at
+
+    @property
+    def call(self) -> Call:
+        """What is asked, for the pipeline; made anew, so that nothing keeps the body alive."""
+        return Call(self.caller, self.model, self, self._arm)
+
+    def unit(self, sources: tuple[str, ...]) -> str:
+        """Return the unit of assignment: the first source that tells one, else the key."""
+        for source in sources:
+            if source == "key":
+                break
+            if source == "header":
+                found: object = self.unit_header.decode("latin-1") if self.unit_header else None
+            elif source == CONVERSATION:
+                found = beginning_of(self.body, self.endpoint.dialect, self.caller.unit)
+            else:
+                found = getattr(self.fields, source, None)
+            if found and isinstance(found, str):
+                return found
+        return self.caller.unit
+
+
+def wanted_arm(value: bytes, caller: Principal) -> Arm:
+    """Return the arm that a tester's `x-loragate-arm` asks for.
+
+    Raises:
+        Forbidden: The caller may not choose.
+        BadRequest: There is no such arm.
+    """
+    if not caller.may_pin():
+        raise Forbidden(
+            f"This key may not choose an arm with `x-loragate-arm`: its role is `{caller.role}`, "
+            f"that needs `{Role.APP_PIN}` or better.",
+            code="arm_not_allowed",
+        )
+    try:
+        return Arm(value.decode("latin-1").strip().lower())
+    except ValueError:
+        shown = value[:40].decode("ascii", "replace")
+        raise BadRequest(f"`x-loragate-arm` is `{shown}`; it may be `control` or `candidate`.") from None
 
 
 def model_of(fields: Fields | None, endpoint: Endpoint, in_path: str | None, base: str | None) -> str:

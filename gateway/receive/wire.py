@@ -30,6 +30,9 @@ _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _ASK_USAGE: Final = b',"stream_options":{"include_usage":true}'
 
 
+_NOTHING: Final = msgspec.Raw()
+
+
 class Fields(msgspec.Struct, frozen=True, gc=False):
     """What is read of a body. All are untyped: an odd type is the engine's to judge."""
 
@@ -39,13 +42,10 @@ class Fields(msgspec.Struct, frozen=True, gc=False):
     safety_identifier: Any = None
     user: Any = None
     prompt_cache_key: Any = None
-
-    def unit(self) -> str | None:
-        """The body's own name for who is asking, most specific first; None if it has none."""
-        for value in (self.safety_identifier, self.user, self.prompt_cache_key):
-            if value and isinstance(value, str):
-                return str(value)
-        return None
+    # What the model reads, as it was sent: one of them, as the endpoint has it.
+    messages: msgspec.Raw = _NOTHING
+    input: msgspec.Raw = _NOTHING
+    prompt: msgspec.Raw = _NOTHING
 
     def leaves_usage(self) -> bool:
         """Whether this is a stream whose sender does not ask for its usage, nor for what hangs on it."""
@@ -183,7 +183,7 @@ def _last_value(body: bytes, name: str) -> tuple[int, int]:
 
 
 # Numbers as text: Python refuses integers of more than 4,300 digits, and we need none of them.
-_SCAN: Final = json.JSONDecoder(parse_int=str, parse_float=str, strict=False).scan_once  # type: ignore[attr-defined]  # public, not in the stubs
+scan: Final = json.JSONDecoder(parse_int=str, parse_float=str, strict=False).scan_once  # type: ignore[attr-defined]  # public, not in the stubs
 
 
 def _values(body: bytes, name: str) -> list[tuple[int, int]]:
@@ -196,9 +196,9 @@ def _values(body: bytes, name: str) -> list[tuple[int, int]]:
     at = _skip(text, text.index("{") + 1)
     try:
         while text[at] != "}":
-            key, at = _SCAN(text, at)
+            key, at = scan(text, at)
             start = _skip(text, _skip(text, at) + 1)
-            _, end = _SCAN(text, start)
+            _, end = scan(text, start)
             if key == name:
                 found[1:] = [(start, end)]
             at = _skip(text, end)

@@ -33,13 +33,15 @@ class Stocking:
     """How engines are stocked.
 
     `slots` adapters on each; every version on `copies` engines, on all if None; those in service
-    are checked every `probe_seconds`, never if 0; `base_folder` is the base's, if it was set.
+    are checked every `probe_seconds`, never if 0; `base_folder` is the base's, if it was set. A version
+    that we do not know may stay for `stranger_seconds`: another gateway may be registering it.
     """
 
     slots: int
     copies: int | None = None
     probe_seconds: float = 0.0
     base_folder: Path | None = None
+    stranger_seconds: float = 0.0
 
     @property
     def retry_seconds(self) -> float:
@@ -85,7 +87,7 @@ class Fleet:
             host, self._stocking.slots, find=self._registered.entry, standing=self._standing,
             wanted=lambda: self._wanted(url), checker=self._make_checker(url, host), observer=self._observer(url),
             on_change=on_stock, now=self._now,
-            retry_seconds=self._stocking.retry_seconds,
+            retry_seconds=self._stocking.retry_seconds, stranger_seconds=self._stocking.stranger_seconds,
         )  # fmt: skip
         return EngineWatch(url, host, loader, self._stocking.probe_seconds, on_change)
 

@@ -19,6 +19,8 @@ _DATA: Final = re.compile(rb"(?:\A|[\r\n])data: ?([^\r\n]*)")
 _USAGE: Final = re.compile(rb'"usage" ?: ?\{')
 # What an event that finishes a choice has, and where vLLM tells its build and configuration.
 FINISHES: Final = b'"finish_reason":"'
+# How vLLM tells an error after the head has gone.
+FAILS: Final = b'data: {"error":'
 _FINGERPRINT: Final = b'"system_fingerprint":'
 # An event that grows past this is passed on in parts: memory stays bounded. vLLM's largest
 # events are prompt_logprobs, some 100 bytes a token.
@@ -78,7 +80,7 @@ class EventStream:
         fingerprint: The engine's fingerprint as JSON, empty if it has none, None if not known.
     """
 
-    __slots__ = ("_finishing", "_held", "_hide_usage", "_is_clear", "fingerprint", "is_split", "usage")
+    __slots__ = ("_finishing", "_held", "_hide_usage", "_is_clear", "fingerprint", "has_failed", "is_split", "usage")
 
     def __init__(self, *, hide_usage: bool = False, fingerprint: bytes | None = None) -> None:
         self._hide_usage = hide_usage
@@ -88,14 +90,17 @@ class EventStream:
         self._is_clear = True
         # The last bytes passed on are the beginning of an event that is too long to be held.
         self.is_split = False
+        self.has_failed = False  # the engine has told an error
         self.usage: tuple[int, int] | None = None
 
     def passes(self, chunk: bytes) -> bool:
         """Whether an HTTP chunk of whole events may go on as it is: nothing waits, and nothing has to be read."""
-        return self._is_clear and b'"usage"' not in chunk and FINISHES not in chunk
+        return self._is_clear and b'"usage"' not in chunk and FINISHES not in chunk and FAILS not in chunk
 
     def feed(self, data: bytes) -> bytes:
         """Return what may go on to the client now: whole events, as they were."""
+        if FAILS in data:
+            self.has_failed = True
         if self._held:
             data = self._held + data
             self._held = b""

@@ -81,6 +81,7 @@ class EngineConnection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        self._pool.has_spoken = True
         reader = self.reader
         if reader is None:  # nothing was asked: not a peer we understand
             self.transport.abort()
@@ -245,10 +246,16 @@ class EnginePool:
         counts: URL → requests in flight, shared by all pools of a worker.
         connect_timeout: Seconds to wait for a connection.
         clock: Monotonic seconds.
+        on_ended: Called each time a request has ended, if anybody needs to know.
     """
 
-    def __init__(self, url: str, counts: dict[str, int], connect_timeout: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, url: str, counts: dict[str, int], connect_timeout: float, clock: Callable[[], float],
+        on_ended: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
         self.url = url
+        self.has_spoken = False  # since somebody last asked
+        self._on_ended = on_ended
         self._counts = counts
         self._counts.setdefault(url, 0)
         self._connect_timeout = connect_timeout
@@ -283,6 +290,8 @@ class EnginePool:
     def ended(self) -> None:
         """One request less is in flight."""
         self._counts[self.url] -= 1
+        if self._on_ended is not None:
+            self._on_ended()
 
     def close(self) -> None:
         """Close idle connections and give up those being made; requests under way go on."""
@@ -329,11 +338,15 @@ class EnginePool:
 
 
 class EnginePools:
-    """The pools of all engines a worker has met, made on first use."""
+    """The pools of all engines a worker has met, made on first use; `heard_at` is kept by `sweep`."""
 
-    def __init__(self, connect_timeout: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, connect_timeout: float, clock: Callable[[], float], on_ended: Callable[[], None] | None = None
+    ) -> None:
         self._connect_timeout = connect_timeout
         self._clock = clock
+        self._on_ended = on_ended
+        self.heard_at: dict[str, float] = {}
         self._pools: dict[str, EnginePool] = {}
         self._in_flight: dict[str, int] = {}
 
@@ -346,8 +359,16 @@ class EnginePools:
         """Send `request` to the engine at `url`."""
         pool = self._pools.get(url)
         if pool is None:
-            pool = self._pools[url] = EnginePool(url, self._in_flight, self._connect_timeout, self._clock)
+            pool = EnginePool(url, self._in_flight, self._connect_timeout, self._clock, self._on_ended)
+            self._pools[url] = pool
         return pool.send(request, reader)
+
+    def sweep(self, now: float) -> None:
+        """Note which engines have been heard since the last time."""
+        for url, pool in self._pools.items():
+            if pool.has_spoken:
+                pool.has_spoken = False
+                self.heard_at[url] = now
 
     def close(self) -> None:
         """Close what is idle."""

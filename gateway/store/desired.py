@@ -12,12 +12,12 @@ import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 from adapters.catalog import Catalog, Entry
-from gateway.decide.assign import Split
+from gateway.decide.assign import DEFAULT_SOURCES, TOTAL_WEIGHT, Split, check_sources
 from gateway.decide.authenticate import Role
 from gateway.store.errors import StoreUnreadable
 
@@ -26,10 +26,21 @@ COPY_FILE: Final = "desired.json"
 # Of one alias's former controls; a rollback reaches back no further.
 LONGEST_HISTORY: Final = 100
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+Capture = Literal["full", "metrics_only", "off"]
+
+
+def _check_limit(owner: str, name: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise ValueError(f"{owner} has {name} `{value}`; give at least 1, or leave it out for no limit")
 
 
 class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One key, without the key: `digest` is SHA-256 in hex, `created` Unix seconds."""
+    """One key, without the key: `digest` is SHA-256 in hex, times are Unix seconds.
+
+    `models`, `expires` and the limits are None where there is no such bound. `replaced_by` is the
+    id of the key that a rotation put in this one's place; `account` that of the first of them, to
+    which limits and units belong.
+    """
 
     id: str
     digest: str
@@ -37,10 +48,23 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     name: str = ""
     models: tuple[str, ...] | None = None
     created: int = 0
+    expires: int | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    replaced_by: str | None = None
+    account: str | None = None
 
     def __post_init__(self) -> None:
         if not _DIGEST.fullmatch(self.digest):
             raise ValueError(f"key `{self.id}` has no SHA-256 digest")
+        if self.expires is not None and self.expires < 0:
+            raise ValueError(f"key `{self.id}` expires at `{self.expires}`, which is no time in Unix seconds")
+        for name in ("requests_per_minute", "tokens_per_minute"):
+            _check_limit(f"key `{self.id}`", name, getattr(self, name))
+
+    def has_expired(self, now: float) -> bool:
+        """Whether the key is refused at `now`."""
+        return self.expires is not None and now >= self.expires
 
 
 class Previous(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,8 +74,35 @@ class Previous(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     until: int
 
 
+class MirrorPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which share of an alias's requests is mirrored, in basis points, and what is kept of them."""
+
+    share: int = 0
+    capture: Capture = "full"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= TOTAL_WEIGHT:
+            raise ValueError(f"the mirrored share `{self.share}` is not in 0..{TOTAL_WEIGHT} basis points")
+
+
+class RouteLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an alias may be asked for, over all keys; None where there is no limit."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    max_in_flight: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("requests_per_minute", "tokens_per_minute", "max_in_flight"):
+            _check_limit("a route", name, getattr(self, name))
+
+
 class RouteRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One alias and its split, the weight in basis points."""
+    """One alias: its split, the weight in basis points, and how its requests are treated.
+
+    `unit` says where the unit of assignment is looked for, first found first used. `mirror` and
+    `plan` (a rollout plan as `plan.canonical` writes it) are declared here and used elsewhere.
+    """
 
     alias: str
     control: str
@@ -60,9 +111,15 @@ class RouteRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     weight: int = 0
     created: int = 0
     previous: tuple[Previous, ...] = ()  # newest first
+    unit: tuple[str, ...] = DEFAULT_SOURCES
+    mirror: MirrorPolicy | None = None
+    plan: dict[str, Any] | None = None
+    limits: RouteLimits | None = None
+    notes: str = ""
 
     def __post_init__(self) -> None:
         Split(self.control, self.candidate, self.weight)  # refuses what cannot be assigned
+        check_sources(self.unit)
 
     def controlled_by(self, version: str, now: int) -> "RouteRecord":
         """Return the route with all its traffic on `version`, the control until now remembered."""

@@ -6,6 +6,7 @@ Readers never wait for the store. What cannot be stored at once is stored with t
 import asyncio
 import logging
 from collections.abc import Mapping
+from typing import Final
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
@@ -16,6 +17,9 @@ from gateway.store.schema import fingerprints as table
 from gateway.store.sql import Store
 
 log = logging.getLogger("loragate.fingerprints")
+
+# Long enough for a store that is well, so that what is answered is stored as a rule.
+PATIENCE_SECONDS: Final = 0.5
 
 Records = dict[str, dict[str, Fingerprint]]
 
@@ -33,6 +37,8 @@ class FingerprintStore:
         # What the store does not have yet: a fingerprint, or None for one that is to go.
         self._unstored: dict[tuple[str, str], Fingerprint | None] = {}
         self._turn = asyncio.Lock()
+        self._storing: set[asyncio.Task[None]] = set()
+        self._is_slow = False
 
     def load(self) -> None:
         """Read all of them, at a start and when others may have added some; blocks.
@@ -96,12 +102,26 @@ class FingerprintStore:
         self._known = stored
 
     async def _store_soon(self, version: str, engine: str, found: Fingerprint | None) -> None:
+        """Have it stored, and wait for that a moment: a store that is slow or away must not hold a load up."""
         self._unstored[version, engine] = found
+        if len(self._storing) > 1:
+            return  # one is at work, and the other has not begun: it takes this along
+        storing = asyncio.get_running_loop().create_task(self._try_to_flush())
+        self._storing.add(storing)
+        storing.add_done_callback(self._storing.discard)
+        if not self._is_slow:
+            await asyncio.wait({storing}, timeout=PATIENCE_SECONDS)
+            self._is_slow = not storing.done()
+
+    async def _try_to_flush(self) -> None:
         try:
             async with self._turn:
                 await self._flush()
         except StoreError as error:
-            log.warning("a fingerprint of %s is not stored yet: %s", version, error)
+            self._is_slow = True
+            log.warning("fingerprints are not stored yet: %s", error)
+        else:
+            self._is_slow = False
 
     async def _flush(self) -> None:
         changes = dict(self._unstored)

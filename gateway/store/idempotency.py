@@ -25,6 +25,10 @@ class StillRunning(Exception):
     """The first request with this key is being carried out."""
 
 
+class KeyWasMade(Exception):
+    """The first request has made a key for the API, which is shown once and is no part of what is remembered."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """What a request was answered; the body is JSON."""
@@ -83,6 +87,12 @@ class IdempotencyKeys:
         change = update(idempotency).where(idempotency.c.key == key)
         values = {"status": reply.status, "body": reply.body, "expires": int(self._store.now()) + KEEP_SECONDS}
         self._store.writing(lambda connection: connection.execute(change.values(values)))
+
+    def renew(self, key: str) -> None:
+        """Say that a claimed request is still being carried out."""
+        change = update(idempotency).where(idempotency.c.key == key, idempotency.c.status.is_(None))
+        expires = int(self._store.now()) + WORK_SECONDS
+        self._store.writing(lambda connection: connection.execute(change.values(expires=expires)))
 
     def release(self, key: str) -> None:
         """Forget a claimed request that changed nothing, so that it may be tried again."""

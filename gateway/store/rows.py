@@ -148,14 +148,26 @@ def read_head(connection: Connection) -> chain.Head | None:
     return chain.Head(number=number, hash=digest) if number else None
 
 
-def read_journal(connection: Connection, after: int, limit: int) -> tuple[chain.Entry, ...]:
-    """Return at most `limit` journal entries after number `after`, the oldest first."""
+def read_journal(
+    connection: Connection, after: int, limit: int, about: str = "", *, newest: bool = False
+) -> tuple[chain.Entry, ...]:
+    """Return at most `limit` journal entries after number `after`, the oldest first.
+
+    Args:
+        connection: In any transaction.
+        after, limit: Which.
+        about: Only those whose canonical JSON holds this text, such as `"alias":"support"`.
+        newest: The last of them instead of the first.
+    """
     table = schema.journal
     query = select(table.c.number, table.c.previous, table.c.hash, table.c.record)
-    rows = connection.execute(query.where(table.c.number > after).order_by(table.c.number).limit(limit))
+    if about:
+        query = query.where(table.c.record.contains(about, autoescape=True))
+    order = table.c.number.desc() if newest else table.c.number
+    rows = connection.execute(query.where(table.c.number > after).order_by(order).limit(limit)).all()
     return tuple(
         chain.Entry(number=number, previous=previous, hash=digest, record=_as_mapping(text))
-        for number, previous, digest, text in rows
+        for number, previous, digest, text in (reversed(rows) if newest else rows)
     )
 
 

@@ -137,3 +137,22 @@ leader = Table(
     Column("beats", BigInteger, nullable=False),
     PrimaryKeyConstraint("id", name="leader_pkey"),
 )  # fmt: skip
+
+# Gateways that run; `beats` grows while one lives. `id` is made anew at each start.
+replicas = Table(
+    "replicas", metadata,
+    Column("id", Text),
+    Column("beats", BigInteger, nullable=False),
+    Column("record", Text, nullable=False),
+    PrimaryKeyConstraint("id", name="replicas_pkey"),
+)  # fmt: skip
+
+# What each replica has counted of open rollouts' stages; one that has ended leaves its counts.
+tallies = Table(
+    "tallies", metadata,
+    Column("rollout", Text),
+    Column("stage", BigInteger, autoincrement=False),
+    Column("replica", Text),
+    Column("record", Text, nullable=False),
+    PrimaryKeyConstraint("rollout", "stage", "replica", name="tallies_pkey"),
+)  # fmt: skip

@@ -10,15 +10,19 @@ from typing import Final
 import msgspec
 
 from gateway.decide.assign import Split
-from gateway.decide.route import Base, EngineView, Route, RouteTable
-from gateway.store.desired import Desired, KeyRecord, replace_file
+from gateway.decide.limit import rates_of
+from gateway.decide.route import Base, EngineView, RolloutTag, Route, RouteTable
+from gateway.store.desired import Desired, KeyRecord, RolloutRecord, RouteRecord, replace_file
 from gateway.store.keys import principals
 
 SNAPSHOT_FILE: Final = "snapshot.json"
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """A route table, flat. `keys` is None when the gateway runs without authentication."""
+    """A route table, flat. `keys` is None when the gateway runs without authentication.
+
+    `replicas` is how many gateways share the limits.
+    """
 
     version: int
     base: Base | None
@@ -26,6 +30,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     routes: tuple[Route, ...]
     versions: tuple[str, ...]
     engines: tuple[EngineView, ...]
+    replicas: int = 1
 
 
 def encode(snapshot: Snapshot) -> bytes:
@@ -47,27 +52,45 @@ def to_table(data: bytes) -> RouteTable:
         routes=MappingProxyType({route.alias: route for route in snapshot.routes}),
         versions=frozenset(snapshot.versions),
         engines=snapshot.engines,
+        replicas=snapshot.replicas,
+        has_rates=any(route.rates is not None for route in snapshot.routes),
     )
 
 
 def of_state(
-    desired: Desired, *, version: int, base: Base | None, engines: tuple[EngineView, ...], with_keys: bool
-) -> Snapshot:
+    desired: Desired, *, version: int, base: Base | None, engines: tuple[EngineView, ...], with_keys: bool,
+    replicas: int = 1,
+) -> Snapshot:  # fmt: skip
     """Return the snapshot of a desired state and the engines as they are."""
     return Snapshot(
         version=version,
         base=base,
         keys=desired.keys if with_keys else None,
-        routes=tuple(
-            Route(
-                alias=route.alias, split=Split(route.control, route.candidate, route.weight),
-                salt=route.salt, created=route.created,
-            )
-            for route in desired.routes
-        ),
+        routes=tuple(_route(record, desired.rollout(record.alias)) for record in desired.routes),
         versions=tuple(entry.ref.version for entry in desired.adapters),
         engines=engines,
-    )  # fmt: skip
+        replicas=replicas,
+    )
+
+
+def _route(record: RouteRecord, rollout: RolloutRecord | None) -> Route:
+    limits = record.limits
+    return Route(
+        alias=record.alias,
+        split=Split(record.control, record.candidate, record.weight),
+        salt=record.salt,
+        created=record.created,
+        unit=record.unit,
+        rates=rates_of(limits.requests_per_minute, limits.tokens_per_minute, limits.max_in_flight) if limits else None,
+        rollout=_tag(rollout) if rollout else None,
+    )
+
+
+def _tag(rollout: RolloutRecord) -> RolloutTag | None:
+    """Return what requests of a rollout count to; None while its body tells no stage."""
+    state = rollout.body.get("state")
+    stage = state.get("stage") if isinstance(state, dict) else None
+    return RolloutTag(id=rollout.id, stage=stage) if isinstance(stage, int) else None
 
 
 def read_base(folder: Path) -> Base | None:

@@ -139,21 +139,33 @@ class Store:
             )
         )  # fmt: skip
 
-    def rollouts(self, alias: str | None = None, *, limit: int = PAGE) -> tuple[RolloutRecord, ...]:
-        """Return the rollouts of an alias, or of all, open and closed, the newest first."""
+    def rollouts(
+        self, alias: str | None = None, *, before: str | None = None, limit: int = PAGE
+    ) -> tuple[RolloutRecord, ...]:
+        """Return the rollouts of an alias, or of all, open and closed, the newest first; those before one by its id."""
         table = schema.rollouts
         query = select(table.c.record).order_by(table.c.position.desc()).limit(limit)
         if alias is not None:
             query = query.where(table.c.alias == alias)
+        if before is not None:  # rollouts are never removed
+            query = query.where(
+                table.c.position < select(table.c.position).where(table.c.id == before).scalar_subquery()
+            )
         return self.reading(
             lambda connection: tuple(
                 rows.decode(each, RolloutRecord, table.name) for each in connection.scalars(query)
             )
         )  # fmt: skip
 
-    def journal(self, *, after: int = 0, limit: int = PAGE) -> tuple[chain.Entry, ...]:
-        """Return journal entries after number `after`, the oldest first."""
-        return self.reading(lambda connection: rows.read_journal(connection, after, limit))
+    def journal(
+        self, *, after: int = 0, limit: int = PAGE, about: str = "", newest: bool = False
+    ) -> tuple[chain.Entry, ...]:
+        """Return journal entries after number `after`, the oldest first; only those that hold the JSON `about`.
+
+        Args:
+            after, limit, about: Which; with `newest` the last `limit` of them, else the first.
+        """
+        return self.reading(lambda connection: rows.read_journal(connection, after, limit, about, newest=newest))
 
     def journal_head(self) -> chain.Head | None:
         """Return the newest journal entry as noted beside the state; None before the first."""

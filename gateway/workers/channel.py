@@ -10,8 +10,11 @@ from typing import Final
 import msgspec
 
 from gateway.decide.route import EngineView
+from gateway.observe.engine_counts import PlacementCounts
 from gateway.observe.ledger import Cell
+from gateway.observe.tally import Tally
 from gateway.receive.limits import Limits
+from gateway.receive.rates import Spendings
 
 
 class Configure(msgspec.Struct, tag="configure", frozen=True, kw_only=True):
@@ -47,6 +50,12 @@ class Supplied(msgspec.Struct, tag="supplied", frozen=True):
     version: str
     problem: str | None
     was_there: bool
+
+
+class Spent(msgspec.Struct, tag="spent", frozen=True):
+    """From a worker: what it has let in under limits since it last said so; to a worker: what the others have."""
+
+    spendings: Spendings
 
 
 class Collect(msgspec.Struct, tag="collect", frozen=True):
@@ -88,10 +97,12 @@ class Report(msgspec.Struct, tag="report", frozen=True):
 
     number: int
     cells: list[Cell]
+    placement: PlacementCounts
+    tallies: list[Tally] = []
 
 
-ToWorker = Configure | NewTable | NewEngines | Supplied | Collect
-FromWorker = Ready | Applied | Want | Used | Report
+ToWorker = Configure | NewTable | NewEngines | Supplied | Spent | Collect
+FromWorker = Ready | Applied | Want | Used | Spent | Report
 
 _LENGTH_BYTES: Final = 4
 _TO_WORKER: Final = msgspec.msgpack.Decoder(ToWorker)

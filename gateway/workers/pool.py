@@ -7,10 +7,16 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
+import msgspec
+
 from gateway.decide.route import EngineView
+from gateway.observe.engine_counts import PlacementCounts, added_up
 from gateway.observe.ledger import Cell, merged
+from gateway.observe.tally import Tally, summed
+from gateway.receive.limits import Limits
 from gateway.workers import channel
 from gateway.workers.channel import (
     Applied,
@@ -21,11 +27,13 @@ from gateway.workers.channel import (
     NewTable,
     Ready,
     Report,
+    Spent,
     Supplied,
     ToWorker,
     Used,
     Want,
 )
+from gateway.workers.sharing import Sharing
 
 log = logging.getLogger("loragate.workers")
 
@@ -35,6 +43,10 @@ LONGEST_PAUSE_SECONDS: Final = 30.0
 ANSWER_SECONDS: Final = 2.0
 # Beyond the drain, before a worker is killed.
 GRACE_SECONDS: Final = 3.0
+# What workers let in under limits is gathered for so long before the others are told.
+SHARE_SECONDS: Final = 0.1
+# Stages of rollouts whose counts outlive the worker that counted them.
+MOST_PAST_TALLIES: Final = 256
 
 
 class Depot(Protocol):
@@ -59,6 +71,8 @@ class _Slot:
         self.is_ready = asyncio.Event()
         self.answers: dict[int, asyncio.Future[None]] = {}
         self.cells: list[Cell] = []
+        self.placement = PlacementCounts()
+        self.tallies: list[Tally] = []
 
 
 class WorkerPool:
@@ -80,6 +94,10 @@ class WorkerPool:
         self.depot: Depot
         self._number = 0
         self._past: list[Cell] = []
+        self._past_placement = PlacementCounts()
+        self._past_tallies: list[Tally] = []
+        self._sharing = Sharing(size)
+        self._is_sharing = False
         self._tasks: asyncio.TaskGroup
         self._is_stopping = False
         self.restarts = 0
@@ -122,6 +140,15 @@ class WorkerPool:
         """Return the sums over all workers, those that have ended included."""
         await self._ask_all(Collect, [slot for slot in self._slots if slot.is_ready.is_set()])
         return merged([self._past, *(slot.cells for slot in self._slots)])
+
+    @property
+    def placement(self) -> PlacementCounts:
+        """The sums of what `collect` has brought of engines and queues."""
+        return added_up([self._past_placement, *(slot.placement for slot in self._slots)])
+
+    def tallies(self) -> list[Tally]:
+        """Return what `collect` has last brought of rollouts, a stage's workers added up, ended ones included."""
+        return summed([self._past_tallies, *(slot.tallies for slot in self._slots)])
 
     async def stop(self, drain_seconds: float) -> None:
         """Let every worker finish what it has, for so long, then end it."""
@@ -189,9 +216,12 @@ class WorkerPool:
             _signal(slot.process, signal.SIGTERM)
         reader, writer = await asyncio.open_connection(sock=ours)
         slot.writer = writer
-        channel.write(writer, self._configure(self._table))
+        configure = self._configure(self._table)
+        limits = share_of(configure.limits, self._slots.index(slot), len(self._slots))
+        channel.write(writer, msgspec.structs.replace(configure, limits=limits))
         if self._engines is not None:
             channel.write(writer, self._engines)
+        channel.write(writer, Spent(self._sharing.under_way(self._slots.index(slot))))
         try:
             while (message := await channel.read_from_worker(reader)) is not None:
                 self._take(slot, message)
@@ -210,6 +240,11 @@ class WorkerPool:
             slot.is_ready.set()
         elif isinstance(message, Report):
             slot.cells = message.cells
+            slot.placement = message.placement
+            slot.tallies = message.tallies
+        elif isinstance(message, Spent):
+            self._sharing.told(self._slots.index(slot), message.spendings)
+            self._share()
         elif isinstance(message, Want):
             self.depot.used(message.recent)
             self._tasks.create_task(self._supply(slot, message))
@@ -219,6 +254,18 @@ class WorkerPool:
             answer = slot.answers.get(message.number)
             if answer is not None and not answer.done():
                 answer.set_result(None)
+
+    def _share(self) -> None:
+        """Soon pass on what workers have told of limits."""
+        if not self._is_sharing and len(self._slots) > 1:
+            self._is_sharing = True
+            asyncio.get_running_loop().call_later(SHARE_SECONDS, self._pass_on)
+
+    def _pass_on(self) -> None:
+        self._is_sharing = False
+        for slot, others in zip(self._slots, self._sharing.passed_on(), strict=True):
+            if slot.writer is not None:
+                channel.write(slot.writer, Spent(others))
 
     async def _supply(self, slot: _Slot, want: Want) -> None:
         was_there = False
@@ -240,7 +287,22 @@ class WorkerPool:
             cell.in_flight = 0
         self._past = merged([self._past, slot.cells])
         slot.cells = []
+        slot.placement.forget_now()
+        self._past_placement.add(slot.placement)
+        slot.placement = PlacementCounts()
+        self._past_tallies = summed([self._past_tallies, slot.tallies])[-MOST_PAST_TALLIES:]
+        slot.tallies = []
+        self._sharing.ended(self._slots.index(slot))
+        self._share()
         slot.process = None
+
+
+def share_of(limits: Limits, place: int, size: int) -> Limits:
+    """Return the limits of one worker of `size`: what an engine may have at once is shared out, at least 1 each."""
+    whole = limits.engine_concurrency
+    if not whole:
+        return limits
+    return replace(limits, engine_concurrency=max(1, whole // size + (place < whole % size)))
 
 
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:

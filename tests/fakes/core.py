@@ -83,6 +83,14 @@ class Core:
         elif how == "complete":
             self.completed += 1
 
+    def slowness(self, knobs: Knobs) -> float:
+        """Return the seconds by which the next answer is late; 0 but for the knobs' share of answers."""
+        if not knobs.slow_share:
+            return 0.0
+        self._asked += 1
+        # Multiples of the golden ratio: evenly spread, in no order, and the same in every run.
+        return knobs.slow_ms / 1000.0 if self._asked * 0.6180339887 % 1.0 < knobs.slow_share else 0.0
+
     def answer(self, request: Received) -> Plan:
         """Return what to send for `request`, which counts as running from here on if it is work: no poll is."""
         self.running += request.method == "POST"
@@ -139,6 +147,8 @@ class Core:
             return whole(404, replies.unknown_model(model))
         if path == "/v1/completions" and body.get(_BY_TOKEN_ID) and body.get("logprobs") and not body.get("stream"):
             return generation(Route(self._next_tokens(knobs), None, "prompt"), model, body, knobs)
+        if knobs.failing and model == knobs.failing:
+            knobs = replace(knobs, status=500)
         return generation(GENERATION[path], model, body, knobs)
 
     def _next_tokens(self, knobs: Knobs) -> Callable[[str, Mapping[str, Any], Sequence[Answer]], bytes]:

@@ -41,6 +41,11 @@ class Knobs:
     """How: `close` (FIN, the stream's end is missing) or `reset` (RST)."""
     error_after: int | None = None
     """After so many events an in-band error event, then `[DONE]`: a generation that failed."""
+    drop: bool = False
+    """Close the connection instead of an answer."""
+    slow_share: float = 0.0
+    """Of the requests, scattered over them, that wait `slow_ms` more before the status line."""
+    slow_ms: float = 0.0
     hang: bool = False
     """Never answer."""
     hang_after: int | None = None
@@ -53,6 +58,8 @@ class Knobs:
     """Nats by which log-probabilities of such answers vary, up or down."""
     shift: float = 0.0
     """Nats by which all of them are off, as another dtype's are."""
+    failing: str = ""
+    """Requests of this version are answered with 500; probes are not."""
     swapped: str = ""
     """The versions of this alias answer them with other weights than their folders hold."""
     other_base: str = ""

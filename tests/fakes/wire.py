@@ -18,6 +18,7 @@ from typing import Protocol, cast
 
 import httptools
 
+from tests.fakes.knobs import Knobs
 from tests.fakes.plan import END, Plan
 from tests.fakes.ticker import Ticker
 
@@ -54,6 +55,7 @@ class Host(Protocol):
     def closed(self, connection: Connection) -> None: ...
     def answer(self, request: Received) -> Plan: ...
     def ended(self, request: Received, how: str) -> None: ...
+    def slowness(self, knobs: Knobs) -> float: ...
 
 
 class Connection(asyncio.Protocol):
@@ -133,8 +135,12 @@ class Connection(asyncio.Protocol):
         plan = self.host.answer(request)
         if plan.knobs.hang:
             return
-        if plan.wait_seconds:
-            self.host.loop.call_later(plan.wait_seconds, self._if_current(request, lambda: self._send(request, plan)))
+        if plan.knobs.drop:
+            self.cut("close")
+            return
+        wait_seconds = plan.wait_seconds + self.host.slowness(plan.knobs)
+        if wait_seconds:
+            self.host.loop.call_later(wait_seconds, self._if_current(request, lambda: self._send(request, plan)))
         else:
             self._send(request, plan)
 

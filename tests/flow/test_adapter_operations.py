@@ -17,8 +17,8 @@ import msgspec
 import pytest
 
 from adapters.catalog import Entry
-from gateway.control.adapters import REGISTRY, AdapterOperations, Order
-from gateway.control.intake import Intake, IntakeRules
+from gateway.control.adapters.intake import Intake, IntakeRules
+from gateway.control.adapters.operations import AdapterOperations, Order
 from gateway.control.state import LiveState
 from gateway.decide.authenticate import Role
 from gateway.decide.route import Base, EngineView
@@ -156,7 +156,7 @@ def test_a_parent_stays_until_the_fusion_that_reads_it_is_done(
         add(gateway, write_adapter(tmp_path / str(seed), seed), f"a{seed}")
     parents = [{"version": "a1"}, {"version": "a2"}]
     fusing = pool.submit(gateway.admin, "POST", "adapters/fuse", {"name": "both", "parents": parents, "method": "cat"})
-    until(lambda: any((gateway.state / REGISTRY).glob(".incoming-*")) or fusing.done())
+    until(lambda: any((gateway.state / "adapters").glob(".incoming-*")) or fusing.done())
     refused = gateway.admin("DELETE", "adapters/a1")
     assert refused.status_code == 409, "the fusion process takes longer to start than this"
     assert "fusion" in refused.json()["error"]["message"]
@@ -212,7 +212,7 @@ def test_ctrl_c_without_a_terminal_undoes_what_was_begun(
     adding.communicate(timeout=10)
     assert adding.returncode == 1
     until(lambda: loads_under_way(engine) == 0)
-    until(lambda: engine.adapters == {} and not any((gateway.state / REGISTRY).iterdir()))
+    until(lambda: engine.adapters == {} and not any((gateway.state / "adapters").iterdir()))
     assert gateway.admin("GET", "adapters").json()["adapters"] == []
 
 
@@ -275,7 +275,9 @@ def test_a_registration_that_is_cut_short_while_it_copies_leaves_no_folder(tmp_p
     async def run() -> None:
         state = live(tmp_path / "state")
         intake = Intake(state.folder, IntakeRules(), lambda: None)
-        adapters = AdapterOperations(state, intake, FingerprintStore(state.store), most_rank=8)
+        adapters = AdapterOperations(
+            state, intake, FingerprintStore(state.store), tmp_path / "state" / "adapters", most_rank=8
+        )
 
         def stop_at_copy(stage: str, done: int = 0, total: int | None = None) -> None:
             if stage == "copy":
@@ -288,7 +290,7 @@ def test_a_registration_that_is_cut_short_while_it_copies_leaves_no_folder(tmp_p
         await asyncio.sleep(0.2)  # for a copy that nobody waits for any more
 
     asyncio.run(run())
-    assert list((tmp_path / "state" / REGISTRY).iterdir()) == []
+    assert list((tmp_path / "state" / "adapters").iterdir()) == []
 
 
 # What the command line cannot say in JSON or in a path

@@ -295,26 +295,28 @@ def test_an_engine_that_fails_before_the_first_byte_is_replaced_by_the_other(res
 
 def test_an_engine_that_dies_in_prefill_is_replaced_by_the_other(restored: TwoEngines) -> None:
     for warm in (False, True):  # on a new connection, and on one that was used before
-        restored.a.set(hang=False)
-        restored.b.set(hang=False)
-        with Raw(restored.gateway) as client, Raw(restored.gateway) as second:
-            if warm:
-                client.send(client.request(CHAT, chat(fake={"ttft_ms": 100})))
-                second.send(second.request(CHAT, chat(fake={"ttft_ms": 100})))
-                assert (client.reply().status, second.reply().status) == (200, 200)
-            for dying, other in ((restored.a, restored.b), (restored.b, restored.a)):
-                dying.start()
-                other.start()
-                restored.gateway.wait_for_engine(up=True)
+        for dying, other in ((restored.a, restored.b), (restored.b, restored.a)):
+            dying.start()
+            other.start()
+            restored.gateway.wait_for_engine(up=True)
+            with contextlib.ExitStack() as stack:
+                if warm:
+                    for client in at_once(restored, stack, 8, fake={"ttft_ms": 100}):
+                        assert client.reply().status == 200
                 dying.set(hang=True)
-                with Raw(restored.gateway) as probe:  # takes the place that is not the dying engine's
-                    probe.send(probe.request(CHAT, ENDLESS))
-                    probe.head() if not dying.wait_for(lambda engine: engine.running > 0, 0.7) else None
-                    client.send(client.request(CHAT, chat()))
-                    assert dying.wait_for(lambda engine: engine.running > 0)
-                    dying.kill()
-                    assert client.reply().status == 200
-                dying.set(hang=False)
+                clients = at_once(restored, stack, 8)
+                assert dying.wait_for(lambda engine: engine.running > 0)
+                dying.kill()
+                assert [client.reply().status for client in clients] == [200] * 8
+            dying.set(hang=False)
+
+
+def at_once(two: TwoEngines, stack: contextlib.ExitStack, count: int, **body: object) -> list[Raw]:
+    """So many clients with a request each, of conversations that do not all lean to the same engine."""
+    clients = [stack.enter_context(Raw(two.gateway)) for _ in range(count)]
+    for number, client in enumerate(clients):
+        client.send(client.request(CHAT, chat(user=f"u{number}", **body)))
+    return clients
 
 
 def test_a_dead_engines_requests_are_retried_only_once(restored: TwoEngines) -> None:
@@ -339,6 +341,9 @@ def test_a_candidate_that_cannot_be_served_gives_way_to_control(tmp_path: Path) 
             lambda status: [candidate in engine["versions"] for engine in status["engines"]] == [True, False]
         )
         assert client.ask(CHAT, chat(model="support")).headers["x-loragate-version"] == candidate
+        two.a.fail_next(1, 500)  # nobody else has the candidate: control, before a failing reply is passed on
+        reply = client.ask(CHAT, chat(model="support"))
+        assert (reply.status, reply.headers["x-loragate-version"]) == (200, two.control)
         two.a.kill()
         for reason in ("engine_unavailable", "version_not_ready"):  # before and after the engine's end is known
             reply = client.ask(CHAT, chat(model="support"))

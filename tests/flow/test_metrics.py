@@ -186,7 +186,9 @@ def test_every_series_is_ours_and_documented(gateway: RunningGateway) -> None:
         assert family.name.startswith("loragate_")
         assert family.documentation.endswith(".")
         for sample in family.samples:
-            assert set(sample.labels) <= {"alias", "version", "code", "engine", "outcome", "verdict", "le"}
+            assert set(sample.labels) <= {
+                "alias", "version", "code", "engine", "outcome", "verdict", "arm", "reason", "le",
+            }  # fmt: skip
 
 
 def test_counters_survive_a_killed_worker(gateway: RunningGateway) -> None:

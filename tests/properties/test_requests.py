@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 
 from gateway.decide.route import Base, EngineView, RouteTable
 from gateway.observe.ledger import Ledger
+from gateway.observe.tally import Tallies
 from gateway.ports import Reader
 from gateway.receive.deps import Deps, RequestIds
 from gateway.receive.limits import Limits
+from gateway.receive.placing import Placing
 from gateway.receive.protocol import ClientConnection
+from gateway.receive.rates import WorkerRates
 from gateway.workers.supply import WorkerSupply
 from tests.properties.test_sse import cut
 
@@ -64,6 +67,7 @@ class EchoEngines:
 
     def __init__(self) -> None:
         self.in_flight: dict[str, int] = {}
+        self.heard_at: dict[str, float] = {}
         self.requests: list[bytes] = []
 
     def send(self, url: str, request: bytes, reader: Reader) -> Any:
@@ -84,9 +88,11 @@ async def converse(parts: list[bytes]) -> tuple[list[bytes], bytes, bool]:
     table = RouteTable(
         base=Base(name="base"), keys=None, engines=(EngineView(url="http://e"),), routes=MappingProxyType({})
     )
+    ledger, limits = Ledger(), Limits()
     deps = Deps(
-        table=lambda: table, engines=engines, supply=WorkerSupply(lambda message: None), ledger=Ledger(),
-        limits=Limits(), ids=RequestIds("x"), fingerprints={},
+        table=lambda: table, engines=engines, supply=WorkerSupply(lambda message: None), ledger=ledger, limits=limits,
+        ids=RequestIds("x"), fingerprints={}, placing=Placing(limits), clock=lambda: 0.0,
+        rates=WorkerRates(ledger, lambda: None), tallies=Tallies(),
     )  # fmt: skip
     connection = ClientConnection(None, SimpleNamespace(connections=set()), {"deps": deps})
     connection.connection_made(transport)

@@ -105,7 +105,9 @@ def v(name: str) -> str:
 class Stage:
     """A loader with everything around it."""
 
-    def __init__(self, *names: str, slots: int = 2, keep: Mapping[str, Keep] | None = None) -> None:
+    def __init__(
+        self, *names: str, slots: int = 2, keep: Mapping[str, Keep] | None = None, stranger_seconds: float = 0.0
+    ) -> None:
         self.entries = {entry(name).ref.version: entry(name) for name in names}
         self.host, self.checks, self.counts = Host(), Checks(), Counts()
         self.time = 100.0
@@ -115,7 +117,7 @@ class Stage:
         self.loader = Loader(
             self.host, slots, find=self.entries.get, standing=self.standing, wanted=lambda: self.entries.keys(),
             checker=self.checks, observer=self.counts, on_change=lambda: self.changes.append(self.loader.ready),
-            now=lambda: self.now(),
+            now=lambda: self.now(), stranger_seconds=stranger_seconds,
         )  # fmt: skip
 
     def now(self) -> float:
@@ -387,6 +389,24 @@ def test_a_version_out_of_service_comes_back_when_it_passes_again() -> None:
     asyncio.run(run(stage))
     assert stage.loader.ready == {v("a")}
     assert stage.host.calls == [f"load {v('a')}", f"unload {v('a')}", f"load {v('a')}"]
+
+
+def test_a_version_that_another_gateway_registers_keeps_its_slot_for_a_while() -> None:
+    stage = Stage("a", "b", slots=2, stranger_seconds=60.0)
+    asyncio.run(stage.host.load(v("new"), "/r/new"))
+    asyncio.run(stage.loader.tend())
+    assert v("new") in stage.host.names, "it may be on its way into the catalog"
+    assert len(stage.host.names) == 2, "and takes a slot meanwhile"
+    stage.entries[v("new")] = entry("new")
+    asyncio.run(stage.loader.tend())
+    assert v("new") in stage.loader.ready, "it has come, and is checked here as well"
+    del stage.entries[v("new")]
+    asyncio.run(stage.loader.remove(v("new")))
+    asyncio.run(stage.host.load(v("new"), "/r/new"))
+    asyncio.run(stage.loader.tend())
+    stage.time += 61
+    asyncio.run(stage.loader.tend())
+    assert v("new") not in stage.host.names, "nobody has registered it"
 
 
 def test_a_lost_engine_is_forgotten_whole() -> None:

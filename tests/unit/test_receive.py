@@ -37,7 +37,8 @@ def test_every_error_knows_its_own_answer(kind: type[LoragateError]) -> None:
     assert body == {
         "error": {"message": "What happened.", "type": plain.type, "param": plain.param, "code": plain.code}
     }
-    assert plain.type in {"invalid_request_error", "permission_error", "timeout_error", "server_error"}
+    types = {"invalid_request_error", "permission_error", "timeout_error", "server_error"}
+    assert plain.type in types | {"requests", "tokens"}  # the last two are what OpenAI says of rate limits
     assert plain.code == plain.code.lower()
     head, _, sent = reply_of(plain, b"id", keep_alive=True).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % plain.status)
@@ -144,20 +145,6 @@ def test_a_harmless_id_is_kept_and_any_other_replaced() -> None:
 
 
 # Bodies
-
-
-@pytest.mark.parametrize(
-    ("fields", "unit"),
-    [
-        (Fields(), None),
-        (Fields(user="u"), "u"),
-        (Fields(safety_identifier="s", user="u", prompt_cache_key="p"), "s"),
-        (Fields(safety_identifier=5, user="", prompt_cache_key="p"), "p"),
-        (Fields(user=["u"]), None),
-    ],
-)
-def test_the_unit_is_the_most_specific_name(fields: Fields, unit: str | None) -> None:
-    assert fields.unit() == unit
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What rollouts need: rollouts, the journal, idempotency keys, the leader."""
+"""What rollouts need: rollouts, the journal, idempotency keys, the leader, and what replicas tell each other."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -49,3 +49,18 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="leader_pkey"),
     )
     op.bulk_insert(leader, [{"id": 1, "holder": "", "beats": 0}])
+    op.create_table(
+        "replicas",
+        sa.Column("id", sa.Text, nullable=False),
+        sa.Column("beats", sa.BigInteger, nullable=False),
+        sa.Column("record", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="replicas_pkey"),
+    )
+    op.create_table(
+        "tallies",
+        sa.Column("rollout", sa.Text, nullable=False),
+        sa.Column("stage", sa.BigInteger, autoincrement=False, nullable=False),
+        sa.Column("replica", sa.Text, nullable=False),
+        sa.Column("record", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("rollout", "stage", "replica", name="tallies_pkey"),
+    )

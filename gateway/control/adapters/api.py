@@ -13,10 +13,14 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from adapters.catalog import Entry
 from adapters.recipe import Method, Parent, Recipe
-from gateway.control.adapters import Order
+from gateway.control.adapters.intake import Progress
+from gateway.control.adapters.operations import Order
+from gateway.control.adapters.shapes import AdapterDetail, AdaptersView, AdapterView, RemovedView
+from gateway.control.describe import refusals
 from gateway.control.failures import error_body
-from gateway.control.intake import Progress
 from gateway.control.operations import Operations
+from gateway.control.paging import After, Limit, Place, page
+from gateway.control.routes.shapes import ALIAS, ALIAS_OR_VERSION
 
 log = logging.getLogger("loragate.admin")
 
@@ -27,10 +31,40 @@ LONGEST_NOTES: Final = 10_000
 # Progress is told at most so often.
 _LINE_SECONDS: Final = 0.1
 
+_REFUSALS: Final = {
+    400: "Malformed, or no name for an adapter", 404: "No such alias or version",
+    409: "It does not fit the state as it is", 422: "The adapter or the recipe is refused: every problem at once",
+    502: "The source cannot be reached", 507: "It cannot be written to disk",
+}  # fmt: skip
+_MADE: Final[dict[str, Any]] = {
+    "content": {
+        PROGRESS_TYPE: {
+            "schema": {
+                "type": "string",
+                "description": "If `Accept` asks for it: a line of JSON each time there is something to tell, "
+                '`{"progress": {"stage", "done", "total"}}`, the last `{"result": …}` or `{"error": …, "status": …}`',
+            }
+        }
+    }
+}
+_MAKING: Final[dict[str, Any]] = {
+    "response_model": AdapterView, "status_code": 201, "responses": {201: _MADE, **refusals(_REFUSALS)},
+}  # fmt: skip
+
+
+AliasOrVersion = Annotated[
+    str,
+    InPath(
+        description="Alias or version",
+        json_schema_extra=ALIAS_OR_VERSION,
+        examples=["support", "support@3f2a9c81d0e4"],
+    ),
+]
+
 
 class _New(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    name: str = Field(description="Alias that clients send as `model`")
+    name: str = Field(description="Alias that clients send as `model`", json_schema_extra=ALIAS, examples=["support"])
     notes: str = Field("", max_length=LONGEST_NOTES)
 
 
@@ -50,7 +84,7 @@ class FusionParent(BaseModel):
     """One version that goes in."""
 
     model_config = ConfigDict(extra="forbid")
-    version: str = Field(description="Alias or version")
+    version: str = Field(description="Alias or version", json_schema_extra=ALIAS_OR_VERSION)
     weight: float = 1.0
 
 
@@ -69,9 +103,11 @@ class NewScale(BaseModel):
     """How much of a version's effect to keep."""
 
     model_config = ConfigDict(extra="forbid")
-    version: str = Field(description="Alias or version")
+    version: str = Field(description="Alias or version", json_schema_extra=ALIAS_OR_VERSION)
     factor: float
-    name: str | None = Field(None, description="Alias to register it under; the parent's if not given")
+    name: str | None = Field(
+        None, description="Alias to register it under; the parent's if not given", json_schema_extra=ALIAS
+    )
     notes: str = Field("", max_length=LONGEST_NOTES)
     activate: bool | None = Field(None, description="Point the alias at it; null: only if the alias is new")
 
@@ -80,7 +116,7 @@ def add_adapters(app: FastAPI, operations: Operations) -> None:
     """Add the paths for adapters to the control plane."""
     _add_reading(app, operations)
 
-    @app.post("/admin/v1/adapters", tags=["adapters"], status_code=201)
+    @app.post("/admin/v1/adapters", tags=["adapters"], **_MAKING)
     async def add_adapter(request: Request, new: NewAdapter) -> Response:
         """Register an adapter, load it on every engine that should hold it, and point its alias at it."""
         order = Order(
@@ -95,8 +131,8 @@ def add_adapters(app: FastAPI, operations: Operations) -> None:
 
         return await _answer(request, operations, work)
 
-    @app.post("/admin/v1/adapters/fuse", tags=["adapters"], status_code=201)
-    async def fuse(request: Request, new: NewFusion) -> Response:
+    @app.post("/admin/v1/adapters/fuse", tags=["adapters"], **_MAKING)
+    async def fuse_adapters(request: Request, new: NewFusion) -> Response:
         """Make a new version out of registered ones."""
         order = Order(name=new.name, by=request.state.caller, notes=new.notes, activate=new.activate)
         recipe = Recipe(
@@ -105,8 +141,8 @@ def add_adapters(app: FastAPI, operations: Operations) -> None:
         )  # fmt: skip
         return await _answer(request, operations, lambda progress: operations.adapters.fuse(recipe, order, progress))
 
-    @app.post("/admin/v1/adapters/scale", tags=["adapters"], status_code=201)
-    async def scale(request: Request, new: NewScale) -> Response:
+    @app.post("/admin/v1/adapters/scale", tags=["adapters"], **_MAKING)
+    async def scale_adapter(request: Request, new: NewScale) -> Response:
         """Make a version with more or less of another's effect."""
         name = new.name or operations.state.served_by(new.version).ref.name
         order = Order(name=name, by=request.state.caller, notes=new.notes, activate=new.activate)
@@ -114,27 +150,36 @@ def add_adapters(app: FastAPI, operations: Operations) -> None:
             request, operations, lambda progress: operations.adapters.scale(new.version, new.factor, order, progress)
         )
 
-    @app.delete("/admin/v1/adapters/{name}", tags=["adapters"])
-    async def remove_adapter(name: Annotated[str, InPath(description="Alias or version")]) -> dict[str, Any]:
+    gone = refusals({status: _REFUSALS[status] for status in (400, 404, 409)})
+
+    @app.delete("/admin/v1/adapters/{name}", tags=["adapters"], response_model=RemovedView, responses=gone)
+    async def remove_adapter(request: Request, name: AliasOrVersion) -> dict[str, Any]:
         """Remove an alias with all its versions, or a version that nothing serves."""
-        return {"removed": list(await operations.adapters.remove(name))}
+        return {"removed": list(await operations.adapters.remove(name, by=request.state.caller))}
 
 
 def _add_reading(app: FastAPI, operations: Operations) -> None:
-    @app.get("/admin/v1/adapters", tags=["adapters"])
-    async def list_adapters() -> dict[str, Any]:
-        """All registered versions, oldest first."""
+    @app.get("/admin/v1/adapters", tags=["adapters"], response_model=AdaptersView)
+    async def list_adapters(*, after: After = None, limit: Limit = 100) -> dict[str, Any]:
+        """Registered versions, oldest first."""
         serves: dict[str, list[str]] = {}
         for route in operations.state.desired.routes:
             for version in {route.control, route.candidate} - {None}:
                 serves.setdefault(str(version), []).append(route.alias)
-        return {"adapters": [_view(entry, serves.get(entry.ref.version, [])) for entry in operations.state.catalog]}
+        found, cursor = page(operations.state.catalog, _place, after, limit)
+        return {"adapters": [_view(entry, serves.get(entry.ref.version, [])) for entry in found], "next": cursor}
 
-    @app.get("/admin/v1/adapters/{name}", tags=["adapters"])
-    async def show_adapter(name: Annotated[str, InPath(description="Alias or version")]) -> dict[str, Any]:
+    unknown = refusals({status: _REFUSALS[status] for status in (400, 404)})
+
+    @app.get("/admin/v1/adapters/{name}", tags=["adapters"], response_model=AdapterDetail, responses=unknown)
+    async def show_adapter(name: AliasOrVersion) -> dict[str, Any]:
         """One version, or the one that an alias serves now, with what each engine makes of it."""
         entry = operations.state.served_by(name)
         return {**adapter_view(operations, entry), "engines": operations.standing(entry.ref.version)}
+
+
+def _place(entry: Entry) -> Place:
+    return entry.created, entry.ref.version
 
 
 async def _answer(request: Request, operations: Operations, work: Callable[[Progress], Awaitable[Entry]]) -> Response:

@@ -25,7 +25,8 @@ from adapters.recipe import Method, Parent, Recipe, complete
 from adapters.reference import AdapterRef, check_name
 from adapters.verify import Report
 from adapters.verify.report import sentence as problem_sentence
-from gateway.control.intake import Intake, Progress, scratch_folder, silent
+from gateway.control.adapters.intake import Intake, Progress, scratch_folder, silent
+from gateway.control.rollouts.journalled import changed_routes, check_no_rollout, check_not_rolled_out
 from gateway.control.state import Conflict, LiveState, to_the_end
 from gateway.store.desired import Desired, RouteRecord
 from gateway.store.fingerprints import FingerprintStore
@@ -35,7 +36,8 @@ log = logging.getLogger("loragate.adapters")
 # How long a removal waits for requests that were just sent to reach the engine. Longer
 # replies need no wait: the engine finishes what it has begun.
 SETTLE_SECONDS: Final = 5.0
-REGISTRY: Final = "adapters"
+# A registration copies, loads and checks; what has lain unregistered for so long was left by a crash.
+SHARED_SWEEP_SECONDS: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,23 +71,31 @@ class AdapterOperations:
         state: The state it changes.
         intake: Fetches and verifies.
         records: Fingerprints, which go with their version.
+        registry: Folder of the copies.
         most_rank: The engines' limit for fusions (vLLM's --max-lora-rank).
     """
 
-    def __init__(self, state: LiveState, intake: Intake, records: FingerprintStore, most_rank: int) -> None:
+    def __init__(
+        self, state: LiveState, intake: Intake, records: FingerprintStore, registry: Path, *, most_rank: int
+    ) -> None:
         self._state = state
         self._intake = intake
         self._records = records
         self._most_rank = most_rank
-        self._registry = state.folder / REGISTRY
+        self._registry = registry
         self._turns: dict[str, asyncio.Lock] = {}  # by digest: one at a time works on a content's copy
         self._fused: Counter[str] = Counter()  # versions that a fusion reads now
 
-    def sweep(self) -> None:
-        """Remove what a crash left: copies that are not registered. Call before anything is registered."""
+    def sweep(self, *, is_shared: bool = False) -> None:
+        """Remove what a crash left: copies that are not registered. Call before anything is registered.
+
+        Args:
+            is_shared: Whether other gateways use the registry: then only what is too old to be on its way in.
+        """
         used = {Path(entry.folder) for entry in self._state.catalog}
+        oldest = self._state.now() - SHARED_SWEEP_SECONDS
         for folder in self._registry.glob("*"):
-            if folder not in used:
+            if folder not in used and (not is_shared or folder.stat().st_mtime < oldest):
                 log.warning("%s belongs to no registered version; it is removed", folder)
                 shutil.rmtree(folder, ignore_errors=True)
         self._records.sweep(self._state.catalog.entries)
@@ -101,7 +111,7 @@ class AdapterOperations:
             LoadRefused, HostUnavailable: No engine took it; the alias stays as it was.
             Conflict: The name is the base's.
         """
-        self._check_name(order.name)
+        self._check_order(order)
         async with self._intake.fetched(source, any_local=any_local, digest=digest, progress=progress) as folder:
             return await self._register(folder, source, order, None, progress)
 
@@ -112,7 +122,7 @@ class AdapterOperations:
             CannotFuse: The recipe or the parents do not allow it.
             UnknownVersion: A parent is neither an alias nor a version; and all that `add` raises.
         """
-        self._check_name(order.name)
+        self._check_order(order)
         entries = [self._state.served_by(parent.version) for parent in recipe.parents]
         parents = tuple(
             Parent(version=entry.ref.version, weight=parent.weight)
@@ -154,8 +164,11 @@ class AdapterOperations:
             self._fused.subtract(versions)
             self._fused += Counter()  # forgets those that nobody reads
 
-    def _check_name(self, name: str) -> None:
+    def _check_order(self, order: Order) -> None:
+        name = order.name
         check_name(name)
+        if order.activate:
+            check_no_rollout(self._state.desired, name)  # again when it is pointed at; here before all the work
         base = self._state.engines.base()
         if base is not None and base.name == name:
             raise Conflict(f"`{name}` is the base model's name; register the adapter under another")
@@ -206,7 +219,7 @@ class AdapterOperations:
             ready = entry.after(Event.LOADED)
             async with state.turn:
                 catalog = state.catalog.without(version).with_entry(ready)
-                await state.change(self._pointed_at(ready, catalog, order))
+                await self._change(self._pointed_at(ready, catalog, order), order.by, f"`{version}` was registered")
             return ready
         finally:
             state.has_arrived(version)
@@ -221,16 +234,25 @@ class AdapterOperations:
         route = desired.route(name)
         if order.activate is False or (order.activate is None and route is not None):
             return desired
+        check_no_rollout(desired, name)
         now = int(self._state.now())
         route = route or RouteRecord(alias=name, control="", salt=secrets.token_hex(8), created=now)
         return desired.with_route(route.controlled_by(entry.ref.version, now))
+
+    async def _change(self, desired: Desired, by: str, reason: str) -> None:
+        """Store and publish a state, and journal what it changes for traffic."""
+        state = self._state
+        records = changed_routes(
+            state.desired, desired, by=by, reason=reason, at=state.now(), catalog=desired.catalog()
+        )
+        await state.change(desired, by=by, reason=reason, journal=records)
 
     async def _discard_unused(self, folders: Sequence[str]) -> None:
         used = {entry.folder for entry in self._state.catalog}
         for folder in set(folders) - used:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
-    async def remove(self, name_or_version: str) -> tuple[str, ...]:
+    async def remove(self, name_or_version: str, by: str = "") -> tuple[str, ...]:
         """Remove an alias with all its versions, or one version that nothing routes to; returns what went.
 
         Raises:
@@ -241,10 +263,10 @@ class AdapterOperations:
             gone = self._to_remove(name_or_version)
             # Nobody registers the same content meanwhile, but all else goes on: an engine may keep us waiting.
             async with self._turn(*(entry.manifest.digest for entry in gone)):
-                if await self._removed(name_or_version, gone):
+                if await self._removed(name_or_version, gone, by):
                     return tuple(entry.ref.version for entry in gone)
 
-    async def _removed(self, name_or_version: str, gone: Sequence[Entry]) -> bool:
+    async def _removed(self, name_or_version: str, gone: Sequence[Entry], by: str) -> bool:
         """Remove `gone`, if that is still what the name means."""
         state = self._state
         versions = frozenset(entry.ref.version for entry in gone)
@@ -252,7 +274,7 @@ class AdapterOperations:
             async with state.turn:
                 if {entry.ref.version for entry in self._to_remove(name_or_version)} != versions:
                     return False
-                await state.change(state.desired.without(versions))
+                await self._change(state.desired.without(versions), by, f"`{name_or_version}` was removed")
         finally:  # a worker that has not confirmed may still send requests; the versions are gone all the same
             if not any(version in state.catalog.entries for version in versions):
                 await self._forget(gone, is_idle=await self._settle(versions))
@@ -286,8 +308,10 @@ class AdapterOperations:
         versions = {entry.ref.version for entry in entries}
         for version in versions & self._fused.keys():
             raise Conflict(f"`{version}` goes into a fusion just now; remove it when that is done")
+        for version in sorted(versions):
+            check_not_rolled_out(self._state.desired, version)
         for route in self._state.desired.routes:
-            if route.alias == but_by:
+            if route.alias == but_by and route.control in versions:  # it goes with them
                 continue
             if route.control in versions:
                 raise Conflict(

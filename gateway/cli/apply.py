@@ -1,0 +1,81 @@
+"""loragate apply: make the routes as a file declares them, after showing what that changes."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import click
+import msgspec
+
+from gateway.cli.client import Control, echo_json
+from gateway.cli.options import control_options, fail, json_option
+from gateway.cli.routes_file import is_terminal, read_file
+from gateway.control.routes.text import plan_lines, written
+
+COLOURS: Final[Mapping[str, str]] = {"add": "green", "change": "yellow", "remove": "red", "warning": "yellow"}
+
+
+@click.command()
+@click.option(
+    "-f", "--file", "name", required=True, metavar="FILE", type=click.Path(allow_dash=True, dir_okay=False),
+    help="Routes, as YAML or JSON; - for standard input.",
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Show the plan, and change nothing.")
+@click.option("--prune", is_flag=True, help="Remove routes that are not in the file; their versions stay registered.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask; needed where there is no terminal to ask on.")
+@click.option("--reason", default="", metavar="TEXT", help="Why, for the history and the journal.")
+@click.option(
+    "--if-version", type=click.IntRange(0), metavar="N", help="Only if the state is at version N, as a plan showed it."
+)
+@json_option
+@control_options
+def apply(name: str, dry_run: bool, yes: bool, as_json: bool, **given: Any) -> None:
+    """Make the routes as FILE declares them: all of it, or nothing.
+
+    First it shows what changes and what that means for traffic, and asks. What is applied is what
+    was shown: if anybody changes the state meanwhile, nothing is done. Routes that are not in the
+    file stay, unless --prune. Applying the same file again changes nothing.
+    """
+    declaration = read_file(name)
+    routes = [written(msgspec.to_builtins(route)) for route in declaration.routes]
+    body = {"routes": routes, "prune": declaration.prune or given["prune"]}
+    control = Control(given["state"], given["control"], given["key"])
+    plan = control.ask_running("POST", "/admin/v1/routes/plan", body)
+    wanted = given["if_version"]
+    if wanted is not None and wanted != plan["version"]:
+        raise fail(f"the state is at version {plan['version']}, not {wanted}; nothing was changed: look at it again")
+    if not as_json:
+        show_plan(plan)
+    if plan["conflicts"]:
+        if as_json:
+            echo_json({"plan": plan, "version": plan["version"], "applied": False})
+        for conflict in plan["conflicts"]:
+            click.echo(f"error: {conflict}", err=True)
+        raise click.exceptions.Exit(2)
+    if dry_run or not plan["changes"]:
+        if as_json:
+            echo_json({"plan": plan, "version": plan["version"], "applied": False})
+        return
+    _ask(yes, as_json)
+    headers = {"if-match": f'"{plan["version"]}"'}
+    done = control.ask_running("PUT", "/admin/v1/routes", {**body, "reason": given["reason"]}, headers)
+    if as_json:
+        echo_json({"plan": done["plan"], "version": done["version"], "applied": True})
+    else:
+        click.secho(f"Applied: the state is at version {done['version']}.", bold=True)
+
+
+def _ask(yes: bool, as_json: bool) -> None:
+    """Let the operator decide; whoever cannot be asked has to say --yes."""
+    if yes:
+        return
+    if as_json or not is_terminal():
+        raise fail("nothing was changed: there is no terminal to ask on; add --yes to apply, or --dry-run to look only")
+    if not click.confirm("Apply?"):
+        click.echo("Nothing was changed.")
+        raise click.exceptions.Exit(1)
+
+
+def show_plan(plan: dict[str, Any]) -> None:
+    """Print a plan; in colours on a terminal."""
+    for kind, line in plan_lines(plan):
+        click.secho(line, fg=COLOURS.get(kind), bold=kind in ("add", "change", "remove"))

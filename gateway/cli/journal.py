@@ -1,0 +1,176 @@
+"""loragate journal and explain: who decided what, why, and whether nobody has changed the record."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from gateway.cli.client import Control, echo_json, segment
+from gateway.cli.options import control_options, fail, json_option
+from gateway.cli.tables import show_table, when
+from gateway.decide.journal import Break, Entry, Head, verify
+
+_PATH = "/admin/v1/journal"
+_PAGE = 1000
+_MOST_DIGITS = 19
+# In a table; `loragate explain` tells all of it.
+_LONGEST_WHY = 80
+
+
+@click.group()
+def journal() -> None:
+    """List, verify and export the record of every change of traffic."""
+
+
+@journal.command("ls")
+@click.option("--alias", help="Only what changed this alias.")
+@click.option("--after", type=click.IntRange(0), metavar="N", help="From entry N on.  [default: the newest]")
+@click.option("--limit", type=click.IntRange(1, _PAGE), default=20, show_default=True, help="At most so many.")
+@json_option
+@control_options
+def list_entries(alias: str | None, after: int | None, limit: int, as_json: bool, **given: Any) -> None:
+    """List entries, the oldest first."""
+    query = f"?limit={limit}" + (f"&alias={segment(alias)}" if alias is not None else "")
+    query += "&newest=true" if after is None else f"&after={after}"
+    entries = _control(given).ask_running("GET", _PATH + query)["entries"]
+    if as_json:
+        echo_json(entries)
+        return
+    show_table(("N", "WHEN", "WHO", "WHAT", "ALIAS", "WHY"), [_row(each) for each in entries], "The journal is empty.")
+
+
+def _row(entry: dict[str, Any]) -> tuple[str, ...]:
+    record = entry["record"]
+    event = record.get("event")
+    what = event.get("type", "?") if isinstance(event, dict) else record.get("kind", "?")
+    at = record.get("at")
+    why = str(record.get("why") or "-")
+    texts = (what, record.get("alias") or "-", why if len(why) <= _LONGEST_WHY else why[: _LONGEST_WHY - 1] + "…")
+    return (
+        str(entry["number"]), when(int(at)) if isinstance(at, int | float) else "-", str(record.get("who") or "-"),
+        *(str(each) for each in texts),
+    )  # fmt: skip
+
+
+@journal.command("verify")
+@click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--head", metavar="NUMBER:HASH", help="An entry as noted elsewhere: shows a cut-off end, or a new chain.")
+@json_option
+@control_options
+def verify_entries(file: Path | None, head: str | None, as_json: bool, **given: Any) -> None:
+    """Check the chain of the running gateway's journal, or of an export; exit 1 if it is broken.
+
+    FILE is what `loragate journal export` wrote; no gateway is needed then.
+    """
+    noted = _head(head) if head is not None else None
+    if file is not None:
+        answer = _verified(file, noted)
+    else:
+        query = f"?head={head}" if head is not None else ""
+        answer = _control(given).ask_running("GET", f"{_PATH}/verify{query}")
+    if as_json:
+        echo_json(answer)
+    elif answer["status"] == "whole":
+        last = answer["head"]
+        click.echo(f"whole: {last['number']} entries, head {last['number']}:{last['hash']}" if last else "whole: empty")
+    else:
+        click.echo(f"BROKEN at entry {answer['number']}: {answer['reason']}")
+    if answer["status"] != "whole":
+        raise click.exceptions.Exit(1)
+
+
+def _head(text: str) -> Head:
+    number, _, digest = text.partition(":")
+    is_number = number.isascii() and number.isdigit() and len(number) <= _MOST_DIGITS
+    if not is_number or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+        raise fail(f"`{text[:100]}` is no head; write NUMBER:HASH, 64 hex digits, as `journal export` prints it")
+    return Head(number=int(number), hash=digest)
+
+
+def _verified(file: Path, noted: Head | None) -> dict[str, Any]:
+    last: list[Entry] = []
+
+    def kept(entries: Iterable[Entry]) -> Iterator[Entry]:
+        for entry in entries:
+            last[:] = [entry]
+            yield entry
+
+    try:
+        with file.open(encoding="utf-8") as lines:
+            found: Break | None = verify(kept(_entries(lines, file)), head=noted)
+    except (OSError, UnicodeDecodeError) as error:
+        raise fail(f"`{file}` cannot be read ({error})") from None
+    head = {"number": last[0].number, "hash": last[0].hash} if last else None
+    if found is None:
+        return {"status": "whole", "number": None, "reason": None, "head": head}
+    return {"status": "broken", "number": found.number, "reason": found.reason, "head": head}
+
+
+def _entries(lines: IO[str], file: Path) -> Iterator[Entry]:
+    for at, line in enumerate(lines, 1):
+        try:
+            values = json.loads(line)
+            yield Entry(
+                number=int(values["number"]), previous=str(values["previous"]), hash=str(values["hash"]),
+                record=dict(values["record"]),
+            )  # fmt: skip
+        except (ValueError, KeyError, TypeError):
+            raise fail(
+                f"`{file}` line {at} is no journal entry; expected a file of `loragate journal export`"
+            ) from None
+
+
+@journal.command("export")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="File.  [default: standard output]")
+@json_option
+@control_options
+def export(output: Path | None, as_json: bool, **given: Any) -> None:
+    """Write all entries as lines of JSON, and print the head, to be noted elsewhere.
+
+    With --json the head is printed as JSON. It goes to standard error if the entries go to standard output.
+    """
+    control = _control(given)
+    head: dict[str, Any] | None = None
+    with click.open_file(str(output) if output is not None else "-", "w", encoding="utf-8") as file:
+        for entry in _pages(control):
+            file.write(json.dumps(entry, sort_keys=True) + "\n")
+            head = {"number": entry["number"], "hash": entry["hash"]}
+        file.flush()
+        if as_json:
+            click.echo(json.dumps({"head": head}), err=output is None)
+        else:
+            what = f"head {head['number']}:{head['hash']}" if head else "the journal is empty"
+            click.echo(what, err=output is None)
+
+
+def _pages(control: Control) -> Iterator[dict[str, Any]]:
+    after: int | None = 0
+    while after is not None:
+        page = control.ask_running("GET", f"{_PATH}?after={after}&limit={_PAGE}")
+        yield from page["entries"]
+        after = page["next"]
+
+
+@click.command()
+@click.argument("decision")
+@json_option
+@control_options
+def explain(decision: str, as_json: bool, **given: Any) -> None:
+    """Tell who decided what, why, and on which figures.
+
+    DECISION is an entry's number in `loragate journal ls`, or a rollout's id for all of its story.
+    """
+    answer = _control(given).ask_running("GET", f"/admin/v1/decisions/{segment(decision)}")
+    if as_json:
+        echo_json(answer)
+        return
+    for line in answer["story"]:
+        click.echo(line)
+    if answer["replay"] is not None:
+        click.echo(f"The journal, replayed, leads to the state {answer['replay']}.")
+
+
+def _control(options: dict[str, Any]) -> Control:
+    return Control(options["state"], options["control"], options["key"])

@@ -1,0 +1,46 @@
+"""loragate rollback: take back what an alias has got last."""
+
+from typing import Any
+
+import click
+
+from gateway.cli.client import Control, echo_json, segment
+from gateway.cli.options import control_options, json_option
+from gateway.cli.tables import share
+
+
+@click.command()
+@click.argument("alias")
+@click.option("--to", "to_version", metavar="VERSION", help="Version to go back to.  [default: the control before]")
+@click.option("--reason", required=True, help="Why, for the journal.")
+@json_option
+@control_options
+def rollback(
+    alias: str, to_version: str | None, reason: str, as_json: bool, state: Any, control: str | None, key: str | None
+) -> None:
+    """Give ALIAS's traffic back at once.
+
+    In a rollout the candidate is taken back; so is the candidate of a split made by hand. Else ALIAS
+    gets its last control that is still registered. Replies under way are finished.
+    """
+    body = {"to": to_version, "reason": reason}
+    answer = Control(state, control, key).ask_running("POST", f"/admin/v1/routes/{segment(alias)}/rollback", body)
+    if as_json:
+        echo_json(answer)
+        return
+    before = answer["before"]
+    had = before["control"]
+    if before["weight"]:
+        had = f"{had}, {share(before['weight'])} {before['candidate']}"
+    click.echo(f"`{alias}`: all to {answer['control']} (before: {had}).")
+    if answer["rollout"]:
+        click.echo(
+            f"This takes back rollout {answer['rollout']}; `loragate explain {answer['rollout']}` tells its story."
+        )
+    gateways = answer["gateways"]
+    if gateways is not None and gateways["of"] > 1:
+        click.echo(f"In force on {gateways['serving']} of {gateways['of']} gateways.")
+    if gateways is None or gateways["serving"] < gateways["of"]:
+        click.echo("warning: not every gateway has confirmed it yet; `loragate status` shows which", err=True)
+    for url in answer["not_ready_on"]:
+        click.echo(f"warning: {url} has to load it first; its first requests go elsewhere, or wait", err=True)

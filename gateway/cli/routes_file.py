@@ -1,0 +1,67 @@
+"""Read and write routes.yaml: the text of it; what it says is read in `control/routes/files.py`."""
+
+import sys
+from typing import Any
+
+import click
+
+from gateway.cli.options import fail
+from gateway.control.routes.files import MOST_FILE_BYTES, Declaration, InvalidRoutes, parse_routes
+
+
+def read_file(name: str) -> Declaration:
+    """Return what a file declares; end with every problem on a line of its own.
+
+    Args:
+        name: YAML or JSON; `-` for standard input.
+    """
+    try:
+        with click.open_file(name, "rb") as file:
+            content = file.read(MOST_FILE_BYTES + 1)
+    except OSError as error:
+        raise fail(f"`{name}` cannot be read ({error.strerror})") from None
+    if len(content) > MOST_FILE_BYTES:
+        raise fail(f"`{name}` has more than {MOST_FILE_BYTES} bytes; declare fewer routes, others are left alone")
+    try:
+        return parse_routes(yaml_values(content, "standard input" if name == "-" else name))
+    except InvalidRoutes as error:
+        for problem in error.problems:
+            click.echo(f"error: {problem}", err=True)
+        raise click.exceptions.Exit(2) from None
+
+
+def yaml_values(content: bytes, name: str) -> Any:
+    """Return what YAML or JSON holds; end with a hint if it is neither."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """YAML in which a key that stands twice is an error, not silently the last one."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT002 (as yaml calls it)
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+            twice = next((key for key in keys if keys.count(key) > 1), None)
+            if twice is not None:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"`{twice}` stands there more than once", node.start_mark
+                )
+            return super().construct_mapping(node, deep=deep)
+
+    try:
+        return yaml.load(content, Loader=Loader)  # noqa: S506 (it is a SafeLoader)
+    except yaml.YAMLError as error:
+        raise fail(f"{name}: is not valid YAML ({' '.join(str(error).split())})") from None
+    except (ValueError, RecursionError) as error:  # a date that is none, a hundred brackets in each other
+        raise fail(f"{name}: is not valid YAML ({type(error).__name__}: {str(error)[:200]})") from None
+
+
+def as_yaml(values: dict[str, Any]) -> str:
+    """Return values as YAML, in the order given."""
+    import yaml
+
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+    return text
+
+
+def is_terminal() -> bool:
+    """Whether somebody can be asked."""
+    return sys.stdin.isatty() and sys.stdout.isatty()

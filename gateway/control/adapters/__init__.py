@@ -1,0 +1,1 @@
+"""Adapters: bring them in, register, remove, fuse and scale them."""

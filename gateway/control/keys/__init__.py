@@ -1,0 +1,1 @@
+"""Keys: make, rotate and revoke them."""

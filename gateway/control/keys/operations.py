@@ -1,0 +1,82 @@
+"""Keys, each change as one whole: made, put in another's place, revoked."""
+
+from collections.abc import Callable, Sequence
+
+from gateway.control.state import LiveState
+from gateway.decide.authenticate import Role
+from gateway.errors import BadRequest
+from gateway.store import keys
+from gateway.store.desired import Desired, KeyRecord
+
+Made = tuple[Desired, KeyRecord, str]
+
+
+class KeyOperations:
+    """What can be done with keys.
+
+    Args:
+        state: The state it works on.
+    """
+
+    def __init__(self, state: LiveState) -> None:
+        self._state = state
+
+    def find(self, key_id: str) -> KeyRecord:
+        """Return a key's record.
+
+        Raises:
+            UnknownKey: There is none with this id.
+        """
+        return keys.find_key(self._state.desired, key_id)
+
+    def all(self) -> tuple[KeyRecord, ...]:
+        """Return all records, oldest first."""
+        return self._state.desired.keys
+
+    def now(self) -> float:
+        """Return the time, to tell which have expired."""
+        return self._state.now()
+
+    async def create(
+        self, role: Role, name: str, models: Sequence[str] | None, *, lifetime_seconds: int | None = None,
+        requests_per_minute: int | None = None, tokens_per_minute: int | None = None, by: str = "",
+    ) -> tuple[KeyRecord, str]:  # fmt: skip
+        """Make a key; returns its record and, this once, the key."""
+
+        def make(desired: Desired, now: float) -> Made:
+            return keys.create_key(
+                desired, role, now, name, models,
+                expires=None if lifetime_seconds is None else int(now) + lifetime_seconds,
+                requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute,
+            )  # fmt: skip
+
+        return await self._make(make, by)
+
+    async def rotate(self, key_id: str, overlap_seconds: int, by: str = "") -> tuple[KeyRecord, str]:
+        """Make a key in another's place, which goes on for the overlap; returns its record and the key.
+
+        Raises:
+            UnknownKey: There is none with this id.
+            KeyOutOfUse: It has expired or was rotated before.
+        """
+        return await self._make(lambda desired, now: keys.rotate_key(desired, key_id, now, overlap_seconds), by)
+
+    async def revoke(self, key_id: str, by: str = "") -> None:
+        """Revoke a key; the next request with it is refused.
+
+        Raises:
+            UnknownKey: There is none with this id.
+        """
+        state = self._state
+        async with state.turn:
+            await state.change(keys.revoke_key(state.desired, key_id), by=by, reason=f"key {key_id} revoked")
+
+    async def _make(self, make: Callable[[Desired, float], Made], by: str) -> tuple[KeyRecord, str]:
+        state = self._state
+        async with state.turn:
+            try:
+                desired, record, key = make(state.desired, state.now())
+            except ValueError as error:
+                raise BadRequest(f"{error}.") from None
+            await state.change(desired, by=by, reason=f"key {record.id} made")
+            return record, key

@@ -1,0 +1,1 @@
+"""Rollouts: commands, the leader, rollback, and the journal that tells all of it."""

@@ -1,0 +1,199 @@
+"""What was counted of a rollout's stage, made into what its gates and the ratio test read. Pure.
+
+Counts come from all replicas; those of another stage are evidence of nothing.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.control.rollouts.journey import Journey
+from gateway.decide.confidence import Count
+from gateway.decide.events import AUTOMATION, StepFailed, StepInconclusive, StepPassed
+from gateway.decide.gates import Gate, Streams, latency_threshold
+from gateway.decide.plan import Stage
+from gateway.decide.ratio import Exposures, Ratio, judge_ratio
+from gateway.decide.rollout import Phase, Rollout
+from gateway.decide.tick import Facts, decide, read_gates
+from gateway.decide.verdict import Reading, Verdict
+from gateway.observe.ledger import DURATION_BOUNDS
+from gateway.observe.tally import ArmTally, Tally
+
+# The control's requests that a threshold is made from at the least. With fewer, a 95th percentile is one of the five
+# slowest, and may be off by buckets.
+THRESHOLD_SAMPLES: Final = 100
+SAMPLE_RATIO: Final = "sample_ratio"
+ERROR_RATE: Final = "error_rate"
+LATENCY: Final = "latency"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmCounts:
+    """One arm's requests in one stage.
+
+    Attributes:
+        requests, errors: How many, and how many of them failed.
+        durations: (n_buckets + 1,) requests by `DURATION_BOUNDS`.
+        units: Distinct units among a sample of all units.
+    """
+
+    requests: int = 0
+    errors: int = 0
+    durations: tuple[int, ...] = (0,) * (len(DURATION_BOUNDS) + 1)
+    units: int = 0
+
+    def slow(self, threshold_seconds: float) -> Count:
+        """Return how many took longer than `threshold_seconds`, one of the bounds."""
+        total = sum(self.durations)
+        quick = sum(self.durations[: bisect_right(DURATION_BOUNDS, threshold_seconds)])
+        return Count(n=total, bad=total - quick)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageCounts:
+    """Both arms' requests in one stage of a rollout."""
+
+    stage: int
+    control: ArmCounts = ArmCounts()
+    candidate: ArmCounts = ArmCounts()
+
+
+def counts_of(tallies: Sequence[Tally], rollout: Rollout) -> StageCounts:
+    """Return what was counted of the rollout's present stage; nothing, if there is no tally of it yet."""
+    for tally in tallies:
+        if (tally.rollout, tally.stage) == (rollout.id, rollout.stage):
+            return StageCounts(
+                stage=rollout.stage,
+                control=_arm(tally.control, len(tally.units.control)),
+                candidate=_arm(tally.candidate, len(tally.units.candidate)),
+            )
+    return StageCounts(stage=rollout.stage)
+
+
+def _arm(tally: ArmTally, units: int) -> ArmCounts:
+    return ArmCounts(requests=tally.requests, errors=tally.errors, durations=tuple(tally.duration.counts), units=units)
+
+
+def facts_of(counts: StageCounts, journey: Journey) -> Facts:
+    """Return what the gates read of a stage's counts."""
+    control, candidate = counts.control, counts.candidate
+    streams = {
+        ERROR_RATE: Streams(
+            control=Count(n=control.requests, bad=control.errors),
+            candidate=Count(n=candidate.requests, bad=candidate.errors),
+        )
+    }
+    threshold = journey.threshold_seconds
+    if threshold is not None:
+        streams[LATENCY] = Streams(
+            control=control.slow(threshold), candidate=candidate.slow(threshold), threshold_seconds=threshold
+        )
+    return Facts(stage=counts.stage, samples=candidate.requests, streams=streams)
+
+
+def period_of(counts: StageCounts, rollout: Rollout) -> Exposures | None:
+    """Return the units of the rollout's stage; None while one arm alone is served, as in a shadow."""
+    if not rollout.weight:
+        return None
+    return Exposures(weight=rollout.weight, control=counts.control.units, candidate=counts.candidate.units)
+
+
+def ratio_of(counts: StageCounts, journey: Journey) -> Ratio:
+    """Return whether the units of all stages fit their weights."""
+    period = period_of(counts, journey.rollout)
+    return judge_ratio((*journey.periods, *((period,) if period is not None else ())))
+
+
+def latency_gate(stage: Stage | None) -> Gate | None:
+    """Return the stage's `latency` gate, or None."""
+    gates: Sequence[Gate] = stage.gates if stage is not None else ()
+    return next((gate for gate in gates if gate.name == LATENCY), None)
+
+
+def threshold_of(durations: Sequence[int], stage: Stage | None) -> float | None:
+    """Return above which time a request of `stage` is slow, from the control's requests alone.
+
+    Args:
+        durations: (n_buckets + 1,) requests of the control, best of those before the stage. Those of the stage itself
+            will do where there were none: the candidate's requests, which are judged, have no part in it.
+        stage: The stage that is judged.
+
+    Returns:
+        Seconds; None without a latency gate, or with too few requests.
+    """
+    gate = latency_gate(stage)
+    if gate is None or gate.quantile is None or sum(durations) < THRESHOLD_SAMPLES:
+        return None
+    return latency_threshold(DURATION_BOUNDS, durations, gate.quantile)
+
+
+def next_stage(rollout: Rollout) -> Stage | None:
+    """Return the plan's stage after the present one, or None."""
+    following = rollout.plan.stages[rollout.index + 1 :]
+    return following[0] if following else None
+
+
+def judged(journey: Journey, counts: StageCounts, now: float) -> StepPassed | StepFailed | StepInconclusive | None:
+    """Return what automation brings about now, or None to wait.
+
+    A gate's failure comes first: to take a bad candidate back is right whatever the split. Then a mismatch of the
+    sample ratio, which makes comparisons worthless: nothing goes forward on them, and nothing is rolled back for it.
+    """
+    rollout = journey.rollout
+    facts = facts_of(counts, journey)
+    event = decide(rollout, facts, now)
+    if isinstance(event, StepFailed) or rollout.phase is not Phase.CANARY:
+        return event
+    ratio = ratio_of(counts, journey)
+    if ratio.verdict is not Verdict.FAIL:
+        return event
+    reading = Reading(
+        gate=SAMPLE_RATIO, verdict=ratio.verdict, reason=ratio.reason, observed=ratio.observed, limit=ratio.expected,
+        n=ratio.n,
+    )  # fmt: skip
+    return StepInconclusive(
+        at=now, by=AUTOMATION, reason="traffic is not split as the weights say, so the arms cannot be compared",
+        stage=facts.stage, samples=facts.samples, readings=(reading,),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What people are told of a rollout's stage."""
+
+    samples: int
+    readings: tuple[Reading, ...]
+    ratio: Ratio
+    waits_for: tuple[str, ...]
+
+
+def standing_of(journey: Journey, counts: StageCounts, now: float) -> Standing:
+    """Return how a rollout's stage stands now."""
+    facts = facts_of(counts, journey)
+    readings = read_gates(journey.rollout, facts)
+    return Standing(
+        samples=facts.samples, readings=readings, ratio=ratio_of(counts, journey),
+        waits_for=tuple(waits_for(journey, facts, readings, now)),
+    )  # fmt: skip
+
+
+def waits_for(journey: Journey, facts: Facts, readings: Sequence[Reading], now: float) -> list[str]:
+    """Return what has to happen before the rollout goes on, as sentences."""
+    rollout, stage = journey.rollout, journey.rollout.current
+    if rollout.is_over:
+        return []
+    if rollout.is_complete:
+        return ["a person: promote the candidate, or roll it back"]
+    if rollout.phase is Phase.PAUSED:
+        return ["a person: resume, promote, abort or roll back"]
+    if stage is None:
+        return ["a person: start it"]
+    waits = []
+    left = rollout.entered_at + stage.min_seconds - now
+    if left > 0:
+        waits.append(f"{left:.0f} s more of its least time")
+    if facts.samples < stage.min_samples:
+        waits.append(f"{stage.min_samples - facts.samples:,} more samples")
+    waits += [f"gate `{each.gate}`, which is {each.verdict}" for each in readings if each.verdict is not Verdict.PASS]
+    return waits or ["the leader's next look"]

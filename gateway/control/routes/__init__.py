@@ -1,0 +1,1 @@
+"""Routes: declared in files, planned, applied, looked back at."""

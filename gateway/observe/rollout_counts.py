@@ -1,0 +1,50 @@
+"""What is exported of rollouts. Labels are bounded: aliases, versions, phases, gates, and few reasons."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gateway.decide.ratio import Ratio
+from gateway.decide.verdict import Reading
+
+
+@dataclass(slots=True)
+class RolloutCounts:
+    """What this node has done since it started: counts by alias and reason.
+
+    The reason of a rollback is the gate that failed, `operator`, or `automation`; that of a page is a gate,
+    `inconclusive`, or `automation`.
+    """
+
+    pages: Counter[tuple[str, str]] = field(default_factory=Counter)
+    rollbacks: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutView:
+    """One open rollout; readings and ratio are None where this node does not lead."""
+
+    alias: str
+    phase: str
+    stage: int
+    readings: tuple[Reading, ...] | None = None
+    ratio: Ratio | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutsReading:
+    """Everything that a scrape shows of rollouts.
+
+    Attributes:
+        weights: (alias, arm, version) → basis points.
+        rollouts: The open ones.
+        counts: Since this node started.
+        is_leader: Whether this node advances rollouts.
+        journal_entries: Number of the journal's newest entry, as last read.
+    """
+
+    weights: Mapping[tuple[str, str, str], int]
+    rollouts: tuple[RolloutView, ...]
+    counts: RolloutCounts
+    is_leader: bool
+    journal_entries: int

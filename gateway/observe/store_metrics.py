@@ -1,0 +1,34 @@
+"""What is exported of the store, and of the gateways that share it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreReading:
+    """The contact with the store at one moment; `age` is in seconds."""
+
+    age: float
+    is_away: bool
+    state: int
+    replicas: int
+
+
+def store_gauges(reading: StoreReading) -> Iterator[Metric]:
+    """Yield the store's gauges."""
+    yield GaugeMetricFamily(
+        "loragate_route_table_age_seconds",
+        "Seconds since the store last confirmed that the route table is the newest.",
+        value=reading.age,
+    )
+    yield GaugeMetricFamily(
+        "loragate_store_up", "1 if the store answers; without it only changes stop.", value=float(not reading.is_away)
+    )
+    yield GaugeMetricFamily(
+        "loragate_state_version", "Version of the desired state that this gateway serves.", value=reading.state
+    )
+    yield GaugeMetricFamily(
+        "loragate_replicas", "Gateways that share the store and live, as last heard.", value=reading.replicas
+    )

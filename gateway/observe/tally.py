@@ -1,0 +1,168 @@
+"""What a rollout's gates are answered with: each stage's requests by the arm they were assigned.
+
+A worker counts, the control plane adds workers and replicas up. Requests and their times
+are sums. Units are sets: a unit that meets several workers counts once. They are sampled by
+a hash that knows nothing of the arm, so that memory is bounded and the arms' share is not
+moved: those whose hash is below a threshold are kept, and it halves whenever there are too many.
+"""
+
+from bisect import bisect_left
+from collections.abc import Collection, Iterable
+from typing import Final
+
+import msgspec
+
+from gateway.decide.assign import Arm, sample_hash
+from gateway.observe.ledger import DURATION_BOUNDS, Histogram
+from gateway.pipeline import Exposure
+
+# Units kept for each stage: with 4,096 at 50 % the share is known to 0.8 points.
+MOST_UNITS: Final = 4096
+_HASH_BITS: Final = 64
+# Stages of one worker at once: those of rollouts that the table names, and the last ones of those before.
+MOST_TALLIES: Final = 256
+_SERVER_ERROR: Final = 500
+
+
+class ArmTally(msgspec.Struct, gc=False, kw_only=True):
+    """One arm's requests that ran to an end, those of them that failed, and their times in seconds."""
+
+    requests: int = 0
+    errors: int = 0
+    duration: Histogram = msgspec.field(default_factory=lambda: Histogram.of(DURATION_BOUNDS))
+
+    def add(self, other: "ArmTally") -> None:
+        """Add another worker's."""
+        self.requests += other.requests
+        self.errors += other.errors
+        self.duration.add(other.duration)
+
+
+class Units(msgspec.Struct, kw_only=True):
+    """A sample of the units of both arms: of 2**`halvings` units about one is in it."""
+
+    halvings: int = 0
+    control: set[int] = msgspec.field(default_factory=set)
+    candidate: set[int] = msgspec.field(default_factory=set)
+
+    def see(self, number: int, arm: Arm) -> None:
+        """Take note of the unit with this hash (64 bits)."""
+        if number >> (_HASH_BITS - self.halvings):
+            return
+        (self.candidate if arm is Arm.CANDIDATE else self.control).add(number)
+        self._shrink()
+
+    def add(self, other: "Units") -> None:
+        """Take in another worker's units: the union, at the lower threshold."""
+        if other.halvings > self.halvings:
+            self._keep_below(other.halvings)
+        for mine, theirs in ((self.control, other.control), (self.candidate, other.candidate)):
+            mine |= {number for number in theirs if not number >> (_HASH_BITS - self.halvings)}
+        self._shrink()
+
+    def _shrink(self) -> None:
+        while len(self.control) + len(self.candidate) > MOST_UNITS and self.halvings < _HASH_BITS:
+            self._keep_below(self.halvings + 1)
+
+    def _keep_below(self, halvings: int) -> None:
+        self.halvings = halvings
+        for units in (self.control, self.candidate):
+            units -= {number for number in units if number >> (_HASH_BITS - halvings)}
+
+
+class Tally(msgspec.Struct, kw_only=True):
+    """One stage of one rollout."""
+
+    rollout: str
+    stage: int
+    alias: str = ""
+    control: ArmTally = msgspec.field(default_factory=ArmTally)
+    candidate: ArmTally = msgspec.field(default_factory=ArmTally)
+    units: Units = msgspec.field(default_factory=Units)
+
+    def add(self, other: "Tally") -> None:
+        """Add another worker's tally of the same stage."""
+        self.control.add(other.control)
+        self.candidate.add(other.candidate)
+        self.units.add(other.units)
+
+
+class Tallies:
+    """One worker's tallies.
+
+    Those of a rollout that the table no longer names go with the report after that: who closed
+    the rollout has read what counted. A request of it that ends later makes a tally that is
+    reported once and goes too.
+    """
+
+    __slots__ = ("_by_stage",)
+
+    def __init__(self) -> None:
+        self._by_stage: dict[tuple[str, int], Tally] = {}
+
+    def count(self, exposure: Exposure, *, is_error: bool, seconds: float) -> None:
+        """Count a request that has ended while its client was there, and its unit."""
+        tally = self._tally(exposure)
+        arm = tally.candidate if exposure.arm is Arm.CANDIDATE else tally.control
+        arm.requests += 1
+        arm.errors += is_error
+        arm.duration.counts[bisect_left(DURATION_BOUNDS, seconds)] += 1
+        arm.duration.sum += seconds
+        _see(tally, exposure)
+
+    def left(self, exposure: Exposure) -> None:
+        """Count the unit of a request whose client has left.
+
+        The request tells nothing of either arm. Its unit was assigned like any other: left out,
+        the clients that a slow arm drives away would look like a split that is off.
+        """
+        _see(self._tally(exposure), exposure)
+
+    def _tally(self, exposure: Exposure) -> Tally:
+        tag = exposure.tag
+        tally = self._by_stage.get((tag.id, tag.stage))
+        if tally is None:
+            while len(self._by_stage) >= MOST_TALLIES:  # the oldest first
+                del self._by_stage[next(iter(self._by_stage))]
+            tally = Tally(rollout=tag.id, stage=tag.stage, alias=exposure.alias)
+            self._by_stage[tag.id, tag.stage] = tally
+        return tally
+
+    def report(self, rollouts: Collection[str]) -> list[Tally]:
+        """Return every tally, and drop those of rollouts that are not among the open ones."""
+        told = list(self._by_stage.values())
+        for key in [key for key in self._by_stage if key[0] not in rollouts]:
+            del self._by_stage[key]
+        return told
+
+
+def _see(tally: Tally, exposure: Exposure) -> None:
+    if exposure.unit is not None:
+        tally.units.see(sample_hash(exposure.tag.id, exposure.unit), exposure.arm)
+
+
+def is_failure(exposure: Exposure, served: Arm | None, status: int, *, is_in_band: bool) -> bool:
+    """Whether a request counts against the arm it was assigned.
+
+    It does if its caller got a 5xx or an error in its stream, and also if control had to serve
+    what the candidate could not: a candidate that cannot start must not look healthy.
+
+    Args:
+        exposure: What it was assigned.
+        served: The arm that served it; None if none did.
+        status: What its caller got.
+        is_in_band: Whether its stream ended with an error.
+    """
+    return is_in_band or status >= _SERVER_ERROR or served is not exposure.arm
+
+
+def summed(reports: Iterable[Iterable[Tally]]) -> list[Tally]:
+    """Return the sums over workers or replicas, one tally for each stage, in order; what is given stays as it is."""
+    total: dict[tuple[str, int], Tally] = {}
+    for tallies in reports:
+        for tally in tallies:
+            key = (tally.rollout, tally.stage)
+            if key not in total:
+                total[key] = Tally(rollout=tally.rollout, stage=tally.stage, alias=tally.alias)
+            total[key].add(tally)
+    return [total[key] for key in sorted(total)]

@@ -1,0 +1,167 @@
+"""A reply on its way from an engine to a client: its head, its body's framing, its pace and its usage.
+
+Knows neither of the two connections: what comes goes in, what is to be written comes out.
+"""
+
+from typing import Final
+
+from gateway.errors import LoragateError
+from gateway.observe.ledger import Cell
+from gateway.pipeline import Placement
+from gateway.ports import ReplyHead
+from gateway.receive.endpoints import Dialect
+from gateway.receive.failures import connection_header, event_of, status_line
+from gateway.receive.request import Request
+from gateway.serve.sse import EventStream, usage_of
+
+EVENT_STREAM: Final = b"text/event-stream"
+# Hop-by-hop (RFC 9110, 7.6.1), or said by us instead.
+_NOT_FORWARDED: Final = frozenset(
+    (b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"server", b"x-request-id",
+     b"proxy-authenticate", b"trailer", b"upgrade", b"te")
+)  # fmt: skip
+# A whole reply is kept up to here to read its usage; a larger one (thousands of prompt
+# log-probabilities) is passed on and its tokens are not counted.
+LARGEST_READ_REPLY_BYTES: Final = 4 * 1024 * 1024
+
+
+class Reply:
+    """One reply that has begun.
+
+    Args:
+        head: Its beginning.
+        request: What it answers; told whether the connection can be kept after it.
+        cell: Where its pace is counted.
+        hides_usage: Take the usage out of a stream that was asked for it by us.
+        fingerprint: What the engine is known to call its configuration, if a stream has told.
+    """
+
+    __slots__ = ("_cell", "_events", "_is_chunked", "_last_at", "_received_at", "_whole", "pieces", "status", "tokens")
+
+    def __init__(
+        self, head: ReplyHead, request: Request, cell: Cell, *, hides_usage: bool, fingerprint: bytes | None
+    ) -> None:
+        self._cell = cell
+        self._received_at = request.received_at
+        self._last_at = 0.0  # the last events
+        self.pieces = 0  # in which a stream has come
+        self.tokens = 0  # of the prompt and of the reply, once a complete reply has told
+        self._events: EventStream | None = None
+        self._whole: list[bytes] | None = None
+        self.status = status = head.status
+        if any(name == b"content-type" and value.startswith(EVENT_STREAM) for name, value in head.headers):
+            self._events = EventStream(hide_usage=hides_usage, fingerprint=fingerprint)
+        else:
+            self._whole = []
+        # An event may be added to a stream, or taken out, so its length is not the engine's.
+        has_length = head.length is not None and self._events is None
+        self._is_chunked = not has_length and not request.is_http10 and status not in (204, 304)
+        if not has_length and request.is_http10:
+            request.keep_alive = False
+
+    def head(self, head: ReplyHead, request: Request, placed: Placement, overhead_seconds: float) -> bytes:
+        """Return the head for the client."""
+        lines = [status_line(head.status)]
+        lines += [b"%b: %b\r\n" % line for line in head.headers if line[0] not in _NOT_FORWARDED]
+        lines.append(
+            b"x-request-id: %b\r\nx-loragate-version: %b\r\nx-loragate-arm: %b\r\nx-loragate-route-reason: %b\r\n"
+            % (request.id, placed.version.encode(), placed.arm.encode(), placed.reason.encode())
+        )
+        if request.lease is not None:
+            lines.append(request.lease.headers(request.received_at))
+        if self._events is None:
+            lines.append(b"x-loragate-overhead-ms: %.3f\r\n" % (overhead_seconds * 1000))
+        if self._is_chunked:
+            lines.append(b"transfer-encoding: chunked\r\n")
+        elif self._events is None and head.length is not None:
+            lines.append(b"content-length: %d\r\n" % head.length)
+        lines.append(connection_header(keep_alive=request.keep_alive, is_http10=request.is_http10))
+        lines.append(b"\r\n")
+        return b"".join(lines)
+
+    def body(self, data: bytes, now: float, *, is_complete: bool) -> bytes:
+        """Return what of the body's next part goes to the client, framed."""
+        if self._events is not None:
+            data = self._passed(data, now, is_complete=is_complete)
+        elif self._whole is not None:
+            self._keep(data)
+        if not self._is_chunked:
+            return data
+        framed = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+        return framed + b"0\r\n\r\n" if is_complete else framed
+
+    def passes(self, chunk: bytes, now: float) -> bool:
+        """Whether a chunk of whole events goes on as it came: the usual step of a stream, and so the quickest."""
+        events = self._events
+        if events is None or not self._is_chunked or not events.passes(chunk):
+            return False
+        if self._last_at:
+            self._cell.took_between_tokens(now - self._last_at)
+        else:
+            self._cell.took_to_first_token(now - self._received_at)
+        self._last_at = now
+        self.pieces += 1
+        return True
+
+    def _passed(self, data: bytes, now: float, *, is_complete: bool) -> bytes:
+        """Return what of a stream's new bytes goes on, and observe its pace."""
+        events = self._events
+        assert events is not None
+        data = events.feed(data)
+        if data:
+            if self._last_at:
+                self._cell.took_between_tokens(now - self._last_at)
+            else:
+                self._cell.took_to_first_token(now - self._received_at)
+            self._last_at = now
+            self.pieces += 1
+        return data + events.rest() if is_complete else data
+
+    def _keep(self, data: bytes) -> None:
+        whole = self._whole
+        if data and whole is not None:
+            whole.append(data)
+            if len(whole) > 1 and sum(map(len, whole)) > LARGEST_READ_REPLY_BYTES:
+                self._whole = None
+
+    def is_whole(self, fingerprints: dict[str, bytes], engine_url: str) -> None:
+        """Take note of what a complete reply has told: its tokens, and what the engine calls its configuration."""
+        usage = None
+        if self._events is not None:
+            usage = self._events.usage
+            if self._events.fingerprint is not None:
+                fingerprints[engine_url] = self._events.fingerprint
+        elif self._whole and self.status == 200:
+            usage = usage_of(b"".join(self._whole))
+        if usage is not None:
+            self.tokens = sum(usage)
+            self._cell.prompt_tokens += usage[0]
+            self._cell.generation_tokens += usage[1]
+        if self.status >= 400:
+            self._cell.saw_error("engine_status")
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the engine has told an error inside the stream."""
+        return self._events is not None and self._events.has_failed
+
+    def ended_by(self, error: LoragateError, dialect: Dialect) -> bytes | None:
+        """Return the event that ends a stream with an error; None where only a broken connection can tell."""
+        if self._events is None:
+            return None
+        event = event_of(error, dialect)
+        if self._events.is_split:
+            event = b"\n\n" + event
+        event = self._events.whole_rest() + event
+        return b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event) if self._is_chunked else event
+
+    @property
+    def has_an_end(self) -> bool:
+        """Whether its framing says where it ends, so that the connection can go on after an error."""
+        return self._is_chunked
+
+    def comment(self) -> bytes:
+        """Return bytes that it may carry without meaning; none if there are none."""
+        if self._events is None or self._events.is_split:
+            return b""
+        return b"3\r\n:\n\n\r\n" if self._is_chunked else b":\n\n"

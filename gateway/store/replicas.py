@@ -1,0 +1,138 @@
+"""What gateways that share a store tell each other: that they live, which state they serve, what they counted.
+
+Nobody's clock is trusted: a gateway lives while its beats grow, as seen by the one who looks.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection, delete, insert, select, update
+
+from gateway.observe.tally import Tally, summed
+from gateway.store import rows
+from gateway.store.schema import replicas as table
+from gateway.store.schema import rollouts
+from gateway.store.schema import tallies as tallies_table
+from gateway.store.sql import Store
+
+# A beat a second, and a store that takes five to fail over: three missed in a row with room.
+SILENT_SECONDS: Final = 10.0
+# A row that nobody removed, because its gateway died, is removed after so long.
+GONE_SECONDS: Final = 600.0
+
+
+class Replica(msgspec.Struct, frozen=True, kw_only=True):
+    """A gateway as it describes itself; `state` is the version of the state that all its workers serve from."""
+
+    id: str
+    name: str = ""
+    url: str = ""
+    workers: int = 0
+    state: int = 0
+    started: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What the store said at a beat: the gateways that live, this one included, and all counts of open rollouts."""
+
+    alive: tuple[Replica, ...]
+    tallies: tuple[Tally, ...]
+
+
+class Replicas:
+    """One gateway's place among those that share the store.
+
+    Args:
+        store: The store.
+        replica: This gateway, at first.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, store: Store, replica: Replica, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._clock = clock
+        self._told: dict[tuple[str, int], str] = {}
+        self._pulses: dict[str, tuple[int, float]] = {}
+        self._beats = 0
+        self.replica = replica
+
+    def beat(self, tallies: Sequence[Tally] = ()) -> Heard:
+        """Say that we live and what we have counted, and return what all say; blocks.
+
+        Raises:
+            StoreError: Nobody heard it; what was counted is told the next time.
+        """
+        own = self.replica.id
+        self._beats += 1
+        counted = {(each.rollout, each.stage): rows.encode(each) for each in tallies}
+        changed = {key: record for key, record in counted.items() if self._told.get(key) != record}
+
+        def work(connection: Connection) -> tuple[Sequence[Any], Sequence[Any]]:
+            _put_replica(connection, self.replica, self._beats)
+            open_ids = set(connection.scalars(select(rollouts.c.id).where(rollouts.c.is_open)))
+            connection.execute(delete(tallies_table).where(tallies_table.c.rollout.not_in(open_ids)))
+            for (rollout, stage), record in changed.items():
+                if rollout in open_ids:
+                    _put_tally(connection, rollout, stage, own, record)
+            alive = connection.execute(select(table.c.id, table.c.beats, table.c.record)).all()
+            return alive, connection.execute(select(tallies_table.c.replica, tallies_table.c.record)).all()
+
+        alive, stored = self._store.writing(work)
+        self._told = counted
+        found = summed([rows.decode(record, Tally, "tallies")] for _, record in stored)
+        return Heard(alive=self._living(alive), tallies=tuple(found))
+
+    def _living(self, found: Iterable[Any]) -> tuple[Replica, ...]:
+        now = self._clock()
+        living, gone = [], []
+        pulses: dict[str, tuple[int, float]] = {}
+        for id_, beats, record in found:
+            known = self._pulses.get(id_)
+            heard_at = known[1] if known is not None and known[0] == beats else now
+            pulses[id_] = (beats, heard_at)
+            if now - heard_at < SILENT_SECONDS:
+                living.append(rows.decode(record, Replica, "replicas"))
+            elif now - heard_at > GONE_SECONDS:
+                gone.append(id_)
+        self._pulses = pulses
+        if gone:
+            self._store.writing(lambda connection: connection.execute(delete(table).where(table.c.id.in_(gone))))
+        return tuple(sorted(living, key=lambda each: (each.name, each.id)))
+
+    def leave(self) -> None:
+        """Say that this gateway ends; its counts stay. Blocks.
+
+        Raises:
+            StoreError: Nobody heard it; the others notice by themselves.
+        """
+        self._store.writing(lambda connection: connection.execute(delete(table).where(table.c.id == self.replica.id)))
+
+
+def serving(store: Store, version: int, among: Collection[str]) -> int:
+    """Return how many of these gateways, by id, say that they serve the state of `version` or a later one; blocks.
+
+    Raises:
+        StoreError: It cannot be read.
+    """
+    records = store.reading(lambda connection: list(connection.scalars(select(table.c.record))))
+    replicas = [rows.decode(record, Replica, "replicas") for record in records]
+    return sum(each.state >= version for each in replicas if each.id in among)
+
+
+def _put_replica(connection: Connection, replica: Replica, beats: int) -> None:
+    record = rows.encode(replica)
+    change = update(table).where(table.c.id == replica.id).values(beats=beats, record=record)
+    if connection.execute(change).rowcount == 0:
+        connection.execute(insert(table).values(id=replica.id, beats=beats, record=record))
+
+
+def _put_tally(connection: Connection, rollout: str, stage: int, replica: str, record: str) -> None:
+    columns = tallies_table.c
+    here = (columns.rollout == rollout, columns.stage == stage, columns.replica == replica)
+    if connection.execute(update(tallies_table).where(*here).values(record=record)).rowcount == 0:
+        connection.execute(
+            insert(tallies_table).values(rollout=rollout, stage=stage, replica=replica, record=record)
+        )  # fmt: skip

@@ -1,0 +1,206 @@
+"""Who gets which arm, whoever asks and however; what a tester may choose; and what rollouts are told."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.decide.assign import Arm, bucket
+from gateway.decide.authenticate import Role
+from gateway.decide.route import EngineView
+from gateway.observe.tally import Tally
+from gateway.store.desired import KeyRecord, RolloutRecord, RouteRecord
+from tests.adapter_folders import write_adapter
+from tests.fakes.engine import FakeEngine
+from tests.flow.pools import keyed, load_on, running_pool, table_of
+
+CONTROL, CANDIDATE = "support@111111111111", "support@222222222222"
+BODY: dict[str, Any] = {"model": "support", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+ROLLOUT = RolloutRecord(id="r1", alias="support", is_open=True, body={"state": {"stage": 3}})
+WEIGHT = 3_000
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeEngine, FakeEngine]]:
+    """One with both versions, one with the control alone."""
+    folder = tmp_path_factory.mktemp("adapters")
+    with FakeEngine() as both, FakeEngine() as control:
+        for number, version in enumerate((CONTROL, CANDIDATE)):
+            load_on(both, version, write_adapter(folder / str(number), number))
+        load_on(control, CONTROL, folder / "0")
+        yield both, control
+
+
+def views(engines: Sequence[FakeEngine], *, has_candidate: bool = True) -> list[EngineView]:
+    both, control = engines
+    versions = frozenset({CONTROL, CANDIDATE} if has_candidate else {CONTROL})
+    return [EngineView(url=both.url, versions=versions), EngineView(url=control.url, versions=frozenset({CONTROL}))]
+
+
+def route(weight: int = WEIGHT, **more: Any) -> RouteRecord:
+    return RouteRecord(alias="support", control=CONTROL, candidate=CANDIDATE, weight=weight, salt="s", **more)
+
+
+def table(
+    engines: Sequence[FakeEngine], keys: Sequence[KeyRecord], split: RouteRecord, *, is_open: bool = True,
+    has_candidate: bool = True,
+) -> bytes:  # fmt: skip
+    rollouts = [ROLLOUT] if is_open else []
+    return table_of(keys, [split], rollouts, views(engines, has_candidate=has_candidate))
+
+
+def arm_of(unit: str, weight: int = WEIGHT) -> Arm:
+    return Arm.CANDIDATE if bucket("s", unit) < weight else Arm.CONTROL
+
+
+async def ask(client: httpx.AsyncClient, unit: str = "", **more: Any) -> httpx.Response:
+    headers = {"x-loragate-unit": unit, **more.pop("headers", {})}
+    return await client.post("/v1/chat/completions", json=BODY | more, headers=headers)
+
+
+def test_every_exposure_is_counted_by_its_assigned_arm_and_units_once_in_two_workers(
+    engines: tuple[FakeEngine, FakeEngine],
+) -> None:
+    """60 units twice, over two workers: some fail, some leave, some are refused, some are tests."""
+    record, key = keyed(Role.APP_PIN)
+    units = [f"u{number}" for number in range(60)]
+
+    async def run() -> Tally:
+        headers = {"authorization": f"Bearer {key}", "connection": "close"}  # either worker, each time anew
+        async with (
+            running_pool(2, table(engines, [record], route())) as (pool, url),
+            httpx.AsyncClient(base_url=url, headers=headers) as client,
+        ):
+            for _ in range(2):
+                for unit in units:
+                    reply = await ask(client, unit)
+                    assert (reply.status_code, reply.headers["x-loragate-arm"]) == (200, arm_of(unit))
+                    assert reply.headers["x-loragate-route-reason"] == "split"
+            # Failed streams, a client error, two that are not assigned, and one that leaves.
+            for unit in ("bad-0", "bad-1", "bad-2"):
+                failed = await ask(client, unit, stream=True, fake={"error_after": 2})
+                assert failed.status_code == 200
+                assert b"error" in failed.content
+            assert (await ask(client, "wrong", fake={"status": 400})).status_code == 400
+            assert (await ask(client, "pinned", model=CANDIDATE)).headers["x-loragate-route-reason"] == "pin"
+            chosen = await ask(client, "tester", headers={"x-loragate-arm": "candidate"})
+            assert chosen.headers["x-loragate-route-reason"] == "override"
+            slow = BODY | {"stream": True, "fake": {"events": 2_000, "cadence_ms": 5}}
+            async with client.stream("POST", "/v1/chat/completions", json=slow, headers={"x-loragate-unit": "left"}):
+                pass
+            await asyncio.sleep(0.2)
+            cells = await pool.collect()
+            (total,) = pool.tallies()
+            assert sum(sum(cell.exposures.values()) for cell in cells) == 120 + 3 + 1 + 1
+            return total
+
+    total = asyncio.run(run())
+    assert (total.rollout, total.stage, total.alias) == ("r1", 3, "support")
+    counted = [*units, *units, "bad-0", "bad-1", "bad-2", "wrong"]
+    for arm, tally, sample in (
+        (Arm.CONTROL, total.control, total.units.control), (Arm.CANDIDATE, total.candidate, total.units.candidate)
+    ):  # fmt: skip
+        assert tally.requests == sum(arm_of(unit) is arm for unit in counted)
+        assert tally.errors == sum(arm_of(f"bad-{number}") is arm for number in range(3))
+        assert sum(tally.duration.counts) == tally.requests
+        assert len(sample) == sum(arm_of(unit) is arm for unit in {*counted, "left"})
+
+
+def test_a_candidate_that_cannot_serve_gives_way_and_does_not_look_healthy(
+    engines: tuple[FakeEngine, FakeEngine],
+) -> None:
+    record, key = keyed(Role.APP_PIN)
+
+    async def run() -> None:
+        async with (
+            running_pool(1, table(engines, [record], route(10_000), has_candidate=False)) as (pool, url),
+            httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}) as client,
+        ):
+            reply = await ask(client, "u")
+            told = [reply.headers[f"x-loragate-{name}"] for name in ("version", "arm", "route-reason")]
+            assert told == [CONTROL, "control", "fallback:version_not_ready"]
+            chosen = await ask(client, "u", headers={"x-loragate-arm": "candidate"})
+            assert (chosen.status_code, chosen.json()["error"]["code"]) == (503, "version_not_ready")
+            assert CANDIDATE in chosen.json()["error"]["message"]
+            await pool.collect()
+            (total,) = pool.tallies()
+            assert (total.candidate.requests, total.candidate.errors, total.control.requests) == (1, 1, 0)
+
+    asyncio.run(run())
+
+
+def test_a_tester_gets_the_arm_that_was_asked_for_and_nobody_else_may_ask(
+    engines: tuple[FakeEngine, FakeEngine],
+) -> None:
+    (tester, key), (app, app_key) = keyed(Role.APP_PIN), keyed(Role.APP)
+
+    async def run() -> None:
+        async with (
+            running_pool(1, table(engines, [tester, app], route(0), is_open=False)) as (pool, url),
+            httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}) as client,
+        ):
+            for arm, version in (("control", CONTROL), ("candidate", CANDIDATE), ("Candidate", CANDIDATE)):
+                reply = await ask(client, headers={"x-loragate-arm": arm})
+                assert reply.headers["x-loragate-version"] == version
+                assert reply.headers["x-loragate-arm"] == arm.lower()
+            refused = await ask(client, headers={"x-loragate-arm": "candidate", "authorization": f"Bearer {app_key}"})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (403, "arm_not_allowed")
+            for wrong in (
+                {"headers": {"x-loragate-arm": "both"}},
+                {"model": CONTROL, "headers": {"x-loragate-arm": "control"}},
+            ):
+                assert (await ask(client, **wrong)).status_code == 400
+            alone = RouteRecord(alias="support", control=CONTROL, salt="s")
+            assert await pool.publish(table(engines, [tester, app], alone, is_open=False))
+            none = await ask(client, headers={"x-loragate-arm": "candidate"})
+            assert (none.status_code, none.json()["error"]["code"]) == (400, "no_candidate")
+
+    asyncio.run(run())
+
+
+def test_a_conversation_keeps_its_arm_without_the_callers_help(engines: tuple[FakeEngine, FakeEngine]) -> None:
+    record, key = keyed(Role.APP)
+
+    async def run() -> None:
+        split = route(5_000, unit=("conversation", "key"))
+        async with (
+            running_pool(1, table(engines, [record], split, is_open=False)) as (_, url),
+            httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}) as client,
+        ):
+            seen = set()
+            for number in range(12):
+                turns: list[dict[str, Any]] = [
+                    {"role": "system", "content": "Be brief."}, {"role": "user", "content": f"Question {number}"},
+                ]  # fmt: skip
+                arms = set()
+                for turn in range(3):
+                    arms.add((await ask(client, messages=turns, user=f"turn-{turn}")).headers["x-loragate-arm"])
+                    turns += [{"role": "assistant", "content": "Well."}, {"role": "user", "content": f"And {turn}?"}]
+                assert len(arms) == 1
+                seen |= arms
+            assert seen == {"control", "candidate"}
+
+    asyncio.run(run())
+
+
+def test_a_rollback_brings_every_unit_home_and_ends_the_counting(engines: tuple[FakeEngine, FakeEngine]) -> None:
+    record, key = keyed(Role.APP)
+
+    async def run() -> None:
+        async with (
+            running_pool(1, table(engines, [record], route(10_000))) as (pool, url),
+            httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}) as client,
+        ):
+            assert (await ask(client, "u")).headers["x-loragate-arm"] == "candidate"
+            home = RouteRecord(alias="support", control=CONTROL, salt="s")
+            assert await pool.publish(table(engines, [record], home, is_open=False))
+            for number in range(20):
+                assert (await ask(client, f"u{number}")).headers["x-loragate-version"] == CONTROL
+            await pool.collect()
+            assert [each.candidate.requests for each in pool.tallies()] == [1], "the last word of it"
+            await pool.collect()
+            assert pool.tallies() == []
+
+    asyncio.run(run())

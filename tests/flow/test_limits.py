@@ -1,0 +1,202 @@
+"""Keys that expire, rotate and have limits; aliases with limits: over real sockets, with several workers."""
+
+import asyncio
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from gateway.decide.authenticate import Role
+from gateway.decide.route import EngineView
+from gateway.store.desired import RouteLimits, RouteRecord
+from tests.adapter_folders import write_adapter
+from tests.fakes.engine import FakeEngine
+from tests.flow.pools import keyed, load_on, running_pool, table_of
+from tests.gateways import RunningGateway
+
+BODY: dict[str, Any] = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+HTTP = httpx.Client(verify=False)
+
+
+def chat(gateway: RunningGateway, key: str, **body: Any) -> httpx.Response:
+    return HTTP.post(gateway.url + "/v1/chat/completions", json=BODY | body, headers={"authorization": f"Bearer {key}"})
+
+
+def make(gateway: RunningGateway, **body: Any) -> dict[str, Any]:
+    reply = gateway.admin("POST", "keys", body)
+    assert reply.status_code == 201, reply.text
+    made: dict[str, Any] = reply.json()
+    return made
+
+
+def test_a_key_is_refused_when_it_expires_and_nothing_else_has_to_happen(gateway: RunningGateway) -> None:
+    made = make(gateway, lifetime_seconds=1)
+    with httpx.Client(base_url=gateway.url, headers={"authorization": f"Bearer {made['key']}"}) as kept_alive:
+        while (reply := kept_alive.post("/v1/chat/completions", json=BODY)).status_code == 200:
+            assert time.time() < made["expires"] + 1
+            time.sleep(0.05)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (401, "expired_api_key")
+    assert time.time() >= made["expires"]
+    assert gateway.admin("GET", f"keys/{made['id']}").json()["state"] == "expired"
+    assert gateway.admin("POST", f"keys/{made['id']}/rotate").status_code == 409
+
+
+def test_a_rotated_key_goes_on_for_the_overlap_and_its_heir_has_its_limits(gateway: RunningGateway) -> None:
+    old = make(gateway, role="app:pin", name="n", models=["base"], requests_per_minute=3)
+    assert chat(gateway, old["key"]).status_code == 200
+    new = gateway.admin("POST", f"keys/{old['id']}/rotate", {"overlap_seconds": 3600}).json()
+    same = ("role", "name", "models", "requests_per_minute", "tokens_per_minute")
+    assert [new[name] for name in same] == [old[name] for name in same]
+    assert new["id"] != old["id"]
+    assert [chat(gateway, each["key"]).status_code for each in (new, old)] == [200, 200]
+    assert [chat(gateway, each["key"]).status_code for each in (new, old)] == [429, 429], "they share three requests"
+    told = gateway.admin("GET", f"keys/{old['id']}").json()
+    assert (told["replaced_by"], told["state"]) == (new["id"], "active")
+    again = gateway.admin("POST", f"keys/{old['id']}/rotate")
+    assert (again.status_code, new["id"] in again.json()["error"]["message"]) == (409, True)
+
+
+def test_a_rotation_without_overlap_ends_the_old_key_at_once(gateway: RunningGateway) -> None:
+    old = make(gateway)
+    new = gateway.admin("POST", f"keys/{old['id']}/rotate", {"overlap_seconds": 0}).json()
+    reply = chat(gateway, old["key"])
+    assert (reply.status_code, reply.json()["error"]["code"]) == (401, "expired_api_key")
+    assert chat(gateway, new["key"]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"lifetime_seconds": 0}, {"requests_per_minute": 0}, {"tokens_per_minute": -1}, {"lifetime_seconds": 10**30}],
+)
+def test_limits_that_make_no_sense_are_refused(gateway: RunningGateway, body: dict[str, int]) -> None:
+    assert gateway.admin("POST", "keys", body).status_code == 400
+
+
+def test_the_command_line_makes_and_rotates_keys(gateway: RunningGateway) -> None:
+    made = gateway.cli(
+        "keys", "create", "--expires", "30d", "--rpm", "60", "--tpm", "10000", "--models", "base,support", "--json"
+    )
+    assert made["expires"] == made["created"] + 30 * 86_400
+    assert (made["requests_per_minute"], made["tokens_per_minute"]) == (60, 10_000)
+    assert made["models"] == ["base", "support"]
+    new = gateway.cli("keys", "rotate", made["id"], "--overlap", "2h", "--json")
+    listed = {each["id"]: each for each in gateway.cli("keys", "ls", "--json")}
+    assert listed[made["id"]]["expires"] <= time.time() + 7_200
+    assert listed[made["id"]]["replaced_by"] == new["id"]
+    assert "60 rpm" in gateway.cli("keys", "ls")
+
+
+def test_a_request_beyond_the_limit_is_refused_as_openai_does_and_its_client_understands(
+    gateway: RunningGateway,
+) -> None:
+    made = make(gateway, requests_per_minute=2)
+    client = openai.OpenAI(base_url=gateway.url + "/v1", api_key=made["key"], max_retries=0)
+    for left in (1, 0):
+        raw = client.chat.completions.with_raw_response.create(**BODY)
+        assert raw.headers["x-ratelimit-remaining-requests"] == str(left)
+    with pytest.raises(openai.RateLimitError) as caught:
+        client.chat.completions.create(**BODY)
+    error = caught.value
+    assert (error.code, error.type) == ("rate_limit_exceeded", "requests")
+    headers = error.response.headers
+    assert 1 <= int(headers["retry-after"]) <= 30
+    assert (headers["x-ratelimit-limit-requests"], headers["x-ratelimit-remaining-requests"]) == ("2", "0")
+    assert headers["x-ratelimit-reset-requests"].endswith("s")
+    client.close()
+    assert gateway.metrics()['loragate_rate_limited_total{alias="",reason="key_requests"}'] >= 1
+
+
+def test_tokens_are_taken_off_after_the_reply_streamed_or_not(gateway: RunningGateway) -> None:
+    made = make(gateway, tokens_per_minute=1)
+    assert chat(gateway, made["key"]).status_code == 200
+    refused = chat(gateway, made["key"])
+    assert (refused.status_code, refused.json()["error"]["type"]) == (429, "tokens")
+    assert int(refused.headers["retry-after"]) > 60, "more was used than a minute brings"
+    streamed = make(gateway, tokens_per_minute=1)
+    assert chat(gateway, streamed["key"], stream=True).status_code == 200
+    assert chat(gateway, streamed["key"]).status_code == 429
+
+
+def test_a_client_that_hangs_up_early_has_paid_for_what_it_got(gateway: RunningGateway) -> None:
+    made = make(gateway, tokens_per_minute=5)
+    headers = {"authorization": f"Bearer {made['key']}"}
+    slow = BODY | {"stream": True, "max_tokens": 500, "fake": {"events": 500, "cadence_ms": 2}}
+    with httpx.Client(base_url=gateway.url, headers=headers) as client:
+        with client.stream("POST", "/v1/chat/completions", json=slow) as stream:
+            lines = stream.iter_lines()
+            for _ in range(60):
+                next(lines)
+        deadline = time.monotonic() + 5
+        while client.post("/v1/chat/completions", json=BODY | {"max_tokens": 1}).status_code == 200:
+            assert time.monotonic() < deadline
+            break  # one may be let in before the worker has seen the other go
+        assert client.post("/v1/chat/completions", json=BODY).status_code == 429
+
+
+def test_two_workers_let_in_what_one_would_but_for_an_interval(engine: FakeEngine) -> None:
+    """Each of two workers gets 40 requests for a key with 30 a minute, one every 20 ms."""
+
+    async def run() -> tuple[Counter[int], float]:
+        record, key = keyed(requests_per_minute=30)
+        table = table_of([record], engines=[EngineView(url=engine.url)])
+        counts: Counter[int] = Counter()
+        headers = {"authorization": f"Bearer {key}", "connection": "close"}
+        async with running_pool(2, table) as (_, url), httpx.AsyncClient(base_url=url, headers=headers) as client:
+            began = time.monotonic()
+            for _ in range(80):  # the kernel gives each new connection to either worker
+                counts[(await client.post("/v1/chat/completions", json=BODY)).status_code] += 1
+                await asyncio.sleep(0.01)
+            return counts, time.monotonic() - began
+
+    counts, seconds = asyncio.run(run())
+    gained = 30 * seconds / 60
+    most_elsewhere = 80 / seconds * 0.5  # what the other worker can let in in half a second; told after 0.2
+    assert counts[200] <= 30 + gained + most_elsewhere
+    assert counts[200] >= 30
+    assert counts[429] == 80 - counts[200]
+
+
+def test_replicas_each_let_in_their_part(engine: FakeEngine) -> None:
+    async def run() -> Counter[int]:
+        record, key = keyed(requests_per_minute=9)
+        table = table_of([record], engines=[EngineView(url=engine.url)], replicas=3)
+        async with (
+            running_pool(1, table) as (_, url),
+            httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}) as client,
+        ):
+            return Counter([(await client.post("/v1/chat/completions", json=BODY)).status_code for _ in range(9)])
+
+    counts = asyncio.run(run())
+    assert counts[200] in (3, 4)  # one more if it took 20 s
+
+
+def test_an_alias_lets_in_so_many_at_once_and_workers_know_of_each_other(tmp_path: Path) -> None:
+    version = "support@111111111111"
+    slow = BODY | {"model": "support", "stream": True, "fake": {"events": 2_000, "cadence_ms": 5}}
+
+    async def run(engine: FakeEngine) -> list[int]:
+        record, key = keyed(Role.APP)
+        limits = RouteLimits(max_in_flight=2)
+        route = RouteRecord(alias="support", control=version, salt="s", limits=limits)
+        table = table_of([record], [route], engines=[EngineView(url=engine.url, versions=frozenset({version}))])
+        load_on(engine, version, write_adapter(tmp_path / "1", 1))
+        headers = {"authorization": f"Bearer {key}", "connection": "close"}
+        async with running_pool(2, table) as (_, url), httpx.AsyncClient(base_url=url, headers=headers) as client:
+            async with (
+                client.stream("POST", "/v1/chat/completions", json=slow) as one,
+                client.stream("POST", "/v1/chat/completions", json=slow) as two,
+            ):
+                await asyncio.sleep(0.6)  # three times what it takes until both workers know
+                refused = [await client.post("/v1/chat/completions", json=slow) for _ in range(8)]
+                statuses = [one.status_code, two.status_code, *(each.status_code for each in refused)]
+                assert {each.json()["error"]["code"] for each in refused} == {"overloaded"}
+            await asyncio.sleep(0.6)
+            async with client.stream("POST", "/v1/chat/completions", json=slow) as again:
+                return [*statuses, again.status_code]
+
+    with FakeEngine() as own:  # a gateway would take off the adapters that it does not know
+        assert asyncio.run(run(own)) == [200, 200, *[503] * 8, 200]

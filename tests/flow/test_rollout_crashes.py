@@ -1,0 +1,108 @@
+"""Kill the gateway at any moment of a ramp: journal, rollout and split always tell the same story."""
+
+import contextlib
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.control.rollouts.carrying_out import routed
+from gateway.control.rollouts.journey import decode
+from gateway.decide.replay import KIND, replay
+from gateway.store.sql import Store, open_store
+from tests.fakes.engine import FakeEngine
+from tests.flow.adapters import adapter_folder
+from tests.gateways import RunningGateway
+
+pytestmark = pytest.mark.simulation
+
+KILLS = 30
+# Without gates, so that each look of the leader goes one step further.
+STEP = {"min_time": 0, "min_samples": 0, "gates": []}
+PLAN = {"steps": [*({"weight": 1000 * step, **STEP} for step in range(1, 10)), {"weight": 10_000}]}
+COMMANDS = (
+    "rollouts/support/pause", "rollouts/support/resume", "rollouts/support/resume", "routes/support/rollback", "", "",
+)  # fmt: skip
+
+
+def in_background(gateway: RunningGateway, path: str, body: dict[str, Any]) -> threading.Thread:
+    def ask() -> None:
+        with contextlib.suppress(httpx.HTTPError):  # the gateway is killed meanwhile
+            gateway.admin("POST", path, body)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    return thread
+
+
+def check_story(store: Store) -> int:
+    """Check that records, rollouts and the split agree; returns the number of transitions."""
+    assert store.verify_journal() is None
+    desired = store.read()
+    entries = store.journal()
+    rollouts = store.rollouts()
+    for record in rollouts:
+        stored = decode(record.body).rollout
+        records = [each.record for each in entries if each.record.get("rollout") == record.id]
+        assert replay(each for each in records if each["kind"] == KIND) == stored
+        assert record.is_open is not stored.is_over
+    route = desired.route("support")
+    assert route is not None
+    if desired.rollouts:
+        assert routed(route, decode(desired.rollouts[0].body).rollout, 0) == route
+    else:
+        assert route.weight == 0
+    # What the last record of this alias says of the split is what there is.
+    last = next(each.record for each in reversed(entries) if each.record.get("kind") in (KIND, "rollback", "route"))
+    if last["kind"] == KIND:
+        assert (route.control, route.weight) == (last["after"]["home"], last["after"]["weight"])
+    else:
+        assert (route.control, route.weight) == (last["after"]["control"], last["after"]["weight"])
+    return len(entries)
+
+
+def test_a_gateway_that_is_killed_at_any_moment_of_a_ramp_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    state = tmp_path / "s"
+    state.mkdir()
+    moments = random.Random(11)
+    points: Counter[str] = Counter()
+    with FakeEngine() as engine, RunningGateway(engine.url, state=state) as gateway:
+        versions = []
+        for seed in (1, 2):
+            add = {"source": str(adapter_folder(tmp_path / str(seed), seed)), "name": "support", "activate": seed == 1}
+            versions.append(gateway.admin("POST", "adapters", add).json()["version"])
+        store = open_store(state, now=time.time)
+        with contextlib.closing(store):
+            entries = 0
+            for number in range(KILLS):
+                control = gateway.admin("GET", "routes/support").json()["control"]
+                candidate = versions[control == versions[0]]
+                start = {"candidate": candidate, "plan": PLAN, "reason": f"start {number}"}
+                answer = gateway.admin("POST", "routes/support/rollout", start)
+                assert answer.status_code in (201, 409), answer.text
+                # Half of the kills come just when a command is carried out, the others at any time of the ramp.
+                path = moments.choice(COMMANDS)
+                time.sleep(moments.uniform(0, 2.5))
+                thread = in_background(gateway, path or "keys", {"reason": f"kill {number}"} if path else {})
+                thread.join(moments.uniform(0, 0.03))
+                points["within a command" if thread.is_alive() else "between commands"] += 1
+                os.kill(gateway.process.pid, signal.SIGKILL)
+                gateway.process.wait()
+                thread.join()
+                grown = check_story(store)
+                assert grown >= entries, "nothing journalled is lost"
+                gateway.start()
+                entries = check_story(store)
+            serves = gateway.admin("GET", "routes/support").json()
+            body = {"model": "support", "prompt": "a", "max_tokens": 1}
+            reply = httpx.post(gateway.url + "/v1/completions", json=body, headers=gateway.headers, timeout=30)
+            assert reply.headers["x-loragate-version"] in (serves["control"], serves["candidate"])
+    print(f"\n{KILLS} kills: {dict(points)}, {entries} journal entries, none lost or doubled")
+    assert points["within a command"] >= KILLS // 4, "kills must hit commands under way"

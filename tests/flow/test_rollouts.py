@@ -1,0 +1,262 @@
+"""Rollouts on a real gateway: ramped and promoted, failed and taken back, contested, explained, and verified."""
+
+import contextlib
+import itertools
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.fakes.engine import FakeEngine
+from tests.flow.adapters import adapter_folder
+from tests.gateways import RunningGateway
+
+WAIT_SECONDS = 30.0
+# Short, and wide enough to be decided by some dozen requests.
+GATES = [{"error_rate": {"margin": "35%"}}, {"latency": {"margin": "60%"}}]
+STEP = {"min_time": "1s", "min_samples": 40, "gates": GATES}
+RAMP = {"steps": [{"weight": "30%", **STEP}, {"weight": "60%", **STEP, "min_time": "0s"}, {"weight": "100%"}]}
+BY_HAND = {"gates": ["manual"], "steps": [{"weight": "20%", "min_time": "0s", "min_samples": 0}]}
+
+
+class Support:
+    """An alias of its own with two versions, the first of them in service."""
+
+    def __init__(self, gateway: RunningGateway, engine: FakeEngine, alias: str, versions: list[str]) -> None:
+        self.gateway = gateway
+        self.engine = engine
+        self.alias = alias
+        self.first, self.second = versions
+        self._units = itertools.count()
+
+    def ask(self, client: httpx.Client) -> int:
+        body = {"model": self.alias, "prompt": "a", "max_tokens": 1, "user": f"unit-{next(self._units)}"}
+        return client.post("/v1/completions", json=body).status_code
+
+    @contextlib.contextmanager
+    def traffic(self) -> Iterator[list[int]]:
+        """Send requests of ever new units until the end; yields their statuses."""
+        statuses: list[int] = []
+        stopping = threading.Event()
+
+        def send() -> None:
+            with httpx.Client(base_url=self.gateway.url, headers=self.gateway.headers, timeout=30) as client:
+                while not stopping.is_set():
+                    statuses.append(self.ask(client))
+                    time.sleep(0.003)
+
+        threads = [threading.Thread(target=send) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield statuses
+        finally:
+            stopping.set()
+            for thread in threads:
+                thread.join()
+
+    def start(self, plan: Any, candidate: str | None = None, expect: int = 201) -> dict[str, Any]:
+        body = {"candidate": candidate or self.second, "plan": plan, "reason": "a better tone"}
+        return self.post(f"routes/{self.alias}/rollout", body, expect)
+
+    def post(self, path: str, body: dict[str, Any], expect: int = 200) -> dict[str, Any]:
+        reply = self.gateway.admin("POST", path, body)
+        assert reply.status_code == expect, reply.text
+        answer: dict[str, Any] = reply.json()
+        return answer
+
+    def get(self, path: str) -> dict[str, Any]:
+        reply = self.gateway.admin("GET", path)
+        assert reply.status_code == 200, reply.text
+        answer: dict[str, Any] = reply.json()
+        return answer
+
+    def wait_for(self, rollout: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while time.monotonic() < deadline:
+            found = self.get(f"rollouts/{rollout}")
+            if holds(found):
+                return found
+            time.sleep(0.05)
+        raise AssertionError(f"the rollout stands at {found}\n{self.gateway.log_path.read_text()}")
+
+    def route(self) -> tuple[str, str | None, int]:
+        route = self.get(f"routes/{self.alias}")
+        return route["control"], route["candidate"], route["weight"]
+
+    def last_entry(self) -> str:
+        return str(self.get("journal?newest=true&limit=1")["entries"][0]["number"])
+
+    def story(self, decision: str) -> str:
+        return str(self.gateway.cli("explain", decision))
+
+
+@pytest.fixture
+def support(gateway: RunningGateway, engine: FakeEngine, tmp_path: Path) -> Iterator[Support]:
+    alias = f"support-{len(gateway.admin('GET', 'routes').json()['routes'])}"
+    versions = []
+    for seed in (1, 2):
+        source = str(adapter_folder(tmp_path / str(seed), seed))
+        reply = gateway.admin("POST", "adapters", {"source": source, "name": alias, "activate": seed == 1})
+        versions.append(reply.json()["version"])
+    yield Support(gateway, engine, alias, versions)
+    engine.set(failing="")
+
+
+def test_a_good_candidate_is_promoted_by_plan_and_a_failing_one_taken_back_by_itself(support: Support) -> None:
+    gateway, alias, first, second = support.gateway, support.alias, support.first, support.second
+    with support.traffic() as statuses:
+        ramp = support.start(RAMP)["id"]
+        done = support.wait_for(ramp, lambda found: not found["is_open"])
+        assert (done["phase"], done["sequence"]) == ("live", 4)
+        assert support.route() == (second, None, 0)
+        assert set(statuses) == {200}
+
+        support.engine.set(failing=first)
+        bad = support.start(RAMP, candidate=first)["id"]
+        done = support.wait_for(bad, lambda found: not found["is_open"])
+        assert (done["phase"], done["last"]["event"], done["last"]["by"]) == ("rolled_back", "StepFailed", "automation")
+        assert support.route() == (second, None, 0)
+
+    metrics = gateway.metrics()
+    assert metrics[f'loragate_rollbacks_total{{alias="{alias}",reason="error_rate"}}'] == 1
+    assert metrics[f'loragate_rollout_pages_total{{alias="{alias}",reason="error_rate"}}'] == 1
+    assert metrics[f'loragate_traffic_share{{alias="{alias}",arm="control",version="{second}"}}'] == 1
+    assert metrics["loragate_leader"] == 1
+
+    story = support.story(ramp)
+    for part in ("drafted the rollout", "a better tone", "stage 1 passes", "gets 60 %", f"the control is `{second}`"):
+        assert part in story
+    assert "The journal, replayed, leads to the state as stored." in story
+    story = support.story(bad)
+    for part in ("stage 1 fails", "gate `error_rate`: fail: error rate 100.00% > control 0.00% + margin 35.00%"):
+        assert part in story
+    assert "leads to the state as stored" in story
+    failed = support.get(f"decisions/{bad}")["entries"][-1]["record"]
+    assert failed["digests"].keys() == {first, second}
+    assert {"who", "why", "n", "before", "after", "config_hash"} <= failed.keys()
+    assert "whole" in gateway.cli("journal", "verify")
+
+
+def test_commands_by_hand_approve_pause_resume_promote_and_roll_back(support: Support) -> None:
+    gateway, alias, first, second = support.gateway, support.alias, support.first, support.second
+    shadow = support.start("shadow 10 pairs → 5 % → 100 %", expect=422)
+    assert "leave `shadow` out" in shadow["error"]["message"]
+    started = gateway.cli("rollout", "start", alias, second, "--plan", "5% -> 100%", "--reason", "x", "--json")
+    assert (started["phase"], started["weight"]) == ("canary", 500)
+    assert [gate["verdict"] for gate in started["gates"]] == ["inconclusive", "inconclusive"]
+    assert "stands still" not in gateway.log_path.read_text()
+    again = support.start("5 %", expect=409)
+    assert f"is in rollout `{started['id']}`" in again["error"]["message"]
+    assert "by `local`" in again["error"]["message"]
+
+    for path, body in (
+        (f"PUT routes/{alias}/split", {"weight": 0}),
+        ("POST adapters", {"source": "/nowhere", "name": alias}),
+        (f"DELETE adapters/{second}", None),
+        (f"DELETE adapters/{alias}", None),
+    ):
+        method, _, where = path.partition(" ")
+        reply = gateway.admin(method, where, body)
+        assert (reply.status_code, "rollout" in reply.text) == (409, True), reply.text
+    aborted = gateway.cli("rollout", "abort", alias, "--reason", "wrong plan", "--json")
+    assert (aborted["phase"], support.route()) == ("aborted", (first, None, 0))
+
+    rollout = support.start(BY_HAND)["id"]
+    assert support.post(f"rollouts/{rollout}/pause", {"reason": "lunch"})["phase"] == "paused"
+    status = gateway.cli("rollout", "status", alias)
+    assert "waits for  a person: resume, promote, abort or roll back" in status
+    assert support.post(f"rollouts/{rollout}/resume", {"reason": "back"})["stage"] == 2
+    early = support.post(f"rollouts/{rollout}/promote", {"reason": "now"}, expect=409)
+    assert "not complete" in early["error"]["message"]
+    support.post(f"rollouts/{rollout}/approve", {"reason": "looks good"})
+    support.wait_for(rollout, lambda found: bool(found["is_complete"]))
+    assert support.route() == (first, second, 2000)
+    assert support.post(f"rollouts/{rollout}/promote", {"reason": "looks good"})["phase"] == "live"
+    over = support.post(f"rollouts/{rollout}/pause", {"reason": "late"}, expect=409)
+    assert "is over (`live`)" in over["error"]["message"]
+
+    text = gateway.cli("rollback", alias, "--reason", "tone is off")
+    assert f"all to {first} (before: {second})" in text
+    assert f"takes back rollout {rollout}" in text
+    assert support.route() == (first, None, 0)
+    assert "tone is off" in support.story(rollout)
+    assert f"`local` rolled back `{alias}`: tone is off." in support.story(support.last_entry())
+    there = gateway.cli("rollback", alias, "--to", first, "--reason", "again", expect=2)
+    assert f"serves `{first}` alone already" in there
+    assert support.route() == (first, None, 0)
+
+
+def test_of_commands_at_once_one_wins_and_the_others_are_told_who_did_what(support: Support) -> None:
+    alias = support.alias
+    with ThreadPoolExecutor(6) as threads:
+        body = {"candidate": support.second, "plan": BY_HAND, "reason": "mine"}
+        replies = list(threads.map(lambda _: support.gateway.admin("POST", f"routes/{alias}/rollout", body), range(6)))
+        assert sorted(reply.status_code for reply in replies) == [201, 409, 409, 409, 409, 409]
+        rollout = next(reply.json() for reply in replies if reply.status_code == 201)
+        words = {"reason": "mine", "sequence": rollout["sequence"]}
+        commands = ("pause", "abort", "approve", "pause", "abort", "approve")
+        replies = list(
+            threads.map(lambda name: support.gateway.admin("POST", f"rollouts/{alias}/{name}", words), commands)
+        )
+    assert sorted(reply.status_code for reply in replies) in ([200, 409, 409, 409, 409, 409], [200, 404, *[409] * 4])
+    refused = [reply.json()["error"]["message"] for reply in replies if reply.status_code != 200]
+    assert all("number 3, by `local`: mine" in message for message in refused), refused
+    story = support.get(f"decisions/{rollout['id']}")
+    assert (story["replay"], len(story["entries"])) == ("as stored", 3)
+
+
+def test_verify_finds_every_way_to_tamper_with_the_journal(support: Support, tmp_path: Path) -> None:
+    gateway = support.gateway
+    rollout = support.start(BY_HAND)["id"]
+    support.post(f"routes/{support.alias}/rollback", {"reason": "no"})
+    export = tmp_path / "journal.jsonl"
+    head = gateway.cli("journal", "export", "--output", str(export)).split()[1]
+    assert gateway.cli("journal", "verify", "--head", head).startswith("whole")
+    last = int(head.partition(":")[0])
+    numbers = [each["number"] for each in support.get(f"decisions/{rollout}")["entries"]]
+    assert numbers == [last - 2, last - 1, last]
+    away = f"UPDATE journal SET number = CASE number WHEN {last} THEN {last - 1} ELSE {last} END + 1000"
+    for statements, where in (
+        (
+            ["UPDATE journal SET record = replace(record, 'a better tone', 'no reason') WHERE number = {last} - 2"],
+            last - 2,
+        ),
+        (["DELETE FROM journal WHERE number = {last} - 1"], last - 1),
+        (["DELETE FROM journal WHERE number = {last}"], last),
+        (
+            [away + " WHERE number >= {last} - 1", "UPDATE journal SET number = number - 1000 WHERE number > 1000"],
+            last - 1,
+        ),
+    ):
+        with tampered(gateway.state / "state.db", [each.format(last=last) for each in statements]):
+            broken = support.get("journal/verify")
+            assert (broken["status"], broken["number"]) == ("broken", where)
+    assert support.get("journal/verify")["status"] == "whole"
+    lines = export.read_text().splitlines()
+    export.write_text("\n".join([*lines[:-1], lines[-1].replace('"no"', '"yes"')]))
+    assert f"BROKEN at entry {last}" in gateway.cli("journal", "verify", str(export), expect=1)
+    export.write_text("\n".join(lines[:-1]))
+    assert f"entry {last} is missing" in gateway.cli("journal", "verify", str(export), "--head", head, expect=1)
+
+
+@contextlib.contextmanager
+def tampered(database: Path, statements: list[str]) -> Iterator[None]:
+    """Change the journal behind the gateway's back, and put it as it was in the end."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        kept = connection.execute("SELECT * FROM journal").fetchall()
+        with connection:
+            for statement in statements:
+                assert connection.execute(statement).rowcount >= 1
+        try:
+            yield
+        finally:
+            with connection:
+                connection.execute("DELETE FROM journal")
+                connection.executemany("INSERT INTO journal VALUES (?, ?, ?, ?)", kept)

@@ -1,0 +1,141 @@
+"""Changes of routes that meet another gateway's, or a rollout's, on a real SQLite store."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import pytest
+
+from adapters.catalog import Entry
+from gateway.control.routes.files import Declaration, DeclaredRoute
+from gateway.control.routes.operations import Order, RouteOperations, StateMoved, UnknownRoute
+from gateway.control.state import Conflict, LiveState
+from gateway.decide.route import Base, EngineView
+from gateway.observe.ledger import Cell
+from gateway.store.desired import Desired, RolloutRecord
+from gateway.store.sql import Store, open_store
+from tests.unit.test_route_plan import ENTRIES, SUPPORT, A, B, C
+
+T = TypeVar("T")
+ORDER = Order(by="key-1", reason="because")
+
+
+class Workers:
+    """Two that follow at once."""
+
+    async def publish(self, table: bytes) -> bool:
+        return True
+
+    def publish_engines(self, engines: tuple[EngineView, ...]) -> None: ...
+
+    async def collect(self) -> list[Cell]:
+        return []
+
+
+class Engines:
+    """None."""
+
+    def views(self) -> tuple[EngineView, ...]:
+        return ()
+
+    def base(self) -> Base | None:
+        return Base(name="base")
+
+    async def bring(self, entry: Entry) -> None: ...
+
+    async def remove(self, version: str) -> None: ...
+
+    def standing(self, version: str) -> list[dict[str, Any]]:
+        return []
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = open_store(tmp_path, now=lambda: 1e9)
+    store.write(Desired(adapters=ENTRIES, routes=(SUPPORT,)), expected=0)
+    yield store
+    store.close()
+
+
+def run(store: Store, folder: Path, work: Callable[[RouteOperations, LiveState], Awaitable[T]]) -> T:
+    """Do `work` on a gateway that has just read the store."""
+
+    async def live() -> T:
+        state = LiveState(
+            folder, store, store.read(), Workers(), Engines(), with_keys=True, now=lambda: 1e9, rollback_seconds=1
+        )  # fmt: skip
+        return await work(RouteOperations(state), state)
+
+    return asyncio.run(live())
+
+
+def declare(**fields: Any) -> Declaration:
+    return Declaration(routes=(DeclaredRoute(**{"alias": "support", "control": A, **fields}),))
+
+
+def elsewhere(store: Store, **fields: Any) -> None:
+    """Change the route by another gateway."""
+    desired = store.read()
+    (route,) = desired.routes
+    store.write(desired.with_route(msgspec.structs.replace(route, **fields)), expected=desired.version, by="other")
+
+
+def test_without_a_version_a_change_is_made_to_what_another_gateway_left(store: Store, tmp_path: Path) -> None:
+    async def work(routes: RouteOperations, state: LiveState) -> None:
+        elsewhere(store, notes="theirs")
+        plan = await routes.apply(declare(control=B), ORDER)
+        assert [change.field for change in plan.changes[0].fields] == ["control", "notes"]
+        assert (plan.version, state.desired.version) == (2, 3)
+
+    run(store, tmp_path, work)
+    assert [each.by for each in store.history("support")] == ["key-1", "other", ""]
+    assert [entry.record["why"] for entry in store.journal()] == ["because"]
+
+
+def test_with_a_version_it_is_refused_and_the_gateway_serves_what_the_other_left(store: Store, tmp_path: Path) -> None:
+    async def work(routes: RouteOperations, state: LiveState) -> None:
+        elsewhere(store, notes="theirs")
+        with pytest.raises(StateMoved, match="the state is at version 2, and the change was made for version 1"):
+            await routes.apply(declare(control=B), Order(by="key-1", if_version=1))
+        assert state.desired.routes[0].notes == "theirs"
+
+    run(store, tmp_path, work)
+    assert store.version() == 2
+    assert store.journal() == ()
+
+
+def test_what_a_rollout_decides_is_left_to_it_by_every_way(store: Store, tmp_path: Path) -> None:
+    elsewhere(store, candidate=B, weight=500)
+    desired = store.read()
+    rollout = RolloutRecord(id="r-1", alias="support", is_open=True, body={})
+    store.write(desired.with_rollout(rollout), expected=desired.version)
+
+    async def work(routes: RouteOperations, state: LiveState) -> None:
+        for attempt in (
+            lambda: routes.apply(declare(candidate=C, weight=500), ORDER),
+            lambda: routes.apply(Declaration(routes=(), prune=True), ORDER),
+            lambda: routes.revert("support", 1, ORDER),
+            lambda: routes.split("support", None, 0, ORDER),
+        ):
+            with pytest.raises(Conflict, match="rollout `r-1`"):
+                await attempt()
+        assert state.desired.version == 3
+        await routes.apply(declare(notes="may change"), ORDER)
+        assert (state.desired.routes[0].candidate, state.desired.routes[0].weight) == (B, 500)
+
+    run(store, tmp_path, work)
+
+
+def test_a_version_of_a_route_that_is_not_there_is_told(store: Store, tmp_path: Path) -> None:
+    async def work(routes: RouteOperations, _: LiveState) -> None:
+        for attempt in (
+            lambda: routes.version("support", 2),
+            lambda: routes.difference("support", 7, None),
+            lambda: routes.difference("nobody", None, None),
+        ):
+            with pytest.raises(UnknownRoute):
+                await attempt()
+
+    run(store, tmp_path, work)

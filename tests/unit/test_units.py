@@ -1,0 +1,168 @@
+"""From where a request's unit comes, and how a conversation's beginning is told."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.decide.assign import DEFAULT_SOURCES, Split
+from gateway.decide.authenticate import Principal, Role
+from gateway.decide.limit import Rates
+from gateway.decide.route import RolloutTag
+from gateway.receive.conversation import beginning_of
+from gateway.receive.endpoints import ENDPOINTS, Dialect
+from gateway.receive.request import Request
+from gateway.receive.wire import read
+from gateway.store.desired import Desired, MirrorPolicy, RolloutRecord, RouteLimits, RouteRecord
+from gateway.store.snapshot import encode, of_state, to_table
+
+CALLER = Principal(id="key-2", role=Role.APP, account="key-1")
+HI = {"role": "user", "content": "hi"}
+
+
+def request(body: dict[str, Any], header: bytes | None = None) -> Request:
+    data = msgspec.json.encode(body)
+    return Request(
+        b"id", ENDPOINTS[b"/v1/chat/completions"], data, read(data), CALLER, "support",
+        unit=header, arm=None, keep_alive=True, is_http10=False, extra_headers=b"", received_at=0.0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("body", "header", "unit"),
+    [
+        ({}, None, "key-1"),
+        ({"user": "u"}, None, "u"),
+        ({"safety_identifier": "s", "user": "u", "prompt_cache_key": "p"}, None, "s"),
+        ({"safety_identifier": 5, "user": "", "prompt_cache_key": "p"}, None, "p"),
+        ({"user": ["u"]}, None, "key-1"),
+        ({"user": "u"}, b"h", "h"),
+        ({"user": "u"}, b"", "u"),
+        ({}, b"\xe9", "é"),
+    ],
+)
+def test_the_unit_is_the_most_specific_name_and_else_the_key_through_its_rotations(
+    body: dict[str, Any], header: bytes | None, unit: str
+) -> None:
+    assert request(body, header).unit(DEFAULT_SOURCES) == unit
+
+
+def test_a_route_chooses_its_sources_and_their_order() -> None:
+    asked = request({"user": "u", "prompt_cache_key": "p", "messages": [HI]}, b"h")
+    assert asked.unit(("prompt_cache_key", "header")) == "p"
+    assert asked.unit(("safety_identifier", "key", "user")) == "key-1"
+    assert asked.unit(("safety_identifier",)) == "key-1"
+    conversation = asked.unit(("conversation",))
+    assert conversation == beginning_of(asked.body, Dialect.COMPLETIONS, "key-1") != "key-1"
+
+
+TEXT = st.text(max_size=20)
+TURNS = st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": TEXT}), max_size=4)
+
+
+def chat(turns: list[dict[str, Any]], **more: Any) -> str | None:
+    return beginning_of(msgspec.json.encode({"messages": turns, **more}), Dialect.COMPLETIONS, "k")
+
+
+@given(st.lists(TEXT, max_size=2), TEXT, TURNS)
+def test_what_follows_does_not_change_how_a_conversation_begins(
+    systems: list[str], first: str, more: list[dict[str, Any]]
+) -> None:
+    begin = [*({"role": "system", "content": each} for each in systems), {"role": "user", "content": first}]
+    assert chat(begin) == chat(begin + more) is not None
+    assert chat(begin + more, temperature=1) == chat(begin)
+    assert chat([*begin[:-1], {"role": "user", "content": first + "!"}]) != chat(begin)
+
+
+def test_a_turn_is_the_same_however_it_is_written() -> None:
+    parts = [{"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}]
+    assert chat([HI]) == chat([{"role": "user", "content": parts}]) == chat([{**HI, "name": "x"}])
+    image = {"type": "image_url", "image_url": {"url": "data:1"}}
+    other = {"type": "image_url", "image_url": {"url": "data:2"}}
+    assert chat([{"role": "user", "content": [image]}]) != chat([{"role": "user", "content": [other]}])
+    assert chat([{"role": "system", "content": "hi"}, HI]) != chat([HI])
+    assert chat([{"role": "assistant", "content": "Hello!"}, HI]) == chat([HI])
+
+
+def test_the_same_words_of_two_callers_are_two_conversations() -> None:
+    body = msgspec.json.encode({"messages": [HI]})
+    assert beginning_of(body, Dialect.COMPLETIONS, "a") != beginning_of(body, Dialect.COMPLETIONS, "b")
+
+
+@pytest.mark.parametrize(
+    ("body", "dialect"),
+    [
+        ({"system": "s", "messages": [HI]}, Dialect.MESSAGES),
+        ({"instructions": "s", "input": "hi"}, Dialect.RESPONSES),
+        ({"instructions": "s", "input": [{**HI, "type": "message"}]}, Dialect.RESPONSES),
+    ],
+)
+def test_every_dialect_has_a_beginning_and_its_system_prompt_is_part_of_it(
+    body: dict[str, Any], dialect: Dialect
+) -> None:
+    told = beginning_of(msgspec.json.encode(body), dialect, "k")
+    assert told == beginning_of(msgspec.json.encode({**body, "stream": True}), dialect, "k") is not None
+    without = {name: value for name, value in body.items() if name not in ("system", "instructions")}
+    assert told != beginning_of(msgspec.json.encode(without), dialect, "k")
+
+
+@pytest.mark.parametrize(
+    ("body", "dialect"),
+    [
+        (b'{"prompt": "hi"}', Dialect.COMPLETIONS),
+        (b'{"messages": []}', Dialect.COMPLETIONS),
+        (b'{"messages": "hi"}', Dialect.MESSAGES),
+        (b'{"messages": [5, {"role": "assistant"}]}', Dialect.COMPLETIONS),
+        (b'{"input": "hi", "previous_response_id": "r"}', Dialect.RESPONSES),
+        (b'{"input": ["hi"]}', Dialect.PLAIN),
+        (b"", Dialect.COMPLETIONS),
+    ],
+)
+def test_what_has_no_beginning_is_not_guessed(body: bytes, dialect: Dialect) -> None:
+    assert beginning_of(body, dialect, "k") is None
+
+
+# What is declared of a route reaches the workers
+
+
+def test_a_routes_declaration_reaches_the_table() -> None:
+    record = RouteRecord(
+        alias="a", control="a@1", salt="s", unit=("conversation", "key"), limits=RouteLimits(max_in_flight=3),
+        mirror=MirrorPolicy(share=100),
+    )  # fmt: skip
+    rollout = RolloutRecord(id="r", alias="a", is_open=True, body={"state": {"stage": 4}})
+    desired = Desired(routes=(record,), rollouts=(rollout,))
+    made = to_table(encode(of_state(desired, version=1, base=None, engines=(), with_keys=False, replicas=3)))
+    route = made.routes["a"]
+    assert (route.unit, route.rates) == (("conversation", "key"), Rates(max_in_flight=3))
+    assert (route.rollout, route.split) == (RolloutTag(id="r", stage=4), Split("a@1"))
+    assert (made.replicas, made.has_rates) == (3, True)
+
+
+@pytest.mark.parametrize("body", [{}, {"state": None}, {"state": {}}, {"state": {"stage": "4"}}])
+def test_a_rollout_that_tells_no_stage_counts_nothing(body: dict[str, Any]) -> None:
+    record = RouteRecord(alias="a", control="a@1", salt="s")
+    desired = Desired(routes=(record,), rollouts=(RolloutRecord(id="r", alias="a", is_open=True, body=body),))
+    made = to_table(encode(of_state(desired, version=1, base=None, engines=(), with_keys=False)))
+    assert (made.routes["a"].rollout, made.has_rates) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("unit", (), "no source"),
+        ("unit", ("header", "ip"), "`ip` is unknown"),
+        ("unit", ("key", "key"), "twice"),
+        ("mirror", {"share": 10_001}, "`10001`"),
+        ("mirror", {"capture": "some"}, "some"),
+        ("limits", {"max_in_flight": 0}, "`0`"),
+        ("limits", {"tokens_per_minute": -5}, "`-5`"),
+        ("limits", {"per_day": 5}, "per_day"),
+    ],
+)
+def test_a_route_that_cannot_be_served_is_refused_with_the_reason(field: str, value: Any, told: str) -> None:
+    data = msgspec.json.encode({"alias": "a", "control": "a@1", "salt": "s", field: value})
+    with pytest.raises(msgspec.ValidationError, match=told):
+        msgspec.json.decode(data, type=RouteRecord)
