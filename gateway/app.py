@@ -55,7 +55,7 @@ class Worker:
         self.rates.adapt(self._table, monotonic())
         self.placing = Placing(configure.limits)
         self.placing.on_table(self._table)
-        on_ended = self.placing.queue.stir if configure.limits.engine_concurrency else None
+        on_ended = self.placing.queue.freed if configure.limits.engine_concurrency else None
         self.engines = EnginePools(configure.connect_seconds, monotonic, on_ended)
         self.supply = WorkerSupply(lambda message: channel.write(writer, message))
         self.deps = Deps(

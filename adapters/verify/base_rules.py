@@ -47,7 +47,8 @@ def base_problems(config: Mapping[str, object], parts: Parts, base: BaseModel | 
 
 
 def _not_checked(base: BaseModel | None) -> Problem:
-    remedy = "give its folder: --base MODEL_FOLDER" if base is None else "save the base as safetensors"
+    unknown = "give its folder: engine.base in the settings, --base for `adapters verify`"
+    remedy = unknown if base is None else "save the base as safetensors"
     return _warning(
         "base_not_checked",
         "names, shapes, tokenizer and chat template were not compared with the base's"

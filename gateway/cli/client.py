@@ -30,7 +30,7 @@ class Control:
 
     Args:
         state: State folder of a gateway on this machine, if given.
-        url, key: Control port of one elsewhere, and an operator key for it.
+        url, key: Control port of one elsewhere, and a key for it.
     """
 
     def __init__(self, state: Path | None, url: str | None, key: str | None) -> None:
@@ -38,8 +38,11 @@ class Control:
 
         self.state = load_settings(None, {"state": state}).state_folder()
         headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._has_key = bool(key)
         if url is not None:
             self.where = url
+            if not url.startswith(("http://", "https://")):
+                raise fail(f"`{url}` is no URL; write http://HOST:PORT")
             try:
                 self._client = httpx.Client(base_url=url, headers=headers, timeout=ANSWER_SECONDS, trust_env=False)
             except httpx.InvalidURL as error:
@@ -67,7 +70,7 @@ class Control:
 
         try:
             reply = self._client.request(method, path, content=_packed(body), headers={**_JSON, **headers})
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise NotRunning(f"no gateway answers at {self.where} ({type(error).__name__})") from None
         except httpx.HTTPError as error:  # it runs, so nothing may be written behind its back
             raise fail(f"the gateway at {self.where} broke off ({type(error).__name__}); try again") from None
@@ -75,6 +78,8 @@ class Control:
             answer = reply.json()
         except ValueError:
             raise fail(f"{self.where} answered {reply.status_code}, not as Loragate's control plane would") from None
+        if reply.status_code == 401 and not self._has_key:
+            raise fail(f"{self.where} asks for a key: give one of role viewer, operator or admin with --key")
         if reply.status_code >= 400:
             raise fail(answer.get("error", {}).get("message", f"the gateway answered {reply.status_code}"))
         return answer
@@ -95,7 +100,7 @@ class Control:
                     answer = msgspec.json.decode(line, type=dict[str, Any])
                     if on_progress is not None and "progress" in answer:
                         on_progress(answer["progress"])
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as error:
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise fail(
                 f"no gateway answers at {self.where} ({type(error).__name__}); "
                 "start one with `loragate up`, or name it with --state or --control"

@@ -26,7 +26,7 @@ def journal() -> None:
 
 @journal.command("ls")
 @click.option("--alias", help="Only what changed this alias.")
-@click.option("--after", type=click.IntRange(0), metavar="N", help="From entry N on.  [default: the newest]")
+@click.option("--after", type=click.IntRange(0), metavar="N", help="Only entries after entry N.  [default: the newest]")
 @click.option("--limit", type=click.IntRange(1, _PAGE), default=20, show_default=True, help="At most so many.")
 @json_option
 @control_options
@@ -38,7 +38,13 @@ def list_entries(alias: str | None, after: int | None, limit: int, as_json: bool
     if as_json:
         echo_json(entries)
         return
-    show_table(("N", "WHEN", "WHO", "WHAT", "ALIAS", "WHY"), [_row(each) for each in entries], "The journal is empty.")
+    show_table(("N", "WHEN", "WHO", "WHAT", "ALIAS", "WHY"), [_row(each) for each in entries], _none(alias, after))
+
+
+def _none(alias: str | None, after: int | None) -> str:
+    if alias is None and not after:
+        return "The journal is empty."
+    return "No entries" + (f" of `{alias}`" if alias is not None else "") + (f" after {after}" if after else "") + "."
 
 
 def _row(entry: dict[str, Any]) -> tuple[str, ...]:
@@ -111,15 +117,23 @@ def _verified(file: Path, noted: Head | None) -> dict[str, Any]:
 def _entries(lines: IO[str], file: Path) -> Iterator[Entry]:
     for at, line in enumerate(lines, 1):
         try:
-            values = json.loads(line)
-            yield Entry(
-                number=int(values["number"]), previous=str(values["previous"]), hash=str(values["hash"]),
-                record=dict(values["record"]),
-            )  # fmt: skip
-        except (ValueError, KeyError, TypeError):
+            values = json.loads(line, object_pairs_hook=_once)
+            number, previous, digest, record = (values[name] for name in ("number", "previous", "hash", "record"))
+            if not (type(number) is int and isinstance(previous, str) and isinstance(digest, str)):
+                raise ValueError("other kinds of values")
+            yield Entry(number=number, previous=previous, hash=digest, record=dict(record))
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise fail(
                 f"`{file}` line {at} is no journal entry; expected a file of `loragate journal export`"
             ) from None
+
+
+def _once(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; of a member that is there twice one reader takes the first, another the last."""
+    values = dict(members)
+    if len(values) < len(members):
+        raise ValueError("a member is there twice")
+    return values
 
 
 @journal.command("export")

@@ -20,14 +20,14 @@ from gateway.store.sql import Store, open_store
 
 
 class Duration(click.ParamType[int]):
-    """A time such as `30d`, as whole seconds."""
+    """A time such as `30d`, as whole seconds; a number without a unit is refused: most mean days, nobody seconds."""
 
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> int:
         """Return the seconds, or end the command with what is wrong."""
         try:
-            return seconds_of(int(value) if str(value).isdecimal() else value)
+            return 0 if str(value) == "0" else seconds_of(value)
         except NotReadable as error:
             self.fail(f"`{value}` is not {error}", param, context)
 
@@ -197,15 +197,17 @@ def _revoke_in_store(folder: Path, key_id: str) -> None:
 
 
 def _change(folder: Path, change: Callable[[Any], Any]) -> None:
-    """Change the store; a gateway that has just started sees it by its feed."""
+    """Change the store, and say which; a gateway that has just started sees it by its feed."""
     while True:
         desired = _read(folder)
+        store = _open(folder)
         try:
-            _open(folder).write(change(desired), expected=desired.version)
+            store.write(change(desired), expected=desired.version)
         except StaleWrite:
             continue
         except StoreError as error:
             raise fail(str(error)) from None
+        click.echo(f"No gateway runs on `{folder}`: written to the store `{store.database.label}`.", err=True)
         return
 
 

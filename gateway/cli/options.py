@@ -30,7 +30,8 @@ def control_options(command: _C) -> _C:
         click.option("--control", envvar="LORAGATE_CONTROL", metavar="URL",
                      help="Control port of a gateway elsewhere, http://HOST:PORT; needs --key.  "
                           "[default: the state folder's socket]"),
-        click.option("--key", envvar="LORAGATE_KEY", metavar="KEY", help="Operator key, with --control."),
+        click.option("--key", envvar="LORAGATE_KEY", metavar="KEY",
+                     help="Key of role viewer, operator or admin, with --control."),
     )  # fmt: skip
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 

@@ -84,7 +84,8 @@ def list_rollouts(alias: str | None, open_only: bool, limit: int, as_json: bool,
     ]  # fmt: skip
     show_table(
         ("ROLLOUT", "ALIAS", "CANDIDATE", "PHASE", "SHARE", "STARTED"), rows,
-        "No rollouts: loragate rollout start begins one.",
+        f"No rollouts{' that are open' if open_only else ''}{f' of `{alias}`' if alias is not None else ''}: "
+        "loragate rollout start begins one.",
     )  # fmt: skip
 
 
@@ -138,7 +139,7 @@ _command("abort", "End a rollout without a verdict; all traffic is the control's
 @rollout.command("promote")
 @click.argument("which", metavar="ROLLOUT")
 @click.option("--reason", required=True, help="Why, for the journal.")
-@click.option("--early", is_flag=True, help="Before the plan is complete, too.")
+@click.option("--early", is_flag=True, help="Even if the plan is not complete.")
 @click.option(
     "--sequence", type=click.IntRange(1), metavar="N", help="Only if it is still at this number of its status."
 )

@@ -10,10 +10,28 @@ from gateway.cli.options import control_options, json_option
 from gateway.cli.routes_file import as_yaml
 from gateway.cli.tables import share, show_table, when
 from gateway.control.routes.text import field_lines, shown, written
+from gateway.decide.plan_text import NotReadable, weight_of
 
 _PATH = "/admin/v1/routes"
+_ALL = 10_000
 # Fields in the order in which a route is shown.
 _FIELDS = ("control", "candidate", "weight", "unit", "mirror", "plan", "limits", "notes")
+
+
+class Weight(click.ParamType[int]):
+    """A share such as `5%`, or whole basis points, as basis points."""
+
+    name = "weight"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> int:
+        """Return the basis points, or end the command with what is wrong."""
+        try:
+            points = weight_of(int(value) if str(value).isdecimal() else value)
+        except NotReadable:
+            points = -1
+        if not 0 <= points <= _ALL:
+            self.fail(f"`{value}` is not 0 to 100 %, such as 5%, or whole basis points in 0..{_ALL}", param, context)
+        return points
 
 
 @click.group()
@@ -149,8 +167,9 @@ def export(aliases: tuple[str, ...], as_json: bool, **given: Any) -> None:
 @click.argument("alias")
 @click.option("--candidate", metavar="VERSION", help="Version to send a share to; without one the split ends.")
 @click.option(
-    "--weight", type=click.IntRange(0, 10_000), default=0, show_default=True, help="Its share, in basis points."
-)
+    "--weight", type=Weight(), default="0%", show_default=True,
+    help="Its share, such as 5%; a number alone is basis points.",
+)  # fmt: skip
 @json_option
 @control_options
 def split(alias: str, candidate: str | None, weight: int, as_json: bool, **given: Any) -> None:

@@ -49,9 +49,13 @@ def yaml_values(content: bytes, name: str) -> Any:
     try:
         return yaml.load(content, Loader=Loader)  # noqa: S506 (it is a SafeLoader)
     except yaml.YAMLError as error:
-        raise fail(f"{name}: is not valid YAML ({' '.join(str(error).split())})") from None
+        raise fail(f"{name}: is not valid YAML ({_said(error)})") from None
     except (ValueError, RecursionError) as error:  # a date that is none, a hundred brackets in each other
         raise fail(f"{name}: is not valid YAML ({type(error).__name__}: {str(error)[:200]})") from None
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split()).replace(' in "<byte string>",', " in")
 
 
 def as_yaml(values: dict[str, Any]) -> str:

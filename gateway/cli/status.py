@@ -42,9 +42,10 @@ def _show(answer: dict[str, Any]) -> None:
 def _show_store(store: dict[str, Any], replicas: list[dict[str, Any]]) -> None:
     standing = f"version {store['state_version']}, confirmed {store['silent_seconds']:.1f} s ago"
     if store["is_away"]:
-        standing = f"AWAY for {store['silent_seconds']:.0f} s; version {store['state_version']} is served, changes wait"
+        away = f"AWAY for {store['silent_seconds']:.0f} s" if store["silent_seconds"] >= 2 else "TAKES NO CHANGES"
+        standing = f"{away}; version {store['state_version']} is served, changes wait"
     click.echo(f"store    {store['address']}  {standing}")
     if len(replicas) > 1:
         for each in replicas:
-            workers = f"{each['workers']} workers"
+            workers = f"{each['workers']} worker{'s' if each['workers'] != 1 else ''}"
             click.echo(f"gateway  {each['name']}  {each['url']}  {workers}, version {each['state_version']}")

@@ -6,11 +6,18 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
+# A file or a pipe has no width: each row is one line there.
+_WIDEST = 10_000
+
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]], empty: str) -> None:
     """Print rows under their columns, or `empty` if there are none."""
-    console = Console(soft_wrap=True)
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    console = Console()
+    if not console.is_terminal:
+        console.width = _WIDEST
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for place, name in enumerate(columns):  # the first is what other commands take: it stays whole
+        table.add_column(name, no_wrap=place == 0, overflow="fold")
     count = 0
     for row in rows:
         table.add_row(*row)

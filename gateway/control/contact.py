@@ -53,6 +53,7 @@ class StoreContact:
         self._versions: asyncio.Queue[int] = asyncio.Queue()
         self._feed = Feed(state.store, self._on_version)
         self._loop: asyncio.AbstractEventLoop
+        self._unheard = ""
         self.heard = Heard(alive=(), tallies=())
 
     @property
@@ -62,15 +63,16 @@ class StoreContact:
 
     @property
     def is_away(self) -> bool:
-        """Whether the store has been silent for longer than it is when all is well."""
-        return bool(self._feed.trouble) or self.silent_seconds > AWAY_SECONDS
+        """Whether the store has been silent for longer than it is when all is well, or takes no writes."""
+        return bool(self._feed.trouble or self._unheard) or self.silent_seconds > AWAY_SECONDS
 
     def standing(self) -> str:
         """Return the contact in a few words, for people."""
         label = self._state.store.database.label
         if not self.is_away:
             return f"in contact with {label}"
-        why = f" ({self._feed.trouble})" if self._feed.trouble else ""
+        trouble = self._feed.trouble or self._unheard
+        why = f" ({trouble})" if trouble else ""
         return f"away for {self.silent_seconds:.0f} s, serving the last state: {label}{why}"
 
     async def run(self) -> None:
@@ -105,8 +107,11 @@ class StoreContact:
             self._state.has_served.clear()
             try:
                 await self._beat()
+                self._unheard = ""
             except StoreError as error:
-                log.debug("no beat: %s", error)
+                if not self._unheard:
+                    log.warning("the store does not hear us: %s", error)
+                self._unheard = str(error)
             with contextlib.suppress(TimeoutError):  # at once when we serve another state: somebody may wait for it
                 async with asyncio.timeout(BEAT_SECONDS):
                     await self._state.has_served.wait()

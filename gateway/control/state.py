@@ -8,6 +8,7 @@ says holds for the very next request.
 import asyncio
 import contextlib
 import logging
+import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +32,9 @@ _T = TypeVar("_T")
 
 # Why versions are kept is looked at anew so often: windows end in days.
 REVIEW_SECONDS: Final = 60.0
+# So often may another gateway be first before who changes something is told to try again, and so long is waited.
+TRIES: Final = 20
+PAUSE_MILLISECONDS: Final = 50
 
 
 class Conflict(Exception):
@@ -49,6 +53,22 @@ async def to_the_end(work: Awaitable[_T]) -> _T:
     except asyncio.CancelledError:
         await asyncio.wait([task])
         raise
+
+
+async def insist(work: Callable[[], Awaitable[_T]], tries: int = TRIES) -> _T:
+    """Do a change anew, from the state as it is now, as long as another gateway is first; for who names no version.
+
+    Raises:
+        Overtaken: Each time.
+    """
+    for left in reversed(range(tries)):
+        try:
+            return await work()
+        except Overtaken:
+            if not left:
+                raise
+            await asyncio.sleep(secrets.randbelow(PAUSE_MILLISECONDS) / 1000)  # or those who compete meet again
+    raise AssertionError("at least one try")
 
 
 class Workers(Protocol):

@@ -214,7 +214,7 @@ def _resumed(state: Rollout, event: Resumed) -> Outcome:
 def _promoted(state: Rollout, event: Promoted) -> Outcome:
     if not state.is_complete and not _is_said(event.override):
         raise IllegalEvent(
-            f"the plan of rollout `{state.id}` is not complete; promoting now needs an override's reason"
+            f"the plan of rollout `{state.id}` is not complete; promoting now is an override and needs `early`"
         )
     return _live(state)
 

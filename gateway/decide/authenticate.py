@@ -108,6 +108,7 @@ def authenticate(
         raise Unauthenticated("Incorrect API key provided: it is not one of this gateway's keys, or was revoked.")
     if principal.expires is not None and now() >= principal.expires:
         raise Unauthenticated(
-            "This API key has expired. An operator makes a new one with `loragate keys rotate`.", code="expired_api_key"
+            "This API key has expired. Whoever gave it to you makes a new one with `loragate keys create`.",
+            code="expired_api_key",
         )
     return principal

@@ -99,7 +99,7 @@ def judge_streams(gate: Gate, streams: Streams | None, alpha: float) -> Reading:
         alpha: This gate's chance, in (0, 1), of ever answering wrongly in this step.
     """
     if streams is None:
-        return Reading(gate=gate.name, verdict=Verdict.INCONCLUSIVE, reason=f"{gate.name}: not measured (n=0)")
+        return Reading(gate=gate.name, verdict=Verdict.INCONCLUSIVE, reason="not measured yet: too few requests (n=0)")
     control, candidate = streams.control, streams.candidate
     low, high = bounds(candidate, alpha / 2)
     control_low, control_high = bounds(control, alpha / 2)

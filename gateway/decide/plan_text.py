@@ -102,7 +102,7 @@ def values_of(text: str) -> dict[str, Any]:
             unreadable.append(f"`{part[:80]}`")
     if unreadable:
         raise NotReadable(
-            f"plan: cannot read {', '.join(unreadable)}; write `shadow 500 pairs` first, if at all, then steps such as "
-            "`1 % 10 min` or `5 % 1h 2000 samples`, with `→` or `->` between them"
+            f"plan: cannot read {', '.join(unreadable)}; write steps such as `1 % 10 min` or "
+            "`5 % 1h 2000 samples`, with `→` or `->` between them"
         )
     return values

@@ -245,7 +245,7 @@ def _invite(guide: Guide) -> None:
     body = json.dumps({"model": "support", "messages": [{"role": "user", "content": "What is snow?"}]})
     click.echo(
         f"   Applications  {guide.url}/v1\n   Metrics       {guide.control_url}/metrics\n"
-        f"   Admin API     {guide.control_url}/admin/docs   (with an operator's key)\n\n"
+        f"   Admin API     {guide.control_url}/admin/docs   (with a viewer's key)\n\n"
         f"   curl {guide.url}/v1/chat/completions -H 'Authorization: Bearer {guide.key}' -d '{body}'\n\n"
         f"   OPENAI_BASE_URL={guide.url}/v1 OPENAI_API_KEY={guide.key} {sys.executable} -c \\\n"
         "     \"import openai; print(openai.OpenAI().chat.completions.create(model='json', "

@@ -24,7 +24,9 @@ def store_gauges(reading: StoreReading) -> Iterator[Metric]:
         value=reading.age,
     )
     yield GaugeMetricFamily(
-        "loragate_store_up", "1 if the store answers; without it only changes stop.", value=float(not reading.is_away)
+        "loragate_store_up",
+        "1 if the store answers and takes changes; without it only changes stop.",
+        value=float(not reading.is_away),
     )
     yield GaugeMetricFamily(
         "loragate_state_version", "Version of the desired state that this gateway serves.", value=reading.state

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.receive.endpoints import Dialect
+from gateway.receive.wire import mended
 
 # Whose words begin a conversation, before the first user turn.
 _SYSTEM: Final = frozenset(("system", "developer"))
@@ -41,7 +42,7 @@ def beginning_of(body: bytes, dialect: Dialect, caller: str) -> str | None:
     if dialect is Dialect.PLAIN:
         return None
     try:
-        found = _DECODER.decode(body)
+        found = _read(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     if found.previous_response_id is not None:
@@ -64,6 +65,13 @@ def beginning_of(body: bytes, dialect: Dialect, caller: str) -> str | None:
         if is_user:
             return digest.hexdigest()
     return None
+
+
+def _read(body: bytes) -> _Body:
+    try:
+        return _DECODER.decode(body)
+    except msgspec.DecodeError:
+        return _DECODER.decode(mended(body))  # half an emoji in a later turn must not move the conversation
 
 
 def _texts(content: Any) -> Iterator[bytes]:

@@ -6,7 +6,7 @@ Made for a request that has to wait; most never do. Waits for one thing at a tim
 from gateway.errors import LoragateError, Overloaded, VersionNotReady
 from gateway.receive.limits import Limits
 from gateway.receive.placing import Placing
-from gateway.receive.queueing import Queued
+from gateway.receive.queueing import Line, Queued
 
 
 class Delay:
@@ -24,7 +24,7 @@ class Delay:
         self._who = who
         self._parked_at = 0.0  # since when it waits for its version; 0 if it does not
         self._queued_at = 0.0  # since when it waits for room; 0 if it does not
-        self.line = ""  # the version whose line it stands in
+        self.line: Line | None = None  # where it stands
         self.seconds = 0.0  # that it has waited, for whatever
         self.seconds_for_load = 0.0
 
@@ -42,18 +42,24 @@ class Delay:
         self.seconds += waited
         return True
 
-    def join(self, version: str, now: float) -> bool:
-        """Stand in the line for `version`; False if there is no place."""
-        if not self._placing.queue.join(version, self._who):
+    def join(self, line: Line, now: float) -> bool:
+        """Stand in a line; False if there is no place."""
+        if not self._placing.queue.join(line, self._who):
             return False
-        self.line = version
+        self.line = line
         self._queued_at = self._queued_at or now
         return True
 
+    def refused(self, limits: Limits) -> LoragateError:
+        """Return why a request that found no place gets no answer."""
+        self._placing.counts.refuse("full")
+        waiting = limits.queue_size
+        return Overloaded(f"All engines are busy and {waiting:,} requests wait already. Try again shortly.")
+
     def leave(self) -> None:
         """Stand in no line; the time goes on until `go`, if it is only to stand in another."""
-        line, self.line = self.line, ""
-        if line:
+        line, self.line = self.line, None
+        if line is not None:
             self._placing.queue.leave(line, self._who)
 
     def go(self, now: float) -> None:
@@ -67,7 +73,7 @@ class Delay:
     @property
     def is_on(self) -> bool:
         """Whether the request waits now."""
-        return bool(self._parked_at or self.line)
+        return bool(self._parked_at) or self.line is not None
 
     def overdue(self, limits: Limits, now: float) -> LoragateError | None:
         """Return why a request that has waited for too long gets no answer; None if it has not."""

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from gateway.decide.health import FAILED_STATUSES, Failure
-from gateway.errors import EngineFailed, EngineTimeout, LoragateError, Overloaded, Saturated, VersionNotReady
+from gateway.errors import EngineFailed, EngineTimeout, LoragateError, Saturated, VersionNotReady
 from gateway.observe.ledger import Cell
 from gateway.pipeline import Placement
 from gateway.ports import Link, ReplyHead
@@ -19,6 +19,7 @@ from gateway.receive.accounts import decide, settle
 from gateway.receive.delay import Delay
 from gateway.receive.failures import reply_of
 from gateway.receive.outgoing import asks_for_usage, message
+from gateway.receive.queueing import Line
 from gateway.receive.reply import Reply
 from gateway.receive.request import Request
 
@@ -79,9 +80,10 @@ class Exchange:
         except LoragateError as error:
             self.fail(error)
         else:
-            lines = self._client.placing.queue.lines
-            if lines and placed.version in lines:  # others have waited for this room
+            queue = self._client.placing.queue
+            if queue.lines and (placed.version, self._tried) in queue.lines:  # others have waited for this room
                 self._wait_in_line(placed.version)
+                queue.freed()
             else:
                 self._send(placed)
 
@@ -125,7 +127,7 @@ class Exchange:
         try:
             placed = self._decide(tried)
         except Saturated as saturated:
-            if not self._joins_line(saturated.version):
+            if not self._joins_line((saturated.version, tried)):
                 return False
             self._tried = tried
             self._drop_link()
@@ -158,17 +160,14 @@ class Exchange:
             self.fail(error)
 
     def _wait_in_line(self, version: str) -> None:
-        if not self._joins_line(version):
-            self._client.placing.counts.refuse("full")
-            waiting = self._client.limits.queue_size
-            self.fail(Overloaded(f"All engines are busy and {waiting:,} requests wait already. Try again shortly."))
+        if not self._joins_line((version, self._tried)):
+            self.fail(self._delayed().refused(self._client.limits))
 
-    def _joins_line(self, version: str) -> bool:
-        """Whether there is a place in the line for `version`; `on_room` is called when its turn comes."""
-        if not self._delayed().join(version, monotonic()):
+    def _joins_line(self, line: Line) -> bool:
+        """Whether there is a place in the line; `on_room` is called when its turn comes."""
+        if not self._delayed().join(line, monotonic()):
             return False
         self._client.waits_for_engine()
-        self._client.placing.queue.stir()
         return True
 
     def _delayed(self) -> Delay:
@@ -182,7 +181,7 @@ class Exchange:
         try:
             placed = self._decide(self._tried)
         except Saturated as saturated:
-            if saturated.version == delay.line:
+            if (saturated.version, self._tried) == delay.line:
                 return False
             delay.leave()
             self._wait_in_line(saturated.version)

@@ -87,7 +87,7 @@ def read(body: bytes) -> Fields:
             return _DECODER.decode(body)
         except msgspec.DecodeError:
             # RFC 8259, 8.2: half of a surrogate pair is allowed and common, where JavaScript cut an emoji in two.
-            return _DECODER.decode(_SURROGATES.sub(_whole_pairs, body))
+            return _DECODER.decode(mended(body))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         if not body.strip(b" \t\r\n"):
             raise BadRequest("The body is empty; a JSON object is expected.") from None
@@ -96,6 +96,11 @@ def read(body: bytes) -> Fields:
         raise BadRequest(f"The body is not a valid JSON object{at}.") from None
     except RecursionError:
         raise _too_deep() from None
+
+
+def mended(body: bytes) -> bytes:
+    """Return a JSON text with U+FFFD for each half of a surrogate pair that stands alone."""
+    return _SURROGATES.sub(_whole_pairs, body)
 
 
 def _check_nesting(body: bytes) -> None:

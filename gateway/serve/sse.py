@@ -19,8 +19,10 @@ _DATA: Final = re.compile(rb"(?:\A|[\r\n])data: ?([^\r\n]*)")
 _USAGE: Final = re.compile(rb'"usage" ?: ?\{')
 # What an event that finishes a choice has, and where vLLM tells its build and configuration.
 FINISHES: Final = b'"finish_reason":"'
-# How vLLM tells an error after the head has gone.
+# How vLLM tells an error after the head has gone: OpenAI's way, and Anthropic's. No text can hold them, since JSON
+# escapes its quotes and line ends.
 FAILS: Final = b'data: {"error":'
+FAILS_BY_NAME: Final = b"event: error\n"
 _FINGERPRINT: Final = b'"system_fingerprint":'
 # An event that grows past this is passed on in parts: memory stays bounded. vLLM's largest
 # events are prompt_logprobs, some 100 bytes a token.
@@ -95,15 +97,17 @@ class EventStream:
 
     def passes(self, chunk: bytes) -> bool:
         """Whether an HTTP chunk of whole events may go on as it is: nothing waits, and nothing has to be read."""
-        return self._is_clear and b'"usage"' not in chunk and FINISHES not in chunk and FAILS not in chunk
+        if not self._is_clear or b'"usage"' in chunk or FINISHES in chunk:
+            return False
+        return FAILS not in chunk and FAILS_BY_NAME not in chunk
 
     def feed(self, data: bytes) -> bytes:
         """Return what may go on to the client now: whole events, as they were."""
-        if FAILS in data:
-            self.has_failed = True
         if self._held:
             data = self._held + data
             self._held = b""
+        if FAILS in data or FAILS_BY_NAME in data:
+            self.has_failed = True
         if not data.endswith(b"\n\n"):
             data = self._hold_the_rest(data)
         elif self.is_split:

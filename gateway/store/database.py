@@ -21,6 +21,8 @@ T = TypeVar("T")
 DATABASE_FILE: Final = "state.db"
 # Of the time that a call may take: so the database's own time-outs, which say what was waited for, come first.
 _SHARE: Final = 0.8
+# Of a connection to SQLite: which file it has open.
+_FILE: Final = "loragate_file"
 # What SQLite says of a file that is not a database, or no longer.
 _DAMAGED: Final = ("file is not a database", "database disk image is malformed")
 
@@ -137,15 +139,29 @@ class Database:
 
     def _run(self, work: Callable[[Connection], T], options: dict[str, Any], seconds: float | None = None) -> T:
         lent: list[Any] = []
+        given_up = threading.Event()
+
+        def go_on() -> None:
+            # What was told to have failed must not be done later, when the database answers again.
+            if given_up.is_set():
+                raise TimeIsOver("nobody waits any more")
 
         def run() -> T:
             with self._engine.connect().execution_options(**options) as connection:
                 lent.append(connection.connection.driver_connection)
+                go_on()
                 with connection.begin():
-                    return work(connection)
+                    go_on()
+                    outcome = work(connection)
+                    go_on()
+                    return outcome
+
+        def give_up() -> None:
+            given_up.set()
+            cut(*lent[:1])
 
         with self.translated():
-            return self.deadline.run(run, lambda: cut(*lent[:1]), seconds)
+            return self.deadline.run(run, give_up, seconds)
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -190,6 +206,15 @@ def cut(session: Any = None) -> None:
                 connection.shutdown(socket.SHUT_RDWR)
 
 
+def identity_of(url: URL) -> tuple[int, int] | None:
+    """Return what tells an SQLite file from another that was put in its place; None if there is none."""
+    try:
+        found = Path(url.database or "").stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
@@ -206,7 +231,8 @@ def _sqlite(url: URL, seconds: float) -> sqlalchemy.Engine:
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
-    def connected(raw: Any, _record: object) -> None:
+    def connected(raw: Any, record: Any) -> None:
+        record.info[_FILE] = identity_of(url)
         raw.isolation_level = None  # transactions begin where we say, not at the first change
         raw.execute("PRAGMA journal_mode=WAL")
         raw.execute("PRAGMA synchronous=FULL")  # what was answered as done stays done when the power goes
@@ -214,7 +240,12 @@ def _sqlite(url: URL, seconds: float) -> sqlalchemy.Engine:
     def begin(connection: Connection) -> None:
         connection.exec_driver_sql(connection.get_execution_options().get("loragate_begin", "BEGIN"))
 
+    def lent(_raw: object, record: Any, _proxy: object) -> None:
+        if record.info.get(_FILE) != identity_of(url):
+            raise exc.DisconnectionError("the file was removed or replaced")  # the pool connects to what is there
+
     event.listen(engine, "do_connect", prepare)
+    event.listen(engine, "checkout", lent)
     event.listen(engine, "connect", connected)
     event.listen(engine, "begin", begin)
     return engine

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from gateway.store.database import Database, cut
+from gateway.store.database import Database, cut, identity_of
 from gateway.store.errors import StoreError
 from gateway.store.schema import CHANNEL
 from gateway.store.sql import Store
@@ -110,6 +110,7 @@ class _SqliteWatch:
         self._seconds = seconds
         self._stopping = stopping
         self._session = database.session()
+        self._file = identity_of(database.url)
         self._counter = self._count()
 
     def version(self) -> int:
@@ -127,6 +128,8 @@ class _SqliteWatch:
 
     def _count(self) -> int:
         with self._database.translated():
+            if identity_of(self._database.url) != self._file:
+                raise FileNotFoundError("the file was removed or replaced")
             return int(self._session.execute("PRAGMA data_version").fetchone()[0])
 
     def wake(self) -> None:

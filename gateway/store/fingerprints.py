@@ -131,6 +131,9 @@ class FingerprintStore:
         for key, found in changes.items():
             if self._unstored.get(key, ...) is found:
                 del self._unstored[key]
+        dropped = {key: None for key, found in changes.items() if found is not None and key[1] not in self.of(key[0])}
+        if dropped:  # while it was being written: the store must not keep what nobody knows
+            await asyncio.to_thread(self._store.writing, lambda connection: _write(connection, dropped))
 
 
 def _read(connection: Connection) -> Records:

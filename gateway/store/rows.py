@@ -127,6 +127,10 @@ def write_journal(connection: Connection, records: Iterable[Mapping[str, Any]]) 
     state = schema.state
     head = read_head(connection)
     last = chain.Entry(number=head.number, previous="", hash=head.hash, record={}) if head is not None else None
+    taken = connection.scalar(select(func.max(schema.journal.c.number))) or 0
+    if taken > (head.number if head is not None else 0):
+        # Put in from outside. The next entry goes after it, or nothing could be changed any more; `verify` shows it.
+        last = chain.Entry(number=taken, previous="", hash=head.hash if head is not None else chain.GENESIS, record={})
     rows = []
     for record in records:
         last = chain.append(last, record)
@@ -172,12 +176,17 @@ def read_journal(
 
 
 def _as_mapping(text: str) -> Mapping[str, Any]:
-    """Return a journal record; one that is no JSON any more becomes one that no hash fits."""
+    """Return a journal record; what was not written by us becomes one that no hash fits.
+
+    That is anything but canonical JSON: else a member could be there twice, or a text be put otherwise, unnoticed.
+    """
     try:
         record = json.loads(text)
-    except ValueError:
-        record = None
-    return record if isinstance(record, dict) else {"not a record": text}
+        if isinstance(record, dict) and chain.canonical_json(record) == text:
+            return record
+    except (ValueError, TypeError, RecursionError):
+        pass
+    return {"not a record": str(text)}
 
 
 def _bring_in_line(

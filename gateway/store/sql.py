@@ -174,11 +174,14 @@ class Store:
     def verify_journal(self) -> chain.Break | None:
         """Return the first place where the journal was tampered with; None if it is whole."""
 
-        def ends(connection: Connection) -> tuple[chain.Head | None, int]:
-            last = connection.scalar(select(func.max(schema.journal.c.number)))
-            return rows.read_head(connection), last or 0
+        def ends(connection: Connection) -> tuple[chain.Head | None, int, int]:
+            number = schema.journal.c.number
+            first, last = connection.execute(select(func.min(number), func.max(number))).one()
+            return rows.read_head(connection), 1 if first is None else first, last or 0
 
-        head, last = self.reading(ends)
+        head, first, last = self.reading(ends)
+        if first < 1:
+            return chain.Break(number=first, reason=f"entry {first} was put in from outside: the first is 1")
         end = head.number if head is not None else 0
         if last > end:
             return chain.Break(number=end + 1, reason=f"entry {end + 1} was put in from outside: the end is {end}")

@@ -249,6 +249,19 @@ def test_a_client_that_leaves_leaves_the_queue(narrow: Pair) -> None:
     wait_until(lambda: narrow.a.running + narrow.b.running == 0, "the engines are free")
 
 
+def test_one_that_waits_for_another_engine_does_not_hold_up_those_who_could_use_the_one_that_failed_it(
+    narrow: Pair,
+) -> None:
+    with asking(narrow, 1, fake={"hang": True}):
+        idle = narrow.b if narrow.a.running else narrow.a
+        with Raw(narrow.gateway) as failed, Raw(narrow.gateway) as next_one:
+            failed.send(failed.request(CHAT, chat(user="u", fake={"status": 500})))
+            wait_until(lambda: queued(narrow) == 1, "it waits for the busy engine")
+            assert (next_one.ask(CHAT, chat(user="v")).status, queued(narrow)) == (200, 1)
+            assert idle.running == 0
+    wait_until(lambda: narrow.a.running + narrow.b.running + queued(narrow) == 0, "all have left")
+
+
 def test_what_has_had_no_byte_moves_away_from_an_engine_that_goes_down(narrow: Pair) -> None:
     for engine in (narrow.a, narrow.b):
         engine.set(hang=True)

@@ -231,7 +231,10 @@ def test_verify_finds_every_way_to_tamper_with_the_journal(support: Support, tmp
         (["DELETE FROM journal WHERE number = {last} - 1"], last - 1),
         (["DELETE FROM journal WHERE number = {last}"], last),
         (
-            [away + " WHERE number >= {last} - 1", "UPDATE journal SET number = number - 1000 WHERE number > 1000"],
+            [
+                away + " WHERE number IN ({last} - 1, {last})",
+                "UPDATE journal SET number = number - 1000 WHERE number > 1000",
+            ],
             last - 1,
         ),
     ):
@@ -242,6 +245,9 @@ def test_verify_finds_every_way_to_tamper_with_the_journal(support: Support, tmp
     lines = export.read_text().splitlines()
     export.write_text("\n".join([*lines[:-1], lines[-1].replace('"no"', '"yes"')]))
     assert f"BROKEN at entry {last}" in gateway.cli("journal", "verify", str(export), expect=1)
+    twice = lines[-1].replace('"record": {', '"record": {"who": "nobody", ')
+    export.write_text("\n".join([*lines[:-1], twice]))
+    assert f"line {last} is no journal entry" in gateway.cli("journal", "verify", str(export), expect=2)
     export.write_text("\n".join(lines[:-1]))
     assert f"entry {last} is missing" in gateway.cli("journal", "verify", str(export), "--head", head, expect=1)
 

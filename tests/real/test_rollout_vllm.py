@@ -16,7 +16,6 @@ pytestmark = pytest.mark.real
 
 ALIAS = "support"
 MESSAGES: list[Any] = [{"role": "user", "content": "The capital of France is"}]
-PLAN = "20% 2s 5 samples -> 60% 2s 5 samples -> 100%"
 GATES = [{"error_rate": {"margin": "60%"}}]
 CALLERS = 4
 

@@ -28,6 +28,22 @@ def test_what_many_engines_keep_at_once_is_read_again_in_their_order(store: Stor
     assert set(known.values()) == {FOUND}
 
 
+def test_a_version_that_is_dropped_while_it_is_written_does_not_stay_in_the_store(store: Store) -> None:
+    records = FingerprintStore(store)
+
+    async def keep_and_drop() -> None:
+        keeping = asyncio.ensure_future(records.keep(VERSION, ENGINES[0], FOUND))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        records.drop(VERSION)
+        await keeping
+        await records.refresh()
+
+    for _ in range(10):
+        asyncio.run(keep_and_drop())
+        assert stored(store).of(VERSION) == {}
+
+
 def test_a_sweep_leaves_registered_versions_and_bases(store: Store) -> None:
     records = FingerprintStore(store)
     for subject in (VERSION, "gone@0123456789ab", "base-0123456789ab"):

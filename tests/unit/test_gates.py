@@ -109,7 +109,7 @@ def test_little_data_none_and_no_measurement_are_inconclusive() -> None:
     for given_streams in (streams((0, 0), (0, 0)), streams((100, 0), (1, 1)), streams((0, 0), (50, 50)), None):
         reading = judge_streams(ERROR_RATE, given_streams, ALPHA)
         assert reading.verdict is Verdict.INCONCLUSIVE
-    assert reading.reason == "error_rate: not measured (n=0)"
+    assert reading.reason == "not measured yet: too few requests (n=0)"
 
 
 def test_a_difference_within_the_margin_never_fails() -> None:

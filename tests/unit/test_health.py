@@ -1,6 +1,7 @@
 """An engine's standing with a worker: ejected, tried again, back; and the worker's book of it."""
 
 import asyncio
+from collections.abc import Callable
 from time import monotonic
 
 import msgspec
@@ -12,7 +13,7 @@ from gateway.observe.engine_counts import PlacementCounts, added_up
 from gateway.receive.limits import Limits
 from gateway.receive.opening import LONGEST_OPENING_BYTES, opening_of
 from gateway.receive.placing import Placing
-from gateway.receive.queueing import Queue
+from gateway.receive.queueing import Line, Queue
 from gateway.receive.wire import read
 from gateway.workers.pool import share_of
 
@@ -175,12 +176,15 @@ class Waiter:
 
     def __init__(self, name: str, version: str, queue: Queue, room: dict[str, int], gone: list[str]) -> None:
         self.name, self.version, self.queue, self.room, self.gone = name, version, queue, room, gone
+        self.line: Line = version, ()
+        self.asked = 0
 
     def on_room(self) -> bool:
+        self.asked += 1
         if not self.room[self.version]:
             return False
         self.room[self.version] -= 1
-        self.queue.leave(self.version, self)
+        self.queue.leave(self.line, self)
         self.gone.append(self.name)
         return True
 
@@ -189,7 +193,7 @@ def test_the_longest_waiting_goes_first_and_a_full_engine_does_not_hold_up_anoth
     counts = PlacementCounts()
     queue, room, gone = Queue(4, counts), {"v": 0, "w": 0}, list[str]()
     waiters = [Waiter(name, name[0], queue, room, gone) for name in ("v1", "w1", "v2", "w2", "v3")]
-    joined = [queue.join(waiter.version, waiter) for waiter in waiters]
+    joined = [queue.join(waiter.line, waiter) for waiter in waiters]
     assert (joined, counts.queued_now) == ([True] * 4 + [False], 4)
 
     async def make_room(**more: int) -> list[str]:
@@ -202,6 +206,24 @@ def test_the_longest_waiting_goes_first_and_a_full_engine_does_not_hold_up_anoth
     assert asyncio.run(make_room(w=1)) == ["w1"]
     assert asyncio.run(make_room(v=2, w=1)) == ["w1", "v1", "v2", "w2"]
     assert (queue.lines, counts.queued_now) == ({}, 0)
+
+
+def test_one_place_that_becomes_free_has_no_more_asked_than_it_takes_to_fill_it() -> None:
+    queue, room, gone = Queue(400, PlacementCounts()), {f"v{number}": 1 for number in range(300)}, list[str]()
+    room["v0"] = 0
+    waiters = [Waiter(version, version, queue, room, gone) for version in room]
+    for waiter in waiters:
+        assert queue.join(waiter.line, waiter)
+
+    async def free(*tell: Callable[[], None]) -> int:
+        for each in tell:
+            each()
+        await asyncio.sleep(0)
+        return sum(waiter.asked for waiter in waiters)
+
+    assert (asyncio.run(free(queue.freed)), gone) == (2, ["v1"])  # the first has no room there
+    assert (asyncio.run(free(queue.freed, queue.freed)), gone) == (5, ["v1", "v2", "v3"])
+    assert (asyncio.run(free(queue.stir)), len(gone)) == (5 + 297, 299)
 
 
 # How a conversation begins

@@ -280,6 +280,22 @@ def test_whole_events_pass_and_what_is_unfinished_waits() -> None:
     assert (stream.rest(), stream.rest()) == (b"data: 3\n", b"")
 
 
+@pytest.mark.parametrize(
+    ("event", "has_failed"),
+    [
+        (b'data: {"error":{"message":"x"}}\n\n', True),
+        (b'event: error\ndata: {"type":"error","error":{"message":"x"}}\n\n', True),
+        (b'data: {"text":"event: error\\ndata: {\\"error\\":1}"}\n\n', False),
+    ],
+)
+def test_an_error_in_a_stream_is_seen_in_either_dialect_and_wherever_it_is_cut(event: bytes, has_failed: bool) -> None:
+    assert EventStream().passes(b"%x\r\n%b\r\n" % (len(event), event)) is not has_failed
+    for cut in range(len(event)):
+        stream = EventStream()
+        assert stream.feed(event[:cut]) + stream.feed(event[cut:]) == event
+        assert stream.has_failed is has_failed, cut
+
+
 def test_line_ends_may_be_mixed() -> None:
     for end in (b"\r\n\r\n", b"\n\n", b"\r\r", b"\n\r\n", b"\r\n\n", b"\n\r", b"\r\n\r"):
         assert EventStream().feed(b"data: 1" + end + b"data") == b"data: 1" + end

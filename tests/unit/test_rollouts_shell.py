@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import text
 
 from adapters.lifecycle import Event as LifeEvent
 from gateway.control.rollouts import explain
@@ -552,6 +553,56 @@ def test_a_gateway_takes_back_a_rollout_that_another_has_just_begun(store: Store
         assert other.state.desired.rollouts == (), "it has not heard of it yet"
         assert (await roll_back(other.rollouts, "support", ORDER)).rollout == "ro-0"
         assert (other.route(), world.rollout().phase) == ((A, None, 0), Phase.ROLLED_BACK)
+
+    run(store, tmp_path, work)
+
+
+def test_a_rollback_holds_whatever_happens_to_the_rollout_at_the_same_time(store: Store, tmp_path: Path) -> None:
+    """Another gateway moves the rollout after ours has read it and before it writes."""
+
+    async def work(world: World) -> None:
+        other = World(tmp_path, store)
+        await world.rollouts.start("support", B, RAMP, ORDER)
+        follow, moves = world.state.follow, [other.rollouts.pause, other.rollouts.resume]
+
+        async def first_the_other(version: int) -> None:
+            await follow(version)
+            while moves:
+                await moves.pop(0)("support", ORDER)
+
+        world.state.follow = first_the_other  # type: ignore[method-assign]
+        assert (await roll_back(world.rollouts, "support", ORDER)).rollout == "ro-0"
+        assert (world.route(), world.rollout().phase) == ((A, None, 0), Phase.ROLLED_BACK)
+        assert (world.replayed(), world.rollout().sequence) == (world.rollout(), 5)
+
+    run(store, tmp_path, work)
+
+
+@pytest.mark.parametrize(
+    "spoilt", ['{"alias":"support","kind":"rollback"}', '{"after":5,"alias":"support","kind":"rollout"}']
+)
+def test_a_record_that_was_spoilt_keeps_nobody_from_going_back(store: Store, tmp_path: Path, spoilt: str) -> None:
+    async def work(world: World) -> None:
+        await world.rollouts.start("support", B, RAMP, ORDER)
+        await world.rollouts.promote("support", ORDER, is_early=True)
+        change = text("UPDATE journal SET record = :spoilt WHERE number = 3").bindparams(spoilt=spoilt)
+        store.writing(lambda connection: connection.execute(change))
+        assert (await roll_back(world.rollouts, "support", ORDER)).after.control == A
+
+    run(store, tmp_path, work)
+
+
+def test_a_rollout_that_cannot_be_read_any_more_can_be_taken_back(store: Store, tmp_path: Path) -> None:
+    async def work(world: World) -> None:
+        await world.rollouts.start("support", B, RAMP, ORDER)
+        desired = store.read()
+        (record,) = desired.rollouts
+        damaged = msgspec.structs.replace(record, body={"of": "a later release"})
+        store.write(desired.with_rollout(damaged), expected=desired.version)
+        assert (await roll_back(world.rollouts, "support", ORDER)).rollout == "ro-0"
+        assert (world.route(), store.read().rollouts) == ((A, None, 0), ())
+        last = store.journal()[-1].record
+        assert (last["kind"], last["rollout"], last["why"]) == ("rollback", "ro-0", "a better tone")
 
     run(store, tmp_path, work)
 

@@ -9,9 +9,11 @@ import msgspec
 import pytest
 
 from adapters.catalog import Entry
+from gateway.control.keys.operations import KeyOperations
 from gateway.control.routes.files import Declaration, DeclaredRoute
 from gateway.control.routes.operations import Order, RouteOperations, StateMoved, UnknownRoute
-from gateway.control.state import Conflict, LiveState
+from gateway.control.state import Conflict, LiveState, Overtaken, insist
+from gateway.decide.authenticate import Role
 from gateway.decide.route import Base, EngineView
 from gateway.observe.ledger import Cell
 from gateway.store.desired import Desired, RolloutRecord
@@ -92,6 +94,36 @@ def test_without_a_version_a_change_is_made_to_what_another_gateway_left(store: 
     run(store, tmp_path, work)
     assert [each.by for each in store.history("support")] == ["key-1", "other", ""]
     assert [entry.record["why"] for entry in store.journal()] == ["because"]
+
+
+def test_a_split_and_a_key_are_made_after_another_gateways_change(store: Store, tmp_path: Path) -> None:
+    async def work(routes: RouteOperations, state: LiveState) -> None:
+        elsewhere(store, notes="theirs")
+        assert (await routes.split("support", B, 100, ORDER)).notes == "theirs"
+        elsewhere(store, notes="theirs again")
+        await KeyOperations(state).create(Role.APP, "mine", None)
+        elsewhere(store, notes="and again")
+        with pytest.raises(StateMoved, match="the state is at version 6, and the change was made for version 5"):
+            await routes.split("support", None, 0, Order(by="key-1", if_version=5))
+        await KeyOperations(state).revoke(state.desired.keys[0].id)
+
+    run(store, tmp_path, work)
+    assert (store.read().routes[0].weight, store.read().routes[0].notes, store.read().keys) == (100, "and again", ())
+
+
+def test_who_insists_is_refused_only_when_another_was_first_every_time() -> None:
+    tries: list[int] = []
+
+    async def work() -> int:
+        tries.append(len(tries))
+        if len(tries) < 3:
+            raise Overtaken("another was first")
+        return len(tries)
+
+    assert asyncio.run(insist(work, tries=3)) == 3
+    tries.clear()
+    with pytest.raises(Overtaken):
+        asyncio.run(insist(work, tries=2))
 
 
 def test_with_a_version_it_is_refused_and_the_gateway_serves_what_the_other_left(store: Store, tmp_path: Path) -> None:

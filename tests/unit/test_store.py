@@ -162,12 +162,17 @@ def test_the_journal_is_chained_and_in_the_order_of_writing(store: Store) -> Non
     [
         ("UPDATE journal SET record = replace(record, 'two', 'TWO') WHERE number = 2", "entry 2 was changed"),
         ("UPDATE journal SET record = 'no json' WHERE number = 2", "entry 2 was changed"),
+        ("UPDATE journal SET record = replace(record, '{', '{ ') WHERE number = 2", "entry 2 was changed"),
+        ("UPDATE journal SET record = replace(record, '{', '{\"what\"\\:1,') WHERE number = 2", "entry 2 was changed"),
+        (f"UPDATE journal SET record = '{'[' * 100_000}' WHERE number = 2", "entry 2 was changed"),
         ("DELETE FROM journal WHERE number = 2", "entry 2 is missing"),
         ("DELETE FROM journal WHERE number = 3", "entry 3 is missing"),
         ("DELETE FROM journal", "entry 1 is missing"),
         ("UPDATE journal SET number = -number; UPDATE journal SET number = 4 + number", "entry 1 was changed"),
         ("INSERT INTO journal SELECT 4, hash, hash, record FROM journal WHERE number = 3", "entry 4 was put in"),
+        ("INSERT INTO journal SELECT 0, hash, hash, record FROM journal WHERE number = 3", "entry 0 was put in"),
     ],
+    ids=range(11),
 )
 def test_tampering_with_the_journal_is_found(store: Store, tampering: str, found: str) -> None:
     store.write(Desired(), expected=0, journal=[{"what": "one"}, {"what": "two"}, {"what": "three"}])
@@ -176,6 +181,22 @@ def test_tampering_with_the_journal_is_found(store: Store, tampering: str, found
     broken = store.verify_journal()
     assert broken is not None
     assert broken.reason.startswith(found)
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "INSERT INTO journal SELECT 3, hash, 'x', record FROM journal WHERE number = 2",
+        "UPDATE state SET journal_number = 1, journal_hash = (SELECT hash FROM journal WHERE number = 1)",
+        "UPDATE state SET journal_number = 0",
+    ],
+)
+def test_a_journal_that_was_tampered_with_stops_no_change_and_stays_broken(store: Store, tampering: str) -> None:
+    store.write(Desired(), expected=0, journal=[{"what": "one"}, {"what": "two"}])
+    store.writing(lambda connection: connection.execute(text(tampering)))
+    store.write(Desired(), expected=1, journal=[{"what": "a rollback"}])
+    assert store.journal(newest=True, limit=1)[0].record == {"what": "a rollback"}
+    assert store.verify_journal() is not None
 
 
 def test_a_leader_that_was_overtaken_cannot_write(store: Store) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import Connection, event, text
 
 from gateway.store.database import Database
 from gateway.store.deadline import MOST_HANGING, Deadline, TimeIsOver
@@ -134,6 +134,51 @@ def test_a_call_that_hangs_for_good_is_given_up_and_too_many_are_refused_at_once
     while deadline._hanging and time.monotonic() < until:
         time.sleep(0.01)
     assert deadline.run(lambda: 1, lambda: None) == 1
+
+
+def test_a_change_that_was_given_up_is_not_made_when_the_database_answers_again(tmp_path: Path) -> None:
+    store = open_store(tmp_path, now=time.time, seconds=0.2)
+    store.write(Desired(), expected=0)
+    answers = threading.Event()
+
+    def slowly(connection: Connection) -> None:
+        connection.execute(text("UPDATE state SET version = 9"))
+        answers.wait(5)
+
+    with pytest.raises(StoreUnavailable, match=r"no answer within 0\.2 s"):
+        store.writing(slowly)
+    answers.set()
+    deadline = time.monotonic() + 5
+    while store.database.deadline._hanging:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert store.version() == 1
+    store.close()
+
+
+def test_a_file_that_was_removed_or_replaced_takes_no_changes_that_would_be_lost(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    store, other = (open_store(folder, now=time.time) for folder in (tmp_path, tmp_path / "other"))
+    store.write(Desired(keys=(key(1),)), expected=0)
+    other.write(Desired(keys=(key(2),)), expected=0)
+    other.close()
+    feed = Feed(store, lambda _: None, poll_seconds=0.01)
+    feed.start()
+    try:
+        for path in tmp_path.glob("state.db*"):
+            path.unlink()
+        with pytest.raises(StoreUnavailable, match="no such table"):
+            store.write(Desired(), expected=1)
+        deadline = time.monotonic() + 5
+        while not feed.trouble:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        feed.stop()
+    for path in (tmp_path / "other").glob("state.db*"):
+        path.replace(tmp_path / path.name)
+    assert store.read().keys == (key(2),), "it connects to what is there now"
+    store.close()
 
 
 def test_what_a_call_raises_is_raised_to_who_called() -> None:

@@ -76,6 +76,12 @@ def test_what_follows_does_not_change_how_a_conversation_begins(
     assert chat([*begin[:-1], {"role": "user", "content": first + "!"}]) != chat(begin)
 
 
+def test_half_an_emoji_in_a_later_turn_does_not_move_a_conversation() -> None:
+    cut = msgspec.json.encode({"messages": [HI, {"role": "user", "content": "cut"}]}).replace(b"cut", rb"cut \ud83d")
+    read(cut)  # it is served
+    assert beginning_of(cut, Dialect.COMPLETIONS, "k") == chat([HI])
+
+
 def test_a_turn_is_the_same_however_it_is_written() -> None:
     parts = [{"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}]
     assert chat([HI]) == chat([{"role": "user", "content": parts}]) == chat([{**HI, "name": "x"}])

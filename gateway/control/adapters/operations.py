@@ -27,7 +27,7 @@ from adapters.verify import Report
 from adapters.verify.report import sentence as problem_sentence
 from gateway.control.adapters.intake import Intake, Progress, scratch_folder, silent
 from gateway.control.rollouts.journalled import changed_routes, check_no_rollout, check_not_rolled_out
-from gateway.control.state import Conflict, LiveState, to_the_end
+from gateway.control.state import Conflict, LiveState, insist, to_the_end
 from gateway.store.desired import Desired, RouteRecord
 from gateway.store.fingerprints import FingerprintStore
 
@@ -217,9 +217,13 @@ class AdapterOperations:
             progress("load")
             await state.engines.bring(entry)
             ready = entry.after(Event.LOADED)
-            async with state.turn:
+
+            async def work() -> None:
                 catalog = state.catalog.without(version).with_entry(ready)
                 await self._change(self._pointed_at(ready, catalog, order), order.by, f"`{version}` was registered")
+
+            async with state.turn:
+                await insist(work)
             return ready
         finally:
             state.has_arrived(version)
@@ -270,11 +274,17 @@ class AdapterOperations:
         """Remove `gone`, if that is still what the name means."""
         state = self._state
         versions = frozenset(entry.ref.version for entry in gone)
+
+        async def work() -> bool:
+            if {entry.ref.version for entry in self._to_remove(name_or_version)} != versions:
+                return False
+            await self._change(state.desired.without(versions), by, f"`{name_or_version}` was removed")
+            return True
+
         try:
             async with state.turn:
-                if {entry.ref.version for entry in self._to_remove(name_or_version)} != versions:
+                if not await insist(work):
                     return False
-                await self._change(state.desired.without(versions), by, f"`{name_or_version}` was removed")
         finally:  # a worker that has not confirmed may still send requests; the versions are gone all the same
             if not any(version in state.catalog.entries for version in versions):
                 await self._forget(gone, is_idle=await self._settle(versions))

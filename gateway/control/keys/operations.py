@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from gateway.control.state import LiveState
+from gateway.control.state import LiveState, insist
 from gateway.decide.authenticate import Role
 from gateway.errors import BadRequest
 from gateway.store import keys
@@ -68,15 +68,23 @@ class KeyOperations:
             UnknownKey: There is none with this id.
         """
         state = self._state
-        async with state.turn:
+
+        async def work() -> None:
             await state.change(keys.revoke_key(state.desired, key_id), by=by, reason=f"key {key_id} revoked")
+
+        async with state.turn:
+            await insist(work)
 
     async def _make(self, make: Callable[[Desired, float], Made], by: str) -> tuple[KeyRecord, str]:
         state = self._state
-        async with state.turn:
+
+        async def work() -> tuple[KeyRecord, str]:
             try:
                 desired, record, key = make(state.desired, state.now())
             except ValueError as error:
                 raise BadRequest(f"{error}.") from None
             await state.change(desired, by=by, reason=f"key {record.id} made")
             return record, key
+
+        async with state.turn:
+            return await insist(work)

@@ -28,6 +28,7 @@ from gateway.control.rollouts.shapes import (
     StandBefore,
     reading_view,
 )
+from gateway.control.routes.operations import is_name
 from gateway.decide.plan import canonical
 from gateway.store.errors import StoreError
 
@@ -59,6 +60,8 @@ def _add_reading(app: FastAPI, operations: Operations) -> None:
         if open_only:  # known without the store
             records = [each for each in operations.state.desired.rollouts if alias in (None, each.alias)]
             found, cursor = page((decode(each.body) for each in records), _place, before, limit, newest_first=True)
+        elif alias is not None and not is_name(alias):  # none can be stored, and PostgreSQL takes not every text
+            found, cursor = [], None
         else:
             last = place_of(before)[1] if before is not None else None
             stored = [decode(each.body) for each in await rollouts.stored(alias, limit + 1, last)]

@@ -31,7 +31,7 @@ from gateway.store.desired import RolloutRecord, RouteRecord
 # days, and little enough to hurt few.
 DEFAULT_PLAN: Final = "5 % 10m → 25 % → 50 % → 100 %"
 # So often may changes that have nothing to do with the rollout come between.
-TRIES: Final = 5
+TRIES: Final = 20
 # The tallies of every worker of every replica, those that have ended included.
 Gather = Callable[[], Awaitable[Sequence[Tally]]]
 NO_SHADOW: Final = "shadow: shadow evaluation is not in this release; leave `shadow` out"
@@ -186,7 +186,9 @@ class RolloutOperations:
 
     async def abort(self, name: str, order: Order) -> Journey:
         """End it without a verdict; all traffic is the control's."""
-        return await self._move(name, order, lambda _, at: Aborted(at=at, by=order.by, reason=order.reason))
+        return await self._move(
+            name, order, lambda _, at: Aborted(at=at, by=order.by, reason=order.reason), insists=True
+        )
 
     async def take_back(self, name: str, order: Order, to_version: str | None = None) -> Journey:
         """Roll an open rollout back, to the version that was the control when it began or to another."""
@@ -194,9 +196,12 @@ class RolloutOperations:
         def event(_: Rollout, at: float) -> RolledBack:
             return RolledBack(at=at, by=order.by, reason=order.reason, to_version=to_version)
 
-        return await self._move(name, order, event)
+        return await self._move(name, order, event, insists=True)
 
-    async def _move(self, name: str, order: Order, event_of: Callable[[Rollout, float], Event]) -> Journey:
+    async def _move(
+        self, name: str, order: Order, event_of: Callable[[Rollout, float], Event], *, insists: bool = False
+    ) -> Journey:
+        """Carry out one event; `insists`: also if the rollout has moved meanwhile, for what holds wherever it is."""
         seen = order.sequence
         await self.catch_up()
         for _ in range(TRIES):
@@ -207,7 +212,7 @@ class RolloutOperations:
                     raise Conflict(
                         f"rollout `{rollout.id}` has moved on from number {seen}: {journey.told()}; look at it again"
                     )
-                seen = rollout.sequence
+                seen = seen if insists else rollout.sequence
                 try:
                     transition = advance(rollout, event_of(rollout, self.state.now()))
                 except IllegalEvent as error:

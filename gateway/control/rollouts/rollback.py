@@ -19,8 +19,9 @@ from gateway.control.rollouts.operations import TRIES, Order, RolloutOperations,
 from gateway.control.routes.operations import UnknownRoute
 from gateway.control.state import Conflict, LiveState, Overtaken
 from gateway.decide.replay import KIND
-from gateway.decide.rollout import Phase
-from gateway.store.desired import RouteRecord
+from gateway.decide.rollout import Phase, Rollout
+from gateway.store.desired import RolloutRecord, RouteRecord
+from gateway.store.errors import StoreUnreadable
 
 ROLLBACK: Final = "rollback"
 # Whoever reads an alarm and types a command takes no longer.
@@ -65,7 +66,7 @@ async def roll_back(rollouts: RolloutOperations, alias: str, order: Order, to_ve
     for _ in range(TRIES):
         before = _route(state, alias)
         wanted = _ready(state, to_version) if to_version is not None else None
-        if state.desired.rollout(alias) is not None:
+        if _readable(state, alias) is not None:
             try:
                 journey = await rollouts.take_back(alias, order, wanted)
             except RolloutOver as error:
@@ -80,13 +81,30 @@ async def roll_back(rollouts: RolloutOperations, alias: str, order: Order, to_ve
     raise Conflict("the state changes all the time; nothing was changed, try again")
 
 
+def _readable(state: LiveState, alias: str) -> Rollout | None:
+    """Return the alias's open rollout, if there is one that can be read."""
+    record = state.desired.rollout(alias)
+    return None if record is None else _rollout(record)
+
+
+def _rollout(record: RolloutRecord) -> Rollout | None:
+    try:
+        return decode(record.body).rollout
+    except StoreUnreadable as error:  # what is served can be taken back all the same
+        log.error("rollout %s of `%s`: %s", record.id, record.alias, error)
+        return None
+
+
 async def _flip(rollouts: RolloutOperations, alias: str, order: Order, wanted: str | None) -> Restored:
     state = rollouts.state
     async with state.turn:
         before = _route(state, alias)
-        if state.desired.rollout(alias) is not None:
+        if _readable(state, alias) is not None:
             raise Overtaken(f"a rollout of `{alias}` has begun meanwhile")
         now = state.now()
+        desired, damaged = state.desired, state.desired.rollout(alias)
+        if damaged is not None:  # it says nothing any more, and ends here
+            desired = desired.with_rollout(msgspec.structs.replace(damaged, is_open=False))
         if wanted is None and before.weight:
             after = msgspec.structs.replace(before, candidate=None, weight=0)
         else:
@@ -95,10 +113,10 @@ async def _flip(rollouts: RolloutOperations, alias: str, order: Order, wanted: s
             after = taken_back(before, wanted or _newest(state, before), int(now))
         if (after.control, after.weight) == (before.control, before.weight):
             raise Conflict(f"`{alias}` serves `{after.control}` alone already")
-        undone = await _promoted_by(rollouts, before)
+        undone = damaged.id if damaged is not None else await _promoted_by(rollouts, before)
         record = _record(state, before, after, order, now, undone)
         try:
-            await state.change(state.desired.with_route(after), by=order.by, reason=order.reason, journal=(record,))
+            await state.change(desired.with_route(after), by=order.by, reason=order.reason, journal=(record,))
         except Overtaken:
             raise
         except Conflict:  # stored, and a worker lags
@@ -153,21 +171,22 @@ def _check_not_back_already(state: LiveState, route: RouteRecord, now: float) ->
     """Refuse to go back twice, when automation or another person was quicker than whoever calls."""
     entries = state.store.journal(about=member("alias", route.alias), newest=True, limit=1)
     last = entries[-1].record if entries else {}
-    is_back = last.get("kind") == ROLLBACK or (
-        last.get("kind") == KIND and last["after"]["phase"] in (Phase.ROLLED_BACK, Phase.ABORTED)
-    )
-    if is_back and now - last["at"] < JUST_NOW_SECONDS:
+    at, after = last.get("at"), last.get("after")
+    phase = after.get("phase") if isinstance(after, dict) else None
+    is_back = last.get("kind") == ROLLBACK or (last.get("kind") == KIND and phase in (Phase.ROLLED_BACK, Phase.ABORTED))
+    # A record that somebody has spoilt keeps nobody from going back.
+    if is_back and isinstance(at, int | float) and now - at < JUST_NOW_SECONDS:
         raise Conflict(
             f"`{route.alias}` has been taken back to `{route.control}` just now (entry {entries[-1].number}, by "
-            f"`{last['who']}`: {last['why']}); to go back further, name a version with --to"
+            f"`{last.get('who')}`: {last.get('why')}); to go back further, name a version with --to"
         )
 
 
 async def _promoted_by(rollouts: RolloutOperations, route: RouteRecord) -> str | None:
     """Return the alias's last rollout, if that made the version the control that is taken back."""
     for record in await rollouts.stored(route.alias, limit=1):
-        rollout = decode(record.body).rollout
-        if rollout.phase is Phase.LIVE and rollout.candidate == route.control:
+        rollout = _rollout(record)
+        if rollout is not None and rollout.phase is Phase.LIVE and rollout.candidate == route.control:
             return rollout.id
     return None
 

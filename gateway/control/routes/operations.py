@@ -12,7 +12,7 @@ from adapters.reference import InvalidReference, check_name
 from gateway.control.rollouts.journalled import changed_routes, check_no_rollout
 from gateway.control.routes.files import Declaration, InvalidRoutes, declared
 from gateway.control.routes.plan import Circumstances, FieldChange, RoutePlan, compare, plan_routes
-from gateway.control.state import Conflict, LiveState, Overtaken
+from gateway.control.state import Conflict, LiveState, insist
 from gateway.store.desired import Desired, RouteRecord, RouteVersion
 
 
@@ -100,20 +100,17 @@ class RouteOperations:
         return await self._carry_out(lambda: self.plan(declaration), order)
 
     async def _carry_out(self, make_plan: Callable[[], RoutePlan], order: Order) -> RoutePlan:
-        async with self._state.turn:
-            for is_last in (False, False, True):  # who gives no version means the state as it is, whoever changes it
-                self._check_version(order)
-                plan = make_plan()
-                if plan.conflicts:
-                    raise Conflict("; ".join(plan.conflicts))
-                try:
-                    if plan.changes:
-                        await self._change(plan.after, order)
-                    break
-                except Overtaken:
-                    if is_last:
-                        raise
+        async def work() -> RoutePlan:
+            self._check_version(order)
+            plan = make_plan()
+            if plan.conflicts:
+                raise Conflict("; ".join(plan.conflicts))
+            if plan.changes:
+                await self._change(plan.after, order)
             return plan
+
+        async with self._state.turn:
+            return await insist(work)
 
     def _check_version(self, order: Order) -> None:
         version = self._state.desired.version
@@ -137,25 +134,29 @@ class RouteOperations:
             UnknownRoute, UnknownVersion: The alias or the candidate is not registered.
             Conflict: The weight is out of range, the candidate is not ready, or a rollout decides the split.
         """
+        if not 0 <= weight <= 10_000:
+            raise Conflict(f"weight `{weight}` is not in 0..10000 basis points")
         state = self._state
-        async with state.turn:
+
+        async def work() -> RouteRecord:
             self._check_version(order)
             route = self.find(alias)
             check_no_rollout(state.desired, alias)
-            if not 0 <= weight <= 10_000:
-                raise Conflict(f"weight `{weight}` is not in 0..10000 basis points")
-            if candidate is None:
-                moved = msgspec.structs.replace(route, candidate=None, weight=0)
-            else:
-                entry = state.find(candidate)
-                if entry.state is not State.READY:
-                    raise Conflict(
-                        f"`{entry.ref.version}` is {entry.state}, so it cannot be a candidate: {entry.reason}"
-                    )
-                moved = msgspec.structs.replace(route, candidate=entry.ref.version, weight=weight)
+            moved = self._split(route, candidate, weight)
             if moved != route:
                 await self._change(state.desired.with_route(moved), order)
             return moved
+
+        async with state.turn:
+            return await insist(work)
+
+    def _split(self, route: RouteRecord, candidate: str | None, weight: int) -> RouteRecord:
+        if candidate is None:
+            return msgspec.structs.replace(route, candidate=None, weight=0)
+        entry = self._state.find(candidate)
+        if entry.state is not State.READY:
+            raise Conflict(f"`{entry.ref.version}` is {entry.state}, so it cannot be a candidate: {entry.reason}")
+        return msgspec.structs.replace(route, candidate=entry.ref.version, weight=weight)
 
     async def history(self, alias: str, *, before: int | None, limit: int) -> tuple[RouteVersion, ...]:
         """Return the versions of an alias's route below number `before`, the newest first.

@@ -1,0 +1,63 @@
+"""What the commands take and print: times, shares, tables, and where a gateway is."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from gateway.cli import main
+from gateway.cli.keys import Duration
+from gateway.cli.routes import Weight
+from gateway.cli.tables import show_table
+
+
+def told(*arguments: str) -> str:
+    """What a command that is refused says."""
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 2, done.output
+    return done.output
+
+
+def test_a_time_without_a_unit_is_refused_for_nobody_means_thirty_seconds() -> None:
+    assert [Duration().convert(given, None, None) for given in ("30d", "90s", "0")] == [2_592_000, 90, 0]
+    with pytest.raises(click.BadParameter, match="`30` is not a time such as"):
+        Duration().convert("30", None, None)
+
+
+def test_a_weight_is_a_share_or_basis_points() -> None:
+    assert [Weight().convert(given, None, None) for given in ("5%", "500", "0%", "100%")] == [500, 500, 0, 10_000]
+    for wrong in ("101%", "10001", "-1", "0.001%", "five"):
+        with pytest.raises(click.BadParameter, match="is not 0 to 100 %"):
+            Weight().convert(wrong, None, None)
+
+
+def test_a_table_in_a_pipe_has_a_whole_line_for_each_row(capsys: pytest.CaptureFixture[str]) -> None:
+    row = ("key-0a1b2c3d4e5f", "a remark of many words " * 20 + "end")
+    show_table(("ID", "NAME"), [row], "none")
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
+        "ID                NAME",
+        "  ".join(row),
+    ]
+
+
+def test_an_address_without_a_scheme_is_told_how_to_write_it() -> None:
+    assert "`10.0.0.7:8081` is no URL; write http://HOST:PORT" in told("status", "--control", "10.0.0.7:8081")
+
+
+def test_a_key_made_without_a_gateway_says_in_which_store_it_is(tmp_path: Path) -> None:
+    command = (sys.executable, "-m", "gateway", "keys", "create", "--state", str(tmp_path))
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert f"written to the store `{tmp_path / 'state.db'}`" in done.stderr
+    assert done.stdout.startswith("sk-loragate-")
+
+
+def test_yaml_that_cannot_be_read_is_told_by_file_and_line(tmp_path: Path) -> None:
+    file = tmp_path / "plan.yaml"
+    file.write_text("steps:\n  - {weight: 5%\n")
+    said = told("rollout", "start", "support", "support@3f2a9c", "--plan-file", str(file), "--reason", "x")
+    assert f"{file}: is not valid YAML" in said
+    assert "line 2, column 5" in said
+    assert "byte string" not in said
