@@ -63,6 +63,12 @@ def as_yaml(values: dict[str, Any]) -> str:
     import yaml
 
     text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+    try:
+        is_faithful = yaml.safe_load(text) == values
+    except yaml.YAMLError:
+        is_faithful = False
+    if not is_faithful:  # PyYAML writes some of Unicode's line ends as they are, and reads them as spaces
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=False, width=100)
     return text
 
 

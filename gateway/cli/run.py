@@ -79,7 +79,8 @@ def run_node(settings: Settings, *, owns_engine: bool = False) -> None:
     from gateway.store.errors import StoreError
 
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for library in ("httpx", "alembic"):
+        logging.getLogger(library).setLevel(logging.WARNING)
 
     async def run() -> None:
         if owns_engine:

@@ -21,7 +21,7 @@ from gateway.control.routes.operations import StateMoved, UnknownRoute
 from gateway.control.state import Conflict
 from gateway.decide.read_plan import InvalidPlan
 from gateway.errors import LoragateError
-from gateway.store.errors import StoreError, StoreUnavailable
+from gateway.store.errors import StoreError, StoreTooNew, StoreUnavailable
 from gateway.store.idempotency import KeyReused, KeyWasMade, StillRunning
 from gateway.store.keys import KeyOutOfUse, UnknownKey
 
@@ -52,6 +52,7 @@ STATUS: Final[dict[type[Exception], tuple[int, str]]] = {
     Conflict: (409, "conflict"),
     HostUnavailable: (503, "engine_unavailable"),
     StoreUnavailable: (503, "store_unavailable"),
+    StoreTooNew: (503, "store_too_new"),
     StoreError: (500, "store_failed"),
     OSError: (507, "not_stored"),
     UnicodeEncodeError: (400, "invalid_request"),

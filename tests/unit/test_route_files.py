@@ -6,7 +6,7 @@ from typing import Any
 import click
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.cli.routes_file import as_yaml, read_file
@@ -195,6 +195,7 @@ ROUTES = st.builds(
 
 
 @given(ROUTES)
+@example(RouteRecord(alias="support", control=CONTROL, salt="s", notes="\x85"))
 def test_what_is_written_of_a_route_is_read_as_that_route(tmp_path_factory: pytest.TempPathFactory, route: Any) -> None:
     text = as_yaml({"routes": [written(msgspec.to_builtins(route))]})
     (read,) = read_file(file_of(tmp_path_factory.getbasetemp(), text)).routes

@@ -77,8 +77,8 @@ class Conductor:
 
     @property
     def is_leader(self) -> bool:
-        """Whether this gateway leads, as far as it knows."""
-        return self._leader.fence is not None
+        """Whether this gateway leads, as far as it knows; it cannot while the store is away."""
+        return self._leader.fence is not None and not self._trouble
 
     async def run(self) -> None:
         """Look once a second, until cancelled."""

@@ -23,6 +23,8 @@ _DEEDS: Final = {
     "Aborted": "aborted it",
     "RolledBack": "rolled `{candidate}` back",
 }
+# What a change brings along and nobody asks for.
+_UNTOLD: Final = frozenset(("created", "salt"))
 _UNSAID: Final = "no reason was given"
 
 
@@ -116,7 +118,7 @@ def _route(record: Record) -> list[str]:
     return lines + [
         f"  {name}: `{_shown(name, new.get(name))}`; before `{_shown(name, old.get(name))}`."
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
+        if old.get(name) != new.get(name) and name not in _UNTOLD
     ]
 
 

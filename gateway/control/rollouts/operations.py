@@ -255,7 +255,9 @@ class RolloutOperations:
         stored = await self.stored()
         found = next((each for each in stored if name in (each.id, each.alias)), None)
         if found is None:
-            raise UnknownRollout(f"no rollout `{name}`; `loragate rollout ls` lists them")
+            raise UnknownRollout(
+                f"no rollout `{name}`: neither an id nor an alias that has had one; `loragate rollout ls` lists them"
+            )
         return decode(found.body)
 
     async def stored(
