@@ -101,7 +101,7 @@ class Idempotent:
                     with suppress(StoreError):
                         await asyncio.to_thread(keys.renew, name)
             task.result()
-        except Exception:
+        except Exception:  # whatever it was, nothing was answered: the claim is freed, and the error goes on its way
             await self._end(keys.release, name)
             raise
         finally:
