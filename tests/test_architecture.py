@@ -7,13 +7,17 @@ from pathlib import Path
 import pytest
 
 import adapters
+import evaluators
 import gateway
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("gateway", "adapters")
+PACKAGES = ("gateway", "adapters", "evaluators")
 
 # Pure: no I/O, no clock, no chance.
 PURE = (
+    "evaluators",
+    "gateway/mirror/sample.py",
+    "gateway/mirror/feedback.py",
     "gateway/decide",
     "gateway/errors.py",
     "gateway/ports.py",
@@ -59,7 +63,7 @@ IMPURE_LIBRARIES = {"time", "random", "os", "io", "socket", "asyncio", "threadin
 
 # The rooms of a request never import each other: they meet in app.py (the data plane) and
 # node.py (the machine) through ports. Pure files may be read from anywhere.
-ROOMS = ("receive", "serve", "store", "control", "observe", "workers")
+ROOMS = ("receive", "serve", "store", "control", "observe", "workers", "mirror", "evaluate")
 MEETING_PLACES = ("gateway/app.py", "gateway/node.py", "gateway/settings.py", "gateway/cli", "gateway/demo")
 # What a room may take from another beyond pure files, each with its reason.
 ALLOWED = {
@@ -68,6 +72,9 @@ ALLOWED = {
     # Messages to workers carry limits and cells.
     ("workers", "receive"),
     ("workers", "observe"),
+    # Samples are the store's between the two, and judged pairs are read from there.
+    ("evaluate", "store"),
+    ("mirror", "store"),
 }
 
 # One home for each library.
@@ -77,7 +84,7 @@ HOMES = {
     "pydantic": ("gateway/settings.py", "gateway/control"),
     "yaml": ("gateway/settings.py", "gateway/cli/routes_file.py"),
     "httptools": ("gateway/serve/upstream.py", "gateway/receive/protocol.py", "gateway/receive/upgrade.py"),
-    "httpx": ("gateway/serve/adapter_host.py", "gateway/cli/client.py", "gateway/demo"),
+    "httpx": ("gateway/serve/adapter_host.py", "gateway/cli/client.py", "gateway/demo", "gateway/evaluate"),
     "prometheus_client": ("gateway/observe",),
     "uvicorn": ("gateway/workers", "gateway/node.py"),
     "click": ("gateway/cli", "gateway/demo"),
@@ -89,9 +96,16 @@ HOMES = {
     "sqlalchemy": ("gateway/store",),
     "alembic": ("gateway/store",),
     "psycopg": ("gateway/store",),
+    "rapidfuzz": ("evaluators/compare",),
+    "sacrebleu": ("evaluators/compare",),
+    "py3langid": ("evaluators/compare",),
+    "jsonschema": ("evaluators/compare",),
+    "onnxruntime": ("evaluators/compare",),
+    "matplotlib": ("gateway/cli", "gateway/control/shadow", "bench", "scripts"),
 }
 # Heavy: only inside functions, so that serving starts at once and without them.
-HEAVY = {"torch", "peft", "transformers", "vllm", "gguf", "safetensors", "numpy"}
+HEAVY = {"torch", "peft", "transformers", "vllm", "gguf", "safetensors", "numpy", "sacrebleu", "py3langid"}
+HEAVY |= {"onnxruntime", "tokenizers", "matplotlib", "jsonschema"}
 HEAVY_BY_NATURE = "gateway/serve/vllm_cpu/adapter_wise.py"  # loaded by vLLM alone
 
 MODULE_LINES = 400
@@ -154,9 +168,21 @@ def test_adapters_knows_nothing_of_the_gateway() -> None:
     assert offenders == []
 
 
+def test_evaluators_know_neither_the_gateway_nor_adapters() -> None:
+    offenders = [
+        (path, name)
+        for path, tree in modules()
+        if path.startswith("evaluators/")
+        for name in imports(tree)
+        if name.split(".")[0] in ("gateway", "adapters")
+    ]
+    assert offenders == []
+
+
 def test_the_package_called_adapters_is_ours() -> None:
     assert Path(adapters.__file__).is_relative_to(ROOT)
     assert Path(gateway.__file__).is_relative_to(ROOT)
+    assert Path(evaluators.__file__).is_relative_to(ROOT)
 
 
 def test_pure_files_import_nothing_that_acts() -> None:
@@ -231,7 +257,9 @@ def test_each_library_has_one_home(library: str) -> None:
 def test_heavy_libraries_are_imported_inside_functions() -> None:
     offenders = []
     for path, tree in modules():
-        if path == HEAVY_BY_NATURE:
+        if path == HEAVY_BY_NATURE or path.startswith(
+            "evaluators/statistics/"
+        ):  # numbers are NumPy's; imported late itself
             continue
         for node in tree.body:
             if isinstance(node, ast.Import | ast.ImportFrom):

@@ -1,0 +1,219 @@
+"""What was asked, what each arm answered, and what a comparator made of it: frozen facts.
+
+An observation says how it ended; only a complete one can be compared with a clear
+conscience. A score that could not be had is `Unscored` with its reason, never 0 or NaN.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+
+class Ended(StrEnum):
+    """How an observation ended."""
+
+    COMPLETE = "complete"
+    TRUNCATED = "truncated"  # by a bound of ours: the rest of the answer is not known
+    FAILED = "failed"
+
+
+class Kind(StrEnum):
+    """What the two sides of a pair are."""
+
+    CANDIDATE = "candidate"  # a rollout's control, and its candidate
+    BASE = "base"  # for an alias without a rollout: the frozen base as control, the alias's version as candidate
+    NOISE = "noise"  # one version twice: what differs is noise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """One call of a tool: its name, and its arguments as the JSON text that the model wrote."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What was asked, lifted out of an OpenAI or Anthropic request.
+
+    Attributes:
+        endpoint: The path, such as `/v1/chat/completions`.
+        messages: (role, text) of a conversation; empty for a plain completion.
+        text: The prompt of a plain completion; None where it is token ids or a conversation.
+        schema: The JSON schema that the answer must follow, if one is asked for.
+        wants_json: Whether the answer must be JSON.
+        tools: Names of the tools that may be called.
+        expected: What the caller says a right answer holds (`metadata.expected`), if it does.
+        temperature: As asked, None where the engine's default holds.
+    """
+
+    endpoint: str = ""
+    messages: tuple[tuple[str, str], ...] = ()
+    text: str | None = None
+    schema: Mapping[str, Any] | None = None
+    wants_json: bool = False
+    tools: tuple[str, ...] = ()
+    expected: str | None = None
+    temperature: float | None = None
+
+    @property
+    def last_user_text(self) -> str:
+        """The last thing a person said; of a plain completion its prompt; empty if there is neither."""
+        for role, text in reversed(self.messages):
+            if role == "user":
+                return text
+        return self.text or ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """One arm's answer.
+
+    Attributes:
+        ended: How it ended; with `FAILED`, `error` says why in one word or status.
+        text: All text of the first choice, reasoning excluded.
+        tool_calls: The calls of the first choice, in order.
+        finish_reason: As the engine says, such as `stop` or `length`.
+        prompt_tokens, completion_tokens: As the engine counted; None where it did not say.
+        prompt_ids, token_ids: The engine's own token ids; None where it did not say.
+        ttft_seconds: To the first token; None unless it was streamed.
+        itl_seconds: Mean time between tokens; None unless it was streamed and has two.
+        duration_seconds: From sending to the end.
+    """
+
+    ended: Ended = Ended.COMPLETE
+    error: str = ""
+    text: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_ids: tuple[int, ...] | None = None
+    token_ids: tuple[int, ...] | None = None
+    ttft_seconds: float | None = None
+    itl_seconds: float | None = None
+    duration_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """One request and two answers to it. In a pair of kind `NOISE` both are of one version.
+
+    `control` is what the control answered and `candidate` what the other version did, whichever of
+    them the caller got.
+    """
+
+    kind: Kind
+    prompt: Prompt
+    control: Observation
+    candidate: Observation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """A comparator's number.
+
+    Attributes:
+        value: In [0, 1].
+        version: The comparator's; scores of two versions are not added up.
+        control, candidate: Each arm's own number in [0, 1], for a comparator that looks at one answer at a
+            time; then `value` is (1 + candidate - control) / 2, where 0.5 means no difference.
+    """
+
+    value: float
+    version: str
+    control: float | None = None
+    candidate: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("value", "control", "candidate"):
+            number = getattr(self, name)
+            if number is not None and not 0.0 <= number <= 1.0:  # NaN fails this too
+                raise ValueError(f"{name} `{number}` of a score is not in [0, 1]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unscored:
+    """Why there is no number, in a word of few (`empty`, `no_schema`, `failed`, …)."""
+
+    reason: str
+    version: str
+
+
+Outcome = Score | Unscored
+
+NOTHING: Mapping[str, Outcome] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """How far two arms are apart on the same tokens, in nats; see `evaluators/drift/token_kl.py`.
+
+    Attributes:
+        n_tokens: Tokens scored under both.
+        log_ratio: Mean of log p(served) - log p(other) per token.
+        kl: Mean over tokens of the divergence of the two next-token distributions as far as the engine tells them
+            (a lower bound of KL(served‖other)); never negative.
+        moved_share: Share of tokens whose log-ratio exceeds 1 nat in size.
+        top1_agreement: Share of tokens where both put the same token first.
+        top_moved: At most five of (token text, position, log p served, log p other), the largest movers first.
+            Token texts are prompts' and replies' words: they follow the route's `capture`.
+        temperature: At which the tokens were drawn.
+        histogram: Counts of |log-ratio| by `HISTOGRAM_BOUNDS` of token_kl.
+    """
+
+    n_tokens: int
+    log_ratio: float
+    kl: float
+    moved_share: float
+    top1_agreement: float
+    top_moved: tuple[tuple[str, int, float, float], ...] = ()
+    temperature: float = 1.0
+    histogram: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What is kept of a pair once it was compared; no words of anybody unless `capture` is `full`.
+
+    Attributes:
+        number: Of the pair in the store, rising in the order of commits; 0 before.
+        sample: The sample's id.
+        alias, rollout, stage: Whose; rollout and stage are empty and 0 outside of one.
+        kind: Whom it compares.
+        control, other: The versions compared, by name.
+        served: Which arm the caller got: `control` or `candidate`.
+        session: Hash of the conversation or user that it belongs to, 16 hex digits.
+        task: The caller's name for the kind of request; empty if none was given.
+        at: When the caller's request was answered, Unix seconds.
+        judged_at: When it was compared, Unix seconds.
+        scores: Comparator's name → what it says.
+        drift: On the tokens of the control's answer.
+        drift_back: On those of the other's answer, served and other swapped.
+        prompt_tokens, control_tokens, other_tokens: Lengths, as far as known.
+        weight: One over its chance of having been judged by the costlier comparators.
+    """
+
+    number: int = 0
+    sample: str
+    alias: str
+    rollout: str = ""
+    stage: int = 0
+    kind: Kind
+    control: str
+    other: str
+    served: str = "control"
+    session: str = ""
+    task: str = ""
+    at: float = 0.0
+    judged_at: float = 0.0
+    scores: Mapping[str, Outcome] = field(default_factory=lambda: NOTHING)
+    drift: Drift | Unscored | None = None
+    drift_back: Drift | Unscored | None = None
+    prompt_tokens: int | None = None
+    control_tokens: int | None = None
+    other_tokens: int | None = None
+    weight: float = 1.0
