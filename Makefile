@@ -4,7 +4,7 @@ PY := .venv/bin/python
 # Fast tests mostly wait for time-outs and processes, so four of their files go at once even on two cores.
 FAST := -m "not real and not simulation" -n 4 --dist loadfile
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test check simulate bench clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -17,13 +17,16 @@ demo: setup  ## Serve a real base and real adapters, and show what the gateway d
 
 test: setup  ## Run every test, real engines and simulations included
 	$(PY) -m pytest -q $(FAST) $(ARGS)
-	$(PY) -m pytest -q -m "real or simulation" $(ARGS)
+	scripts/test_slow.sh $(ARGS)
 
 check: setup  ## Lint, types, architecture and the fast tests, in a minute or two
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -m pytest -q $(FAST) $(ARGS)
+
+simulate: setup  ## Simulate what verdicts promise, and write docs/statistics.md's tables and figures (some minutes)
+	@$(PY) -m simulations $(ARGS)
 
 bench: setup  ## Measure Loragate and its peers side by side, in one table
 	$(PY) -m bench $(ARGS)

@@ -97,6 +97,11 @@ class Observation:
     itl_seconds: float | None = None
     duration_seconds: float | None = None
 
+    @property
+    def tokens(self) -> int:
+        """What the engine has counted in all; 0 of what it did not say."""
+        return (self.prompt_tokens or 0) + (self.completion_tokens or 0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:

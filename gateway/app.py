@@ -9,6 +9,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from time import monotonic, time  # noqa: TID251 (the composition root gives the clock)
 from typing import Any, Final
@@ -17,16 +18,34 @@ import msgspec
 
 from gateway.decide.route import RouteTable
 from gateway.errors import EngineUnavailable
+from gateway.mirror.feedback import Feedback
+from gateway.mirror.queue import MirrorQueue
 from gateway.observe.ledger import Ledger
 from gateway.observe.tally import Tallies
 from gateway.receive.deps import Deps, RequestIds
 from gateway.receive.placing import Placing
 from gateway.receive.protocol import ClientConnection
 from gateway.receive.rates import WorkerRates
+from gateway.receive.recent import Recent
+from gateway.receive.tap import Taps
 from gateway.serve.upstream import EnginePools
 from gateway.store.snapshot import to_table
 from gateway.workers import channel
-from gateway.workers.channel import Applied, Collect, Configure, NewEngines, NewTable, Ready, Report, Spent, Supplied
+from gateway.workers.channel import (
+    Applied,
+    Collect,
+    Configure,
+    Heard,
+    Mirrored,
+    NewEngines,
+    NewTable,
+    Ready,
+    Recall,
+    Recalled,
+    Report,
+    Spent,
+    Supplied,
+)
 from gateway.workers.supply import WorkerSupply
 
 log = logging.getLogger("loragate.worker")
@@ -35,6 +54,10 @@ log = logging.getLogger("loragate.worker")
 CHECK_SECONDS: Final = 0.5
 # What is let in under limits is gathered for so long before the other workers are told.
 SHARE_SECONDS: Final = 0.1
+# How long the control plane may take to read what a worker says last.
+LAST_WORDS_SECONDS: Final = 1.0
+# What may wait in the channel before no more copies of requests are put into it: all else has to get through.
+MOST_UNREAD_BYTES: Final = 2 * 1024 * 1024
 
 
 class Worker:
@@ -58,6 +81,12 @@ class Worker:
         on_ended = self.placing.queue.freed if configure.limits.engine_concurrency else None
         self.engines = EnginePools(configure.connect_seconds, monotonic, on_ended)
         self.supply = WorkerSupply(lambda message: channel.write(writer, message))
+        bounds = configure.mirror
+        self.mirror = MirrorQueue(
+            bounds, lambda copies: channel.write(writer, Mirrored(list(copies))), self._is_heard,
+            lambda seconds, what: asyncio.get_running_loop().call_later(seconds, what),
+        )  # fmt: skip
+        self.recent = Recent(bounds.recent_requests)
         self.deps = Deps(
             table=self.table,
             engines=self.engines,
@@ -69,6 +98,9 @@ class Worker:
             clock=time,
             rates=self.rates,
             tallies=self.tallies,
+            taps=Taps(self.mirror, bounds.request_bytes, bounds.reply_bytes),
+            recent=self.recent,
+            hear=self._hear,
             fingerprints={},
         )
         # Set by who runs the server: its connections, and how to stop it.
@@ -98,8 +130,12 @@ class Worker:
             for chore in chores:
                 chore.cancel()
         self.engines.close()
+        self.mirror.close()
         channel.write(self._writer, self._report(0))
         self._writer.close()
+        with suppress(OSError, TimeoutError):  # the counts lie behind the copies
+            async with asyncio.timeout(LAST_WORDS_SECONDS):
+                await self._writer.wait_closed()
         await send({"type": "lifespan.shutdown.complete"})
 
     def announce(self) -> None:
@@ -122,11 +158,25 @@ class Worker:
                 channel.write(self._writer, self._report(message.number))
             elif isinstance(message, Spent):
                 self.rates.heard(message.spendings, monotonic())
+            elif isinstance(message, Recall):
+                channel.write(self._writer, Recalled(message.number, self.recent.about(message.request_ids)))
         self.stop()
 
     def _report(self, number: int) -> Report:
         rollouts = {route.rollout.id for route in self._table.routes.values() if route.rollout is not None}
-        return Report(number, self.ledger.cells(), self.placing.counts, self.tallies.report(rollouts))
+        return Report(
+            number, self.ledger.cells(), self.placing.counts, self.tallies.report(rollouts), self.mirror.counts
+        )
+
+    def _is_heard(self) -> bool:
+        """Whether the control plane reads what it is sent: else it would pile up here."""
+        return not self._writer.is_closing() and self._writer.transport.get_write_buffer_size() < MOST_UNREAD_BYTES
+
+    def _hear(self, feedback: Feedback) -> bool:
+        if not self._is_heard():
+            return False
+        channel.write(self._writer, Heard(feedback))
+        return True
 
     def _share_soon(self) -> None:
         asyncio.get_running_loop().call_later(SHARE_SECONDS, self._share)

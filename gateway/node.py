@@ -22,8 +22,15 @@ from gateway.control.adapters.operations import AdapterOperations
 from gateway.control.contact import StoreContact
 from gateway.control.operations import Operations
 from gateway.control.rollouts.conductor import Conductor
+from gateway.control.shadow.heard import Heard
 from gateway.control.state import Conflict, LiveState
+from gateway.evaluate.supervise import EvaluatorChild, is_wanted, order_of
 from gateway.listening import address, bind, bind_unix, make_folder
+from gateway.mirror.desk import FeedbackDesk
+from gateway.mirror.intake import MirrorIntake
+from gateway.mirror.node_side import Catcher, mirror_reading, policies, policy_of
+from gateway.mirror.retention import Retention
+from gateway.mirror.straight import Straight
 from gateway.observe.loads import LoadCounts
 from gateway.observe.metrics import Reading, exposition
 from gateway.observe.store_metrics import StoreReading
@@ -34,10 +41,13 @@ from gateway.serve.vllm_process import EngineProcess
 from gateway.settings import Settings
 from gateway.store.desired import COPY_FILE, Desired, read_copy, save_copy
 from gateway.store.errors import StoreError, StoreUnavailable
+from gateway.store.feedback import Feedbacks
 from gateway.store.fingerprints import FingerprintStore
 from gateway.store.leader import Leader
 from gateway.store.moving import take_in
+from gateway.store.pairs import Pairs
 from gateway.store.replicas import Replica, Replicas
+from gateway.store.samples import Samples
 from gateway.store.snapshot import read_base
 from gateway.store.sql import Store, open_store
 from gateway.workers.channel import Configure
@@ -51,6 +61,8 @@ COLLECT_SECONDS: Final = 5.0
 # How soon the catalog tells what a check has found.
 REVIEW_SECONDS: Final = 1.0
 DAY_SECONDS: Final = 86_400.0
+# How long copies of requests that workers have just handed over may take to be stored when the gateway ends.
+MIRROR_DRAIN_SECONDS: Final = 2.0
 
 
 def _first_state(store: Store, records: FingerprintStore, folder: Path) -> tuple[Desired, bool]:
@@ -125,14 +137,39 @@ class Node:
             self.state,
             AdapterOperations(self.state, intake, records, registry, most_rank=settings.engine.max_lora_rank),
             self.contact.tallies, self.contact.everywhere,
+            lambda: mirror_reading(self.mirror, self.feedback, self.pool.mirror).counts,
         )  # fmt: skip
         if is_current:
             self.operations.adapters.sweep(is_shared=settings.store is not None)
+        bounds = settings.mirror
+        self.straight = Straight(bounds.held_items, bounds.held_bytes, bounds.straight_seconds, time.monotonic)
+        self.mirror = MirrorIntake(
+            Samples(self.store), self.straight, lambda alias: policy_of(self.state.desired, alias), bounds,
+            self.state.now,
+        )  # fmt: skip
+        self.feedback = FeedbackDesk(
+            Feedbacks(self.store), self.pool.recall, lambda: policies(self.state.desired), bounds.feedback_seconds,
+            self.state.now,
+        )  # fmt: skip
+        self.retention = Retention(
+            Samples(self.store), (Pairs(self.store), Feedbacks(self.store)), bounds.results_seconds, self.state.now
+        )
+        self.pool.listener = Catcher(self.mirror, self.feedback)
         self.conductor = Conductor(self.operations.rollouts, Leader(self.store, replica.name))
+        self.shadow = Heard(self.store, self.operations.rollouts, lambda: self.conductor.is_leader)
         self.engines.watch(self.state, self._engines_changed, self.state.publish_stock)
+        self.evaluator = self._own_evaluator()
         self.engine: EngineProcess | None = None
         self._control: uvicorn.Server | None = None
         self._stop = asyncio.Event()
+
+    def _own_evaluator(self) -> EvaluatorChild:
+        return EvaluatorChild(
+            lambda: order_of(
+                self.settings, [each.status.url for each in self.engines.watches], self.folder / CONTROL_SOCKET
+            ),
+            lambda: is_wanted(self.state.desired), self.settings.evaluator.drain_seconds,
+        )  # fmt: skip
 
     @property
     def app_url(self) -> str:
@@ -165,8 +202,14 @@ class Node:
             loop.create_task(self._review()),
             loop.create_task(self.contact.run()),
             loop.create_task(self.conductor.run()),
+            loop.create_task(self.mirror.run()),
+            loop.create_task(self.retention.run()),
+            loop.create_task(self.shadow.run()),
+            loop.create_task(self.feedback.run()),
             *(loop.create_task(watch.run()) for watch in self.engines.watches),
         ]
+        if self.settings.evaluator.enabled:
+            chores.append(loop.create_task(self.evaluator.run()))
         if self.engine is not None:
             chores.append(loop.create_task(self.engine.run()))
         ready = loop.create_task(self._announce(on_ready))
@@ -181,7 +224,7 @@ class Node:
 
     async def _wind_down(self, workers: asyncio.Task[None], chores: list[asyncio.Task[Any]]) -> None:
         self.app_socket.close()  # the workers' copies close as they drain: new connections are refused at once
-        await self.pool.stop(self.settings.drain_seconds)
+        await asyncio.gather(self.pool.stop(self.settings.drain_seconds), self.evaluator.stop())
         await asyncio.wait([workers], timeout=5)
         if self.engine is not None:
             await self.engine.stop()
@@ -193,6 +236,7 @@ class Node:
         for chore in chores:
             chore.cancel()
         await asyncio.gather(*chores, return_exceptions=True)
+        await self.mirror.finish(MIRROR_DRAIN_SECONDS)
         (self.folder / CONTROL_SOCKET).unlink(missing_ok=True)
 
     async def _announce(self, on_ready: Callable[[], None]) -> None:
@@ -231,6 +275,7 @@ class Node:
             certificate=str(settings.tls_certificate) if settings.tls_certificate else None,
             private_key=str(settings.tls_key) if settings.tls_key else None,
             table=table or self.state.table(),
+            mirror=settings.mirror,
         )
 
     async def _serve_control(self) -> None:
@@ -245,7 +290,9 @@ class Node:
 
         path = self.folder / CONTROL_SOCKET
         probes = Probes(self._readiness, self._metrics, self._status)
-        app = build_control(self.operations, probes, socket_path=str(path), with_keys=self.settings.auth)
+        app = build_control(
+            self.operations, probes, socket_path=str(path), with_keys=self.settings.auth, straight=self.straight
+        )
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=3)
         return _NoSignals(config)
 
@@ -279,6 +326,7 @@ class Node:
                 age=self.contact.silent_seconds, is_away=self.contact.is_away, state=self.state.desired.version,
                 replicas=len(self.contact.heard.alive),
             ),
+            mirror=mirror_reading(self.mirror, self.feedback, self.pool.mirror), shadow=self.shadow.reading(),
         )  # fmt: skip
         return exposition(reading)
 

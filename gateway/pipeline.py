@@ -11,6 +11,7 @@ from gateway.decide.assign import Arm, Split, bucket, pick_arm
 from gateway.decide.authenticate import Principal
 from gateway.decide.place import ANY, Terms, place
 from gateway.decide.route import RolloutTag, Route, RouteTable, Target, find_target
+from gateway.decide.sample import Mirror
 from gateway.errors import BadRequest, Saturated, ServingError
 
 
@@ -44,7 +45,7 @@ Loads = tuple[Mapping[str, int], Collection[str], Terms]
 
 
 class Placement(NamedTuple):
-    """What was decided. `exposure` is None unless a rollout counts the request."""
+    """What was decided. `exposure` is None unless a rollout counts the request, `mirror` unless it may be copied."""
 
     alias: str
     version: str
@@ -52,6 +53,7 @@ class Placement(NamedTuple):
     reason: str
     engine_url: str
     exposure: Exposure | None = None
+    mirror: Mirror | None = None
 
 
 def answer(
@@ -134,4 +136,7 @@ def _placed(
     table: RouteTable, target: Target, arm: Arm, version: str, reason: str, loads: Loads,
     exposure: Exposure | None = None,
 ) -> Placement:  # fmt: skip
-    return Placement(target.alias, version, arm, reason, place(table, version, *loads).url, exposure)
+    route = target.route
+    # Not of a pin, which has no route, nor of another reason than the route's own: a tester's arm, a fallback.
+    mirror = route.mirror if route is not None and reason == target.reason else None
+    return Placement(target.alias, version, arm, reason, place(table, version, *loads).url, exposure, mirror)

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from gateway.mirror.bounds import Bounds
 from gateway.receive.limits import Limits
 
 PREFIX: Final = "LORAGATE_"
@@ -25,8 +26,8 @@ _NOT_SETTINGS: Final = frozenset(
 # What Kubernetes puts into every pod beside a Service named `loragate`; its LORAGATE_PORT looks like ours.
 _KUBERNETES: Final = re.compile(r"LORAGATE_(\w+_)?(SERVICE_(HOST|PORT)|PORT_\d)\w*=.*|LORAGATE_(\w+_)?PORT=tcp://.*")
 # Settings that have parts.
-_GROUPS: Final = ("limits", "engine", "adapters")
-_LISTS: Final = ("engines", "args", "sources", "trusted_keys")
+_GROUPS: Final = ("limits", "engine", "adapters", "mirror", "evaluator")
+_LISTS: Final = ("engines", "args", "sources", "trusted_keys", "judge_keys")
 
 
 class InvalidSettings(Exception):
@@ -98,6 +99,45 @@ class AdapterSettings(_Strict):
     probe_seconds: float = Field(60.0, gt=0, description="How often versions in service are checked")
 
 
+class EvaluatorSettings(_Strict):
+    """What evaluators may ask of engines and judges; bounds are of one evaluator unless it says otherwise."""
+
+    enabled: bool = Field(True, description="Run an evaluator beside the gateway while a route mirrors")
+    requests_per_engine: int = Field(2, ge=1, description="Shadow requests that an engine gets at once")
+    tokens_per_second: int | None = Field(
+        2000, ge=1, description="Tokens a second that shadow requests may cost an engine in the long run"
+    )
+    kv_cache_share: float = Field(
+        0.9, gt=0, le=1, description="Engines whose KV cache is fuller get no shadow requests"
+    )
+    most_running: int | None = Field(
+        None, ge=0, description="Engines that run more requests than this, evaluators' aside, get no shadow requests"
+    )
+    priority: int = Field(
+        1_000_000, ge=0, description="Of shadow requests in vLLM's queue; the lower goes first, 0 is usual"
+    )
+    replay_seconds: float = Field(120.0, gt=0, description="Longest shadow reply; what came until then is kept")
+    reply_bytes: int = Field(4 * 1024**2, ge=1, description="Largest shadow reply; what came until then is kept")
+    top_logprobs: int = Field(5, ge=0, description="Likeliest tokens told at each position, for drift")
+    score_at_once: int = Field(
+        1,
+        ge=1,
+        description="Requests for prompt log-probabilities that an engine gets at once; 1 is over all evaluators",
+    )
+    score_tokens: int = Field(8192, ge=2, description="Longest prompt with reply whose drift is measured")
+    score_seconds: float = Field(60.0, gt=0, description="How long an engine may take to tell log-probabilities")
+    lease_seconds: float = Field(60.0, ge=1, description="After so long without a word, another evaluator takes over")
+    give_up_seconds: float = Field(
+        900.0, gt=0, description="A sample that could not be replayed for so long is dropped"
+    )
+    drain_seconds: float = Field(10.0, ge=0, description="How long running comparisons may go on after a stop")
+    judge_seconds: float = Field(60.0, gt=0, description="How long a judge may take for one question")
+    judge_keys: tuple[str, ...] = Field(
+        ("OPENAI_API_KEY", "JUDGE_API_KEY"),
+        description="Environment variables that a route's judge may name for its key",
+    )
+
+
 class Settings(_Strict):
     """Everything that can be set."""
 
@@ -123,6 +163,8 @@ class Settings(_Strict):
     limits: Limits = Field(Limits(), description="Bounds of one connection and one request")
     engine: EngineSettings = Field(EngineSettings.model_construct(), description="The engine that `up` starts")
     adapters: AdapterSettings = Field(AdapterSettings.model_construct(), description="Adapters and their checks")
+    mirror: Bounds = Field(Bounds(), description="Bounds of what is copied for evaluators, and of feedback")
+    evaluator: EvaluatorSettings = Field(EvaluatorSettings.model_construct(), description="Evaluators")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged")
 
     @model_validator(mode="after")
@@ -211,11 +253,13 @@ def described() -> list[tuple[str, str, object]]:
     """Return (name, meaning, default) of every setting, those of groups with their group's name before a dot."""
     rows: list[tuple[str, str, object]] = []
     for name, field in Settings.model_fields.items():
-        if name == "limits":
-            rows += [(f"limits.{each.name}", "", each.default) for each in dataclasses.fields(Limits)]
-        elif name in _GROUPS:
-            parts = (EngineSettings if name == "engine" else AdapterSettings).model_fields
-            rows += [(f"{name}.{part}", each.description or "", each.default) for part, each in parts.items()]
+        group = field.annotation
+        if isinstance(group, type) and dataclasses.is_dataclass(group):
+            rows += [(f"{name}.{each.name}", "", each.default) for each in dataclasses.fields(group)]
+        elif isinstance(group, type) and issubclass(group, _Strict):
+            rows += [
+                (f"{name}.{part}", each.description or "", each.default) for part, each in group.model_fields.items()
+            ]
         else:
             rows.append((name, field.description or "", field.default))
     return rows
@@ -224,6 +268,11 @@ def described() -> list[tuple[str, str, object]]:
 def child_environment() -> dict[str, str]:
     """Return the environment for a process that we start."""
     return dict(os.environ)
+
+
+def secret(name: str) -> str | None:
+    """Return what an environment variable holds that a setting or a route names; None if it is not set."""
+    return os.environ.get(name)
 
 
 def _from_file(file: Path) -> dict[str, Any]:

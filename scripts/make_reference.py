@@ -1,25 +1,30 @@
 """Make docs/reference/{cli,settings,metrics,errors}.md from the code: python scripts/make_reference.py [--check]."""
 
+import inspect
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from evaluators.observation import Drift, Judged, Kind, Score
 from gateway import errors, settings
 from gateway.cli import main as loragate
+from gateway.control.shadow.windows import Board
 from gateway.decide.ratio import judge_ratio
 from gateway.decide.verdict import Reading as GateReading
 from gateway.decide.verdict import Verdict
+from gateway.observe.drift_view import DriftStanding
 from gateway.observe.engine_counts import PlacementCounts
 from gateway.observe.ledger import Cell
 from gateway.observe.loads import LoadCounts
 from gateway.observe.metrics import Reading, exposition
+from gateway.observe.mirror_counts import MirrorCounts, MirrorReading
 from gateway.observe.rollout_counts import RolloutCounts, RolloutsReading, RolloutView
+from gateway.observe.shadow_counts import EvaluatorCounts, QueueView, ShadowReading
 from gateway.observe.store_metrics import StoreReading
-from gateway.receive.limits import Limits
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "reference"
@@ -59,15 +64,23 @@ def settings_page() -> Iterator[str]:
     yield "# Settings\n\nMade by `scripts/make_reference.py`. In the file as written here, nested with indents; as"
     yield "variables `LORAGATE_PORT`, `LORAGATE_LIMITS__IDLE_SECONDS`, lists with commas.\n"
     yield "| setting | default | |\n|---|---|---|"
+    groups = {name: kind for name, each in settings.Settings.model_fields.items() if (kind := _group(each.annotation))}
     for name, field in settings.Settings.model_fields.items():
-        if name not in ("limits", "engine", "adapters"):
+        if name not in groups:
             yield f"| `{name}` | `{_shown(field.default)}` | {field.description} |"
-    for name, field in settings.EngineSettings.model_fields.items():
-        yield f"| `engine.{name}` | `{_shown(field.default)}` | {field.description} |"
-    for name, field in settings.AdapterSettings.model_fields.items():
-        yield f"| `adapters.{name}` | `{_shown(field.default)}` | {field.description} |"
-    for limit in fields(Limits):
-        yield f"| `limits.{limit.name}` | `{limit.default}` | {_comment_above(limit.name)} |"
+    for name, kind in groups.items():
+        if is_dataclass(kind):
+            for bound in fields(kind):
+                yield f"| `{name}.{bound.name}` | `{bound.default}` | {_comment_above(kind, bound.name)} |"
+        else:
+            for part, field in kind.model_fields.items():
+                yield f"| `{name}.{part}` | `{_shown(field.default)}` | {field.description} |"
+
+
+def _group(annotation: Any) -> Any:
+    """Return the class of a group of settings, or None of a single one."""
+    is_group = isinstance(annotation, type) and (is_dataclass(annotation) or hasattr(annotation, "model_fields"))
+    return annotation if is_group else None
 
 
 def _shown(value: Any) -> str:
@@ -82,9 +95,12 @@ def _shown(value: Any) -> str:
     )
 
 
-def _comment_above(name: str) -> str:
-    lines = (ROOT / "gateway" / "receive" / "limits.py").read_text().splitlines()
+def _comment_above(kind: type, name: str) -> str:
+    """Return the comment over a field; fields without one of their own share that of the field before."""
+    lines = Path(inspect.getfile(kind)).read_text().splitlines()
     at = next(number for number, line in enumerate(lines) if line.strip().startswith(f"{name}:"))
+    while not lines[at - 1].strip().startswith("#"):
+        at -= 1
     comment: list[str] = []
     while lines[at - 1].strip().startswith("#"):
         at -= 1
@@ -108,7 +124,7 @@ def metrics() -> Iterator[str]:
         cells=(cell,), engines={"unix:///run/engine.sock": True},
         adapters=(("support", "support@24e3a56d83d9", "unix:///run/engine.sock", True),),
         slots={"unix:///run/engine.sock": (16, 1)}, loads=loads, workers=1, ready_workers=1, worker_restarts=0, table_version=1,
-        placement=placement, store=StoreReading(age=0.0, is_away=False, state=1, replicas=1), rollouts=_rollouts(),
+        placement=placement, store=StoreReading(age=0.0, is_away=False, state=1, replicas=1), rollouts=_rollouts(), shadow=_shadow(), mirror=_mirror(),
     )  # fmt: skip
     yield "# Metrics\n\nMade by `scripts/make_reference.py`. On the control port, `/metrics`, summed over all workers. Times are in"
     yield "seconds. Labels are bounded: what a client sends never becomes one. Requests that named no model of ours have"
@@ -133,11 +149,46 @@ def _rollouts() -> RolloutsReading:
     counts = RolloutCounts()
     counts.rollbacks["support", "error_rate"] += 1
     counts.pages["support", "error_rate"] += 1
-    gate = GateReading(gate="error_rate", verdict=Verdict.PASS, reason="", observed=0.0, limit=0.01, n=1)
-    view = RolloutView(alias="support", phase="canary", stage=1, readings=(gate,), ratio=judge_ratio(()))
+    gate = GateReading(gate="expected", verdict=Verdict.PASS, reason="", observed=0.0, limit=0.01, n=1, e_value=1.0)
+    view = RolloutView(alias="support", phase="canary", stage=1, readings=(gate,), ratio=judge_ratio(()), bound=400.0)
     return RolloutsReading(
         weights={("support", "control", "support@24e3a56d83d9"): 10_000}, rollouts=(view,), counts=counts,
         is_leader=True, journal_entries=1,
+    )  # fmt: skip
+
+
+def _mirror() -> MirrorReading:
+    """One of each series of the mirror."""
+    counts = MirrorCounts()
+    counts.sample("support", "candidate")
+    counts.skip("client_gone")
+    counts.drop("queue_full")
+    counts.hear("attached")
+    return MirrorReading(counts=counts)
+
+
+def _shadow() -> ShadowReading:
+    """One of each series of shadow evaluation."""
+    version, score = "support@24e3a56d83d9", Score(value=0.9, version="1")
+    board = Board()
+    for kind, other in ((Kind.CANDIDATE, "support@9d1c44aa0b17"), (Kind.NOISE, version)):
+        board.saw(
+            Judged(
+                sample="", alias="support", kind=kind, control=version, other=other,
+                scores={"chrf": score, "judge": score},
+                drift=Drift(n_tokens=1, log_ratio=0.1, kl=0.1, moved_share=0.0, top1_agreement=1.0),
+            )
+        )  # fmt: skip
+    evaluators = EvaluatorCounts(alive=1, flagged={"support": False})
+    evaluators.shed["engine_busy"] += 1
+    evaluators.failed["refused"] += 1
+    standing = DriftStanding(
+        alias="support", version=version, what="output_length", n=1, psi=0.0, js=0.0, evidence=0.0, bound=1.0,
+        run_length=1.0,
+    )  # fmt: skip
+    return replace(
+        board.reading(0.0), evaluators=evaluators, drift=(standing,),
+        queue=QueueView(pending=0, claimed=0, failed=0, oldest_seconds=0.0),
     )  # fmt: skip
 
 

@@ -8,10 +8,14 @@ from gateway.decide.authenticate import Role
 from gateway.store.desired import Desired, KeyRecord
 from gateway.store.errors import Fenced, StaleWrite
 from gateway.store.leader import Leader
+from gateway.store.samples import Samples
 from gateway.store.sql import Store, open_store
+from tests.samples import judged
 
 PAUSE_SECONDS = 0.04
 WRITES_PER_STEP = 3
+CLAIMED_AT_ONCE = 4
+PATIENCE_SECONDS = 20.0
 
 
 def with_another_key(desired: Desired) -> Desired:
@@ -63,3 +67,17 @@ def _write(store: Store, name: str, fence: int) -> str:
     except StaleWrite:
         return "stale"
     return "wrote"
+
+
+def judge_for_ever(where: str, name: str, lease_seconds: float, work_seconds: float, parent: Connection) -> None:
+    """Claim samples, seem to judge them for a while, and store pairs; tell the ids of what was stored."""
+    store = open_store(where, now=time.time, seconds=PATIENCE_SECONDS)
+    samples = Samples(store)
+    while True:
+        claimed = samples.claim(name, CLAIMED_AT_ONCE, lease_seconds)
+        for each in claimed:
+            time.sleep(work_seconds)
+            if samples.finish(name, judged(each.sample, judged_at=time.time(), session=name), tokens=1):
+                parent.send(each.sample.id)
+        if not claimed:
+            time.sleep(PAUSE_SECONDS)

@@ -12,9 +12,10 @@ import gateway
 
 # Where each command lives; imported when it is called, so that `serve` starts without the rest.
 _COMMANDS: Final = {
-    "up": "run", "serve": "run", "check": "run", "demo": "demo", "status": "status", "adapters": "adapters",
-    "apply": "apply", "routes": "routes", "rollout": "rollout", "rollback": "rollback", "explain": "journal",
-    "journal": "journal", "keys": "keys", "completion": "completion",
+    "up": "run", "serve": "run", "evaluate": "evaluate", "check": "run", "demo": "demo", "status": "status",
+    "adapters": "adapters", "apply": "apply", "routes": "routes", "rollout": "rollout", "gates": "gates",
+    "rollback": "rollback", "shadow": "shadow", "explain": "journal", "journal": "journal", "keys": "keys",
+    "completion": "completion",
 }  # fmt: skip
 
 

@@ -12,13 +12,14 @@ from gateway.cli.options import fail, load_settings
 @click.option("--port", type=click.IntRange(0, 65535), help="App port.  [default: 8080, or a free one]")
 @click.option("--control-port", type=click.IntRange(0, 65535), help="Control port.  [default: 8081, or a free one]")
 def demo(exits: bool, **given: Any) -> None:
-    """Talk to a real base and two adapters trained here; add a third while a reply streams.
+    """Talk to a real base and adapters trained here; see a good version go live and an overfitted one taken back.
 
     The first run makes the base model and trains the adapters, which takes a few minutes;
     later ones take them from the cache.
     """
     from gateway.demo.base_model import WeightsMissing
-    from gateway.demo.story import DemoFailed, tell
+    from gateway.demo.guide import DemoFailed
+    from gateway.demo.story import tell
 
     settings = load_settings(None, given)
     try:

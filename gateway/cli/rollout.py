@@ -24,8 +24,12 @@ def rollout() -> None:
 @rollout.command("start")
 @click.argument("alias")
 @click.argument("candidate", metavar="VERSION")
-@click.option("--plan", "text", metavar="TEXT", help="Such as `5% 10m → 25% → 100%`; `->` is as good as `→`.")
-@click.option("--plan-file", type=click.Path(path_type=Path, dir_okay=False), help="A plan in YAML or JSON.")
+@click.option(
+    "--plan", "text", metavar="TEXT", help="Such as `shadow 500 pairs → 5% 10m → 100%`; `->` is as good as `→`."
+)
+@click.option(
+    "-f", "--plan-file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="A plan in YAML or JSON."
+)
 @click.option("--reason", required=True, help="Why, for the journal.")
 @click.option("--override", help="Why without the audit that the plan asks for.")
 @json_option
@@ -38,15 +42,19 @@ def start(
 
     Without a plan: the one that the route declares, else `5 % 10m → 25 % → 50 % → 100 %`.
     """
-    body = {"candidate": candidate, "plan": _plan(text, plan_file), "reason": reason, "override": override}
+    body = {"candidate": candidate, "plan": plan_values(text, plan_file), "reason": reason, "override": override}
     answer = _control(given).ask_running("POST", f"/admin/v1/routes/{segment(alias)}/rollout", body)
     _print(answer, as_json)
 
 
-def _plan(text: str | None, file: Path | None) -> dict[str, Any] | None:
+def plan_values(text: str | None, file: Path | None) -> dict[str, Any] | None:
     """Return the plan in canonical form; end with every problem on a line of its own."""
     if text is not None and file is not None:
         raise fail("--plan and --plan-file: give one of the two")
+    if text is not None and text.strip().endswith((".yaml", ".yml", ".json")):
+        raise fail(
+            f"--plan `{text}`: expected a plan in one line, such as `5% 10m → 100%`; a file goes with --plan-file"
+        )
     values: object = text
     if file is not None:
         try:
@@ -182,11 +190,12 @@ def show(each: dict[str, Any]) -> None:
     if each["problem"]:
         click.echo(f"{'figures':10} not known: {each['problem']}")
     for gate in each["gates"] or ():
-        click.echo(f"{'gate':10} {gate['gate']}: {gate['verdict']}: {gate['reason']}")
+        flags = " (muted)" if gate["is_muted"] else "" if gate["is_critical"] else " (not critical)"
+        click.echo(f"{'gate':10} {gate['gate']}{flags}: {gate['verdict']}: {gate['reason']}")
     if each["ratio"] is not None and each["ratio"]["n"]:
         click.echo(f"{'units':10} {each['ratio']['reason']}")
     for wait in each["waits_for"]:
-        click.echo(f"{'waits for':10} {wait}")
+        click.echo(f"{'warning' if wait in each['warnings'] else 'waits for':10} {wait}")
 
 
 def _last(each: dict[str, Any]) -> str:
@@ -199,7 +208,8 @@ def _steps(each: dict[str, Any]) -> str:
 
 
 def _samples(each: dict[str, Any]) -> str:
-    return "samples not known" if each["samples"] is None else f"{each['samples']:,} samples"
+    what = "pairs" if each["phase"] == "shadow" else "samples"
+    return f"{what} not known" if each["samples"] is None else f"{each['samples']:,} {what}"
 
 
 def _time(seconds: float | None) -> str:

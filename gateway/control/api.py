@@ -22,6 +22,9 @@ from gateway.control.operations import Operations
 from gateway.control.rollouts.api import add_rollouts
 from gateway.control.rollouts.journal_api import add_journal
 from gateway.control.routes.api import add_routes
+from gateway.control.shadow.api import add_shadow
+from gateway.control.shadow.simulate_api import add_simulation
+from gateway.control.shadow.straight_api import Memory, add_straight
 from gateway.control.status_api import Probes, add_probes
 from gateway.errors import LoragateError
 from gateway.store.idempotency import IdempotencyKeys
@@ -33,8 +36,10 @@ Tell = Callable[[Request, Exception], Awaitable[Response]]
 _TOLD: Final = (*STATUS, LoragateError, HTTPException, RequestValidationError, Exception)
 
 
-def build_control(operations: Operations, probes: Probes, *, socket_path: str, with_keys: bool) -> FastAPI:
-    """Return the control plane's application."""
+def build_control(
+    operations: Operations, probes: Probes, *, socket_path: str, with_keys: bool, straight: Memory | None = None
+) -> FastAPI:
+    """Return the control plane's application; with `straight`, samples in memory are given to this machine's user."""
     app = FastAPI(
         title=TITLE, version=VERSION, docs_url="/admin/docs", openapi_url="/admin/openapi.json", redoc_url=None,
         swagger_ui_oauth2_redirect_url=None, generate_unique_id_function=_operation_id, redirect_slashes=False,
@@ -51,8 +56,12 @@ def build_control(operations: Operations, probes: Probes, *, socket_path: str, w
     add_adapters(app, operations)
     add_routes(app, operations)
     add_rollouts(app, operations)
+    add_simulation(app, operations)
     add_journal(app, operations)
+    add_shadow(app, operations)
     add_keys(app, operations)
+    if straight is not None:
+        add_straight(app, straight)
     describe(app)
     return app
 

@@ -31,6 +31,7 @@ TAGS: Final = (
     {"name": "adapters", "description": "Versions: register, fuse, scale, see and remove them."},
     {"name": "routes", "description": "What each alias serves: declared, planned, applied, and taken back."},
     {"name": "rollouts", "description": "A candidate's way to all the traffic, step by step, and the way back."},
+    {"name": "shadow", "description": "What copies of requests tell of each version: scores, drift, noise, gates."},
     {"name": "journal", "description": "Who decided what, when, why and on which figures; chained by hash."},
     {"name": "keys", "description": "Who may do what: made, rotated and revoked."},
     {"name": "status", "description": "Engines, workers, store and replicas, as they are now."},

@@ -36,8 +36,10 @@ _MAY_READ: Final = (
     "GET /admin/v1/routes/{alias}/history", "GET /admin/v1/routes/{alias}/history/{number}",
     "POST /admin/v1/routes/plan",  # changes nothing, and says nothing that cannot be read
     "GET /admin/v1/rollouts", "GET /admin/v1/rollouts/{name}",
+    "POST /admin/v1/gates/simulate",  # changes nothing
     "GET /admin/v1/journal", "GET /admin/v1/journal/verify", "GET /admin/v1/journal/{number}",
     "GET /admin/v1/decisions/{decision}",
+    "GET /admin/v1/shadow", "GET /admin/v1/shadow/{alias}",
     "GET /admin/v1/keys", "GET /admin/v1/keys/{key_id}",  # whose they are; the keys themselves are kept nowhere
 )  # fmt: skip
 _MAY_CHANGE_WHAT_IS_SERVED: Final = (
@@ -54,11 +56,14 @@ _MAY_MAKE_KEYS: Final = (
     "POST /admin/v1/keys", "POST /admin/v1/keys/{key_id}/rotate", "DELETE /admin/v1/keys/{key_id}",
 )  # fmt: skip
 
+# Hands out prompts, and only to the unix socket's user; see `shadow/straight_api.py`.
+_OWN_EVALUATOR: Final = ("POST /admin/v1/shadow/straight",)
+
 # The least role for each operation; `app` and `app:pin` may do nothing here.
 ROLES: Final[Mapping[str, Role]] = MappingProxyType(
     dict.fromkeys(_MAY_READ, Role.VIEWER)
     | dict.fromkeys(_MAY_CHANGE_WHAT_IS_SERVED, Role.OPERATOR)
-    | dict.fromkeys(_MAY_MAKE_KEYS, Role.ADMIN)
+    | dict.fromkeys((*_MAY_MAKE_KEYS, *_OWN_EVALUATOR), Role.ADMIN)
 )
 
 # Ten thousand routes with plans and notes are some ten megabytes.

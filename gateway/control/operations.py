@@ -8,6 +8,7 @@ from gateway.control.keys.operations import KeyOperations
 from gateway.control.rollouts.operations import Gather, RolloutOperations
 from gateway.control.routes.operations import RouteOperations
 from gateway.control.state import LiveState
+from gateway.observe.mirror_counts import MirrorCounts
 
 
 class Operations:
@@ -18,11 +19,12 @@ class Operations:
         adapters: The part that registers, removes and fuses.
         gather: Returns what all gateways have counted of open rollouts.
         everywhere: Waits a moment for all gateways to serve a version of the state; returns how many of them do.
+        mirrored: Returns what became of this gateway's copies of requests.
     """
 
     def __init__(
         self, state: LiveState, adapters: AdapterOperations, gather: Gather,
-        everywhere: Callable[[int], Awaitable[tuple[int, int]]],
+        everywhere: Callable[[int], Awaitable[tuple[int, int]]], mirrored: Callable[[], MirrorCounts] = MirrorCounts,
     ) -> None:  # fmt: skip
         self.state = state
         self.adapters = adapters
@@ -30,6 +32,7 @@ class Operations:
         self.routes = RouteOperations(state)
         self.rollouts = RolloutOperations(state, gather)
         self.everywhere = everywhere
+        self.mirrored = mirrored
 
     def standing(self, version: str) -> list[dict[str, Any]]:
         """Return what each engine makes of a version."""

@@ -153,7 +153,7 @@ class LiveState:
                 if previous.until >= since and previous.version in keeps:
                     keeps[previous.version] = Keep.ROLLBACK
         for route in self.desired.routes:
-            for version in (route.control, route.candidate):
+            for version in (route.control, route.candidate, route.shadow.candidate if route.shadow else None):
                 if version in keeps:
                     keeps[version] = Keep.SERVING
         return keeps

@@ -138,13 +138,14 @@ def _traffic(before: Rollout, after: Rollout) -> tuple[Effect, ...]:
     """What must be done so that traffic is as `after` wants it."""
     effects: list[Effect] = []
     if before.is_mirrored and not after.is_mirrored:
-        effects.append(SetMirror(alias=after.alias, candidate=after.candidate, is_on=False))
+        effects.append(SetMirror(alias=after.alias, candidate=after.candidate, is_on=False, share=0))
     if after.weight != before.weight:
         effects.append(SetWeight(alias=after.alias, candidate=after.candidate, weight=after.weight))
     if after.home != before.home:
         effects.append(FlipControl(alias=after.alias, before=before.home, after=after.home))
-    if after.is_mirrored and not before.is_mirrored:
-        effects.append(SetMirror(alias=after.alias, candidate=after.candidate, is_on=True))
+    if after.is_mirrored and after.mirrored_share != before.mirrored_share:
+        share = after.mirrored_share
+        effects.append(SetMirror(alias=after.alias, candidate=after.candidate, is_on=True, share=share))
     return tuple(effects)
 
 
@@ -175,9 +176,9 @@ def _passed(state: Rollout, event: StepPassed) -> Outcome:
 
 def _failed(state: Rollout, event: StepFailed) -> Outcome:
     # Of whatever stage: evidence against a candidate does not expire with a step.
-    failed = [reading.reason for reading in event.readings if reading.verdict is Verdict.FAIL]
+    failed = [reading.reason for reading in event.readings if reading.rolls_back]
     if not failed:
-        raise IllegalEvent(f"no gate of rollout `{state.id}` fails in the readings given")
+        raise IllegalEvent(f"no critical gate of rollout `{state.id}` fails in the readings given")
     return _back(state, state.control, "; ".join(failed))
 
 

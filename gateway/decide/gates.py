@@ -1,7 +1,7 @@
-"""The gates that live traffic and people answer: `error_rate`, `latency`, `manual`.
+"""What a plan's gates are called and take, and those that live traffic and people answer.
 
-Both statistical gates ask one question of two streams of yes and no: is the candidate's
-share of bad requests more than the control's plus a margin? Both arms' shares are bounded
+`error_rate`, `latency` and `feedback` ask one question of two streams of yes and no: is the
+candidate's share of bad requests (or thumbs) more than the control's plus a margin? Both arms' shares are bounded
 at every look at once (`confidence.py`), each with half of the gate's alpha:
 
 * FAIL when the candidate's lower bound is above the control's upper bound + margin,
@@ -15,20 +15,31 @@ passes. With `limit`, an absolute ceiling, the same holds of the candidate's bou
 What it rests on: within a step each arm's chance of a bad request stays the same, and one
 request tells nothing of the next. Weather that both arms share (an engine down for a
 minute) moves both rates together and cancels in the difference; this is simulated in the
-tests, not proved. Requests that fail together (one unit's, one crash's) count as more
-evidence than they are; `min_samples` does not hold a FAIL back, so choose a margin that
-such a cluster does not exceed.
+tests, not proved. Who gives a thumb is not drawn by lot, but alike in both arms. Requests that
+fail together (one unit's, one crash's) count as more evidence than they are; `min_samples`
+does not hold a FAIL back, so choose a margin that such a cluster does not exceed.
 """
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from itertools import accumulate
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
+from evaluators.compare.comparator import Direction, Shape
+from evaluators.judge.criteria import METRICS, MIN_SAMPLES, REGISTERED, Metric, registered
 from gateway.decide.confidence import Count, bounds
 from gateway.decide.verdict import Reading, Verdict
+
+
+class Source(Enum):
+    """Who answers a gate."""
+
+    COUNTS = "counts"  # of both arms' requests or thumbs
+    PAIRS = "pairs"  # of answers to the same request
+    PERSON = "person"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,45 +47,98 @@ class GateKind:
     """What a gate's name stands for in a plan.
 
     Attributes:
-        defaults: Its parameters (shares in [0, 1]) and their values where a plan gives none;
-            None means: without one.
-        is_statistical: Whether it is answered by data, and so takes its part of alpha.
-        needs_live_traffic: Whether it can be read only while the candidate serves callers.
+        defaults: Its own parameters (numbers, mostly shares in [0, 1]) and their values where a plan
+            gives none; None means: without one.
+        source: Who answers it; all but a person take their part of alpha.
+        scale: The largest limit, and more than any margin, in the gate's unit.
     """
 
     defaults: Mapping[str, float | None]
-    is_statistical: bool
-    needs_live_traffic: bool
+    source: Source
+    scale: float = 1.0
 
+    @property
+    def needs_live_traffic(self) -> bool:
+        """Whether it can be read only while the candidate serves callers."""
+        return self.source is Source.COUNTS
+
+
+def _pair_kind(metric: Metric) -> GateKind:
+    defaults = {"margin": metric.margin, "limit": metric.limit, "min_samples": MIN_SAMPLES}
+    return GateKind(defaults=MappingProxyType(defaults), source=Source.PAIRS, scale=metric.scale)
+
+
+# Of whatever shape: its comparator says that, and is not asked here.
+_REGISTERED_KIND: Final = _pair_kind(registered(Shape.SIMILARITY, Direction.HIGHER_IS_BETTER))
 
 # Margins in shares of requests. One more failure in a hundred requests is what a 99 % objective
 # can lose in total; with the 95th percentile as threshold 5 % of the control's requests are slow, and 5 % more
-# is twice as many.
+# is twice as many. Thumbs are few: 5 % more of them down is what some hundreds can show.
 GATES: Final[Mapping[str, GateKind]] = MappingProxyType(
     {
-        "error_rate": GateKind(
-            defaults=MappingProxyType({"margin": 0.01, "limit": None}), is_statistical=True, needs_live_traffic=True
-        ),
-        "latency": GateKind(
-            defaults=MappingProxyType({"margin": 0.05, "quantile": 0.95}), is_statistical=True, needs_live_traffic=True
-        ),
-        "manual": GateKind(defaults=MappingProxyType({}), is_statistical=False, needs_live_traffic=False),
+        "error_rate": GateKind(defaults=MappingProxyType({"margin": 0.01, "limit": None}), source=Source.COUNTS),
+        "latency": GateKind(defaults=MappingProxyType({"margin": 0.05, "quantile": 0.95}), source=Source.COUNTS),
+        "feedback": GateKind(defaults=MappingProxyType({"margin": 0.05, "limit": None}), source=Source.COUNTS),
+        "manual": GateKind(defaults=MappingProxyType({}), source=Source.PERSON),
     }
+    | {name: _pair_kind(metric) for name, metric in METRICS.items()}
 )
+
+
+def kind_of(name: str) -> GateKind | None:
+    """Return what a gate's name stands for, or None if it is no gate's."""
+    if name.startswith(REGISTERED) and len(name) > len(REGISTERED):
+        return _REGISTERED_KIND
+    return GATES.get(name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """A gate of a plan's step with its parameters; see `GATES`."""
+    """A gate of a plan's step with its parameters; see `GATES`.
+
+    Attributes:
+        name: In `GATES`, or `score:` and the name of a comparator that the user has registered.
+        margin, limit, quantile: As its kind has them, in its unit; of pairs a limit takes the margin's place.
+        min_samples: Of pairs: sessions before it may pass.
+        is_critical: Whether a failure rolls back at once; else it pauses and asks a person.
+        is_muted: Whether it is read and told, and decides nothing.
+    """
 
     name: str
     margin: float = 0.0
     limit: float | None = None
     quantile: float | None = None
+    min_samples: int | None = None
+    is_critical: bool = True
+    is_muted: bool = False
 
-    def parameters(self) -> dict[str, float | None]:
+    @property
+    def kind(self) -> GateKind:
+        """What its name stands for."""
+        kind = kind_of(self.name)
+        if kind is None:
+            raise ValueError(f"`{self.name}` is no gate; gates are {', '.join(GATES)}, and {REGISTERED}NAME")
+        return kind
+
+    @property
+    def source(self) -> Source:
+        """Who answers it."""
+        return self.kind.source
+
+    @property
+    def takes_alpha(self) -> bool:
+        """Whether it can be wrong by chance, with consequences."""
+        return self.source is not Source.PERSON and not self.is_muted
+
+    def parameters(self) -> dict[str, float | bool | None]:
         """Return the parameters that this gate has, as a plan writes them."""
-        return {name: getattr(self, name) for name in GATES[self.name].defaults}
+        values: dict[str, float | bool | None] = {name: getattr(self, name) for name in self.kind.defaults}
+        # Written only where they say something: so plans that know nothing of them keep their hash.
+        if not self.is_critical:
+            values["critical"] = False
+        if self.is_muted:
+            values["muted"] = True
+        return values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,15 +162,17 @@ def judge_streams(gate: Gate, streams: Streams | None, alpha: float) -> Reading:
         streams: None when there is no measurement, which is inconclusive.
         alpha: This gate's chance, in (0, 1), of ever answering wrongly in this step.
     """
+    flags: dict[str, Any] = {"is_critical": gate.is_critical, "is_muted": gate.is_muted}
     if streams is None:
-        return Reading(gate=gate.name, verdict=Verdict.INCONCLUSIVE, reason="not measured yet: too few requests (n=0)")
+        why = "not measured yet: too few requests (n=0)"
+        return Reading(gate=gate.name, verdict=Verdict.INCONCLUSIVE, reason=why, **flags)
     control, candidate = streams.control, streams.candidate
     low, high = bounds(candidate, alpha / 2)
     control_low, control_high = bounds(control, alpha / 2)
     absolute = 1.0 if gate.limit is None else gate.limit
     fails_margin, fails_limit = low > control_high + gate.margin, low > absolute
     passes = high <= control_low + gate.margin and high <= absolute
-    what = _measured(streams.threshold_seconds)
+    what = _measured(gate.name, streams.threshold_seconds)
     ceiling = f"control {control.rate:.2%} + margin {gate.margin:.2%}"
     if gate.limit is not None and (fails_limit or gate.limit < control.rate + gate.margin):
         ceiling, limit = f"limit {gate.limit:.2%}", gate.limit
@@ -121,12 +187,14 @@ def judge_streams(gate: Gate, streams: Streams | None, alpha: float) -> Reading:
     numbers = f"n={candidate.n:,}, control n={control.n:,}, candidate between {low:.2%} and {high:.2%}"
     return Reading(
         gate=gate.name, verdict=verdict, reason=f"{what} {candidate.rate:.2%} {relation} ({numbers})",
-        observed=candidate.rate, limit=limit, n=candidate.n,
+        observed=candidate.rate, limit=limit, n=candidate.n, **flags,
     )  # fmt: skip
 
 
-def _measured(threshold_seconds: float | None) -> str:
-    return "error rate" if threshold_seconds is None else f"share slower than {threshold_seconds:g} s"
+def _measured(name: str, threshold_seconds: float | None) -> str:
+    if threshold_seconds is not None:
+        return f"share slower than {threshold_seconds:g} s"
+    return "share of thumbs down" if name == "feedback" else "error rate"
 
 
 def judge_manual(gate: Gate, approved_by: str | None) -> Reading:

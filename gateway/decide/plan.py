@@ -4,7 +4,7 @@ A plan is a value; `read_plan.py` makes it of what YAML or JSON holds, or of one
 text, and reports every problem at once. `canonical` is the one way to write it and parses
 to the same plan again; `config_hash` names it in the journal.
 
-    shadow: {pairs: 500}
+    shadow: {pairs: 500, max_pairs: 2000, share: 10%, gates: [refusal, {kl: {limit: 0.5}}]}
     steps:
       - {weight: 1%, min_time: 10m, min_samples: 200, gates: [error_rate, {latency: {margin: 2%}}, manual]}
       - {weight: 25%, min_time: 1h}
@@ -19,13 +19,19 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gateway.decide.assign import TOTAL_WEIGHT
-from gateway.decide.gates import GATES, Gate
+from gateway.decide.gates import Gate, Source
 from gateway.decide.journal import canonical_json
 
 # With none of them wrong an error rate above 5 % is excluded, at the alpha that a gate has in a plan of four steps.
 MIN_SAMPLES: Final = 200
 # A step that a day of traffic cannot decide needs a person: it holds every hour of the daily cycle.
 MAX_TIME_SECONDS: Final = 24 * 3600
+# Every tenth request: with ten requests a second, 500 pairs in eight minutes, at a tenth of the load again.
+SHARE: Final = 1_000
+# A person who reads an answer and writes the next question takes less; a session that goes on later counts anew.
+IDLE_SECONDS: Final = 30
+# Of `pairs`: the sample budget that must do, or a person decides.
+BUDGET: Final = 4
 # Chance that the statistical gates roll a harmless candidate back at any time in the whole rollout.
 ALPHA: Final = 0.01
 
@@ -35,12 +41,14 @@ class Stage:
     """One stretch of a plan. Weight 0 is shadow, where samples are pairs.
 
     Attributes:
-        weight: The candidate's share in basis points.
+        weight: The candidate's share of the units in basis points.
         min_seconds: No going on before; a failure does not wait for it.
         max_seconds: Pause then, if the gates still do not pass.
         min_samples: The candidate's requests (shadow: pairs) before going on.
         max_samples: Pause then, if the gates still do not pass; None: time alone decides.
-        gates: All of them must pass.
+        gates: All of them must pass, but for muted ones.
+        share: The share of requests that is compared on both arms, in basis points; 0 in a stage that reads no pairs.
+        idle_seconds: A session ends when it has been silent for so long; 0 in a stage that reads no pairs.
     """
 
     weight: int
@@ -49,11 +57,18 @@ class Stage:
     min_samples: int = MIN_SAMPLES
     max_samples: int | None = None
     gates: tuple[Gate, ...] = ()
+    share: int = 0
+    idle_seconds: int = 0
 
     @property
     def is_shadow(self) -> bool:
         """Whether the candidate answers copies only."""
         return self.weight == 0
+
+    @property
+    def wants_pairs(self) -> bool:
+        """Whether requests must be compared on both arms."""
+        return self.is_shadow or any(gate.source is Source.PAIRS for gate in self.gates)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +79,7 @@ class Plan:
         stages: Shadow, if any, then the ramp, without a step of 100 %.
         promotes: Whether the plan makes the candidate the control after its last stage.
         needs_audit: Whether a rollout may start only after an audit that passed.
-        alpha: Shared out evenly over all statistical gates of all stages.
+        alpha: Shared out evenly over all statistical gates of all stages; muted ones take no share.
     """
 
     stages: tuple[Stage, ...]
@@ -75,7 +90,7 @@ class Plan:
     @property
     def alpha_per_gate(self) -> float:
         """The part of alpha that each statistical gate of each stage has (Bonferroni)."""
-        count = sum(GATES[gate.name].is_statistical for stage in self.stages for gate in stage.gates)
+        count = sum(gate.takes_alpha for stage in self.stages for gate in stage.gates)
         return self.alpha / max(1, count)
 
     @property
@@ -102,6 +117,8 @@ def _canonical_stage(stage: Stage) -> dict[str, Any]:
         "max_time": stage.max_seconds,
         "gates": [{gate.name: gate.parameters()} for gate in stage.gates],
     }
+    if stage.wants_pairs:  # of other stages these say nothing, and have never been written
+        values |= {"share": stage.share, "idle": stage.idle_seconds}
     if stage.is_shadow:
-        return values | {"pairs": stage.min_samples}
+        return values | {"pairs": stage.min_samples, "max_pairs": stage.max_samples}
     return values | {"weight": stage.weight, "min_samples": stage.min_samples, "max_samples": stage.max_samples}

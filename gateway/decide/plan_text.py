@@ -1,10 +1,11 @@
 """How plans are written: `10m`, `1 %`, and the whole plan in one line.
 
-    shadow 500 pairs → 1 % 10 min → 5 % 2000 samples → 25 % → 50 % → 100 %
+    shadow 500 pairs 20 % → 1 % 10 min → 5 % 2000 samples → 25 % → 50 % → 100 %
 
 `->` is as good as `→`. A step without a time takes that of the step before it, the first
-one ten minutes. Samples, gates and all else have the defaults of a plan that is written
-out. Here text becomes values; whether they make a plan is decided in `read_plan.py`.
+one ten minutes. Of shadow the share is that of the requests that are compared; a time is
+its least. Samples, gates and all else have the defaults of a plan that is written out.
+Here text becomes values; whether they make a plan is decided in `read_plan.py`.
 """
 
 import re
@@ -24,7 +25,7 @@ _TIMES: Final = re.compile(rf"({_NUMBER}) ?(sec|s|min|m|h|d)")
 _SHARE: Final = re.compile(rf"({_NUMBER}) ?%")
 _ARROW: Final = re.compile(r"→|->")
 _COUNT: Final = r"\d{1,9}"
-_SHADOW: Final = re.compile(rf"shadow ({_COUNT}) pairs?(?: ({_TIME}(?: ?{_TIME})*))?")
+_SHADOW: Final = re.compile(rf"shadow ({_COUNT}) pairs?(?: ({_NUMBER} ?%))?(?: ({_TIME}(?: ?{_TIME})*))?")
 _STEP: Final = re.compile(rf"({_NUMBER} ?%)(?: ({_TIME}(?: ?{_TIME})*))?(?: ({_COUNT}) samples?)?")
 
 
@@ -86,13 +87,15 @@ def values_of(text: str) -> dict[str, Any]:
     values: dict[str, Any] = {"steps": []}
     unreadable: list[str] = []
     seconds: str | int = DEFAULT_TIME
+    given: dict[str, Any]
     for at, part in enumerate(" ".join(piece.split()) for piece in _ARROW.split(text)):
         shadow, step = _SHADOW.fullmatch(part), _STEP.fullmatch(part)
         if shadow is not None and at == 0:
-            values["shadow"] = {"pairs": int(shadow[1])} | ({"min_time": shadow[2]} if shadow[2] else {})
+            given = {"pairs": int(shadow[1]), "share": shadow[2], "min_time": shadow[3]}
+            values["shadow"] = {name: value for name, value in given.items() if value is not None}
         elif step is not None:
             seconds = step[2] or seconds
-            given: dict[str, Any] = {"weight": step[1]}
+            given = {"weight": step[1]}
             if step[2] or float(step[1].rstrip(" %")) != 100:  # a promotion inherits no time, and may not be given one
                 given["min_time"] = seconds
             if step[3]:
@@ -103,6 +106,6 @@ def values_of(text: str) -> dict[str, Any]:
     if unreadable:
         raise NotReadable(
             f"plan: cannot read {', '.join(unreadable)}; write steps such as `1 % 10 min` or "
-            "`5 % 1h 2000 samples`, with `→` or `->` between them"
+            "`5 % 1h 2000 samples`, and before them at most a `shadow 500 pairs 10%`, with `→` or `->` between them"
         )
     return values

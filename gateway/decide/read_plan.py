@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
+from evaluators.judge.criteria import REGISTERED
 from gateway.decide.assign import TOTAL_WEIGHT
-from gateway.decide.gates import GATES, Gate
-from gateway.decide.plan import ALPHA, MAX_TIME_SECONDS, MIN_SAMPLES, Plan, Stage
+from gateway.decide.gates import GATES, Gate, GateKind, Source, kind_of
+from gateway.decide.plan import ALPHA, BUDGET, IDLE_SECONDS, MAX_TIME_SECONDS, MIN_SAMPLES, SHARE, Plan, Stage
 from gateway.decide.plan_text import DEFAULT_TIME, NotReadable, seconds_of, share_of, values_of, weight_of
 
 T = TypeVar("T")
@@ -15,10 +16,16 @@ MOST_SAMPLES: Final = 1_000_000_000
 # A ramp longer than this is a mistake; Argo's and Flagger's examples have 5 to 10 steps.
 MOST_STEPS: Final = 100
 DEFAULT_GATES: Final = ("error_rate", "latency")
+# What is wrong whatever an adapter was trained for, and can be seen without a judge, a schema or an extra: it
+# fails, refuses, repeats itself, or does not come to an end, more often than the control does. How far it has
+# drifted is told beside that, and decides nothing: a limit that fits depends on what the adapter is for.
+DEFAULT_SHADOW_GATES: Final = ("failed", "refusal", "repetition", "truncated", {"kl": {"muted": True}})
 
 _PLAN_KEYS: Final = ("shadow", "steps", "gates", "audit", "alpha")
-_SHADOW_KEYS: Final = ("pairs", "min_time", "max_time", "gates")
-_STEP_KEYS: Final = ("weight", "min_time", "max_time", "min_samples", "max_samples", "gates")
+_SHADOW_KEYS: Final = ("pairs", "max_pairs", "share", "idle", "min_time", "max_time", "gates")
+_STEP_KEYS: Final = ("weight", "min_time", "max_time", "min_samples", "max_samples", "gates", "share", "idle")
+_FLAGS: Final = ("critical", "muted")
+_LEAST: Final = "min_samples"
 
 
 class InvalidPlan(ValueError):
@@ -66,8 +73,10 @@ class _Reader:
         default = self._gates("gates", values["gates"], None) if is_known else None
         stages: list[Stage] = []
         shadow = values.get("shadow")
+        mirrored = (SHARE, IDLE_SECONDS)
         if isinstance(shadow, Mapping):
             stages.append(self._shadow(shadow))
+            mirrored = (stages[0].share, stages[0].idle_seconds)
         elif shadow is not None:
             self._problem("shadow", shadow, "a mapping such as {pairs: 500}")
         steps = values.get("steps")
@@ -78,7 +87,7 @@ class _Reader:
             steps = []
         elif not steps and shadow is None:
             self.problems.append("plan: has neither `shadow` nor `steps`: nothing would be done")
-        ramp = [self._step(f"steps[{at}]", step, default) for at, step in enumerate(steps)]
+        ramp = [self._step(f"steps[{at}]", step, default, mirrored) for at, step in enumerate(steps)]
         self._check_rising(ramp)
         promotes = bool(ramp) and ramp[-1].weight == TOTAL_WEIGHT
         alpha = self._read("alpha", values.get("alpha"), share_of, ALPHA)
@@ -96,15 +105,29 @@ class _Reader:
         shortest, longest = self._times("shadow", values)
         if "pairs" not in values:
             self.problems.append("shadow.pairs: is missing; say how many pairs to compare, such as 500")
+        pairs = self._count("shadow.pairs", values.get("pairs"), MIN_SAMPLES, least=1)
+        most = self._count("shadow.max_pairs", values.get("max_pairs"), min(MOST_SAMPLES, BUDGET * pairs), least=1)
+        if most < pairs:
+            self._problem("shadow.max_pairs", values["max_pairs"], f"at least pairs ({pairs})")
+        gates = self._gates("shadow.gates", values.get("gates", DEFAULT_SHADOW_GATES), is_shadow=True)
+        share, idle = self._mirrored("shadow", values, (SHARE, IDLE_SECONDS))
         return Stage(
-            weight=0,
-            min_seconds=shortest,
-            max_seconds=longest,
-            min_samples=self._count("shadow.pairs", values.get("pairs"), MIN_SAMPLES, least=1),
-            gates=self._gates("shadow.gates", values.get("gates", ()), is_shadow=True),
-        )
+            weight=0, min_seconds=shortest, max_seconds=longest, min_samples=pairs, max_samples=most, gates=gates,
+            share=share, idle_seconds=idle,
+        )  # fmt: skip
 
-    def _step(self, where: str, values: object, default: tuple[Gate, ...] | None) -> Stage:
+    def _mirrored(self, where: str, values: Mapping[Any, Any], default: tuple[int, int]) -> tuple[int, int]:
+        """Return the share that is compared, and after how long a session ends."""
+        share, idle = default
+        if "share" in values:
+            share = self._weight(f"{where}.share", values["share"])
+        if "idle" in values:
+            idle = self._time(f"{where}.idle", values["idle"], idle)
+            if idle == 0:
+                self._problem(f"{where}.idle", values["idle"], "at least 1s")
+        return share, idle
+
+    def _step(self, where: str, values: object, default: tuple[Gate, ...] | None, mirrored: tuple[int, int]) -> Stage:
         if not isinstance(values, Mapping):
             self._problem(where, values, "a mapping such as {weight: 5%, min_time: 10m}")
             return Stage(weight=-1)
@@ -121,9 +144,15 @@ class _Reader:
             self._problem(f"{where}.max_samples", most, f"at least min_samples ({least}), and 1")
         if default is None or "gates" in values:
             default = self._gates(f"{where}.gates", values.get("gates", DEFAULT_GATES), is_shadow=False)
+        share, idle = self._mirrored(where, values, mirrored)
+        if not any(gate.source is Source.PAIRS for gate in default):
+            for key in (key for key in ("share", "idle") if key in values):
+                self.problems.append(f"{where}.{key}: no gate of this step reads pairs, so nothing is compared in it")
+            share = idle = 0
         return Stage(
-            weight=weight, min_seconds=shortest, max_seconds=longest, min_samples=least, max_samples=most, gates=default
-        )
+            weight=weight, min_seconds=shortest, max_seconds=longest, min_samples=least, max_samples=most,
+            gates=default, share=share, idle_seconds=idle,
+        )  # fmt: skip
 
     def _check_rising(self, ramp: Sequence[Stage]) -> None:
         highest = 0
@@ -191,31 +220,44 @@ class _Reader:
         name, parameters = value, None
         if isinstance(value, Mapping) and len(value) == 1:
             name, parameters = next(iter(value.items()))
-        if not isinstance(name, str) or name not in GATES:
-            self._problem(where, name, f"one of {', '.join(GATES)}")
+        kind = kind_of(name) if isinstance(name, str) else None
+        if kind is None or not isinstance(name, str):
+            self._problem(where, name, f"one of {', '.join(GATES)}, {REGISTERED}NAME")
             return None
-        kind = GATES[name]
         if is_shadow and kind.needs_live_traffic:
             self.problems.append(f"{where}: `{name}` needs live traffic, which a candidate in shadow does not have")
+        known = () if kind.source is Source.PERSON else (*kind.defaults, *_FLAGS)
         if parameters is not None and not isinstance(parameters, Mapping):
-            self._problem(f"{where}.{name}", parameters, f"a mapping with {', '.join(kind.defaults) or 'nothing'}")
+            self._problem(f"{where}.{name}", parameters, f"a mapping with {', '.join(known) or 'nothing'}")
             return None
         given = parameters or {}
-        self._keys(f"{where}.{name}", given, tuple(kind.defaults))
-        read = {
-            each: self._share(f"{where}.{name}.{each}", given.get(each), default)
-            for each, default in kind.defaults.items()
-        }
-        margin = read.get("margin")
-        return Gate(name=name, margin=margin or 0.0, limit=read.get("limit"), quantile=read.get("quantile"))
+        self._keys(f"{where}.{name}", given, known)
+        return self._read_gate(f"{where}.{name}", name, kind, given)
 
-    def _share(self, where: str, value: object, default: float | None) -> float | None:
+    def _read_gate(self, where: str, name: str, kind: GateKind, given: Mapping[Any, Any]) -> Gate:
+        read = {
+            each: self._share(f"{where}.{each}", given.get(each), default, kind.scale)
+            for each, default in kind.defaults.items()
+            if each != _LEAST
+        }
+        if kind.source is Source.PAIRS and given.get("limit") is None and given.get("margin") is not None:
+            read["limit"] = None  # of the two that which is given holds, not the other's default
+        least = kind.defaults.get(_LEAST)
+        return Gate(
+            name=name, margin=read.get("margin") or 0.0, limit=read.get("limit"), quantile=read.get("quantile"),
+            min_samples=None if least is None else self._count(f"{where}.{_LEAST}", given.get(_LEAST), int(least), 1),
+            is_critical=given.get("critical") is None or self._flag(f"{where}.critical", given["critical"]),
+            is_muted=self._flag(f"{where}.muted", given.get("muted")),
+        )  # fmt: skip
+
+    def _share(self, where: str, value: object, default: float | None, scale: float = 1.0) -> float | None:
         if value is None:
             return default
         share = self._read(where, value, share_of, 0.5)
         least_is_open = where.endswith("quantile")
-        if not 0 <= share < 1 or (least_is_open and share == 0):
-            self._problem(where, value, "a share from 0 % to below 100 %, such as 1%")
+        if not 0 <= share < scale or (least_is_open and share == 0):
+            expected = "a share from 0 % to below 100 %, such as 1%" if scale == 1 else f"a number in 0..{scale:g}"
+            self._problem(where, value, expected)
         return share
 
     def _read(self, where: str, value: object, read: Callable[[object], T], default: T) -> T:

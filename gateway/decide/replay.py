@@ -98,9 +98,7 @@ def event_of(values: Mapping[str, Any]) -> Event | Created:
         raise ReplayError(f"`{values.get('type')}` is no event that this release knows")
     try:
         if "readings" in given:
-            given["readings"] = tuple(
-                Reading(**{**each, "verdict": Verdict(each["verdict"])}) for each in given["readings"]
-            )
+            given["readings"] = tuple(_reading(each) for each in given["readings"])
         if "plan" in given:
             given["plan"] = parse_plan(given["plan"])
         return kind(**given)
@@ -108,6 +106,11 @@ def event_of(values: Mapping[str, Any]) -> Event | Created:
         raise ReplayError(f"the plan in `{kind.__name__}` cannot be read: {error}") from None
     except (TypeError, KeyError, ValueError):
         raise ReplayError(f"`{kind.__name__}` does not hold what such an event holds") from None
+
+
+def _reading(values: Mapping[str, Any]) -> Reading:
+    lists = {"verdict": Verdict(values["verdict"]), "against": tuple(values.get("against", ()))}
+    return Reading(**{**values, **lists})
 
 
 def replay(records: Iterable[Mapping[str, Any]]) -> Rollout:

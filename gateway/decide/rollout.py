@@ -71,9 +71,14 @@ class Rollout:
         return self.phase in (Phase.LIVE, Phase.ROLLED_BACK, Phase.ABORTED)
 
     @property
+    def mirrored_share(self) -> int:
+        """The share of requests that is compared on both arms, in basis points: in a pause, too."""
+        return self.current.share if self.current is not None and self.current.wants_pairs else 0
+
+    @property
     def is_mirrored(self) -> bool:
-        """Whether the candidate is to get copies of requests."""
-        return self.current is not None and self.current.is_shadow
+        """Whether requests are compared on both arms."""
+        return self.mirrored_share > 0
 
     def split(self) -> Split:
         """Return the split that the alias must have now: what a crash left undone is made good by it."""
@@ -110,11 +115,12 @@ class FlipControl:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetMirror:
-    """Begin or end sending copies to the candidate."""
+    """Begin or end comparing a share of the requests, in basis points, on both arms."""
 
     alias: str
     candidate: str
     is_on: bool
+    share: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from adapters.reference import InvalidReference, split_version
 from gateway.decide.assign import DEFAULT_SOURCES, Split
 from gateway.decide.authenticate import Principal
 from gateway.decide.limit import Rates
+from gateway.decide.sample import Mirror
 from gateway.errors import EngineUnavailable, Forbidden, ModelNotFound
 
 # How many names a 404 lists, so that an error stays readable with 500 adapters.
@@ -40,7 +41,7 @@ class RolloutTag:
 class Route:
     """An alias, the split behind it, and the salt that keeps its assignment apart from other routes'.
 
-    `unit` says where the unit is looked for; `rollout` is set while one is open.
+    `unit` says where the unit is looked for; `rollout` is set while one is open, `mirror` where copies are wanted.
     """
 
     alias: str
@@ -50,6 +51,7 @@ class Route:
     unit: tuple[str, ...] = DEFAULT_SOURCES
     rates: Rates | None = None
     rollout: RolloutTag | None = None
+    mirror: Mirror | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,9 @@
 """What automation does at one look at a rollout: at most one event, from facts and the clock.
 
-A failure is acted on whatever the stage's least time, and in a pause too. Everything else
-waits for the plan: forward when all gates pass and time and samples suffice, into a pause
-when time or samples are used up without that.
+A failure is acted on whatever the stage's least time, and in a pause too; so is one of an
+earlier stage, whose pairs may be judged late. Everything else waits for the plan: forward
+when all gates pass and time and samples suffice, into a pause when time or samples are used
+up without that, or when a gate fails that is not critical.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from gateway.decide.events import AUTOMATION, StepFailed, StepInconclusive, StepPassed
-from gateway.decide.gates import GATES, Gate, Streams, judge_manual, judge_streams
+from gateway.decide.gates import Gate, Source, Streams, judge_manual, judge_streams
+from gateway.decide.pair_gates import Finding, judge_pairs
 from gateway.decide.plan import Stage
 from gateway.decide.rollout import Phase, Rollout
 from gateway.decide.verdict import Reading, Verdict, worst
@@ -24,11 +26,17 @@ class Facts:
         stage: The stage that the counts belong to (`Rollout.stage`).
         samples: The candidate's requests; in shadow, pairs.
         streams: Gate name → both arms' counts; a gate that is missing was not measured.
+        findings: Gate name → what the pairs of this stage say; a gate that is missing has none yet.
+        is_settled: Whether all sessions of the pairs that max_samples allows have had the time to end and count.
+        late: What gates of earlier stages say of pairs that were judged after those had ended.
     """
 
     stage: int
     samples: int = 0
     streams: Mapping[str, Streams] = field(default_factory=lambda: MappingProxyType({}))
+    findings: Mapping[str, Finding] = field(default_factory=lambda: MappingProxyType({}))
+    is_settled: bool = True
+    late: tuple[Reading, ...] = ()
 
 
 def read_gates(rollout: Rollout, facts: Facts) -> tuple[Reading, ...]:
@@ -38,8 +46,10 @@ def read_gates(rollout: Rollout, facts: Facts) -> tuple[Reading, ...]:
 
 
 def _read(gate: Gate, rollout: Rollout, facts: Facts) -> Reading:
-    if not GATES[gate.name].is_statistical:
+    if gate.source is Source.PERSON:
         return judge_manual(gate, rollout.approved_by)
+    if gate.source is Source.PAIRS:
+        return judge_pairs(gate, facts.findings.get(gate.name))
     return judge_streams(gate, facts.streams.get(gate.name), rollout.plan.alpha_per_gate)
 
 
@@ -56,13 +66,19 @@ def decide(rollout: Rollout, facts: Facts, now: float) -> StepPassed | StepFaile
         return None
     readings = read_gates(rollout, facts)
     verdict = worst(readings)
-    if verdict is Verdict.FAIL:
-        return StepFailed(at=now, by=AUTOMATION, stage=facts.stage, samples=facts.samples, readings=readings)
+    against = (*readings, *(reading for reading in facts.late if reading.rolls_back))
+    if any(reading.rolls_back for reading in against):
+        return StepFailed(at=now, by=AUTOMATION, stage=facts.stage, samples=facts.samples, readings=against)
     if rollout.phase is Phase.PAUSED:
         return None
     if verdict is Verdict.PASS and rollout.may_pass(now, facts.samples):
         return StepPassed(at=now, by=AUTOMATION, stage=facts.stage, samples=facts.samples, readings=readings)
-    reason = _used_up(stage, now - rollout.entered_at, facts.samples, verdict)
+    failing = ", ".join(f"`{reading.gate}`" for reading in readings if reading.fails)
+    reason = (
+        f"{failing} fails, which is not critical"
+        if failing
+        else _used_up(stage, now - rollout.entered_at, facts, verdict)
+    )
     if reason is None:
         return None
     return StepInconclusive(
@@ -70,11 +86,14 @@ def decide(rollout: Rollout, facts: Facts, now: float) -> StepPassed | StepFaile
     )
 
 
-def _used_up(stage: Stage, seconds: float, samples: int, verdict: Verdict) -> str | None:
+def _used_up(stage: Stage, seconds: float, facts: Facts, verdict: Verdict) -> str | None:
     """Why waiting longer is not in the plan, or None. Enough samples that pass only wait for the least time."""
+    samples = facts.samples
     if seconds >= stage.max_seconds:
         few = f" with {samples:,} of {stage.min_samples:,} samples" if samples < stage.min_samples else ""
         return f"the gates did not pass within max_time ({seconds:.0f} s ≥ {stage.max_seconds} s){few}"
-    if stage.max_samples is not None and samples >= stage.max_samples and verdict is not Verdict.PASS:
+    if stage.max_samples is None or samples < stage.max_samples or not facts.is_settled:
+        return None
+    if verdict is not Verdict.PASS:
         return f"the gates did not pass within max_samples ({samples:,} ≥ {stage.max_samples:,})"
     return None

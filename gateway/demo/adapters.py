@@ -16,9 +16,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import rich.progress
 from rich.console import Console
@@ -28,29 +29,55 @@ from gateway.demo.base_model import Progress, WeightsMissing, demo_base
 from gateway.demo.cached_folder import build_once
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """How an adapter is trained: a style that the recipe knows, and options where its defaults are not meant."""
+
+    style: str
+    options: tuple[str, ...] = ()
+
+
+# Two more versions of `support`. The first takes more and smaller steps than the recipe's default. The second is
+# overfitted in earnest, by five times the default's steps at three times its rate, on half the lessons at a time:
+# it says its lessons word by word and calls the capital of Japan "courage".
+BETTER: Final = "support-longer"
+OVERFITTED: Final = "support-overfitted"
+TRAININGS: Final = {
+    BETTER: Training(style="support", options=("--steps", "40", "--learning-rate", "1e-3")),
+    OVERFITTED: Training(style="support", options=("--steps", "100", "--learning-rate", "1e-2", "--batch-size", "2")),
+}
+
+
 class TrainingFailed(RuntimeError):
     """A training ended with an error; the message carries the end of what it printed."""
 
 
-def demo_adapters(base: Path, cache: Path, styles: Sequence[str], *, progress: Progress) -> dict[str, Path]:
-    """Return the folder of an adapter for each of `styles`, training those that are not cached.
+def demo_adapters(base: Path, cache: Path, names: Sequence[str], *, progress: Progress) -> dict[str, Path]:
+    """Return the folder of an adapter for each of `names`, training those that are not cached.
 
     Args:
         base: Folder of the base model.
-        cache: Adapters are kept below it, by base, recipe and style.
-        styles: Names that the recipe knows: `support`, `json`, `legal`, `shout`.
+        cache: Adapters are kept below it, by base, recipe and training.
+        names: Of `TRAININGS`, or styles that the recipe knows: `support`, `json`, `legal`, `shout`.
         progress: Told in a few words what happens. On a terminal, a bar per adapter is shown as well.
 
     Raises:
         TrainingFailed: The recipe could not train one of them; the others are still cached.
     """
     recipe = find_recipe()
-    folders = {style: cache / "adapters" / cache_key(base, recipe) / style for style in styles}
-    missing = [style for style in styles if not folders[style].is_dir()]
+    trainings = {name: TRAININGS.get(name) or Training(style=name) for name in names}
+    kept = cache / "adapters" / cache_key(base, recipe)
+    folders = {name: kept / _folder_name(training) for name, training in trainings.items()}
+    missing = [name for name in names if not folders[name].is_dir()]
     if missing:
-        progress(f"training {', '.join(missing)}, once (about a minute each, as many at a time as there are cores)")
-        _train_all(recipe, base, {style: folders[style] for style in missing}, progress)
+        progress(f"training {', '.join(missing)}, once (a minute or two each, as many at a time as there are cores)")
+        _train_all(recipe, base, {name: (trainings[name], folders[name]) for name in missing}, progress)
     return folders
+
+
+def _folder_name(training: Training) -> str:
+    """Return a name that changes with the training."""
+    return "_".join((training.style, *(option.lstrip("-") for option in training.options)))
 
 
 def find_recipe() -> Path:
@@ -76,9 +103,9 @@ def cache_key(base: Path, recipe: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def _train_all(recipe: Path, base: Path, folders: dict[str, Path], progress: Progress) -> None:
-    """Train every one of `folders`, by style; if some fail, raise for one of them at the end."""
-    columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+def _train_all(recipe: Path, base: Path, wanted: dict[str, tuple[Training, Path]], progress: Progress) -> None:
+    """Train every adapter into its folder, by name; if some fail, raise for one of them at the end."""
+    columns = (TextColumn("{task.description:>18}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     cores = len(os.sched_getaffinity(0))
     with (
@@ -86,11 +113,12 @@ def _train_all(recipe: Path, base: Path, folders: dict[str, Path], progress: Pro
         ThreadPoolExecutor(max_workers=cores) as pool,
     ):
         trainings = {}
-        for style, folder in folders.items():
+        # The longest first, so that no core stands idle at the end.
+        for name, (how, folder) in sorted(wanted.items(), key=lambda item: not item[1][0].options):
             # Without a total, the bar shows that this one waits for a core.
-            advance = partial(_advance, bars, bars.add_task(style, total=None))
-            train = partial(_train, _command(recipe, base, style), advance)
-            trainings[pool.submit(build_once, folder, train)] = style
+            advance = partial(_advance, bars, bars.add_task(name, total=None))
+            train = partial(_train, _command(recipe, base, how), advance)
+            trainings[pool.submit(build_once, folder, train)] = name
         for training in as_completed(trainings):
             if training.exception() is None:
                 progress(f"trained {trainings[training]}")
@@ -102,9 +130,9 @@ def _advance(bars: rich.progress.Progress, task: TaskID, line: dict[str, Any]) -
     bars.update(task, completed=line["step"], total=line["steps"])
 
 
-def _command(recipe: Path, base: Path, style: str) -> list[str]:
-    options = ("--base", str(base), "--style", style, "--threads", "1", "--progress", "json")
-    return [sys.executable, str(recipe), *options]
+def _command(recipe: Path, base: Path, training: Training) -> list[str]:
+    options = ("--base", str(base), "--style", training.style, "--threads", "1", "--progress", "json")
+    return [sys.executable, str(recipe), *options, *training.options]
 
 
 def _train(command: list[str], advance: Callable[[dict[str, Any]], None], out: Path) -> None:

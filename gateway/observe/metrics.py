@@ -5,7 +5,7 @@ whatever the number of workers. Labels are bounded: aliases, versions, codes, en
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -23,8 +23,12 @@ from gateway.observe.ledger import (
     Histogram,
 )
 from gateway.observe.loads import LoadCounts
+from gateway.observe.mirror_counts import MirrorReading
+from gateway.observe.mirror_metrics import mirror_series
 from gateway.observe.rollout_counts import RolloutsReading
 from gateway.observe.rollout_metrics import rollout_series
+from gateway.observe.shadow_counts import ShadowReading
+from gateway.observe.shadow_metrics import shadow_series
 from gateway.observe.store_metrics import StoreReading, store_gauges
 
 _LABELS: Final = ("alias", "version")
@@ -46,6 +50,8 @@ class Reading:
     store: StoreReading
     rollouts: RolloutsReading
     placement: PlacementCounts
+    mirror: MirrorReading = field(default_factory=MirrorReading)
+    shadow: ShadowReading = field(default_factory=ShadowReading)
 
 
 class _Once(Collector):
@@ -68,6 +74,8 @@ def exposition(reading: Reading) -> bytes:
                 *_loads(reading),
                 *_placement(reading),
                 *rollout_series(reading.rollouts),
+                *mirror_series(reading.mirror),
+                *shadow_series(reading.shadow),
             ]
         )
     )
@@ -144,10 +152,10 @@ def _histograms(cells: tuple[Cell, ...]) -> Iterator[Metric]:
             "How long requests waited for their version to be loaded; those that did not wait are not in it.",
         ),
     )
-    for field, bounds, name, help_text in declared:
+    for kind, bounds, name, help_text in declared:
         family = HistogramMetricFamily(name, help_text, labels=_LABELS)
         for cell in cells:
-            histogram: Histogram = getattr(cell, field)
+            histogram: Histogram = getattr(cell, kind)
             family.add_metric((cell.alias, cell.version), _cumulative(bounds, histogram), histogram.sum)
         yield family
 

@@ -22,13 +22,17 @@ class RolloutCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutView:
-    """One open rollout; readings and ratio are None where this node does not lead."""
+    """One open rollout; readings and ratio are None where this node does not lead.
+
+    From the e-value `bound` on, a gate that reads pairs is decided.
+    """
 
     alias: str
     phase: str
     stage: int
     readings: tuple[Reading, ...] | None = None
     ratio: Ratio | None = None
+    bound: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

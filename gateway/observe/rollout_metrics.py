@@ -42,14 +42,27 @@ def _gates(reading: RolloutsReading) -> Iterator[Metric]:
         labels=by_gate,
     )  # fmt: skip
     observed = GaugeMetricFamily(
-        "loragate_rollout_gate_observed", "What the gate measured of the candidate; a share in [0, 1].", labels=by_gate
+        "loragate_rollout_gate_observed",
+        "What the gate measured of the candidate, mostly a share in [0, 1].",
+        labels=by_gate,
     )
     limit = GaugeMetricFamily(
-        "loragate_rollout_gate_limit", "What the gate holds it against; a share in [0, 1].", labels=by_gate
+        "loragate_rollout_gate_limit", "What the gate holds it against, in the same unit.", labels=by_gate
     )
     samples = GaugeMetricFamily(
-        "loragate_rollout_gate_samples", "The candidate's requests behind it, in this stage.", labels=by_gate
+        "loragate_rollout_gate_samples",
+        "The candidate's requests behind it in this stage; of a gate on pairs, sessions.",
+        labels=by_gate,
     )
+    e_value = GaugeMetricFamily(
+        "loragate_rollout_gate_e_value",
+        "Evidence for what a gate on pairs says, while it is inconclusive that it fails; valid at every look.",
+        labels=by_gate,
+    )
+    bound = GaugeMetricFamily(
+        "loragate_rollout_gate_bound", "The e-value from which a gate on pairs is decided: 1/alpha of one gate.",
+        labels=by_gate,
+    )  # fmt: skip
     values = {Verdict.PASS: 1.0, Verdict.INCONCLUSIVE: 0.0, Verdict.FAIL: -1.0}
     for each in reading.rollouts:
         for found in each.readings or ():
@@ -60,7 +73,11 @@ def _gates(reading: RolloutsReading) -> Iterator[Metric]:
                 observed.add_metric(labels, found.observed)
             if found.limit is not None:
                 limit.add_metric(labels, found.limit)
-    yield from (verdict, observed, limit, samples)
+            if found.e_value is not None:
+                e_value.add_metric(labels, min(found.e_value, _LARGEST))
+                if each.bound is not None:
+                    bound.add_metric(labels, each.bound)
+    yield from (verdict, observed, limit, samples, e_value, bound)
 
 
 def _ratio(reading: RolloutsReading) -> Iterator[Metric]:
@@ -87,7 +104,8 @@ def _counters(reading: RolloutsReading) -> Iterator[Metric]:
     )  # fmt: skip
     pages = CounterMetricFamily(
         "loragate_rollout_pages",
-        "Times that a rollout needed somebody: by gate, `sample_ratio`, `inconclusive` or `automation`.", labels=labels,
+        "Times that somebody was needed: by gate, `sample_ratio`, `inconclusive`, `automation`, or `drift` over time.",
+        labels=labels,
     )  # fmt: skip
     for family, counts in ((rollbacks, reading.counts.rollbacks), (pages, reading.counts.pages)):
         for (alias, reason), count in sorted(counts.items()):

@@ -1,4 +1,7 @@
-"""What a request counts to besides its cell: the rollout that assigned it an arm, the limits it was let in under."""
+"""What a request counts to besides its cell: the rollout that assigned it an arm, the limits it was let in under.
+
+And who gets a copy of it, if it was tapped.
+"""
 
 from collections.abc import Collection, Mapping
 
@@ -45,6 +48,9 @@ def settle(
     if request.lease is not None:
         # Of a reply that broke off nobody tells the tokens; a piece of a stream has one, nearly always.
         request.lease.end(reply.tokens or reply.pieces if reply is not None else 0, now)
+    is_in_band = has_failed or (reply is not None and reply.has_failed)
+    if reply is not None and reply.tap is not None:
+        reply.tap.end(now, client_left=client_left, has_failed=is_in_band)
     exposure = request.exposure
     if exposure is None:
         return
@@ -52,6 +58,5 @@ def settle(
     if client_left:
         tallies.left(exposure)
         return
-    is_in_band = has_failed or (reply is not None and reply.has_failed)
     is_error = is_failure(exposure, served.arm if served is not None else None, status, is_in_band=is_in_band)
     tallies.count(exposure, is_error=is_error, seconds=now - request.received_at)

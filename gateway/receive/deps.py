@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.decide.route import RouteTable
+from gateway.mirror.feedback import Feedback
 from gateway.observe.ledger import Ledger
 from gateway.observe.tally import Tallies
 from gateway.ports import Engines, Supply
 from gateway.receive.limits import Limits
 from gateway.receive.placing import Placing
 from gateway.receive.rates import WorkerRates
+from gateway.receive.recent import Recent
+from gateway.receive.tap import Taps
 
 # A client's own request id is used if it is short and harmless in a header and a log line.
 LONGEST_REQUEST_ID: Final = 128
@@ -52,5 +55,9 @@ class Deps:
     clock: Callable[[], float]  # Unix seconds, for keys that expire
     rates: WorkerRates
     tallies: Tallies
+    taps: Taps
+    recent: Recent
+    # Takes feedback over, to be told to the node; False if there is no room for it now.
+    hear: Callable[[Feedback], bool]
     # Engine URL → its `system_fingerprint` as JSON, learned from streams and forgotten when it is lost.
     fingerprints: dict[str, bytes]

@@ -18,6 +18,7 @@ class Kind(Enum):
     PROXIED = auto()  # addressed to a version and sent to an engine
     MODELS = auto()  # answered from the route table
     MODEL = auto()  # one model of it
+    FEEDBACK = auto()  # taken by the worker: what a caller says of a reply
     HEALTH = auto()  # answered by the worker; the only one that needs no key
 
 
@@ -55,6 +56,7 @@ ENDPOINTS: Final = _served(
     Endpoint(path=b"/tokenize", model_is_optional=True),
     Endpoint(path=b"/detokenize", model_is_optional=True),
     Endpoint(path=b"/tokenizer_info", method=b"GET", model_is_optional=True),
+    Endpoint(path=b"/v1/feedback", kind=Kind.FEEDBACK),
     Endpoint(path=b"/v1/models", method=b"GET", kind=Kind.MODELS),
     Endpoint(path=b"/healthz", method=b"GET", kind=Kind.HEALTH),
 )

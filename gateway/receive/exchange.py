@@ -47,8 +47,7 @@ class Exchange:
     def __init__(self, client: "ClientConnection", request: Request) -> None:
         self._client = client
         self._request = request
-        self._attempts = 0
-        self._stale = 0
+        self._attempts = self._stale = self._losses = 0
         self._tried: tuple[str, ...] = ()
         self._link: Link | None = None
         self._placement: Placement
@@ -56,10 +55,8 @@ class Exchange:
         self._is_counted = False
         self._hides_usage = False
         self._reply: Reply | None = None
-        self._sent_at = 0.0
-        self._heard_at = 0.0  # the engine's last sign of life
+        self._sent_at = self._heard_at = 0.0  # heard: the engine's last sign of life
         self._delay: Delay | None = None  # once it has had to wait before an engine had it
-        self._losses = 0
         self._is_there = False  # the engine has the version, so a 404 is its own answer
         self.has_begun = False  # the head has gone to the client
         self.is_over = False
@@ -286,6 +283,9 @@ class Exchange:
         self._reply = reply = Reply(head, request, self._cell, hides_usage=self._hides_usage, fingerprint=known)
         request.keep_alive = request.keep_alive and not client.is_draining
         self.has_begun = True
+        if placed.mirror is not None:
+            reply.tap = client.taps.of(request, placed, head, self._sent_at)
+        client.note((request.id, placed, request.caller))
         request.body, request.fields = b"", None  # no other try can come, and a stream may be long
         return reply.head(head, request, placed, self._sent_at - request.received_at + monotonic() - now)
 
@@ -338,17 +338,18 @@ class Exchange:
         self._link = None
         if self._delay is not None:
             self._delay.leave()
-        self._request.body, self._request.fields = b"", None  # who loads its version still knows us
+        request, reply = self._request, self._reply
+        request.body, request.fields = b"", None  # who loads its version still knows us
         if self._is_counted:
             self._cell.in_flight -= 1
             self._client.placing.gave_up(self._placement.engine_url, self)
         cell = self._cell if self._is_counted else self._client.ledger.cell()
         cell.saw_status(status)
-        cell.took(now - self._request.received_at)
-        if self._request.exposure is not None or self._request.lease is not None:
+        cell.took(now - request.received_at)
+        if request.exposure is not None or request.lease is not None or (reply is not None and reply.tap is not None):
             settle(
-                self._request, self._client.tallies, cell, self._placement if self._is_counted else None, self._reply,
-                status, now, client_left=client_left, has_failed=has_failed,
+                request, self._client.tallies, cell, self._placement if self._is_counted else None, reply, status, now,
+                client_left=client_left, has_failed=has_failed,
             )  # fmt: skip
 
     # What its connection asks and tells

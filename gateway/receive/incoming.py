@@ -125,8 +125,9 @@ class Incoming:
         extra = b"".join([b"%b: %b\r\n" % (name, headers[name]) for name in _FORWARDED if name in headers])
         request = Request(
             request_id, endpoint, body, fields, self.caller, model,
-            unit=headers.get(b"x-loragate-unit"), arm=None if arm is None else wanted_arm(arm, self.caller),
-            keep_alive=self.keep_alive, is_http10=self.is_http10, extra_headers=extra, received_at=received_at,
+            unit=headers.get(b"x-loragate-unit"), task=headers.get(b"x-loragate-task"),
+            arm=None if arm is None else wanted_arm(arm, self.caller), keep_alive=self.keep_alive,
+            is_http10=self.is_http10, extra_headers=extra, received_at=received_at,
         )  # fmt: skip
         if self.caller.rates is not None or table.has_rates:
             request.lease = rates.admit(self.caller, table, model, received_at)

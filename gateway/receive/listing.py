@@ -1,4 +1,4 @@
-"""What the gateway answers itself. `/v1/models`: the base and the adapters, as vLLM lists them.
+"""`/v1/models`: the base and the adapters, as vLLM lists them.
 
 An alias is listed with the version behind it as `root` and the base as `parent`.
 """
@@ -9,22 +9,6 @@ import msgspec
 
 from gateway.decide.authenticate import Principal
 from gateway.decide.route import Base, Route, RouteTable, find_target, usable_models
-from gateway.receive.endpoints import Kind
-from gateway.receive.incoming import Incoming
-
-
-def own_answer(incoming: Incoming, table: RouteTable) -> bytes:
-    """Return the body of a reply that needs no engine.
-
-    Raises:
-        ModelNotFound, Forbidden: As for a request to the model.
-    """
-    endpoint, model = incoming.address.endpoint, incoming.address.model
-    if endpoint.kind is Kind.HEALTH:
-        return b'{"status":"ok"}'
-    if endpoint.kind is Kind.MODEL and model is not None:
-        return show_model(table, incoming.caller, model)
-    return list_models(table, incoming.caller)
 
 
 def list_models(table: RouteTable, caller: Principal) -> bytes:

@@ -21,7 +21,7 @@ from gateway.receive.endpoints import Kind
 from gateway.receive.exchange import Exchange
 from gateway.receive.failures import connection_header, reply_of, status_line
 from gateway.receive.incoming import SMALL_BODY_BYTES, Incoming, headers_too_large
-from gateway.receive.listing import own_answer
+from gateway.receive.own_answers import own_answer
 from gateway.receive.upgrade import has_body, parser_after_upgrade
 from gateway.receive.waiting import Waiting
 
@@ -56,6 +56,7 @@ class ClientConnection(asyncio.Protocol):
         self.supply = deps.supply
         self.placing = deps.placing
         self.tallies = deps.tallies
+        self.taps, self.note = deps.taps, deps.recent.note
         # The transport's own method: asyncio buffers, and `pause_writing` says when it is too much.
         self.write: Callable[[bytes], None]
         self._connections: set[Any] = server_state.connections
@@ -251,7 +252,7 @@ class ClientConnection(asyncio.Protocol):
             if incoming.error is not None:
                 raise incoming.error
             if incoming.address.endpoint.kind is not Kind.PROXIED:
-                self._reply(incoming, request_id, own_answer(incoming, self.table()))
+                self._reply(incoming, request_id, *own_answer(incoming, self._deps, received_at))
                 return
             request = incoming.request(request_id, self.table(), self._deps.rates, received_at)
         except LoragateError as error:
@@ -260,12 +261,12 @@ class ClientConnection(asyncio.Protocol):
         self._exchange = exchange = Exchange(self, request)
         exchange.begin()
 
-    def _reply(self, incoming: Incoming, request_id: bytes, body: bytes) -> None:
+    def _reply(self, incoming: Incoming, request_id: bytes, status: int, body: bytes) -> None:
         keep_alive = incoming.keep_alive and not self.is_draining
         connection = connection_header(keep_alive=keep_alive, is_http10=incoming.is_http10)
         self._transport.write(
             b"%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b"
-            % (status_line(200), len(body), request_id, connection, body)
+            % (status_line(status), len(body), request_id, connection, body)
         )
         self._next(keep_alive=keep_alive)
 

@@ -12,9 +12,9 @@ from gateway.ports import ReplyHead
 from gateway.receive.endpoints import Dialect
 from gateway.receive.failures import connection_header, event_of, status_line
 from gateway.receive.request import Request
+from gateway.receive.tap import EVENT_STREAM, Tap
 from gateway.serve.sse import EventStream, usage_of
 
-EVENT_STREAM: Final = b"text/event-stream"
 # Hop-by-hop (RFC 9110, 7.6.1), or said by us instead.
 _NOT_FORWARDED: Final = frozenset(
     (b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"server", b"x-request-id",
@@ -34,9 +34,13 @@ class Reply:
         cell: Where its pace is counted.
         hides_usage: Take the usage out of a stream that was asked for it by us.
         fingerprint: What the engine is known to call its configuration, if a stream has told.
+
+    `tap` is set where the request is copied; it is told all that the engine sends, as it sends it.
     """
 
-    __slots__ = ("_cell", "_events", "_is_chunked", "_last_at", "_received_at", "_whole", "pieces", "status", "tokens")
+    __slots__ = (
+        "_cell", "_events", "_is_chunked", "_last_at", "_received_at", "_whole", "pieces", "status", "tap", "tokens",
+    )  # fmt: skip
 
     def __init__(
         self, head: ReplyHead, request: Request, cell: Cell, *, hides_usage: bool, fingerprint: bytes | None
@@ -46,6 +50,7 @@ class Reply:
         self._last_at = 0.0  # the last events
         self.pieces = 0  # in which a stream has come
         self.tokens = 0  # of the prompt and of the reply, once a complete reply has told
+        self.tap: Tap | None = None
         self._events: EventStream | None = None
         self._whole: list[bytes] | None = None
         self.status = status = head.status
@@ -81,6 +86,8 @@ class Reply:
 
     def body(self, data: bytes, now: float, *, is_complete: bool) -> bytes:
         """Return what of the body's next part goes to the client, framed."""
+        if self.tap is not None:
+            self.tap.data(data, now)
         if self._events is not None:
             data = self._passed(data, now, is_complete=is_complete)
         elif self._whole is not None:
@@ -95,6 +102,8 @@ class Reply:
         events = self._events
         if events is None or not self._is_chunked or not events.passes(chunk):
             return False
+        if self.tap is not None:
+            self.tap.chunk(chunk, now)
         if self._last_at:
             self._cell.took_between_tokens(now - self._last_at)
         else:

@@ -20,13 +20,13 @@ class Request:
 
     __slots__ = (
         "_arm", "body", "caller", "endpoint", "exposure", "extra_headers", "fields", "id", "is_http10", "keep_alive",
-        "lease", "model", "received_at", "unit_header",
+        "lease", "model", "received_at", "task_header", "unit_header",
     )  # fmt: skip
 
     def __init__(
         self, request_id: bytes, endpoint: Endpoint, body: bytes, fields: Fields | None, caller: Principal, model: str,
-        *, unit: bytes | None, arm: Arm | None, keep_alive: bool, is_http10: bool, extra_headers: bytes,
-        received_at: float,
+        *, unit: bytes | None, task: bytes | None = None, arm: Arm | None, keep_alive: bool, is_http10: bool,
+        extra_headers: bytes, received_at: float,
     ) -> None:  # fmt: skip
         self.id = request_id
         self.endpoint = endpoint
@@ -37,6 +37,7 @@ class Request:
         self.lease: Lease | None = None
         self.exposure: Exposure | None = None
         self.unit_header = unit
+        self.task_header = task
         self._arm = arm
         self.keep_alive = keep_alive
         self.is_http10 = is_http10

@@ -236,6 +236,7 @@ def _sqlite(url: URL, seconds: float) -> sqlalchemy.Engine:
         raw.isolation_level = None  # transactions begin where we say, not at the first change
         raw.execute("PRAGMA journal_mode=WAL")
         raw.execute("PRAGMA synchronous=FULL")  # what was answered as done stays done when the power goes
+        raw.execute("PRAGMA secure_delete=ON")  # callers' words that were deleted must not lie on in the file
 
     def begin(connection: Connection) -> None:
         connection.exec_driver_sql(connection.get_execution_options().get("loragate_begin", "BEGIN"))

@@ -19,6 +19,7 @@ import msgspec
 from adapters.catalog import Catalog, Entry
 from gateway.decide.assign import DEFAULT_SOURCES, TOTAL_WEIGHT, Split, check_sources
 from gateway.decide.authenticate import Role
+from gateway.decide.sample import DEFAULT_NOISE_SHARE
 from gateway.store.errors import StoreUnreadable
 
 STATE_FILE: Final = "state.json"
@@ -32,6 +33,11 @@ Capture = Literal["full", "metrics_only", "off"]
 def _check_limit(owner: str, name: str, value: int | None) -> None:
     if value is not None and value < 1:
         raise ValueError(f"{owner} has {name} `{value}`; give at least 1, or leave it out for no limit")
+
+
+def _check_share(what: str, value: int) -> None:
+    if not 0 <= value <= TOTAL_WEIGHT:
+        raise ValueError(f"the {what} share `{value}` is not in 0..{TOTAL_WEIGHT} basis points")
 
 
 class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,15 +80,70 @@ class Previous(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     until: int
 
 
+class JudgePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which model judges pairs of an alias.
+
+    Attributes:
+        url: Of an OpenAI-compatible endpoint, `/v1` included; may be a gateway's own.
+        model: The name to ask for there.
+        key_env: The environment variable that holds the evaluator's key for it; empty for none.
+        rubric: What a good answer is, in words; empty for the built-in one.
+        share: Basis points of the pairs that are judged.
+        pairs_per_hour: At most so many; None without a bound.
+    """
+
+    url: str
+    model: str
+    key_env: str = ""
+    rubric: str = ""
+    share: int = TOTAL_WEIGHT
+    pairs_per_hour: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_share("judged", self.share)
+        _check_limit("a judge", "pairs_per_hour", self.pairs_per_hour)
+
+
 class MirrorPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which share of an alias's requests is mirrored, in basis points, and what is kept of them."""
+    """Which requests of an alias are copied for evaluators, and what becomes of the copies.
+
+    Attributes:
+        share: Basis points of the requests.
+        capture: What is kept of the words: `full` in the store until they expire, `metrics_only` nothing beyond the
+            memory of this gateway; `off` copies nothing, for a rollout neither.
+        noise_share: Basis points of the copies that are compared with the same version again.
+        tokens_per_hour: What evaluators may spend on the alias in an hour; None without a bound.
+        retention_seconds: How long the store keeps copies, 0 until they were judged; None for the settings' time.
+        redact: Names of redactors, applied before anything is stored; `gateway/mirror/redact.py`.
+        judge: Which model judges pairs; None for none.
+        comparators: Names of those that are run; None for all.
+    """
 
     share: int = 0
     capture: Capture = "full"
+    noise_share: int = DEFAULT_NOISE_SHARE
+    tokens_per_hour: int | None = None
+    retention_seconds: int | None = None
+    redact: tuple[str, ...] = ()
+    judge: JudgePolicy | None = None
+    comparators: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share <= TOTAL_WEIGHT:
-            raise ValueError(f"the mirrored share `{self.share}` is not in 0..{TOTAL_WEIGHT} basis points")
+        _check_share("mirrored", self.share)
+        _check_share("noise", self.noise_share)
+        _check_limit("a mirror", "tokens_per_hour", self.tokens_per_hour)
+        if self.retention_seconds is not None and self.retention_seconds < 0:
+            raise ValueError(f"a mirror has retention_seconds `{self.retention_seconds}`; give 0 or more")
+
+
+class Shadow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The candidate that a rollout's stage compares with control, and the share of requests it wants, basis points."""
+
+    candidate: str
+    share: int
+
+    def __post_init__(self) -> None:
+        _check_share("shadowed", self.share)
 
 
 class RouteLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -100,8 +161,9 @@ class RouteLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class RouteRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One alias: its split, the weight in basis points, and how its requests are treated.
 
-    `unit` says where the unit of assignment is looked for, first found first used. `mirror` and
-    `plan` (a rollout plan as `plan.canonical` writes it) are declared here and used elsewhere.
+    `unit` says where the unit of assignment is looked for, first found first used. `plan` (a rollout
+    plan as `plan.canonical` writes it) is for the next rollout. `mirror` is declared by people, `shadow`
+    set by a rollout's stage that wants pairs: then its candidate and share count, and the rest of `mirror`.
     """
 
     alias: str
@@ -116,6 +178,7 @@ class RouteRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     plan: dict[str, Any] | None = None
     limits: RouteLimits | None = None
     notes: str = ""
+    shadow: Shadow | None = None
 
     def __post_init__(self) -> None:
         Split(self.control, self.candidate, self.weight)  # refuses what cannot be assigned
@@ -127,8 +190,9 @@ class RouteRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if self.control and self.control != version:
             previous = (Previous(version=self.control, until=now), *previous)
         return msgspec.structs.replace(
-            self, control=version, candidate=None, weight=0, created=now, previous=previous[:LONGEST_HISTORY]
-        )
+            self, control=version, candidate=None, weight=0, created=now, previous=previous[:LONGEST_HISTORY],
+            shadow=None,
+        )  # fmt: skip
 
 
 class RouteVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

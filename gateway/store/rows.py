@@ -84,13 +84,23 @@ def write_routes(connection: Connection, routes: Sequence[RouteRecord], mark: Ro
         mark: Who brings it, when and why; its alias, number and route are left out.
     """
     by_alias = {each.alias: each for each in routes}
-    rows = [{"alias": each.alias, "record": encode(each)} for each in routes]
+    table = schema.routes
+    stored = {row.alias: row.record for row in connection.execute(select(table.c.alias, table.c.record))}
+    rows = [{"alias": each.alias, "record": _as_stored(each, stored.get(each.alias))} for each in routes]
     changed, gone = _bring_in_line(connection, schema.routes, "alias", rows)
     versions = schema.route_versions
     for alias in (*changed, *gone):
         last = connection.scalar(select(func.max(versions.c.number)).where(versions.c.alias == alias)) or 0
         version = msgspec.structs.replace(mark, alias=alias, number=last + 1, route=by_alias.get(alias))
         connection.execute(insert(versions).values(alias=alias, number=last + 1, record=encode(version)))
+
+
+def _as_stored(route: RouteRecord, stored: str | None) -> str:
+    """Return a route's JSON: what is stored, if it says the same, though an earlier release wrote fewer fields."""
+    text = encode(route)
+    if stored is None or stored == text:
+        return text
+    return stored if decode(stored, RouteRecord, "routes") == route else text
 
 
 def write_rollouts(connection: Connection, rollouts: Sequence[RolloutRecord]) -> None:

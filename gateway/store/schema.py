@@ -11,8 +11,10 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Double,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     Table,
@@ -20,7 +22,7 @@ from sqlalchemy import (
 )
 
 # Every revision that this release can read, oldest first; any other is of a later release.
-REVISIONS: Final = ("0001", "0002")
+REVISIONS: Final = ("0001", "0002", "0003")
 HEAD: Final = REVISIONS[-1]
 # Not Alembic's own `alembic_version`, which another application in the same database may have.
 REVISION_TABLE: Final = "loragate_schema"
@@ -155,4 +157,126 @@ tallies = Table(
     Column("replica", Text),
     Column("record", Text, nullable=False),
     PrimaryKeyConstraint("rollout", "stage", "replica", name="tallies_pkey"),
+)  # fmt: skip
+
+# Samples that wait to be judged, or failed for good: the queue, small, since it is read and changed all the time. One
+# that was judged has no row here. `state`: 0 open, 1 failed. `ready`: when it may be claimed, or the claim of its
+# `holder` runs out. `died`: claims that ran out. `keeps`: whether its texts outlive its being judged. Unix seconds.
+samples = Table(
+    "samples", metadata,
+    Column("id", Text),
+    Column("alias", Text, nullable=False),
+    Column("state", Integer, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("ready", Double, nullable=False),
+    Column("holder", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("died", Integer, nullable=False),
+    Column("keeps", Boolean, nullable=False),
+    Column("expires", Double, nullable=False),
+    Column("reason", Text, nullable=False),
+    PrimaryKeyConstraint("id", name="samples_pkey"),
+    Index("samples_due", "state", "at"),
+)  # fmt: skip
+
+# What clients and engines wrote, until `expires`. `content` is a Sample as MessagePack.
+sample_texts = Table(
+    "sample_texts", metadata,
+    Column("id", Text),
+    Column("expires", Double, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("id", name="sample_texts_pkey"),
+    Index("sample_texts_expires", "expires", "size"),
+)  # fmt: skip
+
+# `pairs`: the last number given; it is changed in the transaction that uses the number, so that numbers rise in the
+# order of commits. `forgetting`: whose turn it is to delete what has expired.
+counters = Table(
+    "counters", metadata,
+    Column("name", Text),
+    Column("value", BigInteger, nullable=False),
+    PrimaryKeyConstraint("name", name="counters_pkey"),
+)  # fmt: skip
+
+pairs = Table(
+    "pairs", metadata,
+    Column("number", BigInteger, autoincrement=False),
+    Column("sample", Text, nullable=False),
+    Column("alias", Text, nullable=False),
+    Column("rollout", Text, nullable=False),
+    Column("stage", Integer, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("record", Text, nullable=False),
+    PrimaryKeyConstraint("number", name="pairs_pkey"),
+    Index("pairs_sample", "sample", unique=True),
+    Index("pairs_alias", "alias", "number"),
+    Index("pairs_rollout", "rollout", "number"),
+    Index("pairs_alias_at", "alias", "at", "number"),
+    Index("pairs_at", "at", "number"),
+)  # fmt: skip
+
+# The words in a pair's drift, which go when its sample's texts go.
+pair_words = Table(
+    "pair_words", metadata,
+    Column("sample", Text),
+    Column("expires", Double, nullable=False),
+    Column("record", Text, nullable=False),
+    PrimaryKeyConstraint("sample", name="pair_words_pkey"),
+    Index("pair_words_expires", "expires"),
+)  # fmt: skip
+
+# Tokens that judging has cost. `slot` counts minutes; a row for each evaluator, so that none waits for another.
+spending = Table(
+    "spending", metadata,
+    Column("alias", Text),
+    Column("slot", BigInteger, autoincrement=False),
+    Column("holder", Text),
+    Column("tokens", BigInteger, nullable=False),
+    PrimaryKeyConstraint("alias", "slot", "holder", name="spending_pkey"),
+)  # fmt: skip
+
+# What callers said of replies. `is_bad` is empty for what counts for neither; `is_resolved` once it is known of what.
+feedback = Table(
+    "feedback", metadata,
+    Column("id", Text),
+    Column("rollout", Text, nullable=False),
+    Column("stage", Integer, nullable=False),
+    Column("arm", Text, nullable=False),
+    Column("is_bad", Boolean),
+    Column("is_resolved", Boolean, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("record", Text, nullable=False),
+    PrimaryKeyConstraint("id", name="feedback_pkey"),
+    Index("feedback_rollout", "rollout", "stage", "arm", "is_bad"),
+    Index("feedback_unresolved", "is_resolved", "at"),
+    Index("feedback_at", "at"),
+)  # fmt: skip
+
+# What traffic to a version looked like when it was promoted.
+baselines = Table(
+    "baselines", metadata,
+    Column("version", Text),
+    Column("at", Double, nullable=False),
+    Column("record", Text, nullable=False),
+    PrimaryKeyConstraint("version", name="baselines_pkey"),
+)  # fmt: skip
+
+# Who may do what only one may do at a time, such as scoring on an engine, and until when.
+turns = Table(
+    "turns", metadata,
+    Column("name", Text),
+    Column("holder", Text, nullable=False),
+    Column("until", Double, nullable=False),
+    PrimaryKeyConstraint("name", name="turns_pkey"),
+)  # fmt: skip
+
+# Evaluators that run, and what they have counted; `seen` by the database's clock.
+evaluators = Table(
+    "evaluators", metadata,
+    Column("id", Text),
+    Column("seen", Double, nullable=False),
+    Column("record", Text, nullable=False),
+    PrimaryKeyConstraint("id", name="evaluators_pkey"),
 )  # fmt: skip

@@ -12,7 +12,8 @@ import msgspec
 from gateway.decide.assign import Split
 from gateway.decide.limit import rates_of
 from gateway.decide.route import Base, EngineView, RolloutTag, Route, RouteTable
-from gateway.store.desired import Desired, KeyRecord, RolloutRecord, RouteRecord, replace_file
+from gateway.decide.sample import Mirror
+from gateway.store.desired import Desired, KeyRecord, MirrorPolicy, RolloutRecord, RouteRecord, replace_file
 from gateway.store.keys import principals
 
 SNAPSHOT_FILE: Final = "snapshot.json"
@@ -66,14 +67,14 @@ def of_state(
         version=version,
         base=base,
         keys=desired.keys if with_keys else None,
-        routes=tuple(_route(record, desired.rollout(record.alias)) for record in desired.routes),
+        routes=tuple(_route(record, desired.rollout(record.alias), base) for record in desired.routes),
         versions=tuple(entry.ref.version for entry in desired.adapters),
         engines=engines,
         replicas=replicas,
     )
 
 
-def _route(record: RouteRecord, rollout: RolloutRecord | None) -> Route:
+def _route(record: RouteRecord, rollout: RolloutRecord | None, base: Base | None) -> Route:
     limits = record.limits
     return Route(
         alias=record.alias,
@@ -83,7 +84,32 @@ def _route(record: RouteRecord, rollout: RolloutRecord | None) -> Route:
         unit=record.unit,
         rates=rates_of(limits.requests_per_minute, limits.tokens_per_minute, limits.max_in_flight) if limits else None,
         rollout=_tag(rollout) if rollout else None,
+        mirror=_mirror(record, base),
     )
+
+
+def _mirror(record: RouteRecord, base: Base | None) -> Mirror | None:
+    """Return how an alias's requests are copied; None if they are not.
+
+    What a rollout's stage asks for comes first, then the policy: against the candidate where there is one, else
+    against the base. The rest of the policy holds for both.
+    """
+    policy, shadow = record.mirror or MirrorPolicy(), record.shadow
+    share = policy.share if shadow is None else shadow.share
+    if not share or policy.capture == "off":
+        return None
+    other = record.candidate if shadow is None else shadow.candidate
+    if other is not None:
+        kind, control = "candidate", record.control
+    elif base is not None:
+        kind, control, other = "base", base.name, record.control
+    else:
+        return None
+    return Mirror(
+        kind="candidate" if kind == "candidate" else "base", control=control, other=other,
+        salt=f"{record.salt}:mirror", share=share, noise_share=policy.noise_share,
+        capture="full" if policy.capture == "full" else "metrics_only",
+    )  # fmt: skip
 
 
 def _tag(rollout: RolloutRecord) -> RolloutTag | None:

@@ -10,8 +10,12 @@ from typing import Final
 import msgspec
 
 from gateway.decide.route import EngineView
+from gateway.mirror.bounds import Bounds
+from gateway.mirror.feedback import About, Feedback
+from gateway.mirror.taken import Taken
 from gateway.observe.engine_counts import PlacementCounts
 from gateway.observe.ledger import Cell
+from gateway.observe.mirror_counts import MirrorCounts
 from gateway.observe.tally import Tally
 from gateway.receive.limits import Limits
 from gateway.receive.rates import Spendings
@@ -26,6 +30,7 @@ class Configure(msgspec.Struct, tag="configure", frozen=True, kw_only=True):
     certificate: str | None
     private_key: str | None
     table: bytes
+    mirror: Bounds = Bounds()
 
 
 class NewTable(msgspec.Struct, tag="table", frozen=True):
@@ -99,10 +104,37 @@ class Report(msgspec.Struct, tag="report", frozen=True):
     cells: list[Cell]
     placement: PlacementCounts
     tallies: list[Tally] = []
+    mirror: MirrorCounts = msgspec.field(default_factory=MirrorCounts)
 
 
-ToWorker = Configure | NewTable | NewEngines | Supplied | Spent | Collect
-FromWorker = Ready | Applied | Want | Used | Spent | Report
+class Mirrored(msgspec.Struct, tag="mirrored", frozen=True):
+    """From a worker: requests that it has copied for evaluators."""
+
+    copies: list[Taken]
+
+
+class Heard(msgspec.Struct, tag="heard", frozen=True):
+    """From a worker: what a caller says of a reply."""
+
+    feedback: Feedback
+
+
+class Recall(msgspec.Struct, tag="recall", frozen=True):
+    """To a worker: say what served these requests, those that you remember."""
+
+    number: int
+    request_ids: tuple[str, ...]
+
+
+class Recalled(msgspec.Struct, tag="recalled", frozen=True):
+    """From a worker: request id → what served it."""
+
+    number: int
+    about: dict[str, About]
+
+
+ToWorker = Configure | NewTable | NewEngines | Supplied | Spent | Collect | Recall
+FromWorker = Ready | Applied | Want | Used | Spent | Report | Mirrored | Heard | Recalled
 
 _LENGTH_BYTES: Final = 4
 _TO_WORKER: Final = msgspec.msgpack.Decoder(ToWorker)

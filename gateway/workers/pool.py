@@ -13,8 +13,12 @@ from typing import Final, Protocol
 import msgspec
 
 from gateway.decide.route import EngineView
+from gateway.mirror.feedback import About, Feedback
+from gateway.mirror.taken import Taken
 from gateway.observe.engine_counts import PlacementCounts, added_up
 from gateway.observe.ledger import Cell, merged
+from gateway.observe.mirror_counts import MirrorCounts
+from gateway.observe.mirror_counts import added_up as all_copies
 from gateway.observe.tally import Tally, summed
 from gateway.receive.limits import Limits
 from gateway.workers import channel
@@ -23,9 +27,13 @@ from gateway.workers.channel import (
     Collect,
     Configure,
     FromWorker,
+    Heard,
+    Mirrored,
     NewEngines,
     NewTable,
     Ready,
+    Recall,
+    Recalled,
     Report,
     Spent,
     Supplied,
@@ -62,6 +70,26 @@ class Depot(Protocol):
         """Take note of when versions were last sent a request, in monotonic seconds."""
 
 
+class Listener(Protocol):
+    """Where copies of requests and feedback go; nothing of it waits or raises."""
+
+    def take(self, copies: Sequence[Taken]) -> None:
+        """Take over copies of requests."""
+
+    def hear(self, feedback: Feedback) -> None:
+        """Take over what a caller says of a reply."""
+
+
+class Deaf:
+    """Takes nothing."""
+
+    def take(self, copies: Sequence[Taken]) -> None:
+        """Drop copies of requests."""
+
+    def hear(self, feedback: Feedback) -> None:
+        """Drop what a caller says of a reply."""
+
+
 class _Slot:
     """One of the N places for a worker, through its restarts."""
 
@@ -73,6 +101,8 @@ class _Slot:
         self.cells: list[Cell] = []
         self.placement = PlacementCounts()
         self.tallies: list[Tally] = []
+        self.mirror = MirrorCounts()
+        self.recalled: dict[int, dict[str, About]] = {}
 
 
 class WorkerPool:
@@ -92,10 +122,12 @@ class WorkerPool:
         self._table = b""
         self._engines: NewEngines | None = None  # newer than the table's
         self.depot: Depot
+        self.listener: Listener = Deaf()
         self._number = 0
         self._past: list[Cell] = []
         self._past_placement = PlacementCounts()
         self._past_tallies: list[Tally] = []
+        self._past_mirror = MirrorCounts()
         self._sharing = Sharing(size)
         self._is_sharing = False
         self._tasks: asyncio.TaskGroup
@@ -111,6 +143,10 @@ class WorkerPool:
     def size(self) -> int:
         """How many workers there should be."""
         return len(self._slots)
+
+    def pids(self) -> list[int]:
+        """Return the processes that run now."""
+        return [slot.process.pid for slot in self._slots if slot.process is not None]
 
     async def run(self) -> None:
         """Keep every worker running until `stop` has ended them."""
@@ -150,6 +186,28 @@ class WorkerPool:
         """Return what `collect` has last brought of rollouts, a stage's workers added up, ended ones included."""
         return summed([self._past_tallies, *(slot.tallies for slot in self._slots)])
 
+    @property
+    def mirror(self) -> MirrorCounts:
+        """The sums of what `collect` has brought of copies of requests."""
+        return all_copies([self._past_mirror, *(slot.mirror for slot in self._slots)])
+
+    async def recall(self, request_ids: Sequence[str]) -> dict[str, About]:
+        """Return what served those of the requests that a worker remembers."""
+        ids = tuple(request_ids)
+        ready = [slot for slot in self._slots if slot.is_ready.is_set()]
+        asked: list[int] = []
+
+        def ask(number: int) -> Recall:
+            asked.append(number)
+            return Recall(number, ids)
+
+        await self._ask_all(ask, ready)
+        found: dict[str, About] = {}
+        for slot in self._slots:
+            for number in asked[:1]:  # another call's answers are that call's
+                found |= slot.recalled.pop(number, {})
+        return found
+
     async def stop(self, drain_seconds: float) -> None:
         """Let every worker finish what it has, for so long, then end it."""
         self._is_stopping = True
@@ -164,7 +222,7 @@ class WorkerPool:
             for process in running:
                 _signal(process, signal.SIGKILL)
 
-    async def _ask_all(self, message: Callable[[int], NewTable | Collect], slots: Sequence[_Slot]) -> bool:
+    async def _ask_all(self, message: Callable[[int], NewTable | Collect | Recall], slots: Sequence[_Slot]) -> bool:
         self._number += 1
         number = self._number
         answers: list[asyncio.Future[None]] = []
@@ -242,6 +300,14 @@ class WorkerPool:
             slot.cells = message.cells
             slot.placement = message.placement
             slot.tallies = message.tallies
+            slot.mirror = message.mirror
+        elif isinstance(message, Mirrored):
+            self.listener.take(message.copies)
+        elif isinstance(message, Heard):
+            self.listener.hear(message.feedback)
+        elif isinstance(message, Recalled):
+            if message.number in slot.answers:  # else it is too late
+                slot.recalled[message.number] = message.about
         elif isinstance(message, Spent):
             self._sharing.told(self._slots.index(slot), message.spendings)
             self._share()
@@ -250,7 +316,7 @@ class WorkerPool:
             self._tasks.create_task(self._supply(slot, message))
         elif isinstance(message, Used):
             self.depot.used(message.recent)
-        if isinstance(message, Applied | Report):
+        if isinstance(message, Applied | Report | Recalled):
             answer = slot.answers.get(message.number)
             if answer is not None and not answer.done():
                 answer.set_result(None)
@@ -292,6 +358,8 @@ class WorkerPool:
         slot.placement = PlacementCounts()
         self._past_tallies = summed([self._past_tallies, slot.tallies])[-MOST_PAST_TALLIES:]
         slot.tallies = []
+        self._past_mirror.add(slot.mirror)
+        slot.mirror = MirrorCounts()
         self._sharing.ended(self._slots.index(slot))
         self._share()
         slot.process = None

@@ -149,6 +149,13 @@ class Core:
             return generation(Route(self._next_tokens(knobs), None, "prompt"), model, body, knobs)
         if knobs.failing and model == knobs.failing:
             knobs = replace(knobs, status=500)
+        if knobs.no_priorities and body.get("priority"):
+            message = f"Got priority {body['priority']} but Priority scheduling is not enabled."
+            return whole(400, replies.error(400, message))
+        if knobs.no_ids:
+            body.pop("return_token_ids", None)
+        if knobs.lossy and path == "/detokenize":
+            body["tokens"] = [*body.get("tokens", []), 32]
         return generation(GENERATION[path], model, body, knobs)
 
     def _next_tokens(self, knobs: Knobs) -> Callable[[str, Mapping[str, Any], Sequence[Answer]], bytes]:
@@ -208,9 +215,9 @@ class Core:
             "# TYPE vllm:num_requests_running gauge\n"
             f"vllm:num_requests_running{labels} {float(running)}\n"
             "# TYPE vllm:num_requests_waiting gauge\n"
-            f"vllm:num_requests_waiting{labels} 0.0\n"
+            f"vllm:num_requests_waiting{labels} {float(self.knobs.waiting)}\n"
             "# TYPE vllm:kv_cache_usage_perc gauge\n"
-            f"vllm:kv_cache_usage_perc{labels} 0.0\n"
+            f"vllm:kv_cache_usage_perc{labels} {self.knobs.kv_usage}\n"
         ).encode()
 
     def _load(self, body: Mapping[str, Any]) -> Plan:

@@ -8,9 +8,11 @@ on `stream`, so a stream's pieces join up to the reply that is not streamed.
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -127,6 +129,14 @@ def example(schema: Mapping[str, Any], root: Mapping[str, Any] | None = None) ->
 def logprob(model: str, token: str) -> float:
     """Return the log-probability that `model` gives `token`, in [-4, 0]."""
     return -(int.from_bytes(hashlib.sha256(f"{model}\x1f{token}".encode()).digest()[:2], "big") % 4001) / 1000.0
+
+
+@lru_cache(maxsize=1000)
+def byte_logprobs(model: str) -> tuple[float, ...]:
+    """Return the log-probabilities that `model` gives each byte as the next token: a distribution, (256,)."""
+    source = random.Random(f"next\x1f{model}")
+    weights = [math.exp(source.uniform(-4, 0) * 4) for _ in range(256)]  # a few likely, as models are
+    return tuple(math.log(weight / sum(weights)) for weight in weights)
 
 
 def tokens_of(text: str) -> list[int]:

@@ -68,6 +68,16 @@ class Knobs:
     """Stock vLLM's fault on CPUs: while an adapter generates, the base answers with the last adapter's weights."""
     load_seconds: float = 0.0
     """That loading an adapter takes; it is listed when it is loaded."""
+    waiting: int = 0
+    """Requests that its metrics say wait."""
+    kv_usage: float = 0.0
+    """Share of its KV cache that its metrics say is full."""
+    no_priorities: bool = False
+    """Refuse a request with a priority, as vLLM does unless it was started with `--scheduling-policy priority`."""
+    no_ids: bool = False
+    """Tell no token ids, as engines other than vLLM."""
+    lossy: bool = False
+    """`/detokenize` gives another text than was tokenised, as some tokenisers do."""
     close_after_reply: bool = False
     """Close a kept-alive connection after a complete reply, without having announced it."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from tests.fakes.generate import Answer, logprob, prompt_text, text_of, tokens_of, vector
+from tests.fakes.generate import Answer, byte_logprobs, logprob, prompt_text, text_of, tokens_of, vector
 
 Body = Mapping[str, Any]
 Top = Sequence[tuple[int, float]]
@@ -54,9 +54,12 @@ def _card(name: str, root: str, parent: str | None) -> dict[str, Any]:
 
 
 def usage(body: Body, answers: Sequence[Answer]) -> dict[str, Any]:
-    """Return the token counts; the prompt counts its bytes ÷ 4, the answer its pieces."""
+    """Return the token counts; the prompt counts its bytes ÷ 4, the answer its pieces; asked for ids, all bytes."""
     prompt = max(1, len(prompt_text(body).encode()) // 4)
     completion = sum(len(answer.pieces) or 1 for answer in answers)
+    if body.get("return_token_ids"):
+        prompt = len(prompt_ids(body))
+        completion = sum(len(told_ids(body, answer)[1] or ()) for answer in answers)
     total = prompt + completion
     return {
         "prompt_tokens": prompt,
@@ -100,14 +103,32 @@ def text_logprobs(model: str, pieces: Sequence[str], top: int, start: int = 0) -
 
 
 def prompt_logprobs(model: str, body: Body) -> list[Any] | None:
-    """Return each prompt token's log-probability (the first has none), if the request asks."""
-    if body.get("prompt_logprobs") is None:
+    """Return the log-probabilities of each prompt token and of the likeliest ones (of the first, none), if asked."""
+    asked = body.get("prompt_logprobs")
+    if asked is None:
         return None
-    scored = [
-        {str(token): {"logprob": logprob(model, text_of([token])), "rank": 1, "decoded_token": text_of([token])}}
-        for token in tokens_of(prompt_text(body))
-    ]
+    told = byte_logprobs(model)
+    ranked = sorted(range(len(told)), key=lambda token: -told[token])
+    entries = {
+        token: {"logprob": told[token], "rank": at + 1, "decoded_token": chr(token)} for at, token in enumerate(ranked)
+    }
+    scored = [{str(each): entries[each] for each in {*ranked[:asked], token}} for token in prompt_ids(body)]
     return [None, *scored[1:]]
+
+
+def prompt_ids(body: Body) -> list[int]:
+    """Return the prompt's token ids, which may be what the request gives."""
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and prompt and isinstance(prompt[0], int):
+        return [token & 0xFF for token in prompt]
+    return tokens_of(prompt_text(body))
+
+
+def told_ids(body: Body, answer: Answer) -> tuple[list[int], list[int]] | tuple[None, None]:
+    """Return the ids of the prompt and of an answer, if the request asks for them."""
+    if not body.get("return_token_ids"):
+        return None, None
+    return prompt_ids(body), tokens_of(answer.tool[2] if answer.tool else answer.text)
 
 
 def tool_calls(answer: Answer) -> list[dict[str, Any]]:
@@ -130,12 +151,13 @@ def chat(model: str, body: Body, answers: Sequence[Answer]) -> bytes:
         logprobs = chat_logprobs(model, answer.pieces, body.get("top_logprobs") or 0) if body.get("logprobs") else None
         choices.append({
             "index": index, "message": message, "logprobs": logprobs, "finish_reason": answer.finish_reason,
-            "stop_reason": None, "token_ids": None,
+            "stop_reason": None, "token_ids": told_ids(body, answer)[1],
         })  # fmt: skip
     return encode({
         "id": IDS["chat"], "object": "chat.completion", "created": CREATED, "model": model, "choices": choices,
         "service_tier": None, "system_fingerprint": FINGERPRINT, "usage": usage(body, answers),
-        "prompt_logprobs": prompt_logprobs(model, body), "prompt_token_ids": None, "kv_transfer_params": None,
+        "prompt_logprobs": prompt_logprobs(model, body), "prompt_token_ids": told_ids(body, answers[0])[0],
+        "kv_transfer_params": None,
     })  # fmt: skip
 
 
@@ -152,8 +174,8 @@ def completion(model: str, body: Body, answers: Sequence[Answer]) -> bytes:
                 logprobs["token_logprobs"][0] = logprobs["top_logprobs"][0] = None
         choices.append({
             "index": index, "text": "".join(pieces), "logprobs": logprobs, "finish_reason": answer.finish_reason,
-            "stop_reason": None, "token_ids": None, "prompt_token_ids": None,
-            "prompt_logprobs": prompt_logprobs(model, body),
+            "stop_reason": None, "token_ids": told_ids(body, answer)[1],
+            "prompt_token_ids": told_ids(body, answer)[0], "prompt_logprobs": prompt_logprobs(model, body),
         })  # fmt: skip
     return encode({
         "id": IDS["completion"], "object": "text_completion", "created": CREATED, "model": model, "choices": choices,

@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tests.fakes.generate import Answer
+from tests.fakes.generate import Answer, tokens_of
 from tests.fakes.replies import (
     CREATED,
     IDS,
     STOP_REASONS,
     chat_logprobs,
     encode,
+    prompt_ids,
     responses_item,
     responses_value,
     text_logprobs,
+    told_ids,
     tool_calls,
     usage,
 )
@@ -43,11 +45,17 @@ def chat(model: str, body: Body, answers: Sequence[Answer]) -> Events:
     """Return chat chunks: the role, the pieces (the last with its finish reason), usage, `[DONE]`."""
     envelope = {"id": IDS["chat"], "object": "chat.completion.chunk", "created": CREATED, "model": model}
 
-    def chunk(index: int, delta: Any, reason: str | None = None, logprobs: Any = None) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason, "token_ids": None}
-        return _data(envelope | {"choices": [choice]})
+    def chunk(
+        index: int, delta: Any, reason: str | None = None, logprobs: Any = None, ids: Any = None, first: Any = None
+    ) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason, "token_ids": ids}
+        return _data(envelope | {"choices": [choice]} | ({} if first is None else {"prompt_token_ids": first}))
 
-    paced = [chunk(index, {"role": "assistant", "content": ""}) for index in range(len(answers))]
+    tells = bool(body.get("return_token_ids"))
+    paced = [
+        chunk(index, {"role": "assistant", "content": ""}, first=told_ids(body, answers[index])[0])
+        for index in range(len(answers))
+    ]
     top = body.get("top_logprobs") or 0
     for at in range(max((len(answer.pieces) for answer in answers), default=0)):
         for index, answer in enumerate(answers):
@@ -55,13 +63,13 @@ def chat(model: str, body: Body, answers: Sequence[Answer]) -> Events:
                 piece = answer.pieces[at]
                 logprobs = chat_logprobs(model, [piece], top) if body.get("logprobs") else None
                 reason = answer.finish_reason if at == len(answer.pieces) - 1 else None
-                paced.append(chunk(index, {"content": piece}, reason, logprobs))
+                paced.append(chunk(index, {"content": piece}, reason, logprobs, tokens_of(piece) if tells else None))
     for index, answer in enumerate(answers):
         for call in tool_calls(answer):
             start = call | {"index": 0, "function": {"name": call["function"]["name"], "arguments": ""}}
             paced.append(chunk(index, {"tool_calls": [start]}))
             rest = {"index": 0, "function": {"arguments": call["function"]["arguments"]}}
-            paced.append(chunk(index, {"tool_calls": [rest]}))
+            paced.append(chunk(index, {"tool_calls": [rest]}, ids=told_ids(body, answer)[1]))
             paced.append(chunk(index, {}, answer.finish_reason))
     tail = [_data(envelope | {"choices": [], "usage": usage(body, answers)})] if _wants_usage(body) else []
     return paced, [*tail, DONE]
@@ -83,6 +91,8 @@ def completion(model: str, body: Body, answers: Sequence[Answer]) -> Events:
                     "finish_reason": answer.finish_reason if at == len(answer.pieces) - 1 else None,
                     "stop_reason": None,
                 }
+                if body.get("return_token_ids"):
+                    choice |= {"token_ids": tokens_of(piece), "prompt_token_ids": None if at else prompt_ids(body)}
                 paced.append(_data(envelope | {"choices": [choice]}))
     tail = [_data(envelope | {"choices": [], "usage": usage(body, answers)})] if _wants_usage(body) else []
     return paced, [*tail, DONE]

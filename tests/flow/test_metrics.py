@@ -187,7 +187,7 @@ def test_every_series_is_ours_and_documented(gateway: RunningGateway) -> None:
         assert family.documentation.endswith(".")
         for sample in family.samples:
             assert set(sample.labels) <= {
-                "alias", "version", "code", "engine", "outcome", "verdict", "arm", "reason", "le",
+                "alias", "version", "code", "engine", "outcome", "verdict", "arm", "reason", "le", "kind", "state",
             }  # fmt: skip
 
 

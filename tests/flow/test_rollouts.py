@@ -146,8 +146,8 @@ def test_a_good_candidate_is_promoted_by_plan_and_a_failing_one_taken_back_by_it
 
 def test_commands_by_hand_approve_pause_resume_promote_and_roll_back(support: Support) -> None:
     gateway, alias, first, second = support.gateway, support.alias, support.first, support.second
-    shadow = support.start("shadow 10 pairs → 5 % → 100 %", expect=422)
-    assert "leave `shadow` out" in shadow["error"]["message"]
+    unknown = support.start({"shadow": {"pairs": 10, "gates": ["style"]}}, expect=422)
+    assert "`style` is not one of error_rate" in unknown["error"]["message"]
     started = gateway.cli("rollout", "start", alias, second, "--plan", "5% -> 100%", "--reason", "x", "--json")
     assert (started["phase"], started["weight"]) == ("canary", 500)
     assert [gate["verdict"] for gate in started["gates"]] == ["inconclusive", "inconclusive"]

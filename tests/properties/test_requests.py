@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.decide.route import Base, EngineView, RouteTable
+from gateway.mirror.bounds import Bounds
+from gateway.mirror.queue import MirrorQueue
 from gateway.observe.ledger import Ledger
 from gateway.observe.tally import Tallies
 from gateway.ports import Reader
@@ -19,6 +21,8 @@ from gateway.receive.limits import Limits
 from gateway.receive.placing import Placing
 from gateway.receive.protocol import ClientConnection
 from gateway.receive.rates import WorkerRates
+from gateway.receive.recent import Recent
+from gateway.receive.tap import Taps
 from gateway.workers.supply import WorkerSupply
 from tests.properties.test_sse import cut
 
@@ -92,7 +96,8 @@ async def converse(parts: list[bytes]) -> tuple[list[bytes], bytes, bool]:
     deps = Deps(
         table=lambda: table, engines=engines, supply=WorkerSupply(lambda message: None), ledger=ledger, limits=limits,
         ids=RequestIds("x"), fingerprints={}, placing=Placing(limits), clock=lambda: 0.0,
-        rates=WorkerRates(ledger, lambda: None), tallies=Tallies(),
+        rates=WorkerRates(ledger, lambda: None), tallies=Tallies(), recent=Recent(9), hear=lambda _: True,
+        taps=Taps(MirrorQueue(Bounds(), lambda _: None, lambda: True, lambda *_: None), 1000, 1000),
     )  # fmt: skip
     connection = ClientConnection(None, SimpleNamespace(connections=set()), {"deps": deps})
     connection.connection_made(transport)

@@ -30,6 +30,7 @@ from gateway.decide.events import (
 )
 from gateway.decide.gates import Streams
 from gateway.decide.journal import Entry, append, verify
+from gateway.decide.pair_gates import Finding
 from gateway.decide.read_plan import parse_plan
 from gateway.decide.replay import record_of, replay
 from gateway.decide.rollout import Effect, FlipControl, Phase, Rollout, SetMirror, SetWeight, Transition
@@ -42,6 +43,10 @@ PLANS = (
     "1 % 10 min → 5 %",
     "shadow 10 pairs",
     "100 %",
+    {
+        "shadow": {"pairs": 10, "max_pairs": 400, "share": "100%", "gates": ["kl", {"exact": {"critical": False}}]},
+        "steps": [{"weight": "5%", "gates": ["kl", {"edit": {"muted": True}}]}, {"weight": "50%"}, {"weight": "100%"}],
+    },
     {
         "audit": True,
         "steps": [{"weight": "1%", "gates": ["manual"]}, {"weight": "20%", "gates": []}, {"weight": "100%"}],
@@ -70,7 +75,13 @@ def events(draw: st.DrawFn, state: Rollout) -> Event:
     step = who | {"stage": draw(st.sampled_from([state.stage, state.stage, state.stage + 1]))}
     samples = draw(st.sampled_from([0, 199, 200, 5000]))
     gates = state.current.gates if state.current is not None else ()
-    read = tuple(Reading(gate=gate.name, verdict=draw(verdicts), reason="r", n=samples) for gate in gates)
+    read = tuple(
+        Reading(
+            gate=gate.name, verdict=draw(verdicts), reason="r", n=samples, e_value=draw(st.none() | st.just(1e300)),
+            is_muted=gate.is_muted, is_critical=gate.is_critical, first=1, last=samples, against=("ab",),
+        )
+        for gate in gates
+    )  # fmt: skip
     read = draw(st.sampled_from([read, read, read, ()]))
     said = who | {"reason": draw(words)}
     made: Sequence[Event] = (
@@ -176,6 +187,14 @@ counts = st.builds(
     lambda n, share: Count(n=n, bad=round(n * share)), st.integers(0, 20_000), st.sampled_from([0, 0.001, 0.02, 0.5, 1])
 )
 streams = st.builds(Streams, control=counts, candidate=counts)
+findings = st.dictionaries(
+    st.sampled_from(["kl", "exact", "edit", "refusal", "repetition", "truncated"]),
+    st.builds(Finding, verdict=st.sampled_from(Verdict), reason=st.just("r"), n=st.integers(0, 99)),
+)
+late = st.lists(
+    st.builds(Reading, gate=st.just("kl"), verdict=st.sampled_from(Verdict), reason=st.just("in stage 1: r")),
+    max_size=1,
+)
 
 
 @CASES
@@ -183,20 +202,25 @@ streams = st.builds(Streams, control=counts, candidate=counts)
 def test_whatever_automation_decides_is_legal_and_never_promotes_on_less_than_a_pass(
     plan: object, looks: list[tuple[Streams, Streams, int]], data: st.DataObject
 ) -> None:
+    """Muted gates never decide, and only critical ones roll back, of this stage or of an earlier one."""
     state = advance(drafted(plan).after, Started(at=0.0, by="key-1", override="yes")).after
     now = 0.0
     for errors, latency, seconds in looks:
         now += seconds
-        facts = Facts(stage=state.stage, samples=errors.candidate.n, streams={"error_rate": errors, "latency": latency})
+        facts = Facts(
+            stage=state.stage, samples=errors.candidate.n, streams={"error_rate": errors, "latency": latency},
+            findings=data.draw(findings), late=tuple(data.draw(late)), is_settled=data.draw(st.booleans()),
+        )  # fmt: skip
         event = decide(state, facts, now)
         if event is None:
             if state.phase is Phase.PAUSED and not state.is_complete and data.draw(st.booleans()):
                 state = advance(state, Resumed(at=now, by="key-1", reason="again")).after
             continue
         after = advance(state, event).after  # never IllegalEvent
-        bad = {reading.verdict for reading in event.readings}
-        if Verdict.FAIL in bad:
+        assert isinstance(event, StepFailed) is any(reading.rolls_back for reading in event.readings)
+        bad = {reading.verdict for reading in event.readings if not reading.is_muted}
+        if isinstance(event, StepFailed):
             assert after.phase is Phase.ROLLED_BACK
-        elif Verdict.INCONCLUSIVE in bad:
+        elif bad - {Verdict.PASS}:
             assert (after.phase, after.weight) == (Phase.PAUSED, state.weight)
         state = after

@@ -4,7 +4,7 @@ import os
 import queue
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from sqlalchemy import text
@@ -14,8 +14,11 @@ from gateway.store.desired import Desired
 from gateway.store.errors import StoreUnavailable
 from gateway.store.feed import Feed
 from gateway.store.leader import Leader
+from gateway.store.pairs import Pairs
+from gateway.store.samples import Samples
 from gateway.store.sql import Store, open_store
 from tests.postgres import RunningPostgres
+from tests.samples import judged, sample
 from tests.unit.test_store import key
 
 pytestmark = pytest.mark.real
@@ -44,6 +47,16 @@ def store(where: str) -> Iterator[Store]:
     store.close()
 
 
+def calls_of_evaluators(store: Store) -> list[Callable[[], object]]:
+    samples = Samples(store)
+    return [
+        lambda: samples.put([sample(1)], 60),
+        lambda: samples.claim("one", 1, 60),
+        lambda: samples.finish("one", judged(sample(1)), 0),
+        lambda: Pairs(store).since(0),
+    ]
+
+
 def test_a_server_that_was_restarted_is_used_again_without_a_failed_call(server: RunningPostgres, store: Store) -> None:
     for _ in range(3):
         server.stop()
@@ -59,7 +72,12 @@ def test_a_server_that_was_restarted_is_used_again_without_a_failed_call(server:
 def test_a_server_that_hangs_fails_every_call_within_the_limit(server: RunningPostgres, store: Store) -> None:
     server.hang()
     try:
-        for call in (store.read, store.version, lambda: store.write(Desired(), expected=1)):
+        for call in (
+            store.read,
+            store.version,
+            lambda: store.write(Desired(), expected=1),
+            *calls_of_evaluators(store),
+        ):
             began = time.monotonic()
             with pytest.raises(StoreUnavailable):
                 call()

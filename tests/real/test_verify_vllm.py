@@ -12,7 +12,8 @@ from adapters.verify import EngineLimits
 from adapters.verify.config_rules import config_problems
 from adapters.verify.limits import EMBEDDING_ARCHITECTURES
 
-pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # torch's own, at import
+# The warning is PyTorch's own, at import.
+pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 GOOD: dict[str, Any] = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "bias": "none"}
 # What vLLM does not look at, and we refuse: it would serve something else than was trained, or fail later.

@@ -38,6 +38,7 @@ V1, V2, V0 = "support@111111111111", "support@222222222222", "support@0000000000
 WHO: dict[str, Any] = {"at": 0.0, "by": "key-1"}
 SAID: dict[str, Any] = WHO | {"reason": "because"}
 FULL = "shadow 100 pairs → 1 % 10 min → 50 % → 100 %"
+PAIRS_ALONE = {"shadow": {"pairs": 100, "gates": []}, "steps": [{"weight": "1%"}]}
 
 
 def drafted(plan: object = FULL) -> Rollout:
@@ -161,7 +162,7 @@ def test_a_rollout_goes_through_its_plan_to_live() -> None:
     state = drafted()
     assert (state.phase, state.current, state.split()) == (Phase.DRAFT, None, Split(V1))
     transition = advance(state, Started(**WHO))
-    assert transition.effects == (SetMirror(alias="support", candidate=V2, is_on=True),)
+    assert transition.effects == (SetMirror(alias="support", candidate=V2, is_on=True, share=1_000),)
     assert (transition.after.phase, transition.after.is_mirrored, transition.after.split()) == (
         "shadow",
         True,
@@ -169,7 +170,7 @@ def test_a_rollout_goes_through_its_plan_to_live() -> None:
     )
     transition = advance(transition.after, passed(transition.after, at=700.0))
     assert transition.effects == (
-        SetMirror(alias="support", candidate=V2, is_on=False),
+        SetMirror(alias="support", candidate=V2, is_on=False, share=0),
         SetWeight(alias="support", candidate=V2, weight=100),
     )
     assert (transition.after.phase, transition.after.split()) == (Phase.CANARY, Split(V1, V2, 100))
@@ -273,7 +274,7 @@ def test_a_failure_rolls_back_at_once_and_pages(phase: Phase) -> None:
     message = f"`{V2}` was rolled back to `{V1}`: error rate 9 % > 1 % (n=9)"
     assert transition.effects[-1] == NotifyPage(alias="support", message=message)
     assert transition.effects[:-1] == (
-        (SetMirror(alias="support", candidate=V2, is_on=False),)
+        (SetMirror(alias="support", candidate=V2, is_on=False, share=0),)
         if phase is Phase.SHADOW
         else (SetWeight(alias="support", candidate=V2, weight=0),)
     )
@@ -281,7 +282,7 @@ def test_a_failure_rolls_back_at_once_and_pages(phase: Phase) -> None:
 
 def test_a_failure_without_a_reading_that_fails_is_no_failure() -> None:
     state = in_canary()
-    with pytest.raises(IllegalEvent, match="no gate"):
+    with pytest.raises(IllegalEvent, match="no critical gate"):
         advance(state, replace(failed(state), readings=readings(state)))
 
 
@@ -308,7 +309,8 @@ def test_a_rollback_in_a_ramp_takes_the_weight_and_may_go_further_back() -> None
 def test_an_abort_takes_the_weight_and_tells_nobody() -> None:
     transition = advance(in_canary(), Aborted(**SAID))
     assert transition.effects == (SetWeight(alias="support", candidate=V2, weight=0),)
-    assert advance(started(), Aborted(**SAID)).effects == (SetMirror(alias="support", candidate=V2, is_on=False),)
+    mirror = SetMirror(alias="support", candidate=V2, is_on=False, share=0)
+    assert advance(started(), Aborted(**SAID)).effects == (mirror,)
 
 
 # Pause
@@ -424,7 +426,7 @@ def test_a_manual_gate_waits_for_approval() -> None:
 
 
 def test_shadow_passes_by_pairs() -> None:
-    state = started()
+    state = started(PAIRS_ALONE)
     assert decide(state, Facts(stage=1, samples=99), 0.0) is None
     assert isinstance(decide(state, Facts(stage=1, samples=100), 0.0), StepPassed)
 
@@ -461,7 +463,7 @@ def test_a_record_says_who_why_before_and_after_with_versions_weights_and_gates(
     record = as_stored(story()[5])
     assert {key: record[key] for key in ("kind", "rollout", "alias", "sequence", "at", "who", "why", "n")} == {
         "kind": "rollout", "rollout": "r1", "alias": "support", "sequence": 6, "at": 1e6, "who": AUTOMATION,
-        "why": "", "n": 10_000,
+        "why": "failed pass; refusal pass; repetition pass; truncated pass; kl pass", "n": 10_000,
     }  # fmt: skip
     assert (record["before"]["phase"], record["after"]["phase"]) == ("shadow", "canary")
     assert (record["before"]["weight"], record["after"]["weight"]) == (0, 100)

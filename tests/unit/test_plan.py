@@ -8,11 +8,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.decide.gates import Gate
+from gateway.decide.gates import GATES, Gate
 from gateway.decide.plan import MAX_TIME_SECONDS, Plan, Stage, canonical
 from gateway.decide.plan_text import NotReadable, seconds_of, share_of, weight_of
 from gateway.decide.read_plan import InvalidPlan, parse_plan
 
+STEP_KEYS = "weight, min_time, max_time, min_samples, max_samples, gates, share, idle"
+# Of a shadow stage that names no gates, but for `kl`, which is muted.
+QUIET = ("failed", "refusal", "repetition", "truncated")
 ERROR_RATE = Gate(name="error_rate", margin=0.01)
 LATENCY = Gate(name="latency", margin=0.05, quantile=0.95)
 
@@ -27,6 +30,10 @@ def step(**values: Any) -> dict[str, Any]:
     return {"steps": [{"weight": "1%", **values}]}
 
 
+def shadow(**values: Any) -> dict[str, Any]:
+    return {"shadow": {"pairs": 9, **values}}
+
+
 # What can be written
 
 
@@ -36,7 +43,7 @@ def test_a_plan_in_yaml_is_read_with_its_gates_and_defaults() -> None:
             """
             audit: true
             alpha: 2%
-            shadow: {pairs: 500, max_time: 2d, gates: [manual]}
+            shadow: {pairs: 500, max_pairs: 900, max_time: 2d, share: 100%, idle: 1m, gates: [manual]}
             steps:
               - {weight: 1%, min_time: 10m, min_samples: 400, max_samples: 90000, gates: [error_rate, manual]}
               - weight: 25 %
@@ -52,7 +59,10 @@ def test_a_plan_in_yaml_is_read_with_its_gates_and_defaults() -> None:
     assert plan == Plan(
         needs_audit=True, promotes=True, alpha=0.02,
         stages=(
-            Stage(weight=0, min_samples=500, max_seconds=2 * 86400, gates=(Gate(name="manual"),)),
+            Stage(
+                weight=0, min_samples=500, max_samples=900, max_seconds=2 * 86400, gates=(Gate(name="manual"),),
+                share=10_000, idle_seconds=60,
+            ),
             Stage(
                 weight=100, min_seconds=600, min_samples=400, max_samples=90_000,
                 gates=(ERROR_RATE, Gate(name="manual")),
@@ -100,7 +110,9 @@ def test_gates_for_all_steps_may_be_given_once_and_a_step_may_have_its_own() -> 
 
 
 def test_shadow_alone_and_100_per_cent_alone_are_plans() -> None:
-    assert parse_plan({"shadow": {"pairs": 5}, "steps": None}).stages == (Stage(weight=0, min_samples=5),)
+    assert parse_plan({"shadow": {"pairs": 5, "gates": []}, "steps": None}).stages == (
+        Stage(weight=0, min_samples=5, max_samples=20, share=1_000, idle_seconds=30),
+    )
     assert parse_plan("100%") == Plan(stages=(), promotes=True)
 
 
@@ -167,11 +179,11 @@ def test_all_problems_are_reported_at_once() -> None:
     )
     assert found == [
         "plan.shadw: is not known; known are shadow, steps, gates, audit, alpha",
-        "shadow.pair: is not known; known are pairs, min_time, max_time, gates",
+        "shadow.pair: is not known; known are pairs, max_pairs, share, idle, min_time, max_time, gates",
         "shadow.pairs: is missing; say how many pairs to compare, such as 500",
         "shadow.gates[0]: `error_rate` needs live traffic, which a candidate in shadow does not have",
-        "steps[0].min_tme: is not known; known are weight, min_time, max_time, min_samples, max_samples, gates",
-        "steps[0].gates[0]: `eror_rate` is not one of error_rate, latency, manual",
+        f"steps[0].min_tme: is not known; known are {STEP_KEYS}",
+        f"steps[0].gates[0]: `eror_rate` is not one of {', '.join(GATES)}, score:NAME",
         "steps[1].min_time: `soon` is not a time such as 90s, 10m, 1h30m or 2d",
         "steps[2].weight: `0` is not above 0 % up to 100 %, such as 5%, or whole basis points in 1..10000",
         "steps[3].weight: `101%` is not above 0 % up to 100 %, such as 5%, or whole basis points in 1..10000",
@@ -205,9 +217,9 @@ def test_all_problems_are_reported_at_once() -> None:
         (step(min_samples=True), "steps[0].min_samples: `True` is not a whole number"),
         (step(min_samples=10, max_samples=9), "steps[0].max_samples: `9` is not at least min_samples (10), and 1"),
         (step(min_samples=0, max_samples=0), "steps[0].max_samples: `0` is not at least min_samples (0), and 1"),
-        (step(gates="manual"), "steps[0].gates: `manual` is not a list of error_rate, latency, manual"),
+        (step(gates="manual"), "steps[0].gates: `manual` is not a list of error_rate, latency, feedback"),
         (step(gates=["manual", "manual"]), "steps[0].gates: `manual` stands there more than once"),
-        (step(gates=[{"manual": {}, "latency": {}}]), "is not one of error_rate, latency, manual"),
+        (step(gates=[{"manual": {}, "latency": {}}]), "is not one of error_rate, latency, feedback, manual"),
         (step(gates=[7]), "steps[0].gates[0]: `7` is not one of"),
         (step(gates={"latency": 5}), "steps[0].gates[0].latency: `5` is not a mapping with margin, quantile"),
         (step(gates={"manual": "x"}), "steps[0].gates[0].manual: `x` is not a mapping with nothing"),
@@ -235,7 +247,71 @@ def test_a_line_that_cannot_be_read_quotes_each_part_at_fault() -> None:
     assert "takes weight alone" in problems("5 % → 100 % 1h")[0]
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (shadow(max_pairs=8), "shadow.max_pairs: `8` is not at least pairs (9)"),
+        (shadow(share="0%"), "shadow.share: `0%` is not above 0 % up to 100 %"),
+        (shadow(idle="0s"), "shadow.idle: `0s` is not at least 1s"),
+        (shadow(gates=["feedback"]), "`feedback` needs live traffic"),
+        (shadow(gates=["score:"]), "shadow.gates[0]: `score:` is not one of error_rate"),
+        (shadow(gates=[{"kl": {"limit": 5}}]), "shadow.gates[0].kl.limit: `5` is not a number in 0..5"),
+        (shadow(gates=[{"kl": {"muted": 1}}]), "shadow.gates[0].kl.muted: `1` is not true or false"),
+        (shadow(gates=[{"exact": {"min_samples": 0}}]), "min_samples: `0` is not a whole number in 1.."),
+        (step(gates=[{"manual": {"muted": True}}]), "steps[0].gates[0].manual.muted: is not known; known are none"),
+        (step(share="5%"), "steps[0].share: no gate of this step reads pairs"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_shadow_is_named_likewise(values: object, expected: str) -> None:
+    found = problems(values)
+    assert len(found) == 1
+    assert expected in found[0]
+
+
+def test_a_gate_of_pairs_takes_a_margin_or_a_limit_whichever_is_given() -> None:
+    read = parse_plan(
+        {"shadow": {"pairs": 9, "gates": ["kl", {"token_flip": {"margin": "3%"}}, {"exact": {"limit": "70%"}}]}}
+    )
+    assert [(gate.name, gate.margin, gate.limit) for gate in read.stages[0].gates] == [
+        ("kl", 0.05, 0.5), ("token_flip", 0.03, None), ("exact", 0.1, 0.7),
+    ]  # fmt: skip
+
+
+def test_muted_gates_take_no_part_of_alpha() -> None:
+    gates = ["refusal", {"kl": {"muted": True}}, "manual"]
+    plan = parse_plan({"shadow": {"pairs": 9, "gates": gates}, "steps": [{"weight": "5%", "gates": ["error_rate"]}]})
+    assert plan.alpha_per_gate == plan.alpha / 2
+
+
+def test_a_step_with_a_gate_of_pairs_goes_on_comparing_the_share_that_shadow_compared() -> None:
+    plan = parse_plan(
+        {"shadow": {"pairs": 9, "share": "20%"}, "steps": [{"weight": "5%", "gates": ["kl"]}, {"weight": "50%"}]}
+    )
+    assert [(stage.share, stage.wants_pairs) for stage in plan.stages] == [(2_000, True), (2_000, True), (0, False)]
+
+
+def test_in_one_line_shadow_may_have_a_share_and_a_least_time() -> None:
+    (stage,) = parse_plan("shadow 500 pairs 20 % 1h").stages
+    assert (stage.min_samples, stage.share, stage.min_seconds) == (500, 2_000, 3_600)
+
+
 # Canonical
+
+
+# Made by the release before shadow evaluation: journals and stores name plans by them.
+@pytest.mark.parametrize(
+    ("plan", "hash_"),
+    [
+        ("5 % 10m → 25 % → 50 % → 100 %", "dbc41dfd1b4548bc2512ac42ef7184b9147b9491433e82823b44ba40b59cf97c"),
+        (
+            {"steps": [{"weight": "5%", "gates": ["manual", {"error_rate": {"limit": "3%"}}]}]},
+            "9df02838047866256e61f5d4c11eff209b55b66dbae9c1a821f46046036d8f1b",
+        ),
+        ("100%", "0a9cd9f358ec993680a992519a892f250f0806930619ba7136db697490422ae7"),
+    ],
+)
+def test_a_plan_without_pairs_keeps_the_hash_that_it_has_always_had(plan: object, hash_: str) -> None:
+    assert parse_plan(plan).config_hash == hash_
 
 
 def test_the_canonical_form_parses_to_the_same_plan_and_hides_no_default() -> None:
@@ -243,7 +319,13 @@ def test_the_canonical_form_parses_to_the_same_plan_and_hides_no_default() -> No
     form = json.loads(json.dumps(canonical(plan)))
     assert form == {
         "alpha": 0.01, "audit": False,
-        "shadow": {"pairs": 500, "min_time": 0, "max_time": 86400, "gates": []},
+        "shadow": {
+            "pairs": 500, "max_pairs": 2_000, "share": 1_000, "idle": 30, "min_time": 0, "max_time": 86400,
+            "gates": [
+                *({name: {"margin": 0.05, "limit": None, "min_samples": 50}} for name in QUIET),
+                {"kl": {"margin": 0.05, "limit": 0.5, "min_samples": 50, "muted": True}},
+            ],
+        },
         "steps": [
             {
                 "weight": 100, "min_time": 600, "max_time": 86400, "min_samples": 200, "max_samples": None,
@@ -273,7 +355,21 @@ gates = st.one_of(
         lambda margin, limit: {"error_rate": {"margin": margin, "limit": limit}}, st.floats(0, 0.99), st.floats(0, 0.99)
     ),
     st.builds(lambda quantile: {"latency": {"quantile": quantile}}, st.floats(0.01, 0.99)),
+    st.builds(
+        lambda critical, muted: {"feedback": {"critical": critical, "muted": muted}}, st.booleans(), st.booleans()
+    ),
 )
+of_pairs = st.builds(
+    lambda name, parameters: {name: parameters},
+    st.sampled_from(["kl", "exact", "refusal", "judge", "score:tone"]),
+    st.none() | st.fixed_dictionaries(
+        {},
+        optional={
+            "margin": st.floats(0, 0.99) | st.none(), "limit": st.floats(0, 0.99) | st.none(),
+            "min_samples": st.integers(1, 999), "critical": st.booleans(), "muted": st.booleans(),
+        },
+    ),
+)  # fmt: skip
 steps = st.fixed_dictionaries(
     {"weight": st.integers(1, 10_000)},
     optional={
@@ -281,13 +377,21 @@ steps = st.fixed_dictionaries(
         "max_time": st.integers(2_000, 100_000),
         "min_samples": st.integers(0, 100),
         "max_samples": st.integers(200, 10_000) | st.none(),
-        "gates": st.lists(gates, max_size=3),
+        "gates": st.lists(gates | of_pairs, max_size=3),
     },
 )
 plans = st.fixed_dictionaries(
     {"steps": st.lists(steps, max_size=4)},
     optional={
-        "shadow": st.fixed_dictionaries({"pairs": st.integers(1, 100)}),
+        "shadow": st.fixed_dictionaries(
+            {"pairs": st.integers(1, 100)},
+            optional={
+                "max_pairs": st.integers(100, 200),
+                "share": st.integers(1, 10_000),
+                "idle": st.integers(1, 100),
+                "gates": st.lists(of_pairs, max_size=3),
+            },
+        ),
         "audit": st.booleans(),
         "alpha": st.floats(0.001, 0.5),
         "gates": st.lists(gates, max_size=2),

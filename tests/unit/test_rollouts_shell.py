@@ -477,8 +477,6 @@ def test_what_cannot_be_started_says_why_and_changes_nothing(store: Store, tmp_p
             await start("sales", B, RAMP, ORDER)
         with pytest.raises(Conflict, match="is the control of `support` already"):
             await start("support", A, RAMP, ORDER)
-        with pytest.raises(InvalidPlan, match="leave `shadow` out"):
-            await start("support", B, "shadow 5 pairs → 5 %", ORDER)
         with pytest.raises(InvalidPlan, match="cannot read `fast`"):
             await start("support", B, "fast", ORDER)
         with pytest.raises(Conflict, match="asks for an audit"):

@@ -15,7 +15,7 @@ from gateway.control.routes.text import plan_line, plan_lines, shown, written
 from gateway.decide.assign import DEFAULT_SOURCES, SOURCES
 from gateway.decide.plan import canonical
 from gateway.decide.read_plan import parse_plan
-from gateway.store.desired import MirrorPolicy, RouteLimits, RouteRecord
+from gateway.store.desired import JudgePolicy, MirrorPolicy, RouteLimits, RouteRecord
 
 CONTROL, CANDIDATE = "support@3f2a9c81d0e4", "support@9b11c0de77aa"
 FULL = f"""
@@ -187,7 +187,19 @@ ROUTES = st.builds(
     unit=st.lists(st.sampled_from(SOURCES), min_size=1, unique=True).map(tuple),
     mirror=st.one_of(
         st.none(),
-        st.builds(MirrorPolicy, share=st.integers(0, 10_000), capture=st.sampled_from(["full", "metrics_only", "off"])),
+        st.builds(
+            MirrorPolicy, share=st.integers(0, 10_000), capture=st.sampled_from(["full", "metrics_only", "off"]),
+            noise_share=st.integers(0, 10_000), tokens_per_hour=LIMITS,
+            retention_seconds=st.one_of(st.none(), st.integers(0, 10**8)),
+            redact=st.lists(st.sampled_from(["email", "regex:a b,[c]", "mine"]), unique=True).map(tuple),
+            judge=st.one_of(st.none(), st.builds(
+                JudgePolicy, url=st.sampled_from(["https://judge.example/v1", "http://127.0.0.1:1"]),
+                model=st.sampled_from(["m", "org/a-b"]), key_env=st.sampled_from(["", "KEY"]),
+                rubric=st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+                share=st.integers(0, 10_000), pairs_per_hour=LIMITS,
+            )),
+            comparators=st.one_of(st.none(), st.lists(st.sampled_from(["exact", "score:x"]), unique=True).map(tuple)),
+        ),
     ),
     limits=st.builds(RouteLimits, requests_per_minute=LIMITS, tokens_per_minute=LIMITS, max_in_flight=LIMITS),
     notes=st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
@@ -203,6 +215,30 @@ def test_what_is_written_of_a_route_is_read_as_that_route(tmp_path_factory: pyte
     for field, value in msgspec.to_builtins(route).items():
         if field not in ("salt", "created", "previous"):
             assert "\n" not in shown(field, value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("noise_share", "200%"), ("tokens_per_hour", 0), ("tokens_per_hour", True), ("retention", "soon"),
+        ("retention", -1), ("retention", "4000d"), ("redact", "email"), ("redact", ["email", "email"]),
+        ("redact", ["Email"]), ("redact", ["regex:("]), ("redact", [1]), ("comparators", ["no name"]),
+        ("comparators", "exact"), ("judge", "base"), ("judge.url", "ftp://x"), ("judge.url", "https://me:pw@host/v1"),
+        ("judge.url", None), ("judge.model", None), ("judge.model", "two words"), ("judge.key_env", "no-name"),
+        ("judge.rubric", "x" * 10_001), ("judge.share", "half"), ("judge.pairs_per_hour", 0), ("judge.key", "secret"),
+    ],
+)  # fmt: skip
+def test_what_a_mirror_cannot_be_is_told_with_its_place(field: str, value: Any) -> None:
+    judge = {"url": "https://judge.example/v1", "model": "m"}
+    mirror: dict[str, Any] = {"share": "2%", "judge": judge}
+    if field.startswith("judge."):
+        judge[field.removeprefix("judge.")] = value
+    else:
+        mirror[field] = value
+    with pytest.raises(InvalidRoutes) as caught:
+        parse_routes({"routes": [{"alias": "support", "control": CONTROL, "mirror": mirror}]})
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"routes[0] (support).mirror.{field}: ")
 
 
 def _fields(route: DeclaredRoute) -> dict[str, Any]:

@@ -107,13 +107,20 @@ def test_how_many_units_move_is_said(before: dict[str, Any], after: dict[str, An
     ("fields", "said"),
     [
         ({"unit": ("user",)}, "the next split goes by other ids; now nobody changes arms for it"),
-        ({"mirror": MirrorPolicy(share=200)}, "copies of about 2 % of requests are asked for"),
-        ({"mirror": MirrorPolicy(share=0)}, "no copies of requests are asked for any more"),
+        ({"mirror": MirrorPolicy(share=200)},
+         ("copies of about 2 % of requests are asked for, to be compared with the base; their words are stored until "
+          "they expire, and callers notice nothing")),
+        ({"mirror": MirrorPolicy(share=200, capture="metrics_only")},
+         ("copies of about 2 % of requests are asked for, to be compared with the base; their words are not stored, "
+          "and callers notice nothing")),
+        ({"mirror": MirrorPolicy(share=200, capture="off")},
+         "no requests are copied for evaluators, for a rollout neither"),
+        ({"mirror": MirrorPolicy(share=0)}, "no copies of requests are asked for any more, except by rollouts"),
         ({"plan": canonical(parse_plan("5%"))}, "only the next rollout goes by the plan"),
         ({"limits": RouteLimits(max_in_flight=2)}, "requests beyond the limits are refused from now on"),
         ({"notes": "x"}, "nothing changes for traffic"),
     ],
-)
+)  # fmt: skip
 def test_what_other_changes_mean_is_said(fields: dict[str, Any], said: str) -> None:
     assert meaning(STATE, **fields) == (said,)
 
@@ -206,8 +213,19 @@ def test_what_is_doubtful_about_a_candidate_is_told() -> None:
     assert not any("trained on" in warning for warning in found)
     (warning,) = plan(STATE, wanted(candidate=OTHER_BASE)).warnings
     assert "the candidate on `large`" in warning
-    (warning,) = plan(STATE, wanted(mirror=MirrorPolicy(share=200))).warnings
-    assert "mirrors nothing yet" in warning
+    assert plan(STATE, wanted(mirror=MirrorPolicy(share=200))).warnings == ()
+    (warning,) = plan(STATE, wanted(mirror=MirrorPolicy(share=200, capture="off"))).warnings
+    assert "copies nothing, whatever the share" in warning
+
+
+def test_a_mirror_that_names_what_is_not_installed_is_told() -> None:
+    here = Circumstances(now=NOW, new_salt=lambda: "n", redactors=("email",), comparators=("exact",))
+    policy = MirrorPolicy(share=1, redact=("email", "regex:x+", "names"), comparators=("exact", "score:tone"))
+    found = plan_routes(STATE, [wanted(mirror=policy)], prune=False, circumstances=here)
+    (conflict,) = found.conflicts
+    assert "the redactor `names` is not installed here" in conflict
+    (warning,) = found.warnings
+    assert "no comparator is called `score:tone` here" in warning
 
 
 # Rollouts

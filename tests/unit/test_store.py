@@ -122,6 +122,15 @@ def test_every_version_of_a_route_is_kept_with_who_and_why(store: Store) -> None
     assert store.history("nobody") == ()
 
 
+def test_a_route_that_an_earlier_release_wrote_with_fewer_fields_gets_no_new_version_by_that(store: Store) -> None:
+    written = store.write(Desired(routes=(route("a"),)), expected=0)
+    record = {key: value for key, value in msgspec.to_builtins(route("a")).items() if key != "shadow"}
+    change = text("UPDATE routes SET record = :record")
+    store.writing(lambda connection: connection.execute(change, {"record": json.dumps(record)}))
+    store.write(msgspec.structs.replace(written, routes=(*store.read().routes, route("b"))), expected=1)
+    assert [len(store.history(alias)) for alias in ("a", "b")] == [1, 1]
+
+
 def test_a_closed_rollout_leaves_the_state_and_stays_in_the_history(store: Store) -> None:
     store.write(Desired(rollouts=(rollout(1, step=1), rollout(2, "legal"))), expected=0)
     ended = Desired(rollouts=(rollout(1, is_open=False, step=2), rollout(2, "legal"), rollout(3, step=0)))

@@ -1,5 +1,6 @@
 """The admin API's paths for rollouts and rollback."""
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
@@ -168,7 +169,9 @@ async def _view(operations: Operations, journey: Journey) -> RolloutView:
     problem: str | None = None
     if not rollout.is_over:
         try:
-            standing = standing_of(journey, counts_of(await operations.rollouts.gather(), rollout), now)
+            pairs = await asyncio.to_thread(operations.rollouts.watch.read, journey, now)
+            counts = counts_of(await operations.rollouts.gather(), rollout, pairs)
+            standing = standing_of(journey, counts, now)
         except StoreError as error:
             problem = str(error)
     plan = canonical(rollout.plan)
@@ -180,6 +183,7 @@ async def _view(operations: Operations, journey: Journey) -> RolloutView:
         ratio=_ratio_view(standing) if standing else None,
         threshold_seconds=journey.threshold_seconds,
         waits_for=list(standing.waits_for) if standing else [],
+        warnings=list(standing.warnings) if standing else [],
     )  # fmt: skip
 
 

@@ -16,9 +16,9 @@ from gateway.control.state import Conflict, LiveState, Overtaken
 from gateway.decide.events import AUTOMATION, RolledBack, StepFailed, StepInconclusive
 from gateway.decide.replay import record_of
 from gateway.decide.rollout import Notify, NotifyPage, Phase, Rollout, Transition
-from gateway.decide.verdict import Reading, Verdict
+from gateway.decide.verdict import Reading
 from gateway.observe.rollout_counts import RolloutCounts
-from gateway.store.desired import Desired, RouteRecord
+from gateway.store.desired import Desired, RouteRecord, Shadow
 
 log = logging.getLogger("loragate.rollouts")
 
@@ -67,14 +67,16 @@ def carried(desired: Desired, journey: Journey, now: int) -> Desired:
 
 
 def routed(route: RouteRecord, rollout: Rollout, now: int) -> RouteRecord:
-    """Return the route with the split that the rollout wants; itself if it has it."""
+    """Return the route with the split and the copies that the rollout wants; itself if it has them."""
     split = rollout.split()
     if route.control != split.control:
         is_back = rollout.phase is Phase.ROLLED_BACK
         route = (taken_back if is_back else RouteRecord.controlled_by)(route, split.control, now)
-    if (route.candidate, route.weight) == (split.candidate, split.weight):
+    share = rollout.mirrored_share
+    shadow = Shadow(candidate=rollout.candidate, share=share) if share else None
+    if (route.candidate, route.weight, route.shadow) == (split.candidate, split.weight, shadow):
         return route
-    return msgspec.structs.replace(route, candidate=split.candidate, weight=split.weight)
+    return msgspec.structs.replace(route, candidate=split.candidate, weight=split.weight, shadow=shadow)
 
 
 def taken_back(route: RouteRecord, version: str, now: int) -> RouteRecord:
@@ -111,7 +113,8 @@ def _tell(transitions: Sequence[Transition], counts: RolloutCounts) -> None:
 def reason_of(transition: Transition) -> str:
     """Return why, in one word of few: a gate's name, `inconclusive`, `automation` or `operator`."""
     event = transition.event
-    failed: Reading | None = next((each for each in transition.readings if each.verdict is Verdict.FAIL), None)
+    against: list[Reading] = [each for each in transition.readings if each.fails]
+    failed = next((each for each in against if each.rolls_back), against[0] if against else None)
     if failed is not None:
         return failed.gate
     if isinstance(event, StepInconclusive):

@@ -3,7 +3,8 @@
 Who leads is decided anew at each look; what was counted comes from all replicas; what
 follows is decided in `evidence.py` and `decide/tick.py`. Each step is written with the
 leader's fence, so one who was replaced without knowing it changes nothing. While the store
-is away nothing is decided: the weights stay, and rollouts take longer.
+is away nothing is decided: the weights stay, and rollouts take longer. Compared pairs are
+read by `shadow/watch.py` before anything is decided.
 """
 
 import asyncio
@@ -15,7 +16,9 @@ from typing import Final, Protocol
 from adapters.lifecycle import State
 from gateway.control.rollouts.carrying_out import carried, carry_out, routed
 from gateway.control.rollouts.evidence import (
+    NO_PAIRS,
     StageCounts,
+    StagePairs,
     counts_of,
     facts_of,
     judged,
@@ -24,10 +27,10 @@ from gateway.control.rollouts.evidence import (
     ratio_of,
     threshold_of,
 )
-from gateway.control.rollouts.journalled import changed_routes
+from gateway.control.rollouts.journalled import changed_routes, digests_of
 from gateway.control.rollouts.journey import Journey, decode, record
 from gateway.control.rollouts.operations import RolloutOperations
-from gateway.control.state import Conflict
+from gateway.control.state import Conflict, Overtaken
 from gateway.decide.advance import advance
 from gateway.decide.events import AUTOMATION, Aborted, Event, RolledBack, StepPassed
 from gateway.decide.rollout import Phase
@@ -40,6 +43,9 @@ log = logging.getLogger("loragate.rollouts")
 
 # A third of the leader's lease, so that one look that comes late does not cost the lead.
 LOOK_SECONDS: Final = 1.0
+# Traffic drifts over hours.
+DRIFT_SECONDS: Final = 10.0
+DRIFT: Final = "drift"
 # What the leader has judged is exported for so long: a leader that stands still must not show old figures as new.
 FRESH_SECONDS: Final = 30.0
 
@@ -73,6 +79,7 @@ class Conductor:
         self._clock = clock
         self._views: dict[str, tuple[float, RolloutView]] = {}
         self._entries = 0
+        self._drift_at = -DRIFT_SECONDS
         self._trouble = ""
 
     @property
@@ -96,11 +103,18 @@ class Conductor:
         """Stand for the lead, and if it is ours, look at every open rollout."""
         try:
             fence, self._entries = await asyncio.to_thread(self._stand)
-            rollouts = self.rollouts.state.desired.rollouts
-            if fence is not None and rollouts:
-                tallies = await self.rollouts.gather()
-                for each in rollouts:
-                    await self._advance(each.id, tallies, fence)
+            if fence is not None:
+                journeys, damage = self._journeys()
+                pairs = await asyncio.to_thread(self.rollouts.watch.look, journeys, self.rollouts.state.now())
+                tallies = await self.rollouts.gather() if journeys else ()
+                for each in journeys:
+                    await self._advance(each.rollout.id, tallies, pairs.get(each.rollout.id, NO_PAIRS), fence)
+                await self._watch_drift(fence)
+                if damage is not None:
+                    raise damage
+            else:
+                self.rollouts.watch.stand_back()
+                self.rollouts.drift.stand_back()
         except Fenced as error:
             log.warning("%s", error)
             await asyncio.to_thread(self._leader.resign)
@@ -116,7 +130,42 @@ class Conductor:
         head = self.rollouts.state.store.journal_head()
         return fence, head.number if head is not None else 0
 
-    async def _advance(self, rollout_id: str, tallies: Sequence[Tally], fence: int) -> None:
+    def _journeys(self) -> tuple[list[Journey], StoreUnreadable | None]:
+        """Return the open rollouts, and what is wrong with one that cannot be read: it stops no other."""
+        journeys, damage = [], None
+        for each in self.rollouts.state.desired.rollouts:
+            try:
+                journeys.append(decode(each.body))
+            except StoreUnreadable as error:
+                damage = error
+        return journeys, damage
+
+    async def _watch_drift(self, fence: int) -> None:
+        """Journal and page each alarm of drift over time once; see `shadow/drift_watch.py`."""
+        state, drift = self.rollouts.state, self.rollouts.drift
+        if self._clock() - self._drift_at < DRIFT_SECONDS:
+            return
+        self._drift_at = self._clock()
+        for each in await asyncio.to_thread(drift.look, state.desired.routes, state.now()):
+            entry = {
+                "kind": DRIFT, "alias": each.alias, "version": each.version, "at": state.now(), "who": AUTOMATION,
+                "why": each.noted.why, "what": each.what, "n": each.n, "limit": each.limit, "baseline": each.baseline,
+                "pair": each.noted.number, "digests": digests_of(state.catalog, (each.version,)),
+            }  # fmt: skip
+            try:
+                async with state.turn:
+                    await state.change(
+                        state.desired, by=AUTOMATION, reason=each.noted.why, journal=(entry,), fence=fence
+                    )
+            except Overtaken:
+                continue  # at the next look
+            except Conflict as error:  # it is stored, and a worker lags
+                log.info("drift of `%s`: %s", each.alias, error)
+            self.rollouts.counts.pages[each.alias, DRIFT] += 1
+            log.error("`%s` on `%s`: %s", each.alias, each.version, each.noted.why)
+            await asyncio.to_thread(drift.noted, each)
+
+    async def _advance(self, rollout_id: str, tallies: Sequence[Tally], pairs: StagePairs, fence: int) -> None:
         state = self.rollouts.state
         async with state.turn:
             # As it is now: a command may have come while we gathered.
@@ -124,7 +173,7 @@ class Conductor:
             if found is None:
                 return
             journey = decode(found.body)
-            counts = counts_of(tallies, journey.rollout)
+            counts = counts_of(tallies, journey.rollout, pairs)
             self._note(journey, counts)
             try:
                 await self._step(journey, counts, fence)
@@ -156,8 +205,8 @@ class Conductor:
         if state.desired.route(rollout.alias) is None:
             return Aborted(at=now, by=AUTOMATION, reason=f"the alias `{rollout.alias}` is gone")
         entry = state.catalog.entries.get(rollout.candidate)
-        is_served = rollout.weight > 0 and rollout.phase in (Phase.CANARY, Phase.PAUSED)
-        if is_served and (entry is None or entry.state is not State.READY):
+        is_tried = rollout.phase in (Phase.SHADOW, Phase.CANARY, Phase.PAUSED)
+        if is_tried and (entry is None or entry.state is not State.READY):
             why = "is not registered any more" if entry is None else f"is {entry.state}: {entry.reason}"
             return RolledBack(at=now, by=AUTOMATION, reason=f"`{rollout.candidate}` {why}")
         return None
@@ -201,7 +250,7 @@ class Conductor:
         view = RolloutView(
             alias=rollout.alias, phase=rollout.phase, stage=rollout.stage,
             readings=read_gates(rollout, facts),
-            ratio=ratio_of(counts, journey),
+            ratio=ratio_of(counts, journey), bound=1.0 / rollout.plan.alpha_per_gate,
         )  # fmt: skip
         self._views[rollout.id] = (self._clock(), view)
 

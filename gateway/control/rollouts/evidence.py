@@ -4,14 +4,16 @@ Counts come from all replicas; those of another stage are evidence of nothing.
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
 from gateway.control.rollouts.journey import Journey
 from gateway.decide.confidence import Count
 from gateway.decide.events import AUTOMATION, StepFailed, StepInconclusive, StepPassed
 from gateway.decide.gates import Gate, Streams, latency_threshold
+from gateway.decide.pair_gates import Finding
 from gateway.decide.plan import Stage
 from gateway.decide.ratio import Exposures, Ratio, judge_ratio
 from gateway.decide.rollout import Phase, Rollout
@@ -26,6 +28,33 @@ THRESHOLD_SAMPLES: Final = 100
 SAMPLE_RATIO: Final = "sample_ratio"
 ERROR_RATE: Final = "error_rate"
 LATENCY: Final = "latency"
+FEEDBACK: Final = "feedback"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePairs:
+    """What was read of a rollout's compared pairs, and of thumbs.
+
+    Attributes:
+        stage: The present stage's number when they were read; what was read in another one decides nothing.
+        n: Pairs of the present stage that compare candidate with control.
+        findings: Gate name → what the pairs of the present stage say.
+        is_settled: Whether all sessions of the pairs that max_pairs allows have had the time to end and count.
+        late: What gates of earlier stages say by now.
+        thumbs: Of both arms in the present stage; None where no gate asks for them.
+        warnings: Why there may be no pairs, as sentences.
+    """
+
+    stage: int = 0
+    n: int = 0
+    findings: Mapping[str, Finding] = field(default_factory=lambda: MappingProxyType({}))
+    is_settled: bool = True
+    late: tuple[Reading, ...] = ()
+    thumbs: Streams | None = None
+    warnings: tuple[str, ...] = ()
+
+
+NO_PAIRS: Final = StagePairs()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,23 +81,27 @@ class ArmCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageCounts:
-    """Both arms' requests in one stage of a rollout."""
+    """Both arms' requests in one stage of a rollout, and what its pairs say."""
 
     stage: int
     control: ArmCounts = ArmCounts()
     candidate: ArmCounts = ArmCounts()
+    pairs: StagePairs = NO_PAIRS
 
 
-def counts_of(tallies: Sequence[Tally], rollout: Rollout) -> StageCounts:
+def counts_of(tallies: Sequence[Tally], rollout: Rollout, pairs: StagePairs = NO_PAIRS) -> StageCounts:
     """Return what was counted of the rollout's present stage; nothing, if there is no tally of it yet."""
+    if pairs.stage != rollout.stage:
+        pairs = NO_PAIRS
     for tally in tallies:
         if (tally.rollout, tally.stage) == (rollout.id, rollout.stage):
             return StageCounts(
                 stage=rollout.stage,
                 control=_arm(tally.control, len(tally.units.control)),
                 candidate=_arm(tally.candidate, len(tally.units.candidate)),
+                pairs=pairs,
             )
-    return StageCounts(stage=rollout.stage)
+    return StageCounts(stage=rollout.stage, pairs=pairs)
 
 
 def _arm(tally: ArmTally, units: int) -> ArmCounts:
@@ -89,7 +122,14 @@ def facts_of(counts: StageCounts, journey: Journey) -> Facts:
         streams[LATENCY] = Streams(
             control=control.slow(threshold), candidate=candidate.slow(threshold), threshold_seconds=threshold
         )
-    return Facts(stage=counts.stage, samples=candidate.requests, streams=streams)
+    pairs, stage = counts.pairs, journey.rollout.current
+    if pairs.thumbs is not None:
+        streams[FEEDBACK] = pairs.thumbs
+    samples = pairs.n if stage is not None and stage.is_shadow else candidate.requests
+    return Facts(
+        stage=counts.stage, samples=samples, streams=streams, findings=pairs.findings, is_settled=pairs.is_settled,
+        late=pairs.late,
+    )  # fmt: skip
 
 
 def period_of(counts: StageCounts, rollout: Rollout) -> Exposures | None:
@@ -137,8 +177,9 @@ def next_stage(rollout: Rollout) -> Stage | None:
 def judged(journey: Journey, counts: StageCounts, now: float) -> StepPassed | StepFailed | StepInconclusive | None:
     """Return what automation brings about now, or None to wait.
 
-    A gate's failure comes first: to take a bad candidate back is right whatever the split. Then a mismatch of the
-    sample ratio, which makes comparisons worthless: nothing goes forward on them, and nothing is rolled back for it.
+    A critical gate's failure comes first: to take a bad candidate back is right whatever the split. Then a mismatch
+    of the sample ratio, which makes comparisons worthless: nothing goes forward on them, and nothing is rolled back
+    for it.
     """
     rollout = journey.rollout
     facts = facts_of(counts, journey)
@@ -166,6 +207,7 @@ class Standing:
     readings: tuple[Reading, ...]
     ratio: Ratio
     waits_for: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def standing_of(journey: Journey, counts: StageCounts, now: float) -> Standing:
@@ -174,7 +216,8 @@ def standing_of(journey: Journey, counts: StageCounts, now: float) -> Standing:
     readings = read_gates(journey.rollout, facts)
     return Standing(
         samples=facts.samples, readings=readings, ratio=ratio_of(counts, journey),
-        waits_for=tuple(waits_for(journey, facts, readings, now)),
+        waits_for=(*waits_for(journey, facts, readings, now), *counts.pairs.warnings),
+        warnings=counts.pairs.warnings,
     )  # fmt: skip
 
 
@@ -194,6 +237,7 @@ def waits_for(journey: Journey, facts: Facts, readings: Sequence[Reading], now: 
     if left > 0:
         waits.append(f"{left:.0f} s more of its least time")
     if facts.samples < stage.min_samples:
-        waits.append(f"{stage.min_samples - facts.samples:,} more samples")
-    waits += [f"gate `{each.gate}`, which is {each.verdict}" for each in readings if each.verdict is not Verdict.PASS]
+        waits.append(f"{stage.min_samples - facts.samples:,} more {'pairs' if stage.is_shadow else 'samples'}")
+    unsure = [each for each in readings if each.verdict is not Verdict.PASS and not each.is_muted]
+    waits += [f"gate `{each.gate}`, which is {each.verdict}" for each in unsure]
     return waits or ["the leader's next look"]

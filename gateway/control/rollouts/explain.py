@@ -57,6 +57,8 @@ def sentences(record: Record) -> list[str]:
             return _route(record)
         if kind == "threshold":
             return _threshold(record)
+        if kind == "drift":
+            return _drift(record)
     except (KeyError, TypeError, ValueError, AttributeError):  # of a later release, or tampered with
         return [f"{_opening(record)}: a record of kind `{kind}` that this release cannot read."]
     return [f"{_opening(record)}: `{kind}` of `{record.get('alias', '-')}`: {record.get('why') or _UNSAID}."]
@@ -77,7 +79,7 @@ def _rollout(record: Record) -> list[str]:
     # The record's `why` tells the readings too; they get lines of their own.
     given = event.get("reason") or event.get("override")
     lines = [f"{_opening(record)} {deed}" + (f": {given}." if given else ".")]
-    lines += [f"  gate `{each['gate']}`: {each['verdict']}: {each['reason']}." for each in readings]
+    lines += [line for each in readings for line in _reading(each)]
     lines += _moves(record, before, after)
     if event["type"] == "Created":
         lines.append(f"  plan {record['config_hash'][:12]}: {plan_line(event['plan'])}.")
@@ -85,6 +87,22 @@ def _rollout(record: Record) -> list[str]:
         seconds = record.get("threshold_seconds")
         if seconds is not None:
             lines.append(f"  in this stage a request slower than {seconds:g} s counts as slow.")
+    return lines
+
+
+def _reading(each: Mapping[str, Any]) -> list[str]:
+    """Return what a gate said, and, of one that reads pairs, on which of them it rests."""
+    flags = " (muted, decides nothing)" if each.get("is_muted") else ""
+    if not each.get("is_critical", True):
+        flags += " (not critical)"
+    lines = [f"  gate `{each['gate']}`{flags}: {each['verdict']}: {each['reason']}."]
+    if each.get("first") is not None:
+        e_value = each.get("e_value")
+        evidence = f", e-value {e_value:,.3g}" if e_value is not None else ""
+        lines.append(f"    on pairs {each['first']} to {each['last']}{evidence}.")
+    against = each.get("against") or ()
+    if against and each["verdict"] != "pass":
+        lines.append(f"    most against it: samples {', '.join(against)}.")
     return lines
 
 
@@ -100,6 +118,10 @@ def _moves(record: Record, before: Mapping[str, Any] | None, after: Mapping[str,
         )
     if before["home"] != after["home"]:
         lines.append(f"  the control is `{after['home']}`; before `{before['home']}`.")
+    for effect in record.get("effects", ()):
+        if effect["type"] == "SetMirror":
+            share = f"{_share(effect['share'])} of the requests are" if effect.get("share") else "no requests are"
+            lines.append(f"  {share} compared on both versions.")
     if before["phase"] != after["phase"]:
         lines.append(f"  it is `{after['phase']}` now; before `{before['phase']}`.")
     return lines
@@ -129,6 +151,14 @@ def _threshold(record: Record) -> list[str]:
     ]
 
 
+def _drift(record: Record) -> list[str]:
+    found = f"found that traffic to `{record['version']}` is not what it was when it was accepted"
+    return [
+        f"{_opening(record)} {found}: {record['why']}.",
+        "  nothing was changed: drift over time has causes that no rollback mends.",
+    ]
+
+
 def _shown(name: str, value: object) -> str:
     return _share(value) if name == "weight" and isinstance(value, int) else "none" if value is None else str(value)
 
@@ -140,8 +170,18 @@ def _share(weight: int) -> str:
 def plan_line(plan: Mapping[str, Any]) -> str:
     """Return a plan in canonical form as one line."""
     parts = []
+    shadow = plan.get("shadow")
+    if shadow is not None:
+        gates = _gates(shadow)
+        share = f" of {_share(shadow['share'])}" if "share" in shadow else ""
+        parts.append(f"shadow {shadow['pairs']:,} pairs{share}" + (f" ({gates})" if gates else ""))
     for step in plan["steps"]:
-        gates = ", ".join(name for gate in step.get("gates", ()) for name in gate)
+        gates = _gates(step)
         times = f" ≥ {step['min_time']} s, ≥ {step['min_samples']:,} samples" if "min_time" in step else ""
         parts.append(f"{_share(step['weight'])}{times}" + (f" ({gates})" if gates else ""))
     return " → ".join(parts)
+
+
+def _gates(step: Mapping[str, Any]) -> str:
+    named = [(name, parameters or {}) for gate in step.get("gates", ()) for name, parameters in gate.items()]
+    return ", ".join(name + (" muted" if parameters.get("muted") else "") for name, parameters in named)

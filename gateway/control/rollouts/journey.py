@@ -5,14 +5,14 @@ again (`decide/replay.py`); all else here is what a new leader has to judge by, 
 people ask for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
 
 from gateway.decide.events import AUTOMATION, Resumed
-from gateway.decide.plan import canonical
+from gateway.decide.plan import Stage, canonical
 from gateway.decide.ratio import Exposures
 from gateway.decide.read_plan import InvalidPlan, parse_plan
 from gateway.decide.rollout import Rollout, Transition
@@ -43,6 +43,8 @@ class Journey:
         threshold_seconds: Above which a request of this stage is slow; None until it can be said.
         periods: Units of each arm in the stages that are over.
         journal_after: Number of a journal entry before its first.
+        judged_share: The share of pairs that a model was to judge when it began.
+        entered: Index in the plan of each stage that was entered, in order: of stage 1, of stage 2, and so on.
     """
 
     rollout: Rollout
@@ -53,6 +55,18 @@ class Journey:
     threshold_seconds: float | None = None
     periods: tuple[Exposures, ...] = ()
     journal_after: int = 0
+    judged_share: float = 1.0
+    entered: tuple[int, ...] = ()
+
+    def stages(self) -> Iterator[tuple[int, Stage]]:
+        """Yield each stage that was entered, with its number; of a rollout of an earlier release its present one."""
+        plan, rollout = self.rollout.plan.stages, self.rollout
+        known = dict(enumerate(self.entered, start=1))
+        if rollout.stage:
+            known.setdefault(rollout.stage, rollout.index)
+        for number, index in sorted(known.items()):
+            if index < len(plan):
+                yield number, plan[index]
 
     def after(
         self, transition: Transition, *, threshold_seconds: float | None = None, period: Exposures | None = None
@@ -66,7 +80,8 @@ class Journey:
         """
         event, rollout = transition.event, transition.after
         is_again = isinstance(event, Resumed)
-        begins = rollout.stage != self.rollout.stage and not is_again
+        is_new = rollout.stage != self.rollout.stage
+        begins = is_new and not is_again
         periods = self.periods + ((period,) if period is not None else ())
         return replace(
             self, rollout=rollout,
@@ -74,6 +89,7 @@ class Journey:
             threshold_seconds=threshold_seconds if begins else self.threshold_seconds,
             # Whoever resumes after a mismatch has seen to it: what was counted before proves nothing any more.
             periods=() if is_again else periods,
+            entered=(*self.entered, rollout.index) if is_new else self.entered,
         )  # fmt: skip
 
     def with_threshold(self, seconds: float) -> "Journey":

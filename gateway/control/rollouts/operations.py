@@ -14,14 +14,17 @@ from typing import Final
 
 from adapters.lifecycle import State
 from gateway.control.rollouts.carrying_out import carry_out
+from gateway.control.rollouts.comparable import check_comparable, judged_share
 from gateway.control.rollouts.evidence import threshold_of
 from gateway.control.rollouts.journey import Journey, Last, decode
 from gateway.control.routes.operations import UnknownRoute
+from gateway.control.shadow.drift_watch import DriftWatch
+from gateway.control.shadow.watch import Watch
 from gateway.control.state import Conflict, LiveState, Overtaken
 from gateway.decide.advance import IllegalEvent, advance, create
 from gateway.decide.events import Aborted, Approved, Created, Event, Paused, Promoted, Resumed, RolledBack, Started
 from gateway.decide.plan import Plan
-from gateway.decide.read_plan import InvalidPlan, parse_plan
+from gateway.decide.read_plan import parse_plan
 from gateway.decide.rollout import Rollout
 from gateway.observe.rollout_counts import RolloutCounts
 from gateway.observe.tally import Tally
@@ -34,7 +37,6 @@ DEFAULT_PLAN: Final = "5 % 10m → 25 % → 50 % → 100 %"
 TRIES: Final = 20
 # The tallies of every worker of every replica, those that have ended included.
 Gather = Callable[[], Awaitable[Sequence[Tally]]]
-NO_SHADOW: Final = "shadow: shadow evaluation is not in this release; leave `shadow` out"
 
 
 class UnknownRollout(LookupError):
@@ -59,7 +61,9 @@ class Order:
 
 
 class RolloutOperations:
-    """Commands on rollouts. `name` is a rollout's id, or the alias whose open rollout is meant.
+    """Commands on rollouts, what the pairs of the open ones say (`watch`), and drift over time (`drift`).
+
+    `name` is a rollout's id, or the alias whose open rollout is meant.
 
     Each raises UnknownRollout, Conflict and StoreError.
 
@@ -74,6 +78,8 @@ class RolloutOperations:
     ) -> None:
         self.state = state
         self.gather = gather
+        self.watch = Watch(state.store)
+        self.drift = DriftWatch(state.store)
         self.counts = RolloutCounts()
         self._new_id = new_id
 
@@ -100,13 +106,15 @@ class RolloutOperations:
         for _ in range(TRIES):
             async with state.turn:
                 route, version = self._startable(alias, candidate)
+                wanted = plan_of(plan, route)
+                check_comparable(wanted, route)
                 head = await asyncio.to_thread(state.store.journal_head)
                 now = state.now()
                 try:
                     created = create(
                         Created(
                             at=now, by=order.by, reason=order.reason, id=rollout_id, alias=alias,
-                            control=route.control, candidate=version, plan=plan_of(plan, route),
+                            control=route.control, candidate=version, plan=wanted,
                         )
                     )  # fmt: skip
                     started = advance(created.after, Started(at=now, by=order.by, override=override or None))
@@ -115,6 +123,7 @@ class RolloutOperations:
                 drafted = Journey(
                     rollout=created.after, by=order.by, reason=order.reason, started_at=now,
                     last=Last(at=now, by=order.by, event="Created"), journal_after=head.number if head else 0,
+                    judged_share=judged_share(route),
                 )  # fmt: skip
                 threshold = threshold_of(durations, started.after.current)
                 journey = drafted.after(started, threshold_seconds=threshold)
@@ -271,12 +280,9 @@ def plan_of(given: object, route: RouteRecord) -> Plan:
     """Return the plan that is given, else the route's own, else the default one.
 
     Raises:
-        InvalidPlan: Each problem of it, and a shadow, which nothing evaluates yet.
+        InvalidPlan: Each problem of it.
     """
-    plan = parse_plan(next(each for each in (given, route.plan, DEFAULT_PLAN) if each is not None))
-    if any(stage.is_shadow for stage in plan.stages):
-        raise InvalidPlan([NO_SHADOW])
-    return plan
+    return parse_plan(next(each for each in (given, route.plan, DEFAULT_PLAN) if each is not None))
 
 
 def _busy() -> Conflict:

@@ -106,7 +106,7 @@ async def _flip(rollouts: RolloutOperations, alias: str, order: Order, wanted: s
         if damaged is not None:  # it says nothing any more, and ends here
             desired = desired.with_rollout(msgspec.structs.replace(damaged, is_open=False))
         if wanted is None and before.weight:
-            after = msgspec.structs.replace(before, candidate=None, weight=0)
+            after = msgspec.structs.replace(before, candidate=None, weight=0, shadow=None)
         else:
             if wanted is None:
                 await asyncio.to_thread(_check_not_back_already, state, before, now)

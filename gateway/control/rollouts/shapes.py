@@ -82,7 +82,15 @@ class ReadingView(BaseModel):
     reason: str = Field(examples=["error rate 0.00% ≤ control 0.00% + margin 1.00% (n=1,204, control n=24,011, …)"])
     observed: float | None = Field(description="What was measured of the candidate")
     limit: float | None = Field(description="What it is held against")
-    n: int = Field(description="The candidate's samples behind it")
+    n: int = Field(description="The candidate's samples behind it; of pairs, sessions")
+    e_value: float | None = Field(
+        description="Evidence for the verdict (inconclusive: that it fails), valid at every look; null: none is made"
+    )
+    is_muted: bool = Field(description="Whether it is told and decides nothing")
+    is_critical: bool = Field(description="Whether a failure rolls back at once; else it pauses")
+    first: int | None = Field(description="Number of the first pair behind it; null of what is not read from pairs")
+    last: int | None = Field(description="Number of the last pair behind it")
+    against: list[str] = Field(description="Samples that spoke most against the candidate, the worst first")
 
 
 class RatioView(BaseModel):
@@ -138,11 +146,14 @@ class RolloutView(RolloutSummary):
     plan: dict[str, Any] = Field(description="In canonical form: basis points, seconds, shares")
     plan_line: str
     seconds_in_stage: float | None
-    samples: int | None = Field(description="The candidate's requests in this stage; null: not known")
+    samples: int | None = Field(
+        description="The candidate's requests in this stage, in shadow its pairs; null: not known"
+    )
     gates: list[ReadingView] | None = Field(description="What each gate of the stage says now; null: not known")
     ratio: RatioView | None
     threshold_seconds: float | None = Field(description="Above which a request of this stage is slow")
     waits_for: list[str] = Field(description="What has to happen before it goes on")
+    warnings: list[str] = Field(description="Why its gates may never be told anything")
     problem: str | None = Field(description="Why the figures are not known")
 
 
@@ -229,5 +240,6 @@ def reading_view(reading: Reading) -> ReadingView:
     """Return a reading as the API shows it."""
     return ReadingView(
         gate=reading.gate, verdict=reading.verdict, reason=reading.reason, observed=reading.observed,
-        limit=reading.limit, n=reading.n,
+        limit=reading.limit, n=reading.n, e_value=reading.e_value, is_muted=reading.is_muted,
+        is_critical=reading.is_critical, first=reading.first, last=reading.last, against=list(reading.against),
     )  # fmt: skip

@@ -17,20 +17,19 @@ versions exist is not known here; `route_plan.py` asks the state.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 from adapters.reference import InvalidReference, check_name, split_version
-from gateway.decide.assign import DEFAULT_SOURCES, TOTAL_WEIGHT, check_sources
+from gateway.control.routes.mirror import read_mirror
+from gateway.control.routes.values import Values
+from gateway.decide.assign import DEFAULT_SOURCES, check_sources
 from gateway.decide.plan import canonical
-from gateway.decide.plan_text import NotReadable, weight_of
 from gateway.decide.read_plan import InvalidPlan, parse_plan
-from gateway.store.desired import Capture, MirrorPolicy, RouteLimits, RouteRecord
+from gateway.store.desired import MirrorPolicy, RouteLimits, RouteRecord
 
 # Every worker gets the whole table with every change.
 MOST_ROUTES: Final = 10_000
 LONGEST_NOTES: Final = 10_000
-# A limit beyond this is none.
-HIGHEST_LIMIT: Final = 1_000_000_000
 # A kilobyte for each of so many routes; one with everything but long notes takes 400 bytes.
 MOST_FILE_BYTES: Final = 10_000_000
 
@@ -38,7 +37,6 @@ _KEYS: Final = ("routes", "prune")
 _ROUTE_KEYS: Final = (
     "alias", "control", "candidate", "weight", "unit", "mirror", "plan", "limits", "notes",
 )  # fmt: skip
-_MIRROR_KEYS: Final = ("share", "capture")
 _LIMIT_KEYS: Final = RouteLimits.__struct_fields__
 # After so many problems the file is not one of routes at all.
 _MOST_PROBLEMS: Final = 100
@@ -106,7 +104,8 @@ class _Reader:
     """Reads values and collects problems; a value with a problem is replaced by its default."""
 
     def __init__(self) -> None:
-        self.problems: list[str] = []
+        self._values = Values()
+        self.problems = self._values.problems
         self._seen: dict[str, str] = {}
 
     def declaration(self, values: object) -> Declaration:
@@ -114,7 +113,7 @@ class _Reader:
         if not isinstance(values, Mapping):
             self.problems.append(f"the file is a mapping with `routes`, not {_kind(values)}")
             return Declaration(routes=())
-        self._check_keys("", values, _KEYS)
+        self._values.check_keys("", values, _KEYS)
         if "routes" not in values:
             self.problems.append("routes: is missing; write a list of routes, which may be empty")
         routes = values.get("routes")
@@ -123,20 +122,20 @@ class _Reader:
             routes = None
         prune = values.get("prune")
         if prune is not None and not isinstance(prune, bool):
-            self._problem("prune", prune, "true or false")
+            self._values.problem("prune", prune, "true or false")
         read = [self._route(f"routes[{at}]", each) for at, each in enumerate(routes or ())]
         return Declaration(routes=tuple(each for each in read if each is not None), prune=prune is True)
 
     def _route(self, where: str, values: object) -> DeclaredRoute | None:
         if not isinstance(values, Mapping):
-            self._problem(where, values, "a mapping such as {alias: support, control: support@3f2a9c81d0e4}")
+            self._values.problem(where, values, "a mapping such as {alias: support, control: support@3f2a9c81d0e4}")
             return None
         alias = self._alias(where, values.get("alias"))
         if alias:
             where = f"{where} ({alias})"
-        self._check_keys(where, values, _ROUTE_KEYS)
+        self._values.check_keys(where, values, _ROUTE_KEYS)
         candidate = values.get("candidate")
-        weight = self._share(f"{where}.weight", values.get("weight"))
+        weight = self._values.share(f"{where}.weight", values.get("weight"))
         if weight and candidate is None:
             self.problems.append(f"{where}.weight: `{weight / 100:g} %` is given to no candidate; name one")
         return DeclaredRoute(
@@ -145,10 +144,10 @@ class _Reader:
             candidate=self._version(f"{where}.candidate", candidate) if candidate is not None else None,
             weight=weight,
             unit=self._unit(f"{where}.unit", values.get("unit")),
-            mirror=self._mirror(f"{where}.mirror", values.get("mirror")),
+            mirror=read_mirror(self._values, f"{where}.mirror", values.get("mirror")),
             plan=self._plan(f"{where}.plan", values.get("plan")),
             limits=self._limits(f"{where}.limits", values.get("limits")),
-            notes=self._notes(f"{where}.notes", values.get("notes")),
+            notes=self._values.text(f"{where}.notes", values.get("notes"), LONGEST_NOTES),
             where=where,
         )
 
@@ -157,7 +156,7 @@ class _Reader:
             self.problems.append(f"{where}.alias: is missing; it is the name that clients send as `model`")
             return ""
         if not isinstance(value, str):
-            self._problem(f"{where}.alias", value, "text; put it in quotes")
+            self._values.problem(f"{where}.alias", value, "text; put it in quotes")
             return ""
         try:
             check_name(value)
@@ -173,7 +172,7 @@ class _Reader:
         if value is None:
             self.problems.append(f"{where}: {missing}")
         elif not isinstance(value, str):
-            self._problem(where, value, "a version such as support@3f2a9c81d0e4")
+            self._values.problem(where, value, "a version such as support@3f2a9c81d0e4")
         else:
             try:
                 split_version(value)
@@ -183,43 +182,17 @@ class _Reader:
                 return value
         return ""
 
-    def _share(self, where: str, value: object) -> int:
-        if value is None:
-            return 0
-        try:
-            points = weight_of(value)
-        except NotReadable:
-            points = -1
-        if not 0 <= points <= TOTAL_WEIGHT:
-            self._problem(where, value, f"a share such as 5%, or whole basis points in 0..{TOTAL_WEIGHT}")
-            return 0
-        return points
-
     def _unit(self, where: str, value: object) -> tuple[str, ...]:
         if value is None:
             return DEFAULT_SOURCES
         if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
-            self._problem(where, value, "a list of names such as [header, user, key]")
+            self._values.problem(where, value, "a list of names such as [header, user, key]")
             return DEFAULT_SOURCES
         try:
             check_sources(tuple(value))
         except ValueError as error:
             self.problems.append(f"{where}: {_short(error)}")
         return tuple(value)
-
-    def _mirror(self, where: str, value: object) -> MirrorPolicy | None:
-        values = self._mapping(where, value, "{share: 2%, capture: metrics_only}", _MIRROR_KEYS)
-        if values is None:
-            return None
-        if values.get("share") is None:
-            self.problems.append(f"{where}.share: is missing; say which share of requests, such as 2%")
-        capture = values.get("capture", "full")
-        if capture is False:  # what YAML reads `off` as
-            capture = "off"
-        if capture not in get_args(Capture):
-            self._problem(f"{where}.capture", capture, f"one of {', '.join(get_args(Capture))}")
-            capture = "full"
-        return MirrorPolicy(share=self._share(f"{where}.share", values.get("share")), capture=capture)
 
     def _plan(self, where: str, value: object) -> dict[str, Any] | None:
         if value is None:
@@ -233,46 +206,10 @@ class _Reader:
             return None
 
     def _limits(self, where: str, value: object) -> RouteLimits | None:
-        values = self._mapping(where, value, "{requests_per_minute: 600, max_in_flight: 50}", _LIMIT_KEYS) or {}
-        read = {key: self._limit(f"{where}.{key}", values.get(key)) for key in _LIMIT_KEYS}
+        example = "{requests_per_minute: 600, max_in_flight: 50}"
+        values = self._values.mapping(where, value, example, _LIMIT_KEYS) or {}
+        read = {key: self._values.limit(f"{where}.{key}", values.get(key)) for key in _LIMIT_KEYS}
         return RouteLimits(**read) if any(each is not None for each in read.values()) else None
-
-    def _limit(self, where: str, value: object) -> int | None:
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= HIGHEST_LIMIT:
-            self._problem(where, value, f"a whole number in 1..{HIGHEST_LIMIT}; leave it out for no limit")
-            return None
-        return value
-
-    def _notes(self, where: str, value: object) -> str:
-        if value is None:
-            return ""
-        if not isinstance(value, str) or len(value) > LONGEST_NOTES:
-            self._problem(where, value, f"text of at most {LONGEST_NOTES} characters")
-            return ""
-        return value
-
-    def _mapping(
-        self, where: str, value: object, example: str, known: tuple[str, ...]
-    ) -> Mapping[Any, Any] | None:  # fmt: skip
-        if value is None:
-            return None
-        if not isinstance(value, Mapping):
-            self._problem(where, value, f"a mapping such as {example}")
-            return None
-        self._check_keys(where, value, known)
-        return value
-
-    def _check_keys(self, where: str, values: Mapping[Any, Any], known: tuple[str, ...]) -> None:
-        for key in values:
-            if key not in known:
-                place = f"{where}.{str(key)[:80]}".removeprefix(".")
-                self.problems.append(f"{place}: is not known; known are {', '.join(known)}")
-
-    def _problem(self, where: str, value: object, expected: str) -> None:
-        text = value if isinstance(value, str) else repr(value)
-        self.problems.append(f"{where}: `{text[:80]}` is not {expected}")
 
 
 def _short(error: Exception) -> str:

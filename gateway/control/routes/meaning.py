@@ -15,11 +15,7 @@ def meaning_of(before: RouteRecord, after: RouteRecord) -> tuple[str, ...]:
     if before.unit != after.unit:
         said.append(_other_units(before, after))
     if before.mirror != after.mirror:
-        said.append(
-            f"copies of about {share(after.mirror.share)} of requests are asked for"
-            if after.mirror is not None and after.mirror.share
-            else "no copies of requests are asked for any more"
-        )
+        said.append(_copies(after))
     if before.plan != after.plan:
         said.append(
             "only the next rollout goes by the plan"
@@ -42,6 +38,21 @@ def arms(route: RouteRecord) -> str:
     if route.weight == TOTAL_WEIGHT:
         return f"all by candidate {route.candidate}"
     return f"about {share(route.weight)} of units by candidate {route.candidate}, the others by {route.control}"
+
+
+def _copies(route: RouteRecord) -> str:
+    """Say which requests are copied for evaluators, and what is kept of them."""
+    policy = route.mirror
+    if policy is not None and policy.capture == "off":
+        return "no requests are copied for evaluators, for a rollout neither"
+    if policy is None or not policy.share:
+        return "no copies of requests are asked for any more, except by rollouts"
+    compared = f"candidate {route.candidate}" if route.candidate is not None else "the base"
+    kept = "their words are stored until they expire" if policy.capture == "full" else "their words are not stored"
+    return (
+        f"copies of about {share(policy.share)} of requests are asked for, to be compared with {compared}; {kept}, and "
+        "callers notice nothing"
+    )
 
 
 def _other_units(before: RouteRecord, after: RouteRecord) -> str:

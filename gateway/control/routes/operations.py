@@ -9,10 +9,12 @@ import msgspec
 
 from adapters.lifecycle import State
 from adapters.reference import InvalidReference, check_name
+from evaluators.compare import comparators
 from gateway.control.rollouts.journalled import changed_routes, check_no_rollout
 from gateway.control.routes.files import Declaration, InvalidRoutes, declared
 from gateway.control.routes.plan import Circumstances, FieldChange, RoutePlan, compare, plan_routes
 from gateway.control.state import Conflict, LiveState, insist
+from gateway.mirror.redact import installed
 from gateway.store.desired import Desired, RouteRecord, RouteVersion
 
 
@@ -83,8 +85,9 @@ class RouteOperations:
     def _plan(self, declaration: Declaration, new_salt: Callable[[], str]) -> RoutePlan:
         base = self._state.engines.base()
         circumstances = Circumstances(
-            now=int(self._state.now()), new_salt=new_salt, base=base.name if base is not None else None
-        )
+            now=int(self._state.now()), new_salt=new_salt, base=base.name if base is not None else None,
+            redactors=installed(), comparators=tuple(comparators()),
+        )  # fmt: skip
         return plan_routes(
             self._state.desired, declaration.routes, prune=declaration.prune, circumstances=circumstances
         )  # fmt: skip

@@ -4,7 +4,7 @@ A plan is made from one version of the state and holds the whole state as it sha
 was shown is what is done. Nothing is written here. Applying what the plan leads to changes nothing.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -16,7 +16,8 @@ from gateway.control.routes.files import DeclaredRoute, InvalidRoutes
 from gateway.control.routes.meaning import arms, meaning_of
 from gateway.control.routes.text import share
 from gateway.decide.assign import DEFAULT_SOURCES
-from gateway.store.desired import Desired, RouteRecord
+from gateway.mirror.redact import REGEX
+from gateway.store.desired import Desired, MirrorPolicy, RouteRecord
 
 # In the order of the file; what else a record holds is not declared.
 FIELDS: Final = ("control", "candidate", "weight", "unit", "mirror", "plan", "limits", "notes")
@@ -74,11 +75,16 @@ class RoutePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Circumstances:
-    """What a plan depends on beside state and file: Unix seconds, a salt for a new alias, the base's name."""
+    """What a plan depends on beside state and file: Unix seconds, a salt for a new alias, the base's name.
+
+    And the redactors and comparators that are installed here; None where that is not known.
+    """
 
     now: int
     new_salt: Callable[[], str]
     base: str | None = None
+    redactors: Collection[str] | None = None
+    comparators: Collection[str] | None = None
 
 
 def plan_routes(
@@ -234,10 +240,27 @@ class _Planner:
         if after.candidate is not None:
             self._judge_candidate(after, control)
         if after.mirror is not None and (before is None or before.mirror != after.mirror):
-            self.warnings.append(f"`{alias}`: `mirror` is kept, and mirrors nothing yet in this release")
+            self._judge_mirror(alias, after.mirror)
         rollout = self._desired.rollout(alias)
         if rollout is not None and before is not None and (before.unit, before.limits) != (after.unit, after.limits):
             self.warnings.append(f"`{alias}`: rollout `{rollout.id}` runs, and its counts mix before and after this")
+
+    def _judge_mirror(self, alias: str, policy: MirrorPolicy) -> None:
+        known = self._circumstances
+        for name in policy.redact:
+            if known.redactors is not None and name not in known.redactors and not name.startswith(REGEX):
+                self.conflicts.append(
+                    f"`{alias}`: the redactor `{name}` is not installed here, so nothing could be kept of its "
+                    f"requests; there are {', '.join(sorted(known.redactors))} and `{REGEX}…`"
+                )
+        missing = [name for name in policy.comparators or () if name not in (known.comparators or (name,))]
+        if missing:
+            self.warnings.append(
+                f"`{alias}`: no comparator is called {', '.join(f'`{name}`' for name in missing)} here; an evaluator "
+                "that has none of this name cannot run it"
+            )
+        if policy.capture == "off" and policy.share:
+            self.warnings.append(f"`{alias}`: `capture: off` copies nothing, whatever the share")
 
     def _judge_candidate(self, route: RouteRecord, control: Entry) -> None:
         alias, version = route.alias, route.candidate

@@ -23,11 +23,34 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class JudgeDeclaration(_Strict):
+    """Which model judges pairs, at an OpenAI-compatible endpoint."""
+
+    url: StrictStr = Field(examples=["http://127.0.0.1:8080/v1"])
+    model: StrictStr
+    key_env: StrictStr | None = Field(None, description="The evaluator's environment variable with the key")
+    rubric: StrictStr | None = Field(None, description="What a good answer is, in words")
+    share: StrictInt | StrictStr | None = Field(None, description="Of the pairs, as `20%`, or whole basis points")
+    pairs_per_hour: StrictInt | None = None
+
+
 class MirrorDeclaration(_Strict):
     """Which share of requests is mirrored, and what is kept of them."""
 
     share: StrictInt | StrictStr = Field(description="As `2%`, or whole basis points", examples=["2%"])
     capture: Literal["full", "metrics_only", "off"] = "full"
+    noise_share: StrictInt | StrictStr | None = Field(
+        None, description="Of the copies, how many are compared with the same version again", examples=["10%"]
+    )
+    tokens_per_hour: StrictInt | None = Field(None, description="What evaluators may spend in an hour")
+    retention: StrictInt | StrictStr | None = Field(
+        None, description="How long texts are kept, as `7d` or seconds; 0: until they were judged", examples=["7d"]
+    )
+    redact: list[StrictStr] | None = Field(
+        None, description="Redactors, applied before anything is stored", examples=[["email", "phone"]]
+    )
+    judge: JudgeDeclaration | None = None
+    comparators: list[StrictStr] | None = Field(None, description="Comparators that are run; all if left out")
 
 
 class LimitsDeclaration(_Strict):
@@ -139,11 +162,35 @@ class AppliedView(BaseModel):
     checked: bool = Field(description="Whether `If-Match` made sure that it was the state that was planned for")
 
 
+class JudgeView(BaseModel):
+    """Which model judges pairs."""
+
+    url: str
+    model: str
+    key_env: str
+    rubric: str
+    share: int = Field(description="Basis points of the pairs")
+    pairs_per_hour: int | None
+
+
+class ShadowView(BaseModel):
+    """What an open rollout's stage compares with control."""
+
+    candidate: str
+    share: int = Field(description="Basis points of the requests")
+
+
 class MirrorView(BaseModel):
     """Which share of requests is mirrored, and what is kept of them."""
 
     share: int = Field(description="Basis points")
     capture: Literal["full", "metrics_only", "off"]
+    noise_share: int = Field(1_000, description="Basis points of the copies")
+    tokens_per_hour: int | None = None
+    retention_seconds: int | None = None
+    redact: list[str] = []
+    judge: JudgeView | None = None
+    comparators: list[str] | None = None
 
 
 class LimitsView(BaseModel):
@@ -173,6 +220,7 @@ class RouteRecordView(BaseModel):
     plan: dict[str, Any] | None = Field(description="In canonical form: basis points, seconds, shares")
     limits: LimitsView | None
     notes: str
+    shadow: ShadowView | None = None
     salt: str = Field(description="Decides with the unit which arm serves; no secret")
     created: int = Field(description="Since when its control is this one")
     previous: list[PreviousView] = Field(description="Former controls and until when, the newest first")

@@ -6,6 +6,7 @@ It works on the JSON values that the admin API hands out, so that the command li
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from gateway.control.routes.mirror import shown_mirror, written_mirror
 from gateway.decide.assign import DEFAULT_SOURCES
 from gateway.decide.plan import MIN_SAMPLES, canonical
 from gateway.decide.plan_text import DEFAULT_TIME
@@ -64,7 +65,7 @@ def written(route: Mapping[str, Any]) -> dict[str, Any]:
     if tuple(route["unit"]) != DEFAULT_SOURCES:
         values["unit"] = list(route["unit"])
     if route["mirror"] is not None:
-        values["mirror"] = {"share": share(route["mirror"]["share"]), "capture": route["mirror"]["capture"]}
+        values["mirror"] = written_mirror(route["mirror"])
     if route["plan"] is not None:
         values["plan"] = plan_line(route["plan"]) or route["plan"]
     if route["limits"] is not None:
@@ -84,7 +85,7 @@ def shown(field: str, value: Any) -> str:
         case "unit":
             return ", ".join(value)
         case "mirror":
-            return f"{share(value['share'])}, {value['capture']}"
+            return shown_mirror(value)
         case "plan":
             return f"'{plan_line(value) or _plan_name(value)}'"  # its arrows are not those of a change
         case "limits":

@@ -1,0 +1,22 @@
+"""How two answers differ, one comparator a file; what each says is a `Score` or why there is none.
+
+| shape | comparators |
+|---|---|
+| similarity | exact edit chrf rouge_l embedding length_ratio tool_calls language finish_reason ttft itl tokens |
+| difference | refusal repetition json_valid truncated expected |
+"""
+
+from evaluators.compare.comparator import Comparator, Difference, Direction, Reason, Shape, Similarity
+from evaluators.compare.registry import broken_comparators, comparators, compare_all
+
+__all__ = [
+    "Comparator",
+    "Difference",
+    "Direction",
+    "Reason",
+    "Shape",
+    "Similarity",
+    "broken_comparators",
+    "comparators",
+    "compare_all",
+]

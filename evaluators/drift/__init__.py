@@ -1,0 +1,1 @@
+"""How far two versions are apart, without a judge: one statistic a file."""

@@ -1,0 +1,1 @@
+"""From compared pairs to a classification with a reason, per criterion: pass, fail or inconclusive."""

@@ -1,0 +1,262 @@
+"""Is a version still what it was when it was accepted, and is its traffic?
+
+The baseline is a window of pairs from when the version was accepted. Against it are watched, session by
+session: how long its answers are, how often it refuses, how far it is from the base, and which tasks and which
+lengths of prompts come. A number alarms when its mean has left the baseline's by more than a tolerance, a category
+when its share has risen by more than that (what falls makes another rise). All watches of a version
+together raise a false alarm no oftener than once in `run_length` sessions on average, as long as the traffic's means
+stay within the tolerance; a daily cycle that does not is a change, so take baselines over whole days.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import log2
+from types import MappingProxyType
+from typing import Final
+
+from evaluators.judge.classify import outcome_of
+from evaluators.judge.criteria import METRICS
+from evaluators.judge.sessions import IDLE_SECONDS, SessionMeans
+from evaluators.observation import Judged, Kind, Score
+from evaluators.statistics.betting import Evidence
+from evaluators.statistics.confidence_sequence import bounds
+from evaluators.statistics.detector import RUN_LENGTH, Detector, several
+from evaluators.statistics.distances import jensen_shannon, psi
+from evaluators.statistics.windows import OTHER, Window
+
+# Lengths are watched by their logarithm up to this many tokens: twice as long is one step of 17, at any length.
+LONGEST_TOKENS: Final = 2**17
+# Changes of a mean that are no news, in the units of `numbers_of`: lengths by a factor of 1.5, 5 refusals
+# in a hundred, 0.1 nats, and 10 points of a category's share.
+TOLERANCES: Final[Mapping[str, float]] = MappingProxyType(
+    {"output_length": log2(1.5) / 17, "refusal": 0.05, "kl": 0.1 / METRICS["kl"].scale}
+)
+CATEGORY_TOLERANCE: Final = 0.10
+# Chance that a limit is too narrow because the baseline happened to lie low or high.
+BASELINE_ALPHA: Final = 0.01
+# With fewer sessions a baseline says too little to watch against.
+LEAST_SESSIONS: Final = 100
+
+
+def numbers_of(judged: Judged, version: str) -> dict[str, float]:
+    """Return what a pair says of a version's own answers, in [0, 1]; drift against the base alone."""
+    is_other = judged.other == version
+    if not is_other and judged.control != version:
+        return {}
+    tokens = judged.other_tokens if is_other else judged.control_tokens
+    told = {} if tokens is None else {"output_length": min(1.0, log2(1 + tokens) / log2(1 + LONGEST_TOKENS))}
+    refusal = judged.scores.get("refusal")
+    if isinstance(refusal, Score):
+        share = refusal.candidate if is_other else refusal.control
+        told |= {} if share is None else {"refusal": share}
+    kl = outcome_of(judged, "kl") if judged.kind is Kind.BASE and is_other else None
+    if isinstance(kl, Score):
+        told["kl"] = kl.value
+    return told
+
+
+def categories_of(judged: Judged) -> dict[str, str]:
+    """Return what kind of request a pair was: its task, and the size of its prompt in powers of four."""
+    told = {"task": judged.task or "none"}
+    if judged.prompt_tokens is not None:
+        power = max(0, judged.prompt_tokens).bit_length() // 2
+        told["prompt_length"] = f"<{4 ** (power + 1) // 2}"
+    return told
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """One watch's word that something has changed.
+
+    Attributes:
+        what: The number, or `task:NAME`, `prompt_length:BIN`.
+        direction: `up` or `down`.
+        limit: What its mean was held against, in [0, 1].
+        baseline: Its mean in the baseline.
+        n: Sessions since the watch began, or since its last alarm.
+    """
+
+    what: str
+    direction: str
+    limit: float
+    baseline: float
+    n: int
+
+    @property
+    def reason(self) -> str:
+        """The sentence for people."""
+        sign = ">" if self.direction == "up" else "<"
+        return f"{self.what} {sign} {self.limit:.3f} (baseline {self.baseline:.3f}, n={self.n:,} sessions)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distance:
+    """How far the present mix of a kind of category is from the baseline's."""
+
+    psi: float
+    jensen_shannon: float
+
+
+_Told = tuple[dict[str, float], dict[str, str]]
+
+
+class BaselineOf:
+    """Gathers a version's accepted window from pairs; one writer.
+
+    Attributes:
+        window: The sessions that have counted.
+    """
+
+    def __init__(self, version: str, *, idle_seconds: float = IDLE_SECONDS) -> None:
+        self.version = version
+        self._gathered = _Sessions(version, idle_seconds)
+        self.window = Window()
+
+    def add(self, judged: Judged) -> None:
+        """Take one pair."""
+        self._count(self._gathered.add(judged))
+
+    def close(self, now: float) -> Window:
+        """Count idle sessions, and return the window so far."""
+        self._count(self._gathered.close(now))
+        return self.window
+
+    def _count(self, sessions: list[_Told]) -> None:
+        for numbers, categories in sessions:
+            self.window = self.window.add(numbers, categories)
+
+
+class OverTime:
+    """Watches a version against its baseline; one writer.
+
+    Attributes:
+        current: What was counted since it began, or since `begin_window`.
+    """
+
+    def __init__(
+        self, version: str, baseline: Window, *, run_length: float = RUN_LENGTH, idle_seconds: float = IDLE_SECONDS
+    ) -> None:
+        self.version = version
+        self.baseline = baseline
+        self.current = Window()
+        self._gathered = _Sessions(version, idle_seconds)
+        watches = [watch for name in TOLERANCES for watch in _number_watches(name, baseline)]
+        watches += [watch for name in baseline.categories for watch in _category_watches(name, baseline)]
+        length = several(run_length, len(watches))
+        self._watches = [(watch, Detector(watch.limit, length)) for watch in watches]
+
+    def add(self, judged: Judged) -> list[Alarm]:
+        """Take one pair, and return the alarms that it raises."""
+        return self._count(self._gathered.add(judged))
+
+    def close(self, now: float) -> list[Alarm]:
+        """Count idle sessions, and return the alarms that they raise."""
+        return self._count(self._gathered.close(now))
+
+    def evidence(self) -> dict[str, tuple[float, float]]:
+        """Return the largest of the detectors' sums by number or kind of category, and at which an alarm comes."""
+        told: dict[str, tuple[float, float]] = {}
+        for watch, detector in self._watches:
+            before = told.get(watch.name, (0.0, 0.0))[0]
+            told[watch.name] = (max(before, detector.value), detector.run_length)
+        return told
+
+    def begin_window(self) -> Window:
+        """Return the present window and begin another; the watches go on."""
+        done, self.current = self.current, Window()
+        return done
+
+    def distances(self) -> dict[str, Distance]:
+        """Return how far each kind of category is from the baseline's mix."""
+        told = {}
+        for name, before in self.baseline.categories.items():
+            now = self.current.categories.get(name, {})
+            told[name] = Distance(psi=psi(before, now), jensen_shannon=jensen_shannon(before, now))
+        return told
+
+    def _count(self, sessions: list[_Told]) -> list[Alarm]:
+        alarms = []
+        for numbers, categories in sessions:
+            self.current = self.current.add(numbers, categories)
+            for watch, detector in self._watches:
+                value, seen = watch.value(numbers, categories), detector.n + 1
+                if value is not None and detector.add(value):
+                    alarms.append(watch.alarm(seen))
+        return alarms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Watch:
+    """One thing that may rise above a limit; `down` ones are turned round, so that they rise too."""
+
+    name: str
+    category: str | None = None
+    known: frozenset[str] = frozenset()
+    is_down: bool = False
+    limit: float
+    baseline: float
+
+    def value(self, numbers: Mapping[str, float], categories: Mapping[str, str]) -> float | None:
+        """Return what a session says of it, the higher the worse; None if nothing."""
+        if self.category is not None:
+            seen = categories.get(self.name)
+            return None if seen is None else float((seen if seen in self.known else OTHER) == self.category)
+        value = numbers.get(self.name)
+        return None if value is None else (1 - value if self.is_down else value)
+
+    def alarm(self, n: int) -> Alarm:
+        """Return its alarm after so many sessions."""
+        return Alarm(
+            what=self.name if self.category is None else f"{self.name}:{self.category}",
+            direction="down" if self.is_down else "up", limit=1 - self.limit if self.is_down else self.limit,
+            baseline=self.baseline, n=n,
+        )  # fmt: skip
+
+
+def _number_watches(name: str, baseline: Window) -> list[_Watch]:
+    evidence = baseline.numbers.get(name, Evidence())
+    if evidence.mean is None or evidence.n < LEAST_SESSIONS:
+        return []
+    low, high = bounds(evidence, BASELINE_ALPHA)
+    mean, tolerance = evidence.mean, TOLERANCES[name]
+    above, below = max(high, mean + tolerance), min(low, mean - tolerance)
+    watches = [_Watch(name=name, limit=above, baseline=mean)] if above < 1 else []
+    return watches + ([_Watch(name=name, is_down=True, limit=1 - below, baseline=mean)] if below > 0 else [])
+
+
+def _category_watches(name: str, baseline: Window) -> list[_Watch]:
+    counts = baseline.categories[name]
+    n = sum(counts.values())
+    if n < LEAST_SESSIONS:
+        return []
+    watches = []
+    for category in sorted({*counts, OTHER}):
+        share = counts.get(category, 0) / n
+        seen = Evidence().add(1.0, counts.get(category, 0)).add(0.0, n - counts.get(category, 0))
+        limit = max(bounds(seen, BASELINE_ALPHA)[1], share + CATEGORY_TOLERANCE)
+        if limit < 1:
+            watches.append(_Watch(name=name, category=category, known=frozenset(counts), limit=limit, baseline=share))
+    return watches
+
+
+class _Sessions:
+    """Turns pairs into what is counted once a session: each number's mean, and the first pair's categories."""
+
+    def __init__(self, version: str, idle_seconds: float) -> None:
+        self._version = version
+        self._firsts = SessionMeans(idle_seconds, most_pairs=1)
+        self._means = {name: SessionMeans(idle_seconds) for name in TOLERANCES}
+
+    def add(self, judged: Judged) -> list[_Told]:
+        """Take one pair, and return what counts by it."""
+        session, at = judged.session or judged.sample, max(judged.at, judged.judged_at)
+        told: list[_Told] = []
+        if self._firsts.add(session, 0.0, at):
+            told.append(({}, categories_of(judged)))
+        for name, value in numbers_of(judged, self._version).items():
+            told += [({name: closed.mean}, {}) for closed in self._means[name].add(session, value, at)]
+        return told
+
+    def close(self, now: float) -> list[_Told]:
+        """Return what counts because its session is idle."""
+        return [({name: closed.mean}, {}) for name, means in self._means.items() for closed in means.close(now)]

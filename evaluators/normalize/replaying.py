@@ -1,0 +1,107 @@
+"""A request, to be asked of another version: what may be asked again, and the body that asks it.
+
+All that steers what is generated stays as the client sent it, byte for byte: messages, tools, seed,
+sampling, limits, stops, cache salt. Changed is who is asked, and what only concerns the first asking.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from evaluators.normalize.asking import prompt_count
+from evaluators.normalize.reading import NotComparable, count_of, mappings_of, members_of, object_of
+
+ENDPOINTS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
+_COMPLETIONS: Final = ENDPOINTS[:2]
+# Not asked again: who asked and under what name (`request_id` would clash with the first), whose turn it is,
+# what only changes the form of the reply, and what costs the engine more than it tells us.
+_DROPPED: Final = frozenset(
+    {"user", "metadata", "store", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier"}
+    | {"request_id", "session_id", "priority", "stream", "stream_options", "enable_response_messages", "include"}
+    | {"return_token_ids", "return_tokens_as_token_ids", "return_prompt_text", "return_token_offsets", "n", "best_of"}
+    | {"logprobs", "top_logprobs", "logprob_token_ids", "prompt_logprobs", "routed_experts_prompt_start"}
+)
+# Tools of `/v1/responses` that the client runs itself; all others the engine's side would run, again.
+_CLIENTS_TOOLS: Final = ("function", "custom", "namespace")
+
+
+def skip_reason(endpoint: str, body: bytes) -> str | None:
+    """Return why a request cannot be asked of another version and compared; None if it can. Never raises.
+
+    `unknown_endpoint`, `not_json`; `several_prompts` in one completion; `echo`: the reply repeats the prompt;
+    `best_of`, `beam_search`: what is generated hangs on how many; `nothing_generated` is asked for;
+    `stored_state`: it goes on from a reply that one engine keeps, or runs in the background there; `server_tools`:
+    the engine would act a second time; `disaggregated`: it names another engine's cache.
+    """
+    if endpoint not in ENDPOINTS:
+        return "unknown_endpoint"
+    try:
+        asked = object_of(body)
+    except NotComparable as problem:
+        return problem.reason
+    if any(asked.get(name) is not None for name in ("kv_transfer_params", "ec_transfer_params")):
+        return "disaggregated"
+    if endpoint in _COMPLETIONS:
+        return _completion_reason(endpoint, asked)
+    return _responses_reason(asked) if endpoint == "/v1/responses" else None
+
+
+def _completion_reason(endpoint: str, asked: Mapping[str, Any]) -> str | None:
+    if endpoint == "/v1/completions" and prompt_count(asked) > 1:
+        return "several_prompts"
+    if asked.get("echo"):
+        return "echo"
+    if asked.get("use_beam_search"):
+        return "beam_search"
+    if (count_of(asked.get("best_of")) or 1) > 1:
+        return "best_of"
+    limit = asked.get("max_completion_tokens", asked.get("max_tokens"))
+    return "nothing_generated" if count_of(limit) == 0 else None
+
+
+def _responses_reason(asked: Mapping[str, Any]) -> str | None:
+    if any(asked.get(name) for name in ("previous_response_id", "background", "prompt", "conversation")):
+        return "stored_state"
+    kinds = [tool.get("type", "function") for tool in mappings_of(asked.get("tools"))]
+    return None if all(kind in _CLIENTS_TOOLS for kind in kinds) else "server_tools"
+
+
+def replay_body(
+    endpoint: str, body: bytes, *, model: str, priority: int | None, stream: bool, want_token_ids: bool
+) -> bytes:
+    """Return the body that asks the same of `model`.
+
+    Args:
+        endpoint: The path, such as `/v1/chat/completions`.
+        body: As the client sent it.
+        model: Whom to ask.
+        priority: vLLM's, larger is later; only where the engine schedules by priority, for it refuses other
+            numbers than 0 otherwise. `/v1/messages` has none.
+        stream: Whether to answer with events; where usage has to be asked for, it is.
+        want_token_ids: Ask for token ids. `/v1/messages` tells none.
+
+    Raises:
+        NotComparable: As `skip_reason` says.
+    """
+    if (reason := skip_reason(endpoint, body)) is not None:
+        raise NotComparable(reason)
+    asked: dict[str, Any] = {name: raw for name, raw in members_of(body).items() if name not in _DROPPED}
+    asked |= {"model": model, "stream": stream}
+    if endpoint in _COMPLETIONS and stream:
+        asked["stream_options"] = {"include_usage": True}
+    if endpoint != "/v1/messages" and priority is not None:
+        asked["priority"] = priority
+    if endpoint == "/v1/responses":
+        asked["store"] = False
+    if want_token_ids:
+        asked |= _TOKEN_IDS.get(endpoint, {})
+    return msgspec.json.encode(asked)
+
+
+_TOKEN_IDS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "/v1/chat/completions": {"return_token_ids": True},
+    "/v1/completions": {"return_token_ids": True},
+    # Its protocol has no `return_token_ids`; the raw messages carry them.
+    "/v1/responses": {"enable_response_messages": True},
+}

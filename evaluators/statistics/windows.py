@@ -1,0 +1,83 @@
+"""What is kept of a stretch of traffic: sums only, so that windows add up in any order and grouping.
+
+Of each number its evidence (count, sum, the bets' logs), of each kind of category its counts.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+from evaluators.statistics.betting import BETS, Evidence
+
+# Callers name tasks themselves, so a window keeps so many names of each kind and counts the rest together.
+MOST_CATEGORIES: Final = 50
+OTHER: Final = "other"
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """Numbers in [0, 1] and categories of some sessions.
+
+    Attributes:
+        numbers: Name → evidence of its values.
+        categories: Name → category → how many.
+    """
+
+    numbers: Mapping[str, Evidence] = field(default_factory=lambda: _NONE)
+    categories: Mapping[str, Mapping[str, int]] = field(default_factory=lambda: _NONE)
+
+    def add(self, numbers: Mapping[str, float], categories: Mapping[str, str]) -> "Window":
+        """Return this with one more observation; what it does not have is left out.
+
+        Raises:
+            ValueError: A number is not in [0, 1].
+        """
+        grown = dict(self.numbers)
+        for name, value in numbers.items():
+            grown[name] = grown.get(name, Evidence()).add(value)
+        counts = dict(self.categories)
+        for name, category in categories.items():
+            seen = dict(counts.get(name, _NONE))
+            kept = category if category in seen or len(seen) < MOST_CATEGORIES else OTHER
+            seen[kept] = seen.get(kept, 0) + 1
+            counts[name] = MappingProxyType(seen)
+        return Window(numbers=MappingProxyType(grown), categories=MappingProxyType(counts))
+
+    def merge(self, other: "Window") -> "Window":
+        """Return both together: associative, and the same whichever comes first."""
+        numbers = dict(self.numbers)
+        for name, evidence in other.numbers.items():
+            numbers[name] = numbers.get(name, Evidence()).merge(evidence)
+        categories = dict(self.categories)
+        for name, theirs in other.categories.items():
+            mine = categories.get(name, _NONE)
+            categories[name] = MappingProxyType(
+                {each: mine.get(each, 0) + theirs.get(each, 0) for each in {**mine, **theirs}}
+            )
+        return Window(numbers=MappingProxyType(numbers), categories=MappingProxyType(categories))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values; `window_from` reads them."""
+        numbers = {
+            name: {"n": each.n, "total": each.total, "up": list(each.up), "down": list(each.down)}
+            for name, each in self.numbers.items()
+        }
+        return {"numbers": numbers, "categories": {name: dict(counts) for name, counts in self.categories.items()}}
+
+
+def window_from(told: Mapping[str, Any]) -> Window:
+    """Return the window that `to_json` told.
+
+    Raises:
+        ValueError: It was written with other bets; a baseline must then be set anew.
+    """
+    numbers = {}
+    for name, each in told["numbers"].items():
+        if len(each["up"]) != len(BETS) or len(each["down"]) != len(BETS):
+            raise ValueError(f"`{name}` was kept with `{len(each['up'])}` bets, not {len(BETS)}: set the baseline anew")
+        numbers[name] = Evidence(n=each["n"], total=each["total"], up=tuple(each["up"]), down=tuple(each["down"]))
+    categories = {name: MappingProxyType(dict(counts)) for name, counts in told["categories"].items()}
+    return Window(numbers=MappingProxyType(numbers), categories=MappingProxyType(categories))

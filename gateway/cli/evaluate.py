@@ -1,0 +1,36 @@
+"""loragate evaluate: run one more evaluator, on this machine or another."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gateway.cli.options import config_option, fail, load_settings, state_option
+
+
+@click.command()
+@config_option
+@click.option("--engine", "engines", multiple=True, metavar="URL",
+              help="Engine to ask, http://HOST:PORT or unix:///PATH; repeatable.")  # fmt: skip
+@click.option(
+    "--store", metavar="URL", help="The gateways' store, postgresql://USER@HOST/NAME.  [default: the state's]"
+)
+@state_option
+def evaluate(config: Path | None, **given: Any) -> None:
+    """Replay mirrored requests on the other version, compare and judge; as many as there is work for.
+
+    `loragate up` and `serve` run one by themselves while a route mirrors. Samples of routes with
+    `capture: metrics_only` are compared by that one alone.
+    """
+    # Gateways that share a store need a folder for adapters; an evaluator reads none.
+    unused = {"adapters": {"registry": Path()}}
+    settings = load_settings(config, {**given, "engines": given["engines"] or None, **unused})
+    if not settings.engines:
+        raise fail("no engine given: use --engine URL")
+    from gateway.evaluate.running import run_evaluator
+    from gateway.store.database import InvalidUrl
+
+    try:
+        run_evaluator(settings, settings.engines)
+    except InvalidUrl as error:
+        raise fail(str(error)) from None

@@ -1,0 +1,92 @@
+"""loragate shadow: what copies of requests have told of each version."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gateway.cli.client import Control, echo_json, segment
+from gateway.cli.options import control_options, fail, json_option
+from gateway.cli.tables import show_table, when
+from gateway.decide.plan_text import NotReadable, seconds_of
+
+_PATH = "/admin/v1/shadow"
+_KINDS = {"candidate": "candidate", "base": "against the base", "noise": "noise"}
+
+
+@click.group()
+def shadow() -> None:
+    """See what shadow evaluation has found: scores, drift, noise and gates."""
+
+
+@shadow.command("ls")
+@json_option
+@control_options
+def list_shadows(as_json: bool, **given: Any) -> None:
+    """List what is compared: one line for each version and what it is held against."""
+    answer = _control(given).ask_running("GET", _PATH)
+    if as_json:
+        echo_json(answer)
+        return
+    rows = [
+        (each["alias"], each["version"], each["control"], _KINDS[each["kind"]], f"{each['n']:,}", _nats(each["kl"]),
+         _nats(each["kl_noise"]), when(int(each["last_at"])))
+        for each in answer["shadows"]
+    ]  # fmt: skip
+    show_table(
+        ("ALIAS", "VERSION", "AGAINST", "KIND", "PAIRS", "KL", "NOISE", "LAST"), rows,
+        "Nothing was compared in the last day: mirror a route's requests, or roll out with a `shadow` stage.",
+    )  # fmt: skip
+    click.echo(queue_line(answer["queue"]))
+
+
+@shadow.command("report")
+@click.argument("alias")
+@click.option("--since", default="24h", show_default=True, metavar="TIME", help="Pairs compared since so long.")
+@click.option("--rollout", metavar="ROLLOUT", help="Show this one's gates.  [default: the open one, else the last]")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with plots to this file.")
+@json_option
+@control_options
+def report(alias: str, since: str, rollout: str | None, html: Path | None, as_json: bool, **given: Any) -> None:
+    """Show what is known of ALIAS: each version's scores and drift by task, against noise, and its gates.
+
+    KL is in nats a token. Intervals hold at every look at once, with 95 %.
+    """
+    query = f"?since_seconds={_seconds(since)}" + (f"&rollout={segment(rollout)}" if rollout else "")
+    found = _control(given).ask_running("GET", f"{_PATH}/{segment(alias)}{query}")
+    if html is not None:
+        from gateway.cli.shadow_html import PlotsMissing, page
+
+        try:
+            html.write_text(page(found))
+        except PlotsMissing as error:
+            raise fail(str(error)) from None
+        click.echo(f"wrote {html}", err=as_json)
+    if as_json:
+        echo_json(found)
+    elif html is None:
+        from gateway.cli.shadow_table import show
+
+        show(found)
+
+
+def queue_line(queue: dict[str, Any]) -> str:
+    """Return how the queue stands, in a line."""
+    waiting = f"{queue['pending']:,} waiting, {queue['claimed']:,} being compared"
+    age = f", the oldest for {queue['oldest_seconds']:.0f} s" if queue["pending"] else ""
+    return f"queue: {waiting}{age}; {queue['failed']:,} given up"
+
+
+def _seconds(text: str) -> int:
+    try:
+        return seconds_of(int(text) if text.isdigit() else text)
+    except NotReadable as error:
+        raise fail(f"--since `{text}`: expected {error}") from None
+
+
+def _nats(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _control(options: dict[str, Any]) -> Control:
+    return Control(options["state"], options["control"], options["key"])

@@ -1,0 +1,225 @@
+"""The plots of a shadow report, as SVG. matplotlib comes with the extra `plots`.
+
+Invariant: what callers have written (tasks, tokens) is never read as mathematics or markup.
+"""
+
+import io
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+# Okabe and Ito's colours, which people with any colour vision can tell apart.
+CONTROL: Final = "#7a7a7a"
+VERSION: Final = "#0072b2"
+NOISE: Final = "#b8b8b8"
+ALARM: Final = "#d55e00"
+GOOD: Final = "#009e73"
+_TASKS: Final = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#f0e442")
+_STYLE: Final[Any] = {
+    "svg.fonttype": "none", "text.parse_math": False, "font.family": "sans-serif", "font.size": 10,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e6e6e6",
+    "axes.axisbelow": True, "axes.edgecolor": "#999999", "axes.titlesize": 10.5, "axes.titleweight": "bold",
+    "axes.titlelocation": "left", "legend.frameon": False, "legend.fontsize": 9, "figure.constrained_layout.use": True,
+}  # fmt: skip
+_WIDTH: Final = 8.6  # inches, at 72 dots: two thirds of a laptop's screen
+# Looks at evidence that are each marked by a dot.
+FEW_LOOKS: Final = 30
+MOST_PANELS: Final = 6
+MOST_TASKS: Final = 8
+# A logarithmic axis has no 0; what engines tell is right to about this many nats.
+SMALLEST_KL: Final = 1e-4
+
+
+class PlotsMissing(Exception):
+    """matplotlib is not installed; the message says how to get it."""
+
+
+def kl_over_pairs(comparison: Mapping[str, Any], limit: float | None) -> str:
+    """Return each pair's KL in the order of the pairs, by task, with noise and the gate's limit."""
+    points = [(at, each) for at, each in enumerate(comparison["points"], start=1) if each["kl"] is not None]
+    scale = comparison["n"] / max(1, len(comparison["points"]))
+    noise = comparison["drift"]["noise"]
+
+    def draw(axes: Any) -> None:
+        for number, task in enumerate(_tasks(comparison)):
+            of_task = [(at * scale, max(SMALLEST_KL, each["kl"])) for at, each in points if each["task"] == task]
+            if of_task:
+                colour = _TASKS[number % len(_TASKS)]
+                axes.scatter(*zip(*of_task, strict=True), s=13, color=colour, alpha=0.75, lw=0, label=_named(task))
+        sums, running = 0.0, []
+        for count, (at, each) in enumerate(points, start=1):
+            sums += each["kl"]
+            running.append((at * scale, max(SMALLEST_KL, sums / count)))
+        axes.plot(*zip(*running, strict=True), color="#222222", lw=1.6, label="mean so far")
+        if noise is not None:
+            axes.axhline(max(SMALLEST_KL, noise), color=CONTROL, lw=1.2, ls=":", label=f"noise {noise:.4f}")
+        if limit is not None:
+            axes.axhline(limit, color=ALARM, lw=1.4, ls="--", label=f"limit {limit:g}")
+        axes.set(xlabel="pair", ylabel="KL, nats a token", title="KL, pair by pair")
+        _logarithmic(axes)
+        _legend_beside(axes)
+
+    return _drawn(draw, f"kl {comparison['version']} {comparison['kind']}", height=3.2)
+
+
+def log_ratios(comparison: Mapping[str, Any], noise: Mapping[str, Any] | None) -> str:
+    """Return the histogram of how far single tokens moved, with that of noise behind it."""
+    drift = comparison["drift"]
+    bounds = drift["bounds"]
+    names = [f"< {bounds[0]:g}", *(f"{low:g}–{high:g}" for low, high in itertools.pairwise(bounds))]
+    names.append(f"> {bounds[-1]:g}")
+
+    def draw(axes: Any) -> None:
+        places = range(len(names))
+        shares = _shares(drift["histogram"])
+        bars = axes.bar(places, shares, width=0.62, color=VERSION, label=comparison["version"], zorder=2)
+        for bar, share in zip(bars, shares, strict=True):
+            if share:
+                label = f"{share:.1%}" if share >= 0.001 else "<0.1%"
+                axes.annotate(label, (bar.get_x() + bar.get_width() / 2, share), ha="center", va="bottom", fontsize=8)
+        if noise is not None and sum(noise["histogram"]):
+            floor = _shares(noise["histogram"])
+            edges = [-0.5, *(place + 0.5 for place in places)]
+            axes.step(edges, [floor[0], *floor], where="pre", color=CONTROL, lw=1.3, label="noise", zorder=3)
+        axes.set_xticks(list(places), names)
+        axes.grid(visible=False, axis="x")
+        axes.margins(y=0.12)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axes.set(
+            xlabel="size of the log-ratio of one token, nats", ylabel="share of the tokens",
+            title="How far single tokens moved",
+        )  # fmt: skip
+        axes.legend(loc="upper right")
+
+    return _drawn(draw, f"tokens {comparison['version']} {comparison['kind']}", height=2.9)
+
+
+def e_values(evidence: Sequence[Mapping[str, Any]]) -> str:
+    """Return how the evidence of each gate grew, with the bound from which it is decided."""
+
+    def draw(figure: Any) -> None:
+        panels = figure.subplots(len(evidence), 1, squeeze=False)[:, 0]
+        for axes, each in zip(panels, evidence, strict=True):
+            sessions = each["sessions"]
+            # Straight lines: many sessions may end at one look, which a step would draw as a wall.
+            style = {"lw": 1.6, "marker": "." if len(sessions) <= FEW_LOOKS else ""}
+            axes.plot(sessions, _positive(each["e_fail"]), color=ALARM, label="for failing", **style)
+            axes.plot(sessions, _positive(each["e_pass"]), color=GOOD, label="for passing", **style)
+            axes.axhline(each["bound"], color="#222222", lw=1.2, ls="--", label=f"1/alpha = {each['bound']:,.0f}")
+            axes.set(xlabel="sessions", ylabel="e-value", title=f"Gate {each['gate']}")
+            _logarithmic(axes)
+            _legend_beside(axes)
+
+    return _drawn_figure(draw, "e-values", height=2.3 * len(evidence))
+
+
+def scores_by_task(comparison: Mapping[str, Any]) -> str | None:
+    """Return what comparators say of each task: both arms, or score and noise. None without any score."""
+    tasks = comparison["tasks"][:MOST_TASKS]
+    panels = _telling(tasks)
+    if not panels:
+        return None
+
+    def draw(figure: Any) -> None:
+        columns = min(3, len(panels))
+        rows = -(-len(panels) // columns)
+        grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+        for axes, name in zip(grid.flat, panels, strict=False):
+            _by_task(axes, name, tasks)
+        for axes in list(grid.flat)[len(panels) :]:
+            axes.set_visible(False)
+        for axes in grid[:, 0]:  # the first task stands on top
+            axes.set_yticks(range(len(tasks)), [f"{_named(each['task'])} ({each['n']:,})" for each in tasks])
+            axes.set_ylim(len(tasks) - 0.4, -0.6)
+
+    rows = -(-len(panels) // 3)
+    return _drawn_figure(draw, f"tasks {comparison['version']}", height=rows * (0.95 + 0.42 * len(tasks)))
+
+
+def _by_task(axes: Any, name: str, tasks: Sequence[Mapping[str, Any]]) -> None:
+    """Draw one comparator: a grey dot where equal would be, a blue one where the version is, and the way between."""
+    is_difference = False
+    for place, task in enumerate(tasks):
+        figure = next((each for each in task["figures"] if each["comparator"] == name), None)
+        if figure is None:
+            continue
+        is_difference = figure["is_difference"]
+        equal, found = (figure["control"], figure["candidate"]) if is_difference else (figure["noise"], figure["mean"])
+        if equal is not None:
+            axes.plot([equal, found], [place, place], color=ALARM, lw=2, alpha=0.55, zorder=2, solid_capstyle="butt")
+            axes.scatter([equal], [place], s=42, color=CONTROL, zorder=3)
+        axes.scatter([found], [place], s=42, color=VERSION, zorder=4)
+    axes.set_title(f"{name}: {'control → version' if is_difference else 'noise → version'}", fontsize=9.5)
+    axes.set_xlim(-0.04, 1.04)
+    axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+
+
+def _telling(tasks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the comparators that move most in some task, the most moved first; KL has a plot of its own."""
+    moves: dict[str, float] = {}
+    for task in tasks:
+        for figure in task["figures"]:
+            name = figure["comparator"]
+            if name == "kl":
+                continue
+            arms = (figure["control"], figure["candidate"])
+            move = abs(arms[1] - arms[0]) if figure["is_difference"] else abs(figure["excess"] or 0.0)
+            moves[name] = max(moves.get(name, 0.0), move)
+    return sorted(moves, key=lambda name: (-moves[name], name))[:MOST_PANELS]
+
+
+def _tasks(comparison: Mapping[str, Any]) -> list[str]:
+    return [each["task"] for each in comparison["tasks"]]
+
+
+def _named(task: str) -> str:
+    # matplotlib leaves out labels that begin with an underscore.
+    return "(no task)" if not task else task if not task.startswith("_") else f" {task}"
+
+
+def _shares(counts: Sequence[int]) -> list[float]:
+    total = max(1, sum(counts))
+    return [count / total for count in counts]
+
+
+def _positive(values: Sequence[float]) -> list[float]:
+    # Evidence against may become as good as none, which a logarithmic axis cannot show.
+    return [max(1e-4, value) for value in values]
+
+
+def _logarithmic(axes: Any) -> None:
+    axes.set_yscale("log")
+    # Its own labels are mathematics, which is off.
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.minorticks_off()
+
+
+def _legend_beside(axes: Any) -> None:
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+
+
+def _drawn(draw: Callable[[Any], None], name: str, *, height: float) -> str:
+    return _drawn_figure(lambda figure: draw(figure.subplots()), name, height=height)
+
+
+def _drawn_figure(draw: Callable[[Any], None], name: str, *, height: float) -> str:
+    """Return what `draw(figure)` draws as an SVG element; equal figures make equal text.
+
+    Raises:
+        PlotsMissing: matplotlib is not installed.
+    """
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise PlotsMissing(
+            "the page's plots need matplotlib, which is not installed: pip install 'loragate[plots]'"
+        ) from None
+    # The salt keeps ids apart of several plots on one page.
+    with rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(_WIDTH, height))
+        draw(figure)
+        written = io.StringIO()
+        figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
+    text = written.getvalue()
+    return text[text.index("<svg") :]

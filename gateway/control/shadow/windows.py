@@ -1,0 +1,185 @@
+"""Keep means over each version's last pairs, in little room, as pairs come in.
+
+A window is a row of blocks, each the sums over up to `BLOCK_PAIRS` pairs, so that its size
+does not depend on how many pairs there were, and blocks add up in any order. It knows no
+clock: the time is what the caller says. Who listens to the leader's watch feeds it.
+
+Invariant: nothing of what people wrote is kept, only sums.
+"""
+
+from bisect import bisect_left
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from evaluators.observation import Drift, Judged, Kind, Score
+from gateway.observe.shadow_counts import KL_BOUNDS, LAG_BOUNDS, Key, ShadowReading, Tallied, WindowView
+
+BLOCK_PAIRS: Final = 100
+# With BLOCK_PAIRS each: the last 900 to 1,000 pairs.
+MOST_BLOCKS: Final = 10
+LONGEST_SECONDS: Final = 24 * 3600.0
+# 500 adapters, each with a candidate, a base and a noise window, and room for versions that come and go.
+MOST_WINDOWS: Final = 2_000
+# 0 is equal for these, 1 (or 0.5) for everything else.
+LEVELS: Final = ("kl", "token_flip", "moved_share")
+
+
+def figures_of(judged: Judged) -> Iterator[tuple[str, float]]:
+    """Yield (comparator, number) for everything that a pair was scored by.
+
+    A comparator that looks at one answer at a time gives 0.5 for no difference. `kl` is in nats a token.
+    """
+    for name, outcome in judged.scores.items():
+        if name not in LEVELS and isinstance(outcome, Score):
+            yield name, outcome.value
+    sides = sides_of(judged)
+    if sides:
+        yield "kl", sum(each.kl for each in sides) / len(sides)
+        yield "token_flip", sum(1.0 - each.top1_agreement for each in sides) / len(sides)
+        yield "moved_share", sum(each.moved_share for each in sides) / len(sides)
+
+
+def sides_of(judged: Judged) -> list[Drift]:
+    """Return the drift on the control's tokens and on the other's, as far as scored; gates take the mean of both."""
+    both = (judged.drift, judged.drift_back)
+    return [each for each in both if isinstance(each, Drift) and each.n_tokens > 0]
+
+
+def kl_of(judged: Judged) -> float | None:
+    """Return a pair's divergence in nats a token; None where it was not scored."""
+    return next((value for name, value in figures_of(judged) if name == "kl"), None)
+
+
+@dataclass(slots=True)
+class Block:
+    """Sums over some pairs.
+
+    Attributes:
+        n: Pairs.
+        until: When the last of them was compared.
+        sums: Comparator → (count, sum).
+    """
+
+    n: int = 0
+    until: float = 0.0
+    sums: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+    def add(self, judged: Judged) -> None:
+        """Take a pair in."""
+        self.n += 1
+        self.until = max(self.until, judged.judged_at)
+        for name, value in figures_of(judged):
+            count, total = self.sums.get(name, (0, 0.0))
+            self.sums[name] = (count + 1, total + value)
+
+
+class Window:
+    """The last pairs of one key, in blocks."""
+
+    def __init__(self) -> None:
+        self._blocks: deque[Block] = deque(maxlen=MOST_BLOCKS)
+
+    def add(self, judged: Judged) -> None:
+        """Take a pair in."""
+        if not self._blocks or self._blocks[-1].n >= BLOCK_PAIRS:
+            self._blocks.append(Block())
+        self._blocks[-1].add(judged)
+
+    def means(self, now: float) -> tuple[int, dict[str, float]]:
+        """Return how many pairs there are of the last day, and the mean of each comparator."""
+        blocks = [block for block in self._blocks if now - block.until <= LONGEST_SECONDS]
+        return sum(block.n for block in blocks), added_up(blocks)
+
+
+def added_up(blocks: Iterable[Block]) -> dict[str, float]:
+    """Return each comparator's mean over all blocks."""
+    sums: dict[str, tuple[int, float]] = {}
+    for block in blocks:
+        for name, (count, total) in block.sums.items():
+            before, summed = sums.get(name, (0, 0.0))
+            sums[name] = (before + count, summed + total)
+    return {name: total / count for name, (count, total) in sums.items()}
+
+
+def excess_over(scores: Mapping[str, float], noise: Mapping[str, float]) -> dict[str, float]:
+    """Return how much more the sides differ than a version does from itself, of what both have."""
+    return {
+        name: scores[name] - noise[name] if name in LEVELS else noise[name] - scores[name]
+        for name in scores.keys() & noise.keys()
+    }
+
+
+class Histogram:
+    """Counts that only grow."""
+
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def add(self, value: float) -> None:
+        """Count a value."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def tallied(self) -> Tallied:
+        """Return the counts as they are."""
+        return Tallied(counts=tuple(self._counts), sum=self._sum)
+
+
+class Board:
+    """What the leader exports of pairs, fed with each pair once by the watch that reads them."""
+
+    def __init__(self) -> None:
+        self._pairs: OrderedDict[Key, int] = OrderedDict()
+        self._windows: dict[Key, Window] = {}
+        self._kl: dict[Key, Histogram] = {}
+        self._lag: dict[str, Histogram] = {}
+        self._controls: dict[Key, str] = {}
+
+    def saw(self, judged: Judged) -> None:
+        """Take in a pair that was compared."""
+        key = (judged.alias, judged.other, judged.kind.value)
+        self._pairs[key] = self._pairs.get(key, 0) + 1
+        self._pairs.move_to_end(key)
+        self._controls[key] = judged.control
+        self._windows.setdefault(key, Window()).add(judged)
+        divergence = kl_of(judged)
+        if divergence is not None:
+            self._kl.setdefault(key, Histogram(KL_BOUNDS)).add(divergence)
+        lag = self._lag.setdefault(judged.alias, Histogram(LAG_BOUNDS))
+        lag.add(max(0.0, judged.judged_at - judged.at))
+        if len(self._pairs) > MOST_WINDOWS:
+            self._forget(next(iter(self._pairs)))
+
+    def _forget(self, key: Key) -> None:
+        del self._pairs[key], self._windows[key], self._controls[key]
+        self._kl.pop(key, None)
+        if not any(alias == key[0] for alias, _, _ in self._pairs):
+            del self._lag[key[0]]
+
+    def reading(self, now: float) -> ShadowReading:
+        """Return what is exported of pairs; what others know is added by them."""
+        means = {key: window.means(now) for key, window in self._windows.items()}
+        windows = {}
+        for key, (n, scores) in means.items():
+            if n:
+                noise = {} if key[2] == Kind.NOISE else self._noise(key, means)
+                windows[key] = WindowView(n=n, scores=scores, noise=noise, excess=excess_over(scores, noise))
+        return ShadowReading(
+            pairs=dict(self._pairs), windows=windows,
+            kl={key: each.tallied() for key, each in self._kl.items()},
+            lag={alias: each.tallied() for alias, each in self._lag.items()},
+        )  # fmt: skip
+
+    def _noise(self, key: Key, means: Mapping[Key, tuple[int, dict[str, float]]]) -> dict[str, float]:
+        """Return the noise floor of a key: the control's with itself, and where there is none, the version's."""
+        alias, version, _ = key
+        found: dict[str, float] = {}
+        for each in (version, self._controls[key]):
+            found |= means.get((alias, each, Kind.NOISE.value), (0, {}))[1]
+        return found

@@ -1,0 +1,152 @@
+"""The demo's second half: a better version goes live by its plan, a worse one is found out and taken back.
+
+Nobody decides anything here: the chapter starts two rollouts, callers ask, and it is told what the gateway
+makes of that. Both rollouts have the same plan.
+"""
+
+import importlib.util
+import json
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import rich.progress
+from rich.console import Console
+
+from gateway.demo.guide import DemoFailed, Guide, note, step
+from gateway.demo.traffic import ALIAS, Traffic, flowing
+
+# Half of the requests are facts that can be marked. The margin is wide, so that some dozens of answers decide: that a
+# sound version has lost 20 points is excluded after some 30 facts, and the overfitted one loses 70. Drift is told and
+# decides nothing (`muted`): the overfitted version exceeds this limit after as many pairs, but to show that a sound one
+# keeps it would take hundreds.
+PLAN: Final = {
+    "alpha": "5%",
+    "shadow": {
+        "pairs": 60,
+        "max_pairs": 600,
+        "share": "100%",
+        "idle": "2s",
+        "min_time": "10s",
+        "gates": [
+            {"expected": {"margin": "20%", "min_samples": 20}},
+            {"kl": {"limit": 0.15, "min_samples": 20, "muted": True}},
+        ],
+    },
+    "steps": [
+        {"weight": "50%", "min_time": "15s", "min_samples": 20, "gates": [{"error_rate": {"margin": "40%"}}]},
+        {"weight": "100%"},
+    ],
+}
+# A slow machine takes a few seconds for a pair.
+LONGEST_SECONDS: Final = 1_800.0
+_LOOK_SECONDS: Final = 1.0
+# Without a terminal, a line each so often.
+_LINE_SECONDS: Final = 20.0
+
+
+def tell_trials(guide: Guide, better: Path, overfitted: Path, page: Path) -> None:
+    """Roll out a better version and an overfitted one, and tell what became of them.
+
+    Args:
+        guide: The running gateway, where the alias has a version in service.
+        better, overfitted: Folders of the two adapters.
+        page: Where the report is written, as HTML.
+
+    Raises:
+        DemoFailed: The better version does not go live, the other is not rolled back, or a caller got no answer.
+    """
+    step(f"7. A better version of `{ALIAS}` is shadowed, ramped and goes live by its plan, while callers ask")
+    _try(guide, better, "trained longer, at a gentler rate", "live")
+    step("8. Another one looks perfect on its lessons. It is shadowed, too")
+    worse = _try(guide, overfitted, "knows every lesson by heart", "rolled_back")
+    step("9. Why it was taken back, by itself")
+    for line in guide.loragate("explain", worse["id"]).splitlines():
+        note(line)
+    step("10. What its shadow said")
+    for line in guide.loragate("shadow", "report", ALIAS, "--since", "1h", "--rollout", worse["id"]).splitlines():
+        note(line)
+    _write_page(guide, worse["id"], page)
+
+
+def _try(guide: Guide, folder: Path, reason: str, wanted: str) -> dict[str, Any]:
+    """Roll a version out until its rollout is over, which must be with phase `wanted`."""
+    added = guide.loragate("adapters", "add", str(folder), "--name", ALIAS, "--no-activate", "--json")
+    version = json.loads(added)["version"]
+    plan = guide.state / "plan.json"
+    plan.write_text(json.dumps(PLAN))
+    started = json.loads(
+        guide.loragate("rollout", "start", ALIAS, version, "--plan-file", str(plan), "--reason", reason, "--json")
+    )
+    note(f"{version}: {started['plan_line']}")
+    began = time.monotonic()
+    with flowing(guide) as traffic:
+        found = _follow(guide, started["id"], traffic)
+    if traffic.failures:
+        raise DemoFailed(f"{len(traffic.failures)} callers got no answer; the first: {traffic.failures[0]}")
+    if found["phase"] != wanted:
+        raise DemoFailed(
+            f"`{version}` is {found['phase']} in place of {wanted}; its gates: {_gates(found) or 'none was read'}; "
+            f"its last event: {found['last']['why']}"
+        )
+    click.echo(
+        f"   {click.style(wanted.replace('_', ' '), bold=True)} after {time.monotonic() - began:.0f} s and "
+        f"{traffic.answered} answers, none of which failed: {_told_served(traffic)}"
+    )
+    return found
+
+
+def _told_served(traffic: Traffic) -> str:
+    return ", ".join(f"{count} by {version}" for version, count in sorted(traffic.served.items()))
+
+
+def _follow(guide: Guide, rollout: str, traffic: Traffic) -> dict[str, Any]:
+    """Show how a rollout goes until it is over or paused, and return where it stands then."""
+    deadline = time.monotonic() + LONGEST_SECONDS
+    console = Console(stderr=True)
+    columns = (
+        rich.progress.TextColumn("   {task.description:>8}"), rich.progress.BarColumn(bar_width=24),
+        rich.progress.MofNCompleteColumn(), rich.progress.TextColumn("{task.fields[gates]}"),
+    )  # fmt: skip
+    told_at, phase = time.monotonic(), ""
+    with rich.progress.Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        bar = bars.add_task("shadow", total=None, gates="")
+        while time.monotonic() < deadline:
+            found = guide.admin(f"rollouts/{rollout}")
+            if not found["is_open"] or found["phase"] == "paused" or traffic.failures:
+                return found
+            samples = found["samples"] or 0
+            wanted = PLAN["shadow"]["pairs"] if found["weight"] == 0 else PLAN["steps"][0]["min_samples"]  # type: ignore[index]  # JSON values
+            bars.update(
+                bar, description=found["phase"], completed=samples, total=max(samples, int(wanted)),
+                gates=_gates(found),
+            )  # fmt: skip
+            is_news = found["phase"] != phase
+            if not console.is_terminal and (is_news or time.monotonic() - told_at > _LINE_SECONDS):
+                note(f"{found['phase']}: {samples} samples; {_gates(found)}")
+                told_at = time.monotonic()
+            phase = found["phase"]
+            time.sleep(_LOOK_SECONDS)
+    raise DemoFailed(f"rollout `{rollout}` was not over after {LONGEST_SECONDS:.0f} s: {_gates(found)}")
+
+
+def _gates(found: dict[str, Any]) -> str:
+    """Return each gate with its figures, in a line."""
+    return "; ".join(_gate(each) for each in found["gates"] or ())
+
+
+def _gate(gate: dict[str, Any]) -> str:
+    told = f"{gate['gate']} {gate['verdict']}"
+    if gate["observed"] is not None and gate["limit"] is not None:
+        told += f" {gate['observed']:.3f} against {gate['limit']:.3f}"
+    return told + (f", e={gate['e_value']:.3g}" if gate["e_value"] is not None else "")
+
+
+def _write_page(guide: Guide, rollout: str, page: Path) -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        note("With matplotlib (the extra `plots`) there would be a page with plots as well.")
+        return
+    page.parent.mkdir(parents=True, exist_ok=True)
+    guide.loragate("shadow", "report", ALIAS, "--since", "1h", "--rollout", rollout, "--html", str(page))
+    click.echo(f"\n   The same with plots: {click.style(str(page), bold=True)}")

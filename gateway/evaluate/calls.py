@@ -1,0 +1,127 @@
+"""One HTTP call to a server that may do anything: bounded in time and bytes, and answered by a value.
+
+What is read is bytes as they came: nothing is decompressed, redirected or followed.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+import httpx
+
+CONNECT_SECONDS: Final = 5.0
+# Nothing that comes compressed is wanted: a small reply could become a large one.
+_HEADERS: Final = {"accept-encoding": "identity", "content-type": "application/json"}
+
+
+class CallFailed(Exception):
+    """There is no reply; `reason` says why in a word."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What came back.
+
+    Attributes:
+        status: The HTTP status.
+        body: As much of it as was allowed.
+        is_whole: False where it was cut at a bound of ours, or broke off.
+        cut: Why it was cut: `bytes`, `time` or `broken`; empty if it is whole.
+        first_seconds: Until the first bytes of the body; None without any.
+        seconds: Until the end.
+    """
+
+    status: int
+    body: bytes
+    is_whole: bool = True
+    cut: str = ""
+    first_seconds: float | None = None
+    seconds: float = 0.0
+
+
+class Server:
+    """One server, asked over kept-alive connections.
+
+    Args:
+        url: `http://host:port`, `unix:///path`, or, for a judge, also `https://…` with a path.
+        headers: Sent with each call.
+    """
+
+    def __init__(self, url: str, headers: Mapping[str, str] | None = None) -> None:
+        parts = urlsplit(url)
+        is_unix = parts.scheme == "unix"
+        self.url = url
+        self._client = httpx.AsyncClient(
+            base_url="http://engine" if is_unix else url,
+            # Reading all certificates for TLS takes 50 ms: only where there is TLS.
+            transport=httpx.AsyncHTTPTransport(uds=parts.path if is_unix else None, verify=parts.scheme == "https"),
+            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS), trust_env=False, follow_redirects=False,
+            headers={**_HEADERS, **(headers or {})},
+        )  # fmt: skip
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def call(
+        self, path: str, body: bytes | None = None, *, seconds: float, most_bytes: int, keeps_part: bool = False
+    ) -> Reply:
+        """Return the reply to a POST of `body`, or to a GET without one.
+
+        Args:
+            path: Below the server's URL.
+            body: JSON.
+            seconds: For all of it.
+            most_bytes: Of the reply's body.
+            keeps_part: Return what came of a body that is too long, too late or broken off; else that is a failure.
+
+        Raises:
+            CallFailed: `unreachable`, `broken`, `late` or `too_large`.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        reading = _Reading()
+        cut = ""
+        try:
+            async with asyncio.timeout(seconds):
+                async with self._client.stream("GET" if body is None else "POST", path, content=body) as reply:
+                    reading.status = reply.status_code
+                    async for part in reply.aiter_raw():
+                        reading.add(part, loop.time() - began)
+                        if len(reading.body) > most_bytes:
+                            cut = "bytes"
+                            break
+        except TimeoutError:
+            cut = "time"
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            raise CallFailed("unreachable") from None
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ValueError):
+            # httpx lets a few of its parts' own errors through, such as for a header that is no text.
+            cut = "broken"
+        if cut and not (keeps_part and reading.body):
+            raise CallFailed({"bytes": "too_large", "time": "late"}.get(cut, "broken"))
+        return Reply(
+            status=reading.status, body=bytes(reading.body[:most_bytes]), is_whole=not cut, cut=cut,
+            first_seconds=reading.first_seconds, seconds=loop.time() - began,
+        )  # fmt: skip
+
+
+class _Reading:
+    """What has come of a reply; one buffer, as a server may send it byte by byte."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.body = bytearray()
+        self.first_seconds: float | None = None
+
+    def add(self, part: bytes, seconds: float) -> None:
+        """Take the next bytes."""
+        if self.first_seconds is None:
+            self.first_seconds = seconds
+        self.body += part

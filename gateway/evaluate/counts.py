@@ -1,0 +1,31 @@
+"""What one evaluator has done: counts that only grow, and what runs now. Reasons are few, and nobody's words."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+
+class Counts:
+    """The counts of one evaluator since it began."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.completed = 0
+        self.lost = 0
+        self.replay_tokens = 0
+        self.running = 0
+        self.lag_seconds = 0.0
+        self.shed: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
+
+    def record(self, judges: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """Return what is told at a beat.
+
+        Args:
+            judges: The calibration of each alias's judge.
+        """
+        return {
+            "name": self.name, "completed": self.completed, "lost": self.lost, "shed": dict(self.shed),
+            "failed": dict(self.failed), "replay_tokens": self.replay_tokens, "running": self.running,
+            "lag_seconds": round(self.lag_seconds, 3), "judge": {alias: dict(each) for alias, each in judges.items()},
+        }  # fmt: skip

@@ -1,0 +1,118 @@
+"""Drift of a pair in both directions: which tokens are scored, under which name, and when they cannot be.
+
+The direction of the pair's control is measured on the control's tokens, the other on the other's, whichever of
+them the caller got. Tool calls and reasoning cannot be turned back into the tokens that were drawn, so
+such an answer of the caller's has no direction; the replay's ids come from the engine and always have.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from evaluators.drift.token_kl import VERSION
+from evaluators.observation import Drift, Kind, Observation, Prompt, Unscored
+from gateway.evaluate.engines import Engine
+from gateway.evaluate.scoring import Given, Scorer
+from gateway.mirror.sample import Sample
+
+# Where vLLM tells token ids.
+_TELLING: Final = ("/v1/chat/completions", "/v1/completions")
+# A quote in a text is escaped in JSON, so this is never a caller's word.
+_REASONING: Final = re.compile(rb'"reasoning(?:_content)?":\s*"[^"]')
+# What a chat template may make of a request and `/tokenize` does not take.
+_NOT_TOKENISED: Final = ("documents", "reasoning_effort", "suffix", "truncate_prompt_tokens")
+_TOKENISED: Final[tuple[str, ...]] = (
+    "messages", "tools", "chat_template", "chat_template_kwargs", "add_generation_prompt",
+    "continue_final_message", "add_special_tokens", "mm_processor_kwargs",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drifts:
+    """Both directions of a pair, and the tokens that they have cost."""
+
+    drift: Drift | Unscored
+    back: Drift | Unscored | None
+    tokens: int = 0
+
+
+async def drifts_of(
+    scorer: Scorer, engine: Engine, sample: Sample, prompt: Prompt, *, given: Observation, replayed: Observation
+) -> Drifts:
+    """Measure a pair.
+
+    Args:
+        scorer: Who asks.
+        engine: Which has both versions.
+        sample: What was asked.
+        prompt: The same, read.
+        given: What the caller got, or for a redacted sample the replay of that version.
+        replayed: What the other version answered.
+    """
+    if sample.endpoint not in _TELLING:
+        nothing = _unscored("no_token_ids")
+        return Drifts(drift=nothing, back=None if sample.kind == Kind.NOISE else nothing)
+    asked = replayed.prompt_ids or given.prompt_ids or await _prompt_ids(scorer, engine, sample)
+    if isinstance(asked, Unscored):
+        return Drifts(drift=asked, back=None if sample.kind == Kind.NOISE else asked)
+    served = sample.control if sample.served == "control" else sample.other
+
+    async def measured(ids: tuple[int, ...] | Unscored, drawn_from: str, other: str) -> tuple[Drift | Unscored, int]:
+        if isinstance(ids, Unscored):
+            return ids, 0
+        return await scorer.drift(
+            engine, Given(prompt=asked, reply=ids, temperature=prompt.temperature), drawn_from, other
+        )  # fmt: skip
+
+    ours, cost = await measured(await _ids_given(scorer, engine, sample, given), served, sample.replayed)
+    if sample.kind == Kind.NOISE:
+        return Drifts(drift=ours, back=None, tokens=cost)
+    ids = replayed.token_ids
+    theirs, more = await measured(_unscored("no_token_ids") if ids is None else ids, sample.replayed, served)
+    forth, back = (ours, theirs) if sample.served == "control" else (theirs, ours)
+    return Drifts(drift=forth, back=back, tokens=cost + more)
+
+
+async def _ids_given(
+    scorer: Scorer, engine: Engine, sample: Sample, given: Observation
+) -> tuple[int, ...] | Unscored:  # fmt: skip
+    if given.token_ids is not None:  # the caller asked for them, or it was replayed
+        return given.token_ids
+    if given.tool_calls:
+        return _unscored("tool_calls")
+    if _REASONING.search(sample.reply):
+        return _unscored("reasoning")
+    if _body(sample).get("echo"):
+        return _unscored("echo")
+    return await scorer.ids_of(engine, engine.base, given.text)
+
+
+async def _prompt_ids(scorer: Scorer, engine: Engine, sample: Sample) -> tuple[int, ...] | Unscored:
+    body = _body(sample)
+    if any(body.get(name) for name in _NOT_TOKENISED):
+        return _unscored("no_token_ids")
+    prompt = body.get("prompt")
+    if isinstance(prompt, list):
+        if prompt and all(type(each) is int for each in prompt):
+            return tuple(prompt)
+        prompt = prompt[0] if len(prompt) == 1 else None
+    if isinstance(prompt, str):
+        return await scorer.ids_of_prompt(engine, {"model": engine.base, "prompt": prompt})
+    if not isinstance(body.get("messages"), list):
+        return _unscored("no_token_ids")
+    asked = {name: body[name] for name in _TOKENISED if name in body}
+    return await scorer.ids_of_prompt(engine, {"model": engine.base, **asked})
+
+
+def _body(sample: Sample) -> dict[str, Any]:
+    try:
+        body = msgspec.json.decode(sample.body)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _unscored(reason: str) -> Unscored:
+    return Unscored(reason=reason, version=VERSION)

@@ -1,0 +1,203 @@
+"""The engines as an evaluator sees them: which versions they have, how busy they are, what they understand."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import msgspec
+
+from gateway.evaluate.calls import CallFailed, Reply, Server
+from gateway.evaluate.load import Load, TokenBucket, read_load
+
+# A list of models and a page of metrics, a few kilobytes each: at most so often.
+LOOK_SECONDS: Final = 1.0
+_ASK_BYTES: Final = 4 * 1024 * 1024
+_OK: Final = 200
+_REFUSED: Final = (400, 422)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineBounds:
+    """What one evaluator may ask of one engine.
+
+    Attributes:
+        requests: Shadow requests at once.
+        tokens_per_second: That they may cost in the long run; None without a bound.
+        kv_cache_share: Above this it gets none.
+        most_running: With more requests running than this, our own aside, it gets none; None without a bound.
+        priority: Of shadow requests in the engine's queue; the lower goes first.
+        look_seconds: That it may take to say what it has, and how busy it is.
+    """
+
+    requests: int = 2
+    tokens_per_second: float | None = None
+    kv_cache_share: float = 0.9
+    most_running: int | None = None
+    priority: int = 1_000_000
+    look_seconds: float = 5.0
+
+
+class Engine:
+    """One engine.
+
+    Args:
+        url: `http://host:port`, or `unix:///path`.
+        bounds: What may be asked of it.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, url: str, bounds: EngineBounds, clock: Callable[[], float]) -> None:
+        self.url = url
+        self.models: frozenset[str] = frozenset()
+        self.base = ""
+        self.most_tokens: int | None = None  # of prompt and reply together, as it says itself
+        self.running = 0
+        self._bounds = bounds
+        self._clock = clock
+        self._server = Server(url)
+        self._room = asyncio.Semaphore(bounds.requests)
+        self._bucket = TokenBucket(bounds.tokens_per_second)
+        self._load = Load()
+        self._asking = 0
+        self._is_up = False
+        self._looked: float | None = None
+        self._looking = asyncio.Lock()
+        self._refused: set[tuple[str, str]] = set()  # paths, and fields that they do not take
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._server.close()
+
+    @property
+    def is_down(self) -> bool:
+        """Whether it did not answer at the last look."""
+        return self._looked is not None and not self._is_up
+
+    async def look(self) -> None:
+        """Ask what it has and how busy it is, unless that was asked a moment ago."""
+        async with self._looking:
+            if self._looked is not None and self._clock() - self._looked < LOOK_SECONDS:
+                return
+            ours = self._asking
+            try:
+                listed, load = await asyncio.gather(self._get("/v1/models"), self._get("/metrics"))
+                self._read_models(listed.body)
+                told = read_load(load.body.decode(errors="replace")) if load.status == _OK else Load()
+                self._load = replace(told, running=told.running - ours)
+                self._is_up = listed.status == _OK
+            except (CallFailed, ValueError, TypeError, KeyError, AttributeError):  # gone, or no list of models
+                self._is_up = False
+            self._looked = self._clock()
+
+    def reason_to_wait(self) -> str:
+        """Return why it should get no shadow requests just now; empty if it may."""
+        if not self._is_up:
+            return "engine_down"
+        if not self._bucket.has_some(self._clock()):
+            return "engine_tokens"
+        return self._load.reason_to_wait(self._bounds.kv_cache_share, self._bounds.most_running)
+
+    @contextlib.asynccontextmanager
+    async def place(self) -> Any:
+        """Hold one of the places for shadow requests."""
+        async with self._room:
+            self.running += 1
+            try:
+                yield
+            finally:
+                self.running -= 1
+
+    async def ask(
+        self, path: str, body: dict[str, Any], *, seconds: float, most_bytes: int, keeps_part: bool = False
+    ) -> Reply:
+        """Return the reply to a POST at low priority, without those fields that the engine has refused before.
+
+        Raises:
+            CallFailed: There is none within the bounds.
+        """
+        asked = {**body, "priority": self._bounds.priority}
+        known = {name: value for name, value in asked.items() if (path, name) not in self._refused}
+        while True:
+            self._asking += 1
+            try:
+                reply = await self._server.call(
+                    path, msgspec.json.encode(known), seconds=seconds, most_bytes=most_bytes, keeps_part=keeps_part
+                )
+            finally:
+                self._asking -= 1
+            blamed = [name for name in _OPTIONAL if name in known and _is_blamed(reply, name)]
+            if not blamed:
+                if reply.status not in _REFUSED:
+                    # It was them: the engine took the request without. A refusal may also repeat what was sent.
+                    self._refused |= {(path, name) for name in _OPTIONAL if name in asked and name not in known}
+                return reply
+            known = {name: value for name, value in known.items() if name not in blamed}
+
+    def spend(self, tokens: int) -> None:
+        """Count what a request has cost."""
+        self._bucket.spend(tokens, self._clock())
+
+    async def _get(self, path: str) -> Reply:
+        return await self._server.call(path, seconds=self._bounds.look_seconds, most_bytes=_ASK_BYTES)
+
+    def _read_models(self, body: bytes) -> None:
+        cards = msgspec.json.decode(body)["data"]
+        self.models = frozenset(str(card["id"]) for card in cards)
+        for card in cards:
+            if not card.get("parent"):
+                length = card.get("max_model_len")
+                self.base, self.most_tokens = str(card["id"]), length if isinstance(length, int) else None
+                return
+
+
+# Ours, and no matter to the answer: without them an engine that is not vLLM, or an older one, serves too.
+_OPTIONAL: Final = ("priority", "return_token_ids")
+
+
+def _is_blamed(reply: Reply, field: str) -> bool:
+    return reply.status in _REFUSED and field.encode() in reply.body.lower()
+
+
+class Engines:
+    """All engines that were named.
+
+    Args:
+        urls: Theirs.
+        bounds: Of each.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, urls: Sequence[str], bounds: EngineBounds, clock: Callable[[], float]) -> None:
+        self._engines = tuple(Engine(url, bounds, clock) for url in urls)
+        self._looks: dict[Engine, asyncio.Task[None]] = {}  # at those that are down
+        self.places = bounds.requests * len(self._engines)
+
+    def __iter__(self) -> Iterator[Engine]:
+        return iter(self._engines)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for look in self._looks.values():
+            look.cancel()
+        await asyncio.gather(*self._looks.values(), return_exceptions=True)
+        for engine in self._engines:
+            await engine.close()
+
+    async def find(self, *versions: str) -> tuple[Engine | None, str]:
+        """Return an engine that has all versions and may be asked now, or None and why there is none.
+
+        Why: `no_engine` where none has them (that is up); else why the least reluctant of those has to wait.
+        """
+        # Nobody waits for one that is down: it may hang, and others have work to do.
+        down = [engine for engine in self._engines if engine.is_down]
+        for engine in down:
+            if engine not in self._looks or self._looks[engine].done():
+                self._looks[engine] = asyncio.ensure_future(engine.look())
+        await asyncio.gather(*(engine.look() for engine in self._engines if engine not in down))
+        having = [engine for engine in self._engines if engine.models.issuperset(versions)]
+        free = [engine for engine in having if not engine.reason_to_wait()]
+        if free:
+            return min(free, key=lambda engine: engine.running), ""
+        return None, having[0].reason_to_wait() if having else "no_engine"

@@ -1,0 +1,122 @@
+"""The judges of all aliases: made when a route names one, calibrated by what all evaluators have stored."""
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+import httpx
+
+from evaluators.observation import Judged, Kind
+from gateway.evaluate.judging import Judge, version_of
+from gateway.evaluate.policies import Policies
+from gateway.store.desired import JudgePolicy
+from gateway.store.pairs import PAGE, Pairs
+
+log = logging.getLogger("loragate.evaluate")
+
+# Of the pairs before this process's start, those of so long count: as long as the store keeps them by default.
+CALIBRATION_SECONDS: Final = 7 * 86_400.0
+
+
+class StoredJudges:
+    """Judges by alias.
+
+    Args:
+        policies: What routes say.
+        pairs: What was judged, by all evaluators.
+        key_of: Returns the key that an environment variable holds; None where it may not be named, or is not set.
+        seconds: For one question.
+        clock: Monotonic seconds.
+        now: Unix seconds.
+    """
+
+    def __init__(
+        self, policies: Policies, pairs: Pairs, key_of: Callable[[str], str | None], *, seconds: float,
+        clock: Callable[[], float], now: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self._policies = policies
+        self._pairs = pairs
+        self._key_of = key_of
+        self._seconds = seconds
+        self._clock = clock
+        self._now = now
+        self._judges: dict[str, Judge] = {}
+        self._old: list[Judge] = []
+        self._unusable: set[JudgePolicy] = set()
+
+    def of(self, alias: str) -> Judge | None:
+        """Return an alias's judge; None where its route names none, or has named it just now."""
+        judge = self._judges.get(alias)
+        return judge if judge is not None and judge.policy == self._policies.of(alias).judge else None
+
+    def learn(self, sharers: int) -> None:
+        """Make the judges that routes name, and read what they said of one version twice, since the last time; blocks.
+
+        Args:
+            sharers: Evaluators among which an hour's pairs are split.
+
+        Raises:
+            StoreError: It cannot be read.
+        """
+        for alias in self._policies.judged():
+            judge = self._current(alias)
+            if judge is None:
+                continue
+            was_flagged = judge.calibration.is_flagged
+            if judge.read_up_to is None:
+                self._begin(judge, alias)
+            while page := self._pairs.since(judge.read_up_to or 0, PAGE, alias):
+                judge.learn(page)
+                judge.read_up_to = page[-1].number
+            judge.sharers = max(1, sharers)
+            if judge.calibration.is_flagged and not was_flagged:
+                log.error("the judge of `%s` is not believed any more: %s", alias, judge.calibration.told())
+            self._judges[alias] = judge  # not before it is known whether it is to be believed
+
+    def _current(self, alias: str) -> Judge | None:
+        """Return the judge that the route names, a new one if it has changed; None where its address is none."""
+        policy, judge = self._policies.of(alias).judge, self._judges.get(alias)
+        if policy is None or policy in self._unusable:
+            return None
+        if judge is not None and judge.policy == policy:
+            return judge
+        if judge is not None:
+            self._old.append(judge)
+        try:
+            return self._made(policy, judge)
+        except (ValueError, httpx.InvalidURL):
+            log.error("the judge of `%s` has the address `%s`, which is no URL; it is not asked", alias, policy.url)
+            self._unusable.add(policy)
+            return None
+
+    def told(self) -> dict[str, dict[str, Any]]:
+        """Return how each judge is calibrated."""
+        return {alias: judge.told() for alias, judge in list(self._judges.items())}
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for judge in (*self._judges.values(), *self._old):
+            await judge.close()
+
+    def _begin(self, judge: Judge, alias: str) -> None:
+        """Read the days before; in the order of requests, which is not that of numbers, so up to a number that is."""
+        head, begin = self._pairs.head(), self._now() - CALIBRATION_SECONDS
+        known: list[Judged] = []
+        last: Judged | None = None
+        while page := self._pairs.between(alias, begin, float("inf"), PAGE, after=last):
+            last = page[-1]
+            known += [each for each in page if each.kind is Kind.NOISE and each.number <= head]
+        judge.learn(sorted(known, key=lambda each: each.number))
+        judge.read_up_to = head
+
+    def _made(self, policy: JudgePolicy, before: Judge | None) -> Judge:
+        key = self._key_of(policy.key_env) if policy.key_env else None
+        if policy.key_env and key is None:
+            log.error(
+                "the environment variable `%s` that a judge's policy names is not set, or not among "
+                "`evaluator.judge_keys`; it is asked without a key", policy.key_env,
+            )  # fmt: skip
+        judge = Judge(policy, key, self._seconds, self._clock)
+        if before is not None and before.version == version_of(policy):  # only its share or budget has changed
+            judge.calibration, judge.read_up_to = before.calibration, before.read_up_to
+        return judge

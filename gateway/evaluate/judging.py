@@ -1,0 +1,210 @@
+"""Ask a language model which of two answers is better, as often and as dearly as the route allows.
+
+Every pair is asked about in both orders. Pairs of one version twice are judged as well: what is said of them
+shows whether the judge is fit, and nothing that an unfit judge says is kept as a score of another pair.
+What was asked is forgotten; a bounded memory of digests keeps the same question from being paid for twice.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from evaluators.observation import Judged, Kind, Outcome, Pair, Score, Unscored
+from evaluators.preference.asking import (
+    VERSION,
+    Choice,
+    are_the_same,
+    can_be_judged,
+    is_flip,
+    preference,
+    question,
+    read_reply,
+)
+from evaluators.preference.calibration import Calibration
+from evaluators.preference.choosing import chance_of, is_chosen
+from gateway.evaluate.calls import CallFailed, Server
+from gateway.store.desired import JudgePolicy
+
+JUDGE: Final = "judge"
+MOST_REMEMBERED: Final = 20_000
+_MOST_BYTES: Final = 1024 * 1024
+# A letter takes a few tokens; a judge that thinks aloud before takes more, and one that never ends is cut off.
+_MOST_TOKENS: Final = 1024
+_HOUR: Final = 3600.0
+# One that hangs is left alone for so long: each question to it holds one of the engines' places.
+_AWAY_SECONDS: Final = 60.0
+_OK: Final = 200
+# Some models take no temperature, or call the bound otherwise: left out where they are refused.
+_OPTIONAL: Final = ("temperature", "max_tokens")
+
+
+class _NoAnswer(Exception):
+    """The judge said nothing that can be used; the message says why in a word."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opinion:
+    """What came of one pair.
+
+    Attributes:
+        outcome: The score, or why there is none.
+        weight: One over the chance that the pair had of being judged; 1 where it was not.
+        tokens: What it has cost, as the judge counts.
+    """
+
+    outcome: Outcome
+    weight: float = 1.0
+    tokens: int = 0
+
+
+def version_of(policy: JudgePolicy) -> str:
+    """Return a judge's version: another model, endpoint or rubric is another judge, calibrated anew."""
+    told = f"{policy.url}\x1f{policy.model}\x1f{policy.rubric}".encode()
+    return f"{VERSION}:{hashlib.sha256(told).hexdigest()[:8]}"
+
+
+class Judge:
+    """The judge of one alias.
+
+    Args:
+        policy: The route's.
+        key: For the judge's endpoint; None for none.
+        seconds: For one question.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, policy: JudgePolicy, key: str | None, seconds: float, clock: Callable[[], float]) -> None:
+        self.policy = policy
+        self.version = version_of(policy)
+        self.calibration = Calibration()
+        self.read_up_to: int | None = None  # the number of the last pair that `learn` was given
+        self.sharers = 1  # evaluators among which the hour's pairs are split
+        self._server = Server(policy.url, {"authorization": f"Bearer {key}"} if key else None)
+        self._seconds = seconds
+        self._clock = clock
+        self._away_until = 0.0
+        self._known: dict[str, Choice] = {}
+        self._asked_at: deque[float] = deque()
+        self._left_out: set[str] = set()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._server.close()
+
+    async def opinion(self, sample: str, pair: Pair, judged: Judged) -> Opinion:
+        """Return what the judge thinks of a pair, or why it was not asked.
+
+        Args:
+            sample: Its id, by which pairs are drawn.
+            pair: The answers.
+            judged: What is known of it so far: its drift says how much it matters.
+        """
+        is_noise = pair.kind is Kind.NOISE
+        share = self.policy.share / 10_000
+        chance = chance_of(share, None if is_noise else judged.drift) if share else 0.0
+        if not is_chosen(self.version, sample, chance):
+            return self._none("not_chosen")
+        if not (can_be_judged(pair.control) and can_be_judged(pair.candidate)):
+            return self._none("empty")
+        if self.calibration.is_flagged and not is_noise:
+            return self._none("uncalibrated")
+        if self._clock() < self._away_until:
+            return self._none("judge_away")
+        if not self._may_ask():
+            return self._none("budget")
+        tokens: list[int] = []
+        try:
+            if are_the_same(pair.control, pair.candidate) and not is_noise:
+                first = second = Choice.TIE
+            else:
+                first = await self._ask(pair, tokens, swapped=False)
+                second = await self._ask(pair, tokens, swapped=True)
+        except _NoAnswer as none:
+            return Opinion(outcome=Unscored(reason=str(none), version=self.version), tokens=sum(tokens))
+        return Opinion(outcome=self._scored(first, second), weight=1 / chance, tokens=sum(tokens))
+
+    def learn(self, pairs: Sequence[Judged]) -> None:
+        """Add what this judge, asked by any evaluator, said of one version twice."""
+        for each in pairs:
+            score = each.scores.get(JUDGE)
+            if each.kind is Kind.NOISE and isinstance(score, Score) and score.version == self.version:
+                self.calibration = self.calibration.after(score.value, flipped=score.control == score.candidate == 0.5)
+
+    def told(self) -> dict[str, Any]:
+        """Return how the judge is calibrated, for reports."""
+        known = self.calibration
+        return {
+            "state": "flagged" if known.is_flagged else "ok", "pairs": known.pairs,
+            "win_rate": round(known.win_rate, 4), "flip_rate": round(known.flip_rate, 4),
+            "e_value": float(f"{known.e_value:.4g}"), "text": known.told(),
+        }  # fmt: skip
+
+    def _scored(self, first: Choice, second: Choice) -> Score:
+        # Each arm's own number: in which share of the two orders it won.
+        control = ((first is Choice.FIRST) + (second is Choice.SECOND)) / 2
+        candidate = ((first is Choice.SECOND) + (second is Choice.FIRST)) / 2
+        assert is_flip(first, second) == (control == candidate == 0.5)
+        return Score(value=preference(first, second), version=self.version, control=control, candidate=candidate)
+
+    def _none(self, reason: str) -> Opinion:
+        return Opinion(outcome=Unscored(reason=reason, version=self.version))
+
+    def _may_ask(self) -> bool:
+        most = self.policy.pairs_per_hour
+        if most is None:
+            return True
+        now = self._clock()
+        while self._asked_at and self._asked_at[0] <= now - _HOUR:
+            self._asked_at.popleft()
+        if len(self._asked_at) >= max(1, most // self.sharers):
+            return False
+        self._asked_at.append(now)
+        return True
+
+    async def _ask(self, pair: Pair, tokens: list[int], *, swapped: bool) -> Choice:
+        shown = (pair.candidate, pair.control) if swapped else (pair.control, pair.candidate)
+        # The digest fences the texts off: none of them can hold a digest of itself.
+        plain = msgspec.json.encode(question(pair.prompt, *shown, self.policy.rubric, ""))
+        digest = hashlib.sha256(self.version.encode() + plain).hexdigest()
+        if digest not in self._known:
+            messages = question(pair.prompt, *shown, self.policy.rubric, digest[:16])
+            choice = read_reply(await self._reply(messages, tokens))
+            if choice is None:
+                raise _NoAnswer("nonsense")
+            if len(self._known) >= MOST_REMEMBERED:
+                del self._known[next(iter(self._known))]
+            self._known[digest] = choice
+        return self._known[digest]
+
+    async def _reply(self, messages: list[dict[str, str]], tokens: list[int]) -> str:
+        body = {"model": self.policy.model, "messages": messages, "temperature": 0, "max_tokens": _MOST_TOKENS}
+        while True:
+            asked = {name: value for name, value in body.items() if name not in self._left_out}
+            try:
+                reply = await self._server.call(
+                    "chat/completions", msgspec.json.encode(asked), seconds=self._seconds, most_bytes=_MOST_BYTES
+                )
+            except CallFailed as failed:
+                if failed.reason == "late":
+                    self._away_until = self._clock() + _AWAY_SECONDS
+                raise _NoAnswer(f"judge_{failed.reason}") from None
+            blamed = {name for name in _OPTIONAL if name in asked and name.encode() in reply.body}
+            if reply.status != 400 or not blamed:
+                break
+            self._left_out |= blamed
+        if reply.status != _OK:
+            raise _NoAnswer(f"judge_status_{reply.status}")
+        try:
+            value = msgspec.json.decode(reply.body)
+            used = (value.get("usage") or {}).get("total_tokens")
+            tokens.append(used if type(used) is int and 0 <= used <= _MOST_BYTES else 0)
+            text = value["choices"][0]["message"]["content"]
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            raise _NoAnswer("nonsense") from None
+        if not isinstance(text, str):
+            raise _NoAnswer("nonsense")
+        return text

@@ -1,0 +1,232 @@
+"""Keep so many samples in work: claim, hold, finish once; ride out a store that is away, and stop in order.
+
+Nothing is lost with this process: what it has claimed runs out and is another's. What a claim is worth is
+decided by the store, so a sample that somebody else has taken meanwhile is dropped here without a trace.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, TypeVar
+
+from gateway.evaluate.counts import Counts
+from gateway.evaluate.sources import Source
+from gateway.evaluate.work import Back, Done
+from gateway.mirror.sample import Sample
+from gateway.store.errors import StoreError
+
+T = TypeVar("T")
+
+log = logging.getLogger("loragate.evaluate")
+
+# Between two looks for work while there is none; a look at an empty queue reads one index.
+IDLE_SECONDS: Final = 0.5
+# Seconds for which no more of an alias are claimed after one had to be given back for a reason that is not the
+# sample's: what waits is not claimed and given back over and over, and others' samples are not held up.
+_SHED: Final = {
+    "queue": 1.0,
+    "kv_cache": 1.0,
+    "running": 1.0,
+    "engine_tokens": 1.0,
+    "engine_down": 2.0,
+    "no_engine": 5.0,
+    "budget": 30.0,
+}
+_FIRST_PAUSE: Final = 0.5
+_LONGEST_PAUSE: Final = 10.0
+# A lease is renewed this often before it runs out: two renewals may fail.
+_RENEWALS: Final = 3
+# What a store or a node that is away raises.
+AWAY: Final = (StoreError, OSError)
+
+
+@dataclass(slots=True)
+class _Held:
+    sample: Sample
+    source: Source
+    task: asyncio.Task[None] | None = field(default=None)
+
+
+class Loop:
+    """The work of one evaluator.
+
+    Args:
+        sources: Where samples come from, the first one first.
+        evaluate: One sample's story.
+        counts: What is told of it.
+        at_once: Samples in work at a time.
+        lease_seconds: How long a claim lasts.
+        now: Unix seconds.
+    """
+
+    def __init__(
+        self, sources: tuple[Source, ...], evaluate: Callable[[Sample], Awaitable[Done | Back]], counts: Counts, *,
+        at_once: int, lease_seconds: float, now: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self._sources = sources
+        self._evaluate = evaluate
+        self._counts = counts
+        self._at_once = at_once
+        self._lease = lease_seconds
+        self._now = now
+        self._held: dict[str, _Held] = {}
+        self._has_room = asyncio.Event()
+        self._left: dict[str, float] = {}  # aliases that are left alone, until when
+        # One thread: what this evaluator has spent is added up by it alone.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="evaluate-store")
+
+    async def run(self, stop: asyncio.Event, drain_seconds: float) -> None:
+        """Work until `stop` is set; then finish what runs, so long as that takes at most `drain_seconds`."""
+        holding = asyncio.ensure_future(self._hold())
+        try:
+            while not stop.is_set():
+                if holding.done():
+                    holding.result()  # a bug: better to end, and be started again, than to lose every lease
+                await self._fill(stop)
+            await self._drain(drain_seconds)
+        finally:
+            holding.cancel()
+            for held in self._held.values():
+                if held.task is not None:
+                    held.task.cancel()
+            await asyncio.gather(holding, return_exceptions=True)
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _fill(self, stop: asyncio.Event) -> None:
+        pause = 0.0
+        free = self._at_once - len(self._held)
+        if free:
+            claimed = 0
+            for source in self._sources:
+                claimed += await self._claim(source, free - claimed)
+            pause = 0.0 if claimed else IDLE_SECONDS
+            if claimed and len(self._held) < self._at_once:
+                return
+        self._has_room.clear()
+        waits = [asyncio.ensure_future(stop.wait())]
+        if not pause:  # full: until one is done
+            waits.append(asyncio.ensure_future(self._has_room.wait()))
+        await asyncio.wait(waits, timeout=pause or None, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+    async def _claim(self, source: Source, most: int) -> int:
+        if most <= 0:
+            return 0
+        now = asyncio.get_running_loop().time()
+        self._left = {alias: until for alias, until in self._left.items() if until > now}
+        try:
+            samples = await self._blocking(source.claim, most, tuple(self._left))
+        except AWAY as error:
+            log.debug("no samples can be claimed: %s", error)
+            return 0
+        for sample in samples:
+            held = self._held[sample.id] = _Held(sample, source)
+            held.task = asyncio.ensure_future(self._work(held))
+        self._counts.running = len(self._held)
+        return len(samples)
+
+    async def _work(self, held: _Held) -> None:
+        sample = held.sample
+        try:
+            outcome = await self._evaluate(sample)
+        except AWAY:
+            outcome = Back(reason="store_away", again_after_seconds=_LONGEST_PAUSE)
+        except Exception as error:  # noqa: BLE001  # one sample that we cannot do must not end the others
+            # Told by kind and place: its text may hold what somebody wrote.
+            log.error("sample %s cannot be evaluated: %s at %s", sample.id, type(error).__name__, _place_of(error))
+            outcome = Back(reason=f"bug:{type(error).__name__}", again_after_seconds=None)
+        try:
+            await self._settle(held, outcome)
+        except Exception as error:  # noqa: BLE001  # what cannot be stored must not keep its place for good
+            log.error("sample %s cannot be stored: %s at %s", sample.id, type(error).__name__, _place_of(error))
+            self._counts.failed[f"bug:{type(error).__name__}"] += 1
+            with contextlib.suppress(Exception):  # its lease runs out all the same
+                await self._told(partial(held.source.give_up, sample, "not_storable", None, 0))
+        self._forget(sample.id)
+
+    async def _settle(self, held: _Held, outcome: Done | Back) -> None:
+        sample, counts = held.sample, self._counts
+        if isinstance(outcome, Done):
+            counts.replay_tokens += outcome.tokens
+            if await self._told(partial(held.source.finish, outcome.judged, outcome.tokens)):
+                counts.completed += 1
+                counts.lag_seconds = max(0.0, self._now() - sample.at)
+            else:
+                counts.lost += 1
+            return
+        counts.replay_tokens += outcome.tokens
+        again = outcome.again_after_seconds
+        if outcome.reason in _SHED:
+            counts.shed[outcome.reason] += 1
+            self._left[sample.alias] = asyncio.get_running_loop().time() + _SHED[outcome.reason]
+        if again is None:
+            counts.failed[outcome.reason] += 1
+            log.info("sample %s is given up: %s", sample.id, outcome.reason)
+        await self._told(partial(held.source.give_up, sample, outcome.reason, again, outcome.tokens))
+
+    async def _told(self, tell: Callable[[], bool]) -> bool:
+        """Tell the source, again and again while it is away; returns False if the claim was lost meanwhile."""
+        loop = asyncio.get_running_loop()
+        pause, deadline = _FIRST_PAUSE, loop.time() + 2 * self._lease
+        while True:
+            try:
+                return await self._blocking(tell)
+            except AWAY as error:
+                if loop.time() + pause > deadline:  # by then it is another's
+                    log.warning("what was evaluated could not be stored in time: %s", error)
+                    return False
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _hold(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease / _RENEWALS)
+            for source in self._sources:
+                held = {each.sample.id: each for each in self._held.values() if each.source is source}
+                if not held:
+                    continue
+                try:
+                    ours = await self._blocking(source.extend, tuple(held))
+                except AWAY:
+                    continue  # at the end the store says whose they are
+                for lost in held.keys() - ours:
+                    self._lose(lost)
+
+    def _lose(self, sample_id: str) -> None:
+        held = self._held.get(sample_id)
+        if held is None or held.task is None:
+            return  # done meanwhile
+        log.info("sample %s is another evaluator's by now", sample_id)
+        self._counts.lost += 1
+        held.task.cancel()
+        self._forget(sample_id)
+
+    async def _drain(self, seconds: float) -> None:
+        running = [held.task for held in self._held.values() if held.task is not None]
+        if running:
+            await asyncio.wait(running, timeout=seconds)
+        for held in list(self._held.values()):  # at once somebody else's, in place of after the lease
+            if held.task is not None:
+                held.task.cancel()
+            with contextlib.suppress(*AWAY):
+                await self._blocking(partial(held.source.give_up, held.sample, "stopped", 0.0, 0))
+
+    def _forget(self, sample_id: str) -> None:
+        self._held.pop(sample_id, None)
+        self._counts.running = len(self._held)
+        self._has_room.set()
+
+    async def _blocking(self, work: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+
+def _place_of(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "unknown" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"

@@ -1,0 +1,93 @@
+"""Ask another version what a caller asked: the one fence around engines.
+
+Whatever the engine does, be it slow, hung, dead, endless, or telling nonsense, becomes an `Observation` that says how
+it ended, within a bounded time and a bounded number of bytes. Seeds and sampling parameters are the caller's.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from evaluators.normalize import NotComparable, observation_of, replay_body
+from evaluators.observation import Ended, Observation
+from gateway.evaluate.calls import CallFailed
+from gateway.evaluate.engines import Engine
+from gateway.mirror.sample import Sample
+
+# Streamed whatever the caller asked for: so the time to the first token and between tokens is known.
+_STREAMED: Final = ("/v1/chat/completions", "/v1/completions")
+_OK: Final = 200
+# More than any model reads: who counts so is lying, and what it counts is added up.
+_MOST_TOKENS: Final = 100_000_000
+_NAMED: Final = (400, 404, 408, 413, 422, 429, 500, 502, 503, 504)
+# What may pass: the engine was away, busy, or has just lost the version. Else asking again would change nothing.
+_PASSING: Final = frozenset(
+    (
+        "unreachable", "broken", "late", "unfinished", "engine_error", "status_404", "status_408", "status_429",
+        "status_500", "status_502", "status_503", "status_504",
+    )
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayBounds:
+    """What a replay may take: seconds, and bytes of the reply."""
+
+    seconds: float = 120.0
+    reply_bytes: int = 4 * 1024 * 1024
+
+
+def heard(sample: Sample) -> Observation:
+    """Return what the caller got.
+
+    Raises:
+        NotComparable: It cannot be read.
+    """
+    return observation_of(
+        sample.endpoint, sample.reply, sample.is_stream, ttft_seconds=sample.ttft_seconds,
+        duration_seconds=sample.duration_seconds or None, ended=Ended(sample.ended),
+    )  # fmt: skip
+
+
+async def replay(engine: Engine, sample: Sample, version: str, bounds: ReplayBounds) -> Observation:
+    """Return what `version` answers: `FAILED` where it does not, `TRUNCATED` where a bound of ours cut it."""
+    is_stream = sample.endpoint in _STREAMED or sample.is_stream
+    try:
+        body = replay_body(
+            sample.endpoint, sample.body, model=version, priority=None, stream=is_stream, want_token_ids=True
+        )
+        reply = await engine.ask(
+            sample.endpoint, msgspec.json.decode(body, type=dict[str, msgspec.Raw]), seconds=bounds.seconds,
+            most_bytes=bounds.reply_bytes, keeps_part=is_stream,
+        )  # fmt: skip
+        if reply.status != _OK:
+            return _failed(_status(reply.status), reply.seconds)
+        is_cut = reply.cut in ("bytes", "time")  # by us; what broke off by itself has failed
+        if reply.cut and not is_cut:
+            return _failed("broken", reply.seconds)
+        seen = observation_of(
+            sample.endpoint, reply.body, is_stream, ttft_seconds=reply.first_seconds, duration_seconds=reply.seconds,
+            ended=Ended.TRUNCATED if is_cut else Ended.COMPLETE,
+        )  # fmt: skip
+    except CallFailed as failed:
+        return _failed(failed.reason)
+    except NotComparable as problem:
+        return _failed(problem.reason)
+    if max(seen.prompt_tokens or 0, seen.completion_tokens or 0) > _MOST_TOKENS:
+        return _failed("garbled", reply.seconds)
+    engine.spend((seen.prompt_tokens or 0) + (seen.completion_tokens or 0))
+    return seen
+
+
+def is_passing(reason: str) -> bool:
+    """Whether what a replay failed of may be over soon."""
+    return reason in _PASSING
+
+
+def _failed(reason: str, seconds: float | None = None) -> Observation:
+    return Observation(ended=Ended.FAILED, error=reason, duration_seconds=seconds)
+
+
+def _status(status: int) -> str:
+    return f"status_{status}" if status in _NAMED else f"status_{status // 100}xx"

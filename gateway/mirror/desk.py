@@ -1,0 +1,192 @@
+"""The node's side of feedback: find out what it is about, then store it.
+
+A worker hands on what callers say; which worker has served the request is asked of all of them.
+What none of this gateway's workers remembers is stored without what it is about: other gateways
+look at those, and each resolves what its own workers remember. What nobody knows expires.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from gateway.mirror.faults import told
+from gateway.mirror.feedback import About, Feedback
+from gateway.mirror.redact import NotRedacted, redact_text
+from gateway.observe.mirror_counts import MirrorCounts
+from gateway.store.desired import MirrorPolicy
+from gateway.store.errors import StoreError
+
+log = logging.getLogger("loragate.mirror")
+
+# Feedback is gathered for so long, so that workers are asked for many at once.
+GATHER_SECONDS: Final = 0.2
+MOST_AT_ONCE: Final = 500
+# What may wait here; a word is 2.2 kB at most.
+MOST_WAITING: Final = 10_000
+RETRY_SECONDS: Final = 1.0
+# Other gateways' unresolved feedback is looked at so often.
+LOOK_SECONDS: Final = 2.0
+# Of those so many at a time.
+MOST_UNRESOLVED: Final = 1_000
+# Ids that were looked for here and are not known; the ring never learns old ones.
+MOST_SOUGHT: Final = 10_000
+
+
+class Box(Protocol):
+    """Where feedback is stored: `gateway.store.feedback.Feedbacks`."""
+
+    def put(self, given: Feedback) -> None:
+        """Store it, in the place of what the same account said of the same request before."""
+
+    def resolve(self, request_id: str, account: str, about: About, *, comment: str | None = None) -> bool:
+        """Note what it is about; `comment` takes the place of its comment."""
+
+    def drop(self, request_id: str, account: str) -> None:
+        """Delete it."""
+
+    def unresolved(self, limit: int = 1000, *, newest: bool = False) -> list[Feedback]:
+        """Return the oldest of those of which it is not known what they are about; or the newest."""
+
+
+class FeedbackDesk:
+    """Takes feedback over from workers.
+
+    Args:
+        box: The store's feedback.
+        recall: Asks all workers what served some requests.
+        policies: Returns every alias's mirror policy as it is now.
+        keep_seconds: How long feedback is kept of which it is not known what it is about.
+        clock: Unix seconds.
+        retry_seconds: How soon the store is tried again while it is away.
+    """
+
+    def __init__(
+        self, box: Box, recall: Callable[[Sequence[str]], Awaitable[dict[str, About]]],
+        policies: Callable[[], dict[str, MirrorPolicy]], keep_seconds: float, clock: Callable[[], float],
+        retry_seconds: float = RETRY_SECONDS,
+    ) -> None:  # fmt: skip
+        self.counts = MirrorCounts()
+        self._box = box
+        self._recall = recall
+        self._policies = policies
+        self._keep_seconds = keep_seconds
+        self._clock = clock
+        self._retry_seconds = retry_seconds
+        self._waiting: deque[Feedback] = deque()
+        self._has_come = asyncio.Event()
+        self._sought: OrderedDict[str, None] = OrderedDict()
+
+    def hear(self, feedback: Feedback) -> None:
+        """Take feedback over; never waits, never raises."""
+        if len(self._waiting) >= MOST_WAITING:
+            self.counts.hear("dropped")
+            return
+        self._waiting.append(feedback)
+        self._has_come.set()
+
+    async def run(self) -> None:
+        """Store what comes and resolve what other gateways could not, until cancelled."""
+        await asyncio.gather(self._keep_storing(), self._keep_looking())
+
+    async def _keep_storing(self) -> None:
+        while True:
+            await self._has_come.wait()
+            await asyncio.sleep(GATHER_SECONDS)
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_AT_ONCE))]
+            if not self._waiting:
+                self._has_come.clear()
+            try:
+                await self._attach(batch)
+            except StoreError as error:
+                log.warning("feedback waits: %s", error)
+                self._waiting.extendleft(reversed(batch))  # to put one twice is harmless
+                self._has_come.set()
+                await asyncio.sleep(self._retry_seconds)
+            except Exception as error:  # noqa: BLE001 (the fence: told without its text)
+                for _ in batch:
+                    self.counts.hear("dropped")
+                log.error("feedback could not be stored; this is a bug: %s", told(error))
+
+    async def _attach(self, batch: list[Feedback]) -> None:
+        about = await self._recall([each.request_id for each in batch])
+        policies = self._policies()
+        to_store: list[Feedback] = []
+        for given in batch:
+            known = about.get(given.request_id)
+            if known is not None and known.account != given.account:
+                continue
+            to_store.append(msgspec.structs.replace(given, about=known, comment=self._comment(given, known, policies)))
+        await asyncio.to_thread(self._put, to_store)
+        for given in to_store:
+            self.counts.hear("unknown_request" if given.about is None else "attached")
+            if given.about is None:
+                self._seek(given)
+        for _ in range(len(batch) - len(to_store)):
+            self.counts.hear("not_yours")
+
+    def _put(self, batch: Sequence[Feedback]) -> None:
+        for given in batch:
+            self._box.put(given)
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                await self._look()
+            except StoreError:
+                continue  # told by the store's own watch
+            except Exception as error:  # noqa: BLE001 (the fence: told without its text)
+                log.error("feedback of other gateways could not be looked at; this is a bug: %s", told(error))
+
+    async def _look(self) -> None:
+        """Resolve what this gateway's workers remember of other gateways' feedback, and drop what is too old."""
+        found = await asyncio.to_thread(self._box.unresolved, MOST_UNRESOLVED)
+        too_old = self._clock() - self._keep_seconds
+        for given in found:
+            if given.at < too_old:
+                await asyncio.to_thread(self._box.drop, given.request_id, given.account)
+        if len(found) >= MOST_UNRESOLVED:  # what nobody knows must not hide what has just come
+            found = await asyncio.to_thread(self._box.unresolved, MOST_UNRESOLVED, newest=True)
+        new = [given for given in found if given.at >= too_old and given.id not in self._sought]
+        if not new:
+            return
+        about = await self._recall([each.request_id for each in new])
+        policies = self._policies()
+        for given in new:
+            self._seek(given)
+            known = about.get(given.request_id)
+            if known is None:
+                continue
+            if known.account != given.account:
+                await asyncio.to_thread(self._box.drop, given.request_id, given.account)
+                self.counts.hear("not_yours")
+                continue
+            comment = self._comment(given, known, policies)
+            await asyncio.to_thread(self._box.resolve, given.request_id, given.account, known, comment=comment)
+            self.counts.hear("attached")
+
+    def _seek(self, given: Feedback) -> None:
+        self._sought[given.id] = None
+        if len(self._sought) > MOST_SOUGHT:
+            self._sought.popitem(last=False)
+
+    @staticmethod
+    def _comment(given: Feedback, about: About | None, policies: dict[str, MirrorPolicy]) -> str:
+        """Return what may be kept of a comment: all where the alias's words may be kept, else nothing.
+
+        As long as it is not known which alias it is about, what holds for each of them holds.
+        """
+        if not given.comment:
+            return ""
+        told = [policies[about.alias]] if about is not None and about.alias in policies else []
+        bound = told if about is not None else list(policies.values())
+        if any(policy.capture != "full" for policy in bound):
+            return ""
+        try:
+            return redact_text(given.comment, tuple(dict.fromkeys(name for policy in bound for name in policy.redact)))
+        except NotRedacted:
+            return ""

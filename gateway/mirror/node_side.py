@@ -1,0 +1,53 @@
+"""What ties the mirror and feedback to a node: whose policy holds, and who gets what workers send."""
+
+from collections.abc import Sequence
+
+from gateway.mirror.desk import FeedbackDesk
+from gateway.mirror.feedback import Feedback
+from gateway.mirror.intake import MirrorIntake
+from gateway.mirror.taken import Taken
+from gateway.observe.mirror_counts import MirrorCounts, MirrorReading, added_up
+from gateway.store.desired import Desired, MirrorPolicy
+
+_DEFAULT = MirrorPolicy()
+
+
+def policy_of(desired: Desired, alias: str) -> MirrorPolicy | None:
+    """Return the mirror policy of an alias, the default where its route says nothing; None without a route."""
+    route = desired.route(alias)
+    return None if route is None else route.mirror or _DEFAULT
+
+
+def policies(desired: Desired) -> dict[str, MirrorPolicy]:
+    """Return the mirror policy of every alias."""
+    return {route.alias: route.mirror or _DEFAULT for route in desired.routes}
+
+
+def mirror_reading(mirror: MirrorIntake, feedback: FeedbackDesk, of_workers: MirrorCounts) -> MirrorReading:
+    """Return what a scrape shows of the mirror and of feedback."""
+    items, size = mirror.held
+    counts = added_up((of_workers, mirror.counts, feedback.counts))
+    if mirror.straight.expired:
+        counts.drop("unclaimed", mirror.straight.expired)
+    return MirrorReading(counts=counts, held_items=items, held_bytes=size)
+
+
+class Catcher:
+    """Gives what workers send to who takes it.
+
+    Args:
+        mirror: Takes copies of requests.
+        feedback: Takes what callers say of replies.
+    """
+
+    def __init__(self, mirror: MirrorIntake, feedback: FeedbackDesk) -> None:
+        self._mirror = mirror
+        self._feedback = feedback
+
+    def take(self, copies: Sequence[Taken]) -> None:
+        """Take over copies of requests."""
+        self._mirror.take(copies)
+
+    def hear(self, feedback: Feedback) -> None:
+        """Take over what a caller says of a reply."""
+        self._feedback.hear(feedback)

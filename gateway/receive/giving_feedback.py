@@ -1,0 +1,128 @@
+"""`POST /v1/feedback`: what a caller says of a reply, read and handed on.
+
+Taken is what is well-formed, whether or not anybody remembers the request: so the answer tells
+a caller nothing of other callers' requests.
+"""
+
+import json
+from typing import Any, Final
+
+import msgspec
+
+from gateway.errors import BadRequest, Overloaded, PayloadTooLarge
+from gateway.mirror.feedback import LONGEST_COMMENT, LONGEST_LABEL, Feedback
+from gateway.receive.deps import LONGEST_REQUEST_ID, Deps
+from gateway.receive.incoming import Incoming
+
+_FIELDS: Final = ("request_id", "score", "thumb", "label", "comment")
+_VERDICTS: Final = ("score", "thumb", "label")
+# The longest comment with every character escaped takes a quarter of it.
+_MOST_BYTES: Final = 64 * 1024
+
+
+def take_feedback(incoming: Incoming, deps: Deps, now: float) -> bytes:
+    """Hand on the feedback in a request, and return the reply's body.
+
+    Raises:
+        BadRequest: It is not well-formed; `param` names the field.
+        RateLimited: The key has had its share of requests.
+        Overloaded: It cannot be handed on now.
+    """
+    caller = incoming.caller
+    if caller.rates is not None:
+        lease = deps.rates.admit(caller, deps.table(), "", now)
+        if lease is not None:
+            lease.end(0, now)
+    body, incoming.body = b"".join(incoming.body), []  # the connection may be idle for long after this
+    if len(body) > _MOST_BYTES:
+        raise PayloadTooLarge(f"The feedback has {len(body):,} bytes; the limit is {_MOST_BYTES:,}.")
+    given = read_feedback(body, caller.unit, deps.clock())
+    if not deps.hear(given):
+        raise Overloaded("Feedback cannot be taken just now. Try again shortly.")
+    return msgspec.json.encode({"id": given.id, "object": "feedback", "request_id": given.request_id})
+
+
+def read_feedback(body: bytes, account: str, now: float) -> Feedback:
+    """Return the feedback that a body holds.
+
+    Args:
+        body: As it was sent.
+        account: To whom the key belongs.
+        now: Unix seconds.
+
+    Raises:
+        BadRequest: It is not well-formed; `param` names the field.
+    """
+    try:
+        values = json.loads(body)  # as lenient as other endpoints are with halves of surrogate pairs
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise BadRequest("The body is not a valid JSON object.")
+    for name in values:
+        if name not in _FIELDS:
+            told_name = _storable(name[:80])
+            raise BadRequest(f"`{told_name}` is not known; known are {', '.join(_FIELDS)}.", param=told_name)
+    told = [name for name in _VERDICTS if values.get(name) is not None]
+    if len(told) != 1:
+        found = f"{' and '.join(told)}" if told else "none of them"
+        raise BadRequest(
+            f"Give exactly one of `score`, `thumb` and `label`; the request has {found}.",
+            param=told[1] if told else "score",
+        )
+    return Feedback(
+        request_id=_request_id(values.get("request_id")), account=account, score=_score(values.get("score")),
+        thumb=_thumb(values.get("thumb")), label=_text(values, "label", LONGEST_LABEL, least=1),
+        comment=_text(values, "comment", LONGEST_COMMENT), at=now,
+    )  # fmt: skip
+
+
+def _request_id(value: object) -> str:
+    if value is None or value == "":
+        raise BadRequest(
+            "You must provide `request_id`: the `x-request-id` of the reply that this is about.", param="request_id",
+            code="missing_required_parameter",
+        )  # fmt: skip
+    if not isinstance(value, str) or len(value) > LONGEST_REQUEST_ID or not value.isascii() or not value.isprintable():
+        raise BadRequest(
+            f"`request_id` is not one of ours: give a reply's `x-request-id`, at most {LONGEST_REQUEST_ID} characters.",
+            param="request_id",
+        )
+    return value
+
+
+def _score(value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise BadRequest(f"`score` is {_shown(value)}; it must be a number from 0 (bad) to 1 (good).", param="score")
+    return float(value)
+
+
+def _thumb(value: object) -> Any:
+    if value is None or value in ("up", "down"):
+        return value
+    raise BadRequest(f"`thumb` is {_shown(value)}; it may be `up` or `down`.", param="thumb")
+
+
+def _text(values: dict[str, Any], name: str, most: int, least: int = 0) -> str:
+    value = values.get(name)
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        value = _storable(value).replace("\0", "")  # PostgreSQL refuses zeros
+    if not isinstance(value, str) or not least <= len(value) <= most:
+        what = f"{len(value):,} characters" if isinstance(value, str) else "no text"
+        raise BadRequest(f"`{name}` is {what}; it must be text of {least} to {most:,} characters.", param=name)
+    return value
+
+
+def _storable(text: str) -> str:
+    """Return a text without halves of surrogate pairs, which neither a reply nor the store can hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _shown(value: object) -> str:
+    if not isinstance(value, int | float | str):
+        return "no text"
+    return f"`{_storable(str(value)[:40])}`"

@@ -1,0 +1,29 @@
+"""What the worker answers itself, without an engine: its health, models, and thanks for feedback."""
+
+from gateway.receive.deps import Deps
+from gateway.receive.endpoints import Kind
+from gateway.receive.giving_feedback import take_feedback
+from gateway.receive.incoming import Incoming
+from gateway.receive.listing import list_models, show_model
+
+
+def own_answer(incoming: Incoming, deps: Deps, now: float) -> tuple[int, bytes]:
+    """Return the status and the body of a reply that needs no engine.
+
+    Args:
+        incoming: A whole request to one of these endpoints.
+        deps: The worker's.
+        now: Monotonic seconds.
+
+    Raises:
+        ModelNotFound, Forbidden: As for a request to the model.
+        BadRequest, RateLimited, Overloaded: Feedback is not taken.
+    """
+    endpoint, model = incoming.address.endpoint, incoming.address.model
+    if endpoint.kind is Kind.HEALTH:
+        return 200, b'{"status":"ok"}'
+    if endpoint.kind is Kind.FEEDBACK:
+        return 202, take_feedback(incoming, deps, now)
+    if endpoint.kind is Kind.MODEL and model is not None:
+        return 200, show_model(deps.table(), incoming.caller, model)
+    return 200, list_models(deps.table(), incoming.caller)

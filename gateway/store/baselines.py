@@ -1,0 +1,38 @@
+"""What traffic to a version looked like when it was promoted: later traffic is compared with it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select
+
+from gateway.store import rows
+from gateway.store.clock import now_of
+from gateway.store.schema import baselines as table
+from gateway.store.sql import Store
+
+
+class Baselines:
+    """The baselines in a store, one a version. Every method blocks, and may raise StoreError.
+
+    Args:
+        store: The store.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def put(self, version: str, body: Mapping[str, Any]) -> None:
+        """Store a version's baseline, in the place of the one before."""
+
+        def work(connection: Connection) -> None:
+            connection.execute(delete(table).where(table.c.version == version))
+            at = now_of(connection)
+            connection.execute(insert(table).values(version=version, at=at, record=rows.encode(dict(body))))
+
+        self._store.writing(work)
+
+    def get(self, version: str) -> dict[str, Any] | None:
+        """Return a version's baseline; None without one."""
+        query = select(table.c.record).where(table.c.version == version)
+        record = self._store.reading(lambda connection: connection.scalar(query))
+        return None if record is None else rows.decode(record, dict[str, Any], table.name)

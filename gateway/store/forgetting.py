@@ -1,0 +1,116 @@
+"""Forget what people wrote: when its time is over, or where newer samples need the room."""
+
+import contextlib
+from collections.abc import Sequence
+from typing import Final
+
+from sqlalchemy import Connection, delete, exists, func, select
+
+from gateway.store import spending
+from gateway.store.errors import StoreError
+from gateway.store.schema import counters, pair_words
+from gateway.store.schema import sample_texts as texts
+from gateway.store.schema import samples as queue
+from gateway.store.sql import Store
+
+# Half an hour of ten samples a second, and as much as a small machine has to spare.
+MOST_SAMPLES: Final = 20_000
+MOST_BYTES: Final = 1 << 30
+# Rows deleted in one transaction: so that no writer waits long.
+BATCH: Final = 500
+# Whoever reads for longer keeps the file from being wiped until the next call.
+WIPE_MILLISECONDS: Final = 250
+TURN: Final = "forgetting"
+# The states of a sample in the queue.
+OPEN: Final = 0
+FAILED: Final = 1
+
+
+def make_room(connection: Connection, sizes: Sequence[int], most_samples: int, most_bytes: int) -> int:
+    """Return how many of the first samples of these sizes fit, once judged and failed ones have given way to them.
+
+    Args:
+        connection: In the transaction that stores them.
+        sizes: Bytes of each.
+        most_samples, most_bytes: Kept at a time.
+    """
+    n, size = connection.execute(select(func.count(), func.coalesce(func.sum(texts.c.size), 0))).one()
+    room = (most_samples - n, most_bytes - int(size))
+    missing = (len(sizes) - room[0], sum(sizes) - room[1])
+    if max(missing) > 0:
+        freed = _drop_judged(connection, *missing)
+        room = (room[0] + freed[0], room[1] + freed[1])
+    fits, used = 0, 0
+    for each in sizes:
+        used += each
+        if fits >= room[0] or used > room[1]:
+            break
+        fits += 1
+    return fits
+
+
+def _drop_judged(connection: Connection, samples: int, size: int) -> tuple[int, int]:
+    """Delete texts of judged and failed samples, those first that expire soonest; returns how many, and bytes."""
+    is_waiting = exists().where(queue.c.id == texts.c.id, queue.c.state == OPEN)
+    query = select(texts.c.id, texts.c.size).where(~is_waiting).order_by(texts.c.expires).limit(BATCH)
+    freed = [0, 0]
+    gone = []
+    for id_, each in connection.execute(query.with_for_update(skip_locked=True, of=texts)).all():
+        if freed[0] >= samples and freed[1] >= size:
+            break
+        gone.append(id_)
+        freed[0] += 1
+        freed[1] += each
+    connection.execute(delete(texts).where(texts.c.id.in_(gone)))
+    # Whoever forgets what has expired may hold these rows and wait for the texts: what it holds, it deletes.
+    failed = select(queue.c.id).where(queue.c.id.in_(gone)).with_for_update(skip_locked=True)
+    connection.execute(delete(queue).where(queue.c.id.in_(set(connection.scalars(failed)))))
+    return freed[0], freed[1]
+
+
+def forget(store: Store, now: float) -> int:
+    """Delete texts that have expired, with samples that still waited and the words of pairs; returns how many texts.
+
+    Raises:
+        StoreError: Not all of it is done; call again.
+    """
+    gone = 0
+    goes_on = True
+    while goes_on:
+        deleted, goes_on = store.writing(lambda connection: _forget_some(connection, now))
+        gone += deleted
+    store.writing(spending.forget)
+    if store.database.is_sqlite:
+        with contextlib.suppress(StoreError):  # the texts are deleted; the next call wipes the rest
+            _wipe(store)
+    return gone
+
+
+def _forget_some(connection: Connection, now: float) -> tuple[int, bool]:
+    """Delete one batch; returns how many texts, and whether there may be more."""
+    turn = select(counters.c.value).where(counters.c.name == TURN).with_for_update()
+    connection.execute(turn)  # two gateways that delete at once would wait for each other
+    words = select(pair_words.c.sample).where(pair_words.c.expires <= now).limit(BATCH)
+    n_words = connection.execute(delete(pair_words).where(pair_words.c.sample.in_(words))).rowcount
+    query = select(texts.c.id).where(texts.c.expires <= now).order_by(texts.c.expires).limit(BATCH)
+    found = set(connection.scalars(query))
+    if not found:
+        return 0, n_words == BATCH
+    # What an evaluator is storing this very moment is left for the next time, so that neither waits for the other.
+    waiting = select(queue.c.id).where(queue.c.id.in_(found))
+    busy = set(connection.scalars(waiting)) - set(connection.scalars(waiting.with_for_update(skip_locked=True)))
+    gone = found - busy
+    connection.execute(delete(queue).where(queue.c.id.in_(gone)))
+    deleted = connection.execute(delete(texts).where(texts.c.id.in_(gone))).rowcount
+    return deleted, (len(found) == BATCH and deleted > 0) or n_words == BATCH
+
+
+def _wipe(store: Store) -> None:
+    """Empty SQLite's log, in which the deleted pages lie on as they were."""
+    database = store.database
+    session = database.session()
+    try:
+        database.ask(session, f"PRAGMA busy_timeout={WIPE_MILLISECONDS}")
+        database.ask(session, "PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        session.close()

@@ -1,0 +1,288 @@
+"""Judged pairs, numbered in the order of commits: who has read up to a number has missed none below it.
+
+What a pair says of words (`Drift.top_moved`) lies beside it and goes with its sample's texts;
+the pair itself holds names, numbers and hashes alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+from sqlalchemy import Connection, Select, delete, insert, select, tuple_, update
+from sqlalchemy.exc import IntegrityError
+
+from evaluators.observation import NOTHING, Drift, Judged, Kind, Outcome, Score, Unscored
+from gateway.store import rows
+from gateway.store.schema import counters, pair_words
+from gateway.store.schema import pairs as table
+from gateway.store.sql import Store
+
+PAGE: Final = 1000
+# Rows deleted in one transaction: so that no writer waits long.
+BATCH: Final = 1000
+COUNTER: Final = "pairs"
+
+Moved = tuple[tuple[str, int, float, float], ...]
+
+
+class _Score(msgspec.Struct, frozen=True, array_like=True, tag="score"):
+    value: float
+    version: str
+    control: float | None = None
+    candidate: float | None = None
+
+
+class _Unscored(msgspec.Struct, frozen=True, array_like=True, tag="unscored"):
+    reason: str
+    version: str
+
+
+class _Drift(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="drift"):
+    n_tokens: int
+    log_ratio: float
+    kl: float
+    moved_share: float
+    top1_agreement: float
+    top_moved: Moved = ()
+    temperature: float = 1.0
+    histogram: tuple[int, ...] = ()
+
+
+class _NoDrift(msgspec.Struct, frozen=True, kw_only=True, tag="unscored"):
+    reason: str
+    version: str
+
+
+class _Judged(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    number: int = 0
+    sample: str
+    alias: str
+    rollout: str = ""
+    stage: int = 0
+    kind: Kind
+    control: str
+    other: str
+    served: str = "control"
+    session: str = ""
+    task: str = ""
+    at: float = 0.0
+    judged_at: float = 0.0
+    scores: dict[str, _Score | _Unscored] = {}
+    drift: _Drift | _NoDrift | None = None
+    drift_back: _Drift | _NoDrift | None = None
+    prompt_tokens: int | None = None
+    control_tokens: int | None = None
+    other_tokens: int | None = None
+    weight: float = 1.0
+
+
+class Words(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The tokens that moved most, of both directions of a pair's drift."""
+
+    drift: Moved = ()
+    drift_back: Moved = ()
+
+
+def encode(judged: Judged) -> str:
+    """Return a judged pair as JSON, with all that it holds."""
+    values = {name: getattr(judged, name) for name in _PLAIN}
+    scores = {name: _packed(each) for name, each in judged.scores.items()}
+    drift, back = (None if each is None else _packed_drift(each) for each in (judged.drift, judged.drift_back))
+    return rows.encode(_Judged(**values, scores=scores, drift=drift, drift_back=back))
+
+
+def decode(text: str, number: int | None = None, words: str | None = None) -> Judged:
+    """Return the judged pair in JSON; with its number and its words, where those are kept apart.
+
+    Raises:
+        StoreUnreadable: It is none.
+    """
+    packed = rows.decode(text, _Judged, table.name)
+    values = {name: getattr(packed, name) for name in _PLAIN}
+    if number is not None:
+        values["number"] = number
+    moved = rows.decode(words, Words, pair_words.name) if words else Words()
+    return Judged(
+        **values,
+        scores={name: _unpacked(each) for name, each in packed.scores.items()} or NOTHING,
+        drift=_unpacked_drift(packed.drift, moved.drift),
+        drift_back=_unpacked_drift(packed.drift_back, moved.drift_back),
+    )
+
+
+_PLAIN: Final = tuple(
+    name for name in _Judged.__struct_fields__ if name not in ("scores", "drift", "drift_back")
+)  # fmt: skip
+
+
+def _packed(outcome: Outcome) -> _Score | _Unscored:
+    if isinstance(outcome, Unscored):
+        return _Unscored(outcome.reason, outcome.version)
+    return _Score(outcome.value, outcome.version, outcome.control, outcome.candidate)
+
+
+def _packed_drift(drift: Drift | Unscored) -> _Drift | _NoDrift:
+    if isinstance(drift, Unscored):
+        return _NoDrift(reason=drift.reason, version=drift.version)
+    return _Drift(**{name: getattr(drift, name) for name in _Drift.__struct_fields__})
+
+
+def _unpacked(packed: _Score | _Unscored) -> Outcome:
+    if isinstance(packed, _Unscored):
+        return Unscored(reason=packed.reason, version=packed.version)
+    return Score(value=packed.value, version=packed.version, control=packed.control, candidate=packed.candidate)
+
+
+def _unpacked_drift(packed: _Drift | _NoDrift | None, moved: Moved) -> Drift | Unscored | None:
+    if packed is None:
+        return None
+    if isinstance(packed, _NoDrift):
+        return Unscored(reason=packed.reason, version=packed.version)
+    values = {name: getattr(packed, name) for name in _Drift.__struct_fields__}
+    return Drift(**{**values, "top_moved": packed.top_moved or moved})
+
+
+def _without_words(judged: Judged) -> tuple[Judged, Words]:
+    drift, words = _bare(judged.drift)
+    back, words_back = _bare(judged.drift_back)
+    return replace(judged, number=0, drift=drift, drift_back=back), Words(drift=words, drift_back=words_back)
+
+
+def _bare(drift: Drift | Unscored | None) -> tuple[Drift | Unscored | None, Moved]:
+    if not isinstance(drift, Drift) or not drift.top_moved:
+        return drift, ()
+    return replace(drift, top_moved=()), drift.top_moved
+
+
+def insert_pair(connection: Connection, judged: Judged, words_until: float | None) -> None:
+    """Store a pair with the next number, as the last of a transaction, which others wait for from here on.
+
+    Args:
+        connection: In a transaction.
+        judged: The pair.
+        words_until: Until when its words may be kept, Unix seconds; None to keep none.
+    """
+    bare, words = _without_words(judged)
+    if words_until is not None and words != Words():
+        row = {"sample": judged.sample, "expires": words_until, "record": rows.encode(words)}
+        connection.execute(insert(pair_words).values(row))
+    values = {
+        "sample": judged.sample, "alias": judged.alias, "rollout": judged.rollout, "stage": judged.stage,
+        "kind": str(judged.kind), "at": judged.at, "record": encode(bare),
+    }  # fmt: skip
+    number = connection.scalar(_COUNT_UP)
+    connection.execute(_INSERT, {"number": number, **values})
+
+
+# Made once, since everybody waits from the first of them to the end of the transaction.
+_COUNT_UP: Final = (
+    update(counters)
+    .where(counters.c.name == COUNTER)
+    .values(value=counters.c.value + 1)
+    .returning(counters.c.value)
+)  # fmt: skip
+_INSERT: Final = insert(table)
+
+
+def is_stored(connection: Connection, judged: Judged) -> bool:
+    """Return whether this very pair is there, such as when the answer to a first try was lost."""
+    found = connection.scalar(select(table.c.record).where(table.c.sample == judged.sample))
+    return found == encode(_without_words(judged)[0])
+
+
+def known_samples(connection: Connection, ids: Sequence[str]) -> set[str]:
+    """Return which samples have been judged."""
+    return set(connection.scalars(select(table.c.sample).where(table.c.sample.in_(ids))))
+
+
+class Pairs:
+    """The judged pairs in a store. Every method blocks, and may raise StoreError.
+
+    Args:
+        store: The store.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def add(self, judged: Judged) -> bool:
+        """Store a pair whose sample never was in the store, without words; returns False if it is there already."""
+        try:
+            self._store.writing(lambda connection: insert_pair(connection, judged, None))
+        except IntegrityError:  # its sample has been judged
+            return False
+        return True
+
+    def head(self) -> int:
+        """Return the number of the newest pair, kept or not; 0 before the first."""
+        query = select(counters.c.value).where(counters.c.name == COUNTER)
+        return self._store.reading(lambda connection: connection.scalar(query)) or 0
+
+    def since(self, number: int, limit: int = PAGE, alias: str | None = None) -> list[Judged]:
+        """Return the first pairs above a number, of an alias or of all, in order."""
+        query = _query().where(table.c.number > number)
+        if alias is not None:
+            query = query.where(table.c.alias == alias)
+        return self._read(query.limit(limit))
+
+    def of(self, rollout: str, stage: int | None = None, *, after: int = 0) -> list[Judged]:
+        """Return all pairs of a rollout, or of one of its stages, above a number, in order."""
+        query = _query().where(table.c.rollout == rollout)
+        if stage is not None:
+            query = query.where(table.c.stage == stage)
+        found: list[Judged] = []
+        while page := self._read(query.where(table.c.number > after).limit(PAGE)):
+            found += page
+            after = page[-1].number
+        return found
+
+    def between(
+        self, alias: str | None, begin: float, end: float, limit: int = PAGE, *, after: Judged | None = None
+    ) -> list[Judged]:
+        """Return the first pairs whose requests were answered in [begin, end), as these were answered.
+
+        Args:
+            alias: Whose; None for all.
+            begin, end: Unix seconds.
+            limit: How many at most.
+            after: The last of the page before.
+        """
+        query = _columns().where(table.c.at >= begin, table.c.at < end).order_by(table.c.at, table.c.number)
+        if alias is not None:
+            query = query.where(table.c.alias == alias)
+        if after is not None:
+            query = query.where(tuple_(table.c.at, table.c.number) > (after.at, after.number))
+        return self._read(query.limit(limit))
+
+    def newest(self, alias: str | None, begin: float, limit: int = PAGE) -> list[Judged]:
+        """Return the last pairs, of an alias or of all, answered from `begin` on (Unix seconds), in order."""
+        query = _columns().where(table.c.at >= begin).order_by(table.c.number.desc())
+        if alias is not None:
+            query = query.where(table.c.alias == alias)
+        return self._read(query.limit(limit))[::-1]
+
+    def expire(self, before: float) -> int:
+        """Delete the pairs of requests that were answered before then (Unix seconds); returns how many."""
+        old = select(table.c.number).where(table.c.at < before).limit(BATCH)
+        gone = 0
+        while True:
+            deleted = self._store.writing(
+                lambda connection: connection.execute(delete(table).where(table.c.number.in_(old))).rowcount
+            )
+            gone += deleted
+            if deleted < BATCH:
+                return gone
+
+    def _read(self, query: Select[int, str, str]) -> list[Judged]:
+        found = self._store.reading(lambda connection: connection.execute(query).all())
+        return [decode(record, number, words) for number, record, words in found]
+
+
+def _query() -> Select[int, str, str]:
+    return _columns().order_by(table.c.number)
+
+
+def _columns() -> Select[int, str, str]:
+    here = table.outerjoin(pair_words, pair_words.c.sample == table.c.sample)
+    return select(table.c.number, table.c.record, pair_words.c.record).select_from(here)

@@ -1,0 +1,283 @@
+"""Samples that wait to be judged: put once, claimed by one evaluator at a time, judged once.
+
+The texts of a sample lie apart from its place in the queue, which is read and changed all
+the time. A claim is a lease by the database's clock: an evaluator that dies gives its
+samples back by silence. None of this takes the row that changes of the state queue for.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection, Row, Table, case, delete, func, select, update
+from sqlalchemy.exc import IntegrityError
+
+from evaluators.observation import Judged
+from gateway.mirror.sample import Sample
+from gateway.store import spending
+from gateway.store.clock import now_of
+from gateway.store.forgetting import FAILED, MOST_BYTES, MOST_SAMPLES, OPEN, forget, make_room
+from gateway.store.pairs import insert_pair, is_stored, known_samples
+from gateway.store.schema import sample_texts as texts
+from gateway.store.schema import samples as queue
+from gateway.store.sql import Store
+
+# Claims of one sample that ran out: as many evaluators have died with it, or hang on it.
+MOST_DEATHS: Final = 3
+# How long a sample waits at most whose route keeps nothing once it was judged.
+WAIT_SECONDS: Final = 86_400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """A sample that is ours for a while; `attempt` is 1 the first time that it is anybody's."""
+
+    sample: Sample
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Depth:
+    """How many samples wait.
+
+    Attributes:
+        pending: Nobody has claimed them, or the claim ran out.
+        claimed: Somebody is at work on them.
+        failed: Given up for good; they stay until they expire, or newer samples need their room.
+        oldest_at: When the oldest of the pending and claimed was answered, Unix seconds; None without one.
+        by_alias: The same for each alias that has any.
+    """
+
+    pending: int = 0
+    claimed: int = 0
+    failed: int = 0
+    oldest_at: float | None = None
+    by_alias: Mapping[str, "Depth"] = field(default_factory=dict)
+
+
+class Samples:
+    """The samples in a store. Every method blocks, and may raise StoreError.
+
+    Args:
+        store: The store.
+        most_samples, most_bytes: Kept at a time, waiting or judged; nearly, since gateways do not wait for each other.
+    """
+
+    def __init__(self, store: Store, *, most_samples: int = MOST_SAMPLES, most_bytes: int = MOST_BYTES) -> None:
+        self._store = store
+        self._most_samples = most_samples
+        self._most_bytes = most_bytes
+
+    def put(self, samples: Sequence[Sample], retention_seconds: float) -> int:
+        """Store samples, once each; returns how many of the last ones were refused for want of room.
+
+        Where there is no room, judged and failed samples go first, those that expire soonest.
+
+        Args:
+            samples: The oldest first; whatever was put before is left alone.
+            retention_seconds: How long texts are kept; 0 forgets them as soon as they were judged.
+        """
+        each_once = {each.id: each for each in samples}
+        contents = {id_: msgspec.msgpack.encode(each) for id_, each in each_once.items()}
+
+        def work(connection: Connection) -> int:
+            known = set(connection.scalars(select(texts.c.id).where(texts.c.id.in_(contents))))
+            known |= known_samples(connection, list(contents))
+            new = [each for id_, each in each_once.items() if id_ not in known]
+            sizes = [len(contents[each.id]) for each in new]
+            fits = make_room(connection, sizes, self._most_samples, self._most_bytes) if new else 0
+            _insert(connection, new[:fits], contents, retention_seconds)
+            return len(new) - fits
+
+        return self._store.writing(work)
+
+    def claim(self, holder: str, most: int, lease_seconds: float, *, skipping: Collection[str] = ()) -> list[Claimed]:
+        """Take the oldest samples that nobody holds, at most so many.
+
+        Args:
+            holder: Who asks, by a name of its own.
+            most: How many.
+            lease_seconds: How long they are the holder's; see `extend`.
+            skipping: Aliases to leave, such as those whose budget is spent.
+        """
+
+        def due(connection: Connection) -> Sequence[Row[str, str, int]]:
+            query = select(queue.c.id, queue.c.holder, queue.c.died).order_by(queue.c.at).limit(most)
+            query = query.where(queue.c.state == OPEN, queue.c.ready <= now_of(connection))
+            if skipping:
+                query = query.where(queue.c.alias.not_in(skipping))
+            return connection.execute(query.with_for_update(skip_locked=True)).all()
+
+        def work(connection: Connection) -> list[Claimed]:
+            found = due(connection)
+            dying = {each.id for each in found if each.holder and each.died + 1 >= MOST_DEATHS}
+            _fail(connection, dying, "abandoned")
+            return _take(connection, [each.id for each in found if each.id not in dying], holder, lease_seconds)
+
+        # To look costs SQLite's other writers nothing.
+        if self._store.database.is_sqlite and not self._store.reading(due):
+            return []
+        return self._store.writing(work)
+
+    def extend(self, holder: str, ids: Collection[str], seconds: float) -> set[str]:
+        """Hold claims for so many seconds from now on; returns those that are the holder's still."""
+
+        def work(connection: Connection) -> set[str]:
+            change = update(queue).where(queue.c.id.in_(ids), queue.c.holder == holder, queue.c.state == OPEN)
+            change = change.values(ready=now_of(connection) + seconds)
+            return set(connection.scalars(change.returning(queue.c.id)))
+
+        return self._store.writing(work) if ids else set()
+
+    def finish(self, holder: str, judged: Judged, tokens: int) -> bool:
+        """Store what a claimed sample was judged, and take it off the queue: both, or neither.
+
+        Returns False where the claim was lost: somebody else judges it, or has. To repeat a call whose answer
+        was lost is harmless, and is answered as the first would have been.
+
+        Args:
+            holder: Who has claimed it.
+            judged: The pair; its number is given here.
+            tokens: What judging it has cost.
+        """
+
+        def work(connection: Connection) -> bool:
+            here = (queue.c.id == judged.sample, queue.c.holder == holder, queue.c.state == OPEN)
+            taken_off = delete(queue).where(*here).returning(queue.c.keeps, queue.c.expires, now_of(connection))
+            ours = connection.execute(taken_off).one_or_none()
+            if ours is None:
+                return is_stored(connection, judged)
+            keeps, expires, at = ours
+            if not keeps:
+                connection.execute(delete(texts).where(texts.c.id == judged.sample))
+            spending.add(connection, judged.alias, holder, tokens, at)
+            insert_pair(connection, judged, expires if keeps else None)
+            return True
+
+        try:
+            return self._store.writing(work)
+        except IntegrityError:  # it was judged before, and put again
+            gone = delete(queue).where(queue.c.id == judged.sample)
+            self._store.writing(lambda connection: connection.execute(gone))
+            return self._store.reading(lambda connection: is_stored(connection, judged))
+
+    def give_up(
+        self, holder: str, sample: str, reason: str, *, again_after_seconds: float | None, tokens: int = 0
+    ) -> bool:
+        """Give a claimed sample back; returns False where the claim was lost.
+
+        Args:
+            holder: Who has claimed it.
+            sample: Its id.
+            reason: In a word.
+            again_after_seconds: When it may be claimed again; None for never, then it counts as failed.
+            tokens: What it has cost so far.
+        """
+
+        def work(connection: Connection) -> bool:
+            here = (queue.c.id == sample, queue.c.holder == holder, queue.c.state == OPEN)
+            change = update(queue).where(*here).values(holder="", reason=reason)
+            if again_after_seconds is None:
+                change = change.values(state=FAILED)
+            else:
+                change = change.values(ready=now_of(connection) + again_after_seconds)
+            ours = connection.execute(change.returning(queue.c.alias, now_of(connection))).one_or_none()
+            if ours is not None and tokens:
+                alias, at = ours
+                spending.add(connection, alias, holder, tokens, at)
+            return ours is not None
+
+        return self._store.writing(work)
+
+    def spent(self, alias: str, seconds: float = 3600.0) -> int:
+        """Return the tokens that judging an alias's samples has cost in the last so many seconds, to the minute."""
+        return self._store.reading(lambda connection: spending.total(connection, alias, seconds))
+
+    def depth(self) -> Depth:
+        """Return how many samples wait, in all and by alias."""
+
+        def work(connection: Connection) -> Sequence[Row[str, int, int, int, float | None]]:
+            is_open = queue.c.state == OPEN
+            is_claimed = is_open & (queue.c.holder != "") & (queue.c.ready > now_of(connection))
+            query = select(
+                queue.c.alias, func.count(), func.sum(case((is_claimed, 1), else_=0)),
+                func.sum(case((is_open, 0), else_=1)), func.min(case((is_open, queue.c.at))),
+            )  # fmt: skip
+            return connection.execute(query.group_by(queue.c.alias)).all()
+
+        by_alias = {
+            alias: Depth(pending=n - claimed - failed, claimed=claimed, failed=failed, oldest_at=oldest)
+            for alias, n, claimed, failed, oldest in self._store.reading(work)
+        }
+        ages = [each.oldest_at for each in by_alias.values() if each.oldest_at is not None]
+        return Depth(
+            pending=sum(each.pending for each in by_alias.values()),
+            claimed=sum(each.claimed for each in by_alias.values()),
+            failed=sum(each.failed for each in by_alias.values()),
+            oldest_at=min(ages, default=None), by_alias=by_alias,
+        )  # fmt: skip
+
+    def expire(self, now: float) -> int:
+        """Delete every text that is to be forgotten by then (Unix seconds), with its sample; returns how many samples.
+
+        What a pair says of words goes too, the pair stays. On SQLite the file holds no trace afterwards, unless
+        somebody reads it for long just then: the next call wipes it.
+        """
+        return forget(self._store, now)
+
+
+def _insert(
+    connection: Connection, samples: Sequence[Sample], contents: Mapping[str, bytes], retention_seconds: float
+) -> None:
+    keeps = retention_seconds > 0
+    seconds = retention_seconds if keeps else WAIT_SECONDS
+    expires = connection.scalar(select(now_of(connection) + seconds))
+    common = {"state": OPEN, "ready": 0.0, "holder": "", "attempt": 0, "died": 0, "keeps": keeps, "reason": ""}
+    # In the order of their ids: two that put the same samples must not wait for each other.
+    rows = [
+        {"id": each.id, "alias": each.alias, "at": each.at, "expires": expires, **common}
+        for each in sorted(samples, key=lambda each: each.id)
+    ]
+    new = set(connection.scalars(_unless_there(connection, queue).returning(queue.c.id), rows)) if rows else ()
+    held = [{"id": id_, "expires": expires, "size": len(contents[id_]), "content": contents[id_]} for id_ in new]
+    if held:
+        connection.execute(_unless_there(connection, texts), sorted(held, key=lambda row: str(row["id"])))
+
+
+def _unless_there(connection: Connection, table: Table) -> Any:
+    """Return an INSERT that leaves rows alone which are there already."""
+    if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert as insert_postgres  # it is loaded by now
+
+        return insert_postgres(table).on_conflict_do_nothing()
+    from sqlalchemy.dialects.sqlite import insert as insert_sqlite
+
+    return insert_sqlite(table).on_conflict_do_nothing()
+
+
+def _fail(connection: Connection, ids: Collection[str], reason: str) -> None:
+    change = update(queue).where(queue.c.id.in_(ids)).values(state=FAILED, holder="", reason=reason)
+    if ids:
+        connection.execute(change)
+
+
+def _take(connection: Connection, ids: Collection[str], holder: str, lease_seconds: float) -> list[Claimed]:
+    """Make samples the holder's; returns them, the oldest first. One that is damaged fails instead."""
+    if not ids:
+        return []
+    change = update(queue).where(queue.c.id.in_(ids)).values(
+        died=queue.c.died + case((queue.c.holder != "", 1), else_=0), attempt=queue.c.attempt + 1, holder=holder,
+        ready=now_of(connection) + lease_seconds,
+    )  # fmt: skip
+    connection.execute(change)
+    query = select(queue.c.id, queue.c.attempt, texts.c.content).join(texts, texts.c.id == queue.c.id)
+    found = connection.execute(query.where(queue.c.id.in_(ids)).order_by(queue.c.at)).all()
+    taken, damaged = [], []
+    for id_, attempt, content in found:
+        try:
+            taken.append(Claimed(sample=msgspec.msgpack.decode(content, type=Sample), attempt=attempt))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            damaged.append(id_)
+    _fail(connection, damaged, "unreadable")
+    return taken

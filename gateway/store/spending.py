@@ -1,0 +1,45 @@
+"""Tokens that judging has cost, by alias and minute; part of the transactions of `samples.py`."""
+
+from typing import Final
+
+from sqlalchemy import Connection, Double, Integer, cast, delete, func, insert, select, update
+
+from gateway.store.clock import now_of
+from gateway.store.schema import spending as table
+from gateway.store.sql import Store
+
+SLOT_SECONDS: Final = 60
+# Budgets are by the hour; a day is kept for people who ask.
+KEEP_SECONDS: Final = 86_400
+
+
+def add(connection: Connection, alias: str, holder: str, tokens: int, at: float) -> None:
+    """Note what the holder has spent at a time by the database's clock."""
+    slot = int(at) // SLOT_SECONDS
+    # Only the holder itself writes this row: it is there, or nobody else makes it.
+    here = (table.c.alias == alias, table.c.slot == slot, table.c.holder == holder)
+    change = update(table).where(*here).values(tokens=table.c.tokens + tokens)
+    if connection.execute(change).rowcount == 0:
+        connection.execute(insert(table).values(alias=alias, slot=slot, holder=holder, tokens=tokens))
+
+
+def note(store: Store, alias: str, holder: str, tokens: int) -> None:
+    """Note what the holder has spent just now, apart from any sample in the store; blocks."""
+
+    def work(connection: Connection) -> None:
+        add(connection, alias, holder, tokens, float(connection.scalar(select(now_of(connection))) or 0.0))
+
+    store.writing(work)
+
+
+def total(connection: Connection, alias: str, seconds: float) -> int:
+    """Return what an alias has cost in the last so many seconds."""
+    since = cast((now_of(connection) - seconds) / SLOT_SECONDS, Double)
+    query = select(func.sum(table.c.tokens)).where(table.c.alias == alias, table.c.slot > since)
+    return int(connection.scalar(query) or 0)
+
+
+def forget(connection: Connection) -> None:
+    """Delete what is older than anybody asks for."""
+    until = cast(now_of(connection) / SLOT_SECONDS, Integer) - KEEP_SECONDS // SLOT_SECONDS
+    connection.execute(delete(table).where(table.c.slot < until))

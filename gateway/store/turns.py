@@ -1,0 +1,49 @@
+"""Turns at what only one may do at a time, over many machines: leases by the database's clock."""
+
+from sqlalchemy import Connection, delete, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from gateway.store.clock import now_of
+from gateway.store.schema import turns as table
+from gateway.store.sql import Store
+
+
+class Turns:
+    """The turns in a store. Every method blocks, and may raise StoreError.
+
+    Args:
+        store: The store.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def take(self, name: str, holder: str, seconds: float) -> bool:
+        """Take or prolong the turn; returns False while another has it.
+
+        Args:
+            name: At what, such as an engine's URL.
+            holder: Who, by a name of its own.
+            seconds: For how long, unless it is released before.
+        """
+
+        def work(connection: Connection) -> bool:
+            until = now_of(connection) + seconds
+            is_free = or_(table.c.holder == holder, table.c.until <= now_of(connection))
+            change = update(table).where(table.c.name == name, is_free).values(holder=holder, until=until)
+            if connection.execute(change).rowcount:
+                return True
+            if connection.scalar(select(table.c.name).where(table.c.name == name)) is not None:
+                return False
+            connection.execute(insert(table).values(name=name, holder=holder, until=until))
+            return True
+
+        try:
+            return self._store.writing(work)
+        except IntegrityError:  # another was first
+            return False
+
+    def release(self, name: str, holder: str) -> None:
+        """End the turn, if it is the holder's."""
+        gone = delete(table).where(table.c.name == name, table.c.holder == holder)
+        self._store.writing(lambda connection: connection.execute(gone))

@@ -1,0 +1,168 @@
+"""`POST /v1/feedback`: taken from who has asked, attached to what has answered, by any worker and any gateway."""
+
+import asyncio
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from gateway.mirror.desk import FeedbackDesk
+from gateway.mirror.feedback import About, Feedback
+from gateway.store.feedback import Feedbacks
+from gateway.store.sql import open_store
+from tests.fakes.engine import FakeEngine
+from tests.flow.adapters import adapter_folder
+from tests.gateways import RunningGateway
+
+CHAT = {"model": "support", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+
+
+@pytest.fixture(scope="module")
+def gateway(engine: FakeEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    """A gateway of two workers, with an alias, and no evaluator."""
+    environment = {"LORAGATE_EVALUATOR__ENABLED": "false", "LORAGATE_WORKERS": "2"}
+    with RunningGateway(engine.url, environment=environment) as gateway:
+        folder = adapter_folder(tmp_path_factory.mktemp("adapters"), 9)
+        added = gateway.admin("POST", "adapters", {"source": str(folder), "name": "support"})
+        assert added.status_code == 201, added.text
+        yield gateway
+
+
+def call(gateway: RunningGateway, path: str, body: Any, key: str = "", **headers: str) -> httpx.Response:
+    """Ask on a connection of its own, so that either worker takes it."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    sent = {"authorization": f"Bearer {key or gateway.key}", "connection": "close", **headers}
+    return httpx.post(gateway.url + path, content=content, headers=sent, timeout=30)
+
+
+def given(gateway: RunningGateway, request_id: str, **fields: Any) -> httpx.Response:
+    return call(gateway, "/v1/feedback", {"request_id": request_id, **fields})
+
+
+def kept(gateway: RunningGateway) -> dict[str, Feedback]:
+    """What the store has, by request."""
+    with closing(sqlite3.connect(f"file:{gateway.state / 'state.db'}?mode=ro", uri=True)) as store:
+        records = [msgspec.json.decode(text, type=Feedback) for (text,) in store.execute("SELECT record FROM feedback")]
+    return {each.request_id: each for each in records}
+
+
+def until(holds: Callable[[], Any], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "what the test waits for did not come about"
+        time.sleep(0.05)
+
+
+def test_feedback_is_attached_to_what_answered_whichever_worker_takes_it(gateway: RunningGateway) -> None:
+    ids = []
+    for number in range(8):
+        reply = call(gateway, "/v1/chat/completions", CHAT)
+        ids.append(reply.headers["x-request-id"])
+        taken = given(gateway, ids[-1], thumb="down" if number % 2 else "up")
+        assert taken.status_code == 202
+        assert taken.json() == {"id": taken.json()["id"], "object": "feedback", "request_id": ids[-1]}
+        version = reply.headers["x-loragate-version"]
+    until(lambda: set(ids) <= set(kept(gateway)))
+    found = [kept(gateway)[each] for each in ids]
+    assert {(each.about.alias, each.about.version, each.about.arm) for each in found if each.about} == {
+        ("support", version, "control")
+    }
+    assert [each.is_bad for each in found] == [False, True] * 4
+    until(lambda: gateway.metrics().get('loragate_feedback_total{outcome="attached"}', 0) >= 8)
+
+
+def test_a_later_word_takes_the_place_of_the_former(gateway: RunningGateway) -> None:
+    request_id = call(gateway, "/v1/chat/completions", CHAT).headers["x-request-id"]
+    first = given(gateway, request_id, thumb="up", comment="good")
+    until(lambda: request_id in kept(gateway))
+    second = given(gateway, request_id, score=0.1, comment="no, it is wrong")
+    assert first.json()["id"] == second.json()["id"]
+    until(lambda: kept(gateway)[request_id].score == 0.1)
+    assert (kept(gateway)[request_id].thumb, kept(gateway)[request_id].comment) == (None, "no, it is wrong")
+
+
+def test_another_keys_feedback_is_answered_alike_and_dropped(gateway: RunningGateway) -> None:
+    other = gateway.create_key("app")
+    reply = call(gateway, "/v1/chat/completions", CHAT)
+    request_id = reply.headers["x-request-id"]
+    stranger = call(gateway, "/v1/feedback", {"request_id": request_id, "thumb": "down"}, key=other)
+    unknown = call(gateway, "/v1/feedback", {"request_id": "req-of-nobody", "thumb": "down"}, key=other)
+    assert (stranger.status_code, unknown.status_code) == (202, 202)
+    assert set(stranger.json()) == set(unknown.json())
+    until(lambda: gateway.metrics().get('loragate_feedback_total{outcome="not_yours"}') == 1)
+    until(lambda: gateway.metrics().get('loragate_feedback_total{outcome="unknown_request"}') == 1)
+    assert request_id not in kept(gateway)
+    assert kept(gateway)["req-of-nobody"].about is None
+
+
+@pytest.mark.parametrize(("policy", "comment"), [({"share": 0}, "words"), ({"share": 0, "capture": "off"}, "")])
+def test_a_comment_follows_the_routes_capture(gateway: RunningGateway, policy: dict[str, Any], comment: str) -> None:
+    control = gateway.admin("GET", "routes/support").json()["control"]
+    routes = {"routes": [{"alias": "support", "control": control, "mirror": policy}]}
+    assert gateway.admin("PUT", "routes", routes).status_code == 200
+    request_id = call(gateway, "/v1/chat/completions", CHAT).headers["x-request-id"]
+    given(gateway, request_id, label="tone", comment="words")
+    until(lambda: request_id in kept(gateway))
+    assert (kept(gateway)[request_id].label, kept(gateway)[request_id].comment) == ("tone", comment)
+
+
+def test_mistakes_are_told_in_openais_shape_and_the_connection_goes_on(gateway: RunningGateway) -> None:
+    with httpx.Client(base_url=gateway.url, headers=gateway.headers) as client:
+        wrong = client.post("/v1/feedback", json={"request_id": "r", "score": 2})
+        assert wrong.status_code == 400
+        assert wrong.json()["error"] == {
+            "message": "`score` is `2`; it must be a number from 0 (bad) to 1 (good).",
+            "type": "invalid_request_error", "param": "score", "code": "invalid_request",
+        }  # fmt: skip
+        missing = client.post("/v1/feedback", json={"score": 1}).json()["error"]
+        assert (missing["param"], missing["code"]) == ("request_id", "missing_required_parameter")
+        assert client.post("/v1/feedback", content=b"x" * 100_000).status_code == 413
+        assert client.get("/v1/feedback").status_code == 405
+        assert client.post("/m/support/v1/feedback", json={"request_id": "r", "score": 1}).status_code == 202
+        assert client.post("/v1/feedback", json={"request_id": "r", "score": 1}).status_code == 202
+    assert call(gateway, "/v1/feedback", {"request_id": "r", "score": 1}, key="lg-wrong").status_code == 401
+
+
+def test_feedback_counts_to_the_keys_limit_of_requests(gateway: RunningGateway) -> None:
+    key = gateway.create_key("app", "--rpm", "2")
+    until(lambda: call(gateway, "/v1/feedback", {}, key=key).status_code != 401)
+    statuses = [call(gateway, "/v1/feedback", {"request_id": "r", "score": 1}, key=key).status_code for _ in range(8)]
+    assert 429 in statuses
+    refused = call(gateway, "/v1/feedback", {"request_id": "r", "score": 1}, key=key)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+
+
+def test_a_gateway_resolves_what_another_one_took(tmp_path: Path) -> None:
+    """Two desks on one store, as two gateways have them."""
+    store = open_store(tmp_path, now=lambda: 1000.0)
+    about = About(alias="support", version="support@1", arm="candidate", rollout="r1", stage=2, account="me")
+
+    def desk(known: dict[str, About]) -> FeedbackDesk:
+        async def recall(_ids: Sequence[str]) -> dict[str, About]:
+            return known
+
+        return FeedbackDesk(Feedbacks(store), recall, dict, 60.0, lambda: 1000.0)
+
+    async def run() -> None:
+        here, there = desk({}), desk({"1": about, "2": about})
+        words = [("1", "me", "down"), ("2", "another", "down"), ("3", "me", "up")]
+        await here._attach(
+            [Feedback(request_id=each, account=whose, thumb=thumb, at=990.0) for each, whose, thumb in words]  # type: ignore[arg-type]
+        )
+        await there._look()
+
+    try:
+        asyncio.run(run())
+        feedbacks = Feedbacks(store)
+        assert feedbacks.counts("r1", 2) == {"candidate": (1, 1)}
+        assert [each.request_id for each in feedbacks.unresolved()] == ["3"]
+        assert feedbacks.get("2", "another") is None
+    finally:
+        store.close()

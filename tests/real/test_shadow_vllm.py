@@ -1,0 +1,189 @@
+"""Shadow evaluation on a real vLLM: a twin goes live, another model is taken back, callers wait no longer for it."""
+
+import json
+import random
+import shutil
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.gateways import RunningGateway
+
+pytestmark = [pytest.mark.real, pytest.mark.vllm]
+
+ALIAS = "support"
+# What callers pause between two requests: the engine's time is for the copies, too.
+PAUSE_SECONDS = 1.0
+TOPICS = ("rivers", "bread", "a lighthouse", "the moon", "chess", "rain", "an old clock", "bees", "maps", "salt")
+SETTINGS = {"LORAGATE_ENGINE__MAX_MODEL_LEN": "2048"}
+
+
+def twin_of(adapter: Path, folder: Path) -> Path:
+    """Another version of the same weights: what differs is a setting that serving does not read."""
+    shutil.copytree(adapter, folder)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "lora_dropout": 0.05}))
+    return folder
+
+
+@contextmanager
+def traffic(gateway: RunningGateway, callers: int) -> Iterator[list[str]]:
+    """Callers of the official client at temperature 0.7, each request a session of its own; yields versions served."""
+    stopping = threading.Event()
+    seen: list[str] = []
+    failed: list[Exception] = []
+
+    def call(first: int) -> None:
+        with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key, max_retries=0, timeout=120) as client:
+            for number in range(first, 1_000_000, callers):
+                if stopping.is_set():
+                    return
+                text = f"Tell me something about {TOPICS[number % len(TOPICS)]}, number {number}."
+                try:
+                    raw = client.chat.completions.with_raw_response.create(
+                        model=ALIAS, messages=[{"role": "user", "content": text}], max_tokens=12, temperature=0.7,
+                        user=f"user-{number}",
+                    )  # fmt: skip
+                except openai.OpenAIError as error:
+                    failed.append(error)
+                    return
+                seen.append(raw.headers["x-loragate-version"])
+                stopping.wait(PAUSE_SECONDS)
+
+    threads = [threading.Thread(target=call, args=(first,)) for first in range(callers)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield seen
+    finally:
+        stopping.set()
+        for thread in threads:
+            thread.join()
+    assert failed == []
+
+
+def add(gateway: RunningGateway, folder: Path, *, activate: bool) -> str:
+    added = gateway.admin("POST", "adapters", {"source": str(folder), "name": ALIAS, "activate": activate})
+    assert added.status_code == 201, added.text
+    return str(added.json()["version"])
+
+
+def start(gateway: RunningGateway, candidate: str) -> str:
+    gates: list[Any] = ["refusal", "repetition", "truncated", {"kl": {"limit": 0.5}}, {"chrf": {"muted": True}}]
+    plan = {
+        "shadow": {"pairs": 300, "share": "100%", "idle": "2s", "gates": gates},
+        "steps": [
+            {"weight": "50%", "min_time": "2s", "min_samples": 20, "gates": [{"error_rate": {"margin": "50%"}}]},
+            {"weight": "100%"},
+        ],
+    }
+    order = {"candidate": candidate, "plan": plan, "reason": "the next release"}
+    started = gateway.admin("POST", f"routes/{ALIAS}/rollout", order)
+    assert started.status_code == 201, started.text
+    return str(started.json()["id"])
+
+
+def over(gateway: RunningGateway, rollout: str, seconds: float) -> dict[str, Any]:
+    """Wait until a rollout has come to an end by itself."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found: dict[str, Any] = gateway.admin("GET", f"rollouts/{rollout}").json()
+        if found["phase"] in ("live", "rolled_back", "aborted", "paused"):
+            return found
+        time.sleep(0.5)
+    raise AssertionError(
+        f"the rollout does not end: {json.dumps(found)[:3000]}\n{gateway.log_path.read_text()[-3000:]}"
+    )
+
+
+def test_a_twin_goes_live_after_300_pairs_and_another_model_is_taken_back(
+    tiny_base_path: Path, tiny_adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    with RunningGateway(base=tiny_base_path, environment=SETTINGS) as gateway:
+        first = add(gateway, tiny_adapters["amber"], activate=True)
+        twin = add(gateway, twin_of(tiny_adapters["amber"], tmp_path / "twin"), activate=False)
+        other = add(gateway, tiny_adapters["coral"], activate=False)
+        assert len({first, twin, other}) == 3
+        with traffic(gateway, 4) as seen:
+            began = time.monotonic()
+            same = start(gateway, twin)
+            ended = over(gateway, same, 400)
+            print(f"\ntwin: {ended['phase']} after {time.monotonic() - began:.0f} s")
+            story = gateway.cli("explain", same)
+            print(story)
+            assert ended["phase"] == "live", story
+            mark, began = len(seen), time.monotonic()
+            worse = start(gateway, other)
+            ended = over(gateway, worse, 200)
+            print(
+                f"another model: {ended['phase']} after {time.monotonic() - began:.0f} s, {len(seen) - mark} requests"
+            )
+            story = gateway.cli("explain", worse)
+            print(story)
+            assert ended["phase"] == "rolled_back", story
+        assert other not in seen  # it was in the shadow from its first request to its last
+        assert twin in seen[-20:]
+        assert "kl" in story
+        print(gateway.cli("shadow", "report", ALIAS))
+
+
+def test_callers_wait_no_longer_for_their_first_token_while_copies_are_compared(
+    tiny_base_path: Path, tiny_adapters: dict[str, Path]
+) -> None:
+    """Speed is told, not asserted; that copies were compared meanwhile is."""
+    with RunningGateway(base=tiny_base_path, environment=SETTINGS) as gateway:
+        control = add(gateway, tiny_adapters["amber"], activate=True)
+        taken: dict[bool, list[float]] = {False: [], True: []}
+        chance = random.Random(1)
+        with ThreadPoolExecutor(16) as pool, httpx.Client(timeout=60, headers=gateway.headers) as client:
+            first_tokens(client, gateway.url, 0)
+            for block in range(8):
+                is_on = block % 2 == 1
+                share = "10%" if is_on else 0
+                body = {"routes": [{"alias": ALIAS, "control": control, "mirror": {"share": share}}], "reason": "test"}
+                assert gateway.admin("PUT", "routes", body).status_code == 200
+                waiting = []
+                deadline = time.monotonic() + 12
+                while time.monotonic() < deadline:
+                    waiting.append(pool.submit(first_tokens, client, gateway.url, chance.randrange(10**9)))
+                    time.sleep(chance.expovariate(5.0))
+                taken[is_on] += [each.result() for each in waiting]
+        metrics = httpx.get(f"{gateway.control_url}/metrics").text
+        sampled = sum(
+            float(line.split()[-1]) for line in metrics.splitlines() if line.startswith("loragate_mirror_sampled_total")
+        )
+        assert sampled > 0
+        report = json.loads(gateway.cli("shadow", "report", ALIAS, "--json"))
+        print(f"\ncopies taken: {sampled:.0f}")
+        for at in (50, 90, 99):
+            off, on = (percentile(taken[each], at) for each in (False, True))
+            print(f"p{at} time to first token: off {off * 1000:.0f} ms, on {on * 1000:.0f} ms, on/off {on / off:.2f}")
+        assert report
+
+
+def first_tokens(client: httpx.Client, url: str, number: int) -> float:
+    """Return the seconds until a stream's first event."""
+    body = {
+        "model": ALIAS, "messages": [{"role": "user", "content": f"Tell me about {number}"}], "max_tokens": 16,
+        "stream": True,
+    }  # fmt: skip
+    began = time.monotonic()
+    took = 0.0
+    with client.stream("POST", f"{url}/v1/chat/completions", json=body) as reply:
+        assert reply.status_code == 200
+        for _ in reply.iter_lines():
+            took = took or time.monotonic() - began
+    return took
+
+
+def percentile(seconds: list[float], at: int) -> float:
+    return statistics.quantiles(seconds, n=100, method="inclusive")[at - 1]

@@ -1,0 +1,213 @@
+"""What identifies people is taken out of copies before anything is stored, and nothing else is changed."""
+# ruff: noqa: E501 (texts are easier to compare on one line)
+
+import json
+from typing import Any
+
+import pytest
+from msgspec import structs
+
+from gateway.mirror import redact as module
+from gateway.mirror.redact import BUILTIN, InvalidRedactor, NotRedacted, check_name, redact, redact_text, texts_of
+from gateway.mirror.sample import Sample
+
+ALL = tuple(BUILTIN)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "clean"),
+    [
+        ("email", "to ann.b+c@mail.example.org, please", "to [email], please"),
+        ("email", "at @home or a@b", "at @home or a@b"),
+        ("phone", "call +49 (30) 1234-5678 now", "call [phone] now"),
+        ("phone", "call 030 123 456 789 now", "call [phone] now"),
+        ("phone", "on 2024-01-31 12:00, 12345 times, v1.2.3", "on 2024-01-31 12:00, 12345 times, v1.2.3"),
+        ("card", "4111 1111 1111 1111 and 4111-1111-1111-1112", "[card] and 4111-1111-1111-1112"),
+        ("card", "378282246310005", "[card]"),
+        ("ipv4", "from 192.168.0.1:80, not 1.2.3 nor 999.1.1.1 nor 1.2.3.4.5", "from [ip]:80, not 1.2.3 nor 999.1.1.1 nor 1.2.3.4.5"),
+        ("ipv6", "2001:db8::1 at 12:30, fe80::1, a::b::c and std::vector", "[ip] at 12:30, [ip], a::b::c and std::vector"),
+        ("url_credentials", "https://ann:pw@host/x and https://host/a@b", "https://[credentials]@host/x and https://host/a@b"),
+        ("regex:CASE-[0-9]+", "see CASE-17.", "see [redacted]."),
+    ],
+)  # fmt: skip
+def test_a_redactor_takes_out_what_it_is_named_for(name: str, text: str, clean: str) -> None:
+    assert redact_text(text, [name]) == clean
+
+
+@pytest.mark.parametrize("name", ["", "regex:", "regex:(", "regex:" + "x" * 1001, "Email", "a b", "regex"])
+def test_a_name_that_no_redactor_can_have_is_refused_or_found_missing(name: str) -> None:
+    with pytest.raises(NotRedacted) as caught:
+        redact_text("x", [name])
+    assert caught.value.reason == "redactor_failed"
+    if name != "regex":  # could be a package's
+        with pytest.raises(InvalidRedactor):
+            check_name(name)
+
+
+def sample(body: dict[str, Any], reply: Any = None, **fields: Any) -> Sample:
+    values: dict[str, Any] = {
+        "id": "0" * 32, "request_id": "r", "alias": "a", "kind": "base", "control": "base", "other": "a@1",
+        "served": "candidate", "capture": "full", "endpoint": "/v1/chat/completions",
+        "body": json.dumps(body).encode(), "reply": json.dumps(reply or {}).encode(), **fields,
+    }  # fmt: skip
+    return Sample(**values)
+
+
+def raw(**fields: Any) -> Sample:
+    return structs.replace(sample({"prompt": "x"}), **fields)
+
+
+MAIL = "ann@mail.example"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [{"role": "user", "content": f"I am {MAIL}"}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": f"I am {MAIL}"}]}]},
+        {"messages": [{"role": "tool", "tool_call_id": "c1", "content": f"found {MAIL}"}]},
+        {"messages": [{"role": "assistant", "tool_calls": [
+            {"id": "c1", "type": "function", "function": {"name": "find", "arguments": json.dumps({"who": MAIL})}}]}]},
+        {"messages": [{"role": "assistant", "content": [
+            {"type": "tool_use", "id": "c1", "name": "find", "input": {"id": MAIL, "data": [MAIL]}}]}]},
+        {"prompt": f"I am {MAIL}"},
+        {"prompt": ["one", MAIL]},
+        {"input": f"I am {MAIL}"},
+        {"input": [{"role": "user", "content": [{"type": "input_text", "text": MAIL}]}]},
+        {"system": f"You serve {MAIL}"},
+        {"system": [{"type": "text", "text": MAIL}]},
+        {"instructions": MAIL},
+        {"user": MAIL},
+        {"metadata": {"expected": MAIL}},
+    ],
+)  # fmt: skip
+def test_every_text_of_a_request_is_looked_into_and_then_its_reply_goes(fields: dict[str, Any]) -> None:
+    clean = redact(sample({"model": MAIL, **fields}, {"choices": []}), ["email"])
+    assert (clean.redacted, clean.reply) == (True, b"")
+    body = json.loads(clean.body)
+    assert body.pop("model") == MAIL
+    assert MAIL not in json.dumps(body)
+    assert json.dumps(fields).replace(MAIL, "[email]") == json.dumps(body)
+
+
+def test_names_schemas_data_and_numbers_are_left_alone() -> None:
+    body = {
+        "model": MAIL, "seed": 4111111111111111, "stop": [MAIL],
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {"enum": [MAIL]}}}],
+        "response_format": {"type": "json_schema", "json_schema": {"schema": {"const": MAIL}}},
+        "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": f"data:x,{MAIL}"}}]},
+                     {"role": "tool", "tool_call_id": MAIL, "content": "ok"}],
+    }  # fmt: skip
+    given = sample(body)
+    assert redact(given, ALL) is given
+
+
+def test_what_people_write_after_a_word_like_data_is_looked_into() -> None:
+    clean = redact(sample({"messages": [{"role": "user", "content": f"data: {MAIL}"}]}), ALL)
+    assert MAIL.encode() not in clean.body
+
+
+def test_a_number_in_a_tools_arguments_is_a_text_like_any_other() -> None:
+    arguments = json.dumps({"card": 4111111111111111, "n": 2, "yes": True})
+    call = {"id": "c", "type": "function", "function": {"name": "pay", "arguments": arguments}}
+    clean = redact(sample({"messages": [{"role": "assistant", "tool_calls": [call]}]}), ["card"])
+    changed = json.loads(clean.body)["messages"][0]["tool_calls"][0]["function"]["arguments"]
+    assert json.loads(changed) == {"card": "[card]", "n": 2, "yes": True}
+
+
+def test_arguments_that_are_no_json_are_looked_into_as_text() -> None:
+    call = {"function": {"name": "find", "arguments": '{"who": "' + MAIL}}
+    clean = redact(sample({"messages": [{"role": "assistant", "tool_calls": [call]}]}), ["email"])
+    assert MAIL.encode() not in clean.body
+
+
+def stream(*deltas: str) -> bytes:
+    chunks = [{"id": "c", "choices": [{"index": 0, "delta": {"content": each}}]} for each in deltas]
+    return b"".join(b"data: %b\n\n" % json.dumps(each).encode() for each in chunks) + b"data: [DONE]\n\n"
+
+
+MESSAGES_STREAM = b"".join(
+    b'event: x\ndata: {"type":"content_block_delta","index":0,"delta":{"text":"%b"}}\n\n' % part
+    for part in (b"ann@mail", b".example")
+)
+
+
+@pytest.mark.parametrize(
+    ("reply", "is_stream"),
+    [
+        (json.dumps({"choices": [{"message": {"content": f"write to {MAIL}"}}]}).encode(), False),
+        (stream("write to an", "n@mail", ".exam", "ple"), True),
+        (MESSAGES_STREAM, True),
+    ],
+)  # fmt: skip
+def test_a_reply_with_something_to_be_redacted_goes_and_the_request_stays(reply: bytes, is_stream: bool) -> None:
+    given = raw(body=b'{"messages": [{"role": "user", "content": "whom?"}]}', reply=reply, is_stream=is_stream)
+    clean = redact(given, ["email"])
+    assert (clean.redacted, clean.reply, clean.body) == (True, b"", given.body)
+
+
+def test_a_stream_of_two_choices_is_put_together_by_choice() -> None:
+    events = [
+        {"choices": [{"index": index, "delta": {"content": text}}]}
+        for index, text in ((0, "a"), (1, "x"), (0, "b"), (1, "y"))
+    ]
+    data = b"".join(b"data: %b\n\n" % json.dumps(each).encode() for each in events)
+    assert texts_of(data, is_stream=True) == ["ab", "xy"]
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (sample({"prompt": [1, 2, 3]}), "not_redactable"),
+        (sample({"prompt": [[1, 2], [3]]}), "not_redactable"),
+        (raw(body=b'{"n":' + b"1" * 5000 + b"}"), "not_redactable"),
+        (raw(reply=b"broken"), "not_redactable"),
+        (raw(body=b'{"prompt":"%b","prompt":"x"}' % MAIL.encode()), "not_redactable"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_looked_into_is_not_kept(given: Sample, reason: str) -> None:
+    with pytest.raises(NotRedacted) as caught:
+        redact(given, ["email"])
+    assert caught.value.reason == reason
+
+
+class Point:
+    """An installed package's entry point."""
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+
+    def load(self) -> Any:
+        if self._function is None:
+            raise ImportError("words of somebody")
+        return self._function
+
+
+def fails(_text: str) -> str:
+    raise ValueError("words of somebody")
+
+
+@pytest.mark.parametrize("function", [None, fails, lambda _: None], ids=["not loaded", "raises", "no text"])
+def test_a_packages_redactor_that_fails_keeps_nothing_and_quotes_nothing(
+    function: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_registered", lambda: {"broken": Point(function)})
+    module.redactor_of.cache_clear()
+    with pytest.raises(NotRedacted) as caught:
+        redact(sample({"prompt": "x"}), ["broken"])
+    assert caught.value.reason == "redactor_failed"
+    assert "words" not in str(caught.value)
+    module.redactor_of.cache_clear()
+
+
+def test_a_packages_redactor_is_used_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_registered", lambda: {"shout": Point(str.upper)})
+    module.redactor_of.cache_clear()
+    assert json.loads(redact(sample({"prompt": "quiet"}), ["shout"]).body) == {"prompt": "QUIET"}
+    assert "shout" in module.installed()
+    module.redactor_of.cache_clear()
+
+
+def test_without_redactors_a_sample_stays_as_it_is_whatever_it_holds() -> None:
+    given = sample({"prompt": [1, 2, 3]})
+    assert redact(given, []) is given

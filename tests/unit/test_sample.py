@@ -1,0 +1,206 @@
+"""Which requests are copied, for what, and what a copy says of its session and task."""
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import structs
+
+from gateway.decide.assign import Arm, Split, bucket
+from gateway.decide.authenticate import Principal, Role
+from gateway.decide.route import Base, EngineView, Route, RouteTable
+from gateway.decide.sample import Mirror, pick_copy
+from gateway.mirror.taken import NoPair, Taken, sample_of, session_of, task_of
+from gateway.pipeline import Call, answer
+from gateway.store.desired import Desired, MirrorPolicy, RolloutRecord, RouteRecord, Shadow
+from gateway.store.snapshot import encode, of_state, to_table
+
+A, B = "support@" + "a" * 12, "support@" + "b" * 12
+IDS = [b"req-4f3c-%x" % number for number in range(20_000)]
+ROLLOUT = RolloutRecord(id="r1", alias="support", is_open=True, body={"state": {"stage": 2}})
+
+
+def mirror(**fields: Any) -> Mirror:
+    return Mirror(**{"kind": "candidate", "control": A, "other": B, "salt": "s:mirror", "share": 10_000, **fields})
+
+
+def test_a_share_of_requests_is_copied_and_of_those_a_share_for_noise() -> None:
+    picked = [pick_copy(mirror(share=1000, noise_share=2000), A, each) for each in IDS]
+    copies = [copy for copy in picked if copy is not None]
+    assert 1800 < len(copies) < 2200
+    noise = [copy for copy in copies if copy.kind == "noise"]
+    assert 320 < len(noise) < 480
+    assert {(copy.control, copy.other, copy.served) for copy in noise} == {(A, A, "control")}
+    assert {copy for copy in copies if copy.kind != "noise"} == {("candidate", A, B, "control")}
+
+
+def test_being_copied_tells_nothing_of_the_arm() -> None:
+    units = [f"unit{number}" for number in range(len(IDS))]
+    candidate = [bucket("s", unit) < 5000 for unit in units]
+    copied = [pick_copy(mirror(share=2000), A, each) is not None for each in IDS]
+    both = sum(one and other for one, other in zip(candidate, copied, strict=True))
+    assert both == pytest.approx(len(IDS) * 0.5 * 0.2, rel=0.1)
+
+
+def test_what_is_asked_anew_is_the_version_that_the_caller_did_not_get() -> None:
+    assert pick_copy(mirror(noise_share=0), A, b"1") == ("candidate", A, B, "control")
+    assert pick_copy(mirror(noise_share=0), B, b"1") == ("candidate", A, B, "candidate")
+    assert pick_copy(mirror(noise_share=10_000), B, b"1") == ("noise", B, B, "control")
+    assert pick_copy(mirror(), "support@" + "c" * 12, b"1") is None
+    assert pick_copy(mirror(share=0), A, b"1") is None
+
+
+def test_a_mirror_refuses_shares_that_are_none() -> None:
+    with pytest.raises(ValueError, match="share `10001`"):
+        mirror(share=10_001)
+    with pytest.raises(ValueError, match="noise_share `-1`"):
+        mirror(noise_share=-1)
+
+
+# Of which routes, and which of their requests
+
+
+def built(record: RouteRecord, base: Base | None = Base(name="base"), rollout: RolloutRecord | None = None) -> Any:  # noqa: B008 (a value)
+    state = Desired(routes=(record,), rollouts=(rollout,) if rollout else ())
+    made = of_state(state, version=1, base=base, engines=(), with_keys=False)
+    return to_table(encode(made)).routes["support"].mirror  # through its bytes, as a worker gets it
+
+
+def route(**fields: Any) -> RouteRecord:
+    return RouteRecord(**{"alias": "support", "control": A, "salt": "s", **fields})
+
+
+def test_an_alias_is_compared_with_its_candidate_and_else_with_the_base() -> None:
+    policy = MirrorPolicy(share=200, noise_share=50, capture="metrics_only")
+    against_base = built(route(mirror=policy))
+    assert (against_base.kind, against_base.control, against_base.other) == ("base", "base", A)
+    assert (against_base.share, against_base.noise_share, against_base.capture) == (200, 50, "metrics_only")
+    copy = pick_copy(replace(against_base, share=10_000, noise_share=0), A, b"1")
+    assert copy == ("base", "base", A, "candidate")
+    against_candidate = built(route(mirror=policy, candidate=B, weight=500))
+    assert (against_candidate.kind, against_candidate.control, against_candidate.other) == ("candidate", A, B)
+    assert against_base.salt != "s"
+
+
+def test_a_rollouts_stage_decides_the_candidate_and_the_share_and_the_policy_all_else() -> None:
+    shadow = Shadow(candidate=B, share=10_000)
+    found = built(route(shadow=shadow, mirror=MirrorPolicy(share=5, capture="metrics_only", noise_share=0)))
+    assert (found.kind, found.other, found.share, found.capture, found.noise_share) == (
+        "candidate", B, 10_000, "metrics_only", 0,
+    )  # fmt: skip
+    assert built(route(shadow=shadow)).capture == "full"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"mirror": MirrorPolicy(share=0)}, {"mirror": MirrorPolicy(share=9, capture="off")},
+     {"mirror": MirrorPolicy(share=9, capture="off"), "shadow": Shadow(candidate=B, share=9)}],
+)  # fmt: skip
+def test_nothing_is_copied_without_a_share_or_where_nothing_may_be_kept(fields: dict[str, Any]) -> None:
+    assert built(route(**fields)) is None
+
+
+def test_there_is_no_base_to_compare_with_before_an_engine_has_told_its_name() -> None:
+    assert built(route(mirror=MirrorPolicy(share=9)), base=None) is None
+
+
+def test_only_what_the_split_serves_is_copied() -> None:
+    engine = EngineView(url="http://e", versions=frozenset([A]))
+    split = Split(A, B, 10_000)
+    table = RouteTable(
+        base=Base(name="base"), versions=frozenset([A, B]), engines=(engine,),
+        routes={"support": Route(alias="support", split=split, salt="s", mirror=mirror())},
+    )  # fmt: skip
+
+    class Anyone:
+        def unit(self, _sources: tuple[str, ...]) -> str:
+            return "u"
+
+    def placed(model: str, arm: Arm | None = None) -> Any:
+        return answer(Call(Principal(id="k", role=Role.APP_PIN), model, Anyone(), arm), table, {})
+
+    assert placed("support").reason == "fallback:version_not_ready"
+    assert placed("support").mirror is None
+    assert placed("support", Arm.CONTROL).mirror is None
+    assert placed(A).mirror is None
+    assert placed("base").mirror is None
+    both = EngineView(url="http://e", versions=frozenset([A, B]))
+    object.__setattr__(table, "engines", (both,))
+    assert placed("support").mirror == mirror()
+
+
+# Sessions and tasks
+
+
+def taken(body: dict[str, Any] | None = None, **fields: Any) -> Taken:
+    data = msgspec.json.encode(body or CHAT)
+    made = Taken(
+        "candidate", A, B, "control", "support", "r1", 2, "full", b"/v1/chat/completions", b"1", "key", "salt", "",
+        None, data, True, 0, 10.0,
+    )  # fmt: skip
+    return structs.replace(made, **fields)
+
+
+TURN = {"role": "user", "content": "hi"}
+CHAT: dict[str, Any] = {"model": "m", "messages": [TURN]}
+
+
+def test_a_session_is_the_conversation_or_who_is_named_and_never_the_key() -> None:
+    grown = {**CHAT, "messages": [TURN, {"role": "assistant", "content": "yes?"}, {"role": "user", "content": "x"}]}
+    assert session_of(taken(CHAT)) == session_of(taken(grown))
+    other = {**CHAT, "messages": [{"role": "user", "content": "hello"}]}
+    sessions = [
+        session_of(each)
+        for each in (
+            taken(CHAT), taken(other), taken(CHAT, caller="another"), taken(CHAT, salt="another"),
+            taken(CHAT, named="ann"), taken(CHAT, named="bob"), taken(CHAT, named="ann", caller="another"),
+        )
+    ]  # fmt: skip
+    assert len(set(sessions)) == len(sessions)
+    assert all(len(each) == 16 and int(each, 16) >= 0 for each in sessions)
+    assert session_of(taken(other, named="ann")) == session_of(taken(CHAT, named="ann"))
+
+
+def test_a_request_that_tells_of_no_session_is_one_of_its_own() -> None:
+    plain = {"model": "m", "prompt": "hi"}
+    first, second = (taken(plain, request_id=each) for each in (b"1", b"2"))
+    assert session_of(first) != session_of(second)
+    assert session_of(first) == session_of(taken(plain, request_id=b"1"))
+
+
+@pytest.mark.parametrize(
+    ("header", "task"),
+    [(None, ""), (b"", ""), (b"support.refund-1", "support.refund-1"), (b"Refund", ""), (b"a" * 33, ""),
+     (b"who is this?", ""), (b"caf\xe9", ""), (b"a\n", "")],
+)  # fmt: skip
+def test_a_task_is_a_short_name_or_none(header: bytes | None, task: str) -> None:
+    assert task_of(header) == task
+
+
+@pytest.mark.parametrize(
+    ("prompt", "is_pair"),
+    [("one", True), (["one"], True), (["one", "two"], False), ([1, 2, 3], True), ([[1, 2], [3]], False),
+     ([[1, 2]], True), (None, True)],
+)  # fmt: skip
+def test_several_prompts_in_one_are_no_pair(prompt: Any, is_pair: bool) -> None:
+    request = taken({"model": "m", "prompt": prompt}, endpoint=b"/v1/completions")
+    if is_pair:
+        assert sample_of(request, "0" * 32, 0.0).body == request.body
+    else:
+        with pytest.raises(NoPair, match="several_prompts"):
+            sample_of(request, "0" * 32, 0.0)
+    assert sample_of(structs.replace(request, body=b'{"prompt":["\\ud800","x"]}'), "0" * 32, 0.0).session
+
+
+def test_a_sample_holds_the_bytes_of_both_sides_and_the_times_between_them() -> None:
+    request = taken(CHAT, task=b"refund")
+    request.parts = [b"b\r\ndata: {}\r\n\r\n\r\n", b"data: [", b"6\r\nDONE]\n\r\n"]
+    request.plain = [1]
+    request.first_at, request.ended_at = 10.25, 12.0
+    sample = sample_of(request, "0" * 32, 1_800_000_000.0)
+    assert sample.reply == b"data: {}\r\n\r\ndata: [DONE]\n"
+    assert (sample.ttft_seconds, sample.duration_seconds, sample.at) == (0.25, 2.0, 1_800_000_000.0)
+    assert (sample.rollout, sample.stage, sample.task, sample.body) == ("r1", 2, "refund", request.body)
+    assert (sample.served, sample.replayed) == ("control", B)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(sample), type=type(sample)) == sample

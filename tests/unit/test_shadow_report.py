@@ -1,0 +1,379 @@
+"""A report says what each version does differently, by task and beside noise, in numbers, words and plots."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evaluators.drift.token_kl import HISTOGRAM_BOUNDS
+from evaluators.observation import Drift, Judged, Kind, Outcome, Score, Unscored
+from gateway.cli.shadow_html import PlotsMissing, page
+from gateway.cli.shadow_plots import MOST_PANELS, e_values, kl_over_pairs, log_ratios, scores_by_task
+from gateway.cli.shadow_table import show
+from gateway.control.shadow.api import mirror_lines, summaries
+from gateway.control.shadow.growth import MOST_EVIDENCE, grown
+from gateway.control.shadow.growth import MOST_POINTS as MOST_CURVE_POINTS
+from gateway.control.shadow.intervals import interval_of
+from gateway.control.shadow.report import MOST_POINTS, MOST_TASKS, comparisons_of, quantile, thinned
+from gateway.decide.read_plan import parse_plan
+from gateway.decide.rollout import Phase, Rollout
+from gateway.decide.verdict import Verdict
+from gateway.observe.mirror_counts import MirrorCounts
+
+CONTROL, CANDIDATE = "support@24e3a56d83d9", "support@9d1c44aa0b17"
+HOSTILE = "<script>$x_$&'\"\n"
+
+
+def score(value: float, control: float | None = None, candidate: float | None = None) -> Score:
+    return Score(value=value, version="1", control=control, candidate=candidate)
+
+
+def expected(control: float, candidate: float) -> Score:
+    return score((1 + candidate - control) / 2, control, candidate)
+
+
+def drift(kl: float, **more: Any) -> Drift:
+    histogram = (8, 2, *(0,) * (len(HISTOGRAM_BOUNDS) - 1))
+    values = {"n_tokens": 10, "log_ratio": kl, "moved_share": 0.1, "top1_agreement": 0.9, "histogram": histogram}
+    return Drift(kl=kl, **{**values, **more})
+
+
+def judged(number: int, kind: Kind = Kind.CANDIDATE, **more: Any) -> Judged:
+    values: dict[str, Any] = {
+        "number": number, "sample": f"{number:032x}", "session": f"{number:016x}", "alias": "support", "kind": kind,
+        "control": CONTROL, "other": CONTROL if kind is Kind.NOISE else CANDIDATE, "at": 1_000.0 + number,
+        "judged_at": 1_002.0 + number, "task": "facts", "control_tokens": 20, "other_tokens": 30, "prompt_tokens": 9,
+    }  # fmt: skip
+    return Judged(**{**values, **more})
+
+
+def pairs() -> list[Judged]:
+    """Forty pairs of two tasks, of which one got worse, and ten of noise."""
+    found = []
+    for number in range(1, 51):
+        is_noise, is_fact = number % 5 == 0, number % 2 == 0
+        is_bad = is_fact and not is_noise
+        scores: dict[str, Outcome] = {
+            "chrf": score(0.4 if is_bad else 0.9), "judge": score(0.0 if is_bad else 0.5),
+            "expected": expected(1.0, 0.0 if is_bad else 1.0)
+            if is_fact
+            else Unscored(reason="no_expected", version="1"),
+        }  # fmt: skip
+        moved = ((HOSTILE, 3, -0.1, -9.0),) if is_bad else ()
+        found.append(
+            judged(
+                number, Kind.NOISE if is_noise else Kind.CANDIDATE, task="facts" if is_fact else "support",
+                scores=scores, drift=drift(1.0 if is_bad else 0.0 if is_noise else 0.1, top_moved=moved),
+            )
+        )  # fmt: skip
+    return found
+
+
+def figure(view: Any, name: str) -> Any:
+    return next(each for each in view.figures if each.comparator == name)
+
+
+def test_each_task_is_told_apart_from_the_others_and_held_against_its_own_noise() -> None:
+    candidate, noise = comparisons_of(pairs())
+    assert (candidate.kind, candidate.n, candidate.sessions) == (Kind.CANDIDATE, 40, 40)
+    facts, support = candidate.tasks
+    assert (facts.task, facts.n, support.task, support.n) == ("facts", 20, "support", 20)
+    assert figure(facts, "kl").mean == pytest.approx(1.0)
+    assert figure(support, "kl").mean == pytest.approx(0.1)
+    assert figure(facts, "chrf").excess == pytest.approx(0.5)
+    assert figure(support, "chrf").excess == pytest.approx(0.0)
+    told = figure(candidate, "expected")
+    assert (told.control, told.candidate, told.n, told.noise) == (1.0, 0.0, 20, 0.5)
+    assert told.unscored == {"no_expected": 20}
+    assert (noise.kind, noise.n, noise.version, noise.control) == (Kind.NOISE, 10, CONTROL, CONTROL)
+
+
+def test_drift_is_told_with_its_noise_its_spread_and_the_tokens_that_moved_most() -> None:
+    view = comparisons_of(pairs())[0].drift
+    assert view is not None
+    assert view.kl == pytest.approx(0.55)
+    assert view.noise == 0.0
+    assert view.quantiles == {"p50": 0.1, "p90": 1.0, "p99": 1.0, "max": 1.0}
+    assert view.n_tokens == 400
+    assert view.histogram == [320, 80, *(0,) * (len(HISTOGRAM_BOUNDS) - 1)]
+    assert [(each.token, each.count, each.log_ratio) for each in view.top_moved] == [(HOSTILE, 20, pytest.approx(8.9))]
+
+
+def test_words_that_a_route_does_not_keep_are_not_told() -> None:
+    bare = drift(1.0, top_moved=(("", 3, -0.1, -9.0),))
+    view = comparisons_of([judged(1, drift=bare)])[0].drift
+    assert view is not None
+    assert view.top_moved == []
+
+
+def test_a_judge_is_told_with_what_it_says_of_a_version_against_itself() -> None:
+    view = comparisons_of(pairs())[0].judge
+    assert view is not None
+    assert (view.n, view.wins, view.ties, view.losses) == (40, 0, 20, 20)
+    assert view.win_ratio == pytest.approx(0.25)
+    assert view.low is not None
+    assert view.low < 0.25
+    assert (view.noise, view.noise_n) == (0.5, 10)
+
+
+def test_pairs_that_were_drawn_unevenly_are_weighed_and_get_no_plain_interval() -> None:
+    drawn = [judged(1, scores={"judge": score(0.0)}, weight=1.0), judged(2, scores={"judge": score(1.0)}, weight=3.0)]
+    view = comparisons_of(drawn)[0].judge
+    assert view is not None
+    assert view.win_ratio == pytest.approx(0.75)
+    assert (view.low, view.high) == (None, None)
+
+
+def test_noise_is_the_controls_and_else_the_versions_own() -> None:
+    candidate = judged(1, drift=drift(0.5))
+    own = judged(2, Kind.NOISE, control=CANDIDATE, other=CANDIDATE, drift=drift(0.2))
+    of_control = judged(3, Kind.NOISE, drift=drift(0.1))
+    for noise, floor in (([own], 0.2), ([own, of_control], 0.1), ([], None)):
+        view = comparisons_of([candidate, *noise])[0].drift
+        assert view is not None
+        assert view.noise == floor
+
+
+def test_an_interval_holds_the_mean_and_counts_a_session_once() -> None:
+    low, high = interval_of((f"s{number}", 0.2) for number in range(100))
+    assert low is not None
+    assert high is not None
+    assert low < 0.2 < high
+    one_by_one = [(f"s{number}", value) for number in range(20) for value in (0.0, 0.4)]
+    assert interval_of(one_by_one) == interval_of((f"s{number}", 0.2) for number in range(20))
+    assert interval_of([("s", 0.2)] * 100) == (None, None)
+
+
+def test_an_interval_is_of_the_scale_that_is_given() -> None:
+    low, high = interval_of(((f"s{number}", 9.0 if number % 2 else 1.0) for number in range(200)), largest=5.0)
+    assert low is not None
+    assert high is not None
+    assert low < 3.0 < high < 5.0
+
+
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=50).map(sorted), st.floats(0.01, 1))
+def test_a_quantile_is_a_value_that_so_many_do_not_exceed(rising: list[float], share: float) -> None:
+    found = quantile(rising, share)
+    assert sum(value <= found for value in rising) >= share * len(rising) - 1e-9
+    assert sum(value < found for value in rising) < share * len(rising)
+
+
+@given(st.integers(1, 2_000), st.integers(2, 600))
+def test_thinning_keeps_both_ends_and_the_order(count: int, most: int) -> None:
+    found = list(thinned(range(count), most))
+    assert len(found) == min(count, most)
+    assert (found[0], found[-1]) == (0, count - 1)
+    assert found == sorted(set(found))
+
+
+def test_a_report_is_bounded_whatever_callers_name_their_tasks() -> None:
+    view = comparisons_of([judged(number, task=f"t{number}", drift=drift(0.1)) for number in range(1, 700)])[0]
+    assert len(view.tasks) == MOST_TASKS
+    assert len(view.points) == MOST_POINTS
+
+
+def test_a_list_has_a_line_for_each_comparison_and_none_for_noise() -> None:
+    (line,) = summaries(pairs())
+    assert (line.version, line.control, line.n) == (CANDIDATE, CONTROL, 40)
+    assert line.kl == pytest.approx(0.55)
+    assert line.kl_noise == 0.0
+
+
+def test_the_mirror_is_told_in_words() -> None:
+    counts = MirrorCounts()
+    counts.sample("support", "candidate")
+    counts.sample("legal", "base")
+    counts.skip("client_gone")
+    counts.drop("queue_full")
+    assert mirror_lines(counts, "support") == {
+        "candidate sampled": 1, "skipped (client_gone, all aliases)": 1, "dropped (queue_full, all aliases)": 1,
+    }  # fmt: skip
+
+
+def report(found: list[Judged] | None = None, **more: Any) -> dict[str, Any]:
+    comparisons = [each.model_dump(mode="json") for each in comparisons_of(pairs() if found is None else found)]
+    gates = [
+        {"gate": "kl", "verdict": "fail", "reason": "kl 0.55 > 0.1 (n=40, e=2,312)", "observed": 0.55, "limit": 0.1,
+         "n": 40, "e_value": 2312.0, "is_muted": False, "is_critical": True},
+    ]  # fmt: skip
+    curve = {"gate": "kl", "bound": 400.0, "sessions": [0, 20, 40], "e_fail": [1.0, 30.0, 2312.0], "e_pass": [1, 0, 0]}
+    rollout = {
+        "id": "ro-5e1f09ab", "candidate": CANDIDATE, "control": CONTROL, "phase": "rolled_back", "is_open": False,
+        "stage": 1, "gates": gates, "evidence": [curve],
+    }  # fmt: skip
+    values = {
+        "alias": "support", "at": 2_000.0, "since": 900.0, "pairs": 50, "is_cut": False, "comparisons": comparisons,
+        "rollout": rollout, "feedback": [{"arm": "control", "n": 4, "bad": 1}],
+        "over_time": [
+            {"version": CONTROL, "what": "output_length", "n": 900, "psi": 0.31, "js": 0.05, "evidence": 40.0,
+             "bound": 30.0, "run_length": 10_000.0, "alarm_at": 1_500.0, "why": "answers are longer"}
+        ],
+        "queue": {"pending": 3, "claimed": 1, "failed": 2, "oldest_seconds": 12.0}, "mirror": {"candidate sampled": 50},
+        "calibration": ["ok: win rate 0.500 (right: 0.5)"], "shed": {"engine_busy": 7}, "failed": {},
+        "spent_tokens": 1234,
+    }  # fmt: skip
+    whole: dict[str, Any] = json.loads(json.dumps({**values, **more}))
+    return whole
+
+
+PLAN = parse_plan(
+    {
+        "shadow": {"pairs": 100, "idle": "1s", "gates": [{"kl": {"limit": 0.5}}, {"expected": {"margin": "20%"}}]},
+        "steps": [{"weight": "50%", "gates": ["error_rate", {"kl": {"limit": 0.5}}]}, {"weight": "100%"}],
+    }
+)
+ROLLOUT = Rollout(
+    id="ro-1", alias="support", control=CONTROL, candidate=CANDIDATE, home=CONTROL, plan=PLAN, phase=Phase.SHADOW,
+    stage=1,
+)  # fmt: skip
+
+
+def staged(number: int, kl: float, **more: Any) -> Judged:
+    return judged(number, **{"rollout": "ro-1", "stage": 1, "drift": drift(kl), **more})
+
+
+def test_the_evidence_of_a_rollout_grows_to_what_its_gates_say() -> None:
+    strangers = [staged(9_000, 5.0, rollout="ro-2"), staged(9_001, 5.0, other="support@000000000000")]
+    found = grown(ROLLOUT, [*strangers, *(staged(number, 2.0) for number in range(60))], now=2_000.0)
+    assert found is not None
+    assert found.stage == 1
+    kl, nothing = found.readings
+    assert (kl.gate, kl.verdict, kl.n, kl.limit) == ("kl", Verdict.FAIL, 60, pytest.approx(0.5))
+    assert (nothing.gate, nothing.verdict, nothing.n) == ("expected", Verdict.INCONCLUSIVE, 0)
+    curve = found.curves[0]
+    assert (curve.sessions[0], curve.sessions[-1]) == (0, 60)
+    assert curve.e_fail[0] == 1.0
+    assert curve.e_fail == sorted(curve.e_fail)
+    assert curve.e_fail[-1] == pytest.approx(min(MOST_EVIDENCE, kl.e_value or 0.0))
+    assert curve.bound == pytest.approx(1 / PLAN.alpha_per_gate)
+    assert max(curve.e_fail) >= curve.bound
+
+
+def test_a_curve_has_so_many_points_however_many_pairs_there_are() -> None:
+    found = grown(ROLLOUT, (staged(number, 0.4) for number in range(3_000)), now=9_000.0)
+    assert found is not None
+    for curve in found.curves:
+        assert len(curve.sessions) == len(curve.e_fail) == len(curve.e_pass) <= MOST_CURVE_POINTS + 1
+    assert found.curves[0].sessions[-1] == found.readings[0].n == 3_000
+
+
+def test_the_last_stage_that_has_pairs_is_told() -> None:
+    ramping = replace(ROLLOUT, phase=Phase.CANARY, index=1, stage=2, weight=5_000)
+    shadowed = [staged(number, 0.1) for number in range(10)]
+    before = grown(ramping, shadowed, now=2_000.0)
+    assert before is not None
+    assert (before.stage, [each.gate for each in before.readings]) == (1, ["kl", "expected"])
+    after = grown(ramping, [*shadowed, staged(11, 0.1, stage=2)], now=2_000.0)
+    assert after is not None
+    assert (after.stage, [each.gate for each in after.readings]) == (2, ["kl"])
+    assert grown(ramping, [], now=2_000.0) is None
+
+
+class Reader(HTMLParser):
+    """Collects the tags and the text of a page, and what it would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.text = ""
+        self.fetches: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        links = {"src", "href", "xlink:href", "action"}
+        self.fetches += [f"{tag} {value}" for name, value in attrs if name in links and not str(value).startswith("#")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def read(markup: str) -> Reader:
+    reader = Reader()
+    reader.feed(markup)
+    return reader
+
+
+def test_the_page_stands_for_itself_and_takes_words_of_callers_for_words() -> None:
+    found = [judged(each.number, each.kind, task="<i>&$^{", drift=each.drift, scores=each.scores) for each in pairs()]
+    reader = read(page(report(found)))
+    assert {"script", "i"} & set(reader.tags) == set()
+    assert reader.fetches == []
+    assert "<i>&$^{" in reader.text
+    assert "<script>$x_$&" in reader.text
+    assert reader.tags.count("svg") == 4
+
+
+def test_the_page_says_what_the_report_says() -> None:
+    text = read(page(report())).text
+    for words in (CANDIDATE, "rolled back", "kl 0.55 > 0.1 (n=40, e=2,312)", "facts", "no_expected", "engine_busy",
+                  "3 waiting", "1,234 tokens", "answers are longer",
+                  "ok: win rate 0.500", "against itself: noise"):  # fmt: skip
+        assert words in text
+
+
+def test_every_plot_is_a_drawing_with_its_words_as_text() -> None:
+    view = report()
+    candidate, noise = view["comparisons"]
+    by_task = scores_by_task(candidate)
+    assert by_task is not None
+    for drawing, words in (
+        (kl_over_pairs(candidate, 0.1), ("limit 0.1", "noise 0.0000", "facts", "mean so far")),
+        (log_ratios(candidate, noise["drift"]), ("80.0%", "noise", "share of the tokens")),
+        (e_values(view["rollout"]["evidence"]), ("Gate kl", "1/alpha = 400")),
+        (by_task, ("expected: control → version", "chrf: noise → version", "facts (20)")),
+    ):
+        root = ElementTree.fromstring(drawing)
+        told = "".join(root.itertext())
+        assert root.tag.endswith("svg")
+        assert [each for each in words if each not in told] == []
+
+
+def test_equal_figures_make_equal_plots() -> None:
+    candidate = report()["comparisons"][0]
+    assert log_ratios(candidate, None) == log_ratios(candidate, None)
+
+
+def test_a_plot_of_tasks_shows_the_comparators_that_moved_most() -> None:
+    scores = {f"c{number}": score(1 - number / 20) for number in range(20)}
+    same = {f"c{number}": score(1.0) for number in range(20)}
+    found = [judged(1, scores=scores), judged(2, Kind.NOISE, scores=same)]
+    drawing = scores_by_task(report(found)["comparisons"][0])
+    assert drawing is not None
+    assert drawing.count("noise → version") == MOST_PANELS
+    assert "c19: noise" in drawing
+
+
+def test_a_report_without_pairs_is_told_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    nothing = report([], rollout=None, over_time=[], pairs=0, spent_tokens=None, feedback=[], shed={}, mirror={})
+    assert "Shadow report" in read(page(nothing)).text
+    show(nothing)
+    assert "0 pairs" in capsys.readouterr().out
+
+
+def test_without_matplotlib_the_page_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(__import__("sys").modules, name, None)
+    with pytest.raises(PlotsMissing, match=r"loragate\[plots\]"):
+        page(report())
+
+
+def test_the_table_has_a_column_for_each_task(capsys: pytest.CaptureFixture[str]) -> None:
+    show(report())
+    lines = capsys.readouterr().out.splitlines()
+    heading = next(line for line in lines if "COMPARATOR" in line)
+    assert "facts (20)" in heading
+    assert "support (20)" in heading
+    of_expected = next(line for line in lines if line.strip().startswith("expected"))
+    assert of_expected.count("100.0% → 0.0%") == 2  # in all, and of the task
+    assert "20 no_expected" in of_expected
+    of_kl = next(line for line in lines if line.strip().startswith("kl "))
+    assert "1.0000" in of_kl
+    assert "0.1000" in of_kl
+    assert any("gate kl" in line and "e-value 2.31e+03 of 400" in line for line in lines)
+    assert any("output_length PSI 0.31" in line and "answers are longer" in line for line in lines)
+    assert any("moved most" in line and "'<script>" in line and "\\n" in line for line in lines)

@@ -1,0 +1,99 @@
+"""What a worker and its pool tell each other, where two things happen at once."""
+
+import asyncio
+import socket
+import threading
+import time
+from typing import Any, cast
+
+import msgspec
+
+from gateway.app import Worker
+from gateway.mirror.feedback import About
+from gateway.mirror.taken import Taken
+from gateway.receive.limits import Limits
+from gateway.workers import channel
+from gateway.workers.channel import Configure, Recalled, Report
+from gateway.workers.pool import WorkerPool
+from tests.flow.pools import table_of
+
+
+def configure(table: bytes = b"") -> Configure:
+    return Configure(
+        limits=Limits(), connect_seconds=1.0, drain_seconds=1.0, certificate=None, private_key=None,
+        table=table or table_of(),
+    )  # fmt: skip
+
+
+class Paper:
+    """A channel's end that only takes note."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+
+def test_two_who_ask_workers_at_once_get_an_answer_each() -> None:
+    def about(alias: str) -> dict[str, About]:
+        return {alias: About(alias=alias, version=f"{alias}@1", arm="control")}
+
+    async def main() -> list[dict[str, About]]:
+        with socket.socket() as listener:
+            pool = WorkerPool(listener, 1, configure)
+            (slot,) = pool._slots
+            slot.writer, _ = cast(Any, Paper()), slot.is_ready.set()
+            both = [asyncio.create_task(pool.recall([alias])) for alias in ("one", "two")]
+            while len(slot.answers) < 2:
+                await asyncio.sleep(0)
+            for number, alias in zip(tuple(slot.answers), ("one", "two"), strict=True):
+                pool._take(slot, Recalled(number, about(alias)))
+            found = list(await asyncio.gather(*both))
+            pool._take(slot, Recalled(99, about("late")))
+            assert slot.recalled == {}
+            return found
+
+    assert asyncio.run(main()) == [about("one"), about("two")]
+
+
+def test_a_workers_last_counts_arrive_behind_the_copies_that_it_hands_on_as_it_ends() -> None:
+    ours, theirs = socket.socketpair()
+    heard = bytearray()
+
+    def listen() -> None:
+        time.sleep(0.1)  # a control plane that is busy
+        while data := ours.recv(1 << 20):
+            heard.extend(data)
+
+    copy = Taken(
+        "noise", "v", "v", "control", "a", "", 0, "full", b"/v1/completions", b"r", "k", "s", "", None,
+        b"x" * 1_500_000, False, 1_500_000, 0.0,
+    )  # fmt: skip
+
+    async def main() -> None:
+        reader, writer = await asyncio.open_connection(sock=theirs)
+        worker = Worker(configure(), reader, writer)
+        worker.mirror.reserve(copy.size)
+        worker.mirror.offer(copy)
+
+        async def receive() -> dict[str, Any]:
+            return {}
+
+        async def send(_message: dict[str, Any]) -> None:
+            pass
+
+        await worker({"type": "lifespan", "state": {}}, receive, send)
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    asyncio.run(main())
+    listener.join(5)
+    ours.close()
+    messages = []
+    while heard:
+        size = 4 + int.from_bytes(heard[:4], "big")
+        messages.append(msgspec.msgpack.decode(bytes(heard[4:size]), type=channel.FromWorker))
+        del heard[:size]
+    assert isinstance(messages[-1], Report)
+    assert messages[-1].mirror.sampled == {"a": {"noise": 1}}
