@@ -188,7 +188,12 @@ def _positive(values: Sequence[float]) -> list[float]:
 
 
 def _logarithmic(axes: Any) -> None:
+    from matplotlib.ticker import LogLocator
+
     axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    if high < 100 * low:  # powers of ten alone would be one or two
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     # Its own labels are mathematics, which is off.
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.minorticks_off()

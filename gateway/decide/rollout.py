@@ -163,6 +163,7 @@ class Transition:
 
     @property
     def why(self) -> str:
-        """The reason in one sentence: a person's, or the gates'."""
+        """The reason in one sentence: a person's, or the gates'; of gates that fail theirs alone."""
         given = getattr(self.event, "reason", None) or getattr(self.event, "override", None) or ""
-        return "; ".join((*((given,) if given else ()), *(reading.reason for reading in self.readings)))
+        readings = [reading for reading in self.readings if reading.rolls_back] or self.readings
+        return "; ".join((*((given,) if given else ()), *(reading.reason for reading in readings)))

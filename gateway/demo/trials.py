@@ -18,19 +18,19 @@ from gateway.demo.guide import DemoFailed, Guide, note, step
 from gateway.demo.traffic import ALIAS, Traffic, flowing
 
 # Half of the requests are facts that can be marked. The margin is wide, so that some dozens of answers decide: that a
-# sound version has lost 20 points is excluded after some 30 facts, and the overfitted one loses 70. Drift is told and
+# sound version has lost 30 points is excluded after some 20 facts, and the overfitted one loses 70. Drift is told and
 # decides nothing (`muted`): the overfitted version exceeds this limit after as many pairs, but to show that a sound one
 # keeps it would take hundreds.
 PLAN: Final = {
     "alpha": "5%",
     "shadow": {
-        "pairs": 60,
+        "pairs": 40,
         "max_pairs": 600,
         "share": "100%",
         "idle": "2s",
         "min_time": "10s",
         "gates": [
-            {"expected": {"margin": "20%", "min_samples": 20}},
+            {"expected": {"margin": "30%", "min_samples": 15}},
             {"kl": {"limit": 0.15, "min_samples": 20, "muted": True}},
         ],
     },

@@ -271,6 +271,9 @@ def test_what_has_had_no_byte_moves_away_from_an_engine_that_goes_down(narrow: P
             other.set(hang=False)
             stuck.set(hang=True, status=503)  # its health check says so as well
             assert client.reply().status == 200
+            deadline = time.monotonic() + 5
+            while stuck.running and time.monotonic() < deadline:  # it notices a moment later that nobody waits
+                time.sleep(0.01)
             assert (stuck.running, other.running) == (0, 0)
     finally:
         for engine in (narrow.a, narrow.b):

@@ -116,7 +116,7 @@ def test_a_bad_version_is_rolled_back_by_itself_and_explained_and_gates_can_be_t
     tried = gateway.cli("gates", "simulate", "--since", "1h", "-f", str(file), "--alias", support.alias)
     assert "not replayed, for pairs do not answer them: manual" in tried
     assert f"{rollout}" in tried
-    assert "rolled_back" in tried
+    assert "rolled back" in tried
     answer = gateway.cli(
         "gates", "simulate", "--plan", "shadow 30 pairs 1h", "--alias", support.alias, "--json"
     )  # fmt: skip

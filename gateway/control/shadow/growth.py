@@ -121,7 +121,8 @@ class _Recorded:
         self._count = 0
 
     def add(self, judged: Judged) -> None:
-        """Take in a pair."""
+        """Take in a pair, after the sessions that were over when it was compared, as the leader's looks count them."""
+        self._evidence.close(judged.judged_at)
         self._evidence.add(judged)
         self._count += 1
         if self._count % self._every == 0:
