@@ -78,11 +78,15 @@ def add(gateway: RunningGateway, folder: Path, *, activate: bool) -> str:
 
 
 def start(gateway: RunningGateway, candidate: str, pairs: int) -> str:
-    """Begin a rollout; with few pairs its margins are wide enough for them."""
+    """Begin a rollout; with few pairs its margins are wide enough for them.
+
+    A random model's next token is nearly anybody's guess: its five likeliest tell little, so `kl`, which is bounded
+    by them, tells nothing here; which one comes first tells versions apart.
+    """
     margin = "5%" if pairs >= 300 else "30%"
     gates: list[Any] = [
         *({name: {"margin": margin, "min_samples": 20}} for name in ("failed", "refusal", "repetition", "truncated")),
-        {"kl": {"limit": 0.5, "min_samples": 20}}, {"chrf": {"muted": True}},
+        {"token_flip": {"limit": 0.2, "min_samples": 20}}, {"chrf": {"muted": True}},
     ]  # fmt: skip
     plan = {
         "shadow": {"pairs": pairs, "share": "100%", "idle": "2s", "gates": gates},
@@ -138,7 +142,7 @@ def test_a_twin_goes_live_and_another_model_is_taken_back(
             assert ended["phase"] == "rolled_back", story
         assert other not in seen  # it was in the shadow from its first request to its last
         assert twin in seen[-20:]
-        assert "kl" in story
+        assert "token_flip" in story
         print(gateway.cli("shadow", "report", ALIAS))
 
 
