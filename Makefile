@@ -17,7 +17,7 @@ demo: setup  ## Serve a real base and real adapters, and show what the gateway d
 
 test: setup  ## Run every test, real engines and simulations included
 	$(PY) -m pytest -q $(FAST) $(ARGS)
-	scripts/test_slow.sh $(ARGS)
+	$(PY) -m pytest -q -m "(real or simulation) and not story" $(ARGS)
 
 check: setup  ## Lint, types, architecture and the fast tests, in a minute or two
 	$(PY) -m ruff check .

@@ -12,7 +12,7 @@ import pytest
 from gateway.serve.vllm_cpu import SWITCH
 from tests.real.engines import is_healthy, running_vllm
 
-pytestmark = [pytest.mark.real, pytest.mark.vllm]
+pytestmark = pytest.mark.real
 
 PROMPTS = ("The sea was calm", "What is rain?", "One, two, three")
 TOKENS = 12

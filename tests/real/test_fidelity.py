@@ -9,7 +9,7 @@ import pytest
 
 from tests.gateways import RunningGateway
 
-pytestmark = [pytest.mark.real, pytest.mark.vllm]
+pytestmark = pytest.mark.real
 
 CHAT = {"messages": [{"role": "user", "content": "hi there"}], "max_tokens": 8, "temperature": 0, "seed": 7}
 TOOL = {

@@ -15,7 +15,7 @@ from gateway.serve.vllm_cpu import SWITCH
 from tests.real.engines import running_vllm
 from tests.real.tiny_adapters import random_adapter
 
-pytestmark = [pytest.mark.real, pytest.mark.vllm]
+pytestmark = pytest.mark.real
 
 WEIGHTS = "adapter_model.safetensors"
 TRIES = 20

@@ -18,7 +18,7 @@ from adapters.fusion import FusionReport, fuse
 from adapters.recipe import Method, Parent, Recipe
 from tests.real.tiny_adapters import random_adapter
 
-pytestmark = [pytest.mark.real, pytest.mark.vllm]
+pytestmark = pytest.mark.real
 
 WEIGHTS = {"left": 0.7, "right": -0.4}
 # In nats, for each of 2 × 47 tokens. Measured here, worst token: vLLM against itself 0; against transformers, which

@@ -13,7 +13,7 @@ import pytest
 from gateway.serve.vllm_cpu import SWITCH
 from tests.gateways import RunningGateway
 
-pytestmark = [pytest.mark.real, pytest.mark.vllm]
+pytestmark = pytest.mark.real
 
 PROMPT = "The capital of France is"
 ROUNDS = 10

@@ -11,7 +11,7 @@ import pytest
 from evaluators.normalize import observation_of, prompt_of, replay_body, skip_reason
 from evaluators.observation import Observation
 
-pytestmark = [pytest.mark.real, pytest.mark.vllm]
+pytestmark = pytest.mark.real
 
 SAID = [{"role": "user", "content": "hi there"}]
 # What callers send along and we do not ask again, or not so.

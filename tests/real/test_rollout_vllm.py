@@ -12,7 +12,7 @@ import pytest
 
 from tests.gateways import RunningGateway
 
-pytestmark = [pytest.mark.real, pytest.mark.vllm]
+pytestmark = pytest.mark.real
 
 ALIAS = "support"
 MESSAGES: list[Any] = [{"role": "user", "content": "The capital of France is"}]

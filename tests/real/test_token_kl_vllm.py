@@ -28,7 +28,7 @@ from gateway.evaluate.scoring import Given, Scorer, ScoringBounds
 from gateway.settings import load
 from tests.real.engines import running_vllm
 
-pytestmark = [pytest.mark.real, pytest.mark.vllm]
+pytestmark = pytest.mark.real
 
 STYLE = "support"
 SCALES = {"support-0": 0.0, "support-25": 0.25, "support-50": 0.5, "support-100": 1.0}

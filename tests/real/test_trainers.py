@@ -16,7 +16,7 @@ from adapters.verify import BaseModel, EngineLimits, verify
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-pytestmark = [pytest.mark.real, pytest.mark.vllm]
+pytestmark = pytest.mark.real
 ANY = Allowed(any_local=True)
 PROJECTIONS = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
 # A and B, of seven modules, of two layers.

@@ -16,7 +16,7 @@ import pytest
 from tests.gateways import VLLM_SECONDS, RunningGateway
 from tests.real.tiny_adapters import random_adapter
 
-pytestmark = pytest.mark.real  # not `vllm`: it has time limits, and those run with what time others leave
+pytestmark = pytest.mark.real
 
 CYCLES = 50
 STREAMS = 20

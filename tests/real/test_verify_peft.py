@@ -9,7 +9,7 @@ from adapters.artifact import read_manifest
 from adapters.verify import BaseModel, EngineLimits, verify
 
 # PEFT warns of what it does with tied and with targeted embeddings.
-pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.filterwarnings("ignore::UserWarning:peft")]
+pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::UserWarning:peft")]
 
 
 @pytest.fixture(scope="module", params=["llama", "llama-tied", "qwen2", "phi3", "gemma2"])

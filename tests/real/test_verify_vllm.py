@@ -13,7 +13,7 @@ from adapters.verify.config_rules import config_problems
 from adapters.verify.limits import EMBEDDING_ARCHITECTURES
 
 # The warning is PyTorch's own, at import.
-pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 GOOD: dict[str, Any] = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "bias": "none"}
 # What vLLM does not look at, and we refuse: it would serve something else than was trained, or fail later.
