@@ -114,17 +114,23 @@ class MirrorIntake:
             try:
                 await step()
             except Exception as error:  # noqa: BLE001 (the next batch gets its chance)
-                self.counts.drop("bug")
-                self._tell("bug", "copies could not be placed, and no caller noticed; this is a bug: %s", told(error))
+                self._fault(error)
                 await asyncio.sleep(self._retry_seconds)
+
+    def _fault(self, error: Exception) -> None:
+        self.counts.drop("bug")
+        self._tell("bug", "copies could not be placed, and no caller noticed; this is a bug: %s", told(error))
 
     async def finish(self, seconds: float) -> None:
         """Store what still waits, for so long: the gateway ends. Call when `run` has ended."""
         deadline = time.monotonic() + seconds
-        while self._arrived and time.monotonic() < deadline:
-            await self._clean_batch()
-        while self._to_store and time.monotonic() < deadline and await self._put():
-            pass
+        try:
+            while self._arrived and time.monotonic() < deadline:
+                await self._clean_batch()
+            while self._to_store and time.monotonic() < deadline and await self._put():
+                pass
+        except Exception as error:  # noqa: BLE001 (the rest of the gateway has to be stopped all the same)
+            self._fault(error)
 
     # First: whose policy holds now, and what must not be kept?
 
@@ -143,7 +149,7 @@ class MirrorIntake:
         except asyncio.CancelledError:  # the gateway ends: `finish` goes on with them
             self._arrived.extendleft(reversed(arrived))
             raise
-        except BaseException:
+        except BaseException:  # whatever it was, they are no longer held; the error goes on to the fence in `_keep_on`
             self._let_go(arrived)
             raise
         self._let_go(arrived)
@@ -225,8 +231,10 @@ class MirrorIntake:
                 self._is_away = True
                 log.warning("copies of requests wait: %s", error)
             return False
-        except Exception:
-            self._let_go(self._to_store.popleft().sample for _ in batch)  # or they would be tried for ever
+        except (
+            Exception
+        ):  # not the store's own: these would be tried for ever; the error goes on to the fence in `_keep_on`
+            self._let_go(self._to_store.popleft().sample for _ in batch)
             raise
         self._is_away = False
         self._let_go(self._to_store.popleft().sample for _ in batch)

@@ -97,8 +97,8 @@ class MirrorQueue:
             batch.append(taken)
         try:
             self._send(batch)
-        except Exception:
-            self.counts.drop("bug", len(batch) - 1)  # and one more where it is told
+        except Exception:  # counted for what it cost; the error goes on to the fence in `flush`, which counts one more
+            self.counts.drop("bug", len(batch) - 1)
             raise
         for taken in batch:
             self.counts.sample(taken.alias, taken.kind)

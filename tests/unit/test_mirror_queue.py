@@ -233,11 +233,14 @@ class Shelf:
     def __init__(self) -> None:
         self.kept: dict[str, tuple[Sample, float]] = {}
         self.is_away = False
+        self.is_broken = False
         self.room = 1_000_000
 
     def put(self, samples: Sequence[Sample], retention_seconds: float) -> int:
         if self.is_away:
             raise StoreUnavailable("the store is away")
+        if self.is_broken:
+            raise RuntimeError(MARKER)
         fits = samples[: max(0, self.room - len(self.kept))]
         self.kept |= {each.id: (each, retention_seconds) for each in fits}
         return len(samples) - len(fits)
@@ -307,6 +310,18 @@ def test_what_makes_no_pair_or_cannot_be_made_is_counted_and_the_rest_is_stored(
         {"several_prompts": 1}, {"bug": 1}, (0, 0),
     )  # fmt: skip
     assert "KeyError at" in caplog.text
+    assert MARKER not in caplog.text
+
+
+def test_a_fault_while_the_gateway_ends_is_told_without_its_words_and_ends_nothing_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    desk = Desk()
+    desk.shelf.is_broken = True
+    desk.intake.take([taken(1)])
+    asyncio.run(desk.intake.finish(1.0))
+    assert (desk.dropped, desk.intake.held, desk.shelf.kept) == ({"bug": 1}, (0, 0), {})
+    assert "RuntimeError at" in caplog.text
     assert MARKER not in caplog.text
 
 
