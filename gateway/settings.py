@@ -113,6 +113,9 @@ class EvaluatorSettings(_Strict):
     most_running: int | None = Field(
         None, ge=0, description="Engines that run more requests than this, evaluators' aside, get no shadow requests"
     )
+    idle_wait_seconds: float = Field(
+        2.0, ge=0, description="How long a shadow request waits for a moment in which the engine runs nothing else"
+    )
     priority: int = Field(
         1_000_000, ge=0, description="Of shadow requests in vLLM's queue; the lower goes first, 0 is usual"
     )
@@ -123,6 +126,9 @@ class EvaluatorSettings(_Strict):
         1,
         ge=1,
         description="Requests for prompt log-probabilities that an engine gets at once; 1 is over all evaluators",
+    )
+    score_both_answers: bool = Field(
+        False, description="Measure drift on both answers of a pair; else on one of them, drawn by a coin"
     )
     score_tokens: int = Field(8192, ge=2, description="Longest prompt with reply whose drift is measured")
     score_seconds: float = Field(60.0, gt=0, description="How long an engine may take to tell log-probabilities")

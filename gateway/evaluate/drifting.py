@@ -1,11 +1,13 @@
-"""Drift of a pair in both directions: which tokens are scored, under which name, and when they cannot be.
+"""Drift of a pair: which tokens are scored, under which name, and when they cannot be.
 
 The direction of the pair's control is measured on the control's tokens, the other on the other's, whichever of
-them the caller got. Tool calls and reasoning cannot be turned back into the tokens that were drawn, so
-such an answer of the caller's has no direction; the replay's ids come from the engine and always have.
+them the caller got. One of the two is drawn by a coin: its mean over pairs is that of both, and costs half of it.
+Tool calls and reasoning cannot be turned back into the tokens that were drawn, so such an answer of the
+caller's has no direction; the replay's ids come from the engine and always have.
 """
 
 import re
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,10 +15,14 @@ import msgspec
 
 from evaluators.drift.token_kl import VERSION
 from evaluators.observation import Drift, Kind, Observation, Prompt, Unscored
+from evaluators.preference.choosing import is_chosen
 from gateway.evaluate.engines import Engine
 from gateway.evaluate.scoring import Given, Scorer
 from gateway.mirror.sample import Sample
 
+_Measuring = Callable[[], Awaitable[tuple[Drift | Unscored, int]]]
+# The salt of the coin by which one answer is drawn: it depends on nothing that either answer says.
+_COIN: Final = "drift"
 # Where vLLM tells token ids.
 _TELLING: Final = ("/v1/chat/completions", "/v1/completions")
 # A quote in a text is escaped in JSON, so this is never a caller's word.
@@ -31,9 +37,9 @@ _TOKENISED: Final[tuple[str, ...]] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drifts:
-    """Both directions of a pair, and the tokens that they have cost."""
+    """Both directions of a pair, None where one was not measured, and the tokens that they have cost."""
 
-    drift: Drift | Unscored
+    drift: Drift | Unscored | None
     back: Drift | Unscored | None
     tokens: int = 0
 
@@ -66,13 +72,34 @@ async def drifts_of(
             engine, Given(prompt=asked, reply=ids, temperature=prompt.temperature), drawn_from, other
         )  # fmt: skip
 
-    ours, cost = await measured(await _ids_given(scorer, engine, sample, given), served, sample.replayed)
+    async def of_given() -> tuple[Drift | Unscored, int]:
+        return await measured(await _ids_given(scorer, engine, sample, given), served, sample.replayed)
+
+    async def of_replayed() -> tuple[Drift | Unscored, int]:
+        ids = _unscored("no_token_ids") if replayed.token_ids is None else replayed.token_ids
+        return await measured(ids, sample.replayed, served)
+
     if sample.kind == Kind.NOISE:
-        return Drifts(drift=ours, back=None, tokens=cost)
-    ids = replayed.token_ids
-    theirs, more = await measured(_unscored("no_token_ids") if ids is None else ids, sample.replayed, served)
+        noise, cost = await of_given()
+        return Drifts(drift=noise, back=None, tokens=cost)
+    ours, theirs, cost = await _by_coin(sample.id, of_given, of_replayed, both=scorer.both_answers)
     forth, back = (ours, theirs) if sample.served == "control" else (theirs, ours)
-    return Drifts(drift=forth, back=back, tokens=cost + more)
+    return Drifts(drift=forth, back=back, tokens=cost)
+
+
+async def _by_coin(
+    sample_id: str, of_given: _Measuring, of_replayed: _Measuring, *, both: bool
+) -> tuple[Drift | Unscored | None, Drift | Unscored | None, int]:
+    """Measure on one of two answers, on the other where that cannot be, or on both; returns both and the cost."""
+    found: list[Drift | Unscored | None] = [None, None]
+    cost = 0
+    first = int(is_chosen(_COIN, sample_id, 0.5))
+    for at in (first, 1 - first):
+        found[at], more = await (of_given, of_replayed)[at]()
+        cost += more
+        if not both and isinstance(found[at], Drift):
+            break
+    return found[0], found[1], cost
 
 
 async def _ids_given(

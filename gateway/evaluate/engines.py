@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.evaluate.calls import CallFailed, Reply, Server
+from gateway.evaluate.idle import IdleMoments
 from gateway.evaluate.load import Load, TokenBucket, read_load
 
 # A list of models and a page of metrics, a few kilobytes each: at most so often.
@@ -29,6 +30,7 @@ class EngineBounds:
         most_running: With more requests running than this, our own aside, it gets none; None without a bound.
         priority: Of shadow requests in the engine's queue; the lower goes first.
         look_seconds: That it may take to say what it has, and how busy it is.
+        idle_wait_seconds: Longest wait for a moment in which it runs nothing else.
     """
 
     requests: int = 2
@@ -37,6 +39,7 @@ class EngineBounds:
     most_running: int | None = None
     priority: int = 1_000_000
     look_seconds: float = 5.0
+    idle_wait_seconds: float = 2.0
 
 
 class Engine:
@@ -60,7 +63,8 @@ class Engine:
         self._room = asyncio.Semaphore(bounds.requests)
         self._bucket = TokenBucket(bounds.tokens_per_second)
         self._load = Load()
-        self._asking = 0
+        self._asking = 0  # for tokens; what else is asked for, an engine does not count
+        self._idle = IdleMoments(self._others, bounds.idle_wait_seconds, clock)
         self._is_up = False
         self._looked: float | None = None
         self._looking = asyncio.Lock()
@@ -109,6 +113,10 @@ class Engine:
             finally:
                 self.running -= 1
 
+    async def idle(self) -> None:
+        """Wait, for a while, for a moment in which it runs nothing else."""
+        await self._idle.wait()
+
     async def ask(
         self, path: str, body: dict[str, Any], *, seconds: float, most_bytes: int, keeps_part: bool = False
     ) -> Reply:
@@ -120,13 +128,14 @@ class Engine:
         asked = {**body, "priority": self._bounds.priority}
         known = {name: value for name, value in asked.items() if (path, name) not in self._refused}
         while True:
-            self._asking += 1
+            generates = path in _GENERATING
+            self._asking += generates
             try:
                 reply = await self._server.call(
                     path, msgspec.json.encode(known), seconds=seconds, most_bytes=most_bytes, keeps_part=keeps_part
                 )
             finally:
-                self._asking -= 1
+                self._asking -= generates
             blamed = [name for name in _OPTIONAL if name in known and _is_blamed(reply, name)]
             if not blamed:
                 if reply.status not in _REFUSED:
@@ -138,6 +147,14 @@ class Engine:
     def spend(self, tokens: int) -> None:
         """Count what a request has cost."""
         self._bucket.spend(tokens, self._clock())
+
+    async def _others(self) -> int | None:
+        try:
+            told = await self._get("/load")  # counted with --enable-server-load-tracking; without it always 0
+            load = msgspec.json.decode(told.body, type=_ServerLoad) if told.status == _OK else None
+        except (CallFailed, ValueError):
+            return None
+        return None if load is None else load.server_load - self._asking
 
     async def _get(self, path: str) -> Reply:
         return await self._server.call(path, seconds=self._bounds.look_seconds, most_bytes=_ASK_BYTES)
@@ -152,6 +169,11 @@ class Engine:
                 return
 
 
+class _ServerLoad(msgspec.Struct):
+    server_load: int
+
+
+_GENERATING: Final = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
 # Ours, and no matter to the answer: without them an engine that is not vLLM, or an older one, serves too.
 _OPTIONAL: Final = ("priority", "return_token_ids")
 

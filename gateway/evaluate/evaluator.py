@@ -99,7 +99,7 @@ class Evaluator:
         bounds = self._bounds
         scoring = ScoringBounds(
             top=bounds.top_logprobs, at_once=bounds.score_at_once, tokens=bounds.score_tokens,
-            seconds=bounds.score_seconds,
+            seconds=bounds.score_seconds, both_answers=bounds.score_both_answers,
         )  # fmt: skip
         return Tools(
             engines=self._engines, scorer=Scorer(Turns(self._store), self.name, scoring), policies=self._policies,
@@ -135,4 +135,5 @@ def _engine_bounds(bounds: EvaluatorSettings) -> EngineBounds:
     return EngineBounds(
         requests=bounds.requests_per_engine, tokens_per_second=bounds.tokens_per_second,
         kv_cache_share=bounds.kv_cache_share, most_running=bounds.most_running, priority=bounds.priority,
+        idle_wait_seconds=bounds.idle_wait_seconds,
     )  # fmt: skip

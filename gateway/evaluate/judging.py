@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from evaluators.observation import Judged, Kind, Outcome, Pair, Score, Unscored
+from evaluators.observation import Drift, Judged, Kind, Outcome, Pair, Score, Unscored
 from evaluators.preference.asking import (
     VERSION,
     Choice,
@@ -105,7 +105,8 @@ class Judge:
         """
         is_noise = pair.kind is Kind.NOISE
         share = self.policy.share / 10_000
-        chance = chance_of(share, None if is_noise else judged.drift) if share else 0.0
+        drift = judged.drift if isinstance(judged.drift, Drift) else judged.drift_back
+        chance = chance_of(share, None if is_noise else drift) if share else 0.0
         if not is_chosen(self.version, sample, chance):
             return self._none("not_chosen")
         if not (can_be_judged(pair.control) and can_be_judged(pair.candidate)):

@@ -57,6 +57,7 @@ async def replay(engine: Engine, sample: Sample, version: str, bounds: ReplayBou
         body = replay_body(
             sample.endpoint, sample.body, model=version, priority=None, stream=is_stream, want_token_ids=True
         )
+        await engine.idle()
         reply = await engine.ask(
             sample.endpoint, msgspec.json.decode(body, type=dict[str, msgspec.Raw]), seconds=bounds.seconds,
             most_bytes=bounds.reply_bytes, keeps_part=is_stream,

@@ -49,12 +49,14 @@ class ScoringBounds:
         at_once: Requests on one engine; 1 means over all evaluators, more of this one.
         tokens: Longest prompt with reply.
         seconds: For one prefill.
+        both_answers: Score both answers of a pair; else one of them, drawn by a coin.
     """
 
     top: int = 5
     at_once: int = 1
     tokens: int = 8192
     seconds: float = 60.0
+    both_answers: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,11 @@ class Scorer:
         self._places: dict[str, asyncio.Semaphore] = {}
         self._holding: set[str] = set()
         self._lock = threading.Lock()
+
+    @property
+    def both_answers(self) -> bool:
+        """Whether both answers of a pair are scored."""
+        return self._bounds.both_answers
 
     async def ids_of(self, engine: Engine, model: str, text: str) -> tuple[int, ...] | Unscored:
         """Return the ids of a reply's text, without special tokens; `not_round_trip` if they give another text."""
@@ -131,6 +138,7 @@ class Scorer:
             "model": version, "prompt": list(ids), "max_tokens": 1, "temperature": 0,
             "prompt_logprobs": self._bounds.top,
         }  # fmt: skip
+        await engine.idle()
         most_bytes = 1_048_576 + _BYTES_PER_TOKEN * len(ids)
         reply = await self._ask(engine, "/v1/completions", body, most_bytes)
         engine.spend(len(ids))

@@ -66,6 +66,7 @@ class VllmCommand:
             "--enable-lora", "--max-loras", str(self.max_loras), "--max-cpu-loras", str(self.max_cpu_loras),
             "--max-lora-rank", str(self.max_lora_rank), "--max-num-seqs", str(self.max_num_seqs),
             "--scheduling-policy", "priority", "--disable-uvicorn-access-log", "--enable-tokenizer-info-endpoint",
+            "--enable-server-load-tracking",
         ]  # fmt: skip
         if self.on_cpu:
             # No compiling, and the worker inside the engine's process: 30 s to start in place of 60.

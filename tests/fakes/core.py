@@ -204,6 +204,8 @@ class Core:
             return whole(200, replies.encode(info))
         if path == "/metrics":
             return whole(200, self._metrics(), kind=_TEXT)
+        if path == "/load":
+            return whole(200, replies.encode({"server_load": self.running + self.knobs.server_load}))
         if path in GENERATION:
             return whole(405, b'{"detail":"Method Not Allowed"}')
         return whole(404, b'{"detail":"Not Found"}')

@@ -70,6 +70,8 @@ class Knobs:
     """That loading an adapter takes; it is listed when it is loaded."""
     waiting: int = 0
     """Requests that its metrics say wait."""
+    server_load: int = 0
+    """Requests that `/load` says run, beside those that do."""
     kv_usage: float = 0.0
     """Share of its KV cache that its metrics say is full."""
     no_priorities: bool = False

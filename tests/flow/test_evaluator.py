@@ -65,7 +65,8 @@ def sample(engine: FakeEngine, number: int = 0, *, asked: dict[str, Any] | None 
 
 
 def settings_of(folder: Path, **more: Any) -> Settings:
-    bounds = {"drain_seconds": 0.2, "lease_seconds": 3.0, "replay_seconds": 5.0, "score_seconds": 5.0, **more}
+    bounds = {"drain_seconds": 0.2, "lease_seconds": 3.0, "replay_seconds": 5.0, "score_seconds": 5.0}
+    bounds |= {"score_both_answers": True, **more}
     return Settings.model_validate({"state": folder, "evaluator": bounds})
 
 
@@ -118,6 +119,66 @@ def test_a_pair_is_replayed_scored_in_both_directions_and_stored_once(
     assert Samples(store).depth().pending == 0
     assert Samples(store).spent("support") > 0
     assert Evaluators(store).alive() == {}  # it said that it ends
+
+
+def test_one_answer_of_a_pair_is_scored_by_a_coin_and_the_other_where_that_cannot_be(
+    store: Store, engine: FakeEngine, tmp_path: Path
+) -> None:
+    made = [sample(engine, number, asked={"seed": number}) for number in range(40)]
+    before = len(engine.generations)
+    found = evaluated(store, engine, made, tmp_path, score_both_answers=False)
+    scored = [(isinstance(each.drift, Drift), isinstance(each.drift_back, Drift)) for each in found]
+    assert set(scored) == {(True, False), (False, True)}
+    assert 10 <= scored.count((True, False)) <= 30
+    prompts = [each for each in engine.generations[before:] if b"prompt_logprobs" in each.body]
+    assert len(prompts) == 2 * len(made)
+    engine.set(no_ids=True)  # of the replay; the caller's text still has them
+    first = len(made)
+    more = [sample(engine, number, asked={"seed": number}) for number in range(first, first + 8)]
+    assert Samples(store).put(more, 3600) == 0
+
+    async def work() -> None:
+        evaluator = Evaluator(settings_of(tmp_path, score_both_answers=False), [engine.url])
+        await run_until([evaluator], lambda: len(Pairs(store).since(0)) == first + len(more))
+
+    asyncio.run(work())
+    late = [each for each in Pairs(store).since(0) if each.sample in {one.id for one in more}]
+    assert all(isinstance(each.drift, Drift) and not isinstance(each.drift_back, Drift) for each in late)
+
+
+def test_an_engine_that_runs_something_else_is_waited_for_but_not_for_long(
+    store: Store, engine: FakeEngine, tmp_path: Path
+) -> None:
+    made = [sample(engine, number, asked={"seed": number}) for number in range(3)]
+    engine.set(server_load=1)
+    before, began = len(engine.requests), time.monotonic()
+    evaluated(store, engine, made, tmp_path, idle_wait_seconds=0.7, requests_per_engine=1)
+    assert time.monotonic() - began > 0.7
+    order = [each.target for each in list(engine.requests)[before:] if each.target in ("/load", CHAT)]
+    assert order.index(CHAT) >= 3  # looks, while it waited
+    assert "/load" not in order[order.index(CHAT) :]  # it is busy by nature: nobody waits for it again so soon
+
+
+def test_an_engine_that_becomes_idle_is_asked_at_once(store: Store, engine: FakeEngine, tmp_path: Path) -> None:
+    made = sample(engine)
+    engine.set(server_load=1)
+    samples, before = Samples(store), len(engine.generations)
+    assert samples.put([made], 3600) == 0
+
+    async def work() -> None:
+        evaluator = Evaluator(settings_of(tmp_path, idle_wait_seconds=30.0), [engine.url])
+        stop = asyncio.Event()
+        running = asyncio.ensure_future(evaluator.run(stop))
+        while sum(each.target == "/load" for each in engine.requests) < 5:
+            await asyncio.sleep(0.02)
+        assert len(engine.generations) == before
+        engine.set(server_load=0)
+        while not Pairs(store).since(0):
+            await asyncio.sleep(0.02)
+        stop.set()
+        await running
+
+    asyncio.run(asyncio.wait_for(work(), 20))
 
 
 def test_a_noise_pair_asks_the_same_version_and_its_drift_is_nothing(
@@ -418,7 +479,8 @@ def test_whatever_an_engine_does_becomes_an_observation(
     made = sample(engine)
 
     async def work(url: str) -> Any:
-        engines = Engines([url], EngineBounds(), time.monotonic)
+        # Its first request is the replay: the server closes after one answer.
+        engines = Engines([url], EngineBounds(idle_wait_seconds=0), time.monotonic)
         try:
             (one,) = engines
             return await replay(one, made, CANDIDATE, ReplayBounds(seconds=5.0, reply_bytes=200_000))

@@ -1,0 +1,51 @@
+"""Wait for a moment in which an engine has nothing else to do, so that callers do not wait behind us.
+
+Scoring a prompt is one step of the engine, and who comes in it waits it out. Waiting for such a moment is a courtesy
+and no rule: an engine that batches many callers is never idle, and bears our requests with theirs.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+# A look costs the engine 1 ms (vLLM 0.32); a short reply of a small model takes ten of the first pauses.
+_FIRST_PAUSE: Final = 0.01
+_LONGEST_PAUSE: Final = 0.1
+_LONGER: Final = 1.2
+# After a wait in vain no more are made for so long, so that shadows of a busy engine are not slowed down each time.
+BUSY_SECONDS: Final = 30.0
+
+
+class IdleMoments:
+    """The idle moments of one engine.
+
+    Args:
+        others: Returns how many requests that are not ours it runs; None where it does not tell.
+        wait_seconds: Longest wait for such a moment; 0 for none.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self, others: Callable[[], Awaitable[int | None]], wait_seconds: float, clock: Callable[[], float]
+    ) -> None:
+        self._others = others
+        self._wait_seconds = wait_seconds
+        self._clock = clock
+        self._not_before = float("-inf")
+
+    async def wait(self) -> None:
+        """Return in an idle moment, or after the longest wait."""
+        began = self._clock()
+        if self._wait_seconds <= 0 or began < self._not_before:
+            return
+        pause = _FIRST_PAUSE
+        while True:
+            others = await self._others()
+            if others is not None and others <= 0:
+                return
+            left = began + self._wait_seconds - self._clock()
+            if others is None or left <= 0:
+                self._not_before = self._clock() + BUSY_SECONDS
+                return
+            await asyncio.sleep(min(pause, left))
+            pause = min(_LONGER * pause, _LONGEST_PAUSE)
