@@ -1,29 +1,23 @@
-"""Shadow evaluation on a real vLLM: a twin goes live, another model is taken back, callers wait no longer for it."""
+"""Shadow evaluation on a real vLLM: a twin goes live, another model is taken back, what callers wait is told."""
 
 import json
-import random
 import shutil
-import statistics
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import pytest
 
-from gateway.store.pairs import Pairs
-from gateway.store.sql import open_store
 from tests.gateways import RunningGateway
+from tests.real.first_tokens import measure, serving
 
 pytestmark = pytest.mark.real
 
 ALIAS = "support"
-OTHER = "other"
 # What callers pause between two requests: the engine's time is for the copies, too.
 PAUSE_SECONDS = 1.0
 TOPICS = ("rivers", "bread", "a lighthouse", "the moon", "chess", "rain", "an old clock", "bees", "maps", "salt")
@@ -74,8 +68,8 @@ def traffic(gateway: RunningGateway, callers: int) -> Iterator[list[str]]:
     assert failed == []
 
 
-def add(gateway: RunningGateway, folder: Path, *, activate: bool, name: str = ALIAS) -> str:
-    added = gateway.admin("POST", "adapters", {"source": str(folder), "name": name, "activate": activate})
+def add(gateway: RunningGateway, folder: Path, *, activate: bool) -> str:
+    added = gateway.admin("POST", "adapters", {"source": str(folder), "name": ALIAS, "activate": activate})
     assert added.status_code == 201, added.text
     return str(added.json()["version"])
 
@@ -149,76 +143,12 @@ def test_a_twin_goes_live_and_another_model_is_taken_back(
         print(gateway.cli("shadow", "report", ALIAS))
 
 
-def test_callers_wait_no_longer_for_their_first_token_while_copies_are_compared(
+def test_what_callers_wait_for_their_first_token_with_copies_and_without_is_told(
     tiny_base_path: Path, tiny_adapters: dict[str, Path]
 ) -> None:
-    """Speed is told, not asserted; that copies were compared meanwhile is.
-
-    Another alias is mirrored all the time, so that the evaluator runs, warm, whether or not this one is.
-    """
-    with RunningGateway(base=tiny_base_path, environment=SETTINGS) as gateway:
-        control = add(gateway, tiny_adapters["amber"], activate=True)
-        other = add(gateway, tiny_adapters["blue"], activate=True, name=OTHER)
-        mirror(gateway, OTHER, other, "100%")
-        taken: dict[bool, list[float]] = {False: [], True: []}
-        chance = random.Random(1)
-        with ThreadPoolExecutor(16) as pool, httpx.Client(timeout=60, headers=gateway.headers) as client:
-            for number in range(4):
-                first_tokens(client, gateway.url, number, model=OTHER)
-            first_tokens(client, gateway.url, 0)
-            wait_for_pairs(gateway, OTHER, 4)
-            for block in range(8):
-                is_on = block % 2 == 1
-                mirror(gateway, ALIAS, control, "10%" if is_on else 0)
-                waiting = []
-                deadline = time.monotonic() + 8
-                while time.monotonic() < deadline:
-                    waiting.append(pool.submit(first_tokens, client, gateway.url, chance.randrange(10**9)))
-                    time.sleep(chance.expovariate(5.0))
-                taken[is_on] += [each.result() for each in waiting]
-        wait_for_pairs(gateway, ALIAS, 1)
-        print(f"\nrequests: off {len(taken[False])}, on {len(taken[True])}; compared: {pairs(gateway, ALIAS)}")
-        for at in (50, 90, 99):
-            off, on = (percentile(taken[each], at) for each in (False, True))
-            print(f"p{at} time to first token: off {off * 1000:.0f} ms, on {on * 1000:.0f} ms, on/off {on / off:.2f}")
-
-
-def mirror(gateway: RunningGateway, alias: str, control: str, share: object) -> None:
-    body = {"routes": [{"alias": alias, "control": control, "mirror": {"share": share}}], "reason": "test"}
-    reply = gateway.admin("PUT", "routes", body)
-    assert reply.status_code == 200, reply.text
-
-
-def pairs(gateway: RunningGateway, alias: str) -> int:
-    """Return how many pairs of an alias have been compared."""
-    store = open_store(gateway.state, now=time.time)
-    try:
-        return len(Pairs(store).since(0, alias=alias))
-    finally:
-        store.close()
-
-
-def wait_for_pairs(gateway: RunningGateway, alias: str, least: int) -> None:
-    deadline = time.monotonic() + 90
-    while pairs(gateway, alias) < least:
-        assert time.monotonic() < deadline, gateway.log_path.read_text()[-3000:]
-        time.sleep(0.2)
-
-
-def first_tokens(client: httpx.Client, url: str, number: int, model: str = ALIAS) -> float:
-    """Return the seconds until a stream's first event."""
-    body = {
-        "model": model, "messages": [{"role": "user", "content": f"Tell me about {number}"}], "max_tokens": 16,
-        "stream": True,
-    }  # fmt: skip
-    began = time.monotonic()
-    took = 0.0
-    with client.stream("POST", f"{url}/v1/chat/completions", json=body) as reply:
-        assert reply.status_code == 200
-        for _ in reply.iter_lines():
-            took = took or time.monotonic() - began
-    return took
-
-
-def percentile(seconds: list[float], at: int) -> float:
-    return statistics.quantiles(seconds, n=100, method="inclusive")[at - 1]
+    """Speed is told, not asserted (`python -m bench.callers` asserts it); that copies were compared meanwhile is."""
+    with serving(tiny_base_path, tiny_adapters["amber"], tiny_adapters["blue"]) as (gateway, control):
+        waits = measure(gateway, control, blocks=8, seconds=8, rate=5.0)
+    print("\n" + "\n".join(waits.told()))
+    assert waits.pairs > 0
+    assert min(len(waits.off), len(waits.on)) > 50
