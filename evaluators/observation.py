@@ -59,14 +59,6 @@ class Prompt:
     expected: str | None = None
     temperature: float | None = None
 
-    @property
-    def last_user_text(self) -> str:
-        """The last thing a person said; of a plain completion its prompt; empty if there is neither."""
-        for role, text in reversed(self.messages):
-            if role == "user":
-                return text
-        return self.text or ""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:

@@ -41,16 +41,6 @@ class WindowView:
     excess: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GateEvidence:
-    """How far a gate of an open rollout is: evidence for failing and the bound from which it fails."""
-
-    alias: str
-    gate: str
-    e_value: float
-    bound: float
-
-
 @dataclass(slots=True, kw_only=True)
 class EvaluatorCounts:
     """What all evaluators have done since this gateway first heard of them, whichever of them still live.
