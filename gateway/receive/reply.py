@@ -39,7 +39,8 @@ class Reply:
     """
 
     __slots__ = (
-        "_cell", "_events", "_is_chunked", "_last_at", "_received_at", "_whole", "pieces", "status", "tap", "tokens",
+        "_cell", "_events", "_is_chunked", "_last_at", "_passing", "_received_at", "_whole", "pieces", "status", "tap",
+        "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +62,7 @@ class Reply:
         # An event may be added to a stream, or taken out, so its length is not the engine's.
         has_length = head.length is not None and self._events is None
         self._is_chunked = not has_length and not request.is_http10 and status not in (204, 304)
+        self._passing = self._events if self._is_chunked else None
         if not has_length and request.is_http10:
             request.keep_alive = False
 
@@ -99,8 +101,8 @@ class Reply:
 
     def passes(self, chunk: bytes, now: float) -> bool:
         """Whether a chunk of whole events goes on as it came: the usual step of a stream, and so the quickest."""
-        events = self._events
-        if events is None or not self._is_chunked or not events.passes(chunk):
+        events = self._passing
+        if events is None or not events.passes(chunk):
             return False
         if self.tap is not None:
             self.tap.chunk(chunk, now)

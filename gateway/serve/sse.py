@@ -24,6 +24,13 @@ FINISHES: Final = b'"finish_reason":"'
 FAILS: Final = b'data: {"error":'
 FAILS_BY_NAME: Final = b"event: error\n"
 _FINGERPRINT: Final = b'"system_fingerprint":'
+# Where an event has its text. From the quote that opens it to the one that closes it a stream's events differ; the
+# rest is the same in most engines' streams, byte for byte.
+_TEXT: Final = re.compile(rb'"(?:content|text|delta)":"([^"\\]*)"(?=[,}])')
+# An engine whose events differ elsewhere (log-probabilities, numbers) is not learned from for ever.
+_LESSONS: Final = 4
+# An HTTP chunk's size line has 4 bytes up to 255 bytes of content and 5 up to 4,095.
+_LONGEST_WITH_SHORT_SIZE: Final = 4 + 255 + 2
 # An event that grows past this is passed on in parts: memory stays bounded. vLLM's largest
 # events are prompt_logprobs, some 100 bytes a token.
 LONGEST_HELD_EVENT_BYTES: Final = 1 << 20
@@ -82,7 +89,10 @@ class EventStream:
         fingerprint: The engine's fingerprint as JSON, empty if it has none, None if not known.
     """
 
-    __slots__ = ("_finishing", "_held", "_hide_usage", "_is_clear", "fingerprint", "has_failed", "is_split", "usage")
+    __slots__ = (
+        "_after", "_before", "_finishing", "_held", "_hide_usage", "_is_clear", "_lessons", "fingerprint",
+        "has_failed", "is_split", "usage",
+    )  # fmt: skip
 
     def __init__(self, *, hide_usage: bool = False, fingerprint: bytes | None = None) -> None:
         self._hide_usage = hide_usage
@@ -90,16 +100,39 @@ class EventStream:
         self._finishing = b""
         self.fingerprint = fingerprint
         self._is_clear = True
+        self._before = self._after = b""  # the text of the last chunk that was looked through
+        self._lessons = _LESSONS
         # The last bytes passed on are the beginning of an event that is too long to be held.
         self.is_split = False
         self.has_failed = False  # the engine has told an error
         self.usage: tuple[int, int] | None = None
 
     def passes(self, chunk: bytes) -> bool:
-        """Whether an HTTP chunk of whole events may go on as it is: nothing waits, and nothing has to be read."""
-        if not self._is_clear or b'"usage"' in chunk or FINISHES in chunk:
+        """Whether an HTTP chunk of whole events may go on as it is: nothing waits, and nothing has to be read.
+
+        One that differs from a chunk that went on only between the quotes of a text has nothing to be read either: a
+        string that holds no quote hides no key. That takes a quarter of the time of looking it through.
+        """
+        if not self._is_clear:
             return False
-        return FAILS not in chunk and FAILS_BY_NAME not in chunk
+        before = self._before
+        if before and chunk.endswith(self._after):
+            start = 4 if len(chunk) <= _LONGEST_WITH_SHORT_SIZE else 5
+            closing = len(chunk) - len(self._after)
+            if chunk.startswith(before, start) and chunk.find(b'"', start + len(before)) == closing:
+                return True
+        if b'"usage"' in chunk or FINISHES in chunk or FAILS in chunk or FAILS_BY_NAME in chunk:
+            return False
+        if self._lessons:
+            self._learn(chunk)
+        return True
+
+    def _learn(self, chunk: bytes) -> None:
+        text = _TEXT.search(chunk)
+        if text is not None:
+            self._lessons -= 1
+            self._before = chunk[chunk.index(b"\n") + 1 : text.start(1)]
+            self._after = chunk[text.end(1) :]
 
     def feed(self, data: bytes) -> bytes:
         """Return what may go on to the client now: whole events, as they were."""

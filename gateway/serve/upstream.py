@@ -23,6 +23,17 @@ from gateway.ports import Reader
 IDLE_REUSE_SECONDS: Final = 4.0
 # A chunk's size in hex and its line end, up to 16 MiB, without extensions.
 _SIZE_LINE: Final = re.compile(rb"([0-9a-fA-F]{1,6})\r\n")
+# How a chunk of whole events ends.
+_EVENTS_END: Final = b"\n\n\r\n"
+# By the length of a whole chunk, framing included, its size line as servers write it (lower case, no leading zeros):
+# comparing with that takes half of reading it. Of lengths that no chunk has, and the last one, something that none
+# begins with.
+_LONGEST_LISTED: Final = 2047
+_SIZE_LINES: Final = tuple(
+    next((b"%x\r\n" % size for size in range(max(1, length - 10), length - 4)
+          if length < _LONGEST_LISTED and len(b"%x" % size) + size + 4 == length), b"\n")
+    for length in range(_LONGEST_LISTED + 1)
+)  # fmt: skip
 # Idle connections kept for each engine; more are closed when their reply is complete.
 IDLE_CONNECTIONS: Final = 512
 
@@ -44,7 +55,7 @@ def is_one_chunk_of_events(data: bytes) -> bool:
     So a stream's usual read needs no parser, and can go on as it came. Anything else (several
     chunks, a part of one, extensions) is the parser's.
     """
-    if not data.endswith(b"\n\n\r\n"):
+    if not data.endswith(_EVENTS_END):
         return False
     size = _SIZE_LINE.match(data)
     return size is not None and int(size[1], 16) == len(data) - size.end() - 2
@@ -86,9 +97,12 @@ class EngineConnection(asyncio.Protocol):
         if reader is None:  # nothing was asked: not a peer we understand
             self.transport.abort()
             return
-        if self._is_between_chunks and is_one_chunk_of_events(data):
-            reader.on_chunk(data)  # the parser has not moved: it still waits for a chunk
-            return
+        if self._is_between_chunks:
+            # The usual step of a stream, its check written out: a call would cost as much as it does.
+            is_usual = data.endswith(_EVENTS_END) and data.startswith(_SIZE_LINES[min(len(data), _LONGEST_LISTED)])
+            if is_usual or is_one_chunk_of_events(data):
+                reader.on_chunk(data)  # the parser has not moved: it still waits for a chunk
+                return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:

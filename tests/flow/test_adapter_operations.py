@@ -204,7 +204,7 @@ def test_ctrl_c_without_a_terminal_undoes_what_was_begun(
     engine: FakeEngine, gateway: RunningGateway, tmp_path: Path
 ) -> None:
     folder = write_adapter(tmp_path / "a")
-    engine.set(load_seconds=1)
+    engine.set(load_seconds=3)
     command = [sys.executable, "-m", "gateway", "adapters", "add", str(folder), "--name", "a", "--state"]
     adding = subprocess.Popen([*command, str(gateway.state)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     until(lambda: loads_under_way(engine) == 1)

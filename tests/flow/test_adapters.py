@@ -581,13 +581,16 @@ def test_a_candidate_that_no_engine_has_gives_way_to_control(
     client: httpx.Client, gateway: RunningGateway, engine: FakeEngine, split: Callable[[int], Any]
 ) -> None:
     control, candidate = split(10_000)
-    engine.core.load_failures.extend([500] * 1)
-    del engine.core.adapters[candidate]
-    gateway.wait_until(lambda status: candidate not in status["engines"][0]["versions"])
-    reply = ask(client, "support")
-    assert reply.headers["x-loragate-version"] == control
-    assert reply.headers["x-loragate-route-reason"] == "fallback:version_not_ready"
-    status = gateway.status()["engines"][0]
-    assert candidate in status["failed"]
-    assert "told to fail" in status["failed"][candidate]
-    assert candidate in gateway.cli("status")
+    engine.core.load_failures.extend([500] * 50)  # longer than the test looks
+    try:
+        del engine.core.adapters[candidate]
+        gateway.wait_until(lambda status: candidate not in status["engines"][0]["versions"])
+        reply = ask(client, "support")
+        assert reply.headers["x-loragate-version"] == control
+        assert reply.headers["x-loragate-route-reason"] == "fallback:version_not_ready"
+        status = gateway.status()["engines"][0]
+        assert candidate in status["failed"]
+        assert "told to fail" in status["failed"][candidate]
+        assert candidate in gateway.cli("status")
+    finally:
+        engine.core.load_failures.clear()

@@ -94,3 +94,25 @@ def test_what_is_held_is_bounded(sizes: list[int]) -> None:
     assert stream.is_split
     assert stream.feed(b"\n\ndata: y\n\n") == b"\n\ndata: y\n\n"
     assert not stream.is_split
+
+
+# What an engine may put where: nothing, words, quotes, and all that has to be read.
+FRAGMENTS = (
+    "", "a", " usage", "\\", '\\"', '"', ",", "}", ":", '"usage"', '"usage":{"prompt_tokens":3}',
+    '"finish_reason":"stop"', '"finish_reason":null', 'data: {"error":', "event: error\n", '"},"finish_reason":"',
+    'null,"content":"',
+)  # fmt: skip
+FIELD = st.lists(st.sampled_from(FRAGMENTS), max_size=4).map("".join)
+
+
+@given(st.lists(st.tuples(st.sampled_from(("content", "text", "delta", "x")), FIELD, FIELD), min_size=2, max_size=12))
+def test_a_chunk_that_passes_unread_held_nothing_to_read(events: list[tuple[str, str, str]]) -> None:
+    stream = EventStream(hide_usage=True)
+    for key, text, more in [(events[0][0], "a", ""), *events, *((events[0][0], text, "") for _, text, _ in events)]:
+        event = (
+            f'data: {{"id":"c","choices":[{{"delta":{{"{key}":"{text}"}},{more}"finish_reason":null}}]}}\n\n'.encode()
+        )
+        if stream.passes(b"%x\r\n%b\r\n" % (len(event), event)):
+            reader = EventStream(hide_usage=True)
+            assert reader.feed(event) == event
+            assert (reader.usage, reader.has_failed) == (None, False)

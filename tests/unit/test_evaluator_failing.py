@@ -35,6 +35,9 @@ class ScriptedEngine:
         self._statuses = {msgspec.json.encode(CONTROL): [control], msgspec.json.encode(CANDIDATE): list(candidate)}
         self.asked = 0
 
+    async def idle(self) -> None:
+        pass
+
     async def ask(self, _path: str, body: Mapping[str, Any], **_bounds: object) -> Reply:
         self.asked += 1
         return Reply(status=self._statuses[msgspec.json.encode(body["model"])].pop(0), body=ANSWER)

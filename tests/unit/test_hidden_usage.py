@@ -102,3 +102,21 @@ def test_one_whole_chunk_of_events_is_recognised() -> None:
 )
 def test_anything_else_is_the_parsers(data: bytes) -> None:
     assert not is_one_chunk_of_events(data)
+
+
+def test_a_chunk_that_differs_in_its_text_alone_passes_and_one_that_tells_more_does_not() -> None:
+    stream = EventStream(hide_usage=True)
+    assert stream.passes(chunk(TEXT))
+    for text in (b"", b" b", b"x" * 400, b'\\"usage\\"', "ß€".encode()):
+        assert stream.passes(chunk(TEXT.replace(b'"a"', b'"%b"' % text)))
+    assert not stream.passes(chunk(TEXT.replace(b"null", b'"stop"')))
+    assert not stream.passes(chunk(TEXT.replace(b'"a"', b'"a","usage":{}')))
+    assert not stream.passes(chunk(LAST))
+    assert stream.passes(chunk(TEXT))
+
+
+def test_the_size_line_of_every_length_is_the_one_that_servers_write() -> None:
+    for size in (*range(2, 3000), 70_000):
+        content = b"x" * (size - 2) + b"\n\n"
+        assert is_one_chunk_of_events(chunk(content))
+        assert not is_one_chunk_of_events(b"%x\r\n%b\r\n" % (size + 1, content))
