@@ -206,7 +206,12 @@ def test_ctrl_c_without_a_terminal_undoes_what_was_begun(
     folder = write_adapter(tmp_path / "a")
     engine.set(load_seconds=3)
     command = [sys.executable, "-m", "gateway", "adapters", "add", str(folder), "--name", "a", "--state"]
-    adding = subprocess.Popen([*command, str(gateway.state)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # Who runs the tests in the background of a shell has them ignore Ctrl-C, which children inherit.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        adding = subprocess.Popen([*command, str(gateway.state)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     until(lambda: loads_under_way(engine) == 1)
     adding.send_signal(signal.SIGINT)
     adding.communicate(timeout=10)
