@@ -231,9 +231,7 @@ class MirrorIntake:
                 self._is_away = True
                 log.warning("copies of requests wait: %s", error)
             return False
-        except (
-            Exception
-        ):  # not the store's own: these would be tried for ever; the error goes on to the fence in `_keep_on`
+        except Exception:  # or these would be tried for ever; the error goes on to the fence in `_keep_on`
             self._let_go(self._to_store.popleft().sample for _ in batch)
             raise
         self._is_away = False

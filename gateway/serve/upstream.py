@@ -28,11 +28,11 @@ _EVENTS_END: Final = b"\n\n\r\n"
 # By the length of a whole chunk, framing included, its size line as servers write it (lower case, no leading zeros):
 # comparing with that takes half of reading it. Of lengths that no chunk has, and the last one, something that none
 # begins with.
-_LONGEST_LISTED: Final = 2047
-_SIZE_LINES: Final = tuple(
+LONGEST_LISTED: Final = 2047
+SIZE_LINES: Final = tuple(
     next((b"%x\r\n" % size for size in range(max(1, length - 10), length - 4)
-          if length < _LONGEST_LISTED and len(b"%x" % size) + size + 4 == length), b"\n")
-    for length in range(_LONGEST_LISTED + 1)
+          if length < LONGEST_LISTED and len(b"%x" % size) + size + 4 == length), b"\n")
+    for length in range(LONGEST_LISTED + 1)
 )  # fmt: skip
 # Idle connections kept for each engine; more are closed when their reply is complete.
 IDLE_CONNECTIONS: Final = 512
@@ -99,7 +99,7 @@ class EngineConnection(asyncio.Protocol):
             return
         if self._is_between_chunks:
             # The usual step of a stream, its check written out: a call would cost as much as it does.
-            is_usual = data.endswith(_EVENTS_END) and data.startswith(_SIZE_LINES[min(len(data), _LONGEST_LISTED)])
+            is_usual = data.endswith(_EVENTS_END) and data.startswith(SIZE_LINES[min(len(data), LONGEST_LISTED)])
             if is_usual or is_one_chunk_of_events(data):
                 reader.on_chunk(data)  # the parser has not moved: it still waits for a chunk
                 return

@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.serve.sse import EventStream
-from gateway.serve.upstream import is_one_chunk_of_events
+from gateway.serve.upstream import LONGEST_LISTED, SIZE_LINES, is_one_chunk_of_events
 
 TEXT = b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
 LAST = b'data: {"id":"c","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
@@ -116,7 +116,8 @@ def test_a_chunk_that_differs_in_its_text_alone_passes_and_one_that_tells_more_d
 
 
 def test_the_size_line_of_every_length_is_the_one_that_servers_write() -> None:
-    for size in (*range(2, 3000), 70_000):
-        content = b"x" * (size - 2) + b"\n\n"
-        assert is_one_chunk_of_events(chunk(content))
-        assert not is_one_chunk_of_events(b"%x\r\n%b\r\n" % (size + 1, content))
+    lengths = {len(chunk(b"x" * size)): b"%x\r\n" % size for size in range(1, LONGEST_LISTED)}
+    assert len(SIZE_LINES) == LONGEST_LISTED + 1
+    for length, line in enumerate(SIZE_LINES[:-1]):
+        assert line == lengths.get(length, b"\n")  # of those that no chunk has, what none begins with
+    assert SIZE_LINES[-1] == b"\n"  # it stands for all longer ones, too
