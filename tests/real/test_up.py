@@ -29,6 +29,13 @@ def engine_metric(up: RunningGateway, name: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + "{"))
 
 
+def engine_load(up: RunningGateway) -> int:
+    """How many requests the engine says it runs: what shadow requests wait for (`gateway/evaluate/idle.py`)."""
+    transport = httpx.HTTPTransport(uds=str(up.state / "run" / "engine.sock"))
+    with httpx.Client(transport=transport, base_url="http://engine", timeout=30) as engine:
+        return int(engine.get("/load").json()["server_load"])
+
+
 def engine_pids(up: RunningGateway) -> list[int]:
     listing = subprocess.run(["ps", "-ww", "-e", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
     rows = [line.split(None, 2) for line in listing.stdout.splitlines()]
@@ -65,7 +72,9 @@ def test_a_client_that_leaves_frees_the_engine_within_a_second(up: RunningGatewa
                     "POST", up.url + "/v1/completions", json={**body, "stream": is_streamed}, headers=up.headers
                 ) as reply,
             ):
-                next(reply.iter_lines())
+                lines = reply.iter_lines()  # kept: one that is dropped closes the reply
+                next(lines)
+                assert engine_load(up) == 1
         except httpx.ReadTimeout:
             assert not is_streamed
         left = time.monotonic()
@@ -73,6 +82,7 @@ def test_a_client_that_leaves_frees_the_engine_within_a_second(up: RunningGatewa
             assert time.monotonic() - left < 30, "the engine never stopped"
             time.sleep(0.05)
         waits.append(time.monotonic() - left)
+        assert engine_load(up) == 0  # callers that leave are not counted for ever
     print(f"engine free after {waits[0]:.2f} s (streamed), {waits[1]:.2f} s (whole)")
     assert max(waits) < 1.0, waits
 
