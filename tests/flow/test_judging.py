@@ -199,6 +199,29 @@ def test_the_hours_budget_and_the_share_hold() -> None:
     assert reason_of(none[0]) == "not_chosen"
 
 
+def test_a_pair_that_moved_is_judged_oftener_whichever_of_its_answers_was_scored() -> None:
+    moved = Drift(n_tokens=10, log_ratio=2.0, kl=1.0, moved_share=1.0, top1_agreement=0.2)
+    weights = []
+    with fake_judge(fair) as (url, _):
+
+        async def work(one: Judged) -> float:
+            judge = Judge(JudgePolicy(url=url, model="m", share=400), None, 5.0, time.monotonic)
+            try:
+                return (await judge.opinion(one.sample, a_pair(), one)).weight
+            finally:
+                await judge.close()
+
+        for number in range(20):
+            one = judged(number)
+            weights.append(
+                [asyncio.run(work(replace(one, **side))) for side in ({"drift": moved}, {"drift_back": moved})]
+            )
+    assert all(forth == back for forth, back in weights)
+    chosen = [forth for forth, _ in weights if forth != 1.0]
+    assert chosen == [pytest.approx(1 / 0.42)] * len(chosen)  # ten and a half times the share of 4 %
+    assert len(chosen) > 3
+
+
 def test_equal_answers_are_a_tie_without_being_asked_and_empty_ones_nothing() -> None:
     with fake_judge(fair) as (url, got):
         same, empty = opinions(
