@@ -153,8 +153,8 @@ async def worker_process(slices: int) -> float:
                 table=newest or table_of(0, url),
             )  # fmt: skip
 
-        pool = WorkerPool(listener, 1, configure)
-        pool.depot = Depot()
+        pool = WorkerPool(listener, 1)
+        pool.configure, pool.depot = configure, Depot()
         task = asyncio.create_task(pool.run())
         try:
             while pool.ready < 1:

@@ -3,15 +3,39 @@
 import os
 import socket
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple, Self
 
-from gateway.serve.vllm_process import LONGEST_SOCKET_PATH
+from gateway.settings import Settings
 
 BACKLOG: Final = 4096
+# Linux keeps 108 bytes for a unix socket's path, the closing NUL included (man 7 unix).
+LONGEST_SOCKET_PATH: Final = 107
+CONTROL_SOCKET: Final = "control.sock"
 
 
 class CannotListen(Exception):
     """A port is taken, or may not be used."""
+
+
+class ListeningSockets(NamedTuple):
+    """Where one gateway listens: for applications, for operators and Prometheus, and for this machine's tools."""
+
+    app: socket.socket
+    control: socket.socket
+    unix: socket.socket
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Make the state folder, and listen.
+
+        Raises:
+            CannotListen: A port is taken, or another gateway has the folder.
+        """
+        folder = settings.state_folder()
+        make_folder(folder)
+        unix = bind_unix(folder / CONTROL_SOCKET)
+        app = bind(settings.host, settings.port)
+        return cls(app, bind(settings.control_host, settings.control_port), unix)
 
 
 def bind(host: str, port: int) -> socket.socket:

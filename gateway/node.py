@@ -25,7 +25,7 @@ from gateway.control.rollouts.conductor import Conductor
 from gateway.control.shadow.heard import Heard
 from gateway.control.state import Conflict, LiveState
 from gateway.evaluate.supervise import EvaluatorChild, is_wanted, order_of
-from gateway.listening import address, bind, bind_unix, make_folder
+from gateway.listening import CONTROL_SOCKET, ListeningSockets, address, make_folder
 from gateway.mirror.desk import FeedbackDesk
 from gateway.mirror.intake import MirrorIntake
 from gateway.mirror.node_side import Catcher, mirror_reading, policies, policy_of
@@ -37,7 +37,7 @@ from gateway.observe.store_metrics import StoreReading
 from gateway.observe.tally import Tally
 from gateway.parts import checker_maker, intake_rules, stocking
 from gateway.serve.fleet import Fleet
-from gateway.serve.vllm_process import EngineProcess
+from gateway.serve.vllm_process import EngineProcess, VllmCommand
 from gateway.settings import Settings
 from gateway.store.desired import COPY_FILE, Desired, read_copy, save_copy
 from gateway.store.errors import StoreError, StoreUnavailable
@@ -55,7 +55,6 @@ from gateway.workers.pool import WorkerPool
 
 log = logging.getLogger("loragate")
 
-CONTROL_SOCKET: Final = "control.sock"
 # So often counts are fetched even if nobody scrapes: a worker that dies loses at most this much.
 COLLECT_SECONDS: Final = 5.0
 # How soon the catalog tells what a check has found.
@@ -100,16 +99,17 @@ class Node:
 
     Args:
         settings: What was set.
-        engine_urls: The engines to serve; set `engine` before `run` if this machine runs one of them itself.
+        engine_urls: The engines to serve; `own` one of them before `run` if this machine runs it itself.
+        sockets: Where it listens.
+        pool: Its workers, on the socket for applications; they may have been started.
     """
 
-    def __init__(self, settings: Settings, engine_urls: Sequence[str]) -> None:
+    def __init__(
+        self, settings: Settings, engine_urls: Sequence[str], sockets: ListeningSockets, pool: WorkerPool
+    ) -> None:
         self.settings = settings
         self.folder = settings.state_folder()
-        make_folder(self.folder)
-        self.unix_socket = bind_unix(self.folder / CONTROL_SOCKET)
-        self.app_socket = bind(settings.host, settings.port)
-        self.control_socket = bind(settings.control_host, settings.control_port)
+        self.sockets = sockets
         self.loads = LoadCounts()
         self.store = open_store(settings.store or self.folder, now=time.time)  # noqa: TID251 (the composition root gives the clock)
         records = FingerprintStore(self.store)
@@ -118,8 +118,8 @@ class Node:
             engine_urls, read_base(self.folder), stocking(settings), now=time.monotonic,
             make_checker=checker_maker(settings, records, self.loads), observer=self.loads.of_engine,
         )  # fmt: skip
-        self.pool = WorkerPool(self.app_socket, settings.workers, self._configure)
-        self.pool.depot = self.engines
+        self.pool = pool
+        self.pool.configure, self.pool.depot = self._configure, self.engines
         self.state = LiveState(
             self.folder, self.store, desired, self.pool, self.engines, with_keys=settings.auth, now=time.time,  # noqa: TID251 (the composition root gives the clock)
             rollback_seconds=settings.adapters.rollback_days * DAY_SECONDS,
@@ -171,15 +171,19 @@ class Node:
             lambda: is_wanted(self.state.desired), self.settings.evaluator.drain_seconds,
         )  # fmt: skip
 
+    def own(self, command: VllmCommand, on_progress: Callable[[float | None], None]) -> None:
+        """Run the first engine on this machine."""
+        self.engine = EngineProcess(command, self.engines.watches[0].lost, on_progress)
+
     @property
     def app_url(self) -> str:
         """Where applications send requests."""
-        return f"{'https' if self.settings.tls_key else 'http'}://{address(self.app_socket)}"
+        return f"{'https' if self.settings.tls_key else 'http'}://{address(self.sockets.app)}"
 
     @property
     def control_url(self) -> str:
         """Where operators and Prometheus go."""
-        return f"http://{address(self.control_socket)}"
+        return f"http://{address(self.sockets.control)}"
 
     def request_stop(self) -> None:
         """Begin to stop: drain, then end."""
@@ -223,7 +227,7 @@ class Node:
             await self._wind_down(workers, chores)
 
     async def _wind_down(self, workers: asyncio.Task[None], chores: list[asyncio.Task[Any]]) -> None:
-        self.app_socket.close()  # the workers' copies close as they drain: new connections are refused at once
+        self.sockets.app.close()  # the workers' copies close as they drain: new connections are refused at once
         await asyncio.gather(self.pool.stop(self.settings.drain_seconds), self.evaluator.stop())
         await asyncio.wait([workers], timeout=5)
         if self.engine is not None:
@@ -283,7 +287,7 @@ class Node:
         # are asked meanwhile.
         await asyncio.to_thread(importlib.import_module, "gateway.control.api")
         self._control = self._control_server()
-        await self._control.serve(sockets=[self.control_socket, self.unix_socket])
+        await self._control.serve(sockets=[self.sockets.control, self.sockets.unix])
 
     def _control_server(self) -> uvicorn.Server:
         from gateway.control.api import Probes, build_control

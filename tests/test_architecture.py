@@ -101,7 +101,7 @@ HOMES = {
     "pydantic": ("gateway/settings.py", "gateway/control"),
     "yaml": ("gateway/settings.py", "gateway/cli/routes_file.py"),
     "httptools": ("gateway/serve/upstream.py", "gateway/receive/protocol.py", "gateway/receive/upgrade.py"),
-    "httpx": ("gateway/serve/adapter_host.py", "gateway/cli/client.py", "gateway/demo", "gateway/evaluate"),
+    "httpx": ("gateway/cli/client.py", "gateway/demo", "gateway/evaluate"),
     "prometheus_client": ("gateway/observe",),
     "uvicorn": ("gateway/workers", "gateway/node.py"),
     "click": ("gateway/cli", "gateway/demo"),

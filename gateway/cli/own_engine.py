@@ -8,30 +8,21 @@ import click
 
 from gateway import settings as environment
 from gateway.cli.options import fail
-from gateway.node import Node
-from gateway.serve.vllm_process import EngineProcess, VllmCommand
+from gateway.serve.vllm_process import VllmCommand
 from gateway.settings import Settings
 
 # A line for the log of a service; a terminal's line is rewritten in place.
 SECONDS_BETWEEN_LINES = 15
 
 
-def node_with_engine(settings: Settings) -> Node:
-    """Return a node that runs its own engine."""
+def command_of(settings: Settings) -> VllmCommand:
+    """Return how to start the engine; its base model is made first, if need be."""
+    from gateway.demo.base_model import demo_base
+
     folder = settings.state_folder()
     run_folder = folder / "run"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     run_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    command = _command(settings)
-    node = Node(settings, (f"unix://{command.socket}",))
-    watch = node.engines.watches[0]
-    node.engine = EngineProcess(command, watch.lost, Progress())
-    return node
-
-
-def _command(settings: Settings) -> VllmCommand:
-    from gateway.demo.base_model import demo_base
-
     if importlib.util.find_spec("vllm") is None:
         raise fail(
             "vLLM is not installed here: run `make setup`, or pip install 'loragate[gpu]'; "
@@ -41,10 +32,9 @@ def _command(settings: Settings) -> VllmCommand:
     base = (
         engine.base.expanduser().resolve() if engine.base else demo_base(settings.cache_folder(), progress=click.echo)
     )
-    folder = settings.state_folder()
     return VllmCommand(
-        base=base, served_name=engine.served_name or base.name, socket=folder / "run" / "engine.sock",
-        log_file=folder / "run" / "engine.log", dtype=engine.dtype, max_model_len=engine.max_model_len,
+        base=base, served_name=engine.served_name or base.name, socket=run_folder / "engine.sock",
+        log_file=run_folder / "engine.log", dtype=engine.dtype, max_model_len=engine.max_model_len,
         max_num_seqs=engine.max_num_seqs, max_loras=engine.max_loras, max_cpu_loras=engine.max_cpu_loras,
         max_lora_rank=engine.max_lora_rank, on_cpu=_is_cpu_build(),
         kv_cache_gib=engine.kv_cache_gib, start_seconds=engine.start_seconds,

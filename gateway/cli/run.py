@@ -1,6 +1,7 @@
 """loragate up, serve and check: run a gateway, or say why it would not."""
 
 import asyncio
+import gc
 import logging
 import sys
 from pathlib import Path
@@ -71,35 +72,55 @@ def run_node(settings: Settings, *, owns_engine: bool = False) -> None:
     """Run a gateway until it is stopped."""
     import uvloop
 
-    from adapters.sources import SourceError
-    from adapters.verify import InvalidKey
-    from gateway.listening import CannotListen
-    from gateway.node import Node
-    from gateway.serve.vllm_process import EngineNotStarted
-    from gateway.store.errors import StoreError
-
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for library in ("httpx", "alembic"):
         logging.getLogger(library).setLevel(logging.WARNING)
 
-    async def run() -> None:
-        if owns_engine:
-            from gateway.cli.own_engine import node_with_engine
-
-            node = node_with_engine(settings)
-        else:
-            node = Node(settings, settings.engines)
-        await node.run(lambda: _announce(node))
-
+    gc.disable()  # until all is imported: what imports make stays, and walking it again and again takes a tenth of them
     try:
-        uvloop.run(run())
-    except (CannotListen, EngineNotStarted, StoreError, InvalidKey, SourceError) as error:
+        uvloop.run(_run(settings, owns_engine=owns_engine))
+    except _mistakes() as error:
         raise fail(str(error)) from None
     except asyncio.CancelledError:
         sys.exit(1)
 
 
+def _mistakes() -> tuple[type[Exception], ...]:
+    """Return what is told in a line; imported when something has gone wrong, so that the start does not wait."""
+    from adapters.sources import SourceError
+    from adapters.verify import InvalidKey
+    from gateway.listening import CannotListen
+    from gateway.serve.vllm_process import EngineNotStarted
+    from gateway.store.errors import StoreError
+
+    return CannotListen, EngineNotStarted, StoreError, InvalidKey, SourceError
+
+
+async def _run(settings: Settings, *, owns_engine: bool) -> None:
+    from gateway.listening import ListeningSockets
+    from gateway.workers.pool import WorkerPool
+
+    command = None
+    if owns_engine:
+        from gateway.cli.own_engine import command_of
+
+        command = command_of(settings)
+    sockets = ListeningSockets.of(settings)
+    pool = WorkerPool(sockets.app, settings.workers)
+    await pool.start()  # before the node is imported, which takes as long as a worker's own imports
+    from gateway.node import Node
+
+    node = Node(settings, (command.url,) if command else settings.engines, sockets, pool)
+    if command is not None:
+        from gateway.cli.own_engine import Progress
+
+        node.own(command, Progress())
+    await node.run(lambda: _announce(node))
+
+
 def _announce(node: Any) -> None:
+    gc.freeze()
+    gc.enable()
     click.echo(f"Applications: {node.app_url}/v1   Control: {node.control_url}")
     if not node.settings.auth:
         click.secho(

@@ -1,17 +1,16 @@
-"""An engine as a holder of adapters: vLLM's load, unload and list, over httpx."""
+"""An engine as a holder of adapters: vLLM's load, unload and list."""
 
 import asyncio
 import math
 from collections.abc import Collection, Sequence
+from http import HTTPStatus
 from typing import Any, Final
-from urllib.parse import urlsplit
-
-import httpx
 
 from adapters.fingerprint import Answers, Top
 from adapters.ports import HostUnavailable, LoadRefused
 from adapters.prober import NotServed, ProbeRefused
 from gateway.decide.route import Base
+from gateway.serve.asking import Answer, EngineClient, NoAnswer
 
 # Reading a few hundred MB from a slow disk; a load of a small adapter takes 0.1 s.
 LOAD_SECONDS: Final = 120.0
@@ -29,23 +28,19 @@ class VllmHost:
     """
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        # Engines speak plain HTTP (settings.py); reading all certificates for TLS takes 50 ms of the start.
-        transport = httpx.AsyncHTTPTransport(uds=parts.path if parts.scheme == "unix" else None, verify=False)
-        base_url = "http://engine" if parts.scheme == "unix" else url
         self.model = ""  # the engine's own name for its base, once it has told
         self.root = ""  # and where it loaded it from
-        self._client = httpx.AsyncClient(base_url=base_url, transport=transport, timeout=ASK_SECONDS, trust_env=False)
+        self._client = EngineClient(url)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        self._client.close()
 
     async def is_healthy(self) -> bool:
         """Whether the engine answers its health check."""
         try:
-            return (await self._client.get("/health")).status_code == httpx.codes.OK
-        except httpx.HTTPError:
+            return (await self._client.get("/health", ASK_SECONDS)).status == HTTPStatus.OK
+        except NoAnswer:
             return False
 
     async def base(self) -> Base:
@@ -67,9 +62,9 @@ class VllmHost:
     async def load(self, version: str, folder: str) -> None:
         """Load a folder under a name; it is no error if the engine has the name already."""
         reply = await self._post("/v1/load_lora_adapter", {"lora_name": version, "lora_path": folder}, LOAD_SECONDS)
-        if reply.status_code == httpx.codes.OK or "already been loaded" in reply.text:
+        if reply.status == HTTPStatus.OK or "already been loaded" in reply.text():
             return
-        raise LoadRefused(f"the engine answered {reply.status_code}: {_message(reply)}")
+        raise LoadRefused(f"the engine answered {reply.status}: {_message(reply)}")
 
     async def unload(self, version: str) -> None:
         """Forget a name; it is no error if the engine does not know it."""
@@ -88,7 +83,7 @@ class VllmHost:
             "return_tokens_as_token_ids": True,  # texts of tokens are not unique
         }  # fmt: skip
         reply = await self._post("/v1/completions", body, PROBE_SECONDS)
-        if reply.status_code != httpx.codes.OK:
+        if reply.status != HTTPStatus.OK:
             raise _refusal(reply, model)
         try:
             return _answers(reply.json(), len(prompts))
@@ -110,44 +105,44 @@ class VllmHost:
             "stream": True,
         }  # fmt: skip
         try:
-            # vLLM stops generating when the connection closes, which is what a cancelled task does to it.
-            async with self._client.stream("POST", "/v1/completions", json=body, timeout=PROBE_SECONDS) as reply:
-                if reply.status_code != httpx.codes.OK:
-                    await reply.aread()
-                    raise _refusal(reply, model)
-                async for _ in reply.aiter_raw():
-                    started.set()
-        except httpx.HTTPError as error:
+            reply = await self._client.post("/v1/completions", body, PROBE_SECONDS, on_part=started.set)
+        except NoAnswer as error:
             raise _away(error) from None
+        if reply.status != HTTPStatus.OK:
+            raise _refusal(reply, model)
         started.set()  # nothing came: an engine that ends at once keeps nobody waiting
 
     async def _cards(self) -> list[dict[str, Any]]:
         try:
-            reply = await self._client.get("/v1/models")
-            reply.raise_for_status()
+            reply = await self._client.get("/v1/models", ASK_SECONDS)
+        except NoAnswer as error:
+            raise HostUnavailable(f"the engine does not list its models: {error}") from None
+        if reply.status != HTTPStatus.OK:
+            raise HostUnavailable(f"the engine does not list its models: it answered {reply.status}")
+        try:
             cards = reply.json()["data"]
             if all(isinstance(card["id"], str) for card in cards):
                 return list(cards)
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise HostUnavailable(f"the engine does not list its models ({type(error).__name__})") from None
         raise HostUnavailable("the engine lists models without names")
 
-    async def _post(self, path: str, body: dict[str, Any], seconds: float) -> httpx.Response:
+    async def _post(self, path: str, body: dict[str, Any], seconds: float) -> Answer:
         try:
-            return await self._client.post(path, json=body, timeout=seconds)
-        except httpx.HTTPError as error:
+            return await self._client.post(path, body, seconds)
+        except NoAnswer as error:
             raise _away(error) from None
 
 
-def _away(error: httpx.HTTPError) -> HostUnavailable:
-    return HostUnavailable(f"the engine does not answer ({type(error).__name__})")
+def _away(error: NoAnswer) -> HostUnavailable:
+    return HostUnavailable(f"the engine does not answer: {error}")
 
 
-def _refusal(reply: httpx.Response, model: str) -> HostUnavailable | ProbeRefused:
-    if reply.status_code in _BUSY:
-        return HostUnavailable(f"the engine is busy ({reply.status_code})")
-    kind = NotServed if reply.status_code == httpx.codes.NOT_FOUND else ProbeRefused
-    return kind(f"the engine answered {reply.status_code} to a probe of `{model}`: {_message(reply)}")
+def _refusal(reply: Answer, model: str) -> HostUnavailable | ProbeRefused:
+    if reply.status in _BUSY:
+        return HostUnavailable(f"the engine is busy ({reply.status})")
+    kind = NotServed if reply.status == HTTPStatus.NOT_FOUND else ProbeRefused
+    return kind(f"the engine answered {reply.status} to a probe of `{model}`: {_message(reply)}")
 
 
 def _answers(reply: dict[str, Any], prompts: int) -> Answers:
@@ -164,10 +159,10 @@ def _answers(reply: dict[str, Any], prompts: int) -> Answers:
     return Answers(engine=str(reply.get("system_fingerprint") or ""), tops=tuple(tops))
 
 
-def _message(reply: httpx.Response) -> str:
+def _message(reply: Answer) -> str:
     try:
         body = reply.json()
     except ValueError:
-        return reply.text[:300]
+        return reply.text()[:300]
     error = body.get("error", body) if isinstance(body, dict) else body
     return str(error.get("message", error) if isinstance(error, dict) else error)[:300]

@@ -73,7 +73,7 @@ class EngineWatch:
                 if self._probe_seconds:
                     tasks.create_task(self._every(self._probe_seconds, self._inspect))
         finally:
-            await self._host.close()
+            self._host.close()
 
     async def lost(self) -> None:
         """The engine is known to be gone."""

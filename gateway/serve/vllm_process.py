@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from gateway.listening import LONGEST_SOCKET_PATH
 from gateway.serve.adapter_host import VllmHost
 
 log = logging.getLogger("loragate.engine")
@@ -27,8 +28,6 @@ LONGEST_PAUSE_SECONDS: Final = 60.0
 # An engine that ran this long was well; its next failure starts the pauses anew.
 WELL_SECONDS: Final = 300.0
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
-# Linux keeps 108 bytes for a unix socket's path, the closing NUL included (man 7 unix).
-LONGEST_SOCKET_PATH: Final = 107
 
 
 class EngineNotStarted(Exception):
@@ -57,6 +56,11 @@ class VllmCommand:
     start_seconds: float = 600.0
     more: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """Where the engine answers."""
+        return f"unix://{self.socket}"
 
     def arguments(self) -> list[str]:
         """Return the command line. vLLM runs as a module of this Python: its CPU build has no `vllm` command."""
@@ -195,7 +199,7 @@ class EngineProcess:
                 self._on_progress(waited)
                 await asyncio.sleep(READY_POLL_SECONDS)
         finally:
-            await host.close()
+            host.close()
         if not self._is_stopping:
             raise EngineNotStarted(
                 f"the engine ended with code {process.returncode} before it was ready; its log: {self.command.log_file}"

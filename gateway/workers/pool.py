@@ -95,6 +95,7 @@ class _Slot:
 
     def __init__(self) -> None:
         self.process: asyncio.subprocess.Process | None = None
+        self.channel: socket.socket | None = None  # of a process that has been told nothing yet
         self.writer: asyncio.StreamWriter | None = None
         self.is_ready = asyncio.Event()
         self.answers: dict[int, asyncio.Future[None]] = {}
@@ -111,14 +112,14 @@ class WorkerPool:
     Args:
         listener: The app port, bound and listening.
         size: How many workers.
-        configure: Returns the first message for a worker; its table is replaced by the newest.
+        configure: Returns the first message for a worker, given the newest table; set before `run`.
         depot: Set before `run`.
     """
 
-    def __init__(self, listener: socket.socket, size: int, configure: Callable[[bytes], Configure]) -> None:
+    def __init__(self, listener: socket.socket, size: int) -> None:
         self._listener = listener
         self._slots = [_Slot() for _ in range(size)]
-        self._configure = configure
+        self.configure: Callable[[bytes], Configure]
         self._table = b""
         self._engines: NewEngines | None = None  # newer than the table's
         self.depot: Depot
@@ -147,6 +148,11 @@ class WorkerPool:
     def pids(self) -> list[int]:
         """Return the processes that run now."""
         return [slot.process.pid for slot in self._slots if slot.process is not None]
+
+    async def start(self) -> None:
+        """Start the processes already: they import what they need while the rest of the gateway is made for `run`."""
+        for slot in self._slots:
+            await self._start(slot)
 
     async def run(self) -> None:
         """Keep every worker running until `stop` has ended them."""
@@ -257,24 +263,16 @@ class WorkerPool:
 
     async def _run_once(self, slot: _Slot) -> None:
         """Run one worker process to its end."""
-        ours, theirs = socket.socketpair()
-        descriptors = (self._listener.fileno(), theirs.fileno())
-        try:
-            slot.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "gateway.workers.worker", *map(str, descriptors),
-                pass_fds=descriptors, start_new_session=True,
-            )  # fmt: skip
-        except OSError as error:  # no memory or no descriptors now; the others go on
-            ours.close()
-            log.warning("a worker cannot be started: %s", error.strerror)
+        if slot.channel is None:
+            await self._start(slot)
+        ours, slot.channel = slot.channel, None
+        if slot.process is None or ours is None:
             return
-        finally:
-            theirs.close()
         if self._is_stopping:  # `stop` came before there was a process to signal
             _signal(slot.process, signal.SIGTERM)
         reader, writer = await asyncio.open_connection(sock=ours)
         slot.writer = writer
-        configure = self._configure(self._table)
+        configure = self.configure(self._table)
         limits = share_of(configure.limits, self._slots.index(slot), len(self._slots))
         channel.write(writer, msgspec.structs.replace(configure, limits=limits))
         if self._engines is not None:
@@ -292,6 +290,23 @@ class WorkerPool:
                     answer.set_result(None)
             await slot.process.wait()
             self._bury(slot)
+
+    async def _start(self, slot: _Slot) -> None:
+        """Start a process that waits for its first message."""
+        ours, theirs = socket.socketpair()
+        descriptors = (self._listener.fileno(), theirs.fileno())
+        try:
+            slot.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "gateway.workers.worker", *map(str, descriptors),
+                pass_fds=descriptors, start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:  # no memory or no descriptors now; the others go on
+            ours.close()
+            log.warning("a worker cannot be started: %s", error.strerror)
+        else:
+            slot.channel = ours
+        finally:
+            theirs.close()
 
     def _take(self, slot: _Slot, message: FromWorker) -> None:
         if isinstance(message, Ready):

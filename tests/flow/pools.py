@@ -73,8 +73,8 @@ async def running_pool(size: int, table: bytes) -> AsyncIterator[tuple[WorkerPoo
             table=newest or table,
         )  # fmt: skip
 
-    pool = WorkerPool(listener, size, configure)
-    pool.depot = Depot()
+    pool = WorkerPool(listener, size)
+    pool.configure, pool.depot = configure, Depot()
     task = asyncio.create_task(pool.run())
     try:
         async with asyncio.timeout(START_SECONDS):

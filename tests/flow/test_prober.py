@@ -28,7 +28,7 @@ def ask(engine: FakeEngine, work: Callable[[VllmHost], Awaitable[T]]) -> T:
         try:
             return await work(host)
         finally:
-            await host.close()
+            host.close()
 
     return asyncio.run(with_host())
 

@@ -39,7 +39,7 @@ async def holding(uds: Path, adapters: Mapping[str, Path]) -> AsyncIterator[Vllm
     finally:
         for name in adapters:
             await host.unload(name)
-        await host.close()
+        host.close()
 
 
 async def check(host: VllmHost, version: str, records: Records) -> Finding:

@@ -41,7 +41,7 @@ def test_two_who_ask_workers_at_once_get_an_answer_each() -> None:
 
     async def main() -> list[dict[str, About]]:
         with socket.socket() as listener:
-            pool = WorkerPool(listener, 1, configure)
+            pool = WorkerPool(listener, 1)
             (slot,) = pool._slots
             slot.writer, _ = cast(Any, Paper()), slot.is_ready.set()
             both = [asyncio.create_task(pool.recall([alias])) for alias in ("one", "two")]
