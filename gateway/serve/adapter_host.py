@@ -17,6 +17,8 @@ LOAD_SECONDS: Final = 120.0
 ASK_SECONDS: Final = 5.0
 # A probe waits in the engine's queue with the users' requests: a CPU reads a prompt of 1,000 tokens in 4 s.
 PROBE_SECONDS: Final = 30.0
+# A row that runs beside a probe: until its first token, and then until the probe is over.
+BESIDE_SECONDS: Final = 2 * PROBE_SECONDS
 _BUSY: Final = (408, 429, 502, 503, 504)
 
 
@@ -105,7 +107,7 @@ class VllmHost:
             "stream": True,
         }  # fmt: skip
         try:
-            reply = await self._client.post("/v1/completions", body, PROBE_SECONDS, on_part=started.set)
+            reply = await self._client.post("/v1/completions", body, BESIDE_SECONDS, on_part=started.set)
         except NoAnswer as error:
             raise _away(error) from None
         if reply.status != HTTPStatus.OK:

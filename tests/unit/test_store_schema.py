@@ -8,10 +8,11 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, inspect, text
 
 from gateway.store import schema
 from gateway.store.database import Database, address_of
@@ -33,6 +34,7 @@ def test_the_migrations_make_the_very_tables_that_the_code_uses(where: str) -> N
     from alembic.migration import MigrationContext
 
     database = Database(address_of(where), 10)
+    database.write(lambda connection: bring_up(connection, schema.REVISIONS[0]))
     database.write(bring_up)
 
     def compare(connection: object) -> list[object]:
@@ -40,6 +42,44 @@ def test_the_migrations_make_the_very_tables_that_the_code_uses(where: str) -> N
         return list(compare_metadata(context, schema.metadata))
 
     assert database.read(compare) == []
+    database.dispose()
+
+
+def _told(index: Any) -> str:
+    options = {name: str(value) for name, value in index.get("dialect_options", {}).items()}
+    return f"{index['name']} {index['column_names']} {bool(index['unique'])} {options}"
+
+
+def test_a_store_that_is_made_at_once_is_one_that_was_migrated_from_the_first_release(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def described(connection: Connection) -> dict[str, Any]:
+        found = inspect(connection)
+        tables = {*schema.metadata.tables, schema.REVISION_TABLE}
+        assert set(found.get_table_names()) == tables
+        return {
+            name: (
+                [each | {"type": str(each["type"])} for each in found.get_columns(name)],
+                found.get_pk_constraint(name),
+                found.get_unique_constraints(name),
+                sorted(_told(each) for each in found.get_indexes(name)),
+                sorted(tuple(row) for row in connection.execute(text(f"SELECT * FROM {name}"))),
+            )
+            for name in tables
+        }
+
+    def empty(connection: Connection) -> None:
+        schema.metadata.drop_all(connection)
+        schema.revision.drop(connection)
+
+    database = Database(address_of(where), 10)
+    database.write(lambda connection: bring_up(connection, schema.REVISIONS[0]))
+    database.write(bring_up)
+    migrated = database.read(described)
+    database.write(empty)
+    monkeypatch.setitem(sys.modules, "alembic", None)  # a new store does without, so the first start does not wait
+    database.write(bring_up)
+    assert database.read(described) == migrated
     database.dispose()
 
 
