@@ -28,6 +28,7 @@ PURE = (
     "gateway/ports.py",
     "gateway/pipeline.py",
     "gateway/serve/sse.py",
+    "gateway/serve/chunks.py",
     "gateway/observe/ledger.py",
     "gateway/observe/tally.py",
     "gateway/observe/rollout_counts.py",

@@ -7,7 +7,8 @@ to stop generating.
 """
 
 import asyncio
-import re
+import contextlib
+import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Final, cast
@@ -17,23 +18,14 @@ import httptools
 
 from gateway.errors import EngineFailed, EngineTimeout, EngineUnavailable, LoragateError
 from gateway.ports import Reader
+from gateway.serve.chunks import EVENTS_END, LONGEST_LISTED, SIZE_LINES, is_one_chunk_of_events
 
 # uvicorn, which vLLM serves with, closes a connection that was idle for 5 s; we stop using it
 # earlier, so that a request does not meet a close on its way.
 IDLE_REUSE_SECONDS: Final = 4.0
-# A chunk's size in hex and its line end, up to 16 MiB, without extensions.
-_SIZE_LINE: Final = re.compile(rb"([0-9a-fA-F]{1,6})\r\n")
-# How a chunk of whole events ends.
-_EVENTS_END: Final = b"\n\n\r\n"
-# By the length of a whole chunk, framing included, its size line as servers write it (lower case, no leading zeros):
-# comparing with that takes half of reading it. Of lengths that no chunk has, and the last one, something that none
-# begins with.
-LONGEST_LISTED: Final = 2047
-SIZE_LINES: Final = tuple(
-    next((b"%x\r\n" % size for size in range(max(1, length - 10), length - 4)
-          if length < LONGEST_LISTED and len(b"%x" % size) + size + 4 == length), b"\n")
-    for length in range(LONGEST_LISTED + 1)
-)  # fmt: skip
+# Linux acknowledges each read of a stream at once, which costs nearly as much as the read (docs/decisions/0022).
+# Told that this is interactive (man 7 tcp), it acknowledges every second one, and the last one within 40 ms.
+_QUICK_ACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
 # Idle connections kept for each engine; more are closed when their reply is complete.
 IDLE_CONNECTIONS: Final = 512
 
@@ -49,24 +41,12 @@ class Head:
         self.length = length
 
 
-def is_one_chunk_of_events(data: bytes) -> bool:
-    """Whether `data` is exactly one HTTP chunk, and its content ends an event.
-
-    So a stream's usual read needs no parser, and can go on as it came. Anything else (several
-    chunks, a part of one, extensions) is the parser's.
-    """
-    if not data.endswith(_EVENTS_END):
-        return False
-    size = _SIZE_LINE.match(data)
-    return size is not None and int(size[1], 16) == len(data) - size.end() - 2
-
-
 class EngineConnection(asyncio.Protocol):
     """One connection; between requests it waits in its pool."""
 
     __slots__ = (
         "_head", "_headers", "_is_between_chunks", "_is_done", "_is_kept", "_is_paused", "_is_used", "_parser",
-        "_parts", "_pool", "_until_close", "idle_since", "is_closed", "reader", "transport",
+        "_parts", "_pool", "_tcp", "_until_close", "idle_since", "is_closed", "reader", "transport",
     )  # fmt: skip
 
     def __init__(self, pool: "EnginePool") -> None:
@@ -81,6 +61,7 @@ class EngineConnection(asyncio.Protocol):
         self._is_paused = False
         self._is_kept = False
         self._until_close = False
+        self._tcp: socket.socket | None = None
         self.reader: Reader | None = None
         self.is_closed = False
         self.idle_since = 0.0
@@ -90,6 +71,9 @@ class EngineConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        its_socket = transport.get_extra_info("socket")
+        if _QUICK_ACK is not None and its_socket.family != socket.AF_UNIX:
+            self._tcp = its_socket
 
     def data_received(self, data: bytes) -> None:
         self._pool.has_spoken = True
@@ -99,7 +83,7 @@ class EngineConnection(asyncio.Protocol):
             return
         if self._is_between_chunks:
             # The usual step of a stream, its check written out: a call would cost as much as it does.
-            is_usual = data.endswith(_EVENTS_END) and data.startswith(SIZE_LINES[min(len(data), LONGEST_LISTED)])
+            is_usual = data.endswith(EVENTS_END) and data.startswith(SIZE_LINES[min(len(data), LONGEST_LISTED)])
             if is_usual or is_one_chunk_of_events(data):
                 reader.on_chunk(data)  # the parser has not moved: it still waits for a chunk
                 return
@@ -155,6 +139,9 @@ class EngineConnection(asyncio.Protocol):
                 is_chunked = True
         self._until_close = length is None and not is_chunked and status not in (204, 304)
         self._is_between_chunks = is_chunked
+        if is_chunked and self._tcp is not None and _QUICK_ACK is not None:
+            with contextlib.suppress(OSError):  # closed meanwhile
+                self._tcp.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 0)
         self._head = Head(status, self._headers, length)
 
     def on_body(self, body: bytes) -> None:

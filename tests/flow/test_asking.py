@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import json
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -162,3 +164,32 @@ def test_no_engine_and_what_is_no_answer_are_told_of(monkeypatch: pytest.MonkeyP
                 await EngineClient(nowhere).get("/health", 5)
 
     asyncio.run(main())
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="only Linux can be told so")
+def test_a_streams_events_are_not_acknowledged_one_by_one() -> None:
+    came: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await question(reader)
+        writer.write(CHUNKED)
+        before = segments_from_peer(writer)
+        for number in range(100):
+            text = b'data: {"token": %d}\n\n' % number
+            writer.write(b"%x\r\n%s\r\n" % (len(text), text))
+            await asyncio.sleep(0.002)
+        came.append(segments_from_peer(writer) - before)
+        writer.write(b"0\r\n\r\n")
+
+    async def main() -> None:
+        async with asked(serve) as client:
+            assert (await client.post("/v1/completions", {}, 10)).body.count(b"\n\n") == 100
+
+    asyncio.run(main())
+    assert 30 <= came[0] <= 75  # every second one; all 100 if nothing is said
+
+
+def segments_from_peer(writer: asyncio.StreamWriter) -> int:
+    """Return `tcpi_segs_in` of a connection (linux/tcp.h, struct tcp_info)."""
+    info = writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 144)
+    return int(struct.unpack_from("<I", info, 140)[0])

@@ -2,8 +2,8 @@
 
 import pytest
 
+from gateway.serve.chunks import LONGEST_LISTED, SIZE_LINES, is_one_chunk_of_events
 from gateway.serve.sse import EventStream
-from gateway.serve.upstream import LONGEST_LISTED, SIZE_LINES, is_one_chunk_of_events
 
 TEXT = b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
 LAST = b'data: {"id":"c","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
