@@ -73,8 +73,7 @@ def run_node(settings: Settings, *, owns_engine: bool = False) -> None:
     import uvloop
 
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for library in ("httpx", "alembic"):
-        logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
     gc.disable()  # until all is imported: what imports make stays, and walking it again and again takes a tenth of them
     try:

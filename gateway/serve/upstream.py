@@ -25,7 +25,7 @@ from gateway.serve.chunks import EVENTS_END, LONGEST_LISTED, SIZE_LINES, is_one_
 IDLE_REUSE_SECONDS: Final = 4.0
 # Linux acknowledges each read of a stream at once, which costs nearly as much as the read (docs/decisions/0022).
 # Told that this is interactive (man 7 tcp), it acknowledges every second one, and the last one within 40 ms.
-_QUICK_ACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
+_QUICK_ACK: Final[int] = getattr(socket, "TCP_QUICKACK", 0)
 # Idle connections kept for each engine; more are closed when their reply is complete.
 IDLE_CONNECTIONS: Final = 512
 
@@ -72,7 +72,7 @@ class EngineConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         its_socket = transport.get_extra_info("socket")
-        if _QUICK_ACK is not None and its_socket.family != socket.AF_UNIX:
+        if _QUICK_ACK and its_socket.family != socket.AF_UNIX:
             self._tcp = its_socket
 
     def data_received(self, data: bytes) -> None:
@@ -139,7 +139,7 @@ class EngineConnection(asyncio.Protocol):
                 is_chunked = True
         self._until_close = length is None and not is_chunked and status not in (204, 304)
         self._is_between_chunks = is_chunked
-        if is_chunked and self._tcp is not None and _QUICK_ACK is not None:
+        if is_chunked and self._tcp is not None:
             with contextlib.suppress(OSError):  # closed meanwhile
                 self._tcp.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 0)
         self._head = Head(status, self._headers, length)

@@ -114,7 +114,6 @@ class EngineProcess:
         self, command: VllmCommand, on_lost: Callable[[], Awaitable[None]], on_progress: Callable[[float | None], None]
     ) -> None:
         self.command = command
-        self.url = f"unix://{command.socket}"
         self.restarts = 0
         self._on_lost = on_lost
         self._on_progress = on_progress
@@ -182,7 +181,7 @@ class EngineProcess:
         await process.wait()
 
     async def _until_ready(self, process: asyncio.subprocess.Process) -> None:
-        host = VllmHost(self.url)
+        host = VllmHost(self.command.url)
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:

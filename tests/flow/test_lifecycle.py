@@ -1,5 +1,6 @@
 """The command itself: start, stop, mistakes, settings, help."""
 
+import gc
 import http.client
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -20,6 +22,7 @@ import yaml
 from click.testing import CliRunner
 
 from gateway.cli import main
+from gateway.cli.run import _announce
 from tests.fakes.engine import FakeEngine
 from tests.gateways import RunningGateway, resident_bytes
 
@@ -225,6 +228,36 @@ def test_a_damaged_state_file_is_one_line_and_left_alone(tmp_path: Path, content
     assert "state.json" in told
     assert (tmp_path / "state.json").read_bytes() == content
     assert "state.json" in refused("keys", "ls", "--state", str(tmp_path))
+
+
+def test_workers_that_were_started_for_a_gateway_that_cannot_start_end_with_it(tmp_path: Path) -> None:
+    (tmp_path / "state.db").write_bytes(b"no database" * 1000)
+    port = free_port()
+    refused(
+        "serve", "--engine", "http://127.0.0.1:9", "--port", str(port), "--control-port", "0", "--state", str(tmp_path)
+    )
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except ConnectionRefusedError:  # nobody holds the socket any more
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_the_collector_of_garbage_is_on_again_once_all_is_imported() -> None:
+    class Ready:
+        app_url = control_url = "http://127.0.0.1:1"
+        settings = SimpleNamespace(auth=False)
+
+    gc.disable()
+    try:
+        _announce(Ready())
+        assert gc.isenabled()
+    finally:
+        gc.unfreeze()
+        gc.enable()
 
 
 def test_a_damaged_snapshot_does_not_matter(engine: FakeEngine, tmp_path: Path) -> None:

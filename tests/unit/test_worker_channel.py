@@ -97,3 +97,24 @@ def test_a_workers_last_counts_arrive_behind_the_copies_that_it_hands_on_as_it_e
         del heard[:size]
     assert isinstance(messages[-1], Report)
     assert messages[-1].mirror.sampled == {"a": {"noise": 1}}
+
+
+def test_the_processes_that_were_started_early_are_the_ones_that_serve() -> None:
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setblocking(False)
+            pool = WorkerPool(listener, 2)
+            await pool.start()
+            early = pool.pids()
+            assert len(early) == 2
+            pool.configure = configure
+            running = asyncio.get_running_loop().create_task(pool.run())
+            async with asyncio.timeout(30):
+                while pool.ready < 2:
+                    await asyncio.sleep(0.02)
+            assert pool.pids() == early
+            await pool.stop(1.0)
+            await running
+            assert pool.restarts == 0
+
+    asyncio.run(main())
