@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping
 from gateway.decide.place import Terms
 from gateway.decide.route import RouteTable
 from gateway.errors import Saturated, ServingError
-from gateway.observe.ledger import Cell
+from gateway.observe.ledger import Cell, Ledger
 from gateway.observe.tally import Tallies, is_failure
-from gateway.pipeline import Placement, answer
+from gateway.pipeline import Exposure, Placement, answer
 from gateway.receive.reply import Reply
 from gateway.receive.request import Request
 
@@ -28,35 +28,70 @@ def decide(
     return placed
 
 
-def settle(
-    request: Request, tallies: Tallies, cell: Cell, served: Placement | None, reply: Reply | None, status: int,
-    now: float, *, client_left: bool, has_failed: bool,
-) -> None:  # fmt: skip
-    """Count the end of a request.
+class Account:
+    """Where one request is counted: the cell of whoever serves it, its rollout's tally, its limits, its copy.
 
     Args:
-        request: Which has ended.
-        tallies: The worker's.
-        cell: Where its end is counted.
-        served: Who served it last, if anyone.
-        reply: What has begun, if anything.
-        status: What its caller got.
-        now: Monotonic seconds.
-        client_left: Its client did not wait for the end.
-        has_failed: We ended the reply with an error after its head.
+        request: Which is counted.
+        ledger: Of the worker's cells.
+        tallies: Of the worker's rollouts.
     """
-    if request.lease is not None:
-        # Of a reply that broke off nobody tells the tokens; a piece of a stream has one, nearly always.
-        request.lease.end(reply.tokens or reply.pieces if reply is not None else 0, now)
-    is_in_band = has_failed or (reply is not None and reply.has_failed)
-    if reply is not None and reply.tap is not None:
-        reply.tap.end(now, client_left=client_left, has_failed=is_in_band)
-    exposure = request.exposure
-    if exposure is None:
-        return
-    cell.exposed(exposure.arm)
-    if client_left:
-        tallies.left(exposure)
-        return
-    is_error = is_failure(exposure, served.arm if served is not None else None, status, is_in_band=is_in_band)
-    tallies.count(exposure, is_error=is_error, seconds=now - request.received_at)
+
+    __slots__ = ("_ledger", "_request", "_tallies", "cell", "served")
+
+    def __init__(self, request: Request, ledger: Ledger, tallies: Tallies) -> None:
+        self._request = request
+        self._ledger = ledger
+        self._tallies = tallies
+        self.cell: Cell  # of who serves it
+        self.served: Placement | None = None  # who serves it, if anyone does
+
+    def goes_to(self, placed: Placement) -> None:
+        """Count the request where it is sent; it was not served where it was sent before."""
+        if self.served is not None:
+            self.cell.in_flight -= 1
+            self.cell.retries += 1
+        self.cell = cell = self._ledger.cell(placed.alias, placed.version)
+        cell.in_flight += 1
+        self.served = placed
+
+    def saw_error(self, code: str) -> None:
+        """Count an error that the caller was told."""
+        self._cell_for_its_end().saw_error(code)
+
+    def _cell_for_its_end(self) -> Cell:
+        return self.cell if self.served is not None else self._ledger.cell()
+
+    def close(self, reply: Reply | None, status: int, now: float, *, client_left: bool, has_failed: bool) -> None:
+        """Count the end of the request.
+
+        Args:
+            reply: What has begun, if anything.
+            status: What its caller got.
+            now: Monotonic seconds.
+            client_left: Its client did not wait for the end.
+            has_failed: We ended the reply with an error after its head.
+        """
+        request, cell = self._request, self._cell_for_its_end()
+        request.body, request.fields = b"", None  # who loads its version still knows us
+        if self.served is not None:
+            cell.in_flight -= 1
+        cell.saw_status(status)
+        cell.took(now - request.received_at)
+        if request.lease is not None:
+            # Of a reply that broke off nobody tells the tokens; a piece of a stream has one, nearly always.
+            request.lease.end(reply.tokens or reply.pieces if reply is not None else 0, now)
+        is_in_band = has_failed or (reply is not None and reply.has_failed)
+        if reply is not None and reply.tap is not None:
+            reply.tap.end(now, client_left=client_left, has_failed=is_in_band)
+        if request.exposure is not None:
+            self._tally(request.exposure, status, now, client_left=client_left, is_in_band=is_in_band)
+
+    def _tally(self, exposure: Exposure, status: int, now: float, *, client_left: bool, is_in_band: bool) -> None:
+        self._cell_for_its_end().exposed(exposure.arm)
+        if client_left:
+            self._tallies.left(exposure)
+            return
+        arm = self.served.arm if self.served is not None else None
+        is_error = is_failure(exposure, arm, status, is_in_band=is_in_band)
+        self._tallies.count(exposure, is_error=is_error, seconds=now - self._request.received_at)

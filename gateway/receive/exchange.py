@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.decide.health import FAILED_STATUSES, Failure
 from gateway.errors import EngineFailed, EngineTimeout, LoragateError, Saturated, VersionNotReady
-from gateway.observe.ledger import Cell
 from gateway.pipeline import Placement
 from gateway.ports import Link, ReplyHead
-from gateway.receive.accounts import decide, settle
+from gateway.receive.accounts import Account, decide
 from gateway.receive.delay import Delay
 from gateway.receive.failures import reply_of
 from gateway.receive.outgoing import asks_for_usage, message
@@ -40,8 +39,8 @@ class Exchange:
     """A request and its reply, between one client and one engine."""
 
     __slots__ = (
-        "_attempts", "_cell", "_client", "_delay", "_heard_at", "_hides_usage", "_is_counted", "_is_there", "_link",
-        "_losses", "_placement", "_reply", "_request", "_sent_at", "_stale", "_tried", "has_begun", "is_over",
+        "_account", "_attempts", "_client", "_delay", "_heard_at", "_hides_usage", "_is_there", "_link", "_losses",
+        "_placement", "_reply", "_request", "_sent_at", "_stale", "_tried", "has_begun", "is_over",
     )  # fmt: skip
 
     def __init__(self, client: "ClientConnection", request: Request) -> None:
@@ -51,8 +50,7 @@ class Exchange:
         self._tried: tuple[str, ...] = ()
         self._link: Link | None = None
         self._placement: Placement
-        self._cell: Cell
-        self._is_counted = False
+        self._account = Account(request, client.ledger, client.tallies)
         self._hides_usage = False
         self._reply: Reply | None = None
         self._sent_at = self._heard_at = 0.0  # heard: the engine's last sign of life
@@ -92,7 +90,7 @@ class Exchange:
     def _send(self, placed: Placement) -> None:
         client = self._client
         self._placement = placed
-        self._count(placed)
+        self._account.goes_to(placed)
         try:
             data = message(self._request, placed.version)
         except LoragateError as error:
@@ -106,14 +104,6 @@ class Exchange:
         link = client.engines.send(placed.engine_url, data, self)
         if not self.is_over:
             self._link = link
-
-    def _count(self, placed: Placement) -> None:
-        if self._is_counted:
-            self._cell.in_flight -= 1
-            self._cell.retries += 1
-        self._cell = self._client.ledger.cell(placed.alias, placed.version)
-        self._cell.in_flight += 1
-        self._is_counted = True
 
     def _goes_elsewhere(self, *, same_engine: bool) -> bool:
         """Whether another engine takes the request now, or control on the same one where that may help; once."""
@@ -197,7 +187,7 @@ class Exchange:
         self._client.supply.recent[self._placement.version] = sent_at
         if not self._tried:  # else what an engine took to fail would be ours
             waited = self._delay.seconds if self._delay is not None else 0.0
-            self._cell.added(sent_at - self._request.received_at - waited)
+            self._account.cell.added(sent_at - self._request.received_at - waited)
 
     def on_reply(self, head: ReplyHead | None, data: bytes, is_complete: bool) -> None:
         if head is not None and self._is_not_for_the_client(head.status):
@@ -278,9 +268,9 @@ class Exchange:
         """Return the head for the client, and keep what reads the body on its way."""
         client, request, placed = self._client, self._request, self._placement
         if self._delay is not None and self._delay.seconds_for_load:
-            self._cell.waited_for_load(self._delay.seconds_for_load)
+            self._account.cell.waited_for_load(self._delay.seconds_for_load)
         known = client.fingerprints.get(placed.engine_url)
-        self._reply = reply = Reply(head, request, self._cell, hides_usage=self._hides_usage, fingerprint=known)
+        self._reply = reply = Reply(head, request, self._account.cell, hides_usage=self._hides_usage, fingerprint=known)
         request.keep_alive = request.keep_alive and not client.is_draining
         self.has_begun = True
         if placed.mirror is not None:
@@ -302,8 +292,7 @@ class Exchange:
             return
         client, request, reply = self._client, self._request, self._reply
         self._drop_link()
-        cell = self._cell if self._is_counted else client.ledger.cell()
-        cell.saw_error(error.code)
+        self._account.saw_error(error.code)
         self._close_books(error.status if reply is None else reply.status, monotonic(), has_failed=reply is not None)
         if reply is None:
             keep_alive = request.keep_alive and not client.is_draining
@@ -323,8 +312,8 @@ class Exchange:
             self._drop_link()
             # nginx's code for a client that closed; it is never sent, only counted.
             self._close_books(499 if self._reply is None else self._reply.status, monotonic(), client_left=True)
-            if self._is_counted:
-                self._cell.saw_error("client_gone")
+            if self._account.served is not None:
+                self._account.saw_error("client_gone")
 
     def _drop_link(self) -> None:
         link, self._link = self._link, None
@@ -338,19 +327,9 @@ class Exchange:
         self._link = None
         if self._delay is not None:
             self._delay.leave()
-        request, reply = self._request, self._reply
-        request.body, request.fields = b"", None  # who loads its version still knows us
-        if self._is_counted:
-            self._cell.in_flight -= 1
+        if self._account.served is not None:
             self._client.placing.gave_up(self._placement.engine_url, self)
-        cell = self._cell if self._is_counted else self._client.ledger.cell()
-        cell.saw_status(status)
-        cell.took(now - request.received_at)
-        if request.exposure is not None or request.lease is not None or (reply is not None and reply.tap is not None):
-            settle(
-                request, self._client.tallies, cell, self._placement if self._is_counted else None, reply, status, now,
-                client_left=client_left, has_failed=has_failed,
-            )  # fmt: skip
+        self._account.close(self._reply, status, now, client_left=client_left, has_failed=has_failed)
 
     # What its connection asks and tells
 
