@@ -143,16 +143,16 @@ class Allowance:
             self.requests.take(1, now)
 
     def leave(self, tokens: int, now: float) -> None:
-        """A request that was let in is over, and has cost so many tokens."""
+        """A request that was let in is over, and has cost so many tokens; fewer than 0 give none back."""
         self.in_flight = max(0, self.in_flight - 1)  # it may have been let in before there was a limit
-        if self.tokens is not None and tokens:
+        if self.tokens is not None and tokens > 0:
             self.tokens.take(tokens, now)
 
     def others(self, requests: int, tokens: int, in_flight: int, now: float) -> None:
         """Take in what other workers have let in, and by how much what they have under way has changed."""
-        if self.requests is not None and requests:
+        if self.requests is not None and requests > 0:
             self.requests.take(requests, now)
-        if self.tokens is not None and tokens:
+        if self.tokens is not None and tokens > 0:
             self.tokens.take(tokens, now)
         self._others = max(0, self._others + in_flight)
 

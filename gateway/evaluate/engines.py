@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
+from evaluators.normalize.reading import MOST_COUNTED, count_of
 from gateway.evaluate.calls import CallFailed, Reply, Server
 from gateway.evaluate.idle import IdleMoments
 from gateway.evaluate.load import Load, TokenBucket, read_load
@@ -165,12 +166,12 @@ class Engine:
         for card in cards:
             if not card.get("parent"):
                 length = card.get("max_model_len")
-                self.base, self.most_tokens = str(card["id"]), length if isinstance(length, int) else None
+                self.base, self.most_tokens = str(card["id"]), count_of(length) or None
                 return
 
 
 class _ServerLoad(msgspec.Struct):
-    server_load: int
+    server_load: Annotated[int, msgspec.Meta(ge=0, le=MOST_COUNTED)]
 
 
 _GENERATING: Final = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")

@@ -96,7 +96,7 @@ class WorkerRates:
             if allowance is not None:
                 allowance.leave(tokens, now)
             _add(self._untold.in_flight, name, -1)
-            if tokens:
+            if tokens > 0:
                 _add(self._untold.tokens, name, tokens)
         self._tell()
 

@@ -19,6 +19,8 @@ ASK_SECONDS: Final = 5.0
 PROBE_SECONDS: Final = 30.0
 # A row that runs beside a probe: until its first token, and then until the probe is over.
 BESIDE_SECONDS: Final = 2 * PROBE_SECONDS
+# Figures beyond this are no times and no lengths, and a table with them could not be written.
+_MOST_COUNTED: Final = 2**31
 _BUSY: Final = (408, 429, 502, 503, 504)
 
 
@@ -54,7 +56,8 @@ class VllmHost:
         for card in await self._cards():
             if not card.get("parent"):
                 self.model, self.root = card["id"], str(card.get("root") or "")
-                return Base(name=card["id"], created=card.get("created") or 0, max_model_len=card.get("max_model_len"))
+                length = _count(card, "max_model_len") or None
+                return Base(name=card["id"], created=_count(card, "created"), max_model_len=length)
         raise HostUnavailable("the engine lists no base model")
 
     async def loaded(self) -> Collection[str]:
@@ -123,7 +126,7 @@ class VllmHost:
             raise HostUnavailable(f"the engine does not list its models: it answered {reply.status}")
         try:
             cards = reply.json()["data"]
-            if all(isinstance(card["id"], str) for card in cards):
+            if all(isinstance(card["id"], str) and card["id"].encode() for card in cards):  # no half surrogate pairs
                 return list(cards)
         except (ValueError, KeyError, TypeError) as error:
             raise HostUnavailable(f"the engine does not list its models ({type(error).__name__})") from None
@@ -159,6 +162,12 @@ def _answers(reply: dict[str, Any], prompts: int) -> Answers:
     if not all(tops):
         raise ValueError("a prompt has no answer")
     return Answers(engine=str(reply.get("system_fingerprint") or ""), tops=tuple(tops))
+
+
+def _count(card: dict[str, Any], name: str) -> int:
+    """Return a figure of a model's card; 0 where it is none that the route table can carry."""
+    value = card.get(name)
+    return value if type(value) is int and 0 <= value <= _MOST_COUNTED else 0
 
 
 def _message(reply: Answer) -> str:

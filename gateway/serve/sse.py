@@ -34,19 +34,41 @@ _LONGEST_WITH_SHORT_SIZE: Final = 4 + 255 + 2
 # An event that grows past this is passed on in parts: memory stays bounded. vLLM's largest
 # events are prompt_logprobs, some 100 bytes a token.
 LONGEST_HELD_EVENT_BYTES: Final = 1 << 20
+# A figure beyond this is no count of tokens: the engine is broken, or lies. So that sums of them fit into 64 bits,
+# which is what messages to the node, the store and Prometheus take.
+MOST_TOKENS: Final = 2**31
+
+
+_MOST_DIGITS: Final = len(str(MOST_TOKENS))
+_NONE: Final = msgspec.Raw(b"")
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Token counts of a reply, under OpenAI's two spellings (completions, responses)."""
+    """Token counts of a reply, under OpenAI's two spellings (completions, responses), as the engine wrote them.
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    Not read yet, so that a figure which is no count leaves the event what it is: the one that tells the usage.
+    """
 
-    def counts(self) -> tuple[int, int]:
-        """Return (prompt, generated) tokens; what is missing counts 0."""
-        return self.prompt_tokens or self.input_tokens or 0, self.completion_tokens or self.output_tokens or 0
+    prompt_tokens: msgspec.Raw = _NONE
+    completion_tokens: msgspec.Raw = _NONE
+    input_tokens: msgspec.Raw = _NONE
+    output_tokens: msgspec.Raw = _NONE
+
+    def counts(self) -> tuple[int, int] | None:
+        """Return (prompt, generated) tokens; what is missing or no count is 0, and None is returned if all is."""
+        prompt = _larger(self.prompt_tokens, self.input_tokens)
+        generated = _larger(self.completion_tokens, self.output_tokens)
+        return None if prompt < 0 and generated < 0 else (max(0, prompt), max(0, generated))
+
+
+def _larger(one: msgspec.Raw, other: msgspec.Raw) -> int:
+    """Return the larger of the figures that are counts of tokens, -1 if none is: a bool, a float or a text is not."""
+    return max(_count(bytes(one)), _count(bytes(other)))
+
+
+def _count(figure: bytes) -> int:
+    count = int(figure) if figure.isdigit() and len(figure) <= _MOST_DIGITS else -1
+    return count if count <= MOST_TOKENS else -1
 
 
 class _Carrier(msgspec.Struct, frozen=True):
@@ -192,10 +214,11 @@ class EventStream:
         carrier = _carrier_of(found[1]) if found else None
         if carrier is None or carrier.usage is None:
             return False
-        prompt, generated = carrier.usage.counts()
-        before = self.usage or (0, 0)
-        # Anthropic streams tell the prompt's tokens first and the reply's last.
-        self.usage = (prompt or before[0], generated or before[1])
+        counts = carrier.usage.counts()
+        if counts is not None:
+            before = self.usage or (0, 0)
+            # Anthropic streams tell the prompt's tokens first and the reply's last.
+            self.usage = (counts[0] or before[0], counts[1] or before[1])
         if not self._hide_usage or carrier.choices != []:
             return False
         told = bytes(carrier.system_fingerprint)

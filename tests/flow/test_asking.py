@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from gateway.decide.route import Base
 from gateway.serve import asking
+from gateway.serve.adapter_host import VllmHost
 from gateway.serve.asking import EngineClient, NoAnswer
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -193,3 +195,19 @@ def segments_from_peer(writer: asyncio.StreamWriter) -> int:
     """Return `tcpi_segs_in` of a connection (linux/tcp.h, struct tcp_info)."""
     info = writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 144)
     return int(struct.unpack_from("<I", info, 140)[0])
+
+
+@pytest.mark.parametrize("figure", ["-1", "18446744073709551615", "1e400", "true", '"4096"', "null", "[]"])
+def test_figures_on_an_engines_card_that_no_table_can_carry_are_left_out(figure: str) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await question(reader)
+        card = f'{{"data":[{{"id":"base","created":{figure},"max_model_len":{figure}}}]}}'.encode()
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(card), card))
+
+    async def main() -> None:
+        async with asked(serve) as client:
+            host = VllmHost("http://127.0.0.1:1")
+            host._client = client
+            assert await host.base() == Base(name="base", created=0, max_model_len=None)
+
+    asyncio.run(main())

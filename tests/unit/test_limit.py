@@ -261,3 +261,18 @@ def test_a_worker_is_asked_to_tell_once_until_it_has_told() -> None:
     assert worker.taken() == Spendings()
     worker.admit(limited(requests=10), EMPTY, "base", 0.0)
     assert calls == [1, 1]
+
+
+def test_figures_below_zero_give_no_tokens_and_no_requests_back() -> None:
+    allowance = Allowance(Rates(requests_per_minute=10, tokens_per_minute=10), 1, 0.0)
+    allowance.enter(0.0)
+    allowance.leave(10, 0.0)
+    assert allowance.refusal("this key", 0.0) is not None
+    allowance.leave(-(2**40), 0.0)
+    allowance.others(-(2**40), -(2**40), 0, 0.0)
+    assert allowance.refusal("this key", 0.0) is not None
+    worker = WorkerRates(Ledger(), lambda: None)
+    lease = worker.admit(limited(tokens=10), EMPTY, "base", 0.0)
+    assert lease is not None
+    lease.end(-5, 0.0)
+    assert worker.taken().tokens == {}

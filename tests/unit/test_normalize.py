@@ -556,3 +556,14 @@ def test_what_an_endpoint_does_not_take_is_not_sent(endpoint: str) -> None:
     assert again.get("return_token_ids") == (True if is_completion else None)
     assert again.get("enable_response_messages") == (True if endpoint == RESPONSES else None)
     assert again.get("store") == (False if endpoint == RESPONSES else None)
+
+
+@pytest.mark.parametrize("figure", [-1, 2**31 + 1, 2**64, 1.5, True, "7", None, [1], {"a": 1}])
+def test_a_figure_of_an_engine_that_is_no_count_is_none(figure: Any) -> None:
+    usage = {"prompt_tokens": figure, "completion_tokens": figure, "input_tokens": figure, "output_tokens": figure}
+    for endpoint in ENDPOINTS:
+        whole, _ = replied(endpoint, BODIES[endpoint], is_stream=False)
+        reply = {**json.loads(whole), "usage": usage}
+        seen = observation_of(endpoint, json.dumps(reply).encode(), False)
+        assert not seen.prompt_tokens
+        assert not seen.completion_tokens

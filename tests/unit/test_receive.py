@@ -253,6 +253,24 @@ def test_usage_is_read_in_both_spellings() -> None:
         assert usage_of(nothing) is None
 
 
+@pytest.mark.parametrize(
+    "figure", ["-1", "2147483649", "9223372036854775807", "18446744073709551615", "1e400", "2.5", "3.0", "true", '"7"',
+               "[]", "{}", "null", "9" * 4000],
+)  # fmt: skip
+def test_a_figure_that_is_no_count_of_tokens_counts_as_none_and_hides_like_any_usage(figure: str) -> None:
+    usage = b'"usage":{"prompt_tokens":%b,"completion_tokens":%b}' % (figure.encode(), figure.encode())
+    assert usage_of(b"{%b}" % usage) is None
+    assert usage_of(b'{"usage":{"prompt_tokens":%b,"completion_tokens":5}}' % figure.encode()) == (0, 5)
+    assert usage_of(b'{"message":{"usage":{"input_tokens":4,"output_tokens":%b}}}' % figure.encode()) == (4, 0)
+    stream = EventStream(hide_usage=True)
+    assert stream.feed(b'data: {"choices":[],%b}\n\ndata: [DONE]\n\n' % usage) == b"data: [DONE]\n\n"
+    assert stream.usage is None
+
+
+def test_the_largest_count_of_tokens_is_two_to_the_31() -> None:
+    assert usage_of(b'{"usage":{"prompt_tokens":2147483648,"completion_tokens":0}}') == (2147483648, 0)
+
+
 def test_anthropic_streams_tell_the_prompt_first_and_the_reply_last() -> None:
     stream = EventStream()
     stream.feed(b'event: a\ndata: {"message":{"usage":{"input_tokens":7,"output_tokens":0}}}\n\n')
