@@ -79,7 +79,7 @@ class Worker:
         self.placing = Placing(configure.limits)
         self.placing.on_table(self._table)
         on_ended = self.placing.queue.freed if configure.limits.engine_concurrency else None
-        self.engines = EnginePools(configure.connect_seconds, monotonic, on_ended)
+        self.engines = EnginePools(configure.connect_seconds, monotonic, on_ended, self.placing.saw_fault)
         self.supply = WorkerSupply(lambda message: channel.write(writer, message))
         bounds = configure.mirror
         self.mirror = MirrorQueue(

@@ -26,7 +26,7 @@ from gateway.receive.protocol import ClientConnection
 from gateway.receive.rates import WorkerRates
 from gateway.receive.recent import Recent
 from gateway.receive.tap import Taps
-from gateway.serve.upstream import Head
+from gateway.serve.connection import Head
 from gateway.store.snapshot import to_table
 
 # A part of an engine's reply: its body's bytes, or what happens instead.

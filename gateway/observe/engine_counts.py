@@ -16,11 +16,14 @@ QUEUE_BOUNDS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5
 
 
 class EngineCounts(msgspec.Struct, gc=False):
-    """What workers have made of one engine. `ejected_now` is how many of them send it nothing."""
+    """What workers have made of one engine. `ejected_now` is how many of them send it nothing, `faults` how often
+    what it sent was not HTTP, or beyond a bound.
+    """
 
     ejections: dict[str, int] = msgspec.field(default_factory=dict)
     ejected_now: int = 0
     returns: int = 0
+    faults: int = 0
 
 
 class PlacementCounts(msgspec.Struct, gc=False, kw_only=True):
@@ -68,6 +71,7 @@ class PlacementCounts(msgspec.Struct, gc=False, kw_only=True):
             mine = self.of_engine(url)
             mine.ejected_now += theirs.ejected_now
             mine.returns += theirs.returns
+            mine.faults += theirs.faults
             for reason, count in theirs.ejections.items():
                 mine.ejections[reason] = mine.ejections.get(reason, 0) + count
         self.queued_now += other.queued_now

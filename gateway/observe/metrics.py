@@ -203,13 +203,19 @@ def _placement(reading: Reading) -> Iterator[Metric]:
     returns = CounterMetricFamily(
         "loragate_engine_returns", "Times that a worker sent an ejected engine requests again.", labels=("engine",)
     )
+    faults = CounterMetricFamily(
+        "loragate_engine_protocol_faults",
+        "Times that what an engine sent was not HTTP, had too many headers, or followed the end of a reply.",
+        labels=("engine",),
+    )
     for url in reading.engines:
         engine = counts.engines.get(url) or EngineCounts()
         for reason, count in sorted(engine.ejections.items()):
             ejections.add_metric((url, reason), count)
         ejected.add_metric((url,), engine.ejected_now)
         returns.add_metric((url,), engine.returns)
-    yield from (ejections, ejected, returns)
+        faults.add_metric((url,), engine.faults)
+    yield from (ejections, ejected, returns, faults)
     yield GaugeMetricFamily(
         "loragate_requests_queued", "Requests that wait until an engine has room.", value=counts.queued_now
     )

@@ -86,6 +86,12 @@ class Placing:
         health = self._health.get(url, WELL)
         self._become(url, health, failed(health, failure, self._rules, sent_at=sent_at, now=monotonic()), failure)
 
+    def saw_fault(self, url: str, in_reply: bool) -> None:
+        """Note that an engine sent what is not HTTP; where no reply has failed of it, nobody else tells."""
+        self.counts.of_engine(url).faults += 1
+        if not in_reply:
+            self.failed(url, Failure.LOST, monotonic())
+
     def is_stuck(self, url: str, engines: Engines, waited: float, now: float, *, is_stream: bool) -> bool:
         """Whether a request that has waited so long for its first byte waits for nothing; ejects the engine if so."""
         if url in self._silent or url in self._down:

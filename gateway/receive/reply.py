@@ -10,16 +10,12 @@ from gateway.observe.ledger import Cell
 from gateway.pipeline import Placement
 from gateway.ports import ReplyHead
 from gateway.receive.endpoints import Dialect
+from gateway.receive.engine_headers import forwarded
 from gateway.receive.failures import connection_header, event_of, status_line
 from gateway.receive.request import Request
 from gateway.receive.tap import EVENT_STREAM, Tap
 from gateway.serve.sse import EventStream, usage_of
 
-# Hop-by-hop (RFC 9110, 7.6.1), or said by us instead.
-_NOT_FORWARDED: Final = frozenset(
-    (b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"server", b"x-request-id",
-     b"proxy-authenticate", b"trailer", b"upgrade", b"te")
-)  # fmt: skip
 # A whole reply is kept up to here to read its usage; a larger one (thousands of prompt
 # log-probabilities) is passed on and its tokens are not counted.
 LARGEST_READ_REPLY_BYTES: Final = 4 * 1024 * 1024
@@ -68,8 +64,7 @@ class Reply:
 
     def head(self, head: ReplyHead, request: Request, placed: Placement, overhead_seconds: float) -> bytes:
         """Return the head for the client."""
-        lines = [status_line(head.status)]
-        lines += [b"%b: %b\r\n" % line for line in head.headers if line[0] not in _NOT_FORWARDED]
+        lines = [status_line(head.status), forwarded(head.headers)]
         lines.append(
             b"x-request-id: %b\r\nx-loragate-version: %b\r\nx-loragate-arm: %b\r\nx-loragate-route-reason: %b\r\n"
             % (request.id, placed.version.encode(), placed.arm.encode(), placed.reason.encode())

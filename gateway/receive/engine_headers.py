@@ -1,0 +1,35 @@
+"""Which headers of an engine's reply go to the client.
+
+An engine's headers are content for the client (its type, `retry-after`), not word about the connection, about who the
+client is, or about what this gateway decided. Everything that is not named here passes.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+# Hop-by-hop (RFC 9110, 7.6.1), or said by us instead.
+_FRAMING: Final = (
+    b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"content-length", b"trailer", b"upgrade",
+    b"te", b"server", b"x-request-id",
+)  # fmt: skip
+# What would set up something between the client and us in the engine's name: credentials, cookies, another address,
+# what other web sites may read.
+_BETWEEN_CLIENT_AND_US: Final = (
+    b"proxy-authenticate", b"proxy-authentication-info", b"www-authenticate", b"authentication-info", b"set-cookie",
+    b"set-cookie2", b"clear-site-data", b"location", b"refresh", b"alt-svc", b"strict-transport-security",
+    b"access-control-allow-origin", b"access-control-allow-credentials", b"access-control-allow-headers",
+    b"access-control-allow-methods", b"access-control-expose-headers", b"access-control-max-age",
+    b"access-control-allow-private-network",
+)  # fmt: skip
+_NOT_FORWARDED: Final = frozenset((*_FRAMING, *_BETWEEN_CLIENT_AND_US))
+# Ours alone: which version served, and what is left of a limit.
+_OURS: Final = (b"x-loragate-", b"x-ratelimit-")
+
+
+def forwarded(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Return the header lines that go on, from names in lower case and values."""
+    lines = b"".join([b"%b: %b\r\n" % line for line in headers if line[0] not in _NOT_FORWARDED])
+    if not any(name in lines for name in _OURS):  # nearly always, and quicker than looking at each name
+        return lines
+    theirs = [line for line in headers if line[0] not in _NOT_FORWARDED and not line[0].startswith(_OURS)]
+    return b"".join([b"%b: %b\r\n" % line for line in theirs])

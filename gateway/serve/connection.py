@@ -1,0 +1,260 @@
+"""One HTTP/1.1 connection to an engine, and what is read from it.
+
+A connection carries one request at a time. What it reads goes to the request's reader
+in one call a read; when the reply is complete the connection goes back to its pool.
+A reply that nobody wants any more costs its connection: closing it is what tells vLLM
+to stop generating.
+"""
+
+import asyncio
+import contextlib
+import socket
+from typing import TYPE_CHECKING, Final, NoReturn, cast
+
+import httptools
+
+from gateway.errors import EngineFailed, LoragateError
+from gateway.ports import Reader
+from gateway.serve.chunks import EVENTS_END, LONGEST_LISTED, SIZE_LINES, is_one_chunk_of_events
+
+if TYPE_CHECKING:
+    from gateway.serve.upstream import EnginePool
+
+# Linux acknowledges each read of a stream at once, which costs nearly as much as the read (docs/decisions/0022).
+# Told that this is interactive (man 7 tcp), it acknowledges every second one, and the last one within 40 ms.
+_QUICK_ACK: Final[int] = getattr(socket, "TCP_QUICKACK", 0)
+# What an engine may send while its reply gets no further: a head, 1xx replies before it, trailers, chunk extensions.
+# Node takes heads of 16 KiB and uvicorn of 64 KiB; vLLM's have 200 bytes.
+MOST_HEAD_BYTES: Final = 64 * 1024
+MOST_HEADERS: Final = 128
+
+
+class Head:
+    """The beginning of a reply."""
+
+    __slots__ = ("headers", "length", "status")
+
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], length: int | None) -> None:
+        self.status = status
+        self.headers = headers
+        self.length = length
+
+
+class _Refused(Exception):
+    """The parser understands a reply that we do not take."""
+
+
+class EngineConnection(asyncio.Protocol):
+    """One connection; between requests it waits in its pool."""
+
+    __slots__ = (
+        "_barren_bytes", "_fault", "_has_spoken", "_head", "_headers", "_is_between_chunks", "_is_done", "_is_kept",
+        "_is_paused", "_is_used", "_parser", "_parts", "_pool", "_tcp", "_until_close", "idle_since", "is_closed",
+        "reader", "transport",
+    )  # fmt: skip
+
+    def __init__(self, pool: "EnginePool") -> None:
+        self._pool = pool
+        self._parser = httptools.HttpResponseParser(self)
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._parts: list[bytes] = []
+        self._barren_bytes = 0  # read since the reply last got further
+        self._fault = ""  # why a reply is not taken, if not for its syntax
+        self._has_spoken = False  # since it was last sent a request
+        self._head: Head | None = None
+        self._is_between_chunks = False
+        self._is_done = False
+        self._is_used = False
+        self._is_paused = False
+        self._is_kept = False
+        self._until_close = False
+        self._tcp: socket.socket | None = None
+        self.reader: Reader | None = None
+        self.is_closed = False
+        self.idle_since = 0.0
+        self.transport: asyncio.Transport
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        its_socket = transport.get_extra_info("socket")
+        if _QUICK_ACK and its_socket.family != socket.AF_UNIX:
+            self._tcp = its_socket
+
+    def data_received(self, data: bytes) -> None:
+        self._pool.has_spoken = True
+        reader = self.reader
+        if reader is None:  # nothing was asked: not a peer we understand
+            self._pool.saw_fault(in_reply=False)
+            self.transport.abort()
+            return
+        if self._is_between_chunks:
+            # The usual step of a stream, its check written out: a call would cost as much as it does.
+            is_usual = data.endswith(EVENTS_END) and data.startswith(SIZE_LINES[min(len(data), LONGEST_LISTED)])
+            if is_usual or is_one_chunk_of_events(data):
+                reader.on_chunk(data)  # the parser has not moved: it still waits for a chunk
+                return
+        is_broken = False
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            is_broken = True
+            if not self._is_done:
+                self._break_off(self._fault or "The engine answered with something that is not HTTP.")
+                return
+            self._is_kept = False  # the reply is whole, and something follows that nobody has asked for
+        if self._is_between_chunks and not data.endswith(b"\r\n"):
+            self._is_between_chunks = False  # a chunk's size line has begun
+        head, self._head = self._head, None
+        parts = self._parts
+        body = b"" if not parts else parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        is_done = self._is_done
+        if (head is None and not body and not is_done) or len(data) > MOST_HEAD_BYTES:
+            if not self._may_go_on(head, body, len(data)):
+                return
+        elif self._barren_bytes:
+            self._barren_bytes = 0
+        if is_done:
+            self._finish()
+        if head is not None or body or is_done:
+            reader.on_reply(head, body, is_done)
+        if is_broken:
+            self._pool.saw_fault(in_reply=False)
+
+    def _may_go_on(self, head: Head | None, body: bytes, length: int) -> bool:
+        """Whether what an engine has sent beside its reply's body is within bounds; ends the reply if not.
+
+        Called where that is in question: a read of `length` bytes brought nothing, or is larger than any head.
+        """
+        if head is not None and sum(len(name) + len(value) + 4 for name, value in head.headers) > MOST_HEAD_BYTES:
+            self._barren_bytes = MOST_HEAD_BYTES + 1
+        elif head is not None or body or self._is_done:
+            self._barren_bytes = 0
+        else:
+            self._barren_bytes += length
+        if self._barren_bytes <= MOST_HEAD_BYTES:
+            return True
+        self._break_off(f"The engine sent more than {MOST_HEAD_BYTES // 1024} KiB of headers.")
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_closed = True
+        reader = self.reader
+        if reader is None:
+            return
+        if self._until_close and exc is None:
+            self._finish()
+            reader.on_reply(None, b"", True)
+            return
+        is_stale = self._is_used and not self._has_spoken
+        self._fail(EngineFailed("The engine closed the connection before its reply was complete."), is_stale=is_stale)
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        if self._is_done:
+            raise _Refused  # a second reply to the same request
+        self._has_spoken = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        headers, self._headers = self._headers, []  # what comes after the body is no header: trailers go nowhere
+        if len(headers) > MOST_HEADERS:
+            self._refuse(f"The engine sent more than {MOST_HEADERS} headers.")
+        if status < 200 or status > 599:
+            if status in (100, 102, 103):  # Continue, Processing, Early Hints: the reply itself is still to come
+                return
+            self._refuse(f"The engine answered with the status {status}.")
+        # Asked here, not at the message's end: there the parser has forgotten what the headers said.
+        self._is_kept = self._parser.should_keep_alive()
+        length: int | None = None
+        is_chunked = False
+        for name, value in headers:
+            if name == b"content-length":
+                length = int(value)
+            elif name == b"transfer-encoding":
+                is_chunked = True
+                if value.lower() != b"chunked":
+                    self._refuse("The engine answered in a transfer encoding that nobody has asked for.")
+        self._until_close = length is None and not is_chunked and status not in (204, 304)
+        self._is_between_chunks = is_chunked
+        if is_chunked and self._tcp is not None:
+            with contextlib.suppress(OSError):  # closed meanwhile
+                self._tcp.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 0)
+        self._head = Head(status, headers, length)
+
+    def _refuse(self, why: str) -> NoReturn:
+        self._fault = why
+        raise _Refused
+
+    def on_body(self, body: bytes) -> None:
+        self._parts.append(body)
+
+    def on_chunk_header(self) -> None:
+        self._is_between_chunks = False
+
+    def on_chunk_complete(self) -> None:
+        self._is_between_chunks = True
+
+    def on_message_complete(self) -> None:
+        self._is_between_chunks = False
+        if self._parser.get_status_code() >= 200:
+            self._is_done = True
+
+    # Link
+
+    def start(self, request: bytes, reader: Reader) -> None:
+        """Send a request whose reply goes to `reader`."""
+        self.reader = reader
+        self._is_done = False
+        self._is_between_chunks = False
+        self._has_spoken = False
+        self._headers = []
+        self.transport.write(request)
+        reader.on_sent()
+
+    def pause(self) -> None:
+        """Stop reading until `resume`."""
+        if not self._is_paused and not self.is_closed:
+            self._is_paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Go on reading."""
+        if self._is_paused and not self.is_closed:
+            self._is_paused = False
+            self.transport.resume_reading()
+
+    def cancel(self) -> None:
+        """Drop the reply and its connection."""
+        if self.reader is not None:
+            self.reader = None
+            self._pool.ended()
+            self.transport.abort()
+
+    def _finish(self) -> None:
+        self.reader = None
+        self.resume()
+        self._is_used = True
+        self._pool.ended()
+        if self.is_closed or not self._is_kept:
+            self.transport.close()
+        else:
+            self._pool.keep(self)
+
+    def _break_off(self, why: str) -> None:
+        """End a reply that is not as it should be."""
+        self._pool.saw_fault(in_reply=True)
+        self._fail(EngineFailed(why))
+
+    def _fail(self, error: LoragateError, *, is_stale: bool = False) -> None:
+        reader, self.reader = self.reader, None
+        self._pool.ended()
+        self.transport.abort()
+        if reader is not None:
+            reader.on_engine_lost(error, is_stale=is_stale)

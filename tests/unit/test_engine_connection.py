@@ -1,0 +1,207 @@
+"""One connection to an engine, without a socket: what becomes of replies that are not as they should be."""
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from gateway.errors import LoragateError
+from gateway.ports import ReplyHead
+from gateway.receive.engine_headers import forwarded
+from gateway.serve.connection import MOST_HEAD_BYTES, MOST_HEADERS, EngineConnection
+from gateway.serve.upstream import EnginePool
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
+FOREIGN = b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\nFOREIGN"
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+READ = 16 * 1024
+
+
+class Transport:
+    """Knows whether the connection is open."""
+
+    def __init__(self) -> None:
+        self.is_open = True
+
+    def get_extra_info(self, _name: str) -> Any:
+        class Unix:
+            family = 1
+
+        return Unix()
+
+    def write(self, _data: bytes) -> None:
+        assert self.is_open
+
+    def close(self) -> None:
+        self.is_open = False
+
+    abort = close
+
+
+class Reading:
+    """A reply as its reader got it."""
+
+    def __init__(self) -> None:
+        self.head: ReplyHead | None = None
+        self.body = b""
+        self.is_complete = False
+        self.error: LoragateError | None = None
+        self.is_stale = False
+
+    def on_sent(self) -> None:
+        pass
+
+    def on_reply(self, head: ReplyHead | None, data: bytes, is_complete: bool) -> None:
+        assert not self.is_complete
+        assert self.error is None
+        assert (head is None) is (self.head is not None)
+        self.head = head or self.head
+        self.body += data
+        self.is_complete = is_complete
+
+    def on_chunk(self, chunk: bytes) -> None:
+        self.body += chunk[chunk.index(b"\r\n") + 2 : -2]
+
+    def on_engine_lost(self, error: LoragateError, *, is_stale: bool) -> None:
+        assert self.error is None
+        self.error, self.is_stale = error, is_stale
+
+
+class Link:
+    """One connection, used for one request after another."""
+
+    def __init__(self) -> None:
+        self.faults: list[bool] = []
+        self.counts: dict[str, int] = {}
+        self.pool = EnginePool(
+            "http://e", self.counts, 1.0, lambda: 0.0, on_fault=lambda _url, in_reply: self.faults.append(in_reply)
+        )
+        self.connection = EngineConnection(self.pool)
+        self.transport = Transport()
+        self.connection.connection_made(cast(asyncio.BaseTransport, self.transport))
+        self.pool.keep(self.connection)
+
+    def ask(self, *reads: bytes) -> Reading:
+        reading = Reading()
+        assert self.pool.send(b"GET / HTTP/1.1\r\n\r\n", reading) is self.connection
+        for read in reads:
+            if self.transport.is_open:
+                self.connection.data_received(read)
+        return reading
+
+
+def cut(data: bytes) -> list[bytes]:
+    return [data[at : at + READ] for at in range(0, len(data), READ)]
+
+
+@pytest.mark.parametrize("second", [FOREIGN, FOREIGN[:-3], b"H", b"garbage\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"])
+@pytest.mark.parametrize(
+    "first", [OK, CHUNKED + b"2\r\nhi\r\n0\r\n\r\n", CHUNKED + b"2\r\nhi\r\n0\r\nx-evil: 1\r\n\r\n"]
+)
+def test_what_follows_a_whole_reply_is_nobodys_reply_and_costs_the_connection(first: bytes, second: bytes) -> None:
+    for reads in ([first + second], [first, second], [first[:-1], first[-1:] + second]):
+        link = Link()
+        reading = link.ask(*reads)
+        assert (reading.body, reading.is_complete, reading.error) == (b"hi", True, None)
+        assert not link.transport.is_open
+        assert link.faults == [False]  # the engine's failure, though no reply has failed of it
+        assert link.counts == {"http://e": 0}
+
+
+def test_a_reply_alone_leaves_the_connection_to_the_next_request() -> None:
+    link = Link()
+    for _ in range(3):
+        assert link.ask(OK).body == b"hi"
+        assert link.ask(CHUNKED, b"2\r\nhi\r\n", b"0\r\n\r\n").body == b"hi"
+        assert link.ask(*cut(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n" * 500 + OK)).body == b"hi"
+    assert link.transport.is_open
+    assert link.faults == []
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        b"HTTP/1.1 200 OK\r\nx-a: " + b"a" * 10_000_000,
+        b"HTTP/1.1 200 OK\r\n" + b"x-a: b\r\n" * 1_000_000,
+        b"HTTP/1.1 200 " + b"O" * 10_000_000,
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 400_000,
+        CHUNKED + b"2\r\nhi\r\n0\r\n" + b"x-a: b\r\n" * 1_000_000,
+        CHUNKED + b"2;" + b"e" * 10_000_000,
+        CHUNKED + b"2\r\nhi\r\n0;" + b"e" * 10_000_000,
+    ],
+    ids=["value", "headers", "reason", "1xx", "trailers", "extension", "last extension"],
+)
+def test_what_an_engine_sends_beside_a_replys_body_is_bounded(endless: bytes) -> None:
+    link = Link()
+    read = 0
+    reading = Reading()
+    link.pool.send(b"GET / HTTP/1.1\r\n\r\n", reading)
+    for part in cut(endless):
+        if link.transport.is_open:
+            link.connection.data_received(part)
+            read += len(part)
+    assert reading.error is not None
+    assert "more than 64 KiB of headers" in reading.error.message
+    assert read <= MOST_HEAD_BYTES + 2 * READ
+    assert link.faults == [True]
+
+
+def test_a_head_that_is_too_large_fails_however_it_is_cut() -> None:
+    large = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx-a: " + b"a" * (2 * MOST_HEAD_BYTES) + b"\r\n\r\n"
+    many = b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * (MOST_HEADERS + 1) + b"content-length: 0\r\n\r\n"
+    for head in (large, many):
+        for reads in ([head], cut(head)):
+            error = Link().ask(*reads).error
+            assert error is not None
+            assert "headers" in error.message
+    few = b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * (MOST_HEADERS - 1) + b"content-length: 0\r\n\r\n"
+    assert Link().ask(few).is_complete
+    body = b"x" * (10 * MOST_HEAD_BYTES)  # a large body in one read is no head
+    assert Link().ask(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body).body == body
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"HTTP/1.1 0 X", b"HTTP/1.1 99 X", b"HTTP/1.1 600 X", b"HTTP/1.1 999 X", b"HTTP/1.1 101 X\r\nupgrade: x",
+     b"HTTP/1.1 101 X\r\nconnection: upgrade\r\nupgrade: x", b"HTTP/1.1 200 X\r\ntransfer-encoding: gzip",
+     b"HTTP/1.1 200 X\r\ntransfer-encoding: gzip, chunked", b"SSH-2.0-x", b"HTTP/1.1"],
+)  # fmt: skip
+def test_a_status_or_a_framing_that_nobody_has_asked_for_fails_at_once(head: bytes) -> None:
+    link = Link()
+    reading = link.ask(head + b"\r\n\r\n" + OK)
+    assert reading.error is not None
+    assert not link.transport.is_open
+    assert link.faults == [True]
+
+
+def test_trailers_are_no_headers() -> None:
+    reading = Link().ask(CHUNKED + b"2\r\nhi\r\n0\r\nx-loragate-version: evil\r\n\r\n")
+    assert reading.is_complete
+    assert reading.head is not None
+    assert reading.head.headers == [(b"transfer-encoding", b"chunked")]
+
+
+def test_an_idle_connection_that_dies_is_stale_and_one_that_has_spoken_is_not() -> None:
+    link = Link()
+    link.ask(OK)
+    stale = link.ask()
+    link.connection.connection_lost(None)
+    assert stale.is_stale
+    link = Link()
+    link.ask(OK)
+    broken = link.ask(b"HTTP/1.1 200 OK\r\n")
+    link.connection.connection_lost(None)
+    assert broken.error is not None
+    assert not broken.is_stale
+
+
+def test_an_engines_word_on_versions_limits_cookies_and_connections_does_not_pass() -> None:
+    kept = [(b"content-type", b"application/json"), (b"retry-after", b"3"), (b"x-other", b"x-loragate-version")]
+    ours = [
+        (b"x-loragate-version", b"other"), (b"x-loragate-new", b"1"), (b"x-ratelimit-limit-requests", b"9"),
+        (b"set-cookie", b"a=b"), (b"x-request-id", b"1"), (b"location", b"http://elsewhere/"), (b"connection", b"x"),
+        (b"www-authenticate", b"Bearer"), (b"access-control-allow-origin", b"*"), (b"content-length", b"5"),
+    ]  # fmt: skip
+    lines = b"content-type: application/json\r\nretry-after: 3\r\nx-other: x-loragate-version\r\n"
+    assert forwarded([*ours, *kept]) == lines
+    assert forwarded(kept[:2] + ours[3:]) == lines[:48]
