@@ -7,7 +7,6 @@ time is up, and talks to the control plane.
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -23,6 +22,7 @@ from gateway.mirror.queue import MirrorQueue
 from gateway.observe.ledger import Ledger
 from gateway.observe.tally import Tallies
 from gateway.receive.deps import Deps, RequestIds
+from gateway.receive.feedback_rates import FeedbackRates
 from gateway.receive.placing import Placing
 from gateway.receive.protocol import ClientConnection
 from gateway.receive.rates import WorkerRates
@@ -94,7 +94,7 @@ class Worker:
             ledger=self.ledger,
             limits=configure.limits,
             placing=self.placing,
-            ids=RequestIds(secrets.token_hex(8)),
+            ids=RequestIds(),
             clock=time,
             rates=self.rates,
             tallies=self.tallies,
@@ -102,6 +102,7 @@ class Worker:
             recent=self.recent,
             hear=self._hear,
             fingerprints={},
+            feedback_rates=FeedbackRates(bounds.feedback_per_minute),
         )
         # Set by who runs the server: its connections, and how to stop it.
         self.connections: set[ClientConnection] = set()
@@ -159,7 +160,7 @@ class Worker:
             elif isinstance(message, Spent):
                 self.rates.heard(message.spendings, monotonic())
             elif isinstance(message, Recall):
-                channel.write(self._writer, Recalled(message.number, self.recent.about(message.request_ids)))
+                channel.write(self._writer, Recalled(message.number, self.recent.about(message.wanted)))
         self.stop()
 
     def _report(self, number: int) -> Report:

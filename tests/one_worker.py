@@ -159,7 +159,7 @@ class OneWorker:
         limits = Limits()
         self.deps = Deps(
             table=lambda: self.table, engines=self.engines, supply=cast(Any, SimpleNamespace(recent={})), ledger=ledger,
-            limits=limits, placing=Placing(limits), ids=RequestIds("test"), clock=lambda: 1_800_000_000.0,
+            limits=limits, placing=Placing(limits), ids=RequestIds(), clock=lambda: 1_800_000_000.0,
             rates=WorkerRates(ledger, lambda: None), tallies=Tallies(),
             taps=Taps(self.queue, bounds.request_bytes, bounds.reply_bytes), recent=self.recent, hear=self._hear,
             fingerprints={},

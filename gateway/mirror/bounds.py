@@ -30,6 +30,8 @@ class Bounds:
     recent_requests: int = 20_000
     # How long feedback on a request that no gateway remembers is kept: one may still tell, and then never again.
     feedback_seconds: float = 3600.0
+    # Feedback that each worker takes of one account in a minute; beyond, it answers 429. Ten words a second.
+    feedback_per_minute: int = 600
 
     def __post_init__(self) -> None:
         values = {each.name: getattr(self, each.name) for each in fields(self)}

@@ -7,14 +7,15 @@ look at those, and each resolves what its own workers remember. What nobody know
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
 
+from gateway.mirror.fair_queue import FairQueue
 from gateway.mirror.faults import told
-from gateway.mirror.feedback import About, Feedback
+from gateway.mirror.feedback import OWN_ID, About, Feedback, Named
 from gateway.mirror.redact import NotRedacted, redact_text
 from gateway.observe.mirror_counts import MirrorCounts
 from gateway.store.desired import MirrorPolicy
@@ -27,6 +28,8 @@ GATHER_SECONDS: Final = 0.2
 MOST_AT_ONCE: Final = 500
 # What may wait here; a word is 2.2 kB at most.
 MOST_WAITING: Final = 10_000
+# Of one account: what it says is worked off in two seconds, beside what the others say.
+MOST_WAITING_OF_ONE: Final = 2_000
 RETRY_SECONDS: Final = 1.0
 # Other gateways' unresolved feedback is looked at so often.
 LOOK_SECONDS: Final = 2.0
@@ -65,7 +68,7 @@ class FeedbackDesk:
     """
 
     def __init__(
-        self, box: Box, recall: Callable[[Sequence[str]], Awaitable[dict[str, About]]],
+        self, box: Box, recall: Callable[[Sequence[Named]], Awaitable[dict[Named, About]]],
         policies: Callable[[], dict[str, MirrorPolicy]], keep_seconds: float, clock: Callable[[], float],
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:  # fmt: skip
@@ -76,17 +79,16 @@ class FeedbackDesk:
         self._keep_seconds = keep_seconds
         self._clock = clock
         self._retry_seconds = retry_seconds
-        self._waiting: deque[Feedback] = deque()
+        self._waiting = FairQueue(MOST_WAITING, MOST_WAITING_OF_ONE)
         self._has_come = asyncio.Event()
         self._sought: OrderedDict[str, None] = OrderedDict()
 
     def hear(self, feedback: Feedback) -> None:
         """Take feedback over; never waits, never raises."""
-        if len(self._waiting) >= MOST_WAITING:
+        if self._waiting.add(feedback):
+            self._has_come.set()
+        else:
             self.counts.hear("dropped")
-            return
-        self._waiting.append(feedback)
-        self._has_come.set()
 
     async def run(self) -> None:
         """Store what comes and resolve what other gateways could not, until cancelled."""
@@ -96,14 +98,14 @@ class FeedbackDesk:
         while True:
             await self._has_come.wait()
             await asyncio.sleep(GATHER_SECONDS)
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_AT_ONCE))]
+            batch = self._waiting.take(MOST_AT_ONCE)
             if not self._waiting:
                 self._has_come.clear()
             try:
                 await self._attach(batch)
             except StoreError as error:
                 log.warning("feedback waits: %s", error)
-                self._waiting.extendleft(reversed(batch))  # to put one twice is harmless
+                self._waiting.give_back(batch)  # to put one twice is harmless
                 self._has_come.set()
                 await asyncio.sleep(self._retry_seconds)
             except Exception as error:  # noqa: BLE001 (the fence: told without its text)
@@ -112,12 +114,12 @@ class FeedbackDesk:
                 log.error("feedback could not be stored; this is a bug: %s", told(error))
 
     async def _attach(self, batch: list[Feedback]) -> None:
-        about = await self._recall([each.request_id for each in batch])
-        policies = self._policies()
+        about = await self._recall([each.named for each in batch])
+        policies, owned = self._policies(), _owned(about)
         to_store: list[Feedback] = []
         for given in batch:
-            known = about.get(given.request_id)
-            if known is not None and known.account != given.account:
+            known = about.get(given.named)
+            if known is None and given.request_id in owned:
                 continue
             to_store.append(msgspec.structs.replace(given, about=known, comment=self._comment(given, known, policies)))
         await asyncio.to_thread(self._put, to_store)
@@ -154,16 +156,15 @@ class FeedbackDesk:
         new = [given for given in found if given.at >= too_old and given.id not in self._sought]
         if not new:
             return
-        about = await self._recall([each.request_id for each in new])
-        policies = self._policies()
+        about = await self._recall([each.named for each in new])
+        policies, owned = self._policies(), _owned(about)
         for given in new:
             self._seek(given)
-            known = about.get(given.request_id)
+            known = about.get(given.named)
             if known is None:
-                continue
-            if known.account != given.account:
-                await asyncio.to_thread(self._box.drop, given.request_id, given.account)
-                self.counts.hear("not_yours")
+                if given.request_id in owned:
+                    await asyncio.to_thread(self._box.drop, given.request_id, given.account)
+                    self.counts.hear("not_yours")
                 continue
             comment = self._comment(given, known, policies)
             await asyncio.to_thread(self._box.resolve, given.request_id, given.account, known, comment=comment)
@@ -190,3 +191,12 @@ class FeedbackDesk:
             return redact_text(given.comment, tuple(dict.fromkeys(name for policy in bound for name in policy.redact)))
         except NotRedacted:
             return ""
+
+
+def _owned(about: Mapping[Named, About]) -> set[str]:
+    """Return the ids that one account alone can have: what another says of them will never be attached.
+
+    They are those that the gateway has made. A client's own id may be that of another account as well, at this gateway
+    or at another one.
+    """
+    return {request_id for request_id, _ in about if request_id.startswith(OWN_ID)}

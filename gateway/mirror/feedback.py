@@ -5,10 +5,17 @@ from typing import Final, Literal
 
 import msgspec
 
+# What ids of the gateway's own making begin with; no client's id does, so each of them has one request and one account.
+OWN_ID: Final = "req-"
 LONGEST_LABEL: Final = 64
 LONGEST_COMMENT: Final = 2_000
 # A score from here on is good; a thumb counts as 1 or 0.
 GOOD_FROM: Final = 0.5
+
+
+# A request as feedback names it: its id, and the account that speaks of it. Clients choose ids, so two accounts may
+# have used the same one.
+Named = tuple[str, str]
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +61,11 @@ class Feedback(msgspec.Struct, frozen=True, kw_only=True):
         """What it is called, the same each time that the account speaks of the request."""
         told = f"{self.account}\x1f{self.request_id}".encode("utf-8", "surrogatepass")
         return "fb-" + blake2b(told, digest_size=12).hexdigest()
+
+    @property
+    def named(self) -> Named:
+        """Which request it names."""
+        return self.request_id, self.account
 
     @property
     def value(self) -> float | None:

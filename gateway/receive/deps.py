@@ -1,15 +1,17 @@
 """What every client connection of a worker shares; built once, in `gateway/app.py`."""
 
-import itertools
+import os
+from binascii import hexlify
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.decide.route import RouteTable
-from gateway.mirror.feedback import Feedback
+from gateway.mirror.feedback import OWN_ID, Feedback
 from gateway.observe.ledger import Ledger
 from gateway.observe.tally import Tallies
 from gateway.ports import Engines, Supply
+from gateway.receive.feedback_rates import FeedbackRates
 from gateway.receive.limits import Limits
 from gateway.receive.placing import Placing
 from gateway.receive.rates import WorkerRates
@@ -23,21 +25,30 @@ LONGEST_REQUEST_ID: Final = 128
 class RequestIds:
     """Request ids: the client's own, or ours.
 
-    Args:
-        prefix: Unique to this worker process, at least 64 random bits in hex.
+    Ours are 128 random bits each, since whoever could guess an id could send it as his own, or judge the reply to it.
+    They are made many at a time: asking the kernel for each would cost more than all else here.
     """
 
-    def __init__(self, prefix: str) -> None:
-        self._prefix = prefix.encode()
-        self._numbers = itertools.count(1)
+    def __init__(self) -> None:
+        self._fresh: list[bytes] = []
 
     def of(self, given: bytes | None) -> bytes:
-        """Return `given` if it can serve, else a new id."""
-        if given and len(given) <= LONGEST_REQUEST_ID and given.isascii() and not given.translate(None, _SAFE):
+        """Return `given` if it can serve and does not look like one of ours, else a new id."""
+        if (
+            given and len(given) <= LONGEST_REQUEST_ID and given.isascii() and not given.translate(None, _SAFE)
+            and given[: len(_OWN)].lower() != _OWN
+        ):  # fmt: skip
             return given
-        return b"req-%b-%x" % (self._prefix, next(self._numbers))
+        if not self._fresh:
+            digits = hexlify(os.urandom(_ID_BYTES * _AT_ONCE))
+            size = 2 * _ID_BYTES
+            self._fresh = [_OWN + digits[at : at + size] for at in range(0, len(digits), size)]
+        return self._fresh.pop()
 
 
+_OWN: Final = OWN_ID.encode()
+_ID_BYTES: Final = 16
+_AT_ONCE: Final = 256
 _SAFE: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.:"
 
 
@@ -61,3 +72,5 @@ class Deps:
     hear: Callable[[Feedback], bool]
     # Engine URL → its `system_fingerprint` as JSON, learned from streams and forgotten when it is lost.
     fingerprints: dict[str, bytes]
+    # How much feedback an account may give.
+    feedback_rates: FeedbackRates = field(default_factory=FeedbackRates)

@@ -25,7 +25,7 @@ def take_feedback(incoming: Incoming, deps: Deps, now: float) -> bytes:
 
     Raises:
         BadRequest: It is not well-formed; `param` names the field.
-        RateLimited: The key has had its share of requests.
+        RateLimited: The key has had its share of requests, or its account its share of feedback.
         Overloaded: It cannot be handed on now.
     """
     caller = incoming.caller
@@ -33,6 +33,7 @@ def take_feedback(incoming: Incoming, deps: Deps, now: float) -> bytes:
         lease = deps.rates.admit(caller, deps.table(), "", now)
         if lease is not None:
             lease.end(0, now)
+    deps.feedback_rates.take(caller.unit, now)
     body, incoming.body = b"".join(incoming.body), []  # the connection may be idle for long after this
     if len(body) > _MOST_BYTES:
         raise PayloadTooLarge(f"The feedback has {len(body):,} bytes; the limit is {_MOST_BYTES:,}.")

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from gateway.decide.authenticate import Principal
-from gateway.mirror.feedback import About
+from gateway.mirror.feedback import OWN_ID, About, Named
 from gateway.pipeline import Placement
 
 
@@ -28,15 +28,29 @@ class Recent:
         # The ring's own method: it is on the path of every request.
         self.note = self._served.append
 
-    def about(self, request_ids: Iterable[str]) -> dict[str, About]:
-        """Return what served those of the requests that are remembered; of one id the last."""
-        wanted = {each.encode("latin-1", "replace"): each for each in request_ids}
-        found: dict[str, About] = {}
+    def about(self, requests: Iterable[Named]) -> dict[Named, About]:
+        """Return what served those of the requests that are remembered; of one id and account the last.
+
+        Of an id that the gateway has made, also whose it is if none of those who ask: nobody else can have it.
+        """
+        wanted: dict[bytes, tuple[str, set[str]]] = {}
+        for name, account in requests:
+            wanted.setdefault(name.encode("latin-1", "replace"), (name, set()))[1].add(account)
+        found: dict[Named, About] = {}
         for request_id, placed, caller in reversed(self._served):
-            if request_id in wanted:
-                found[wanted.pop(request_id)] = _about(placed, caller.unit)
-                if not wanted:
-                    break
+            asked = wanted.get(request_id)
+            if asked is None:
+                continue
+            name, accounts = asked
+            account = caller.unit
+            is_own = name.startswith(OWN_ID)
+            if is_own or account in accounts:
+                found[name, account] = _about(placed, account)
+                accounts.discard(account)
+                if is_own or not accounts:
+                    del wanted[request_id]
+                    if not wanted:
+                        break
         return found
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from gateway.decide.route import EngineView
 from gateway.mirror.bounds import Bounds
-from gateway.mirror.feedback import About, Feedback
+from gateway.mirror.feedback import About, Feedback, Named
 from gateway.mirror.taken import Taken
 from gateway.observe.engine_counts import PlacementCounts
 from gateway.observe.ledger import Cell
@@ -123,14 +123,14 @@ class Recall(msgspec.Struct, tag="recall", frozen=True):
     """To a worker: say what served these requests, those that you remember."""
 
     number: int
-    request_ids: tuple[str, ...]
+    wanted: tuple[Named, ...]
 
 
 class Recalled(msgspec.Struct, tag="recalled", frozen=True):
-    """From a worker: request id → what served it."""
+    """From a worker: request → what served it."""
 
     number: int
-    about: dict[str, About]
+    about: dict[Named, About]
 
 
 ToWorker = Configure | NewTable | NewEngines | Supplied | Spent | Collect | Recall

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 import msgspec
 
 from gateway.decide.route import EngineView
-from gateway.mirror.feedback import About, Feedback
+from gateway.mirror.feedback import About, Feedback, Named
 from gateway.mirror.taken import Taken
 from gateway.observe.engine_counts import PlacementCounts, added_up
 from gateway.observe.ledger import Cell, merged
@@ -103,7 +103,7 @@ class _Slot:
         self.placement = PlacementCounts()
         self.tallies: list[Tally] = []
         self.mirror = MirrorCounts()
-        self.recalled: dict[int, dict[str, About]] = {}
+        self.recalled: dict[int, dict[Named, About]] = {}
 
 
 class WorkerPool:
@@ -197,18 +197,18 @@ class WorkerPool:
         """The sums of what `collect` has brought of copies of requests."""
         return all_copies([self._past_mirror, *(slot.mirror for slot in self._slots)])
 
-    async def recall(self, request_ids: Sequence[str]) -> dict[str, About]:
+    async def recall(self, requests: Sequence[Named]) -> dict[Named, About]:
         """Return what served those of the requests that a worker remembers."""
-        ids = tuple(request_ids)
+        wanted = tuple(requests)
         ready = [slot for slot in self._slots if slot.is_ready.is_set()]
         asked: list[int] = []
 
         def ask(number: int) -> Recall:
             asked.append(number)
-            return Recall(number, ids)
+            return Recall(number, wanted)
 
         await self._ask_all(ask, ready)
-        found: dict[str, About] = {}
+        found: dict[Named, About] = {}
         for slot in self._slots:
             for number in asked[:1]:  # another call's answers are that call's
                 found |= slot.recalled.pop(number, {})

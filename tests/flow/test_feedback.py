@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from gateway.mirror.desk import FeedbackDesk
-from gateway.mirror.feedback import About, Feedback
+from gateway.mirror.feedback import About, Feedback, Named
 from gateway.store.feedback import Feedbacks
 from gateway.store.sql import open_store
 from tests.fakes.engine import FakeEngine
@@ -102,6 +102,38 @@ def test_another_keys_feedback_is_answered_alike_and_dropped(gateway: RunningGat
     assert kept(gateway)["req-of-nobody"].about is None
 
 
+def test_who_sends_anothers_request_id_does_not_take_over_its_feedback(gateway: RunningGateway) -> None:
+    other = gateway.create_key("app")
+    call(gateway, "/v1/chat/completions", CHAT, **{"x-request-id": "order-4711"})
+    for _ in range(4):  # so that each worker has seen it last from the other account
+        call(gateway, "/v1/chat/completions", CHAT, key=other, **{"x-request-id": "order-4711"})
+    given(gateway, "order-4711", thumb="down")
+    until(lambda: "order-4711" in kept(gateway))
+    found = kept(gateway)["order-4711"]
+    assert found.about is not None
+    assert found.about.account == found.account
+
+
+def test_an_id_that_looks_like_ours_is_not_taken_from_a_client(gateway: RunningGateway) -> None:
+    mine = call(gateway, "/v1/chat/completions", CHAT).headers["x-request-id"]
+    other = gateway.create_key("app")
+    theirs = call(gateway, "/v1/chat/completions", CHAT, key=other, **{"x-request-id": mine}).headers["x-request-id"]
+    assert theirs != mine
+
+
+def test_beyond_its_share_an_accounts_feedback_is_refused_for_a_while(engine: FakeEngine) -> None:
+    environment = {"LORAGATE_MIRROR__FEEDBACK_PER_MINUTE": "5", "LORAGATE_EVALUATOR__ENABLED": "false"}
+    with RunningGateway(engine.url, environment=environment) as small:
+        replies = [given(small, "nobodys", thumb="up") for _ in range(7)]
+        assert [each.status_code for each in replies[:5]] == [202] * 5
+        assert replies[-1].status_code == 429
+        assert int(replies[-1].headers["retry-after"]) >= 1
+        assert "feedback" in replies[-1].json()["error"]["message"]
+        other = small.create_key("app")
+        until(lambda: call(small, "/v1/feedback", {}, key=other).status_code != 401)
+        assert call(small, "/v1/feedback", {"request_id": "x", "thumb": "up"}, key=other).status_code == 202
+
+
 @pytest.mark.parametrize(("policy", "comment"), [({"share": 0}, "words"), ({"share": 0, "capture": "off"}, "")])
 def test_a_comment_follows_the_routes_capture(gateway: RunningGateway, policy: dict[str, Any], comment: str) -> None:
     control = gateway.admin("GET", "routes/support").json()["control"]
@@ -144,15 +176,15 @@ def test_a_gateway_resolves_what_another_one_took(tmp_path: Path) -> None:
     store = open_store(tmp_path, now=lambda: 1000.0)
     about = About(alias="support", version="support@1", arm="candidate", rollout="r1", stage=2, account="me")
 
-    def desk(known: dict[str, About]) -> FeedbackDesk:
-        async def recall(_ids: Sequence[str]) -> dict[str, About]:
+    def desk(known: dict[Named, About]) -> FeedbackDesk:
+        async def recall(_asked: Sequence[Named]) -> dict[Named, About]:
             return known
 
         return FeedbackDesk(Feedbacks(store), recall, dict, 60.0, lambda: 1000.0)
 
     async def run() -> None:
-        here, there = desk({}), desk({"1": about, "2": about})
-        words = [("1", "me", "down"), ("2", "another", "down"), ("3", "me", "up")]
+        here, there = desk({}), desk({("1", "me"): about, ("req-2", "me"): about})
+        words = [("1", "me", "down"), ("req-2", "another", "down"), ("3", "me", "up")]
         await here._attach(
             [Feedback(request_id=each, account=whose, thumb=thumb, at=990.0) for each, whose, thumb in words]  # type: ignore[arg-type]
         )
@@ -163,6 +195,6 @@ def test_a_gateway_resolves_what_another_one_took(tmp_path: Path) -> None:
         feedbacks = Feedbacks(store)
         assert feedbacks.counts("r1", 2) == {"candidate": (1, 1)}
         assert [each.request_id for each in feedbacks.unresolved()] == ["3"]
-        assert feedbacks.get("2", "another") is None
+        assert feedbacks.get("req-2", "another") is None
     finally:
         store.close()

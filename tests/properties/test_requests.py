@@ -95,7 +95,7 @@ async def converse(parts: list[bytes]) -> tuple[list[bytes], bytes, bool]:
     ledger, limits = Ledger(), Limits()
     deps = Deps(
         table=lambda: table, engines=engines, supply=WorkerSupply(lambda message: None), ledger=ledger, limits=limits,
-        ids=RequestIds("x"), fingerprints={}, placing=Placing(limits), clock=lambda: 0.0,
+        ids=RequestIds(), fingerprints={}, placing=Placing(limits), clock=lambda: 0.0,
         rates=WorkerRates(ledger, lambda: None), tallies=Tallies(), recent=Recent(9), hear=lambda _: True,
         taps=Taps(MirrorQueue(Bounds(), lambda _: None, lambda: True, lambda *_: None), 1000, 1000),
     )  # fmt: skip

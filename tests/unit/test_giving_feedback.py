@@ -8,10 +8,11 @@ import pytest
 from gateway.decide.assign import Arm
 from gateway.decide.authenticate import Principal, Role
 from gateway.decide.route import RolloutTag
-from gateway.errors import BadRequest
+from gateway.errors import BadRequest, RateLimited
 from gateway.mirror.feedback import Feedback
 from gateway.pipeline import Exposure, Placement
 from gateway.receive.failures import reply_of
+from gateway.receive.feedback_rates import FeedbackRates
 from gateway.receive.giving_feedback import read_feedback
 from gateway.receive.recent import Recent
 
@@ -88,6 +89,7 @@ def placement(version: str, tag: RolloutTag | None = None) -> Placement:
     return Placement("support", version, Arm.CANDIDATE, "split", "http://e", exposure)
 
 
+OTHER = Principal(id="other", role=Role.APP)
 CALLER = Principal(id="k2", role=Role.APP, account="k1")
 
 
@@ -97,20 +99,51 @@ def test_a_worker_remembers_what_served_its_last_requests() -> None:
     recent.note((b"a", placement("v1"), CALLER))
     recent.note((b"b", placement("v2", tag), CALLER))
     recent.note((b"c", placement("v3"), CALLER))
-    found = recent.about(["a", "b", "c", "d", "é"])
-    assert sorted(found) == ["b", "c"]
-    assert (found["b"].version, found["b"].arm, found["b"].rollout, found["b"].stage) == ("v2", "candidate", "r1", 3)
-    assert (found["c"].rollout, found["c"].account, found["c"].alias) == ("", "k1", "support")
+    found = recent.about([(name, "k1") for name in ("a", "b", "c", "d", "é")])
+    b, c = found["b", "k1"], found["c", "k1"]
+    assert len(found) == 2
+    assert (b.version, b.arm, b.rollout, b.stage) == ("v2", "candidate", "r1", 3)
+    assert (c.rollout, c.account, c.alias) == ("", "k1", "support")
 
 
 def test_of_two_requests_with_one_id_the_later_is_meant() -> None:
     recent = Recent(5)
     for version in ("v1", "v2"):
         recent.note((b"a", placement(version), CALLER))
-    assert recent.about(["a"])["a"].version == "v2"
+    assert recent.about([("a", "k1")])["a", "k1"].version == "v2"
+
+
+def test_of_an_id_that_two_accounts_have_sent_each_means_its_own_request() -> None:
+    recent = Recent(5)
+    recent.note((b"a", placement("mine"), CALLER))
+    recent.note((b"a", placement("theirs"), OTHER))
+    found = recent.about([("a", "k1"), ("a", "other"), ("a", "third")])
+    assert {account: each.version for (_, account), each in found.items()} == {"k1": "mine", "other": "theirs"}
+
+
+def test_of_an_id_that_we_have_made_it_is_told_whose_it_is() -> None:
+    recent = Recent(5)
+    recent.note((b"req-1", placement("mine"), CALLER))
+    assert list(recent.about([("req-1", "other")])) == [("req-1", "k1")]
+    recent.note((b"a", placement("mine"), CALLER))
+    assert recent.about([("a", "other")]) == {}
+
+
+def test_an_account_gives_so_much_feedback_in_a_minute_and_others_notice_nothing() -> None:
+    rates = FeedbackRates(per_minute=60)
+    for _ in range(60):
+        rates.take("loud", 0.0)
+    with pytest.raises(RateLimited) as caught:
+        rates.take("loud", 0.0)
+    assert (caught.value.status, caught.value.retry_after_seconds) == (429, 1)
+    rates.take("quiet", 0.0)
+    rates.take("loud", 1.1)
+    for number in range(10_100):  # as many accounts as may be: memory is bounded, and who is at the bound stays there
+        rates.take(f"account-{number}", 1.2)
+    assert len(rates._buckets) <= 10_000
 
 
 def test_a_ring_of_nothing_remembers_nothing() -> None:
     recent = Recent(0)
     recent.note((b"a", placement("v1"), CALLER))
-    assert recent.about(["a"]) == {}
+    assert recent.about([("a", "k1")]) == {}

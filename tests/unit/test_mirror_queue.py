@@ -13,7 +13,8 @@ import pytest
 from gateway.decide.route import EngineView
 from gateway.mirror.bounds import Bounds
 from gateway.mirror.desk import FeedbackDesk
-from gateway.mirror.feedback import About, Feedback
+from gateway.mirror.fair_queue import FairQueue
+from gateway.mirror.feedback import About, Feedback, Named
 from gateway.mirror.intake import MirrorIntake
 from gateway.mirror.sample import Sample
 from gateway.mirror.straight import Straight
@@ -485,8 +486,8 @@ def about(account: str = "me", alias: str = "support") -> About:
     return About(alias=alias, version=VERSION, arm="control", account=account)
 
 
-def heard(given: Sequence[Feedback], known: dict[str, About], policies: dict[str, MirrorPolicy]) -> FeedbackDesk:
-    async def recall(_ids: Sequence[str]) -> dict[str, About]:
+def heard(given: Sequence[Feedback], known: dict[Named, About], policies: dict[str, MirrorPolicy]) -> FeedbackDesk:
+    async def recall(_asked: Sequence[Named]) -> dict[Named, About]:
         return known
 
     async def main() -> FeedbackDesk:
@@ -502,10 +503,44 @@ def word(request_id: str, **fields: Any) -> Feedback:
 
 
 def test_feedback_is_attached_to_what_served_the_request_and_only_its_own_account_may_give_it() -> None:
-    desk = heard([word("1"), word("2"), word("3")], {"1": about(), "2": about("another")}, {})
+    known = {("1", "me"): about(), ("req-2", "another"): about("another")}
+    desk = heard([word("1"), word("req-2"), word("3")], known, {})
     kept = {each.request_id: each.about for each in desk._box.kept.values()}  # type: ignore[attr-defined]
     assert kept == {"1": about(), "3": None}
     assert desk.counts.feedback == {"attached": 1, "not_yours": 1, "unknown_request": 1}
+
+
+def test_who_sends_anothers_request_id_neither_takes_its_feedback_over_nor_keeps_it_from_being_attached() -> None:
+    known = {("1", "me"): about(), ("1", "another"): about("another"), ("2", "another"): about("another")}
+    desk = heard([word("1"), word("1", account="another"), word("2")], known, {})
+    kept = {each.named: each.about for each in desk._box.kept.values()}  # type: ignore[attr-defined]
+    # The last may have been asked at another gateway, so it is not dropped.
+    assert kept == {("1", "me"): about(), ("1", "another"): about("another"), ("2", "me"): None}
+
+
+def test_one_accounts_flood_of_feedback_delays_nobody_elses() -> None:
+    waiting = FairQueue(10_000, 2_000)
+    taken = [waiting.add(word(f"u{number}", account="loud")) for number in range(6_000)]
+    assert taken.count(True) == 2_000
+    assert waiting.add(word("1"))
+    assert waiting.add(word("2"))
+    batch = waiting.take(500)
+    assert [each.request_id for each in batch if each.account == "me"] == ["1", "2"]
+    assert [each.request_id for each in batch if each.account == "loud"] == [f"u{number}" for number in range(498)]
+    waiting.give_back(batch)
+    assert (len(waiting), waiting.take(500) == batch, len(waiting)) == (2_002, True, 1_502)
+
+
+def test_what_was_put_back_stands_before_what_came_later() -> None:
+    waiting = FairQueue(3, 3)
+    for name in ("1", "2", "3"):
+        waiting.add(word(name))
+    batch = waiting.take(2)
+    waiting.add(word("4"))
+    waiting.give_back(batch)
+    assert not waiting.add(word("5"))
+    assert [each.request_id for each in waiting.take(9)] == ["1", "2", "3", "4"]
+    assert (waiting.take(9), len(waiting)) == ([], 0)
 
 
 @pytest.mark.parametrize(
@@ -525,21 +560,21 @@ def test_feedback_is_attached_to_what_served_the_request_and_only_its_own_accoun
 def test_a_comment_is_kept_as_far_as_words_of_its_alias_may_be(
     known: bool, policies: dict[str, MirrorPolicy], comment: str
 ) -> None:
-    desk = heard([word("1", comment="mail me: a@b.example")], {"1": about()} if known else {}, policies)
+    desk = heard([word("1", comment="mail me: a@b.example")], {("1", "me"): about()} if known else {}, policies)
     (kept,) = desk._box.kept.values()  # type: ignore[attr-defined]
     assert kept.comment == comment
 
 
 def test_what_another_gateway_could_not_resolve_is_resolved_here_or_expires() -> None:
     box = Box()
-    asked: list[list[str]] = []
+    asked: list[list[Named]] = []
 
-    async def recall(ids: Sequence[str]) -> dict[str, About]:
-        asked.append(list(ids))
-        return {"1": about(), "2": about("another")}
+    async def recall(wanted: Sequence[Named]) -> dict[Named, About]:
+        asked.append(list(wanted))
+        return {("1", "me"): about(), ("req-2", "another"): about("another")}
 
     async def main() -> FeedbackDesk:
-        for given in (word("1", comment="words"), word("2"), word("3"), word("4", at=900.0)):
+        for given in (word("1", comment="words"), word("req-2"), word("3"), word("4", at=900.0)):
             box.put(given)
         desk = FeedbackDesk(box, recall, lambda: {"support": MirrorPolicy(capture="off")}, 60.0, lambda: 1000.0)
         await desk._look()
@@ -547,7 +582,7 @@ def test_what_another_gateway_could_not_resolve_is_resolved_here_or_expires() ->
         return desk
 
     desk = asyncio.run(main())
-    assert asked == [["1", "2", "3"]]
+    assert asked == [[("1", "me"), ("req-2", "me"), ("3", "me")]]
     kept = {each.request_id: each for each in box.kept.values()}
     assert (kept["1"].about, kept["1"].comment, kept["3"].about, sorted(kept)) == (about(), "", None, ["1", "3"])
     assert desk.counts.feedback == {"attached": 1, "not_yours": 1}
@@ -556,8 +591,8 @@ def test_what_another_gateway_could_not_resolve_is_resolved_here_or_expires() ->
 def test_feedback_that_nobody_can_resolve_does_not_hide_what_has_just_come() -> None:
     box = Box()
 
-    async def recall(_ids: Sequence[str]) -> dict[str, About]:
-        return {"new": about()}
+    async def recall(_asked: Sequence[Named]) -> dict[Named, About]:
+        return {("new", "me"): about()}
 
     async def main() -> None:
         for number in range(1_000):
@@ -573,8 +608,8 @@ def test_feedback_waits_while_the_store_is_away() -> None:
     box = Box()
     box.is_away = True
 
-    async def recall(_ids: Sequence[str]) -> dict[str, About]:
-        return {"1": about()}
+    async def recall(_asked: Sequence[Named]) -> dict[Named, About]:
+        return {("1", "me"): about()}
 
     async def main() -> FeedbackDesk:
         desk = FeedbackDesk(box, recall, dict, 60.0, lambda: 1000.0, 0.01)

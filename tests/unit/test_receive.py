@@ -1,6 +1,8 @@
 """Paths, bodies, errors and ids: the pure parts of the app port."""
 
 import json
+import re
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -137,11 +139,29 @@ def test_no_path_of_an_engine_slips_through_the_list() -> None:
 
 
 def test_a_harmless_id_is_kept_and_any_other_replaced() -> None:
-    ids = RequestIds("ab")
+    ids = RequestIds()
     assert ids.of(b"mine-1.2:3_x") == b"mine-1.2:3_x"
-    assert [ids.of(given) for given in (None, b"", b"a b", b"\xff", b"x" * 129)] == [
-        b"req-ab-%x" % number for number in range(1, 6)
-    ]
+    made = [ids.of(given) for given in (None, b"", b"a b", b"\xff", b"x" * 129)]
+    assert all(re.fullmatch(rb"req-[0-9a-f]{32}", each) for each in made)
+    assert len(set(made)) == 5
+
+
+@pytest.mark.parametrize("given", [b"req-1", b"REQ-1", b"req-", b"req-" + b"0" * 32])
+def test_a_clients_id_that_looks_like_one_of_ours_is_replaced(given: bytes) -> None:
+    assert re.fullmatch(rb"req-[0-9a-f]{32}", made := RequestIds().of(given))
+    assert made != given
+
+
+def test_no_request_id_can_be_told_from_those_before_it() -> None:
+    """Ids share no part that stands still or counts: of all positions each hex digit is seen, in every worker's ids."""
+    ids = RequestIds()
+    made = [ids.of(None) for _ in range(2_000)]
+    other = RequestIds()
+    assert len(set(made) | {other.of(None) for _ in range(2_000)}) == 4_000
+    for at in range(4, 36):
+        assert {each[at] for each in made} == set(b"0123456789abcdef")
+    numbers = [int(each[4:], 16) for each in made]
+    assert len({later - earlier for earlier, later in pairwise(numbers)}) == len(numbers) - 1  # no step comes twice
 
 
 # Bodies
