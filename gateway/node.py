@@ -40,7 +40,7 @@ from gateway.serve.fleet import Fleet
 from gateway.serve.vllm_process import EngineProcess, VllmCommand
 from gateway.settings import Settings
 from gateway.store.desired import COPY_FILE, Desired, read_copy, save_copy
-from gateway.store.errors import StoreError, StoreUnavailable
+from gateway.store.errors import SessionsNotKept, StoreError, StoreUnavailable
 from gateway.store.feedback import Feedbacks
 from gateway.store.fingerprints import FingerprintStore
 from gateway.store.leader import Leader
@@ -75,6 +75,8 @@ def _first_state(store: Store, records: FingerprintStore, folder: Path) -> tuple
         take_in(store, folder)
         records.load()
         stored = store.read()
+    except SessionsNotKept:
+        raise  # it is there, and somebody has to set it up in another way
     except StoreUnavailable as error:
         if copy is None:
             raise

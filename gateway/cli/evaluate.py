@@ -27,10 +27,12 @@ def evaluate(config: Path | None, **given: Any) -> None:
     settings = load_settings(config, {**given, "engines": given["engines"] or None, **unused})
     if not settings.engines:
         raise fail("no engine given: use --engine URL")
-    from gateway.evaluate.running import run_evaluator
+    from gateway.evaluate.running import check_sessions, run_evaluator
     from gateway.store.database import InvalidUrl
+    from gateway.store.errors import SessionsNotKept
 
     try:
+        check_sessions(settings)
         run_evaluator(settings, settings.engines)
-    except InvalidUrl as error:
+    except (InvalidUrl, SessionsNotKept) as error:
         raise fail(str(error)) from None

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,9 +19,30 @@ import uvloop
 from gateway.evaluate.evaluator import Evaluator
 from gateway.evaluate.supervise import Order
 from gateway.settings import Settings
+from gateway.store.errors import SessionsNotKept, StoreError
+from gateway.store.sql import open_store
 
 # Behind whatever serves on the same machine.
 NICENESS = 10
+
+
+def check_sessions(settings: Settings) -> None:
+    """Refuse a store behind a pooler that lends sessions on; one that is away is waited for.
+
+    Raises:
+        SessionsNotKept: It is.
+    """
+    store = open_store(settings.store or settings.state_folder(), now=time.time)  # noqa: TID251 (composition)
+    if store.database.is_sqlite:
+        return
+    try:
+        store.version()
+    except SessionsNotKept:
+        raise
+    except StoreError as error:
+        logging.getLogger("loragate.evaluate").debug("the store is not there yet: %s", error)
+    finally:
+        store.close()
 
 
 def run_evaluator(settings: Settings, engines: Sequence[str], node_socket: Path | None = None) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,12 +14,11 @@ from sqlalchemy.engine import URL, make_url
 
 from gateway.store.deadline import Deadline, TimeIsOver
 from gateway.store.errors import StoreUnavailable, StoreUnreadable
+from gateway.store.postgres import SHARE, Sessions, cut_connection, engine_for
 
 T = TypeVar("T")
 
 DATABASE_FILE: Final = "state.db"
-# Of the time that a call may take: so the database's own time-outs, which say what was waited for, come first.
-_SHARE: Final = 0.8
 # Of a connection to SQLite: which file it has open.
 _FILE: Final = "loragate_file"
 # What SQLite says of a file that is not a database, or no longer.
@@ -67,10 +65,14 @@ class Database:
         self.url = url
         self.deadline = Deadline(seconds)
         self.is_sqlite = url.get_backend_name() == "sqlite"
+        self._sessions: Sessions | None = None
         # Without the password, for messages.
         self.label = url.database or "" if self.is_sqlite else url.set(drivername="postgresql").render_as_string()
         try:
-            self._engine = _sqlite(url, seconds) if self.is_sqlite else _postgres(url, seconds)
+            if self.is_sqlite:
+                self._engine = _sqlite(url, seconds)
+            else:
+                self._engine, self._sessions = engine_for(url, seconds, self.label)
         except ModuleNotFoundError as error:
             if error.name is None or not error.name.startswith("psycopg"):
                 raise
@@ -122,10 +124,12 @@ class Database:
         """Return the first row that a statement gives on a session.
 
         Raises:
-            StoreUnavailable: It gives none within the time allowed; close the session.
+            StoreUnavailable: It gives none within the time allowed, or the session is no longer its own; close it.
         """
 
         def ask() -> tuple[Any, ...] | None:
+            if self._sessions is not None:
+                self._sessions.check(session)
             cursor = session.execute(statement, values)
             row: tuple[Any, ...] | None = cursor.fetchone() if cursor.description else None
             return row
@@ -202,8 +206,7 @@ def cut(session: Any = None) -> None:
         if hasattr(session, "interrupt"):
             session.interrupt()
         elif session is not None:
-            with socket.socket(fileno=os.dup(session.fileno())) as connection:
-                connection.shutdown(socket.SHUT_RDWR)
+            cut_connection(session)
 
 
 def identity_of(url: URL) -> tuple[int, int] | None:
@@ -221,7 +224,7 @@ def _first_line(error: BaseException) -> str:
 
 def _sqlite(url: URL, seconds: float) -> sqlalchemy.Engine:
     engine = sqlalchemy.create_engine(
-        url, connect_args={"timeout": seconds * _SHARE}, pool_timeout=seconds * _SHARE, max_overflow=0
+        url, connect_args={"timeout": seconds * SHARE}, pool_timeout=seconds * SHARE, max_overflow=0
     )
 
     def prepare(_dialect: object, _record: object, arguments: Any, _options: object) -> None:
@@ -250,26 +253,3 @@ def _sqlite(url: URL, seconds: float) -> sqlalchemy.Engine:
     event.listen(engine, "connect", connected)
     event.listen(engine, "begin", begin)
     return engine
-
-
-def _postgres(url: URL, seconds: float) -> sqlalchemy.Engine:
-    milliseconds = int(seconds * _SHARE * 1000)
-    settings = {
-        "statement_timeout": milliseconds,
-        "lock_timeout": milliseconds,
-        # A client that is paused within a transaction must not keep its row locks for long.
-        "idle_in_transaction_session_timeout": milliseconds,
-        "synchronous_commit": "on",
-    }
-    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
-    given = url.query.get("options")
-    arguments = {
-        "connect_timeout": max(2, int(seconds)),  # libpq allows no less than 2
-        "options": f"{given} {options}" if given else options,
-        "application_name": "loragate",
-        "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3,
-        "tcp_user_timeout": milliseconds,
-    }  # fmt: skip
-    return sqlalchemy.create_engine(
-        url, connect_args=arguments, pool_pre_ping=True, pool_size=2, max_overflow=4, pool_timeout=seconds * _SHARE
-    )

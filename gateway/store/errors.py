@@ -2,6 +2,7 @@
 
 StoreError
 ├── StoreUnavailable   gone, slow, full or read-only: serve on, try again
+│   └── SessionsNotKept   behind a pooler that lends its sessions: another pooler mode, or none
 ├── StaleWrite         someone else was first: read again
 ├── Fenced             another leader has taken over: write no more
 ├── StoreTooNew        written by a later release: upgrade this one
@@ -18,6 +19,13 @@ class StoreUnavailable(StoreError):
 
     If `write` raises it, the change may or may not be stored (the answer may have been lost):
     read again, or repeat it with the same `expected`, which is then refused as a StaleWrite.
+    """
+
+
+class SessionsNotKept(StoreUnavailable):
+    """A pooler lends sessions of PostgreSQL for a transaction, so locks and notifications are lost.
+
+    At a start this is refused; a pooler that comes later is as bad as a store that is away, and as harmless.
     """
 
 
