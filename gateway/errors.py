@@ -4,7 +4,7 @@
     ├── RequestError               the client's mistake: 4xx
     │   ├── BadRequest             400  invalid_request
     │   ├── Unauthenticated        401  invalid_api_key | expired_api_key
-    │   ├── Forbidden              403  model_not_allowed | pin_not_allowed | arm_not_allowed
+    │   ├── Forbidden              403  role_not_allowed | pin_not_allowed | arm_not_allowed
     │   ├── ModelNotFound          404  model_not_found
     │   ├── PathNotFound           404  unknown_path
     │   ├── MethodNotAllowed       405  method_not_allowed
@@ -74,15 +74,15 @@ class Unauthenticated(RequestError):
 
 
 class Forbidden(RequestError):
-    """The key is good, but not for this."""
+    """The key is good, but its role is not for this. What a key may not use is not told: that is `ModelNotFound`."""
 
     status = 403
     type = "permission_error"
-    code = "model_not_allowed"
+    code = "role_not_allowed"
 
 
 class ModelNotFound(RequestError):
-    """No alias, version or base has this name."""
+    """No alias, version or base that this key may use has this name."""
 
     status = 404
     code = "model_not_found"

@@ -200,8 +200,9 @@ def errors_page() -> Iterator[str]:
     for error in sorted(_leaves(errors.LoragateError), key=lambda each: (each.status, each.code)):
         about = (error.__doc__ or "").splitlines()[0]
         yield f"| {error.status} | `{error.code}` | `{error.type}` | {error.retry_after_seconds or '–'} | {about} |"
-    yield "\nTwo more codes share a class: `missing_required_parameter` and `invalid_type` (400, for `model`), and"
-    yield "`pin_not_allowed` (403: the key's role is `app`, and the model is an exact version)."
+    yield "\nMore codes share a class: `missing_required_parameter` and `invalid_type` (400, for `model`), and"
+    yield "`pin_not_allowed` and `arm_not_allowed` (403: the key's role is `app`, and the model is an exact version, or an arm is"
+    yield "asked for)."
 
 
 def _leaves(error: type[errors.LoragateError]) -> list[type[errors.LoragateError]]:

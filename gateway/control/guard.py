@@ -20,7 +20,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.control.failures import refusal
-from gateway.decide.authenticate import Principal, Role, authenticate
+from gateway.decide.authenticate import Principal, Role, caller_of
 from gateway.errors import Forbidden, LoragateError
 from gateway.store.desired import KeyRecord
 from gateway.store.keys import principals
@@ -129,8 +129,7 @@ class Guard:
         if not self._with_keys:
             _check_host(headers.get("host", ""))
             return Principal(id="anyone", role=Role.ADMIN), False
-        credential = headers.get("authorization")
-        return authenticate(credential.encode() if credential else None, self._principals(), self._now), False
+        return caller_of(dict(scope["headers"]), self._principals(), self._now), False
 
     def _principals(self) -> Mapping[bytes, Principal]:
         keys = self._keys()

@@ -15,6 +15,7 @@ from gateway.decide.limit import Rates
 from gateway.errors import Unauthenticated
 
 BEARER: Final = b"bearer "
+EXPIRED: Final = "expired_api_key"
 
 
 class Role(StrEnum):
@@ -76,6 +77,10 @@ class Principal:
 ANYONE: Final = Principal(id="anyone", role=Role.APP_PIN)
 
 
+# Where clients put a key: OpenAI's, Anthropic's and Azure's.
+_CREDENTIALS: Final = (b"authorization", b"x-api-key", b"api-key")
+
+
 def digest_of(key: bytes) -> bytes:
     """Return the 32-byte digest under which `key` is stored."""
     return hashlib.sha256(key).digest()
@@ -88,7 +93,7 @@ def authenticate(
 
     Args:
         credential: The value of `Authorization` (`Bearer KEY`), or a bare key as in
-            `x-api-key`; None when the request carries neither.
+            `x-api-key` or `api-key`; None when the request carries none.
         keys: Digest → principal, or None when the gateway runs without keys.
         now: Unix seconds; asked only of a key that expires.
 
@@ -109,6 +114,39 @@ def authenticate(
     if principal.expires is not None and now() >= principal.expires:
         raise Unauthenticated(
             "This API key has expired. Whoever gave it to you makes a new one with `loragate keys create`.",
-            code="expired_api_key",
+            code=EXPIRED,
         )
     return principal
+
+
+def caller_of(
+    headers: Mapping[bytes, bytes], keys: Mapping[bytes, Principal] | None, now: Callable[[], float]
+) -> Principal:
+    """Return the caller whom one of a request's headers proves.
+
+    A proxy or a browser may send an `Authorization` of its own beside the key in `x-api-key` or `api-key`: the first
+    header that holds a good key counts.
+
+    Args:
+        headers: By name in lower case.
+        keys, now: As `authenticate` takes them.
+
+    Raises:
+        Unauthenticated: None of them holds a good key. If one holds a key that has expired, the error says that.
+    """
+    try:
+        return authenticate(headers.get(b"authorization"), keys, now)
+    except Unauthenticated as error:
+        told = error
+    is_given = bool(headers.get(b"authorization"))
+    for name in _CREDENTIALS[1:]:
+        credential = headers.get(name)
+        if not credential:
+            continue
+        try:
+            return authenticate(credential, keys, now)
+        except Unauthenticated as error:
+            if not is_given or error.code == EXPIRED:
+                told = error
+            is_given = True
+    raise told

@@ -94,16 +94,16 @@ class Target(NamedTuple):
 def find_target(table: RouteTable, model: str, caller: Principal) -> Target:
     """Return what `model` means to `caller`.
 
+    What the caller may not use is not there for him: the same answer, so that no key can find out which names exist.
+
     Raises:
-        ModelNotFound: Nothing has this name; the message lists what the caller may use.
-        Forbidden: The caller may not use this model, or may not pin a version.
+        ModelNotFound: Nothing that the caller may use has this name; the message lists what he may use.
+        Forbidden: The caller may not pin a version.
     """
     route = table.routes.get(model)
-    if route is not None:
-        _check_may_use(caller, model)
+    if route is not None and caller.may_use(model):
         return Target(model, route.split, route)
-    if table.base is not None and model == table.base.name:
-        _check_may_use(caller, model)
+    if table.base is not None and model == table.base.name and caller.may_use(model):
         return Target(model, Split(model), reason="base")
     if "@" in model:
         return _pinned(table, model, caller)
@@ -124,7 +124,8 @@ def _pinned(table: RouteTable, model: str, caller: Principal) -> Target:
             param="model",
             code="pin_not_allowed",
         )
-    _check_may_use(caller, name)
+    if not caller.may_use(name):
+        raise _not_found(table, model, caller)
     # Written in full, a version is one look-up, however many there are.
     matches = [model] if model in table.versions else [each for each in table.versions if each.startswith(model)]
     if len(matches) != 1:
@@ -139,16 +140,12 @@ def usable_models(table: RouteTable, caller: Principal) -> list[str]:
     return [name for name in names if caller.may_use(name)]
 
 
-def _check_may_use(caller: Principal, model: str) -> None:
-    if not caller.may_use(model):
-        allowed = ", ".join(sorted(caller.models or ())) or "none"
-        raise Forbidden(f"This key may not use the model `{model}`; it may use: {allowed}.", param="model")
-
-
 def _not_found(table: RouteTable, model: str, caller: Principal, ambiguous: list[str] | None = None) -> ModelNotFound:
     shown = model if len(model) <= 100 else model[:100] + "…"
     if ambiguous:
         return ModelNotFound(f"The version `{shown}` is not unique: it may mean {', '.join(sorted(ambiguous))}.")
     names = usable_models(table, caller)
     listed = ", ".join(names[:NAMES_IN_ERROR]) + (", …" if len(names) > NAMES_IN_ERROR else "")
-    return ModelNotFound(f"The model `{shown}` does not exist. This key may use: {listed or 'none'}.")
+    return ModelNotFound(
+        f"The model `{shown}` does not exist or you do not have access to it. This key may use: {listed or 'none'}."
+    )

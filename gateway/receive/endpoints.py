@@ -52,6 +52,7 @@ ENDPOINTS: Final = _served(
     Endpoint(path=b"/v1/completions", dialect=Dialect.COMPLETIONS),
     Endpoint(path=b"/v1/responses", dialect=Dialect.RESPONSES),
     Endpoint(path=b"/v1/messages", dialect=Dialect.MESSAGES),
+    Endpoint(path=b"/v1/messages/count_tokens"),
     Endpoint(path=b"/v1/embeddings"),
     Endpoint(path=b"/tokenize", model_is_optional=True),
     Endpoint(path=b"/detokenize", model_is_optional=True),
@@ -71,6 +72,8 @@ class Address:
     model: str | None = None
 
 
+# What the worker answers to a GET it also answers to a HEAD, without the body: load balancers probe so.
+_TAKE_HEAD: Final = frozenset((Kind.HEALTH, Kind.MODELS, Kind.MODEL))
 _PLAIN_ADDRESSES: Final = {path: Address(endpoint) for path, endpoint in ENDPOINTS.items()}
 
 
@@ -83,7 +86,7 @@ def find_endpoint(method: bytes, target: bytes) -> Address:
         BadRequest: The model named in the path is not UTF-8.
     """
     address = _PLAIN_ADDRESSES.get(target) or _address_of(target.partition(b"?")[0])
-    if method != address.endpoint.method:
+    if method != address.endpoint.method and not (method == b"HEAD" and address.endpoint.kind in _TAKE_HEAD):
         allow = address.endpoint.method
         error = MethodNotAllowed(f"{_shown(method)} is not allowed on {_shown(target)}; use {allow.decode()}.")
         error.allow = allow

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
-from gateway.decide.authenticate import Principal, authenticate
+from gateway.decide.authenticate import Principal, caller_of
 from gateway.decide.route import RouteTable
 from gateway.errors import (
     ExpectationFailed,
@@ -74,8 +74,7 @@ class Incoming:
             raise headers_too_large(limits)
         address = self.address = find_endpoint(self.method, self.url)
         if address.endpoint.kind is not Kind.HEALTH:
-            credential = headers.get(b"authorization") or headers.get(b"x-api-key")
-            self.caller = authenticate(credential, table.keys, now)
+            self.caller = caller_of(headers, table.keys, now)
         length = headers.get(b"content-length")
         if length is not None and int(length) > limits.max_body_bytes:
             raise body_too_large(int(length), limits)

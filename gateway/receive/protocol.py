@@ -266,7 +266,7 @@ class ClientConnection(asyncio.Protocol):
         connection = connection_header(keep_alive=keep_alive, is_http10=incoming.is_http10)
         self._transport.write(
             b"%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b"
-            % (status_line(status), len(body), request_id, connection, body)
+            % (status_line(status), len(body), request_id, connection, b"" if incoming.method == b"HEAD" else body)
         )
         self._next(keep_alive=keep_alive)
 

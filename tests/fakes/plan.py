@@ -33,6 +33,7 @@ GENERATION: Mapping[str, Route] = {
     "/v1/completions": Route(replies.completion, streams.completion, "prompt"),
     "/v1/responses": Route(replies.responses, streams.responses, "input"),
     "/v1/messages": Route(replies.messages, streams.messages, "messages"),
+    "/v1/messages/count_tokens": Route(replies.count_tokens, None, "messages"),
     "/v1/embeddings": Route(replies.embeddings, None, "input"),
     "/tokenize": Route(replies.tokenize),
     "/detokenize": Route(replies.detokenize, None, "tokens"),

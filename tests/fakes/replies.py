@@ -286,6 +286,11 @@ def tokenize(_model: str, body: Body, _answers: Sequence[Answer]) -> bytes:
     return encode({"count": len(tokens), "max_model_len": MAX_MODEL_LEN, "tokens": tokens, "token_strs": strings})
 
 
+def count_tokens(_model: str, body: Body, _answers: Sequence[Answer]) -> bytes:
+    """Return Anthropic's count of the tokens of messages."""
+    return encode({"input_tokens": len(tokens_of(prompt_text(body))), "context_management": None})
+
+
 def detokenize(_model: str, body: Body, _answers: Sequence[Answer]) -> bytes:
     """Return the text of token ids from `tokenize`."""
     return encode({"prompt": text_of(body.get("tokens", []))})

@@ -273,6 +273,9 @@ def test_a_query_does_not_hide_a_path(gateway: RunningGateway) -> None:
 def test_another_method_is_405(gateway: RunningGateway, method: str, target: str) -> None:
     with Raw(gateway) as client:
         reply = client.ask(target, method=method)
+        if method == "HEAD" and target in ("/v1/models", "/v1/models/base", "/healthz"):
+            assert (reply.status, reply.body) == (200, b"")  # as a GET, without the body
+            return
         assert reply.status == 405
         if method != "HEAD":
             assert reply.code == "method_not_allowed"

@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.decide.authenticate import Principal, Role, caller_of, digest_of
+from gateway.errors import Unauthenticated
 from tests.fakes.engine import FakeEngine
 from tests.gateways import RunningGateway
 
@@ -91,9 +93,9 @@ def test_a_revoked_key_is_refused_from_the_next_request_on(engine: FakeEngine) -
 
 def test_a_key_sees_only_its_models(gateway: RunningGateway) -> None:
     headers = {"authorization": f"Bearer {gateway.create_key('app', '--model', 'other')}"}
-    assert chat(gateway, headers).status_code == 403
+    assert chat(gateway, headers).status_code == 404
     assert HTTP.get(gateway.url + "/v1/models", headers=headers).json()["data"] == []
-    assert HTTP.get(gateway.url + "/v1/models/base", headers=headers).status_code == 403
+    assert HTTP.get(gateway.url + "/v1/models/base", headers=headers).status_code == 404
     allowed = {"authorization": f"Bearer {gateway.create_key('app', '--model', 'base')}"}
     assert chat(gateway, allowed).status_code == 200
 
@@ -102,7 +104,63 @@ def test_a_key_with_an_empty_list_of_models_may_use_none(gateway: RunningGateway
     admin = {"authorization": f"Bearer {gateway.create_key('admin')}"}
     made = HTTP.post(gateway.control_url + "/admin/v1/keys", headers=admin, json={"models": []}).json()
     assert made["models"] == []
-    assert chat(gateway, {"authorization": f"Bearer {made['key']}"}).status_code == 403
+    assert chat(gateway, {"authorization": f"Bearer {made['key']}"}).status_code == 404
+
+
+@pytest.mark.parametrize("target", ["/v1/chat/completions", "/m/{}/v1/chat/completions", "/v1/models/{}"])
+def test_no_key_finds_out_which_names_exist(gateway: RunningGateway, target: str) -> None:
+    headers = {"authorization": f"Bearer {gateway.create_key('app', '--model', 'other')}"}
+
+    def told(model: str) -> tuple[int, Any, dict[str, str]]:
+        url = gateway.url + target.format(model)
+        reply = (
+            HTTP.get(url, headers=headers)
+            if "models" in target
+            else HTTP.post(url, json={**BODY, "model": model}, headers=headers)
+        )
+        shown = {name: value for name, value in reply.headers.items() if name != "x-request-id"}
+        return reply.status_code, reply.text.replace(model, "MODEL"), shown
+
+    assert told("base") == told("bass")
+    assert told("base")[0] == 404
+
+
+GOOD = "GOOD"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"api-key": GOOD}, 200), ({"x-api-key": GOOD}, 200), ({"authorization": f"bearer {GOOD}"}, 200),
+        ({"authorization": "Basic dXNlcjpwYXNz", "x-api-key": GOOD}, 200),
+        ({"authorization": "Bearer ey.of.another", "api-key": GOOD}, 200),
+        ({"authorization": f"Bearer {GOOD}", "x-api-key": "wrong", "api-key": "wrong"}, 200),
+        ({"authorization": "Bearer wrong", "x-api-key": "wrong", "api-key": "wrong"}, 401), ({"api-key": ""}, 401),
+        ({"authorization": "Basic dXNlcjpwYXNz"}, 401),
+    ],
+)  # fmt: skip
+def test_the_header_that_holds_a_good_key_counts_whatever_stands_beside_it(
+    gateway: RunningGateway, headers: dict[str, str], status: int
+) -> None:
+    viewer = gateway.create_key("viewer")
+    sent = {name: value.replace(GOOD, viewer) for name, value in headers.items()}
+    assert chat(gateway, sent).status_code == status
+    assert HTTP.get(gateway.control_url + "/admin/v1/status", headers=sent).status_code == status
+
+
+def test_of_several_bad_keys_the_one_that_has_expired_is_told() -> None:
+    expired = Principal(id="old", role=Role.APP, expires=5)
+    for headers in (
+        {b"authorization": b"Basic x", b"x-api-key": b"old"},
+        {b"authorization": b"Bearer old", b"api-key": b"x"},
+    ):
+        with pytest.raises(Unauthenticated) as caught:
+            caller_of(headers, {digest_of(b"old"): expired}, lambda: 10.0)
+        assert caught.value.code == "expired_api_key"
+    with pytest.raises(Unauthenticated, match="didn't provide"):
+        caller_of({}, {}, lambda: 10.0)
+    with pytest.raises(Unauthenticated, match="Incorrect"):
+        caller_of({b"api-key": b"x"}, {}, lambda: 10.0)
 
 
 @pytest.mark.parametrize("body", [{"role": "root"}, {"rol": "app"}, {"name": "x" * 200}, {"models": "base"}, []])

@@ -230,11 +230,11 @@ def test_a_wrong_key_is_an_authentication_error(gateway: RunningGateway) -> None
     check(caught.value, 401, "invalid_api_key", "invalid_request_error")
 
 
-def test_a_key_for_other_models_is_a_permission_error(gateway: RunningGateway) -> None:
+def test_a_key_for_other_models_finds_none(gateway: RunningGateway) -> None:
     key = gateway.create_key("app", "--model", "elsewhere")
-    with client_of(gateway, key) as client, pytest.raises(openai.PermissionDeniedError) as caught:
+    with client_of(gateway, key) as client, pytest.raises(openai.NotFoundError) as caught:
         client.chat.completions.create(model="base", messages=HELLO)
-    check(caught.value, 403, "model_not_allowed", "permission_error", "model")
+    check(caught.value, 404, "model_not_found", "invalid_request_error", "model")
 
 
 def test_a_plain_key_may_not_pin_a_version(gateway: RunningGateway, alias: str) -> None:
@@ -374,6 +374,16 @@ def test_the_anthropic_client_is_answered(messages: Any, engine: FakeEngine) -> 
     assert reply.content[0].text
     assert reply.usage.output_tokens == 16
     assert engine.generations[-1].header("x-api-key") is None, "a client's key never reaches an engine"
+
+
+def test_the_anthropic_client_counts_tokens_of_an_adapters_prompt(
+    messages: Any, engine: FakeEngine, gateway: RunningGateway, alias: str
+) -> None:
+    assert messages.count_tokens(model="base", messages=HELLO).input_tokens > 0
+    version = gateway.cli("adapters", "show", alias, "--json")["version"]
+    assert messages.count_tokens(model=alias, messages=HELLO).input_tokens > 0
+    assert engine.generations[-1].target == "/v1/messages/count_tokens"
+    assert json.loads(engine.generations[-1].body)["model"] == version
 
 
 def test_the_anthropic_client_streams(messages: Any) -> None:

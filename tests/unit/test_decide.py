@@ -123,7 +123,7 @@ def test_a_long_name_and_a_long_list_are_shortened() -> None:
     crowded = RouteTable(base=Base(name="base"), routes=MappingProxyType(routes))
     with pytest.raises(ModelNotFound) as caught:
         find_target(crowded, "x" * 1000, APP)
-    assert len(caught.value.message) < 300
+    assert len(caught.value.message) < 350
     assert caught.value.message.endswith("a018, ….")
     with pytest.raises(EngineUnavailable, match="No engine has been up yet"):
         find_target(RouteTable(), "x", APP)
@@ -134,10 +134,27 @@ def test_a_key_may_be_limited_to_models() -> None:
     assert usable_models(table(base=None), APP) == ["legal", "support"]
     assert find_target(table(), "legal", LIMITED).alias == "legal"
     for model in ("support", "base", V1):
-        with pytest.raises(Forbidden, match="it may use: legal"):
+        with pytest.raises(ModelNotFound, match="This key may use: legal"):
             find_target(table(), model, LIMITED)
-    with pytest.raises(Forbidden, match="it may use: none"):
+    with pytest.raises(ModelNotFound, match="This key may use: none"):
         find_target(table(), "base", NOBODY)
+
+
+@pytest.mark.parametrize("held", [table(), table(base=None), RouteTable()])
+@pytest.mark.parametrize(
+    ("there", "missing"),
+    [("support", "suppork"), ("base", "bass"), (V1, V1.replace("support", "suppork")), (V1[:-2], V1[:-1])],
+)
+def test_what_a_key_may_not_use_is_told_from_what_is_not_there_by_nothing(
+    held: RouteTable, there: str, missing: str
+) -> None:
+    said = []
+    for model in (there, missing):
+        with pytest.raises((ModelNotFound, EngineUnavailable)) as caught:
+            find_target(held, model, LIMITED)
+        error = caught.value
+        said.append((type(error), error.status, error.code, error.param, error.message.replace(model, "MODEL")))
+    assert said[0] == said[1]
 
 
 def test_pinning_needs_a_role() -> None:

@@ -129,8 +129,8 @@ def test_the_method_and_the_encoding_of_a_path_are_checked() -> None:
 def test_no_path_of_an_engine_slips_through_the_list() -> None:
     proxied = {endpoint.path for endpoint in ENDPOINTS.values() if endpoint.kind is Kind.PROXIED}
     assert proxied == {
-        b"/v1/chat/completions", b"/v1/completions", b"/v1/responses", b"/v1/messages", b"/v1/embeddings",
-        b"/tokenize", b"/detokenize", b"/tokenizer_info",
+        b"/v1/chat/completions", b"/v1/completions", b"/v1/responses", b"/v1/messages", b"/v1/messages/count_tokens",
+        b"/v1/embeddings", b"/tokenize", b"/detokenize", b"/tokenizer_info",
     }  # fmt: skip
     assert endpoints.ONE_MODEL.kind is Kind.MODEL
 

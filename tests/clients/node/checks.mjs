@@ -119,8 +119,8 @@ const checks = {
   },
   async otherModelsKey() {
     const limited = new OpenAI({ ...options, apiKey: LIMITED_KEY });
-    await refused(limited.chat.completions.create(ask), OpenAI.PermissionDeniedError,
-      { status: 403, code: "model_not_allowed", param: "model", type: "permission_error" });
+    await refused(limited.chat.completions.create(ask), OpenAI.NotFoundError,
+      { status: 404, code: "model_not_found", param: "model", type: "invalid_request_error" });
   },
   async pinWithoutTheRole() {
     await refused(client.chat.completions.create({ ...ask, model: VERSION }), OpenAI.PermissionDeniedError,
