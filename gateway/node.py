@@ -168,7 +168,8 @@ class Node:
     def _own_evaluator(self) -> EvaluatorChild:
         return EvaluatorChild(
             lambda: order_of(
-                self.settings, [each.status.url for each in self.engines.watches], self.folder / CONTROL_SOCKET
+                self.settings, [each.status.url for each in self.engines.watches], self.folder / CONTROL_SOCKET,
+                self.engines.base(),
             ),
             lambda: is_wanted(self.state.desired), self.settings.evaluator.drain_seconds,
         )  # fmt: skip
@@ -306,7 +307,7 @@ class Node:
         up = len(self.engines.up())
         parts = {
             "workers": f"{self.pool.ready} of {self.pool.size} accept connections",
-            "engines": f"{up} of {len(self.engines.watches)} up",
+            "engines": f"{up} of {len(self.engines.watches)} up" + self.engines.told_of_others(),
             "route_table": f"version {self.state.table_version}, confirmed {self.contact.silent_seconds:.1f} s ago",
             "store": self.contact.standing(),
         }
@@ -320,6 +321,7 @@ class Node:
         reading = Reading(
             cells=tuple(cells),
             engines={watch.status.url: watch.status.is_up for watch in watches},
+            problems={watch.status.url: each.kind for watch in watches if (each := watch.status.problem) is not None},
             adapters=tuple(
                 (alias, version, watch.status.url, version in watch.loader.ready)
                 for alias, version in versions for watch in watches
@@ -341,7 +343,8 @@ class Node:
         base = self.engines.base()
         return {
             "ready": ready, "app_url": self.app_url, "control_url": self.control_url,
-            "base": base.name if base else None, "auth": self.settings.auth,
+            "base": base.name if base else None, "base_names": list(base.names) if base else [],
+            "auth": self.settings.auth,
             "workers": {"running": self.pool.ready, "wanted": self.pool.size, "restarts": self.pool.restarts},
             "route_table_version": self.state.table_version,
             "store": {
@@ -353,7 +356,7 @@ class Node:
                 for each in self.contact.heard.alive
             ],
             "engines": [
-                {"url": watch.status.url, "up": watch.status.is_up, "versions": sorted(watch.loader.ready),
+                {"url": watch.status.url, **watch.told(), "versions": sorted(watch.loader.ready),
                  "slots": watch.loader.slots, "base": watch.loader.checker.last(BASE),
                  "failed": {version: failure.reason for version, failure in sorted(watch.loader.failed.items())}}
                 for watch in self.engines.watches

@@ -42,6 +42,7 @@ def stocking(settings: Settings) -> Stocking:
         slots=settings.engine.max_cpu_loras, copies=settings.adapters.copies,
         probe_seconds=settings.adapters.probe_seconds, base_folder=base.expanduser().resolve() if base else None,
         stranger_seconds=STRANGER_SECONDS if settings.store is not None else 0.0,
+        base_name=settings.engine.served_name,
     )  # fmt: skip
 
 

@@ -65,7 +65,10 @@ class EngineSettings(_Strict):
         None, description="Folder of the base model: `up` serves it (without: the demo's), both verify against it"
     )
     served_name: str | None = Field(
-        None, description="Name that clients send for the base; the folder's name if not given"
+        None,
+        min_length=1,
+        description="Name that clients send for the base; not given: for `up` the folder's, for `serve` what most "
+        "engines say (--base-name)",
     )
     dtype: str = Field("auto", description="vLLM --dtype")
     max_model_len: int | None = Field(None, ge=1, description="vLLM --max-model-len, in tokens")

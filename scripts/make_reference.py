@@ -121,7 +121,7 @@ def metrics() -> Iterator[str]:
     placement = PlacementCounts()
     placement.ejected("unix:///run/engine.sock", "status")
     reading = Reading(
-        cells=(cell,), engines={"unix:///run/engine.sock": True},
+        cells=(cell,), engines={"unix:///run/engine.sock": True}, problems={"unix:///run/engine.sock": "other_base"},
         adapters=(("support", "support@24e3a56d83d9", "unix:///run/engine.sock", True),),
         slots={"unix:///run/engine.sock": (16, 1)}, loads=loads, workers=1, ready_workers=1, worker_restarts=0, table_version=1,
         placement=placement, store=StoreReading(age=0.0, is_away=False, state=1, replicas=1), rollouts=_rollouts(), shadow=_shadow(), mirror=_mirror(),

@@ -29,6 +29,7 @@ PURE = (
     "gateway/pipeline.py",
     "gateway/serve/sse.py",
     "gateway/serve/chunks.py",
+    "gateway/serve/model_list.py",
     "gateway/observe/ledger.py",
     "gateway/observe/tally.py",
     "gateway/observe/rollout_counts.py",

@@ -17,9 +17,12 @@ from gateway.settings import Settings, described
 @serving_options
 @click.option("--engine", "engines", multiple=True, metavar="URL",
               help="Engine that runs elsewhere, http://HOST:PORT or unix:///PATH; repeatable.")  # fmt: skip
-def serve(config: Path | None, **given: Any) -> None:
+@click.option("--base-name", metavar="NAME",
+              help="Name that the engines serve the base under.  [default: as they say]")  # fmt: skip
+def serve(config: Path | None, base_name: str | None, **given: Any) -> None:
     """Serve engines that run elsewhere."""
-    settings = load_settings(config, {**given, "engines": given["engines"] or None})
+    engine = {"served_name": base_name} if base_name else {}
+    settings = load_settings(config, {**given, "engines": given["engines"] or None, "engine": engine})
     if not settings.engines:
         raise fail("no engine given: use --engine URL, or `loragate up` to start one here")
     run_node(settings)

@@ -28,15 +28,24 @@ def _show(answer: dict[str, Any]) -> None:
         f"{'ready' if answer['ready'] else 'NOT READY'}   app {answer['app_url']}   control {answer['control_url']}"
     )
     click.echo(f"workers  {workers['running']} of {workers['wanted']} running, {workers['restarts']} restarts")
-    click.echo(f"base     {answer['base'] or 'not known yet'}{'' if answer['auth'] else '   (no keys asked for)'}")
+    names = ", ".join(answer.get("base_names") or [answer["base"] or "not known yet"])
+    click.echo(f"base     {names}{'' if answer['auth'] else '   (no keys asked for)'}")
     _show_store(answer["store"], answer["replicas"])
     for engine in answer["engines"]:
         versions = ", ".join(engine["versions"]) or "no adapters"
-        click.echo(f"engine   {engine['url']}  {'up' if engine['up'] else 'DOWN'}  {versions}")
+        click.echo(f"engine   {engine['url']}  {_how(engine)}  {versions}")
+        if engine.get("reason"):
+            click.echo(f"         {engine['reason']}")
         if engine["base"] and engine["base"]["verdict"] != "ok":
             click.echo(f"         {engine['base']['verdict']}: {engine['base']['reason']}")
         for version, reason in engine["failed"].items():
             click.echo(f"         {version} failed: {reason}")
+
+
+def _how(engine: dict[str, Any]) -> str:
+    if engine["up"]:
+        return "up"
+    return "NOT USED" if engine.get("problem") in ("other_base", "undecided") else "DOWN"
 
 
 def _show_store(store: dict[str, Any], replicas: list[dict[str, Any]]) -> None:

@@ -89,7 +89,13 @@ class EngineView(_Growing):
     """One engine as it is now."""
 
     url: str
-    up: bool
+    up: bool = Field(description="Whether it may be sent requests: it answers, and serves this gateway's base")
+    problem: str | None = Field(
+        description="Why it is not used: unreachable, unhealthy, unauthorized, no_models, ended, undecided, other_base"
+    )
+    reason: str | None = Field(description="The same in a sentence")
+    names: list[str] = Field(description="What it calls its base (--served-model-name)")
+    max_model_len: int | None = Field(description="Longest prompt with reply that it takes, in tokens; null: not told")
     versions: list[str] = Field(description="Versions that it has ready")
     slots: int | None = Field(description="For how many adapters it has room; null: not known")
     base: CheckView | None = Field(description="What its last check found of the base")
@@ -103,6 +109,7 @@ class StatusView(_Growing):
     app_url: str
     control_url: str
     base: str | None = Field(description="The base model's name; null until an engine has told it")
+    base_names: list[str] = Field(description="All names that callers may send for it")
     auth: bool = Field(description="Whether keys are asked for")
     workers: WorkersView
     route_table_version: int

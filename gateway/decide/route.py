@@ -22,11 +22,21 @@ NAMES_IN_ERROR: Final = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
-    """The frozen base model: the name clients send, which is also the engine's own name for it."""
+    """The frozen base model.
+
+    `name` is the engines' own name for it, `names` are all that they know it under: clients may send any, engines are
+    sent the first. `root` is what an engine says it was loaded from, empty if that is not known.
+    """
 
     name: str
     created: int = 0
     max_model_len: int | None = None
+    names: tuple[str, ...] = ()
+    root: str = ""
+
+    def is_called(self, name: str) -> bool:
+        """Whether `name` means it."""
+        return name == self.name or name in self.names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +66,10 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineView:
-    """What a worker needs to know of one engine: where it is, whether it is up, what it has loaded."""
+    """What a worker needs to know of one engine: where it is, whether it may be sent requests, what it has loaded.
+
+    One that answers and serves another base than the table's is not up.
+    """
 
     url: str
     is_up: bool = True
@@ -103,8 +116,8 @@ def find_target(table: RouteTable, model: str, caller: Principal) -> Target:
     route = table.routes.get(model)
     if route is not None and caller.may_use(model):
         return Target(model, route.split, route)
-    if table.base is not None and model == table.base.name and caller.may_use(model):
-        return Target(model, Split(model), reason="base")
+    if table.base is not None and table.base.is_called(model) and caller.may_use(model):
+        return Target(model, Split(table.base.name), reason="base")
     if "@" in model:
         return _pinned(table, model, caller)
     if table.base is None:
@@ -135,8 +148,8 @@ def _pinned(table: RouteTable, model: str, caller: Principal) -> Target:
 
 def usable_models(table: RouteTable, caller: Principal) -> list[str]:
     """Return the names `caller` may send, the base first, then the aliases in order."""
-    names = [table.base.name] if table.base is not None else []
-    names += sorted(table.routes)
+    names = list(table.base.names or (table.base.name,)) if table.base is not None else []
+    names = [name for name in names if name not in table.routes] + sorted(table.routes)
     return [name for name in names if caller.may_use(name)]
 
 

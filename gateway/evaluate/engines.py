@@ -8,10 +8,13 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from evaluators.normalize.reading import MOST_COUNTED, count_of
+from evaluators.normalize.reading import MOST_COUNTED
+from gateway.decide.route import Base
+from gateway.decide.table_base import difference, settled_base
 from gateway.evaluate.calls import CallFailed, Reply, Server
 from gateway.evaluate.idle import IdleMoments
 from gateway.evaluate.load import Load, TokenBucket, read_load
+from gateway.serve.model_list import read_models
 
 # A list of models and a page of metrics, a few kilobytes each: at most so often.
 LOOK_SECONDS: Final = 1.0
@@ -56,6 +59,7 @@ class Engine:
         self.url = url
         self.models: frozenset[str] = frozenset()
         self.base = ""
+        self.told: Base | None = None  # what it says of its base
         self.most_tokens: int | None = None  # of prompt and reply together, as it says itself
         self.running = 0
         self._bounds = bounds
@@ -74,6 +78,16 @@ class Engine:
     async def close(self) -> None:
         """Close the connections."""
         await self._server.close()
+
+    @property
+    def has_been_asked(self) -> bool:
+        """Whether it has been looked at once."""
+        return self._looked is not None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it answered at the last look."""
+        return self._is_up
 
     @property
     def is_down(self) -> bool:
@@ -153,7 +167,7 @@ class Engine:
         try:
             told = await self._get("/load")  # counted with --enable-server-load-tracking; without it always 0
             load = msgspec.json.decode(told.body, type=_ServerLoad) if told.status == _OK else None
-        except (CallFailed, ValueError):
+        except (CallFailed, ValueError, RecursionError):
             return None
         return None if load is None else load.server_load - self._asking
 
@@ -161,13 +175,12 @@ class Engine:
         return await self._server.call(path, seconds=self._bounds.look_seconds, most_bytes=_ASK_BYTES)
 
     def _read_models(self, body: bytes) -> None:
-        cards = msgspec.json.decode(body)["data"]
-        self.models = frozenset(str(card["id"]) for card in cards)
-        for card in cards:
-            if not card.get("parent"):
-                length = card.get("max_model_len")
-                self.base, self.most_tokens = str(card["id"]), count_of(length) or None
-                return
+        listed = read_models(body)
+        own = listed.base
+        self.models = listed.adapters | frozenset(own.names if own is not None else ())
+        self.told = own
+        if own is not None:
+            self.base, self.most_tokens = own.name, own.max_model_len
 
 
 class _ServerLoad(msgspec.Struct):
@@ -190,12 +203,19 @@ class Engines:
         urls: Theirs.
         bounds: Of each.
         clock: Monotonic seconds.
+        base: What the gateway served when this began, if that is known; an engine that serves another is not asked.
+        base_name: The operator's name for it, if there is one.
     """
 
-    def __init__(self, urls: Sequence[str], bounds: EngineBounds, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, urls: Sequence[str], bounds: EngineBounds, clock: Callable[[], float], *,
+        base: Base | None = None, base_name: str | None = None,
+    ) -> None:  # fmt: skip
         self._engines = tuple(Engine(url, bounds, clock) for url in urls)
         self._looks: dict[Engine, asyncio.Task[None]] = {}  # at those that are down
         self.places = bounds.requests * len(self._engines)
+        self._base = base
+        self._base_name = base_name
 
     def __iter__(self) -> Iterator[Engine]:
         return iter(self._engines)
@@ -219,8 +239,21 @@ class Engines:
             if engine not in self._looks or self._looks[engine].done():
                 self._looks[engine] = asyncio.ensure_future(engine.look())
         await asyncio.gather(*(engine.look() for engine in self._engines if engine not in down))
-        having = [engine for engine in self._engines if engine.models.issuperset(versions)]
+        having = [engine for engine in self._of_the_base() if engine.models.issuperset(versions)]
         free = [engine for engine in having if not engine.reason_to_wait()]
         if free:
             return min(free, key=lambda engine: engine.running), ""
         return None, having[0].reason_to_wait() if having else "no_engine"
+
+    def _of_the_base(self) -> list[Engine]:
+        """Return the engines that serve the base that the gateway serves, by the same rule."""
+        told = [engine.told if engine.is_up else None for engine in self._engines]
+        all_asked = all(engine.has_been_asked for engine in self._engines)
+        self._base = base = settled_base(self._base, self._base_name, told, all_asked=all_asked)
+        if base is None:
+            return []
+        name_only = self._base_name is not None
+        return [
+            engine for engine, own in zip(self._engines, told, strict=True)
+            if own is None or not difference(base, own, name_only=name_only)
+        ]  # fmt: skip

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from gateway.decide.route import Base
 from gateway.evaluate.counts import Counts
 from gateway.evaluate.engines import EngineBounds, Engines
 from gateway.evaluate.judges import StoredJudges
@@ -40,9 +41,12 @@ class Evaluator:
         settings: What was set.
         engine_urls: The engines that it may ask.
         node_socket: The control socket of the node that it belongs to; None for an evaluator elsewhere.
+        base: What that node serves.
     """
 
-    def __init__(self, settings: Settings, engine_urls: Sequence[str], node_socket: Path | None = None) -> None:
+    def __init__(
+        self, settings: Settings, engine_urls: Sequence[str], node_socket: Path | None = None, base: Base | None = None
+    ) -> None:
         bounds = settings.evaluator
         self.name = secrets.token_hex(8)
         self.counts = Counts(f"{socket.gethostname()}:{os.getpid()}")
@@ -57,7 +61,9 @@ class Evaluator:
             self._policies, Pairs(self._store), lambda name: secret(name) if name in bounds.judge_keys else None,
             seconds=bounds.judge_seconds, clock=time.monotonic, now=time.time,  # noqa: TID251 (composition)
         )  # fmt: skip
-        self._engines = Engines(engine_urls, _engine_bounds(bounds), time.monotonic)
+        self._engines = Engines(
+            engine_urls, _engine_bounds(bounds), time.monotonic, base=base, base_name=settings.engine.served_name
+        )
         sources: list[Source] = [StoreSource(self._samples, self.name, bounds.lease_seconds)]
         self._straight = None
         if node_socket is not None:

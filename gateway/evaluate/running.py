@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
+from gateway.decide.route import Base
 from gateway.evaluate.evaluator import Evaluator
 from gateway.evaluate.supervise import Order
 from gateway.settings import Settings
@@ -45,13 +46,16 @@ def check_sessions(settings: Settings) -> None:
         store.close()
 
 
-def run_evaluator(settings: Settings, engines: Sequence[str], node_socket: Path | None = None) -> None:
+def run_evaluator(
+    settings: Settings, engines: Sequence[str], node_socket: Path | None = None, base: Base | None = None
+) -> None:
     """Evaluate until a signal, or, as a child, until standard input closes.
 
     Args:
         settings: What was set.
         engines: The engines that may be asked.
         node_socket: The node's control socket, for its child.
+        base: What the node serves.
     """
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for library in ("httpx", "httpcore", "alembic"):
@@ -64,7 +68,7 @@ def run_evaluator(settings: Settings, engines: Sequence[str], node_socket: Path 
             loop.add_signal_handler(number, stop.set)
         if node_socket is not None:
             loop.add_reader(sys.stdin.fileno(), stop.set)  # nothing more is sent, so this is its end
-        await Evaluator(settings, engines, node_socket).run(stop)
+        await Evaluator(settings, engines, node_socket, base).run(stop)
 
     uvloop.run(run())
 
@@ -73,7 +77,7 @@ def run_child() -> None:
     """Read the node's order and evaluate."""
     os.nice(NICENESS)
     order = msgspec.json.decode(sys.stdin.buffer.readline(), type=Order)
-    run_evaluator(Settings.model_validate_json(order.settings), order.engines, Path(order.node_socket))
+    run_evaluator(Settings.model_validate_json(order.settings), order.engines, Path(order.node_socket), order.base)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from gateway.decide.route import Base
 from gateway.settings import Settings, child_environment
 from gateway.store.desired import Desired
 
@@ -29,16 +30,17 @@ _KILL_SECONDS: Final = 5.0
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node tells its evaluator: settings as JSON, engines, and its own control socket."""
+    """What a node tells its evaluator: settings as JSON, engines, its own control socket, and the base it serves."""
 
     settings: str
     engines: tuple[str, ...]
     node_socket: str
+    base: Base | None = None
 
 
-def order_of(settings: Settings, engines: Sequence[str], node_socket: Path) -> bytes:
+def order_of(settings: Settings, engines: Sequence[str], node_socket: Path, base: Base | None) -> bytes:
     """Return what the node's evaluator is told: one line of JSON."""
-    order = Order(settings=settings.model_dump_json(), engines=tuple(engines), node_socket=str(node_socket))
+    order = Order(settings=settings.model_dump_json(), engines=tuple(engines), node_socket=str(node_socket), base=base)
     return msgspec.json.encode(order)
 
 

@@ -40,6 +40,7 @@ class Reading:
 
     cells: tuple[Cell, ...]
     engines: Mapping[str, bool]
+    problems: Mapping[str, str]  # engine: why it is not used, of those that are not
     adapters: tuple[tuple[str, str, str, bool], ...]  # alias, version, engine, ready
     slots: Mapping[str, tuple[int, int]]  # engine: adapters it may hold, adapters that are ready
     loads: LoadCounts
@@ -247,10 +248,19 @@ def _gauges(reading: Reading) -> Iterator[Metric]:
     for cell in reading.cells:
         in_flight.add_metric((cell.alias, cell.version), cell.in_flight)
     yield in_flight
-    engine_up = GaugeMetricFamily("loragate_engine_up", "1 if the engine answers its health check.", labels=("engine",))
+    engine_up = GaugeMetricFamily("loragate_engine_up", "1 if the engine may be sent requests.", labels=("engine",))
     for url, is_up in reading.engines.items():
         engine_up.add_metric((url,), float(is_up))
     yield engine_up
+    problem = GaugeMetricFamily(
+        "loragate_engine_problem",
+        "1 for why the engine gets no requests: unreachable, unhealthy, unauthorized, no_models, ended, undecided, "
+        "other_base.",
+        labels=("engine", "reason"),
+    )
+    for url, reason in reading.problems.items():
+        problem.add_metric((url, reason), 1.0)
+    yield problem
     ready = GaugeMetricFamily(
         "loragate_adapter_ready", "1 if the engine has the version loaded.", labels=(*_LABELS, "engine")
     )

@@ -32,14 +32,14 @@ def show_model(table: RouteTable, caller: Principal, name: str) -> bytes:
 
 def _card(table: RouteTable, name: str) -> dict[str, Any]:
     base = table.base
-    if base is not None and name == base.name:
-        return _base_card(base)
+    if base is not None and name not in table.routes and base.is_called(name):
+        return _base_card(base, name)
     return _adapter_card(name, table.routes.get(name), base)
 
 
-def _base_card(base: Base) -> dict[str, Any]:
+def _base_card(base: Base, name: str) -> dict[str, Any]:
     return {
-        "id": base.name, "object": "model", "created": base.created, "owned_by": "loragate",
+        "id": name, "object": "model", "created": base.created, "owned_by": "loragate",
         "root": base.name, "parent": None, "max_model_len": base.max_model_len,
     }  # fmt: skip
 

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Collection, Sequence
+from enum import StrEnum
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from adapters.ports import HostUnavailable, LoadRefused
 from adapters.prober import NotServed, ProbeRefused
 from gateway.decide.route import Base
 from gateway.serve.asking import Answer, EngineClient, NoAnswer
+from gateway.serve.model_list import Models, read_models
 
 # Reading a few hundred MB from a slow disk; a load of a small adapter takes 0.1 s.
 LOAD_SECONDS: Final = 120.0
@@ -19,9 +21,30 @@ ASK_SECONDS: Final = 5.0
 PROBE_SECONDS: Final = 30.0
 # A row that runs beside a probe: until its first token, and then until the probe is over.
 BESIDE_SECONDS: Final = 2 * PROBE_SECONDS
-# Figures beyond this are no times and no lengths, and a table with them could not be written.
-_MOST_COUNTED: Final = 2**31
 _BUSY: Final = (408, 429, 502, 503, 504)
+# A list of some 25,000 models; one of vLLM's cards has 600 bytes.
+LONGEST_LIST: Final = 16 * 1024 * 1024
+_LONGEST_FINGERPRINT: Final = 200
+
+
+class ProblemKind(StrEnum):
+    """Why an engine is not used; label values of a metric."""
+
+    UNREACHABLE = "unreachable"  # no connection, or no answer
+    UNHEALTHY = "unhealthy"  # its health check answers with another status than 200
+    UNAUTHORIZED = "unauthorized"  # it wants a key, or another one
+    NO_MODELS = "no_models"  # it does not list its models
+    ENDED = "ended"  # the process that this gateway runs
+    UNDECIDED = "undecided"  # it answers, and other engines have not been asked yet which base they serve
+    OTHER_BASE = "other_base"  # it answers, and serves another base than this gateway
+
+
+class EngineDown(HostUnavailable):
+    """The engine cannot be used; the message says why, in words that stay the same while the cause does."""
+
+    def __init__(self, kind: ProblemKind, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
 
 
 class VllmHost:
@@ -32,37 +55,52 @@ class VllmHost:
     """
 
     def __init__(self, url: str) -> None:
-        self.model = ""  # the engine's own name for its base, once it has told
-        self.root = ""  # and where it loaded it from
+        self.model = ""  # the name of its base that probes ask for, once it is known to be the right one
+        self.root = ""  # where it says that it loaded its base from
         self._client = EngineClient(url)
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
 
+    async def check_health(self) -> None:
+        """Ask for its health.
+
+        Raises:
+            EngineDown: It does not answer, or not with 200.
+        """
+        try:
+            status = (await self._client.get("/health", ASK_SECONDS)).status
+        except NoAnswer as error:
+            raise EngineDown(ProblemKind.UNREACHABLE, f"GET /health: {error}") from None
+        if status != HTTPStatus.OK:
+            raise EngineDown(
+                _kind_of(status, ProblemKind.UNHEALTHY), f"GET /health: it answered {status}{_hint(status)}"
+            )
+
     async def is_healthy(self) -> bool:
         """Whether the engine answers its health check."""
         try:
-            return (await self._client.get("/health", ASK_SECONDS)).status == HTTPStatus.OK
-        except NoAnswer:
+            await self.check_health()
+        except EngineDown:
             return False
+        return True
 
     async def base(self) -> Base:
         """Return the engine's own model.
 
         Raises:
-            HostUnavailable: The engine does not answer, or lists no model.
+            EngineDown: The engine does not answer, or lists no model.
         """
-        for card in await self._cards():
-            if not card.get("parent"):
-                self.model, self.root = card["id"], str(card.get("root") or "")
-                length = _count(card, "max_model_len") or None
-                return Base(name=card["id"], created=_count(card, "created"), max_model_len=length)
-        raise HostUnavailable("the engine lists no base model")
+        base = (await self._models()).base
+        if base is None:
+            raise EngineDown(ProblemKind.NO_MODELS, "GET /v1/models: it lists no base model")
+        self.root = base.root
+        return base
 
     async def loaded(self) -> Collection[str]:
         """Return the names of the adapters that the engine has."""
-        return {card["id"] for card in await self._cards() if card.get("parent")}
+        return (await self._models()).adapters
 
     async def load(self, version: str, folder: str) -> None:
         """Load a folder under a name; it is no error if the engine has the name already."""
@@ -92,7 +130,7 @@ class VllmHost:
             raise _refusal(reply, model)
         try:
             return _answers(reply.json(), len(prompts))
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
             raise ProbeRefused(
                 f"the engine's answer to a probe of `{model}` holds no log-probabilities ({type(error).__name__}); "
                 f"they are needed: let it have --max-logprobs {top} or more"
@@ -117,26 +155,35 @@ class VllmHost:
             raise _refusal(reply, model)
         started.set()  # nothing came: an engine that ends at once keeps nobody waiting
 
-    async def _cards(self) -> list[dict[str, Any]]:
+    async def _models(self) -> Models:
         try:
-            reply = await self._client.get("/v1/models", ASK_SECONDS)
+            reply = await self._client.get("/v1/models", ASK_SECONDS, LONGEST_LIST)
         except NoAnswer as error:
-            raise HostUnavailable(f"the engine does not list its models: {error}") from None
-        if reply.status != HTTPStatus.OK:
-            raise HostUnavailable(f"the engine does not list its models: it answered {reply.status}")
+            raise EngineDown(ProblemKind.UNREACHABLE, f"GET /v1/models: {error}") from None
+        status = reply.status
+        if status != HTTPStatus.OK:
+            raise EngineDown(
+                _kind_of(status, ProblemKind.NO_MODELS), f"GET /v1/models: it answered {status}{_hint(status)}"
+            )
         try:
-            cards = reply.json()["data"]
-            if all(isinstance(card["id"], str) and card["id"].encode() for card in cards):  # no half surrogate pairs
-                return list(cards)
-        except (ValueError, KeyError, TypeError) as error:
-            raise HostUnavailable(f"the engine does not list its models ({type(error).__name__})") from None
-        raise HostUnavailable("the engine lists models without names")
+            return read_models(reply.body)
+        except ValueError as error:
+            raise EngineDown(ProblemKind.NO_MODELS, f"GET /v1/models: {error}") from None
 
     async def _post(self, path: str, body: dict[str, Any], seconds: float) -> Answer:
         try:
             return await self._client.post(path, body, seconds)
         except NoAnswer as error:
             raise _away(error) from None
+
+
+def _kind_of(status: int, otherwise: ProblemKind) -> ProblemKind:
+    is_about_the_key = status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+    return ProblemKind.UNAUTHORIZED if is_about_the_key else otherwise
+
+
+def _hint(status: int) -> str:
+    return ": it wants a key, or another one (engine_key_env)" if status in (401, 403) else ""
 
 
 def _away(error: NoAnswer) -> HostUnavailable:
@@ -161,13 +208,8 @@ def _answers(reply: dict[str, Any], prompts: int) -> Answers:
         )
     if not all(tops):
         raise ValueError("a prompt has no answer")
-    return Answers(engine=str(reply.get("system_fingerprint") or ""), tops=tuple(tops))
-
-
-def _count(card: dict[str, Any], name: str) -> int:
-    """Return a figure of a model's card; 0 where it is none that the route table can carry."""
-    value = card.get(name)
-    return value if type(value) is int and 0 <= value <= _MOST_COUNTED else 0
+    told = str(reply.get("system_fingerprint") or "")[:_LONGEST_FINGERPRINT].encode("ascii", "replace").decode()
+    return Answers(engine=told, tops=tuple(tops))
 
 
 def _message(reply: Answer) -> str:

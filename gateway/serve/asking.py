@@ -16,8 +16,10 @@ from gateway.ports import ReplyHead
 from gateway.serve.upstream import EnginePool
 
 CONNECT_SECONDS: Final = 5.0
-# The longest answer that is kept: some 100,000 models, or the likeliest tokens after 10,000 prompts.
+# The longest answer to a POST that is kept: the likeliest tokens after 10,000 prompts.
 LONGEST_ANSWER: Final = 64 * 1024 * 1024
+# And to a GET, if nothing else is said: a health check has no body to speak of.
+LONGEST_SHORT_ANSWER: Final = 64 * 1024
 
 
 class NoAnswer(Exception):
@@ -34,9 +36,12 @@ class Answer(NamedTuple):
         """Return the body's value.
 
         Raises:
-            ValueError: It is not JSON.
+            ValueError: It is not JSON, or nested too deeply.
         """
-        return json.loads(self.body)
+        try:
+            return json.loads(self.body)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
 
     def text(self) -> str:
         """Return the body as text, whatever it is."""
@@ -60,13 +65,13 @@ class EngineClient:
         if self._pool is not None:
             self._pool.close()
 
-    async def get(self, path: str, seconds: float) -> Answer:
-        """Ask for a path.
+    async def get(self, path: str, seconds: float, most_bytes: int = LONGEST_SHORT_ANSWER) -> Answer:
+        """Ask for a path; an answer longer than `most_bytes` is none.
 
         Raises:
-            NoAnswer: Within so many seconds, or at all.
+            NoAnswer: Within so many seconds and bytes, or at all.
         """
-        return await self._ask(self._request("GET", path, b""), seconds, None)
+        return await self._ask(self._request("GET", path, b""), seconds, None, most_bytes)
 
     async def post(
         self, path: str, body: dict[str, Any], seconds: float, on_part: Callable[[], None] | None = None
@@ -78,20 +83,20 @@ class EngineClient:
         Raises:
             NoAnswer: Within so many seconds, or at all.
         """
-        return await self._ask(self._request("POST", path, json.dumps(body).encode()), seconds, on_part)
+        return await self._ask(self._request("POST", path, json.dumps(body).encode()), seconds, on_part, LONGEST_ANSWER)
 
     def _request(self, method: str, path: str, body: bytes) -> bytes:
         about_body = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n" if body else ""
         return f"{method} {path} HTTP/1.1\r\nhost: {self._host}\r\n{about_body}\r\n".encode() + body
 
-    async def _ask(self, request: bytes, seconds: float, on_part: Callable[[], None] | None) -> Answer:
+    async def _ask(self, request: bytes, seconds: float, on_part: Callable[[], None] | None, most_bytes: int) -> Answer:
         loop = asyncio.get_running_loop()
         if self._pool is None:
             self._pool = EnginePool(self._url, {}, CONNECT_SECONDS, loop.time)
         try:
             async with asyncio.timeout(seconds):
                 while True:
-                    answer = _Reading(loop.create_future(), on_part)
+                    answer = _Reading(loop.create_future(), on_part, most_bytes)
                     link = self._pool.send(request, answer)
                     try:
                         return await answer.whole
@@ -113,10 +118,11 @@ class _Stale(Exception):
 class _Reading:
     """One answer on its way."""
 
-    def __init__(self, whole: asyncio.Future[Answer], on_part: Callable[[], None] | None) -> None:
+    def __init__(self, whole: asyncio.Future[Answer], on_part: Callable[[], None] | None, most_bytes: int) -> None:
         self.whole = whole
         self.is_over = False
         self._on_part = on_part
+        self._most_bytes = most_bytes
         self._status = 0
         self._body = bytearray()
 
@@ -146,7 +152,7 @@ class _Reading:
     def _take(self, data: bytes) -> None:
         if self._on_part is not None and self._status == HTTPStatus.OK:
             self._on_part()
-        elif len(self._body) + len(data) <= LONGEST_ANSWER:
+        elif len(self._body) + len(data) <= self._most_bytes:
             self._body += data
         elif not self.whole.done():
-            self.whole.set_exception(EngineFailed("The engine's answer is too long."))
+            self.whole.set_exception(EngineFailed(f"The engine's answer is longer than {self._most_bytes:,} bytes."))

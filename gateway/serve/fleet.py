@@ -12,8 +12,9 @@ from adapters.loader import REFUSED_SECONDS, Loader
 from adapters.ports import Checker, HostUnavailable, LoadRefused, Observer
 from adapters.residency import Keep, Standing, homes
 from gateway.decide.route import Base, EngineView
-from gateway.serve.adapter_host import VllmHost
-from gateway.serve.engines import POLL_SECONDS, EngineWatch
+from gateway.decide.table_base import difference, settled_base
+from gateway.serve.adapter_host import ProblemKind, VllmHost
+from gateway.serve.engines import POLL_SECONDS, EngineWatch, Problem
 
 log = logging.getLogger("loragate.fleet")
 
@@ -34,7 +35,8 @@ class Stocking:
 
     `slots` adapters on each; every version on `copies` engines, on all if None; those in service
     are checked every `probe_seconds`, never if 0; `base_folder` is the base's, if it was set. A version
-    that we do not know may stay for `stranger_seconds`: another gateway may be registering it.
+    that we do not know may stay for `stranger_seconds`: another gateway may be registering it. `base_name` is the
+    operator's name for the base, if there is one.
     """
 
     slots: int
@@ -42,6 +44,7 @@ class Stocking:
     probe_seconds: float = 0.0
     base_folder: Path | None = None
     stranger_seconds: float = 0.0
+    base_name: str | None = None
 
     @property
     def retry_seconds(self) -> float:
@@ -65,7 +68,7 @@ class Fleet:
         make_checker: Callable[[str, VllmHost], Checker], observer: Callable[[str], Observer], now: Callable[[], float],
     ) -> None:  # fmt: skip
         self._urls = tuple(urls)
-        self._last_base = last_base
+        self._base = last_base
         self._stocking = stocking
         self._make_checker = make_checker
         self._observer = observer
@@ -80,6 +83,7 @@ class Fleet:
         """Prepare one watch for each engine; `on_stock` is called when versions came or went."""
         self._registered = registered
         self.watches = tuple(self._watch(url, on_change, on_stock) for url in self._urls)
+        self._settle()  # a name that the operator has given is known at once
 
     def _watch(self, url: str, on_change: Callable[[], Awaitable[None]], on_stock: Callable[[], None]) -> EngineWatch:
         host = VllmHost(url)
@@ -89,7 +93,31 @@ class Fleet:
             on_change=on_stock, now=self._now,
             retry_seconds=self._stocking.retry_seconds, stranger_seconds=self._stocking.stranger_seconds,
         )  # fmt: skip
-        return EngineWatch(url, host, loader, self._stocking.probe_seconds, on_change)
+        return EngineWatch(url, host, loader, self._stocking.probe_seconds, judge=self._settle, on_change=on_change)
+
+    def _settle(self) -> None:
+        """Decide which base this gateway serves, and which engines serve another."""
+        name, before = self._stocking.base_name, self._base
+        told = [watch.status.base if watch.status.answers else None for watch in self.watches]
+        self._base = base = settled_base(
+            before, name, told, all_asked=all(watch.has_been_asked for watch in self.watches)
+        )
+        if base is not None and before is not None and before.name != base.name:
+            log.warning(
+                "the base of this gateway is `%s` from now on; it was `%s`: %s", base.name, before.name,
+                "all engines have been moved" if name is None else "it has been named so",
+            )  # fmt: skip
+        for watch, own in zip(self.watches, told, strict=True):
+            watch.judged(self._problem(own), base)
+
+    def _problem(self, own: Base | None) -> Problem | None:
+        """Return why an engine that serves `own` is not used, if it is not."""
+        if self._base is None:
+            return Problem(ProblemKind.UNDECIDED, "not all engines have been asked yet which base they serve")
+        if own is None:
+            return None
+        reason = difference(self._base, own, name_only=self._stocking.base_name is not None)
+        return Problem(ProblemKind.OTHER_BASE, f"{reason}; it gets no requests") if reason else None
 
     def _standing(self, version: str) -> Standing:
         keep = self._registered.keeps().get(version, Keep.NONE)
@@ -108,10 +136,8 @@ class Fleet:
         return tuple(watch.view() for watch in self.watches)
 
     def base(self) -> Base | None:
-        """Return the base they serve; the last one known while none is up."""
-        found = next((watch.status.base for watch in self.watches if watch.status.base is not None), None)
-        self._last_base = found or self._last_base
-        return self._last_base
+        """Return the base of this gateway; None until an engine has told it."""
+        return self._base
 
     def standing(self, version: str) -> list[dict[str, Any]]:
         """Return what each engine makes of a version, for people."""
@@ -128,6 +154,11 @@ class Fleet:
                 }
             )
         return rows
+
+    def told_of_others(self) -> str:
+        """Return how many engines serve another base, for a line about how many are up; empty if none does."""
+        count = sum(watch.serves_another for watch in self.watches)
+        return f", {count} {'serve' if count > 1 else 'serves'} another base" if count else ""
 
     def condemned(self) -> dict[str, str]:
         """Return the versions that every engine which should serve them has found wrong, and why."""
@@ -146,7 +177,7 @@ class Fleet:
         """Return the base's folder, if an engine names one that is on this machine."""
         if self._stocking.base_folder is not None:
             return self._stocking.base_folder
-        roots = (Path(watch.root()) for watch in self.watches if watch.root())
+        roots = (Path(watch.root()) for watch in self.watches if watch.root() and not watch.serves_another)
         return next((root for root in roots if root.is_absolute() and root.is_dir()), None)
 
     def up(self) -> tuple[EngineWatch, ...]:

@@ -42,11 +42,15 @@ class Core:
         keep: int,
         check_folders: bool,
         max_cpu_loras: int | None = None,
+        more_names: Sequence[str] = (),
+        root: str = "",
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.loads = 0
         self.ticker = Ticker(self.loop)
         self.model = model
+        self.names = (model, *more_names)
+        self.root = root
         self.adapters = dict(adapters)
         self.max_cpu_loras = max_cpu_loras
         self._weights: dict[str, str] = {}  # of the adapters in memory, the least recently used first
@@ -107,7 +111,7 @@ class Core:
     def _plan_once(self, request: Received) -> Plan:
         key = (request.target, request.body)
         plan = self._plans.get(key)
-        if plan is not None and (plan.model == self.model or plan.model in self.adapters):
+        if plan is not None and (plan.model in self.names or plan.model in self.adapters):
             return plan
         plan = self._plan(request)
         is_told = any(name == HEADER for name, _ in request.headers) or _BY_TOKEN_ID.encode() in request.body
@@ -143,7 +147,7 @@ class Core:
         if path in posts:
             return posts[path](body)
         model = body.get("model") or self.model
-        if model != self.model and model not in self.adapters:
+        if model not in self.names and model not in self.adapters:
             return whole(404, replies.unknown_model(model))
         if path == "/v1/completions" and body.get(_BY_TOKEN_ID) and body.get("logprobs") and not body.get("stream"):
             return generation(Route(self._next_tokens(knobs), None, "prompt"), model, body, knobs)
@@ -162,8 +166,8 @@ class Core:
         """Return how probes are answered: by the weights that the engine holds under the model's name."""
 
         def reply(model: str, body: Mapping[str, Any], _answers: Sequence[Answer]) -> bytes:
-            weights = BASE if model == self.model else self.weights(model)
-            if knobs.mixes_adapters and model == self.model and self._adapting:
+            weights = BASE if model in self.names else self.weights(model)
+            if knobs.mixes_adapters and model in self.names and self._adapting:
                 weights = self.weights(list(self.adapters)[-1])
             if knobs.swapped and model.startswith(f"{knobs.swapped}@"):
                 weights = f"not {weights}"
@@ -198,7 +202,7 @@ class Core:
         if path == "/version":
             return whole(200, replies.encode({"version": VERSION}))
         if path == "/v1/models":
-            return whole(200, replies.models(self.model, self.adapters))
+            return whole(200, replies.models(self.model, self.adapters, self.names[1:], self.root))
         if path == "/tokenizer_info":
             info = {"tokenizer_class": "FakeTokenizer", "chat_template": _CHAT_TEMPLATE, "eos_token": "</s>"}
             return whole(200, replies.encode(info))

@@ -22,7 +22,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Self, TypeVar
 
@@ -47,6 +47,8 @@ class FakeEngine:
         host, port, uds: Where to listen; port 0 picks one that is kept over `kill()` and `start()`.
         keep: Requests remembered in `requests`; the oldest are dropped.
         check_folders: Refuse to load an adapter from a folder that does not exist, as vLLM does.
+        more_names: More names of the base, as with `--served-model-name a b`.
+        root: What it says that it loaded the base from; the model's name if not given.
         max_cpu_loras: Adapters in memory; those loaded before are read again when they are asked for. None: all.
         knobs: Any field of `Knobs`, and `tokens_per_second`.
     """
@@ -62,10 +64,13 @@ class FakeEngine:
         keep: int = 10_000,
         check_folders: bool = True,
         max_cpu_loras: int | None = None,
+        more_names: Sequence[str] = (),
+        root: str = "",
         **knobs: Any,
     ) -> None:
         self.model, self.host, self.port, self.uds = model, host, port, uds
         self._initial = (dict(adapters or {}), Knobs().with_(knobs), keep, check_folders, max_cpu_loras)
+        self.more_names, self.root = tuple(more_names), root
         self._thread: threading.Thread | None = None
         self._server: asyncio.Server | None = None
 
@@ -148,6 +153,17 @@ class FakeEngine:
         """Connections open now."""
         return len(self.core.connections)
 
+    def rename(self, model: str, *more_names: str, root: str = "") -> None:
+        """Serve the base under other names, or another base, from now on; its adapters are gone."""
+
+        def become() -> None:
+            self.core.model, self.core.names, self.core.root = model, (model, *more_names), root
+            self.core.adapters.clear()
+            self.core.set_knobs(self.core.knobs)
+
+        self.model = model
+        self._on_loop(self._soon(become))
+
     def set(self, **knobs: Any) -> None:
         """Change knobs for all requests from now on."""
         self._on_loop(self._soon(lambda: self.core.set_knobs(self.core.knobs.with_(knobs))))
@@ -198,7 +214,10 @@ class FakeEngine:
         loop = asyncio.get_running_loop()
         if not hasattr(self, "core"):
             adapters, knobs, keep, check, memory = self._initial
-            self.core = Core(self.model, adapters, knobs, keep=keep, check_folders=check, max_cpu_loras=memory)
+            self.core = Core(
+                self.model, adapters, knobs, keep=keep, check_folders=check, max_cpu_loras=memory,
+                more_names=self.more_names, root=self.root,
+            )  # fmt: skip
         self.core.loop, self.core.ticker = loop, Ticker(loop)
         if self.uds is not None:
             with contextlib.suppress(FileNotFoundError):

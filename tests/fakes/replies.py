@@ -34,11 +34,10 @@ def unknown_model(model: object) -> bytes:
     return error(404, f"The model `{model}` does not exist.", param="model")
 
 
-def models(base: str, adapters: Mapping[str, str]) -> bytes:
-    """Return `GET /v1/models`: the base, then the adapters with their folder and parent."""
-    return encode(
-        {"object": "list", "data": [_card(base, base, None)] + [_card(n, p, base) for n, p in adapters.items()]}
-    )
+def models(base: str, adapters: Mapping[str, str], names: Sequence[str] = (), root: str = "") -> bytes:
+    """Return `GET /v1/models`: the base under each of its names, then the adapters with their folder and parent."""
+    own = [_card(name, root or base, None) for name in (base, *names)]
+    return encode({"object": "list", "data": own + [_card(n, p, base) for n, p in adapters.items()]})
 
 
 def _card(name: str, root: str, parent: str | None) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from gateway.decide.route import Base
-from gateway.serve import asking
 from gateway.serve.adapter_host import VllmHost
 from gateway.serve.asking import EngineClient, NoAnswer
 
@@ -143,7 +142,7 @@ def test_questions_at_once_get_their_own_answers_whichever_are_given_up() -> Non
     asyncio.run(main())
 
 
-def test_no_engine_and_what_is_no_answer_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_engine_and_what_is_no_answer_are_told_of() -> None:
     async def garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await question(reader)
         writer.write(b"SSH-2.0-nothing\r\n")
@@ -157,10 +156,9 @@ def test_no_engine_and_what_is_no_answer_are_told_of(monkeypatch: pytest.MonkeyP
         async with asked(garbage) as client:
             with pytest.raises(NoAnswer, match="not HTTP"):
                 await client.get("/health", 5)
-        monkeypatch.setattr(asking, "LONGEST_ANSWER", 1000)
         async with asked(endless) as client:
-            with pytest.raises(NoAnswer, match="too long"):
-                await client.get("/health", 5)
+            with pytest.raises(NoAnswer, match="longer than 1,000 bytes"):
+                await client.get("/health", 5, most_bytes=1000)
         for nowhere in ("http://127.0.0.1:9", "unix:///nowhere/engine.sock"):
             with pytest.raises(NoAnswer, match="not reachable"):
                 await EngineClient(nowhere).get("/health", 5)
@@ -208,6 +206,6 @@ def test_figures_on_an_engines_card_that_no_table_can_carry_are_left_out(figure:
         async with asked(serve) as client:
             host = VllmHost("http://127.0.0.1:1")
             host._client = client
-            assert await host.base() == Base(name="base", created=0, max_model_len=None)
+            assert await host.base() == Base(name="base", created=0, max_model_len=None, names=("base",))
 
     asyncio.run(main())

@@ -170,7 +170,7 @@ class AdapterOperations:
         if order.activate:
             check_no_rollout(self._state.desired, name)  # again when it is pointed at; here before all the work
         base = self._state.engines.base()
-        if base is not None and base.name == name:
+        if base is not None and base.is_called(name):
             raise Conflict(f"`{name}` is the base model's name; register the adapter under another")
 
     async def _register(self, folder: Path, source: str, order: Order, made: Made | None, progress: Progress) -> Entry:

@@ -85,7 +85,8 @@ class RouteOperations:
     def _plan(self, declaration: Declaration, new_salt: Callable[[], str]) -> RoutePlan:
         base = self._state.engines.base()
         circumstances = Circumstances(
-            now=int(self._state.now()), new_salt=new_salt, base=base.name if base is not None else None,
+            now=int(self._state.now()), new_salt=new_salt,
+            base_names=(base.name, *base.names) if base is not None else (),
             redactors=installed(), comparators=tuple(comparators()),
         )  # fmt: skip
         return plan_routes(

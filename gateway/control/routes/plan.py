@@ -75,14 +75,14 @@ class RoutePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Circumstances:
-    """What a plan depends on beside state and file: Unix seconds, a salt for a new alias, the base's name.
+    """What a plan depends on beside state and file: Unix seconds, a salt for a new alias, the base's names.
 
     And the redactors and comparators that are installed here; None where that is not known.
     """
 
     now: int
     new_salt: Callable[[], str]
-    base: str | None = None
+    base_names: tuple[str, ...] = ()
     redactors: Collection[str] | None = None
     comparators: Collection[str] | None = None
 
@@ -170,7 +170,7 @@ class _Planner:
 
     def route(self, declared: DeclaredRoute, existing: RouteRecord | None) -> RouteRecord | None:
         """Return the record that `declared` asks for; None if it cannot be."""
-        if declared.alias == self._circumstances.base:
+        if declared.alias in self._circumstances.base_names:
             self.problems.append(f"{declared.where}.alias: `{declared.alias}` is the base model's name; take another")
         control = self._found(f"{declared.where}.control", declared.control)
         candidate, weight = None, declared.weight

@@ -1,0 +1,164 @@
+"""Engines are what they say: who serves another base is not used, and why an engine is not used is always told."""
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.adapter_folders import write_adapter
+from tests.fakes.engine import FakeEngine
+from tests.gateways import RunningGateway
+
+
+def ask(gateway: RunningGateway, model: str, times: int = 1) -> Counter[int]:
+    body = {"model": model, "max_tokens": 1}
+    with httpx.Client(base_url=gateway.url, headers=gateway.headers, timeout=30) as client:
+        replies = [client.post("/v1/completions", json={**body, "prompt": f"{number}"}) for number in range(times)]
+    return Counter(reply.status_code for reply in replies)
+
+
+def engine_of(gateway: RunningGateway, url: str) -> dict[str, Any]:
+    return next(engine for engine in gateway.status()["engines"] if engine["url"] == url)
+
+
+def test_an_engine_with_another_base_is_not_used_and_said(tmp_path: Path) -> None:
+    with FakeEngine("base") as right, FakeEngine("other") as wrong, RunningGateway(right.url, wrong.url) as gateway:
+        gateway.wait_until(lambda status: status["engines"][1]["problem"] == "other_base")
+        added = gateway.admin("POST", "adapters", {"source": str(write_adapter(tmp_path / "1", 1)), "name": "support"})
+        assert added.status_code == 201, added.text
+        assert ask(gateway, "base", 20) == ask(gateway, "support", 20) == {200: 20}
+        assert ask(gateway, "other") == {404: 1}
+        assert wrong.generations == []
+        assert wrong.adapters == {}
+        told = engine_of(gateway, wrong.url)
+        assert not told["up"]
+        assert "`other`" in told["reason"]
+        assert "`base`" in told["reason"]
+        assert told["reason"] in gateway.cli("status")
+        assert gateway.metrics()[f'loragate_engine_problem{{engine="{wrong.url}",reason="other_base"}}'] == 1
+        assert "1 serves another base" in httpx.get(gateway.control_url + "/readyz").text
+        log = gateway.log_path.read_text()
+        assert log.count("is not used: it serves `other`") == 1
+
+        right.kill()  # an engine with another base does not stand in for it
+        gateway.wait_until(lambda status: not status["ready"])
+        assert httpx.get(gateway.control_url + "/readyz").status_code == 503
+        assert ask(gateway, "base") == {503: 1}
+        assert gateway.status()["base"] == "base"
+        right.start()
+        gateway.wait_until(lambda status: status["ready"])
+        assert ask(gateway, "base", 3) == {200: 3}
+
+
+def test_when_all_engines_have_been_renamed_the_base_is_renamed_and_a_restart_keeps_it(tmp_path: Path) -> None:
+    with FakeEngine("base") as one, FakeEngine("base") as two:
+        with RunningGateway(one.url, two.url, state=tmp_path) as gateway:
+            one.rename("new", root="base")
+            gateway.wait_until(lambda status: status["engines"][0]["problem"] == "other_base")
+            assert ask(gateway, "base", 5) == {200: 5}
+            two.rename("new", root="base")
+            gateway.wait_until(lambda status: status["base"] == "new" and all(each["up"] for each in status["engines"]))
+            assert ask(gateway, "new", 5) == {200: 5}
+        one.rename("base")
+        with RunningGateway(one.url, two.url, state=tmp_path) as gateway:
+            gateway.wait_until(lambda status: status["engines"][0]["problem"] == "other_base")
+            assert gateway.status()["base"] == "new"
+    with (
+        FakeEngine("a") as one,
+        FakeEngine("b") as two,
+        RunningGateway(one.url, two.url, options=["--base-name", "b"]) as gateway,
+    ):
+        gateway.wait_until(lambda status: status["engines"][0]["problem"] == "other_base")
+        assert ask(gateway, "b") == {200: 1}
+
+
+def test_all_names_that_an_engine_serves_its_base_under_are_the_base_for_callers() -> None:
+    with (
+        FakeEngine(more_names=["gpt-4o-mini"]) as both,
+        FakeEngine() as one,
+        RunningGateway(both.url, one.url) as gateway,
+    ):
+        gateway.wait_for_engine()
+        listed = httpx.get(gateway.url + "/v1/models", headers=gateway.headers).json()["data"]
+        assert [card["id"] for card in listed] == ["base", "gpt-4o-mini"]
+        for name in ("base", "gpt-4o-mini"):
+            assert ask(gateway, name, 10) == {200: 10}
+        assert one.generations  # which knows the first name alone, and is sent no other
+        conflict = gateway.admin("POST", "adapters", {"source": "/nowhere", "name": "gpt-4o-mini"})
+        assert conflict.status_code == 409, conflict.text
+
+
+@contextmanager
+def odd_engine(replies: dict[bytes, bytes]) -> Iterator[str]:
+    """An engine that answers paths with these bytes, again and again where they end in `…`."""
+    ready = threading.Event()
+    ports: list[int] = []
+    stop = asyncio.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            path = (await reader.readuntil(b"\r\n\r\n")).split()[1]
+            reply = replies.get(path, b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+            endless = reply.endswith(b"...")
+            writer.write(reply.removesuffix(b"..."))
+            while endless:
+                writer.write(b"x" * 65536)
+                await writer.drain()
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        writer.close()
+
+    async def main() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        ports.append(server.sockets[0].getsockname()[1])
+        loops.append(asyncio.get_running_loop())
+        ready.set()
+        await stop.wait()
+        server.close()
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
+    thread.start()
+    ready.wait()
+    try:
+        yield f"http://127.0.0.1:{ports[0]}"
+    finally:
+        loops[0].call_soon_threadsafe(stop.set)
+        thread.join(10)
+
+
+def whole(status: bytes, body: bytes) -> bytes:
+    return b"HTTP/1.1 %b\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body)
+
+
+def test_whatever_an_engine_says_of_itself_is_told_in_a_line_without_a_traceback() -> None:
+    kinds = {
+        "unauthorized": {b"/v1/models": whole(b"401 Unauthorized", b'{"error":"Unauthorized"}')},
+        "unhealthy": {b"/health": whole(b"503 Service Unavailable", b"")},
+        "unreachable": {b"/health": b"HTTP/1.1 200 OK\r\n\r\n..."},
+        "no_models": {b"/v1/models": whole(b"200 OK", b"[" * 200_000)},
+    }
+    odd = {kind: odd_engine(replies) for kind, replies in kinds.items()}
+    with (
+        odd["unauthorized"] as a,
+        odd["unhealthy"] as b,
+        odd["unreachable"] as c,
+        odd["no_models"] as d,
+        FakeEngine() as good,
+        RunningGateway(a, b, c, d, good.url) as gateway,
+    ):
+        urls = dict(zip(kinds, (a, b, c, d), strict=True))
+        gateway.wait_until(lambda status: [each["problem"] for each in status["engines"]] == [*kinds, None], seconds=60)
+        assert ask(gateway, "base", 5) == {200: 5}
+        log = gateway.log_path.read_text()
+        for kind, url in urls.items():
+            told = engine_of(gateway, url)
+            assert told["problem"] == kind
+            assert log.count(f"engine {url} is down: {told['reason']}") == 1, log
+            assert told["reason"] in gateway.cli("status")
+        assert "Traceback" not in log
