@@ -39,7 +39,8 @@ from gateway.parts import checker_maker, intake_rules, stocking
 from gateway.serve.fleet import Fleet
 from gateway.serve.vllm_process import EngineProcess, VllmCommand
 from gateway.settings import Settings
-from gateway.store.desired import COPY_FILE, Desired, read_copy, save_copy
+from gateway.store.copies import COPY_FILE, read_copy, save_copy
+from gateway.store.desired import Desired
 from gateway.store.errors import SessionsNotKept, StoreError, StoreUnavailable
 from gateway.store.feedback import Feedbacks
 from gateway.store.fingerprints import FingerprintStore

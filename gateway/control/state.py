@@ -22,7 +22,8 @@ from adapters.residency import Keep
 from gateway.decide.route import Base, EngineView
 from gateway.observe.ledger import Cell
 from gateway.store import snapshot
-from gateway.store.desired import Desired, save_copy
+from gateway.store.copies import save_copy
+from gateway.store.desired import Desired
 from gateway.store.errors import StaleWrite
 from gateway.store.sql import Store
 

@@ -1,8 +1,8 @@
 """The desired state as a value, and as a file of its own: replaced whole, or not at all.
 
 Readers see the old file or the new one, never half of either (write, fsync, rename). The
-version grows by one with every change. `sql.py` keeps the state; the files are that of
-earlier releases, and the copy that a start without a store serves from.
+version grows by one with every change. `sql.py` keeps the state; the file is that of earlier
+releases.
 """
 
 import fcntl
@@ -23,7 +23,6 @@ from gateway.decide.sample import DEFAULT_NOISE_SHARE
 from gateway.store.errors import StoreUnreadable
 
 STATE_FILE: Final = "state.json"
-COPY_FILE: Final = "desired.json"
 # Of one alias's former controls; a rollback reaches back no further.
 LONGEST_HISTORY: Final = 100
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -286,7 +285,7 @@ class DesiredStore:
             return Desired()
         except OSError as error:
             raise StoreUnreadable(f"`{self._path}` cannot be read ({error.strerror})") from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise StoreUnreadable(
                 f"`{self._path}` cannot be read ({error}); restore it from a backup, or move it away to begin anew"
             ) from None
@@ -305,19 +304,6 @@ class DesiredStore:
         with os.fdopen(descriptor, "r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
-
-
-def save_copy(folder: Path, desired: Desired) -> None:
-    """Keep the state on disk, for a start while the store is away."""
-    replace_file(folder / COPY_FILE, msgspec.json.encode(desired))
-
-
-def read_copy(folder: Path) -> Desired | None:
-    """Return the state that was last kept on disk; None if there is none that can be read."""
-    try:
-        return msgspec.json.decode((folder / COPY_FILE).read_bytes(), type=Desired)
-    except (OSError, msgspec.DecodeError):
-        return None
 
 
 def replace_file(path: Path, content: bytes) -> None:

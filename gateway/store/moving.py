@@ -86,7 +86,7 @@ def _fingerprints(folder: Path) -> dict[str, dict[str, Fingerprint]]:
     for path in sorted((folder / FINGERPRINTS).glob("*.json")):
         try:
             found[path.stem] = msgspec.json.decode(path.read_bytes(), type=dict[str, Fingerprint])
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, ValueError, RecursionError):
             log.warning("%s cannot be read, and is not taken in", path)
     return found
 

@@ -30,7 +30,7 @@ def decode(text: str, kind: type[T], what: str) -> T:
     """
     try:
         return msgspec.json.decode(text, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StoreUnreadable(
             f"a record in `{what}` of the store cannot be read ({error}); it is damaged or of a later release: "
             "restore a backup, or run the release that wrote it"

@@ -13,7 +13,8 @@ from gateway.decide.assign import Split
 from gateway.decide.limit import rates_of
 from gateway.decide.route import Base, EngineView, RolloutTag, Route, RouteTable
 from gateway.decide.sample import Mirror
-from gateway.store.desired import Desired, KeyRecord, MirrorPolicy, RolloutRecord, RouteRecord, replace_file
+from gateway.store import copies
+from gateway.store.desired import Desired, KeyRecord, MirrorPolicy, RolloutRecord, RouteRecord
 from gateway.store.keys import principals
 
 SNAPSHOT_FILE: Final = "snapshot.json"
@@ -121,12 +122,10 @@ def _tag(rollout: RolloutRecord) -> RolloutTag | None:
 
 def read_base(folder: Path) -> Base | None:
     """Return the base that the last snapshot on disk served, so that its name is known before an engine is up."""
-    try:
-        return msgspec.json.decode((folder / SNAPSHOT_FILE).read_bytes(), type=Snapshot).base
-    except (OSError, msgspec.DecodeError):
-        return None
+    kept = copies.read(folder / SNAPSHOT_FILE, Snapshot)
+    return kept.base if kept is not None else None
 
 
 def save(folder: Path, data: bytes) -> None:
     """Keep a snapshot on disk."""
-    replace_file(folder / SNAPSHOT_FILE, data)
+    copies.write(folder / SNAPSHOT_FILE, data)

@@ -260,10 +260,30 @@ def test_the_collector_of_garbage_is_on_again_once_all_is_imported() -> None:
         gc.enable()
 
 
-def test_a_damaged_snapshot_does_not_matter(engine: FakeEngine, tmp_path: Path) -> None:
-    (tmp_path / "snapshot.json").write_bytes(b"{")
+def test_damaged_copies_do_not_matter_while_the_store_is_whole(engine: FakeEngine, tmp_path: Path) -> None:
+    (tmp_path / "snapshot.json").mkdir()
+    (tmp_path / "desired.json").write_bytes(b'{"version":3,"keys":"\xff"}')
     with RunningGateway(engine.url, state=tmp_path) as gateway:
         assert gateway.status()["ready"]
+        log = gateway.log_path.read_text()
+    assert "Traceback" not in log
+    assert log.count("was put aside") == 2
+    assert json.loads((tmp_path / "desired.json").read_bytes())["sha256"]
+
+
+def test_a_damaged_copy_is_not_served_from_while_the_store_is_away(tmp_path: Path) -> None:
+    (tmp_path / "desired.json").write_bytes(b'{"version":3,"keys":"\xff"}')
+    settings = tmp_path / "loragate.yaml"
+    settings.write_text(f"store: postgresql://loragate@127.0.0.1:9/nowhere\nadapters:\n  registry: {tmp_path / 'r'}\n")
+    done = run(
+        "serve", "--engine", "http://127.0.0.1:9", "--state", str(tmp_path), "--port", "0", "--control-port", "0",
+        "--config", str(settings),
+    )  # fmt: skip
+    assert done.returncode == 2
+    noted, told = done.stderr.splitlines()
+    assert "desired.json is damaged" in noted
+    assert told.startswith("error: ")
+    assert "see whether the server is up" in told
 
 
 def test_a_state_path_that_is_too_long_is_one_line(tmp_path: Path) -> None:
