@@ -59,6 +59,8 @@ PURE = (
     "gateway/receive/endpoints.py",
     "gateway/receive/engine_headers.py",
     "gateway/receive/wire.py",
+    "gateway/receive/json_outline.py",
+    "gateway/receive/pieces.py",
     "gateway/receive/opening.py",
     "gateway/receive/failures.py",
     "gateway/receive/listing.py",

@@ -4,16 +4,19 @@ Each turn of a conversation repeats the turns before it, so everything up to the
 first message that is not the system's stays the same from the first request to the last.
 """
 
+import json
 from typing import Final
 
-from gateway.receive.wire import Fields, scan
+from gateway.receive.wire import BEGINNING_BYTES, Fields
 
 # Looked at, at most: system prompts of about 2,000 tokens, and 10 microseconds of reading. Where the first messages
 # are longer, their beginning stands for them.
-LONGEST_OPENING_BYTES: Final = 8 * 1024
+LONGEST_OPENING_BYTES: Final = BEGINNING_BYTES
 # Of a prompt without messages nobody knows where the first turn ended.
 LONGEST_PROMPT_BYTES: Final = 1024
 _SYSTEM_ROLES: Final = ("system", "developer")
+# Numbers as text: Python refuses integers of more than 4,300 digits, and we need none of them.
+_scan: Final = json.JSONDecoder(parse_int=str, parse_float=str, strict=False).scan_once  # type: ignore[attr-defined]  # public, not in the stubs
 
 
 def opening_of(fields: Fields) -> bytes:
@@ -36,7 +39,7 @@ def _end_of_first_turn(text: str) -> str | None:
         while True:
             while text[at] in " \t\r\n,":
                 at += 1
-            message, at = scan(text, at)
+            message, at = _scan(text, at)
             if not isinstance(message, dict):
                 return None
             if message.get("role") not in _SYSTEM_ROLES:

@@ -5,31 +5,45 @@ A body is parsed once, without building what we do not read. Then only the value
 unknown fields and key order reach the engine untouched. One addition is made: a stream
 whose sender did not ask for usage is asked for it, and the extra event is taken out
 again on the way back (see docs/decisions/0003-usage-of-streams.md).
+
+A usual body is read in one call of a parser in C. One that is large, or small and made to cost
+much, is read in short steps: its members are found, and only those that we read are parsed
+(see docs/decisions/0024-large-bodies.md).
 """
 
-import json
 import re
-from typing import Any, Final
+from collections.abc import Generator
+from typing import Any, Final, get_type_hints
 
 import msgspec
 
 from gateway.errors import BadRequest
+from gateway.receive.json_outline import (
+    DEEPEST_NESTING,
+    Outline,
+    check_nesting,
+    finished,
+    outline_in_steps,
+    outline_of,
+)
+from gateway.receive.pieces import Edit, Pieces, edited
+
+# The largest body that is read at once: at worst 10 ms.
+AT_ONCE_BYTES: Final = 1024 * 1024
+# Above this a body is looked at before it is read at once: what is made to cost much is not.
+SURELY_AT_ONCE_BYTES: Final = 64 * 1024
+_MOST_CONTAINERS_AT_ONCE: Final = 10_000
+# What the fields that we read may have together where a body is read in steps, those beside that can be long by nature.
+MOST_FIELD_BYTES: Final = 64 * 1024
+# What is kept of those: how a conversation begins (`opening.py`).
+BEGINNING_BYTES: Final = 8 * 1024
 
 _MODEL_KEY: Final = b'"model"'
 # The usual form: a colon and a string without escapes.
 _PLAIN_VALUE: Final = re.compile(rb'[ \t\r\n]*:[ \t\r\n]*"[^"\\]*"')
-_SPACE: Final = re.compile(r"[ \t\r\n]*")
 # `\u00xx` is the only escape that can spell an ASCII letter, so without one a key stands as it reads.
 _ASCII_ESCAPE: Final = b"\\u00"
-# Nested deeper, json.loads in the engine runs out of stack and answers 500. Twice what strict
-# JSON-schema tools produce; Go's encoding/json stops at 10,000, .NET's at 64, orjson at 1,024.
-DEEPEST_NESTING: Final = 200
-# Possessive, so that the length of a string costs neither stack nor memory.
-_STRINGS: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
-_NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _ASK_USAGE: Final = b',"stream_options":{"include_usage":true}'
-
-
 _NOTHING: Final = msgspec.Raw()
 
 
@@ -42,7 +56,7 @@ class Fields(msgspec.Struct, frozen=True, gc=False):
     safety_identifier: Any = None
     user: Any = None
     prompt_cache_key: Any = None
-    # What the model reads, as it was sent: one of them, as the endpoint has it.
+    # What the model reads, as it was sent: one of them, as the endpoint has it. Of a large body only the beginning.
     messages: msgspec.Raw = _NOTHING
     input: msgspec.Raw = _NOTHING
     prompt: msgspec.Raw = _NOTHING
@@ -58,7 +72,16 @@ class Fields(msgspec.Struct, frozen=True, gc=False):
         )
 
 
+class LargeFields(Fields, frozen=True, gc=False, kw_only=True):
+    """What is read of a body in steps, and where its members stand."""
+
+    outline: Outline
+
+
 _DECODER: Final = msgspec.json.Decoder(Fields)
+# Fields that can be long by nature; of a large body they are not parsed.
+_LONG: Final = frozenset(name for name, kind in get_type_hints(Fields).items() if kind is msgspec.Raw)
+_WANTED: Final = frozenset(Fields.__struct_encode_fields__)
 # Any escape, so that the second backslash of `\\ud800` begins none.
 _SURROGATES: Final = re.compile(
     rb"\\(?:u[dD](?:[89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F]|[89a-fA-F])[0-9a-fA-F]{2}|.)", re.DOTALL
@@ -72,48 +95,86 @@ def _whole_pairs(escape: re.Match[bytes]) -> bytes:
     return rb"\ufffd" if is_lone else escape[0]
 
 
+def takes_steps(body: bytes) -> bool:
+    """Whether a body is to be read in steps, because a parser would hold everything else up for long."""
+    if len(body) <= SURELY_AT_ONCE_BYTES:
+        return False
+    if len(body) > AT_ONCE_BYTES or body.count(b"[") + body.count(b"{") > _MOST_CONTAINERS_AT_ONCE:
+        return True
+    return b"\\ud" in body or b"\\uD" in body  # `mended` is slow
+
+
 def read(body: bytes) -> Fields:
     """Return the fields of a JSON object.
 
     Raises:
-        BadRequest: Not JSON, not an object, or nested too deeply.
+        BadRequest: Not JSON, not an object, nested too deeply, or of too many parts.
     """
+    if takes_steps(body):
+        return finished(read_in_steps(Pieces((body,))))
     if body.count(b"[") + body.count(b"{") > DEEPEST_NESTING:
-        _check_nesting(body)
+        check_nesting(body)
+    if not body.isascii():  # the decoder does not look into strings that it skips
+        try:
+            body.decode()
+        except UnicodeDecodeError as error:
+            raise _not_json(body, error) from None
+    return _parsed(body)
+
+
+def read_in_steps(body: Pieces) -> Generator[None, None, LargeFields]:
+    """Return the fields of a JSON object of any size; yields after each short step.
+
+    Raises:
+        BadRequest: Not JSON as far as it is looked at, not an object, nested too deeply, or of too many parts.
+    """
+    outline = yield from outline_in_steps(body, _WANTED)
+    members: list[bytes] = []
+    total = 0
+    for name, spans in outline.members.items():
+        if name in _LONG:
+            continue
+        start, end = spans[-1]
+        total += end - start
+        if total > MOST_FIELD_BYTES:
+            raise BadRequest(
+                f"`{name}` has {end - start:,} bytes; in a large body the fields that are no prompt may have "
+                f"{MOST_FIELD_BYTES:,} together.", param=name,
+            )  # fmt: skip
+        members.append(b'"%b":%b' % (name.encode(), body.cut(start, end)))
+    fields = _parsed(b"{%b}" % b",".join(members))
+    long = {
+        name: msgspec.Raw(body.cut(spans[-1][0], min(spans[-1][1], spans[-1][0] + BEGINNING_BYTES)))
+        for name, spans in outline.members.items() if name in _LONG
+    }  # fmt: skip
+    values = {name: getattr(fields, name) for name in Fields.__struct_fields__}
+    return LargeFields(**(values | long), outline=outline)
+
+
+def _parsed(body: bytes) -> Fields:
     try:
-        if not body.isascii():
-            body.decode()  # the decoder does not look into strings that it skips
         try:
             return _DECODER.decode(body)
         except msgspec.DecodeError:
             # RFC 8259, 8.2: half of a surrogate pair is allowed and common, where JavaScript cut an emoji in two.
             return _DECODER.decode(mended(body))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        if not body.strip(b" \t\r\n"):
-            raise BadRequest("The body is empty; a JSON object is expected.") from None
-        where = re.search(r"byte (\d+)", str(error))
-        at = f" (near byte {where[1]})" if where else ""
-        raise BadRequest(f"The body is not a valid JSON object{at}.") from None
+        raise _not_json(body, error) from None
     except RecursionError:
-        raise _too_deep() from None
+        raise BadRequest(f"The body is nested more than {DEEPEST_NESTING} levels deep.") from None
+
+
+def _not_json(body: bytes, error: Exception) -> BadRequest:
+    if not body.strip(b" \t\r\n"):
+        return BadRequest("The body is empty; a JSON object is expected.")
+    where = re.search(r"byte (\d+)", str(error))
+    at = f" (near byte {where[1]})" if where else ""
+    return BadRequest(f"The body is not a valid JSON object{at}.")
 
 
 def mended(body: bytes) -> bytes:
     """Return a JSON text with U+FFFD for each half of a surrogate pair that stands alone."""
     return _SURROGATES.sub(_whole_pairs, body)
-
-
-def _check_nesting(body: bytes) -> None:
-    brackets = _STRINGS.sub(b"", body).translate(None, _NOT_BRACKETS)
-    depth = 0
-    for bracket in brackets:
-        depth += 1 if bracket in b"[{" else -1
-        if depth > DEEPEST_NESTING:
-            raise _too_deep()
-
-
-def _too_deep() -> BadRequest:
-    return BadRequest(f"The body is nested more than {DEEPEST_NESTING} levels deep.")
 
 
 def addressed(body: bytes, fields: Fields, name: bytes, *, ask_usage: bool = False) -> bytes:
@@ -128,96 +189,62 @@ def addressed(body: bytes, fields: Fields, name: bytes, *, ask_usage: bool = Fal
     Raises:
         BadRequest: The body has two `model` keys, so it is not clear which one counts.
     """
-    start, end = model_span(body, fields)
-    if start < 0:
-        opening = body.index(b"{") + 1
-        comma = b"" if _is_empty(body, opening) else b","
-        body = b'%b"model":%b%b%b' % (body[:opening], name, comma, body[opening:])
-    else:
-        body = b"%b%b%b" % (body[:start], name, body[end:])
-    return _asking_usage(body, fields) if ask_usage else body
+    if not ask_usage or fields.stream_options is msgspec.UNSET:
+        start, end = _usual_place(body, fields)
+        if start > 0:
+            if not ask_usage:
+                return b"%b%b%b" % (body[:start], name, body[end:])
+            closing = body.rindex(b"}")
+            return b"%b%b%b%b%b" % (body[:start], name, body[end:closing], _ASK_USAGE, body[closing:])
+    outline = fields.outline if isinstance(fields, LargeFields) else outline_of(body, _WANTED)
+    return edited(body, edits(Pieces((body,)), fields, outline, name, ask_usage=ask_usage))
 
 
-def model_span(body: bytes, fields: Fields) -> tuple[int, int]:
-    """Return where the value of the top-level `model` begins and ends, or (-1, -1) without one.
+def edits(body: Pieces, fields: Fields, outline: Outline, name: bytes, *, ask_usage: bool) -> list[Edit]:
+    """Return what to change in `body`, so that `name` is its model and, where asked for, its usage is told.
 
     Raises:
-        BadRequest: There are two.
+        BadRequest: The body has two `model` keys, so it is not clear which one counts.
     """
-    if fields.model is msgspec.UNSET:
-        return -1, -1
-    if _ASCII_ESCAPE not in body:
-        # There is a top-level `model`, spelt without escapes: if these bytes occur once, this is it.
-        first = body.find(_MODEL_KEY)
-        if body.find(_MODEL_KEY, first + 7) < 0:
-            value = _PLAIN_VALUE.match(body, first + 7)
-            if value is not None:
-                end = value.end()
-                return body.rindex(b'"', 0, end - 1), end
-    spans = _values(body, "model")
-    if len(spans) > 1:
+    spans = outline.members.get("model")
+    if spans is None:
+        comma = b"" if outline.is_empty else b","
+        changes = [(outline.opening, outline.opening, b'"model":%b%b' % (name, comma))]
+    elif len(spans) > 1:
         raise BadRequest("The body has more than one `model`; send it once.", param="model")
-    return spans[0]
+    else:
+        changes = [(*spans[0], name)]
+    if ask_usage:
+        changes += _asking_usage(body, fields.stream_options, outline)
+    return sorted(changes, key=lambda edit: edit[:2])
 
 
-def _is_empty(body: bytes, opening: int) -> bool:
-    return body[opening:].lstrip(b" \t\r\n")[:1] == b"}"
+def _usual_place(body: bytes, fields: Fields) -> tuple[int, int]:
+    """Return where the value of `model` begins and ends if it is written as usual and once, else (-1, -1)."""
+    if fields.model is msgspec.UNSET or isinstance(fields, LargeFields) or _ASCII_ESCAPE in body:
+        return -1, -1
+    # There is a top-level `model`, spelt without escapes: if these bytes occur once, this is it.
+    first = body.find(_MODEL_KEY)
+    if body.find(_MODEL_KEY, first + 7) >= 0:
+        return -1, -1
+    value = _PLAIN_VALUE.match(body, first + 7)
+    if value is None:
+        return -1, -1
+    end = value.end()
+    return body.rindex(b'"', 0, end - 1), end
 
 
-def _asking_usage(body: bytes, fields: Fields) -> bytes:
-    options = fields.stream_options
+def _asking_usage(body: Pieces, options: Any, outline: Outline) -> list[Edit]:
     if options is msgspec.UNSET:
-        closing = body.rindex(b"}")
-        return b"%b%b%b" % (body[:closing], _ASK_USAGE, body[closing:])
-    if options is not None and not isinstance(options, dict):
-        return body  # a wrong type: the engine's error says so
-    start, end = _last_value(body, "stream_options")
+        return [(outline.closing, outline.closing, _ASK_USAGE)]
+    start, end = outline.members["stream_options"][-1]  # JSON readers take the last of several
     if options is None:
-        return b'%b{"include_usage":true}%b' % (body[:start], body[end:])
-    inner = body[start:end]
+        return [(start, end, b'{"include_usage":true}')]
+    if not isinstance(options, dict):
+        return []  # a wrong type: the engine's error says so
+    inner = outline_of(body.cut(start, end), ("include_usage",))
     if "include_usage" in options:
-        first, last = _last_value(inner, "include_usage")
-        return b"%btrue%b" % (body[: start + first], body[start + last :])
-    comma = b"" if _is_empty(inner, 1) else b","
-    return b'%b{"include_usage":true%b%b' % (body[:start], comma, body[start + 1 :])
-
-
-def _last_value(body: bytes, name: str) -> tuple[int, int]:
-    """Return where the value of a member that is there stands; JSON readers take the last of several."""
-    return _values(body, name)[-1]
-
-
-# Numbers as text: Python refuses integers of more than 4,300 digits, and we need none of them.
-scan: Final = json.JSONDecoder(parse_int=str, parse_float=str, strict=False).scan_once  # type: ignore[attr-defined]  # public, not in the stubs
-
-
-def _values(body: bytes, name: str) -> list[tuple[int, int]]:
-    """Return where the values of a JSON object's members called `name` begin and end, in bytes; slow and exact.
-
-    At most the first and the last: who asks needs no more, and each place costs a pass over the body.
-    """
-    text = body.decode()
-    found: list[tuple[int, int]] = []
-    at = _skip(text, text.index("{") + 1)
-    try:
-        while text[at] != "}":
-            key, at = scan(text, at)
-            start = _skip(text, _skip(text, at) + 1)
-            _, end = scan(text, start)
-            if key == name:
-                found[1:] = [(start, end)]
-            at = _skip(text, end)
-            if text[at] == ",":
-                at = _skip(text, at + 1)
-    except (StopIteration, ValueError, IndexError):
-        raise BadRequest("The body is not a valid JSON object.") from None
-    except RecursionError:
-        raise _too_deep() from None
-    if len(text) == len(body):
-        return found
-    return [(len(text[:start].encode()), len(text[:end].encode())) for start, end in found]
-
-
-def _skip(text: str, at: int) -> int:
-    space = _SPACE.match(text, at)
-    return space.end() if space else at
+        first, last = inner.members["include_usage"][-1]
+        return [(start + first, start + last, b"true")]
+    comma = b"" if inner.is_empty else b","
+    return [(start + 1, start + 1, b'"include_usage":true' + comma)]

@@ -4,7 +4,9 @@ import resource
 import time
 
 import httpx
+import pytest
 
+from gateway.errors import BadRequest
 from gateway.receive.wire import addressed, read
 from tests.fakes.engine import FakeEngine
 from tests.flow.raw import Raw
@@ -19,8 +21,20 @@ def test_a_body_of_many_members_is_not_scanned_again_for_each() -> None:
         assert addressed(raw, read(raw), b'"x"').startswith(b'{"model":"x",')
         return time.process_time() - began
 
-    small, large = min(seconds(2_000) for _ in range(3)), min(seconds(40_000) for _ in range(3))
+    small, large = min(seconds(200) for _ in range(3)), min(seconds(4_000) for _ in range(3))
     assert large < 200 * small, "20 times the members took over 200 times the time: quadratic"
+
+
+def test_an_unfinished_string_of_escaped_quotes_is_looked_at_once() -> None:
+    def seconds(quotes: int) -> float:
+        raw = b'{"model":"x","a":[' + b"[]," * 250 + b'"' + b'\\"' * quotes
+        began = time.process_time()
+        with pytest.raises(BadRequest):
+            read(raw)
+        return time.process_time() - began
+
+    small, large = min(seconds(1_000) for _ in range(3)), min(seconds(20_000) for _ in range(3))
+    assert large < 200 * small, "20 times the quotes took over 200 times the time: quadratic"
 
 
 def test_a_long_string_beside_many_brackets_costs_no_memory_of_its_own() -> None:
