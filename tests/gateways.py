@@ -17,11 +17,12 @@ from typing import Any, Self
 
 import httpx
 
-# A loaded machine may take this long for what usually takes one second.
-START_SECONDS = 30.0
-AWAY_SECONDS = 3.0
+from tests.patience import PATIENCE_SECONDS
+
+# An engine that answers, though not as a well one does, is waited for no longer.
+UNWELL_SECONDS = 3.0
 # vLLM takes 30 s on two idle cores.
-VLLM_SECONDS = 240.0
+VLLM_SECONDS = 600.0
 
 
 class RunningGateway:
@@ -58,9 +59,9 @@ class RunningGateway:
 
     def __enter__(self) -> Self:
         try:
+            self.start()
             if "--no-auth" not in self._options:
                 self.key = self.create_key("app:pin")
-            self.start()
         except BaseException:
             self.__exit__()
             raise
@@ -84,11 +85,12 @@ class RunningGateway:
                  "--state", str(self.state), *self._options],
                 stdout=log, stderr=log, env=self._environment,
             )  # fmt: skip
-        began = time.monotonic()
         if self._base is not None:
             self.wait_for_engine(seconds=VLLM_SECONDS)
-        else:  # an engine that a test keeps away is not waited for any longer
-            self.wait_until(lambda status: status["ready"] or time.monotonic() - began > AWAY_SECONDS)
+        else:  # engines that a test keeps away are not waited for
+            seconds = max(map(_seconds_to_wait_for, self._engines), default=0.0)
+            began = time.monotonic()
+            self.wait_until(lambda status: status["ready"] or time.monotonic() - began >= seconds)
         status = self.status()
         self.url, self.control_url = status["app_url"], status["control_url"]
 
@@ -99,7 +101,7 @@ class RunningGateway:
             return 0
         if process.poll() is None:
             process.send_signal(number)
-        return process.wait(timeout=60)
+        return process.wait(timeout=PATIENCE_SECONDS)
 
     def fingerprinted(self) -> set[str]:
         """What the store has fingerprints of: versions, and bases."""
@@ -114,10 +116,10 @@ class RunningGateway:
     def admin(self, method: str, path: str, body: Any = None) -> httpx.Response:
         """Ask the admin API over its socket, as the command line does and in a hundredth of its time."""
         transport = httpx.HTTPTransport(uds=str(self.state / "control.sock"), verify=False)
-        with httpx.Client(transport=transport, timeout=30) as client:
+        with httpx.Client(transport=transport, timeout=PATIENCE_SECONDS) as client:
             return client.request(method, f"http://control/admin/v1/{path}", json=body)
 
-    def wait_until(self, holds: Any, seconds: float = START_SECONDS) -> None:
+    def wait_until(self, holds: Any, seconds: float = 1.5 * PATIENCE_SECONDS) -> None:
         """Wait until `holds(status)`, or fail with the log."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -142,7 +144,7 @@ class RunningGateway:
         with socket.socket(socket.AF_UNIX) as probe:
             return probe.connect_ex(str(self.state / "control.sock")) == 0
 
-    def wait_for_engine(self, *, up: bool = True, seconds: float = START_SECONDS) -> None:
+    def wait_for_engine(self, *, up: bool = True, seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until all engines are known to be up, or down."""
         self.wait_until(lambda status: all(engine["up"] is up for engine in status["engines"]), seconds)
 
@@ -150,7 +152,7 @@ class RunningGateway:
         """Run `loragate ARGUMENTS --state …`; JSON output is returned parsed, other output as text."""
         done = subprocess.run(
             [sys.executable, "-m", "gateway", *arguments, "--state", str(self.state)],
-            capture_output=True, text=True, timeout=120, env=self._environment, check=False,
+            capture_output=True, text=True, timeout=2 * PATIENCE_SECONDS, env=self._environment, check=False,
         )  # fmt: skip
         assert done.returncode == expect, (done.returncode, done.stdout, done.stderr)
         return json.loads(done.stdout) if "--json" in arguments and expect == 0 else done.stdout + done.stderr
@@ -177,6 +179,23 @@ class RunningGateway:
     def headers(self) -> dict[str, str]:
         """Headers that authenticate."""
         return {"authorization": f"Bearer {self.key}"} if self.key else {}
+
+
+def _seconds_to_wait_for(engine: str) -> float:
+    """Return how long an engine may take until it is known: none if it is not there, long if it is well."""
+    if engine.startswith("unix:"):
+        client = httpx.Client(transport=httpx.HTTPTransport(uds=engine.removeprefix("unix://"), verify=False))
+        engine = "http://engine"
+    else:
+        client = httpx.Client(verify=False)
+    with client:
+        try:
+            is_well = client.get(engine + "/v1/models", timeout=UNWELL_SECONDS).is_success
+        except httpx.ConnectError:
+            return 0.0
+        except (httpx.HTTPError, httpx.InvalidURL):
+            return UNWELL_SECONDS
+    return PATIENCE_SECONDS if is_well else UNWELL_SECONDS
 
 
 def resident_bytes(pid: int) -> int:

@@ -10,12 +10,12 @@ from gateway.store.errors import Fenced, StaleWrite
 from gateway.store.leader import Leader
 from gateway.store.samples import Samples
 from gateway.store.sql import Store, open_store
+from tests.patience import PATIENCE_SECONDS
 from tests.samples import judged
 
 PAUSE_SECONDS = 0.04
 WRITES_PER_STEP = 3
 CLAIMED_AT_ONCE = 4
-PATIENCE_SECONDS = 20.0
 
 
 def with_another_key(desired: Desired) -> Desired:

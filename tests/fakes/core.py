@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ import msgspec
 from tests.fakes import replies
 from tests.fakes.generate import Answer
 from tests.fakes.knobs import FIELD, HEADER, Knobs
+from tests.fakes.pace import PACE
 from tests.fakes.plan import GENERATION, Plan, Route, generation, prompts_of, whole
 from tests.fakes.ticker import Ticker
 from tests.fakes.weights import BASE, next_tokens, weights_of
@@ -62,6 +64,7 @@ class Core:
         self.keep = keep
         self.failures: deque[int] = deque()
         self.load_failures: deque[int] = deque()
+        self.held: list[Callable[[], None]] = []
         self.connections: set[Connection] = set()
         self.running = self.aborted = self.completed = self.accepted = 0
         self._plans: dict[tuple[str, bytes], Plan] = {}
@@ -94,6 +97,16 @@ class Core:
         self._asked += 1
         # Multiples of the golden ratio: evenly spread, in no order, and the same in every run.
         return knobs.slow_ms / 1000.0 if self._asked * 0.6180339887 % 1.0 < knobs.slow_share else 0.0
+
+    def hold(self, then: Callable[[], None]) -> None:
+        """Do something at the next `release`."""
+        self.held.append(then)
+
+    def release(self) -> None:
+        """Do what was held until now."""
+        held, self.held = self.held, []
+        for then in held:
+            then()
 
     def answer(self, request: Received) -> Plan:
         """Return what to send for `request`, which counts as running from here on if it is work: no poll is."""
@@ -240,10 +253,13 @@ class Core:
         if self.check_folders and not os.path.isdir(path):
             return whole(404, replies.error(404, f"Loading lora {name} failed: No adapter found for {path}"))
         added = whole(200, f"Success: LoRA adapter '{name}' added successfully.".encode(), kind=b"text/plain")
+        if self.knobs.held_loads:
+            self.hold(partial(self._add, name, path))
+            return replace(added, knobs=replace(added.knobs, held=True))
         if not self.knobs.load_seconds:
             self._add(name, path)
             return added
-        self.loop.call_later(self.knobs.load_seconds, self._add, name, path)
+        self.loop.call_later(PACE * self.knobs.load_seconds, self._add, name, path)
         return replace(added, wait_seconds=self.knobs.load_seconds + 0.001)
 
     def _add(self, name: str, path: str) -> None:

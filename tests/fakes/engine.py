@@ -34,6 +34,7 @@ from tests.fakes.knobs import Knobs
 from tests.fakes.plan import GENERATION
 from tests.fakes.ticker import Ticker
 from tests.fakes.wire import Connection, Received
+from tests.patience import PATIENCE_SECONDS
 
 T = TypeVar("T")
 
@@ -100,7 +101,7 @@ class FakeEngine:
             return
         self.kill()
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=10)
+        self._thread.join(timeout=PATIENCE_SECONDS)
         self._thread = None
 
     @property
@@ -176,11 +177,20 @@ class FakeEngine:
         """Answer the next `count` adapter loads with 500, as vLLM does for a rank over its limit."""
         self._on_loop(self._soon(lambda: self.core.load_failures.extend([500] * count)))
 
+    def release(self) -> None:
+        """Answer what is held, and load the adapters whose loads are."""
+        self._on_loop(self._soon(self.core.release))
+
+    @property
+    def held(self) -> int:
+        """What is held now: 1 for a generation, 2 for a load (the load, and its answer)."""
+        return len(self.core.held)
+
     def drop_idle(self) -> None:
         """Close connections that carry no request, as an engine does when its keep-alive expires."""
         self._on_loop(self._soon(lambda: self._drop_idle(0.0)))
 
-    def wait_for(self, condition: Callable[[FakeEngine], bool], timeout: float = 5.0) -> bool:
+    def wait_for(self, condition: Callable[[FakeEngine], bool], timeout: float = PATIENCE_SECONDS) -> bool:
         """Return whether `condition(self)` became true within `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while not condition(self):
@@ -196,7 +206,7 @@ class FakeEngine:
         self._loop.close()
 
     def _on_loop(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=10)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=PATIENCE_SECONDS)
 
     @staticmethod
     async def _soon(work: Callable[[], None]) -> None:

@@ -48,6 +48,10 @@ class Knobs:
     slow_ms: float = 0.0
     hang: bool = False
     """Never answer."""
+    held: bool = False
+    """Do not answer before `FakeEngine.release()`."""
+    held_loads: bool = False
+    """Do not load an adapter before `FakeEngine.release()`."""
     hang_after: int | None = None
     """Send so many events and then nothing more, connection open."""
     malformed: bool = False

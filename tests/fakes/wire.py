@@ -19,6 +19,7 @@ from typing import Protocol, cast
 import httptools
 
 from tests.fakes.knobs import Knobs
+from tests.fakes.pace import PACE
 from tests.fakes.plan import END, Plan
 from tests.fakes.ticker import Ticker
 
@@ -56,6 +57,7 @@ class Host(Protocol):
     def answer(self, request: Received) -> Plan: ...
     def ended(self, request: Received, how: str) -> None: ...
     def slowness(self, knobs: Knobs) -> float: ...
+    def hold(self, then: Callable[[], None]) -> None: ...
 
 
 class Connection(asyncio.Protocol):
@@ -138,7 +140,10 @@ class Connection(asyncio.Protocol):
         if plan.knobs.drop:
             self.cut("close")
             return
-        wait_seconds = plan.wait_seconds + self.host.slowness(plan.knobs)
+        if plan.knobs.held:
+            self.host.hold(self._if_current(request, lambda: self._send(request, plan)))
+            return
+        wait_seconds = PACE * (plan.wait_seconds + self.host.slowness(plan.knobs))
         if wait_seconds:
             self.host.loop.call_later(wait_seconds, self._if_current(request, lambda: self._send(request, plan)))
         else:
@@ -166,7 +171,7 @@ class Connection(asyncio.Protocol):
         request.keep_alive = request.keep_alive and not plan.knobs.close_after_reply
         self.stream = Streaming(self, plan)
         if plan.knobs.ttft_ms:
-            self.host.loop.call_later(plan.knobs.ttft_ms / 1000.0, self._if_current(request, self.stream.begin))
+            self.host.loop.call_later(PACE * plan.knobs.ttft_ms / 1000.0, self._if_current(request, self.stream.begin))
         else:
             self.stream.begin()
 
@@ -220,7 +225,7 @@ class Streaming:
         if not self.plan.knobs.cadence_ms:
             self.pump()
         elif self.tick():
-            self.connection.host.ticker.join(self.plan.knobs.cadence_ms / 1000.0, self)
+            self.connection.host.ticker.join(PACE * self.plan.knobs.cadence_ms / 1000.0, self)
 
     def tick(self) -> bool:
         """Send one event; a reader that is too slow makes it wait for the next beat."""

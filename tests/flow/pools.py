@@ -18,8 +18,7 @@ from gateway.store.snapshot import encode, of_state
 from gateway.workers.channel import Configure
 from gateway.workers.pool import WorkerPool
 from tests.fakes.engine import FakeEngine
-
-START_SECONDS = 30.0
+from tests.patience import PATIENCE_SECONDS
 
 
 class Depot:
@@ -77,7 +76,7 @@ async def running_pool(size: int, table: bytes) -> AsyncIterator[tuple[WorkerPoo
     pool.configure, pool.depot = configure, Depot()
     task = asyncio.create_task(pool.run())
     try:
-        async with asyncio.timeout(START_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while pool.ready < size:
                 await asyncio.sleep(0.02)
         host, port = listener.getsockname()[:2]

@@ -10,6 +10,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from tests.gateways import RunningGateway
+from tests.patience import PATIENCE_SECONDS
 
 CHAT = "/v1/chat/completions"
 
@@ -56,7 +57,7 @@ class Raw:
     """
 
     def __init__(
-        self, gateway: RunningGateway, timeout: float = 10.0, context: ssl.SSLContext | None = None,
+        self, gateway: RunningGateway, timeout: float = PATIENCE_SECONDS, context: ssl.SSLContext | None = None,
         key: str | None = None, receive_buffer: int | None = None,
     ) -> None:  # fmt: skip
         parts = urlsplit(gateway.url)

@@ -5,6 +5,7 @@ import contextlib
 import json
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -12,9 +13,12 @@ import pytest
 from gateway.decide.route import Base
 from gateway.serve.adapter_host import VllmHost
 from gateway.serve.asking import EngineClient, NoAnswer
+from tests.patience import PATIENCE_SECONDS
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
+# Linux acknowledges what has come after 40 ms, even if nothing more comes.
+DELAYED_SECONDS = 0.03
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
@@ -37,7 +41,7 @@ async def asked(serve: Serve) -> AsyncIterator[EngineClient]:
     server = await asyncio.start_server(serve_one, "127.0.0.1", 0)
     client = EngineClient(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             yield client
     finally:
         client.close()
@@ -103,9 +107,11 @@ def test_a_question_whose_time_is_over_or_that_nobody_asks_any_more_is_taken_bac
                 all_gone.set()
 
         async with asked(serve) as client:
-            with pytest.raises(NoAnswer, match=r"nothing within 0\.2 s"):
-                await client.get("/v1/models", 0.2)
-            asking_on = asyncio.get_running_loop().create_task(client.post("/generate", {}, 20, on_part=began.set))
+            with pytest.raises(NoAnswer, match=r"nothing within 0\.5 s"):
+                await client.get("/v1/models", 0.5)
+            asking_on = asyncio.get_running_loop().create_task(
+                client.post("/generate", {}, PATIENCE_SECONDS, on_part=began.set)
+            )
             await began.wait()
             asking_on.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -132,7 +138,7 @@ def test_questions_at_once_get_their_own_answers_whichever_are_given_up() -> Non
                 for turn in range(20):
                     path = f"/{number}/{turn}"
                     if number % 3:
-                        assert (await client.get(path, 10)).text() == path
+                        assert (await client.get(path, PATIENCE_SECONDS)).text() == path
                     else:  # given up at about the time at which the answer comes
                         with contextlib.suppress(NoAnswer):
                             assert (await client.get(path, 0.001 * (turn % 4))).text() == path
@@ -173,20 +179,24 @@ def test_a_streams_events_are_not_acknowledged_one_by_one() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await question(reader)
         writer.write(CHUNKED)
-        before = segments_from_peer(writer)
-        for number in range(100):
-            text = b'data: {"token": %d}\n\n' % number
-            writer.write(b"%x\r\n%s\r\n" % (len(text), text))
-            await asyncio.sleep(0.002)
-        came.append(segments_from_peer(writer) - before)
+        while len(came) < 10:
+            before, longest = segments_from_peer(writer), 0.0
+            for number in range(10):
+                text = b'data: {"token": %d}\n\n' % number
+                writer.write(b"%x\r\n%s\r\n" % (len(text), text))
+                began = time.monotonic()
+                await asyncio.sleep(0.002)
+                longest = max(longest, time.monotonic() - began)
+            if longest < DELAYED_SECONDS:  # else the machine was busy, and the kernel waited for no other event
+                came.append(segments_from_peer(writer) - before)
         writer.write(b"0\r\n\r\n")
 
     async def main() -> None:
         async with asked(serve) as client:
-            assert (await client.post("/v1/completions", {}, 10)).body.count(b"\n\n") == 100
+            assert (await client.post("/v1/completions", {}, PATIENCE_SECONDS)).status == 200
 
     asyncio.run(main())
-    assert 30 <= came[0] <= 75  # every second one; all 100 if nothing is said
+    assert 30 <= sum(came) <= 75  # every second one; all 100 if nothing is said
 
 
 def segments_from_peer(writer: asyncio.StreamWriter) -> int:

@@ -15,6 +15,7 @@ from gateway.store.desired import KeyRecord, RolloutRecord, RouteRecord
 from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
 from tests.flow.pools import keyed, load_on, running_pool, table_of
+from tests.patience import LOOK_SECONDS, PATIENCE_SECONDS
 
 CONTROL, CANDIDATE = "support@111111111111", "support@222222222222"
 BODY: dict[str, Any] = {"model": "support", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
@@ -90,7 +91,9 @@ def test_every_exposure_is_counted_by_its_assigned_arm_and_units_once_in_two_wor
             slow = BODY | {"stream": True, "fake": {"events": 2_000, "cadence_ms": 5}}
             async with client.stream("POST", "/v1/chat/completions", json=slow, headers={"x-loragate-unit": "left"}):
                 pass
-            await asyncio.sleep(0.2)
+            async with asyncio.timeout(PATIENCE_SECONDS):  # until the workers have seen that one leave
+                while sum(cell.in_flight for cell in await pool.collect()):
+                    await asyncio.sleep(LOOK_SECONDS)
             cells = await pool.collect()
             (total,) = pool.tallies()
             assert sum(sum(cell.exposures.values()) for cell in cells) == 120 + 3 + 1 + 1

@@ -14,7 +14,6 @@ import pytest
 
 from tests.fakes.engine import FakeEngine
 from tests.flow.adapters import adapter_folder
-from tests.flow.conftest import QUICK
 from tests.flow.raw import CHAT, Raw, Reply, chat
 from tests.gateways import RunningGateway
 
@@ -38,7 +37,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoEngines]:
 @contextlib.contextmanager
 def two_engines(folder: Path) -> Iterator[TwoEngines]:
     """Start them; both engines have both versions."""
-    with FakeEngine() as a, FakeEngine() as b, RunningGateway(a.url, b.url, environment=QUICK) as gateway:
+    with FakeEngine() as a, FakeEngine() as b, RunningGateway(a.url, b.url) as gateway:
         versions = [
             str(
                 gateway.cli(
@@ -98,7 +97,7 @@ def test_an_engine_killed_amid_streams_ends_each_in_band_and_recovers(
         finally:
             engine.start()
         gateway.wait_for_engine(up=True)
-        with Raw(gateway) as fresh:  # the others may have idled for too long by now
+        with Raw(gateway) as fresh:
             assert [fresh.ask(CHAT, chat()).status for _ in range(20)] == [200] * 20
     assert gateway.worker_pids() == pids
 
@@ -145,21 +144,23 @@ def test_a_reply_that_is_cut_never_looks_whole(gateway: RunningGateway, cut: str
     "body", [chat(fake={"hang": True}), chat(stream=True, fake={"hang": True})], ids=["plain", "stream"]
 )
 def test_an_engine_that_hangs_before_the_first_byte_is_504(
-    gateway: RunningGateway, engine: FakeEngine, body: dict[str, object]
+    hasty: RunningGateway, engine: FakeEngine, body: dict[str, object]
 ) -> None:
-    with Raw(gateway) as client:
+    with Raw(hasty) as client:
         reply = client.ask(CHAT, body)
         assert (reply.status, reply.code) == (504, "engine_timeout")
-        assert engine.wait_for(lambda engine: engine.running == 0, 1)
-        assert client.ask(CHAT, chat()).status == 200
+        assert engine.wait_for(lambda engine: engine.running == 0)
+    with Raw(hasty) as another:
+        assert another.ask(CHAT, chat()).status == 200
 
 
-def test_a_stream_that_stands_still_ends_with_an_error_event(gateway: RunningGateway, engine: FakeEngine) -> None:
-    with Raw(gateway) as client:
+def test_a_stream_that_stands_still_ends_with_an_error_event(hasty: RunningGateway, engine: FakeEngine) -> None:
+    with Raw(hasty) as client:
         reply = client.ask(CHAT, chat(stream=True, fake={"hang_after": 3}))
         assert error_of(reply.body)["code"] == "engine_timeout"
-        assert engine.wait_for(lambda engine: engine.running == 0, 1)
-        assert client.ask(CHAT, chat()).status == 200
+        assert engine.wait_for(lambda engine: engine.running == 0)
+    with Raw(hasty) as another:
+        assert another.ask(CHAT, chat()).status == 200
 
 
 # Engines that do not speak HTTP
@@ -195,7 +196,7 @@ def gateway_to(answer: Callable[[socket.socket], None]) -> Iterator[RunningGatew
     thread = threading.Thread(target=accept, daemon=True)
     thread.start()
     try:
-        with RunningGateway(f"http://127.0.0.1:{listener.getsockname()[1]}", environment=QUICK) as gateway:
+        with RunningGateway(f"http://127.0.0.1:{listener.getsockname()[1]}") as gateway:
             yield gateway
     finally:
         listener.shutdown(socket.SHUT_RDWR)
@@ -262,7 +263,7 @@ def test_an_engine_that_takes_no_connection_is_504() -> None:
     ):
         port = engine.port
         with (
-            RunningGateway(engine.url, environment={**QUICK, "LORAGATE_CONNECT_SECONDS": "1"}) as gateway,
+            RunningGateway(engine.url, environment={"LORAGATE_CONNECT_SECONDS": "1"}) as gateway,
             Raw(gateway) as client,
         ):
             assert client.ask(CHAT, chat()).status == 200

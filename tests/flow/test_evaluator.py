@@ -28,9 +28,11 @@ from gateway.store.pairs import Pairs
 from gateway.store.samples import Samples
 from gateway.store.sql import Store, open_store
 from tests.fakes.engine import FakeEngine
+from tests.patience import PATIENCE_SECONDS
 
 CONTROL, CANDIDATE = "support@aaaaaaaaaaaa", "support@bbbbbbbbbbbb"
 CHAT = "/v1/chat/completions"
+IDLE_WAIT_SECONDS = 1.5
 ASKED: dict[str, Any] = {
     "model": "support", "messages": [{"role": "user", "content": "Where is my order?"}], "seed": 7, "temperature": 0.7,
 }  # fmt: skip
@@ -65,16 +67,21 @@ def sample(engine: FakeEngine, number: int = 0, *, asked: dict[str, Any] | None 
 
 
 def settings_of(folder: Path, **more: Any) -> Settings:
-    bounds = {"drain_seconds": 0.2, "lease_seconds": 3.0, "replay_seconds": 5.0, "score_seconds": 5.0}
+    bounds = {
+        "drain_seconds": 0.2,
+        "lease_seconds": 30.0,
+        "replay_seconds": PATIENCE_SECONDS,
+        "score_seconds": PATIENCE_SECONDS,
+    }
     bounds |= {"score_both_answers": True, **more}
     return Settings.model_validate({"state": folder, "evaluator": bounds})
 
 
-async def run_until(evaluators: Sequence[Evaluator], holds: Callable[[], bool], seconds: float = 60.0) -> None:
+async def run_until(evaluators: Sequence[Evaluator], holds: Callable[[], bool]) -> None:
     """Run evaluators until something holds, then stop them."""
     stop = asyncio.Event()
     running = [asyncio.ensure_future(each.run(stop)) for each in evaluators]
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not await asyncio.to_thread(holds):
         assert time.monotonic() < deadline, [each.counts.record({}) for each in evaluators]
         await asyncio.sleep(0.02)
@@ -152,8 +159,8 @@ def test_an_engine_that_runs_something_else_is_waited_for_but_not_for_long(
     made = [sample(engine, number, asked={"seed": number}) for number in range(3)]
     engine.set(server_load=1)
     before, began = len(engine.requests), time.monotonic()
-    evaluated(store, engine, made, tmp_path, idle_wait_seconds=0.7, requests_per_engine=1)
-    assert time.monotonic() - began > 0.7
+    evaluated(store, engine, made, tmp_path, idle_wait_seconds=IDLE_WAIT_SECONDS, requests_per_engine=1)
+    assert time.monotonic() - began > IDLE_WAIT_SECONDS
     order = [each.target for each in list(engine.requests)[before:] if each.target in ("/load", CHAT)]
     assert order.index(CHAT) >= 3  # looks, while it waited
     assert "/load" not in order[order.index(CHAT) :]  # it is busy by nature: nobody waits for it again so soon
@@ -178,7 +185,7 @@ def test_an_engine_that_becomes_idle_is_asked_at_once(store: Store, engine: Fake
         stop.set()
         await running
 
-    asyncio.run(asyncio.wait_for(work(), 20))
+    asyncio.run(asyncio.wait_for(work(), PATIENCE_SECONDS))
 
 
 def test_a_noise_pair_asks_the_same_version_and_its_drift_is_nothing(
@@ -403,7 +410,7 @@ def test_what_a_killed_evaluator_held_is_judged_by_another_once(
     command = [sys.executable, "-m", "gateway", "evaluate", "--engine", engine.url, "--state", str(tmp_path)]
     process = subprocess.Popen(command, env={**os.environ, "LORAGATE_EVALUATOR__LEASE_SECONDS": "1"})
     try:
-        assert engine.wait_for(lambda one: any(b"return_token_ids" in each.body for each in one.requests), timeout=20)
+        assert engine.wait_for(lambda one: any(b"return_token_ids" in each.body for each in one.requests))
     finally:
         process.kill()
         process.wait()
@@ -483,7 +490,7 @@ def test_whatever_an_engine_does_becomes_an_observation(
         engines = Engines([url], EngineBounds(idle_wait_seconds=0), time.monotonic)
         try:
             (one,) = engines
-            return await replay(one, made, CANDIDATE, ReplayBounds(seconds=5.0, reply_bytes=200_000))
+            return await replay(one, made, CANDIDATE, ReplayBounds(seconds=PATIENCE_SECONDS, reply_bytes=200_000))
         finally:
             await engines.close()
 
@@ -496,19 +503,22 @@ def test_whatever_an_engine_does_becomes_an_observation(
 def test_an_engine_that_hangs_is_waited_for_so_long_and_one_in_mid_stream_is_cut(engine: FakeEngine) -> None:
     made = sample(engine)
 
-    async def work() -> Any:
+    async def work(seconds: float = PATIENCE_SECONDS) -> Any:
         engines = Engines([engine.url], EngineBounds(), time.monotonic)
         try:
             (one,) = engines
-            return await replay(one, made, CANDIDATE, ReplayBounds(seconds=0.3))
+            return await replay(one, made, CANDIDATE, ReplayBounds(seconds=seconds))
         finally:
             await engines.close()
 
+    began = time.monotonic()
+    assert asyncio.run(work()).ended is Ended.COMPLETE
+    enough = max(0.3, 10 * (time.monotonic() - began))  # for as much of an answer as there is
     engine.set(hang=True)
-    seen = asyncio.run(work())
+    seen = asyncio.run(work(enough))
     assert (seen.ended, seen.error) == (Ended.FAILED, "late")
     engine.set(hang=False, hang_after=5)
-    seen = asyncio.run(work())
+    seen = asyncio.run(work(enough))
     assert seen.ended is Ended.TRUNCATED
     assert 0 < len(seen.text.split()) <= 5
     assert engine.wait_for(lambda running: running.running == 0)  # the connection was closed: it may stop generating
@@ -531,7 +541,7 @@ def test_an_engine_that_hangs_when_asked_what_it_has_holds_up_no_other(engine: F
             await engines.close()
 
     async def bounded(port: int, dead: socket.socket) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await work(port, dead)
 
     with socket.socket() as dead:

@@ -14,6 +14,7 @@ from gateway.store.sql import Store, open_store
 from tests.fakes.engine import FakeEngine
 from tests.flow.adapters import adapter_folder
 from tests.gateways import RunningGateway
+from tests.patience import PATIENCE_SECONDS
 
 ALIAS = "mirrored"
 MARKER = "xyzzy-planted-marker"
@@ -38,8 +39,8 @@ def evaluator_pids(gateway: RunningGateway) -> list[int]:
     return [int(line.split()[0]) for line in listing.stdout.splitlines() if "gateway.evaluate" in line]
 
 
-def wait_for(holds: Callable[[], bool], gateway: RunningGateway, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
+def wait_for(holds: Callable[[], bool], gateway: RunningGateway) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not holds():
         assert time.monotonic() < deadline, gateway.log_path.read_text()[-3000:]
         time.sleep(0.05)

@@ -10,7 +10,6 @@ import pytest
 
 from tests.fakes.engine import FakeEngine
 from tests.flow.adapters import adapter_folder
-from tests.flow.conftest import QUICK
 from tests.flow.raw import CHAT, Raw, Reply, chat
 from tests.gateways import RunningGateway
 
@@ -266,5 +265,5 @@ def test_models_lists_the_base_and_the_aliases(client: Raw, support: str) -> Non
 
 
 def test_a_gateway_without_auth_needs_no_key(engine: FakeEngine) -> None:
-    with RunningGateway(engine.url, options=("--no-auth",), environment=QUICK) as gateway, Raw(gateway) as client:
+    with RunningGateway(engine.url, options=("--no-auth",)) as gateway, Raw(gateway) as client:
         assert client.ask(CHAT, chat()).status == 200

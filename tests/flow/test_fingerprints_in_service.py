@@ -3,8 +3,7 @@
 import concurrent.futures
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,10 @@ from tests.adapter_folders import tensors_of, write_adapter
 from tests.fakes.engine import FakeEngine
 from tests.fakes.knobs import Knobs
 from tests.gateways import RunningGateway
+from tests.patience import PATIENCE_SECONDS, until
 
 NO_KEYS = ("--no-auth",)
 OFTEN = {"LORAGATE_ADAPTERS__PROBE_SECONDS": "0.03", "LORAGATE_ENGINE__MAX_CPU_LORAS": "4"}
-# Every second the catalog is reviewed, versions that failed are tried again, and engines are looked at.
-SOON = 8.0
 ASKING = 3
 
 
@@ -72,22 +70,13 @@ def refused(reply: httpx.Response) -> str:
 
 def ask(gateway: RunningGateway, model: str) -> httpx.Response:
     body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
-    with httpx.Client(base_url=gateway.url, headers=gateway.headers, timeout=20, verify=False) as client:
+    with httpx.Client(base_url=gateway.url, headers=gateway.headers, timeout=PATIENCE_SECONDS, verify=False) as client:
         return client.post("/v1/chat/completions", json=body)
 
 
 def shown(gateway: RunningGateway, name: str) -> dict[str, Any]:
     view: dict[str, Any] = gateway.admin("GET", f"adapters/{name}").json()
     return view
-
-
-def until(holds: Callable[[], Any], seconds: float = SOON) -> float:
-    """Wait until `holds()`; returns how long that took."""
-    began = time.monotonic()
-    while not holds():
-        assert time.monotonic() - began < seconds, "it did not come about"
-        time.sleep(0.02)
-    return time.monotonic() - began
 
 
 def checks(gateway: RunningGateway, engine: FakeEngine, verdict: str) -> float:
@@ -125,13 +114,15 @@ def test_it_is_registered_if_it_is_meant_to(gateway: RunningGateway, engine: Fak
     assert ask(gateway, "null").headers["x-loragate-version"] == version
 
 
-def test_swapped_weights_leave_service_within_a_probe_period_and_come_back_when_they_are_right(
+def test_swapped_weights_leave_service_at_the_first_probe_and_come_back_when_they_are_right(
     gateway: RunningGateway, engine: FakeEngine, tmp_path: Path
 ) -> None:
     version = add(gateway, write_adapter(tmp_path), "support")
     assert ask(gateway, "support").status_code == 200
+    before = checks(gateway, engine, "mismatch")
     engine.set(swapped="support")
-    assert until(lambda: version not in gateway.status()["engines"][0]["versions"]) < 1.0
+    until(lambda: checks(gateway, engine, "mismatch") > before)
+    assert version not in gateway.status()["engines"][0]["versions"]
     seen = len(engine.generations)
     reply = ask(gateway, "support")
     assert reply.status_code == 503
@@ -161,11 +152,15 @@ def test_an_engine_that_mixes_adapters_up_serves_its_base_alone(
     versions = [add(gateway, write_adapter(tmp_path / name, seed), name) for seed, name in enumerate(("one", "two"))]
     engine.set(mixes_adapters=True, cadence_ms=10)
     until(lambda: not any(is_ready(gateway, engine, version) for version in versions))
-    began = time.monotonic()
-    while time.monotonic() - began < 1.2:  # they are tried again meanwhile, and let in no more
+    before = checks(gateway, engine, "mismatch")
+
+    def were_tried_again() -> bool:
         assert ask(gateway, "base").status_code == 200
         assert ask(gateway, "one").status_code == 503
         assert not any(is_ready(gateway, engine, version) for version in versions)
+        return checks(gateway, engine, "mismatch") >= before + 2
+
+    until(were_tried_again)  # and let in no more
     (on,) = shown(gateway, "two")["engines"]
     assert "the base: top log-probabilities differ" in on["reason"]
     assert "LORAGATE_CPU_LORA_CURE must not be 0" in on["reason"]
@@ -234,7 +229,7 @@ def test_a_hundred_checks_of_a_noisy_engine_raise_no_alarm(
     engine.set(jitter=0.002)
     versions = [add(gateway, write_adapter(tmp_path / str(seed), seed), f"a{seed}") for seed in range(4)]
     good, bad = checks(gateway, engine, "ok"), checks(gateway, engine, "mismatch")
-    until(lambda: checks(gateway, engine, "ok") >= good + 100, seconds=60)
+    until(lambda: checks(gateway, engine, "ok") >= good + 100)
     assert all(is_ready(gateway, engine, version) for version in versions)
     assert checks(gateway, engine, "mismatch") == bad
 

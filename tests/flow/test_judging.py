@@ -20,6 +20,7 @@ from gateway.evaluate.judging import JUDGE, Judge, Opinion, version_of
 from gateway.store.desired import JudgePolicy, MirrorPolicy
 from gateway.store.pairs import Pairs
 from gateway.store.sql import open_store
+from tests.patience import PATIENCE_SECONDS, until
 
 PROMPT = Prompt(messages=(("user", "Where is my order?"),))
 WORSE, BETTER = Observation(text="I cannot say."), Observation(text="It comes on Monday. GOOD")
@@ -265,7 +266,7 @@ def test_a_judge_is_calibrated_by_what_all_evaluators_have_stored_and_anew_with_
     def key_of(name: str) -> None:
         asked.append(name)
 
-    judges = StoredJudges(policies, pairs, key_of, seconds=5.0, clock=time.monotonic, now=time.time)
+    judges = StoredJudges(policies, pairs, key_of, seconds=PATIENCE_SECONDS, clock=time.monotonic, now=time.time)
     assert judges.of("support") is None  # not asked before it is known whether it is to be believed
     judges.learn(sharers=2)
     judge = judges.of("support")
@@ -296,7 +297,7 @@ def test_a_judge_that_hangs_is_left_alone_for_a_while() -> None:
     go_on = threading.Event()
 
     def hangs(_first: str, _second: str) -> str:
-        go_on.wait(20)
+        go_on.wait(PATIENCE_SECONDS)
         return "tie"
 
     with fake_judge(hangs) as (url, got):
@@ -313,7 +314,7 @@ def test_a_judge_that_hangs_is_left_alone_for_a_while() -> None:
                 go_on.set()
 
         assert asyncio.run(work()) == ["judge_late", "judge_away", "judge_late"]
-    assert len(got) == 2
+    until(lambda: len(got) == 2)
 
 
 def test_what_was_said_before_counts_once_whatever_the_order_of_requests(

@@ -25,6 +25,7 @@ from gateway.cli import main
 from gateway.cli.run import _announce
 from tests.fakes.engine import FakeEngine
 from tests.gateways import RunningGateway, resident_bytes
+from tests.patience import PATIENCE_SECONDS, until
 
 BODY: dict[str, Any] = {"model": "base", "messages": [{"role": "user", "content": "hi"}]}
 HEAVY = (
@@ -44,7 +45,7 @@ HEAVY = (
 def run(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run `loragate ARGUMENTS` to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "gateway", *arguments], capture_output=True, text=True, timeout=60, check=False,
+        [sys.executable, "-m", "gateway", *arguments], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **(environment or {})},
     )  # fmt: skip
 
@@ -92,7 +93,7 @@ def test_it_is_ready_soon_and_small(engine: FakeEngine, tmp_path: Path, capsys: 
         assert sizes[0] < 100 * 2**20
     finally:
         process.terminate()
-        log = process.communicate(timeout=30)[1]
+        log = process.communicate(timeout=PATIENCE_SECONDS)[1]
     assert process.returncode == 0
     assert "Traceback" not in log
 
@@ -130,17 +131,21 @@ def test_ctrl_c_is_a_clean_stop_too(engine: FakeEngine) -> None:
 
 
 def test_a_stop_while_it_starts_is_clean(engine: FakeEngine, tmp_path: Path) -> None:
-    for wait in (0.35, 0.5, 0.65):
+    serve = [sys.executable, "-m", "gateway", "serve", "--control-port", "0", "--state", str(tmp_path), "--engine",
+             engine.url]  # fmt: skip
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+    port, began = free_port(), time.monotonic()
+    with subprocess.Popen([*serve, "--port", str(port)], stdout=subprocess.DEVNULL, env=environment) as first:
+        takes = seconds_until_200(began, port, "/healthz")
+        first.terminate()
+    for share in (0.4, 0.55, 0.7, 0.9):
         process = subprocess.Popen(
-            [sys.executable, "-m", "gateway", "serve", "--port", "0", "--control-port", "0", "--state", str(tmp_path),
-             "--engine", engine.url],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""},
-        )  # fmt: skip
-        time.sleep(wait)
+            [*serve, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        )
+        time.sleep(share * takes)
         started = children(process.pid)
         process.terminate()
-        output = process.communicate(timeout=4)[0]
+        output = process.communicate(timeout=PATIENCE_SECONDS)[0]
         assert process.returncode in (0, -signal.SIGTERM), (
             output
         )  # before the handler is in place the signal just ends it
@@ -171,14 +176,19 @@ def test_a_running_reply_is_finished_before_the_stop(engine: FakeEngine) -> None
     with RunningGateway(engine.url) as gateway:
         body = {**BODY, "stream": True, "fake": {"events": 40, "cadence_ms": 25}}
         with httpx.stream(
-            "POST", gateway.url + "/v1/chat/completions", json=body, headers=gateway.headers, verify=False, timeout=20
+            "POST",
+            gateway.url + "/v1/chat/completions",
+            json=body,
+            headers=gateway.headers,
+            verify=False,
+            timeout=PATIENCE_SECONDS,
         ) as reply:
             lines = reply.iter_lines()
             next(lines)
             gateway.process.terminate()
             rest = list(lines)
         assert "data: [DONE]" in rest
-        assert gateway.process.wait(timeout=20) == 0
+        assert gateway.process.wait(PATIENCE_SECONDS) == 0
 
 
 def test_a_worker_that_dies_is_replaced(engine: FakeEngine) -> None:
@@ -236,14 +246,15 @@ def test_workers_that_were_started_for_a_gateway_that_cannot_start_end_with_it(t
     refused(
         "serve", "--engine", "http://127.0.0.1:9", "--port", str(port), "--control-port", "0", "--state", str(tmp_path)
     )
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except ConnectionRefusedError:  # nobody holds the socket any more
-            break
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: is_refused(port), "nobody holds the socket any more")
+
+
+def is_refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def test_the_collector_of_garbage_is_on_again_once_all_is_imported() -> None:
@@ -478,7 +489,7 @@ def free_port() -> int:
 
 
 def seconds_until_200(began: float, port: int, path: str) -> float:
-    while time.monotonic() - began < 30:
+    while time.monotonic() - began < PATIENCE_SECONDS:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         try:
             connection.request("GET", path)
@@ -502,10 +513,3 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def until(holds: Any, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.05)

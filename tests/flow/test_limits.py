@@ -1,8 +1,10 @@
 """Keys that expire, rotate and have limits; aliases with limits: over real sockets, with several workers."""
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,14 @@ import pytest
 
 from gateway.decide.authenticate import Role
 from gateway.decide.route import EngineView
+from gateway.receive.rates import Spendings
 from gateway.store.desired import RouteLimits, RouteRecord
+from gateway.workers.sharing import Sharing
 from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
 from tests.flow.pools import keyed, load_on, running_pool, table_of
 from tests.gateways import RunningGateway
+from tests.patience import LOOK_SECONDS, PATIENCE_SECONDS
 
 BODY: dict[str, Any] = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
 HTTP = httpx.Client(verify=False)
@@ -36,9 +41,13 @@ def make(gateway: RunningGateway, **body: Any) -> dict[str, Any]:
 def test_a_key_is_refused_when_it_expires_and_nothing_else_has_to_happen(gateway: RunningGateway) -> None:
     made = make(gateway, lifetime_seconds=1)
     with httpx.Client(base_url=gateway.url, headers={"authorization": f"Bearer {made['key']}"}) as kept_alive:
-        while (reply := kept_alive.post("/v1/chat/completions", json=BODY)).status_code == 200:
-            assert time.time() < made["expires"] + 1
-            time.sleep(0.05)
+        while True:
+            asked_at = time.time()
+            reply = kept_alive.post("/v1/chat/completions", json=BODY)
+            if reply.status_code != 200:
+                break
+            assert asked_at < made["expires"]
+            time.sleep(LOOK_SECONDS)
     assert (reply.status_code, reply.json()["error"]["code"]) == (401, "expired_api_key")
     assert time.time() >= made["expires"]
     assert gateway.admin("GET", f"keys/{made['id']}").json()["state"] == "expired"
@@ -121,7 +130,7 @@ def test_tokens_are_taken_off_after_the_reply_streamed_or_not(gateway: RunningGa
     assert chat(gateway, streamed["key"]).status_code == 429
 
 
-def test_a_client_that_hangs_up_early_has_paid_for_what_it_got(gateway: RunningGateway) -> None:
+def test_a_client_that_hangs_up_early_has_paid_for_what_it_got(gateway: RunningGateway, engine: FakeEngine) -> None:
     made = make(gateway, tokens_per_minute=5)
     headers = {"authorization": f"Bearer {made['key']}"}
     slow = BODY | {"stream": True, "max_tokens": 500, "fake": {"events": 500, "cadence_ms": 2}}
@@ -130,34 +139,71 @@ def test_a_client_that_hangs_up_early_has_paid_for_what_it_got(gateway: RunningG
             lines = stream.iter_lines()
             for _ in range(60):
                 next(lines)
-        deadline = time.monotonic() + 5
-        while client.post("/v1/chat/completions", json=BODY | {"max_tokens": 1}).status_code == 200:
-            assert time.monotonic() < deadline
-            break  # one may be let in before the worker has seen the other go
+        assert engine.wait_for(lambda engine: engine.running == 0), "the worker has seen it go"
         assert client.post("/v1/chat/completions", json=BODY).status_code == 429
 
 
-def test_two_workers_let_in_what_one_would_but_for_an_interval(engine: FakeEngine) -> None:
-    """Each of two workers gets 40 requests for a key with 30 a minute, one every 20 ms."""
+class Told(Sharing):
+    """What workers tell each other, counted."""
 
-    async def run() -> tuple[Counter[int], float]:
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.requests = self.under_way_now = self.times_passed_on = 0
+
+    def told(self, number: int, spent: Spendings) -> None:
+        self.requests += sum(spent.requests.values())
+        self.under_way_now += sum(spent.in_flight.values())
+        self.times_passed_on = 0
+        super().told(number, spent)
+
+    def passed_on(self) -> list[Spendings]:
+        self.times_passed_on += 1
+        return super().passed_on()
+
+
+@contextlib.asynccontextmanager
+async def two_workers(
+    table: bytes, key: str
+) -> AsyncIterator[tuple[httpx.AsyncClient, Callable[..., Awaitable[None]]]]:
+    """A client whose connections either worker may get, and what waits until both know of so much."""
+    headers = {"authorization": f"Bearer {key}", "connection": "close"}
+    client = httpx.AsyncClient(headers=headers, timeout=PATIENCE_SECONDS)
+    async with running_pool(2, table) as (pool, url), client:
+        client.base_url = httpx.URL(url)
+        told = pool._sharing = Told(2)
+
+        async def both_know(*, requests: int, under_way: int = 0) -> None:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while (told.requests, told.under_way_now) != (requests, under_way) or not told.times_passed_on:
+                    await asyncio.sleep(LOOK_SECONDS)
+            await pool.collect()  # which a worker answers after it has read what was passed on
+
+        yield client, both_know
+
+
+def test_two_workers_let_in_what_one_would_but_for_what_they_have_not_told_each_other(engine: FakeEngine) -> None:
+    async def run() -> None:
         record, key = keyed(requests_per_minute=30)
         table = table_of([record], engines=[EngineView(url=engine.url)])
-        counts: Counter[int] = Counter()
-        headers = {"authorization": f"Bearer {key}", "connection": "close"}
-        async with running_pool(2, table) as (_, url), httpx.AsyncClient(base_url=url, headers=headers) as client:
-            began = time.monotonic()
-            for _ in range(80):  # the kernel gives each new connection to either worker
-                counts[(await client.post("/v1/chat/completions", json=BODY)).status_code] += 1
-                await asyncio.sleep(0.01)
-            return counts, time.monotonic() - began
+        async with two_workers(table, key) as (client, both_know):
 
-    counts, seconds = asyncio.run(run())
-    gained = 30 * seconds / 60
-    most_elsewhere = 80 / seconds * 0.5  # what the other worker can let in in half a second; told after 0.2
-    assert counts[200] <= 30 + gained + most_elsewhere
-    assert counts[200] >= 30
-    assert counts[429] == 80 - counts[200]
+            async def let_in(count: int) -> int:
+                replies = [await client.post("/v1/chat/completions", json=BODY) for _ in range(count)]
+                assert {each.status_code for each in replies} <= {200, 429}
+                return sum(each.status_code == 200 for each in replies)
+
+            began = time.monotonic()
+            first = await let_in(20)
+            await both_know(requests=20)
+            second = await let_in(60)
+            await both_know(requests=first + second)
+            third = await let_in(20)
+            gained = 2 * 30 * (time.monotonic() - began) / 60  # by both
+            assert first == 20
+            assert 10 <= second <= 2 * 10 + gained, "ten were left, and each of the two knew of twenty"
+            assert third <= gained, "none was left, and each of the two knew of it"
+
+    asyncio.run(run())
 
 
 def test_replicas_each_let_in_their_part(engine: FakeEngine) -> None:
@@ -184,17 +230,16 @@ def test_an_alias_lets_in_so_many_at_once_and_workers_know_of_each_other(tmp_pat
         route = RouteRecord(alias="support", control=version, salt="s", limits=limits)
         table = table_of([record], [route], engines=[EngineView(url=engine.url, versions=frozenset({version}))])
         load_on(engine, version, write_adapter(tmp_path / "1", 1))
-        headers = {"authorization": f"Bearer {key}", "connection": "close"}
-        async with running_pool(2, table) as (_, url), httpx.AsyncClient(base_url=url, headers=headers) as client:
+        async with two_workers(table, key) as (client, both_know):
             async with (
                 client.stream("POST", "/v1/chat/completions", json=slow) as one,
                 client.stream("POST", "/v1/chat/completions", json=slow) as two,
             ):
-                await asyncio.sleep(0.6)  # three times what it takes until both workers know
+                await both_know(requests=2, under_way=2)
                 refused = [await client.post("/v1/chat/completions", json=slow) for _ in range(8)]
                 statuses = [one.status_code, two.status_code, *(each.status_code for each in refused)]
                 assert {each.json()["error"]["code"] for each in refused} == {"overloaded"}
-            await asyncio.sleep(0.6)
+            await both_know(requests=2)
             async with client.stream("POST", "/v1/chat/completions", json=slow) as again:
                 return [*statuses, again.status_code]
 

@@ -14,7 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
+from tests.fakes.pace import PACE
+from tests.flow.raw import CHAT, Raw
 from tests.gateways import RunningGateway
+from tests.patience import PATIENCE_SECONDS, until
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -24,8 +27,7 @@ Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 def gateway(engine: FakeEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     """A gateway of three workers with one adapter."""
     folder = write_adapter(tmp_path_factory.mktemp("adapter") / "support")
-    environment = {"LORAGATE_LIMITS__IDLE_SECONDS": "2", "LORAGATE_LIMITS__FIRST_BYTE_SECONDS": "2"}
-    with RunningGateway(engine.url, options=["--workers", "3"], environment=environment) as gateway:
+    with RunningGateway(engine.url, options=["--workers", "3"]) as gateway:
         gateway.admin("POST", "adapters", {"path": str(folder), "name": "support"})
         yield gateway
 
@@ -53,7 +55,7 @@ def chat(
 ) -> httpx.Response:
     # A connection for each request, so that all workers get some.
     body = {"model": model, "messages": MESSAGES, **more}
-    return httpx.post(gateway.url + path, json=body, headers=gateway.headers, timeout=30, verify=False)
+    return httpx.post(gateway.url + path, json=body, headers=gateway.headers, timeout=PATIENCE_SECONDS, verify=False)
 
 
 def test_requests_add_up_exactly_over_all_workers(gateway: RunningGateway) -> None:
@@ -110,12 +112,19 @@ def test_tokens_are_counted_and_the_client_sees_nothing_of_it(
 
 def test_time_to_first_token_and_between_tokens_are_the_streams_own(gateway: RunningGateway) -> None:
     before = scrape(gateway)
+    began = time.monotonic()
     chat(gateway, stream=True, fake={"events": 10, "ttft_ms": 150, "cadence_ms": 30})
+    took = time.monotonic() - began
     assert grown(gateway, before, "loragate_time_to_first_token_seconds_count") == 1
-    assert 0.14 < grown(gateway, before, "loragate_time_to_first_token_seconds_sum") < 1.5
+    first = grown(gateway, before, "loragate_time_to_first_token_seconds_sum")
+    between = grown(gateway, before, "loragate_inter_token_latency_seconds_sum")
+    whole = grown(gateway, before, "loragate_request_duration_seconds_sum")
+    # The engine waits for so long at least; beyond that each is a part of the next, and all of what the client saw.
+    assert first > PACE * 0.14
     assert grown(gateway, before, "loragate_inter_token_latency_seconds_count") >= 8
-    assert 0.2 < grown(gateway, before, "loragate_inter_token_latency_seconds_sum") < 2
-    assert 0.4 < grown(gateway, before, "loragate_request_duration_seconds_sum") < 3
+    assert between > PACE * 0.2
+    assert first + between <= whole + 0.001
+    assert whole <= took + 0.001
     assert grown(gateway, before, "loragate_time_to_first_token_seconds_bucket", le="0.001") == 0
     assert grown(gateway, before, "loragate_time_to_first_token_seconds_bucket", le="+Inf") == 1
 
@@ -129,9 +138,12 @@ def test_a_whole_reply_has_no_time_to_first_token(gateway: RunningGateway) -> No
 
 def test_requests_in_flight_are_shown_while_they_are(gateway: RunningGateway, engine: FakeEngine) -> None:
     with ThreadPoolExecutor(5) as threads:
-        asked = [threads.submit(chat, gateway, stream=True, fake={"events": 60, "cadence_ms": 20}) for _ in range(5)]
-        assert engine.wait_for(lambda engine: engine.running >= 5)
-        assert total(scrape(gateway), "loragate_requests_in_flight", alias="base") == 5
+        asked = [threads.submit(chat, gateway, stream=True, fake={"held": True}) for _ in range(5)]
+        assert engine.wait_for(lambda engine: engine.held >= 5)
+        try:
+            assert total(scrape(gateway), "loragate_requests_in_flight", alias="base") == 5
+        finally:
+            engine.release()
         assert all(each.result().status_code == 200 for each in asked)
     assert total(scrape(gateway), "loragate_requests_in_flight") == 0
 
@@ -139,7 +151,7 @@ def test_requests_in_flight_are_shown_while_they_are(gateway: RunningGateway, en
 @pytest.mark.parametrize(
     ("fake", "status", "code"),
     [({"status": 429}, "429", "engine_status"), ({"status": 500}, "500", "engine_status"),
-     ({"hang": True}, "504", "engine_timeout"), ({"cut_after": 1}, "200", "engine_failed")],
+     ({"cut_after": 1}, "200", "engine_failed")],
 )  # fmt: skip
 def test_errors_are_counted_by_code(gateway: RunningGateway, fake: dict[str, Any], status: str, code: str) -> None:
     before = scrape(gateway)
@@ -148,11 +160,19 @@ def test_errors_are_counted_by_code(gateway: RunningGateway, fake: dict[str, Any
     assert grown(gateway, before, "loragate_errors_total", alias="base", code=code) == 1
 
 
-def test_a_client_that_leaves_is_counted(gateway: RunningGateway) -> None:
+def test_a_request_that_its_engine_does_not_answer_in_time_is_counted(hasty: RunningGateway) -> None:
+    before = scrape(hasty)
+    assert chat(hasty, fake={"hang": True}).status_code == 504
+    assert grown(hasty, before, "loragate_requests_total", alias="base", code="504") == 1
+    assert grown(hasty, before, "loragate_errors_total", alias="base", code="engine_timeout") == 1
+
+
+def test_a_client_that_leaves_is_counted(gateway: RunningGateway, engine: FakeEngine) -> None:
     before = scrape(gateway)
-    body = {"model": "base", "messages": MESSAGES, "fake": {"header_delay_ms": 1500}}
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(gateway.url + "/v1/chat/completions", json=body, headers=gateway.headers, timeout=0.3, verify=False)
+    running = engine.running
+    with Raw(gateway) as client:
+        client.send(client.request(CHAT, {"model": "base", "messages": MESSAGES, "fake": {"hang": True}}))
+        assert engine.wait_for(lambda engine: engine.running > running)
     until(lambda: grown(gateway, before, "loragate_requests_total", code="499") == 1)
     assert grown(gateway, before, "loragate_errors_total", code="client_gone") == 1
 
@@ -221,10 +241,3 @@ def test_an_engine_that_is_gone_shows_as_down(tmp_path: Path) -> None:
         engine.start()
         gateway.wait_for_engine()
         assert total(scrape(gateway), "loragate_engine_up", engine=engine.url) == 1
-
-
-def until(holds: Any, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.05)

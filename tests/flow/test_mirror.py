@@ -8,7 +8,7 @@ import json
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from tests.flow.pools import table_of
 from tests.flow.raw import Raw
 from tests.gateways import RunningGateway
 from tests.one_worker import BREAKS, HAPPENS, LEAVES, OneWorker, Script, events, request_of
+from tests.patience import until
 
 VERSION = "support@" + "a" * 12
 CONTENT = "planted-7f3a-marker"
@@ -222,13 +223,6 @@ def copied(gateway: RunningGateway) -> list[Sample]:
         return [each.sample for each in Samples(store).claim("test", 1000, 0.001)]
     finally:
         store.close()
-
-
-def until(holds: Callable[[], Any], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "what the test waits for did not come about"
-        time.sleep(0.05)
 
 
 ASKED: list[tuple[str, dict[str, Any]]] = [

@@ -1,7 +1,6 @@
 """Probes over a real socket, answered by the fake engine: what is asked, and what is found."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -107,7 +106,7 @@ def test_a_folder_that_was_swapped_before_the_engine_read_it_again_is_a_mismatch
 
 
 def test_stock_vllms_fault_shows_in_the_mixed_batch_and_not_alone(folders: dict[str, Path]) -> None:
-    with FakeEngine(mixes_adapters=True, cadence_ms=10) as engine:
+    with FakeEngine(mixes_adapters=True, cadence_ms=50) as engine:
         load(engine, "legal", folders["legal"])
         load(engine, "support", folders["support"])
         base, legal = reading(engine, "base"), reading(engine, "legal")
@@ -117,7 +116,7 @@ def test_stock_vllms_fault_shows_in_the_mixed_batch_and_not_alone(folders: dict[
 
 
 def test_without_the_fault_a_mixed_batch_answers_as_each_alone(folders: dict[str, Path]) -> None:
-    with FakeEngine(cadence_ms=2) as engine:
+    with FakeEngine(cadence_ms=50) as engine:
         load(engine, "legal", folders["legal"])
         base = reading(engine, "base")
     assert judge_base(base, NO_RECORDS, Tolerance()).is_ok
@@ -126,11 +125,8 @@ def test_without_the_fault_a_mixed_batch_answers_as_each_alone(folders: dict[str
 def test_rows_that_only_keep_the_batch_mixed_are_stopped(folders: dict[str, Path]) -> None:
     with FakeEngine(cadence_ms=50) as engine:
         load(engine, "legal", folders["legal"])
-        began = time.monotonic()
         ask(engine, lambda host: mixed(host, "base", ["legal"]))
-        seconds = time.monotonic() - began
-        assert engine.wait_for(lambda engine: engine.aborted == 2 and engine.running == 0)
-    assert seconds < 5  # and not 256 tokens of 50 ms
+        assert engine.wait_for(lambda engine: engine.aborted == 2 and engine.running == 0), "not one came to its end"
 
 
 def test_a_noisy_engine_gets_wider_limits_and_no_false_alarm(folders: dict[str, Path]) -> None:
@@ -170,12 +166,13 @@ def test_an_answer_without_log_probabilities_is_a_refusal_that_says_what_to_do()
 
 
 def test_a_slow_load_is_listed_when_it_is_done(folders: dict[str, Path]) -> None:
-    with FakeEngine(load_seconds=0.2) as engine:
+    with FakeEngine(held_loads=True) as engine:
 
         async def load_and_look(host: VllmHost) -> tuple[set[str], set[str]]:
             loading = asyncio.ensure_future(host.load("v", str(folders["legal"])))
-            await asyncio.sleep(0.05)
+            await asyncio.to_thread(engine.wait_for, lambda engine: engine.held)
             early = set(await host.loaded())
+            engine.release()
             await loading
             return early, set(await host.loaded())
 

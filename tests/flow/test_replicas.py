@@ -1,7 +1,6 @@
 """Several gateways on one store: what is changed at one is served by all."""
 
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -12,8 +11,7 @@ import pytest
 from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
 from tests.gateways import RunningGateway
-
-SECONDS = 10.0
+from tests.patience import until
 
 
 @pytest.fixture
@@ -35,13 +33,6 @@ def ask(gateway: RunningGateway, model: str, key: str) -> httpx.Response:
     return httpx.post(
         f"{gateway.url}/v1/completions", json=body, headers={"authorization": f"Bearer {key}"}, timeout=30
     )
-
-
-def until(holds: object, seconds: float = SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.02)
 
 
 def test_keys_adapters_and_removals_reach_the_other_gateway(

@@ -23,9 +23,10 @@ from gateway.store.sql import open_store
 from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
 from tests.gateways import RunningGateway
+from tests.patience import PATIENCE_SECONDS
 
 MESSAGES = [{"role": "user", "content": "hi"}]
-TWO_SLOTS = {"LORAGATE_ENGINE__MAX_CPU_LORAS": "2", "LORAGATE_LIMITS__LOAD_SECONDS": "3"}
+TWO_SLOTS = {"LORAGATE_ENGINE__MAX_CPU_LORAS": "2", "LORAGATE_LIMITS__LOAD_SECONDS": "60"}
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def add(gateway: RunningGateway, folder: Path, name: str, **more: object) -> str
 
 def ask(gateway: RunningGateway, model: str) -> httpx.Response:
     body = {"model": model, "messages": MESSAGES, "max_tokens": 2}
-    with httpx.Client(base_url=gateway.url, headers=gateway.headers, timeout=20, verify=False) as client:
+    with httpx.Client(base_url=gateway.url, headers=gateway.headers, timeout=PATIENCE_SECONDS, verify=False) as client:
         return client.post("/v1/chat/completions", json=body)
 
 
@@ -143,7 +144,7 @@ def test_a_client_that_leaves_while_it_waits_disturbs_nobody(
         with pytest.raises(httpx.TimeoutException):
             httpx.post(
                 gateway.url + "/v1/chat/completions", headers=gateway.headers, timeout=0.002,
-                json={"model": f"a{seed}", "messages": MESSAGES, "fake": {"header_delay_ms": 50}},
+                json={"model": f"a{seed}", "messages": MESSAGES, "fake": {"hang": True}},
             )  # fmt: skip
     assert [ask(gateway, f"a{seed}").status_code for seed in range(3)] == [200] * 3
     gateway.wait_until(
@@ -246,7 +247,7 @@ def _meet(gateway: RunningGateway) -> None:
         return client.post("/v1/chat/completions", json=body).status_code
 
     with (
-        httpx.Client(base_url=gateway.url, headers=gateway.headers, timeout=60, verify=False) as client,
+        httpx.Client(base_url=gateway.url, headers=gateway.headers, timeout=PATIENCE_SECONDS, verify=False) as client,
         concurrent.futures.ThreadPoolExecutor(16) as pool,
     ):
         assert set(pool.map(one, range(ADAPTERS))) == {200}
@@ -273,7 +274,9 @@ def _drive(gateway: RunningGateway, versions: list[str]) -> tuple[list[float], l
 
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=400)
     with (
-        httpx.Client(base_url=gateway.url, headers=gateway.headers, timeout=60, verify=False, limits=limits) as client,
+        httpx.Client(
+            base_url=gateway.url, headers=gateway.headers, timeout=PATIENCE_SECONDS, verify=False, limits=limits
+        ) as client,
         concurrent.futures.ThreadPoolExecutor(100) as pool,
     ):
         start = time.monotonic() + 0.5

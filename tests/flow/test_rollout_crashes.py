@@ -4,7 +4,6 @@ import contextlib
 import os
 import random
 import signal
-import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -20,6 +19,8 @@ from gateway.store.sql import Store, open_store
 from tests.fakes.engine import FakeEngine
 from tests.flow.adapters import adapter_folder
 from tests.gateways import RunningGateway
+from tests.patience import until
+from tests.under_way import Work
 
 pytestmark = pytest.mark.simulation
 
@@ -27,19 +28,11 @@ KILLS = 30
 # Without gates, so that each look of the leader goes one step further.
 STEP = {"min_time": 0, "min_samples": 0, "gates": []}
 PLAN = {"steps": [*({"weight": 1000 * step, **STEP} for step in range(1, 10)), {"weight": 10_000}]}
+KEYS = "keys"
 COMMANDS = (
-    "rollouts/support/pause", "rollouts/support/resume", "rollouts/support/resume", "routes/support/rollback", "", "",
+    "rollouts/support/pause", "rollouts/support/resume", "rollouts/support/resume", "routes/support/rollback", KEYS,
+    KEYS,
 )  # fmt: skip
-
-
-def in_background(gateway: RunningGateway, path: str, body: dict[str, Any]) -> threading.Thread:
-    def ask() -> None:
-        with contextlib.suppress(httpx.HTTPError):  # the gateway is killed meanwhile
-            gateway.admin("POST", path, body)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    return thread
 
 
 def check_story(store: Store) -> int:
@@ -68,6 +61,23 @@ def check_story(store: Store) -> int:
     return len(entries)
 
 
+def seconds_for_a_key(gateway: RunningGateway) -> float:
+    work = Work(gateway, KEYS, {})
+    work.end()
+    return work.seconds
+
+
+def wait_for_steps(gateway: RunningGateway, steps: int) -> None:
+    """Wait until the rollout has taken so many steps more, or stands still."""
+
+    def rollout() -> dict[str, Any]:
+        found: dict[str, Any] = gateway.admin("GET", "rollouts/support").json()
+        return found
+
+    aim = rollout()["sequence"] + steps
+    until(lambda: rollout()["sequence"] >= aim or not rollout()["is_open"] or rollout()["phase"] == "paused")
+
+
 def test_a_gateway_that_is_killed_at_any_moment_of_a_ramp_loses_and_doubles_nothing(tmp_path: Path) -> None:
     state = tmp_path / "s"
     state.mkdir()
@@ -80,6 +90,7 @@ def test_a_gateway_that_is_killed_at_any_moment_of_a_ramp_loses_and_doubles_noth
             versions.append(gateway.admin("POST", "adapters", add).json()["version"])
         store = open_store(state, now=time.time)
         with contextlib.closing(store):
+            quickest = dict.fromkeys(COMMANDS, min(seconds_for_a_key(gateway) for _ in range(5)))
             entries = 0
             for number in range(KILLS):
                 control = gateway.admin("GET", "routes/support").json()["control"]
@@ -87,15 +98,17 @@ def test_a_gateway_that_is_killed_at_any_moment_of_a_ramp_loses_and_doubles_noth
                 start = {"candidate": candidate, "plan": PLAN, "reason": f"start {number}"}
                 answer = gateway.admin("POST", "routes/support/rollout", start)
                 assert answer.status_code in (201, 409), answer.text
-                # Half of the kills come just when a command is carried out, the others at any time of the ramp.
+                # After none, one or two of the leader's looks, at any moment of what a command takes here.
+                wait_for_steps(gateway, moments.choice((0, 0, 1, 2)))
                 path = moments.choice(COMMANDS)
-                time.sleep(moments.uniform(0, 2.5))
-                thread = in_background(gateway, path or "keys", {"reason": f"kill {number}"} if path else {})
-                thread.join(moments.uniform(0, 0.03))
-                points["within a command" if thread.is_alive() else "between commands"] += 1
+                command = Work(gateway, path, {} if path == KEYS else {"reason": f"kill {number}"})
+                was_over = command.is_over_after(moments.uniform(0, quickest[path]))
+                points["after a command" if was_over else "within a command"] += 1
                 os.kill(gateway.process.pid, signal.SIGKILL)
                 gateway.process.wait()
-                thread.join()
+                command.end()
+                if was_over:  # it was quicker than ever
+                    quickest[path] = min(quickest[path], command.seconds)
                 grown = check_story(store)
                 assert grown >= entries, "nothing journalled is lost"
                 gateway.start()

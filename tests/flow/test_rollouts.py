@@ -16,8 +16,8 @@ import pytest
 from tests.fakes.engine import FakeEngine
 from tests.flow.adapters import adapter_folder
 from tests.gateways import RunningGateway
+from tests.patience import PATIENCE_SECONDS
 
-WAIT_SECONDS = 30.0
 # Short, and wide enough to be decided by some dozen requests.
 GATES = [{"error_rate": {"margin": "35%"}}, {"latency": {"margin": "60%"}}]
 STEP = {"min_time": "1s", "min_samples": 40, "gates": GATES}
@@ -46,7 +46,9 @@ class Support:
         stopping = threading.Event()
 
         def send() -> None:
-            with httpx.Client(base_url=self.gateway.url, headers=self.gateway.headers, timeout=30) as client:
+            with httpx.Client(
+                base_url=self.gateway.url, headers=self.gateway.headers, timeout=PATIENCE_SECONDS
+            ) as client:
                 while not stopping.is_set():
                     statuses.append(self.ask(client))
                     time.sleep(0.003)
@@ -78,7 +80,7 @@ class Support:
         return answer
 
     def wait_for(self, rollout: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        deadline = time.monotonic() + WAIT_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             found = self.get(f"rollouts/{rollout}")
             if holds(found):

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tarfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -254,12 +253,10 @@ fetch("s3://models/loras/killed", Path({str(scratch)!r}), allowed=allowed({wire.
 def test_a_server_that_is_not_there_is_given_up_after_the_tries_allowed(s3: S3Server, scratch: Path) -> None:
     with Wire(s3.port) as gone:
         url = gone.url
-    begun = time.monotonic()
     with pytest.raises(SourceUnavailable, match=r"does not answer.*given up after 3 tries"):
         fetch(
             "s3://models/loras/x", scratch, allowed=allowed(url), limits=FetchLimits(attempts=3, backoff_seconds=0.05)
         )
-    assert time.monotonic() - begun < 10
 
 
 def test_missing_credentials_are_told_without_a_retry(

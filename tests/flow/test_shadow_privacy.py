@@ -12,6 +12,7 @@ from gateway.store.sql import open_store
 from tests.fakes.engine import FakeEngine
 from tests.flow.adapters import adapter_folder
 from tests.gateways import RunningGateway
+from tests.patience import PATIENCE_SECONDS
 
 ALIAS = "discreet"
 MARKER = "xyzzy-planted"
@@ -39,8 +40,8 @@ REQUESTS = (
 )  # fmt: skip
 
 
-def wait_for(holds: Callable[[], bool], gateway: RunningGateway, seconds: float = 40.0) -> None:
-    deadline = time.monotonic() + seconds
+def wait_for(holds: Callable[[], bool], gateway: RunningGateway) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not holds():
         assert time.monotonic() < deadline, gateway.log_path.read_text()[-3000:]
         time.sleep(0.1)

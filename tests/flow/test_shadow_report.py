@@ -14,6 +14,7 @@ from gateway.store.sql import open_store
 from tests.fakes.engine import FakeEngine
 from tests.flow.adapters import adapter_folder
 from tests.gateways import RunningGateway
+from tests.patience import until
 
 ALIAS = "support"
 # Pairs alone decide, and never within this test.
@@ -21,7 +22,6 @@ PLAN = {
     "shadow": {"pairs": 1000, "share": "0.01%", "idle": "1s", "gates": [{"kl": {"limit": 2.0}}]},
     "steps": [{"weight": "100%"}],
 }
-WAIT_SECONDS = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,8 @@ def rollout(gateway: RunningGateway) -> dict[str, Any]:
     )
     assert started.status_code == 201, started.text
     found: dict[str, Any] = started.json()
-    time.sleep(1.2)  # the leader looks once a second, and hears of pairs from its first look on
+    # The leader hears of pairs from its first look at the rollout on, of which it tells at once.
+    until(lambda: any(name.startswith("loragate_rollout_gate_bound{") for name in gateway.metrics()))
     store = open_store(gateway.state, now=time.time)
     try:
         pairs = Pairs(store)
@@ -57,8 +58,15 @@ def rollout(gateway: RunningGateway) -> dict[str, Any]:
             )
     finally:
         store.close()
-    time.sleep(1.1)  # sessions are over when they have been idle for a second
+    until(lambda: read(gateway) == 40)  # sessions are over when they have been idle for a second
     return found
+
+
+def read(gateway: RunningGateway) -> int:
+    """How many pairs the rollout's gate has read."""
+    (gate,) = gateway.admin("GET", f"shadow/{ALIAS}").json()["rollout"]["gates"]
+    n: int = gate["n"]
+    return n
 
 
 def judged(number: int, control: str, other: str, rollout: dict[str, Any], kl: float) -> Judged:
@@ -130,10 +138,6 @@ def test_what_does_not_exist_is_refused_in_words(gateway: RunningGateway, rollou
 
 def test_the_leader_exports_what_it_saw(gateway: RunningGateway, rollout: dict[str, Any]) -> None:
     wanted = f'loragate_shadow_pairs_total{{alias="{ALIAS}",kind="candidate",version="{rollout["candidate"]}"}} 40.0'
-    deadline = time.monotonic() + WAIT_SECONDS
-    text = ""
-    while time.monotonic() < deadline and wanted not in text:
-        text = httpx.get(gateway.control_url + "/metrics", trust_env=False).text
-        time.sleep(0.1)
-    assert wanted in text
+    until(lambda: wanted in httpx.get(gateway.control_url + "/metrics", trust_env=False).text, wanted)
+    text = httpx.get(gateway.control_url + "/metrics", trust_env=False).text
     assert f'loragate_rollout_gate_bound{{alias="{ALIAS}",gate="kl"}}' in text

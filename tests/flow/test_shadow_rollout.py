@@ -22,6 +22,7 @@ from tests.flow.adapters import adapter_folder
 from tests.flow.test_rollouts import Support
 from tests.gateways import RunningGateway
 from tests.judged_pairs import many
+from tests.patience import PATIENCE_SECONDS
 
 GATES = [{"refusal": {"margin": "20%", "min_samples": 20}}, {"kl": {"limit": 4.9, "min_samples": 20}}]
 STEP = {"weight": "30%", "min_time": "0s", "min_samples": 5, "gates": []}
@@ -174,8 +175,10 @@ def test_from_requests_to_the_verdict_with_the_gateways_own_evaluator(tmp_path: 
 def ended(support: Support, given: dict[str, Any]) -> tuple[str, str]:
     """Send some requests a second until a rollout ends; returns its phase and last event."""
     rollout = support.start(given)["id"]
-    deadline = time.monotonic() + 60
-    with httpx.Client(base_url=support.gateway.url, headers=support.gateway.headers, timeout=30) as client:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    with httpx.Client(
+        base_url=support.gateway.url, headers=support.gateway.headers, timeout=PATIENCE_SECONDS
+    ) as client:
         while time.monotonic() < deadline:
             for _ in range(3):
                 assert support.ask(client) == 200

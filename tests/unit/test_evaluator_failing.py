@@ -15,6 +15,7 @@ from gateway.evaluate.engines import Engine
 from gateway.evaluate.failing import pair_of_failure, whose_failure
 from gateway.evaluate.replay import ReplayBounds
 from gateway.mirror.sample import Sample
+from tests.patience import PATIENCE_SECONDS
 
 CONTROL, CANDIDATE = "a", "b"
 SAMPLE = Sample(
@@ -89,7 +90,7 @@ def test_comparators_that_hang_hold_up_neither_other_pairs_nor_the_evaluators_th
         )
 
     async def work() -> None:
-        comparing = Comparing(compare, seconds=0.05)
+        comparing = Comparing(compare, seconds=0.5)  # of which one that does not hang needs next to nothing
         for _ in range(MOST_HUNG):
             assert await comparing.scores(a_pair("fine"), None) == fine
             assert await comparing.scores(a_pair("hang"), None) == {}
@@ -100,7 +101,7 @@ def test_comparators_that_hang_hold_up_neither_other_pairs_nor_the_evaluators_th
             await asyncio.sleep(0.005)
 
     async def bounded() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await work()
 
     try:
@@ -115,4 +116,4 @@ def test_a_comparator_that_would_end_the_process_fails_one_pair() -> None:
 
     pair = Pair(kind=Kind.BASE, prompt=Prompt(), control=Observation(), candidate=Observation())
     with pytest.raises(RuntimeError, match="it would end us"):
-        asyncio.run(Comparing(compare, seconds=20).scores(pair, None))
+        asyncio.run(Comparing(compare, seconds=PATIENCE_SECONDS).scores(pair, None))

@@ -13,6 +13,7 @@ from gateway.evaluate.loop import Loop
 from gateway.evaluate.work import Back, Done
 from gateway.mirror.sample import Sample
 from gateway.store.errors import StoreUnavailable
+from tests.patience import PATIENCE_SECONDS
 
 SECRET = "what somebody wrote"
 
@@ -77,7 +78,7 @@ def ran(
         stop = asyncio.Event()
         loop = Loop((source,), evaluate, counts, at_once=at_once, lease_seconds=lease, now=lambda: 0.0)
         running = asyncio.ensure_future(loop.run(stop, drain))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not until(counts):
                 await asyncio.sleep(0.005)
         stop.set()
@@ -119,7 +120,7 @@ def test_what_is_another_evaluators_by_now_is_dropped() -> None:
 
     async def never(sample: Sample) -> Done:
         try:
-            await asyncio.sleep(60)
+            await asyncio.sleep(10 * PATIENCE_SECONDS)
         finally:
             ended.append(sample.id)
         return done(sample)
@@ -171,11 +172,20 @@ def test_an_alias_that_has_to_wait_does_not_hold_up_others() -> None:
 def test_at_a_stop_what_is_nearly_done_is_finished_and_the_rest_given_back() -> None:
     source = Memory([a_sample(1), a_sample(2), a_sample(3)])
 
+    nearly_done = asyncio.Event()
+
     async def slow(sample: Sample) -> Done:
-        await asyncio.sleep(0.05 if sample.id == a_sample(1).id else 60)
+        if sample.id != a_sample(1).id:
+            await asyncio.sleep(10 * PATIENCE_SECONDS)
+        await nearly_done.wait()
         return done(sample)
 
-    ran(source, slow, lambda counts: counts.running == 2, drain=0.3)
+    def both_run(counts: Counts) -> bool:
+        if counts.running == 2:
+            asyncio.get_running_loop().call_later(0.05, nearly_done.set)  # after the stop
+        return counts.running == 2
+
+    ran(source, slow, both_run, drain=2.0)
     assert source.finished == [a_sample(1).id]
     assert source.back == [(a_sample(2).id, "stopped", 0.0)]
     assert source.waiting == [a_sample(3)]  # nothing more is claimed

@@ -17,9 +17,9 @@ from adapters.fusion.__main__ import NICENESS
 from adapters.fusion.process import fuse_apart
 from adapters.recipe import CannotFuse, Method, Parent, Recipe
 from tests.adapter_folders import write_adapter
+from tests.patience import PATIENCE_SECONDS, until
 
 CAT = Recipe(method=Method.CAT, parents=(Parent(version="x", weight=0.7), Parent(version="y", weight=0.3)))
-GONE_WITHIN_SECONDS = 1.0  # it works for twice as long
 
 
 @pytest.fixture
@@ -78,17 +78,18 @@ def test_a_refusal_in_the_process_arrives_with_code_and_remedy(folders: dict[str
     assert not (tmp_path / "out").exists()
 
 
-def test_what_shows_without_tensors_is_refused_without_a_process(folders: dict[str, Path], tmp_path: Path) -> None:
-    before = time.monotonic()
+def test_what_shows_without_tensors_is_refused_without_a_process(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))  # so that no process can be started
     for recipe, out in ((Recipe(method=Method.CAT, parents=()), tmp_path / "out"), (CAT, folders["x"])):
         with pytest.raises(CannotFuse):
             asyncio.run(fuse_apart(recipe, folders, out, max_rank=None))
-    assert time.monotonic() - before < 0.5
 
 
 def test_cancelling_ends_the_process_and_leaves_nothing(folders: dict[str, Path], tmp_path: Path) -> None:
     async def cancel() -> int:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             task = asyncio.ensure_future(fuse_apart(CAT, folders, tmp_path / "out", max_rank=None))
             pid = await started()
             task.cancel()
@@ -102,7 +103,7 @@ def test_cancelling_ends_the_process_and_leaves_nothing(folders: dict[str, Path]
 
 def test_a_process_that_dies_is_a_clear_refusal(folders: dict[str, Path], tmp_path: Path) -> None:
     async def kill() -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             task = asyncio.ensure_future(fuse_apart(CAT, folders, tmp_path / "out", max_rank=None))
             os.kill(await started(), signal.SIGKILL)
             await task
@@ -130,16 +131,13 @@ asyncio.run(fuse_apart(recipe, folders, Path({str(tmp_path / "out")!r}), max_ran
     finally:
         parent.kill()
         parent.wait()
-    deadline = time.monotonic() + GONE_WITHIN_SECONDS
-    while is_running(child):
-        assert time.monotonic() < deadline, "the fusion process outlived its parent"
-        time.sleep(0.02)
-    assert not (tmp_path / "out" / "adapter_config.json").exists()
+    until(lambda: not is_running(child))
+    assert not (tmp_path / "out" / "adapter_config.json").exists(), "the fusion process has done its work all the same"
 
 
 def _working_child_of(pid: int) -> int:
     """Return the process that has read its job and begun to import torch, which takes it a second or two."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             niceness = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[16]

@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 from gateway.control.idempotent import Idempotent
 from gateway.store.idempotency import WORK_SECONDS, IdempotencyKeys, StillRunning
 from gateway.store.sql import Store, open_store
+from tests.patience import LOOK_SECONDS, PATIENCE_SECONDS
 
 Work = Callable[[bytes], Awaitable[Response]]
 
@@ -39,12 +40,26 @@ def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
     store.close()
 
 
-def middleware(store: Store, work: Work, renew_seconds: float = 60.0) -> Idempotent:
+class Renewing(IdempotencyKeys):
+    """Counts how often claims were renewed."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.renewed = 0
+
+    def renew(self, name: str) -> None:
+        super().renew(name)
+        self.renewed += 1
+
+
+def middleware(
+    store: Store, work: Work, renew_seconds: float = 60.0, keys: IdempotencyKeys | None = None
+) -> Idempotent:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         reply = await work(await Request(scope, receive).body())
         await reply(scope, receive, send)
 
-    return Idempotent(app, keys=lambda: IdempotencyKeys(store), renew_seconds=renew_seconds)
+    return Idempotent(app, keys=lambda: keys or IdempotencyKeys(store), renew_seconds=renew_seconds)
 
 
 async def ask(app: Idempotent, body: bytes = b"{}", key: bytes = b"k") -> tuple[int, dict[bytes, bytes], bytes]:
@@ -114,12 +129,14 @@ def test_a_claim_does_not_run_out_while_the_request_is_worked_on(store: Store, c
             await done.wait()
             return JSONResponse({})
 
-        working = asyncio.ensure_future(ask(middleware(store, long, renew_seconds=0.01)))
-        for _ in range(3):
-            await asyncio.sleep(0.1)
+        keys = Renewing(store)
+        working = asyncio.ensure_future(ask(middleware(store, long, renew_seconds=0.01, keys=keys)))
+        for _ in range(4):
+            renewed = keys.renewed
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while keys.renewed < renewed + 2:  # the second began after the clock was set
+                    await asyncio.sleep(LOOK_SECONDS)
             clock.seconds += WORK_SECONDS - 1
-        await asyncio.sleep(0.1)
-        clock.seconds += WORK_SECONDS - 1
         assert (await ask(middleware(store, replies())))[0] == 409
         done.set()
         assert (await working)[0] == 200
@@ -130,12 +147,15 @@ def test_a_claim_does_not_run_out_while_the_request_is_worked_on(store: Store, c
 
 def test_a_request_that_was_broken_off_is_not_carried_out_again_at_once(store: Store, clock: Clock) -> None:
     async def story() -> None:
+        begun = asyncio.Event()
+
         async def endless(body: bytes) -> Response:
+            begun.set()
             await asyncio.Event().wait()
             return JSONResponse({})
 
         working = asyncio.ensure_future(ask(middleware(store, endless)))
-        await asyncio.sleep(0.2)
+        await begun.wait()
         working.cancel()
         with pytest.raises(asyncio.CancelledError):
             await working

@@ -13,6 +13,7 @@ from adapters.manifest import Manifest
 from adapters.ports import HostUnavailable, LoadRefused, Unfit
 from adapters.reference import AdapterRef
 from adapters.residency import SETTLED_SECONDS, Keep, Standing
+from tests.patience import PATIENCE_SECONDS
 
 
 class Host:
@@ -550,7 +551,7 @@ def test_one_at_a_time_works_on_a_version_also_after_it_was_removed() -> None:
 
 
 def test_who_waits_for_a_slot_gets_it_when_a_foreign_adapter_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SLOT_SECONDS", 1.0)
+    monkeypatch.setattr(module, "SLOT_SECONDS", PATIENCE_SECONDS)
 
     async def run(stage: Stage) -> None:
         stage.host.names["somebody's"] = "/x"

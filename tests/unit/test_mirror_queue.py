@@ -24,6 +24,7 @@ from gateway.store.desired import MirrorPolicy, RouteRecord
 from gateway.store.errors import StoreUnavailable
 from tests.flow.pools import table_of
 from tests.one_worker import BREAKS, LEAVES, OneWorker, Script, events, request_of
+from tests.patience import LOOK_SECONDS, PATIENCE_SECONDS
 
 VERSION = "support@" + "a" * 12
 MARKER = "a secret of somebody"
@@ -271,7 +272,7 @@ def running(work: Callable[[Desk], Any], **bounds: Any) -> Desk:
     async def main() -> None:
         task = asyncio.create_task(desk.intake.run())
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 for holds in work(desk):
                     while not holds():
                         await asyncio.sleep(0.005)
@@ -462,9 +463,11 @@ class Box:
     def __init__(self) -> None:
         self.kept: dict[str, Feedback] = {}
         self.is_away = False
+        self.refused = 0
 
     def put(self, given: Feedback) -> None:
         if self.is_away:
+            self.refused += 1
             raise StoreUnavailable("the store is away")
         self.kept[given.id] = given
 
@@ -615,11 +618,12 @@ def test_feedback_waits_while_the_store_is_away() -> None:
         desk = FeedbackDesk(box, recall, dict, 60.0, lambda: 1000.0, 0.01)
         desk.hear(word("1"))
         task = asyncio.create_task(desk.run())
-        await asyncio.sleep(0.3)
-        box.is_away = False
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while box.refused < 2:
+                await asyncio.sleep(LOOK_SECONDS)
+            box.is_away = False
             while not box.kept:
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(LOOK_SECONDS)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         return desk

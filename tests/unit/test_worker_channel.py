@@ -16,6 +16,7 @@ from gateway.workers import channel
 from gateway.workers.channel import Configure, Recalled, Report
 from gateway.workers.pool import WorkerPool
 from tests.flow.pools import table_of
+from tests.patience import PATIENCE_SECONDS
 
 
 def configure(table: bytes = b"") -> Configure:
@@ -88,7 +89,7 @@ def test_a_workers_last_counts_arrive_behind_the_copies_that_it_hands_on_as_it_e
     listener = threading.Thread(target=listen)
     listener.start()
     asyncio.run(main())
-    listener.join(5)
+    listener.join(PATIENCE_SECONDS)
     ours.close()
     messages = []
     while heard:
@@ -109,7 +110,7 @@ def test_the_processes_that_were_started_early_are_the_ones_that_serve() -> None
             assert len(early) == 2
             pool.configure = configure
             running = asyncio.get_running_loop().create_task(pool.run())
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 while pool.ready < 2:
                     await asyncio.sleep(0.02)
             assert pool.pids() == early
