@@ -87,7 +87,7 @@ def orders(folder: Path, store: S3Server) -> Callable[[str], tuple[str, dict[str
 def test_a_gateway_that_is_killed_at_any_moment_keeps_a_consistent_catalog(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each kind of operation is carried out once; then it is begun, and killed at a moment of the time that it takes."""
+    """Each kind of operation is carried out once; then it is cut off at some moment of the time that it takes."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     state = tmp_path / "s"

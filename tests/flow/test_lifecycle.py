@@ -45,8 +45,8 @@ HEAVY = (
 def run(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run `loragate ARGUMENTS` to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "gateway", *arguments], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **(environment or {})},
+        [sys.executable, "-m", "gateway", *arguments], capture_output=True, text=True, check=False,
+        timeout=PATIENCE_SECONDS, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **(environment or {})},
     )  # fmt: skip
 
 
