@@ -26,6 +26,7 @@ PURE = (
     "gateway/observe/mirror_counts.py",
     "gateway/decide",
     "gateway/errors.py",
+    "gateway/visible.py",
     "gateway/ports.py",
     "gateway/pipeline.py",
     "gateway/serve/sse.py",

@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 import gateway
+from gateway.cli.output import say
 
 # Where each command lives; imported when it is called, so that `serve` starts without the rest.
 _COMMANDS: Final = {
@@ -36,13 +37,13 @@ class _Commands(click.Group):
             if isinstance(error, BrokenPipeError):
                 raise
             where = f" `{error.filename}`" if error.filename else ""
-            click.echo(f"error: {error.strerror or error}{where}", err=True)
+            say(f"error: {error.strerror or error}{where}", err=True)
             raise click.exceptions.Exit(2) from None
 
 
 def _print_version(context: click.Context, _: click.Parameter, is_asked: bool) -> None:
     if is_asked and not context.resilient_parsing:
-        click.echo(f"loragate {gateway.__version__}")
+        say(f"loragate {gateway.__version__}")
         context.exit()
 
 

@@ -8,6 +8,7 @@ import click
 from adapters.recipe import CannotFuse, Method, parse_parents
 from gateway.cli.client import Control, echo_json, every, segment
 from gateway.cli.options import control_options, fail, json_option
+from gateway.cli.output import say
 from gateway.cli.progress import long_operation
 from gateway.cli.tables import show_table, size, when
 from gateway.cli.verify import add_to
@@ -100,13 +101,13 @@ def _register(path: str, body: dict[str, Any], as_json: bool, options: dict[str,
         return
     facts = f"{version['version']} (rank {version['rank']}, {size(version['size_bytes'])})"
     for warning in version["warnings"]:
-        click.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", err=True)
     if version["difference"]:
-        click.echo(f"It differs from the exact weighted sum, relative to it, by {version['difference']}.")
+        say(f"It differs from the exact weighted sum, relative to it, by {version['difference']}.")
     if version["serves"]:
-        click.echo(f"`{version['name']}` serves {facts}.")
+        say(f"`{version['name']}` serves {facts}.")
     else:
-        click.echo(f"Registered {facts}; `{version['name']}` serves what it did before.")
+        say(f"Registered {facts}; `{version['name']}` serves what it did before.")
 
 
 @adapters.command("ls")
@@ -149,12 +150,12 @@ def show(name: str, as_json: bool, **control: Any) -> None:
     }  # fmt: skip
     for key, value in shown.items():
         text = ", ".join(map(str, value)) if isinstance(value, list) else value
-        click.echo(f"{key.replace('_bytes', ''):16} {text if text not in (None, '') else '-'}")
+        say(f"{key.replace('_bytes', ''):16} {text if text not in (None, '') else '-'}")
     for engine in engines:
         standing = "ready" if engine["ready"] else "not loaded" if engine["up"] else "down"
-        click.echo(f"{'on':16} {engine['url']}: {engine['reason'] or standing}")
+        say(f"{'on':16} {engine['url']}: {engine['reason'] or standing}")
         if engine["fingerprint"] is not None:
-            click.echo(f"{'':16} last check {engine['fingerprint']['verdict']}: {engine['fingerprint']['reason']}")
+            say(f"{'':16} last check {engine['fingerprint']['verdict']}: {engine['fingerprint']['reason']}")
 
 
 def _targets(modules: list[str]) -> str:
@@ -184,7 +185,7 @@ def remove(name: str, as_json: bool, **control: Any) -> None:
     if as_json:
         echo_json(answer)
     else:
-        click.echo(f"Removed {', '.join(answer['removed'])}.")
+        say(f"Removed {', '.join(answer['removed'])}.")
 
 
 def _control(options: dict[str, Any]) -> Control:

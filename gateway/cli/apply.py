@@ -8,6 +8,7 @@ import msgspec
 
 from gateway.cli.client import Control, echo_json
 from gateway.cli.options import control_options, fail, json_option
+from gateway.cli.output import say
 from gateway.cli.routes_file import is_terminal, read_file
 from gateway.control.routes.text import plan_lines, written
 
@@ -49,7 +50,7 @@ def apply(name: str, dry_run: bool, yes: bool, as_json: bool, **given: Any) -> N
         if as_json:
             echo_json({"plan": plan, "version": plan["version"], "applied": False})
         for conflict in plan["conflicts"]:
-            click.echo(f"error: {conflict}", err=True)
+            say(f"error: {conflict}", err=True)
         raise click.exceptions.Exit(2)
     if dry_run or not plan["changes"]:
         if as_json:
@@ -61,7 +62,7 @@ def apply(name: str, dry_run: bool, yes: bool, as_json: bool, **given: Any) -> N
     if as_json:
         echo_json({"plan": done["plan"], "version": done["version"], "applied": True})
     else:
-        click.secho(f"Applied: the state is at version {done['version']}.", bold=True)
+        say(f"Applied: the state is at version {done['version']}.", bold=True)
 
 
 def _ask(yes: bool, as_json: bool) -> None:
@@ -71,11 +72,11 @@ def _ask(yes: bool, as_json: bool) -> None:
     if as_json or not is_terminal():
         raise fail("nothing was changed: there is no terminal to ask on; add --yes to apply, or --dry-run to look only")
     if not click.confirm("Apply?"):
-        click.echo("Nothing was changed.")
+        say("Nothing was changed.")
         raise click.exceptions.Exit(1)
 
 
 def show_plan(plan: dict[str, Any]) -> None:
     """Print a plan; in colours on a terminal."""
     for kind, line in plan_lines(plan):
-        click.secho(line, fg=COLOURS.get(kind), bold=kind in ("add", "change", "remove"))
+        say(line, fg=COLOURS.get(kind), bold=kind in ("add", "change", "remove"))

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import click
 
 from gateway.cli.options import fail, load_settings
+from gateway.cli.output import print_json
 
 # Loading a large adapter on a slow disk, several engines; the control plane has its own limits.
 ANSWER_SECONDS = 300.0
@@ -161,4 +162,4 @@ def echo_json(value: Any) -> None:
     """Print a value as JSON."""
     import json
 
-    click.echo(json.dumps(value, indent=2))
+    print_json(json.dumps(value, indent=2))

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from gateway.cli.options import fail, load_settings
+from gateway.cli.output import say
 
 
 @click.command()
@@ -27,4 +28,5 @@ def demo(exits: bool, **given: Any) -> None:
     except (WeightsMissing, DemoFailed) as error:
         raise fail(str(error)) from None
     except KeyboardInterrupt:
-        click.echo("\nStopped.")
+        say()
+        say("Stopped.")

@@ -7,6 +7,7 @@ import click
 
 from gateway.cli.client import Control, echo_json
 from gateway.cli.options import control_options, fail, json_option
+from gateway.cli.output import say
 from gateway.cli.rollout import plan_values
 from gateway.cli.tables import show_table, when
 from gateway.decide.plan_text import NotReadable, seconds_of
@@ -56,9 +57,9 @@ def simulate(
     if as_json:
         echo_json(answer)
         return
-    click.echo(f"plan  {answer['plan_line']}")
+    say(f"plan  {answer['plan_line']}")
     if answer["not_replayed"]:
-        click.echo(f"not replayed, for pairs do not answer them: {', '.join(answer['not_replayed'])}")
+        say(f"not replayed, for pairs do not answer them: {', '.join(answer['not_replayed'])}")
     show_table(
         ("ROLLOUT", "ALIAS", "CANDIDATE", "WOULD HAVE", "PAIRS", "PAIR NO.", "WHEN", "WHY", "REALLY"),
         [_row(each) for each in answer["rollouts"]],

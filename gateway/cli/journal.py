@@ -9,6 +9,7 @@ import click
 
 from gateway.cli.client import Control, echo_json, segment
 from gateway.cli.options import control_options, fail, json_option
+from gateway.cli.output import print_json, say
 from gateway.cli.tables import show_table, when
 from gateway.decide.journal import Break, Entry, Head, verify
 
@@ -80,9 +81,9 @@ def verify_entries(file: Path | None, head: str | None, as_json: bool, **given: 
         echo_json(answer)
     elif answer["status"] == "whole":
         last = answer["head"]
-        click.echo(f"whole: {last['number']} entries, head {last['number']}:{last['hash']}" if last else "whole: empty")
+        say(f"whole: {last['number']} entries, head {last['number']}:{last['hash']}" if last else "whole: empty")
     else:
-        click.echo(f"BROKEN at entry {answer['number']}: {answer['reason']}")
+        say(f"BROKEN at entry {answer['number']}: {answer['reason']}")
     if answer["status"] != "whole":
         raise click.exceptions.Exit(1)
 
@@ -153,10 +154,10 @@ def export(output: Path | None, as_json: bool, **given: Any) -> None:
             head = {"number": entry["number"], "hash": entry["hash"]}
         file.flush()
         if as_json:
-            click.echo(json.dumps({"head": head}), err=output is None)
+            print_json(json.dumps({"head": head}), err=output is None)
         else:
             what = f"head {head['number']}:{head['hash']}" if head else "the journal is empty"
-            click.echo(what, err=output is None)
+            say(what, err=output is None)
 
 
 def _pages(control: Control) -> Iterator[dict[str, Any]]:
@@ -181,9 +182,9 @@ def explain(decision: str, as_json: bool, **given: Any) -> None:
         echo_json(answer)
         return
     for line in answer["story"]:
-        click.echo(line)
+        say(line)
     if answer["replay"] is not None:
-        click.echo(f"The journal, replayed, leads to the state {answer['replay']}.")
+        say(f"The journal, replayed, leads to the state {answer['replay']}.")
 
 
 def _control(options: dict[str, Any]) -> Control:

@@ -9,6 +9,7 @@ import click
 
 from gateway.cli.client import Control, NotRunning, echo_json, every, segment
 from gateway.cli.options import control_options, fail, json_option
+from gateway.cli.output import say
 from gateway.cli.tables import show_table, when
 from gateway.decide.authenticate import Role
 from gateway.decide.plan_text import NotReadable, seconds_of
@@ -106,17 +107,15 @@ def rotate(key_id: str, overlap: int, as_json: bool, **control: Any) -> None:
         made = _make_in_store(remote.state, lambda desired, now: rotate_key(desired, key_id, now, overlap))
     _show_made(made, as_json=as_json)
     if not as_json:
-        click.echo(
-            f"{key_id} is good for another {overlap} s." if overlap else f"{key_id} is refused from now on.", err=True
-        )
+        say(f"{key_id} is good for another {overlap} s." if overlap else f"{key_id} is refused from now on.", err=True)
 
 
 def _show_made(made: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         echo_json(made)
     else:
-        click.echo(made["key"])
-        click.echo(f"{made['id']} ({made['role']}). Keep it: it is not shown again.", err=True)
+        say(made["key"])
+        say(f"{made['id']} ({made['role']}). Keep it: it is not shown again.", err=True)
 
 
 @keys.command("ls")
@@ -170,7 +169,7 @@ def revoke(key_id: str, as_json: bool, **control: Any) -> None:
     if as_json:
         echo_json({"revoked": key_id})
     else:
-        click.echo(f"Revoked {key_id}.")
+        say(f"Revoked {key_id}.")
 
 
 def _make_in_store(folder: Path, make: Callable[[Any, float], tuple[Any, Any, str]]) -> dict[str, Any]:
@@ -207,7 +206,7 @@ def _change(folder: Path, change: Callable[[Any], Any]) -> None:
             continue
         except StoreError as error:
             raise fail(str(error)) from None
-        click.echo(f"No gateway runs on `{folder}`: written to the store `{store.database.label}`.", err=True)
+        say(f"No gateway runs on `{folder}`: written to the store `{store.database.label}`.", err=True)
         return
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from gateway import settings
+from gateway.cli.output import say
 from gateway.settings import InvalidSettings, Settings
 
 _C = TypeVar("_C", bound=Callable[..., Any])
@@ -65,11 +66,14 @@ def load_settings(config: Path | None, given: dict[str, Any]) -> Settings:
         return settings.load(config, given)
     except InvalidSettings as error:
         for problem in error.problems:
-            click.echo(f"error: {problem}", err=True)
+            say(f"error: {problem}", err=True)
         raise SystemExit(2) from None
 
 
 def fail(message: str) -> "click.exceptions.Exit":
     """Print a user's mistake and return the exception that ends with exit code 2."""
-    click.echo(f"error: {message}", err=True)
+    first, *others = message.split("\n")
+    say(f"error: {first}", err=True)
+    for line in others:  # indented, so that no line of a message that quotes others can be taken for one of ours
+        say(f"       {line}", err=True)
     return click.exceptions.Exit(2)

@@ -8,6 +8,7 @@ import click
 
 from gateway import settings as environment
 from gateway.cli.options import fail
+from gateway.cli.output import say
 from gateway.serve.vllm_process import VllmCommand
 from gateway.settings import Settings
 
@@ -29,9 +30,7 @@ def command_of(settings: Settings) -> VllmCommand:
             "or serve an engine that runs elsewhere with `loragate serve --engine URL`"
         )
     engine = settings.engine
-    base = (
-        engine.base.expanduser().resolve() if engine.base else demo_base(settings.cache_folder(), progress=click.echo)
-    )
+    base = engine.base.expanduser().resolve() if engine.base else demo_base(settings.cache_folder(), progress=say)
     return VllmCommand(
         base=base, served_name=engine.served_name or base.name, socket=run_folder / "engine.sock",
         log_file=run_folder / "engine.log", dtype=engine.dtype, max_model_len=engine.max_model_len,
@@ -67,4 +66,4 @@ class Progress:
             click.echo(f"\r\x1b[KStarting the engine … {waited:.0f} s (a minute is usual)", nl=False, err=True)
         elif waited - self._last >= SECONDS_BETWEEN_LINES:
             self._last = int(waited)
-            click.echo(f"Starting the engine … {waited:.0f} s", err=True)
+            say(f"Starting the engine … {waited:.0f} s", err=True)

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from gateway.visible import visible
+
 STAGES = {
     "fetch": "Fetching",
     "fuse": "Fusing",
@@ -21,6 +23,7 @@ def long_operation(*, is_quiet: bool) -> Iterator[Callable[[dict[str, Any]], Non
         yield None
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -35,7 +38,7 @@ def long_operation(*, is_quiet: bool) -> Iterator[Callable[[dict[str, Any]], Non
         def show(progress: dict[str, Any]) -> None:
             bar.update(
                 task,
-                description=STAGES.get(progress["stage"], progress["stage"]),
+                description=STAGES.get(progress["stage"]) or escape(visible(str(progress["stage"]), 80)),
                 completed=progress["done"],
                 total=progress["total"],
             )

@@ -6,6 +6,7 @@ import click
 
 from gateway.cli.client import Control, echo_json, segment
 from gateway.cli.options import control_options, json_option
+from gateway.cli.output import say
 from gateway.cli.tables import share
 
 
@@ -32,15 +33,13 @@ def rollback(
     had = before["control"]
     if before["weight"]:
         had = f"{had}, {share(before['weight'])} {before['candidate']}"
-    click.echo(f"`{alias}`: all to {answer['control']} (before: {had}).")
+    say(f"`{alias}`: all to {answer['control']} (before: {had}).")
     if answer["rollout"]:
-        click.echo(
-            f"This takes back rollout {answer['rollout']}; `loragate explain {answer['rollout']}` tells its story."
-        )
+        say(f"This takes back rollout {answer['rollout']}; `loragate explain {answer['rollout']}` tells its story.")
     gateways = answer["gateways"]
     if gateways is not None and gateways["of"] > 1:
-        click.echo(f"In force on {gateways['serving']} of {gateways['of']} gateways.")
+        say(f"In force on {gateways['serving']} of {gateways['of']} gateways.")
     if gateways is None or gateways["serving"] < gateways["of"]:
-        click.echo("warning: not every gateway has confirmed it yet; `loragate status` shows which", err=True)
+        say("warning: not every gateway has confirmed it yet; `loragate status` shows which", err=True)
     for url in answer["not_ready_on"]:
-        click.echo(f"warning: {url} has to load it first; its first requests go elsewhere, or wait", err=True)
+        say(f"warning: {url} has to load it first; its first requests go elsewhere, or wait", err=True)

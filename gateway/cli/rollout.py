@@ -7,6 +7,7 @@ import click
 
 from gateway.cli.client import Control, echo_json, every, segment
 from gateway.cli.options import control_options, fail, json_option
+from gateway.cli.output import say
 from gateway.cli.routes_file import yaml_values
 from gateway.cli.tables import share, show_table, when
 from gateway.decide.plan import canonical
@@ -69,7 +70,7 @@ def plan_values(text: str | None, file: Path | None) -> dict[str, Any] | None:
         return canonical(parse_plan(values))
     except InvalidPlan as error:
         for problem in error.problems:
-            click.echo(f"error: {problem}", err=True)
+            say(f"error: {problem}", err=True)
         raise click.exceptions.Exit(2) from None
 
 
@@ -115,10 +116,10 @@ def status(name: str | None, as_json: bool, **given: Any) -> None:
         echo_json(found if name is None else found[0])
         return
     if not found:
-        click.echo("No rollout is open: loragate rollout start begins one.")
+        say("No rollout is open: loragate rollout start begins one.")
     for number, each in enumerate(found):
         if number:
-            click.echo()
+            say()
         show(each)
 
 
@@ -186,16 +187,16 @@ def show(each: dict[str, Any]) -> None:
     if each["is_open"]:
         lines.insert(4, ("step", f"{_steps(each)}, for {_time(each['seconds_in_stage'])}, {_samples(each)}"))
     for name, text in lines:
-        click.echo(f"{name:10} {text}")
+        say(f"{name:10} {text}")
     if each["problem"]:
-        click.echo(f"{'figures':10} not known: {each['problem']}")
+        say(f"{'figures':10} not known: {each['problem']}")
     for gate in each["gates"] or ():
         flags = " (muted)" if gate["is_muted"] else "" if gate["is_critical"] else " (not critical)"
-        click.echo(f"{'gate':10} {gate['gate']}{flags}: {gate['verdict']}: {gate['reason']}")
+        say(f"{'gate':10} {gate['gate']}{flags}: {gate['verdict']}: {gate['reason']}")
     if each["ratio"] is not None and each["ratio"]["n"]:
-        click.echo(f"{'units':10} {each['ratio']['reason']}")
+        say(f"{'units':10} {each['ratio']['reason']}")
     for wait in each["waits_for"]:
-        click.echo(f"{'warning' if wait in each['warnings'] else 'waits for':10} {wait}")
+        say(f"{'warning' if wait in each['warnings'] else 'waits for':10} {wait}")
 
 
 def _last(each: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import click
 from gateway.cli.apply import show_plan
 from gateway.cli.client import Control, echo_json, every, segment
 from gateway.cli.options import control_options, json_option
+from gateway.cli.output import print_lines, say
 from gateway.cli.routes_file import as_yaml
 from gateway.cli.tables import share, show_table, when
 from gateway.control.routes.text import field_lines, shown, written
@@ -67,14 +68,14 @@ def show(alias: str, as_json: bool, **given: Any) -> None:
     if as_json:
         echo_json(route)
         return
-    click.echo(f"{'alias':10} {route['alias']}")
+    say(f"{'alias':10} {route['alias']}")
     for field in _FIELDS:
-        click.echo(f"{field:10} {shown(field, route[field])}")
-    click.echo(f"{'since':10} {when(route['created'])}")
+        say(f"{field:10} {shown(field, route[field])}")
+    say(f"{'since':10} {when(route['created'])}")
     for previous in route["previous"]:
-        click.echo(f"{'previous':10} {previous['version']} until {when(previous['until'])}")
+        say(f"{'previous':10} {previous['version']} until {when(previous['until'])}")
     if route["rollout"] is not None:
-        click.echo(f"{'rollout':10} {route['rollout']}")
+        say(f"{'rollout':10} {route['rollout']}")
 
 
 @routes.command("history")
@@ -93,11 +94,11 @@ def history(alias: str, limit: int, before: int | None, as_json: bool, **given: 
     for each in answer["versions"]:
         why = f": {each['reason']}" if each["reason"] else ""
         gone = "" if each["route"] is not None else " (removed)"
-        click.echo(f"{each['number']:>4}  {when(each['at'])}  {each['by'] or '-'}{why}{gone}")
+        say(f"{each['number']:>4}  {when(each['at'])}  {each['by'] or '-'}{why}{gone}")
         for line in field_lines(each["changes"]):
-            click.echo(f"  {line}")
+            say(f"  {line}")
     if answer["next"] is not None:
-        click.echo(f"There are more: --before {answer['next']}")
+        say(f"There are more: --before {answer['next']}")
 
 
 @routes.command("diff")
@@ -117,11 +118,11 @@ def diff(alias: str, first: int | None, second: int | None, as_json: bool, **giv
     if as_json:
         echo_json(answer)
         return
-    click.echo(f"{alias}: version {answer['from']} → {answer['to']}")
+    say(f"{alias}: version {answer['from']} → {answer['to']}")
     for line in field_lines(answer["changes"]):
-        click.echo(line)
+        say(line)
     if not answer["changes"]:
-        click.echo("    no difference")
+        say("    no difference")
 
 
 @routes.command("revert")
@@ -139,7 +140,7 @@ def revert(alias: str, number: int, reason: str, as_json: bool, **given: Any) ->
         return
     show_plan(done["plan"])
     if done["plan"]["changes"]:
-        click.echo(f"`{alias}` is as in version {number}: the state is at version {done['version']}.")
+        say(f"`{alias}` is as in version {number}: the state is at version {done['version']}.")
 
 
 @routes.command("export")
@@ -160,7 +161,7 @@ def export(aliases: tuple[str, ...], as_json: bool, **given: Any) -> None:
     if as_json:
         echo_json(values)
     else:
-        click.echo(as_yaml(values), nl=False)
+        print_lines(as_yaml(values))
 
 
 @routes.command("split")
@@ -179,9 +180,9 @@ def split(alias: str, candidate: str | None, weight: int, as_json: bool, **given
     if as_json:
         echo_json(route)
     elif route["candidate"]:
-        click.echo(f"`{alias}`: {share(route['weight'])} to {route['candidate']}, the rest to {route['control']}.")
+        say(f"`{alias}`: {share(route['weight'])} to {route['candidate']}, the rest to {route['control']}.")
     else:
-        click.echo(f"`{alias}`: all to {route['control']}.")
+        say(f"`{alias}`: all to {route['control']}.")
 
 
 def _control(options: dict[str, Any]) -> Control:

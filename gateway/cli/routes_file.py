@@ -6,7 +6,9 @@ from typing import Any
 import click
 
 from gateway.cli.options import fail
+from gateway.cli.output import say
 from gateway.control.routes.files import MOST_FILE_BYTES, Declaration, InvalidRoutes, parse_routes
+from gateway.visible import visible
 
 
 def read_file(name: str) -> Declaration:
@@ -26,7 +28,7 @@ def read_file(name: str) -> Declaration:
         return parse_routes(yaml_values(content, "standard input" if name == "-" else name))
     except InvalidRoutes as error:
         for problem in error.problems:
-            click.echo(f"error: {problem}", err=True)
+            say(f"error: {problem}", err=True)
         raise click.exceptions.Exit(2) from None
 
 
@@ -67,7 +69,8 @@ def as_yaml(values: dict[str, Any]) -> str:
         is_faithful = yaml.safe_load(text) == values
     except yaml.YAMLError:
         is_faithful = False
-    if not is_faithful:  # PyYAML writes some of Unicode's line ends as they are, and reads them as spaces
+    # PyYAML writes some of Unicode's line ends as they are, and reads them as spaces; and signs that a terminal obeys.
+    if not is_faithful or any(visible(line) != line for line in text.split("\n")):
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=False, width=100)
     return text
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import logging
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import click
 
 from gateway.cli.options import config_option, fail, json_option, load_settings, serving_options
+from gateway.cli.output import print_json, say
+from gateway.log_lines import log_to_stderr
 from gateway.settings import Settings, described
 
 
@@ -66,16 +69,16 @@ def check(config: Path | None, as_json: bool) -> None:
     """Check a settings file and the environment, and print every problem; exit 2 if there is one."""
     settings = load_settings(config, {})
     if as_json:
-        click.echo(settings.model_dump_json(indent=2))
+        print_json(json.dumps(settings.model_dump(mode="json"), indent=2))
     else:
-        click.echo("No problems found.")
+        say("No problems found.")
 
 
 def run_node(settings: Settings, *, owns_engine: bool = False) -> None:
     """Run a gateway until it is stopped."""
     import uvloop
 
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr(settings.log_level.upper())
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
     gc.disable()  # until all is imported: what imports make stays, and walking it again and again takes a tenth of them
@@ -123,12 +126,12 @@ async def _run(settings: Settings, *, owns_engine: bool) -> None:
 def _announce(node: Any) -> None:
     gc.freeze()
     gc.enable()
-    click.echo(f"Applications: {node.app_url}/v1   Control: {node.control_url}")
+    say(f"Applications: {node.app_url}/v1   Control: {node.control_url}")
     if not node.settings.auth:
-        click.secho(
+        say(
             "WARNING: no keys are asked for (--no-auth): every process on this machine may send requests.",
             fg="red",
             err=True,
         )
     elif not node.operations.desired.keys:
-        click.echo(f"No keys yet; make one: loragate keys create --role app --state {node.folder}")
+        say(f"No keys yet; make one: loragate keys create --role app --state {node.folder}")

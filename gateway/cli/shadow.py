@@ -7,6 +7,7 @@ import click
 
 from gateway.cli.client import Control, echo_json, segment
 from gateway.cli.options import control_options, fail, json_option
+from gateway.cli.output import say
 from gateway.cli.tables import show_table, when
 from gateway.decide.plan_text import NotReadable, seconds_of
 
@@ -37,7 +38,7 @@ def list_shadows(as_json: bool, **given: Any) -> None:
         ("ALIAS", "VERSION", "AGAINST", "KIND", "PAIRS", "KL", "NOISE", "LAST"), rows,
         "Nothing was compared in the last day: mirror a route's requests, or roll out with a `shadow` stage.",
     )  # fmt: skip
-    click.echo(queue_line(answer["queue"]))
+    say(queue_line(answer["queue"]))
 
 
 @shadow.command("report")
@@ -61,7 +62,7 @@ def report(alias: str, since: str, rollout: str | None, html: Path | None, as_js
             html.write_text(page(found))
         except PlotsMissing as error:
             raise fail(str(error)) from None
-        click.echo(f"wrote {html}", err=as_json)
+        say(f"wrote {html}", err=as_json)
     if as_json:
         echo_json(found)
     elif html is None:

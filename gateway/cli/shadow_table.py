@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import click
-
+from gateway.cli.output import say
 from gateway.cli.shadow import queue_line
 from gateway.cli.tables import show_table, when
 
@@ -21,26 +20,26 @@ _HEADINGS: Final = {
 def show(report: Mapping[str, Any]) -> None:
     """Print a report."""
     cut = ", the last of more" if report["is_cut"] else ""
-    click.echo(f"{report['alias']}: {several(report['pairs'], 'pair')} since {when(int(report['since']))}{cut}")
+    say(f"{report['alias']}: {several(report['pairs'], 'pair')} since {when(int(report['since']))}{cut}")
     if not report["comparisons"]:
-        click.echo("Nothing was compared: mirror the route's requests (`mirror`), or roll out with a `shadow` stage.")
+        say("Nothing was compared: mirror the route's requests (`mirror`), or roll out with a `shadow` stage.")
     for each in report["comparisons"]:
         _comparison(each)
     if report["rollout"] is not None:
         _rollout(report["rollout"])
     for each in report["over_time"]:
-        click.echo(f"since {each['version']} was accepted: {over_time_line(each)}")
+        say(f"since {each['version']} was accepted: {over_time_line(each)}")
     for each in report["feedback"]:
-        click.echo(f"feedback on the {each['arm']}: {each['n']:,}, of them bad {each['bad']:,}")
-    click.echo()
-    click.echo(queue_line(report["queue"]))
+        say(f"feedback on the {each['arm']}: {each['n']:,}, of them bad {each['bad']:,}")
+    say()
+    say(queue_line(report["queue"]))
     for text in report["calibration"]:
-        click.echo(f"judge: {text}")
+        say(f"judge: {text}")
     for name, about in (("mirror", "mirror of this gateway"), ("shed", "left alone"), ("failed", "not comparable")):
         if report[name]:
-            click.echo(f"{about}: " + ", ".join(f"{count:,} {reason}" for reason, count in report[name].items()))
+            say(f"{about}: " + ", ".join(f"{count:,} {reason}" for reason, count in report[name].items()))
     if report["spent_tokens"] is not None:
-        click.echo(f"spent in the last hour: {report['spent_tokens']:,} tokens")
+        say(f"spent in the last hour: {report['spent_tokens']:,} tokens")
 
 
 def several(count: int, noun: str) -> str:
@@ -57,10 +56,10 @@ def over_time_line(each: Mapping[str, Any]) -> str:
 
 
 def _comparison(each: Mapping[str, Any]) -> None:
-    click.echo()
-    click.secho(_HEADINGS[each["kind"]].format(**each), bold=True)
+    say()
+    say(_HEADINGS[each["kind"]].format(**each), bold=True)
     span = f"{when(int(each['first_at']))} to {when(int(each['last_at']))}"
-    click.echo(f"  {several(each['n'], 'pair')} of {several(each['sessions'], 'session')}, {span}")
+    say(f"  {several(each['n'], 'pair')} of {several(each['sessions'], 'session')}, {span}")
     if each["drift"] is not None:
         _drift(each["drift"])
     _lengths(each)
@@ -128,14 +127,14 @@ def _number(value: float, digits: int, *, is_difference: bool) -> str:
 def _drift(drift: Mapping[str, Any]) -> None:
     quantiles = ", ".join(f"{name} {value:.4f}" for name, value in drift["quantiles"].items())
     noise = "no noise measured" if drift["noise"] is None else f"noise {drift['noise']:.4f}"
-    click.echo(f"  KL {drift['kl']:.4f} nats a token ({noise}); {quantiles}; {drift['n_tokens']:,} tokens")
-    click.echo(
+    say(f"  KL {drift['kl']:.4f} nats a token ({noise}); {quantiles}; {drift['n_tokens']:,} tokens")
+    say(
         f"  {drift['moved_share']:.1%} of the tokens moved by over 1 nat; "
         f"same first choice for {drift['top1_agreement']:.1%}"
     )
     if drift["top_moved"]:
         moved = ", ".join(f"{each['token']!r} {each['log_ratio']:+.1f}" for each in drift["top_moved"])
-        click.echo(f"  moved most, in nats: {moved}")
+        say(f"  moved most, in nats: {moved}")
 
 
 def _lengths(each: Mapping[str, Any]) -> None:
@@ -146,12 +145,12 @@ def _lengths(each: Mapping[str, Any]) -> None:
         if (found := each[name]) is not None
     ]  # fmt: skip
     if parts:
-        click.echo(f"  tokens: {', '.join(parts)}")
+        say(f"  tokens: {', '.join(parts)}")
 
 
 def _judge(judge: Mapping[str, Any]) -> None:
     noise = "no noise measured" if judge["noise"] is None else f"{judge['noise']:.1%} against itself"
-    click.echo(
+    say(
         f"  judge: {judge['win_ratio']:.1%} for the version ({noise}); "
         f"{judge['wins']:,} won, {judge['ties']:,} tied, {judge['losses']:,} lost"
     )
@@ -164,11 +163,11 @@ def marked(gate: Mapping[str, Any]) -> str:
 
 
 def _rollout(rollout: Mapping[str, Any]) -> None:
-    click.echo()
-    click.secho(f"rollout {rollout['id']} of {rollout['candidate']}: {rollout['phase']}", bold=True)
+    say()
+    say(f"rollout {rollout['id']} of {rollout['candidate']}: {rollout['phase']}", bold=True)
     bounds = {each["gate"]: each["bound"] for each in rollout["evidence"]}
     for gate in rollout["gates"] or ():
         e_value = gate["e_value"]
         bound = f" of {bounds[gate['gate']]:,.0f}" if gate["gate"] in bounds else ""
         evidence = "" if e_value is None else f"; e-value {e_value:.3g}{bound}"
-        click.echo(f"  gate {marked(gate)}: {gate['verdict']}: {gate['reason']}{evidence}")
+        say(f"  gate {marked(gate)}: {gate['verdict']}: {gate['reason']}{evidence}")

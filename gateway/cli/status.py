@@ -6,6 +6,7 @@ import click
 
 from gateway.cli.client import Control, echo_json
 from gateway.cli.options import control_options, json_option
+from gateway.cli.output import say
 
 
 @click.command()
@@ -24,22 +25,20 @@ def status(as_json: bool, state: Any, control: str | None, key: str | None) -> N
 
 def _show(answer: dict[str, Any]) -> None:
     workers = answer["workers"]
-    click.echo(
-        f"{'ready' if answer['ready'] else 'NOT READY'}   app {answer['app_url']}   control {answer['control_url']}"
-    )
-    click.echo(f"workers  {workers['running']} of {workers['wanted']} running, {workers['restarts']} restarts")
+    say(f"{'ready' if answer['ready'] else 'NOT READY'}   app {answer['app_url']}   control {answer['control_url']}")
+    say(f"workers  {workers['running']} of {workers['wanted']} running, {workers['restarts']} restarts")
     names = ", ".join(answer.get("base_names") or [answer["base"] or "not known yet"])
-    click.echo(f"base     {names}{'' if answer['auth'] else '   (no keys asked for)'}")
+    say(f"base     {names}{'' if answer['auth'] else '   (no keys asked for)'}")
     _show_store(answer["store"], answer["replicas"])
     for engine in answer["engines"]:
         versions = ", ".join(engine["versions"]) or "no adapters"
-        click.echo(f"engine   {engine['url']}  {_how(engine)}  {versions}")
+        say(f"engine   {engine['url']}  {_how(engine)}  {versions}")
         if engine.get("reason"):
-            click.echo(f"         {engine['reason']}")
+            say(f"         {engine['reason']}")
         if engine["base"] and engine["base"]["verdict"] != "ok":
-            click.echo(f"         {engine['base']['verdict']}: {engine['base']['reason']}")
+            say(f"         {engine['base']['verdict']}: {engine['base']['reason']}")
         for version, reason in engine["failed"].items():
-            click.echo(f"         {version} failed: {reason}")
+            say(f"         {version} failed: {reason}")
 
 
 def _how(engine: dict[str, Any]) -> str:
@@ -53,8 +52,8 @@ def _show_store(store: dict[str, Any], replicas: list[dict[str, Any]]) -> None:
     if store["is_away"]:
         away = f"AWAY for {store['silent_seconds']:.0f} s" if store["silent_seconds"] >= 2 else "TAKES NO CHANGES"
         standing = f"{away}; version {store['state_version']} is served, changes wait"
-    click.echo(f"store    {store['address']}  {standing}")
+    say(f"store    {store['address']}  {standing}")
     if len(replicas) > 1:
         for each in replicas:
             workers = f"{each['workers']} worker{'s' if each['workers'] != 1 else ''}"
-            click.echo(f"gateway  {each['name']}  {each['url']}  {workers}, version {each['state_version']}")
+            say(f"gateway  {each['name']}  {each['url']}  {workers}, version {each['state_version']}")

@@ -5,9 +5,14 @@ from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from gateway.visible import visible
 
 # A file or a pipe has no width: each row is one line there.
 _WIDEST = 10_000
+# Characters of a cell; `--json` has all of it.
+LONGEST_CELL = 400
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]], empty: str) -> None:
@@ -17,12 +22,12 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]], empty: str
         console.width = _WIDEST
     table = Table(box=None, pad_edge=False, header_style="bold")
     for place, name in enumerate(columns):  # the first is what other commands take: it stays whole
-        table.add_column(name, no_wrap=place == 0, overflow="fold")
+        table.add_column(Text(visible(name)), no_wrap=place == 0, overflow="fold")
     count = 0
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(visible(cell, LONGEST_CELL)) for cell in row))
         count += 1
-    console.print(table if count else empty)
+    console.print(table if count else Text(visible(empty)))
 
 
 def when(seconds: int) -> str:

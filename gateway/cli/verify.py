@@ -13,6 +13,7 @@ from adapters.verify import BaseModel, EngineLimits, InvalidBase, InvalidKey, Re
 from adapters.verify.signature import make_key, sign, trust_of
 from gateway.cli.client import echo_json
 from gateway.cli.options import fail, json_option
+from gateway.cli.output import say
 from gateway.cli.tables import size
 
 
@@ -62,7 +63,7 @@ def sign_adapter(path: Path, key: Path) -> None:
         signer = sign(path, digest, key)
     except (InvalidArtifact, InvalidKey) as error:
         raise fail(str(error)) from None
-    click.echo(f"Signed {digest[:12]} with key {signer}.")
+    say(f"Signed {digest[:12]} with key {signer}.")
 
 
 @click.command("keygen")
@@ -73,8 +74,8 @@ def make_key_pair(file: Path) -> None:
         public = make_key(file)
     except FileExistsError:
         raise fail(f"`{file}` exists; a key is never overwritten, give another name") from None
-    click.echo(public)
-    click.echo(f"The private key is in {file}; keep it. The line above is public: put it into a file.", err=True)
+    say(public)
+    say(f"The private key is in {file}; keep it. The line above is public: put it into a file.", err=True)
 
 
 def add_to(group: click.Group) -> None:
@@ -98,34 +99,35 @@ def _print(report: Report) -> None:
     for problem in report.problems:
         _print_problem(problem)
     if report.manifest is not None:
-        click.echo(_facts(report.manifest))
+        for line in _facts(report.manifest):
+            say(line)
     if report.signed_by:
-        click.echo(f"Signed by {report.signed_by}.")
+        say(f"Signed by {report.signed_by}.")
     errors, warnings = (_count(len(found), kind) for found, kind in
                         ((report.errors, "error"), (report.warnings, "warning")))  # fmt: skip
     if report.is_accepted:
-        click.secho("Accepted" + (f", {warnings}." if report.warnings else "."), fg="green")
+        say("Accepted" + (f", {warnings}." if report.warnings else "."), fg="green")
     else:
-        click.secho(f"Refused: {errors}" + (f", {warnings}." if report.warnings else "."), fg="red")
+        say(f"Refused: {errors}" + (f", {warnings}." if report.warnings else "."), fg="red")
 
 
 def _print_problem(problem: Problem) -> None:
     colour = "red" if problem.is_error else "yellow"
-    click.echo(click.style(f"{problem.severity} {problem.code}", fg=colour, bold=True)
-               + (f"  {problem.where}" if problem.where else ""))  # fmt: skip
-    click.echo(f"  {problem.message}")
+    say(f"{problem.severity} {problem.code}", fg=colour, bold=True, nl=not problem.where)
+    if problem.where:
+        say(f"  {problem.where}")
+    say(f"  {problem.message}")
     for label, text in (("value", problem.value), ("limit", problem.limit), ("remedy", problem.remedy)):
         if text is not None:
-            click.echo(f"  {label + ':':8} {text}")
-    click.echo()
+            say(f"  {label + ':':8} {text}")
+    say()
 
 
-def _facts(manifest: Manifest) -> str:
+def _facts(manifest: Manifest) -> tuple[str, str]:
     strength = f"rank {manifest.rank}, alpha {manifest.alpha:g}" + (", rsLoRA" if manifest.use_rslora else "")
-    return (
-        f"{manifest.digest}\n{strength} (strength {manifest.scaling:.3g}), {manifest.modules} modules "
-        f"({', '.join(manifest.target_modules)}), {', '.join(manifest.dtypes)}, {size(manifest.size_bytes)}"
-    )
+    modules = f"{manifest.modules} modules ({', '.join(manifest.target_modules)})"
+    others = f"{', '.join(manifest.dtypes)}, {size(manifest.size_bytes)}"
+    return manifest.digest, f"{strength} (strength {manifest.scaling:.3g}), {modules}, {others}"
 
 
 def _count(number: int, what: str) -> str:

@@ -21,6 +21,7 @@ from gateway.demo.base_model import demo_base
 from gateway.demo.guide import DemoFailed, Guide, note, running, step
 from gateway.demo.trials import tell_trials
 from gateway.settings import Settings
+from gateway.visible import visible
 
 QUESTION: Final = "What is the capital of Germany?"
 LONG_QUESTION: Final = "What is a computer for?"
@@ -67,7 +68,7 @@ def _ask_everybody(guide: Guide) -> None:
         replies = list(pool.map(lambda model: guide.ask(model, QUESTION), models))
     click.echo(f"   {QUESTION}")
     for model, reply in zip(models, replies, strict=True):
-        click.echo(f"   {click.style(f'{model:22}', bold=True)} {reply}")
+        click.echo(f"   {click.style(f'{model:22}', bold=True)} {visible(reply)}")
     plain, *styled = replies
     for style, reply in zip(FIRST_STYLES, styled, strict=True):
         check_style(style, reply)
@@ -81,7 +82,7 @@ def _stream_one(guide: Guide) -> None:
     step("4. A reply streams")
     click.echo(f"   {LONG_QUESTION}\n   {click.style('support', bold=True)}  ", nl=False)
     for piece in guide.stream("support", LONG_QUESTION):
-        click.echo(piece, nl=False)
+        click.echo(visible(piece), nl=False)
     click.echo()
 
 
@@ -112,7 +113,7 @@ def _add_while_streaming(guide: Guide, folder: Path) -> None:
     during = sum(before <= at <= after for at, _ in pieces)
     click.echo(f"   {added} Ready after {after - before:.1f} s, in which the stream brought {during} more pieces")
     click.echo(f"   and went on to its end ({len(pieces)} pieces).")
-    click.echo(f"   {click.style(f'{LATE_STYLE:22}', bold=True)} {reply}")
+    click.echo(f"   {click.style(f'{LATE_STYLE:22}', bold=True)} {visible(reply)}")
     check_style(LATE_STYLE, reply)
 
 

@@ -19,6 +19,7 @@ import uvloop
 from gateway.decide.route import Base
 from gateway.evaluate.evaluator import Evaluator
 from gateway.evaluate.supervise import Order
+from gateway.log_lines import log_to_stderr
 from gateway.settings import Settings
 from gateway.store.errors import SessionsNotKept, StoreError
 from gateway.store.sql import open_store
@@ -57,7 +58,7 @@ def run_evaluator(
         node_socket: The node's control socket, for its child.
         base: What the node serves.
     """
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr(settings.log_level.upper())
     for library in ("httpx", "httpcore", "alembic"):
         logging.getLogger(library).setLevel(logging.WARNING)
 

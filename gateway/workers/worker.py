@@ -15,6 +15,7 @@ import uvicorn
 import uvloop
 
 from gateway.app import Worker
+from gateway.log_lines import WITHOUT_TIME, log_to_stderr
 from gateway.receive.protocol import ClientConnection
 from gateway.workers import channel
 from gateway.workers.channel import Configure
@@ -67,7 +68,7 @@ async def serve(listener: socket.socket, pair: socket.socket) -> None:
 
 def main() -> None:
     """Run a worker on the two inherited descriptors."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    log_to_stderr(logging.WARNING, WITHOUT_TIME)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     # What is loaded by now stays: keep the collector from walking it again and again.
