@@ -5,6 +5,7 @@ from functools import lru_cache
 import msgspec
 
 from gateway.receive.endpoints import Dialect
+from gateway.receive.lax import is_stream, is_true
 from gateway.receive.request import Request
 from gateway.receive.wire import addressed
 
@@ -16,9 +17,12 @@ def quoted(name: str) -> bytes:
 
 
 def asks_for_usage(request: Request) -> bool:
-    """Whether a stream's usage is asked for that its sender has not asked for."""
+    """Whether a stream's usage is asked for that its sender will not see: for the limits and the metrics."""
     fields = request.fields
-    return fields is not None and request.endpoint.dialect is Dialect.COMPLETIONS and fields.leaves_usage()
+    if fields is None or request.endpoint.dialect is not Dialect.COMPLETIONS or not is_stream(fields.stream):
+        return False
+    options = fields.stream_options
+    return not (isinstance(options, dict) and is_true(options.get("include_usage")))
 
 
 def message(request: Request, version: str) -> bytes:

@@ -13,7 +13,7 @@ much, is read in short steps: its members are found, and only those that we read
 
 import re
 from collections.abc import Generator
-from typing import Any, Final, get_type_hints
+from typing import Annotated, Any, Final, get_type_hints
 
 import msgspec
 
@@ -26,6 +26,7 @@ from gateway.receive.json_outline import (
     outline_in_steps,
     outline_of,
 )
+from gateway.receive.lax import is_true
 from gateway.receive.pieces import Edit, Pieces, edited
 
 # The largest body that is read at once: at worst 10 ms.
@@ -45,6 +46,9 @@ _PLAIN_VALUE: Final = re.compile(rb'[ \t\r\n]*:[ \t\r\n]*"[^"\\]*"')
 _ASCII_ESCAPE: Final = b"\\u00"
 _ASK_USAGE: Final = b',"stream_options":{"include_usage":true}'
 _NOTHING: Final = msgspec.Raw()
+# What is asked for up to here needs no look: no policy's cap is lower without saying so (`engine_fields.py`).
+USUAL_CHOICES: Final = 1
+USUAL_TOKENS: Final = 8192
 
 
 class Fields(msgspec.Struct, frozen=True, gc=False):
@@ -60,28 +64,76 @@ class Fields(msgspec.Struct, frozen=True, gc=False):
     messages: msgspec.Raw = _NOTHING
     input: msgspec.Raw = _NOTHING
     prompt: msgspec.Raw = _NOTHING
+    stream_interval: Any = None
 
-    def leaves_usage(self) -> bool:
-        """Whether this is a stream whose sender does not ask for its usage, nor for what hangs on it."""
-        options = self.stream_options
-        if self.stream is not True:
-            return False
-        return not (
-            isinstance(options, dict)
-            and (options.get("include_usage") is True or options.get("continuous_usage_stats"))
-        )
+
+class UsualFields(Fields, frozen=True, gc=False):
+    """A body in which no field holds anything that a policy might refuse (`engine_fields.py`).
+
+    The types say so, and the decoder checks them on its way: the usual request pays next to nothing for the policy.
+    Whatever else a body holds in one of these fields makes it `OddFields`.
+    """
+
+    priority: None = None
+    request_id: None = None
+    kv_transfer_params: None = None
+    ec_transfer_params: None = None
+    data_parallel_rank: None = None
+    prompt_embeds: None = None
+    chat_template: None = None
+    mm_processor_kwargs: None = None
+    media_io_kwargs: None = None
+    vllm_xargs: None = None
+    logits_processors: None = None
+    background: None = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=USUAL_CHOICES)] | None = None
+    best_of: Annotated[int, msgspec.Meta(ge=1, le=USUAL_CHOICES)] | None = None
+    max_tokens: Annotated[int, msgspec.Meta(ge=0, le=USUAL_TOKENS)] | None = None
+    max_completion_tokens: Annotated[int, msgspec.Meta(ge=0, le=USUAL_TOKENS)] | None = None
+    max_output_tokens: Annotated[int, msgspec.Meta(ge=0, le=USUAL_TOKENS)] | None = None
+
+
+class OddFields(Fields, frozen=True, gc=False):
+    """A body that a policy has to look at; the fields as they were sent, empty where they were not."""
+
+    priority: msgspec.Raw = _NOTHING
+    request_id: msgspec.Raw = _NOTHING
+    kv_transfer_params: msgspec.Raw = _NOTHING
+    ec_transfer_params: msgspec.Raw = _NOTHING
+    data_parallel_rank: msgspec.Raw = _NOTHING
+    prompt_embeds: msgspec.Raw = _NOTHING
+    chat_template: msgspec.Raw = _NOTHING
+    mm_processor_kwargs: msgspec.Raw = _NOTHING
+    media_io_kwargs: msgspec.Raw = _NOTHING
+    vllm_xargs: msgspec.Raw = _NOTHING
+    logits_processors: msgspec.Raw = _NOTHING
+    background: msgspec.Raw = _NOTHING
+    n: msgspec.Raw = _NOTHING
+    best_of: msgspec.Raw = _NOTHING
+    max_tokens: msgspec.Raw = _NOTHING
+    max_completion_tokens: msgspec.Raw = _NOTHING
+    max_output_tokens: msgspec.Raw = _NOTHING
+
+
+_USUAL: Final = msgspec.json.Decoder(UsualFields)
+_ODD: Final = msgspec.json.Decoder(OddFields)
+# Fields that a policy may refuse.
+POLICED: Final = frozenset(OddFields.__struct_fields__) - frozenset(Fields.__struct_fields__)
 
 
 class LargeFields(Fields, frozen=True, gc=False, kw_only=True):
-    """What is read of a body in steps, and where its members stand."""
+    """What is read of a body in steps, where its members stand, and the fields that a policy may refuse."""
 
     outline: Outline
+    policed: Fields
 
 
-_DECODER: Final = msgspec.json.Decoder(Fields)
 # Fields that can be long by nature; of a large body they are not parsed.
 _LONG: Final = frozenset(name for name, kind in get_type_hints(Fields).items() if kind is msgspec.Raw)
-_WANTED: Final = frozenset(Fields.__struct_encode_fields__)
+_WANTED: Final = frozenset(Fields.__struct_encode_fields__) | POLICED
+# Of a large body a policy learns that such a field is there, and not what it holds.
+_NAMED_ONLY: Final = frozenset(("prompt_embeds", "kv_transfer_params", "ec_transfer_params", "chat_template"))
+_LONGEST_NAMED_ONLY_BYTES: Final = 64
 # Any escape, so that the second backslash of `\\ud800` begins none.
 _SURROGATES: Final = re.compile(
     rb"\\(?:u[dD](?:[89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F]|[89a-fA-F])[0-9a-fA-F]{2}|.)", re.DOTALL
@@ -135,6 +187,9 @@ def read_in_steps(body: Pieces) -> Generator[None, None, LargeFields]:
         if name in _LONG:
             continue
         start, end = spans[-1]
+        if name in _NAMED_ONLY and end - start > _LONGEST_NAMED_ONLY_BYTES:
+            members.append(b'"%b":"..."' % name.encode())
+            continue
         total += end - start
         if total > MOST_FIELD_BYTES:
             raise BadRequest(
@@ -148,16 +203,16 @@ def read_in_steps(body: Pieces) -> Generator[None, None, LargeFields]:
         for name, spans in outline.members.items() if name in _LONG
     }  # fmt: skip
     values = {name: getattr(fields, name) for name in Fields.__struct_fields__}
-    return LargeFields(**(values | long), outline=outline)
+    return LargeFields(**(values | long), outline=outline, policed=fields)
 
 
 def _parsed(body: bytes) -> Fields:
     try:
         try:
-            return _DECODER.decode(body)
+            return _fields_of(body)
         except msgspec.DecodeError:
             # RFC 8259, 8.2: half of a surrogate pair is allowed and common, where JavaScript cut an emoji in two.
-            return _DECODER.decode(mended(body))
+            return _fields_of(mended(body))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _not_json(body, error) from None
     except RecursionError:
@@ -170,6 +225,13 @@ def _not_json(body: bytes, error: Exception) -> BadRequest:
     where = re.search(r"byte (\d+)", str(error))
     at = f" (near byte {where[1]})" if where else ""
     return BadRequest(f"The body is not a valid JSON object{at}.")
+
+
+def _fields_of(body: bytes) -> Fields:
+    try:
+        return _USUAL.decode(body)
+    except msgspec.DecodeError:  # of a type that is not the usual, or a number too long to be one
+        return _ODD.decode(body)
 
 
 def mended(body: bytes) -> bytes:
@@ -242,9 +304,15 @@ def _asking_usage(body: Pieces, options: Any, outline: Outline) -> list[Edit]:
         return [(start, end, b'{"include_usage":true}')]
     if not isinstance(options, dict):
         return []  # a wrong type: the engine's error says so
-    inner = outline_of(body.cut(start, end), ("include_usage",))
+    inner = outline_of(body.cut(start, end), ("include_usage", "continuous_usage_stats"))
+    changes: list[Edit] = []
     if "include_usage" in options:
         first, last = inner.members["include_usage"][-1]
-        return [(start + first, start + last, b"true")]
-    comma = b"" if inner.is_empty else b","
-    return [(start + 1, start + 1, b'"include_usage":true' + comma)]
+        changes.append((start + first, start + last, b"true"))
+    else:
+        comma = b"" if inner.is_empty else b","
+        changes.append((start + 1, start + 1, b'"include_usage":true' + comma))
+    if is_true(options.get("continuous_usage_stats")):  # it means nothing to an engine without `include_usage`
+        first, last = inner.members["continuous_usage_stats"][-1]
+        changes.append((start + first, start + last, b"false"))
+    return changes
