@@ -4,6 +4,7 @@ What is read is bytes as they came: nothing is decompressed, redirected or follo
 """
 
 import asyncio
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -11,8 +12,11 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from gateway.serve.content import has_content
+
 CONNECT_SECONDS: Final = 5.0
 # Nothing that comes compressed is wanted: a small reply could become a large one.
+_ENDS_EVENT: Final = re.compile(rb"\n\r?\n")
 _HEADERS: Final = {"accept-encoding": "identity", "content-type": "application/json"}
 
 
@@ -33,7 +37,7 @@ class Reply:
         body: As much of it as was allowed.
         is_whole: False where it was cut at a bound of ours, or broke off.
         cut: Why it was cut: `bytes`, `time` or `broken`; empty if it is whole.
-        first_seconds: Until the first bytes of the body; None without any.
+        first_seconds: Until a stream's first content; None without any.
         seconds: Until the end.
     """
 
@@ -119,9 +123,12 @@ class _Reading:
         self.status = 0
         self.body = bytearray()
         self.first_seconds: float | None = None
+        self._looked_through = 0  # bytes of events without content
 
     def add(self, part: bytes, seconds: float) -> None:
         """Take the next bytes."""
-        if self.first_seconds is None:
-            self.first_seconds = seconds
         self.body += part
+        if self.first_seconds is None and _ENDS_EVENT.search(self.body, max(0, len(self.body) - len(part) - 3)):
+            if has_content(bytes(self.body[self._looked_through :])):
+                self.first_seconds = seconds
+            self._looked_through = max(self.body.rfind(b"\n\n"), self.body.rfind(b"\n\r\n"), self._looked_through)

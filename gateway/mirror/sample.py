@@ -31,7 +31,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
         session: Of the conversation or user that it belongs to, 16 hex digits; see `taken.session_of`.
         task: The caller's name for the kind of request; empty if none was given.
         at: When the reply was complete, Unix seconds.
-        ttft_seconds: From sending to the first event; None unless it is a stream.
+        ttft_seconds: From sending to the first content; None unless it is a stream that has some.
         duration_seconds: From sending to the end.
         redacted: Texts were changed: both versions are asked with `body`, and `reply` is empty.
     """

@@ -32,7 +32,7 @@ class Taken(msgspec.Struct, array_like=True, gc=False):
         task: `x-loragate-task`, if sent.
         size: Bytes that it keeps alive.
         sent_at, first_at, ended_at: Monotonic seconds, which all processes of a machine share; `first_at` is 0
-            until bytes of the reply have come.
+            until the reply has brought content: comments and structure are none.
         parts: The reply's bytes, in order.
         plain: Which of them are bytes of the body; each other one is an HTTP chunk in its framing.
     """

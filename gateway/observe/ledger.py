@@ -111,6 +111,7 @@ class Cell(msgspec.Struct, gc=False, kw_only=True):
     in_flight: int = 0
     prompt_tokens: int = 0
     generation_tokens: int = 0
+    estimated_tokens: int = 0
     retries: int = 0
     statuses: dict[int, int] = msgspec.field(default_factory=dict)
     errors: dict[str, int] = msgspec.field(default_factory=dict)
@@ -139,12 +140,12 @@ class Cell(msgspec.Struct, gc=False, kw_only=True):
         self.refusals[reason] = self.refusals.get(reason, 0) + 1
 
     def took_to_first_token(self, seconds: float) -> None:
-        """Observe the time from the request's last byte to the stream's first event."""
+        """Observe the time from the request's last byte to the stream's first content."""
         self.ttft.counts[bisect_left(TTFT_BOUNDS, seconds)] += 1
         self.ttft.sum += seconds
 
     def took_between_tokens(self, seconds: float) -> None:
-        """Observe the time between two reads of a stream that each brought events."""
+        """Observe the time between two reads of a stream that each brought content."""
         self.itl.counts[bisect_left(ITL_BOUNDS, seconds)] += 1
         self.itl.sum += seconds
 
@@ -168,6 +169,7 @@ class Cell(msgspec.Struct, gc=False, kw_only=True):
         self.in_flight += other.in_flight
         self.prompt_tokens += other.prompt_tokens
         self.generation_tokens += other.generation_tokens
+        self.estimated_tokens += other.estimated_tokens
         self.retries += other.retries
         for status, count in other.statuses.items():
             self.statuses[status] = self.statuses.get(status, 0) + count

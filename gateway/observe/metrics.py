@@ -92,6 +92,11 @@ def _counters(cells: tuple[Cell, ...]) -> Iterator[Metric]:
     generated = CounterMetricFamily(
         "loragate_generation_tokens", "Generated tokens, from the replies' usage.", labels=_LABELS
     )
+    estimated = CounterMetricFamily(
+        "loragate_estimated_tokens",
+        "Tokens that limits were charged by an estimate, as no usage came: the client left, or the engine broke.",
+        labels=_LABELS,
+    )
     retries = CounterMetricFamily(
         "loragate_retries", "Requests sent to an engine once more before the first byte.", labels=_LABELS
     )
@@ -116,8 +121,9 @@ def _counters(cells: tuple[Cell, ...]) -> Iterator[Metric]:
             errors.add_metric((*labels, code), count)
         prompt.add_metric(labels, cell.prompt_tokens)
         generated.add_metric(labels, cell.generation_tokens)
+        estimated.add_metric(labels, cell.estimated_tokens)
         retries.add_metric(labels, cell.retries)
-    yield from (requests, errors, prompt, generated, retries, exposures, refusals)
+    yield from (requests, errors, prompt, generated, estimated, retries, exposures, refusals)
 
 
 def _histograms(cells: tuple[Cell, ...]) -> Iterator[Metric]:
@@ -126,13 +132,13 @@ def _histograms(cells: tuple[Cell, ...]) -> Iterator[Metric]:
             "ttft",
             TTFT_BOUNDS,
             "loragate_time_to_first_token_seconds",
-            "From a request's last byte to a stream's first event.",
+            "From a request's last byte to a stream's first content; comments and the role alone are none.",
         ),
         (
             "itl",
             ITL_BOUNDS,
             "loragate_inter_token_latency_seconds",
-            "Between two reads of a stream that brought events.",
+            "Between two reads of a stream that brought content.",
         ),
         (
             "duration",

@@ -11,6 +11,8 @@ from gateway.errors import Saturated, ServingError
 from gateway.observe.ledger import Cell, Ledger
 from gateway.observe.tally import Tallies, is_failure
 from gateway.pipeline import Exposure, Placement, answer
+from gateway.receive.lax import number_of
+from gateway.receive.prompt_size import prompt_tokens
 from gateway.receive.reply import Reply
 from gateway.receive.request import Request
 
@@ -37,12 +39,14 @@ class Account:
         tallies: Of the worker's rollouts.
     """
 
-    __slots__ = ("_ledger", "_request", "_tallies", "cell", "served")
+    __slots__ = ("_ledger", "_prompt_tokens", "_request", "_tallies", "_tokens_per_piece", "cell", "served")
 
     def __init__(self, request: Request, ledger: Ledger, tallies: Tallies) -> None:
         self._request = request
         self._ledger = ledger
         self._tallies = tallies
+        self._prompt_tokens = 0  # about how many, where that may be wanted
+        self._tokens_per_piece = 1
         self.cell: Cell  # of who serves it
         self.served: Placement | None = None  # who serves it, if anyone does
 
@@ -55,6 +59,14 @@ class Account:
         cell.in_flight += 1
         self.served = placed
 
+    def drop_body(self) -> None:
+        """Let go of the body: no other try can come. What it costs is estimated first, where there are limits."""
+        request, fields = self._request, self._request.fields
+        if request.lease is not None and fields is not None and request.endpoint.costs_tokens:
+            self._prompt_tokens = prompt_tokens(fields)
+            self._tokens_per_piece = max(1, number_of(fields.stream_interval) or 1)
+        request.body, request.fields = b"", None
+
     def saw_error(self, code: str) -> None:
         """Count an error that the caller was told."""
         self._cell_for_its_end().saw_error(code)
@@ -62,7 +74,9 @@ class Account:
     def _cell_for_its_end(self) -> Cell:
         return self.cell if self.served is not None else self._ledger.cell()
 
-    def close(self, reply: Reply | None, status: int, now: float, *, client_left: bool, has_failed: bool) -> None:
+    def close(
+        self, reply: Reply | None, status: int, now: float, *, client_left: bool, has_failed: bool, was_at_work: bool
+    ) -> None:
         """Count the end of the request.
 
         Args:
@@ -71,21 +85,33 @@ class Account:
             now: Monotonic seconds.
             client_left: Its client did not wait for the end.
             has_failed: We ended the reply with an error after its head.
+            was_at_work: An engine had the request and had not ended its reply.
         """
         request, cell = self._request, self._cell_for_its_end()
-        request.body, request.fields = b"", None  # who loads its version still knows us
+        if request.fields is not None:
+            self.drop_body()  # who loads its version still knows us
         if self.served is not None:
             cell.in_flight -= 1
         cell.saw_status(status)
         cell.took(now - request.received_at)
         if request.lease is not None:
-            # Of a reply that broke off nobody tells the tokens; a piece of a stream has one, nearly always.
-            request.lease.end(reply.tokens or reply.pieces if reply is not None else 0, now)
+            request.lease.end(self._cost(reply, was_at_work=was_at_work), now)
         is_in_band = has_failed or (reply is not None and reply.has_failed)
         if reply is not None and reply.tap is not None:
             reply.tap.end(now, client_left=client_left, has_failed=is_in_band)
         if request.exposure is not None:
             self._tally(request.exposure, status, now, client_left=client_left, is_in_band=is_in_band)
+
+    def _cost(self, reply: Reply | None, *, was_at_work: bool) -> int:
+        """Return the tokens that the request has cost: those told, else an estimate of what an engine worked on."""
+        tokens = reply.told_tokens() if reply is not None else 0
+        if tokens or not self._request.endpoint.costs_tokens or (reply is None and not was_at_work):
+            return tokens
+        tokens = self._prompt_tokens
+        if reply is not None:
+            tokens = reply.estimated_tokens(self._prompt_tokens, self._tokens_per_piece)
+        self.cell.estimated_tokens += tokens
+        return tokens
 
     def _tally(self, exposure: Exposure, status: int, now: float, *, client_left: bool, is_in_band: bool) -> None:
         self._cell_for_its_end().exposed(exposure.arm)

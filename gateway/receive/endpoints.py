@@ -41,6 +41,8 @@ class Endpoint:
     dialect: Dialect = Dialect.PLAIN
     # Without a `model` the base is meant: these are the same for every adapter of a base.
     model_is_optional: bool = False
+    # Whether a model reads the prompt, which `tokens_per_minute` bounds.
+    costs_tokens: bool = True
 
 
 def _served(*endpoints: Endpoint) -> dict[bytes, Endpoint]:
@@ -52,11 +54,11 @@ ENDPOINTS: Final = _served(
     Endpoint(path=b"/v1/completions", dialect=Dialect.COMPLETIONS),
     Endpoint(path=b"/v1/responses", dialect=Dialect.RESPONSES),
     Endpoint(path=b"/v1/messages", dialect=Dialect.MESSAGES),
-    Endpoint(path=b"/v1/messages/count_tokens"),
+    Endpoint(path=b"/v1/messages/count_tokens", costs_tokens=False),
     Endpoint(path=b"/v1/embeddings"),
-    Endpoint(path=b"/tokenize", model_is_optional=True),
-    Endpoint(path=b"/detokenize", model_is_optional=True),
-    Endpoint(path=b"/tokenizer_info", method=b"GET", model_is_optional=True),
+    Endpoint(path=b"/tokenize", model_is_optional=True, costs_tokens=False),
+    Endpoint(path=b"/detokenize", model_is_optional=True, costs_tokens=False),
+    Endpoint(path=b"/tokenizer_info", method=b"GET", model_is_optional=True, costs_tokens=False),
     Endpoint(path=b"/v1/feedback", kind=Kind.FEEDBACK),
     Endpoint(path=b"/v1/models", method=b"GET", kind=Kind.MODELS),
     Endpoint(path=b"/healthz", method=b"GET", kind=Kind.HEALTH),

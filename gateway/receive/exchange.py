@@ -17,10 +17,12 @@ from gateway.ports import Link, ReplyHead
 from gateway.receive.accounts import Account, decide
 from gateway.receive.delay import Delay
 from gateway.receive.failures import reply_of
+from gateway.receive.lax import is_stream
 from gateway.receive.outgoing import asks_for_usage, message
 from gateway.receive.queueing import Line
 from gateway.receive.reply import Reply
 from gateway.receive.request import Request
+from gateway.serve.content import is_comment
 
 if TYPE_CHECKING:
     from gateway.receive.protocol import ClientConnection
@@ -203,7 +205,7 @@ class Exchange:
             self._client.write(out)
         if is_complete:
             self._end(reply, now)
-        else:
+        elif not is_comment(data):  # which an engine sends while a request waits, too
             self._heard_at = now
 
     def on_chunk(self, chunk: bytes) -> None:
@@ -276,7 +278,7 @@ class Exchange:
         if placed.mirror is not None:
             reply.tap = client.taps.of(request, placed, head, self._sent_at)
         client.note((request.id, placed, request.caller))
-        request.body, request.fields = b"", None  # no other try can come, and a stream may be long
+        self._account.drop_body()  # no other try can come, and a stream may be long
         return reply.head(head, request, placed, self._sent_at - request.received_at + monotonic() - now)
 
     # The end
@@ -291,9 +293,11 @@ class Exchange:
         if self.is_over:
             return
         client, request, reply = self._client, self._request, self._reply
+        was_at_work = self._link is not None
         self._drop_link()
         self._account.saw_error(error.code)
-        self._close_books(error.status if reply is None else reply.status, monotonic(), has_failed=reply is not None)
+        status = error.status if reply is None else reply.status
+        self._close_books(status, monotonic(), has_failed=reply is not None, was_at_work=was_at_work)
         if reply is None:
             keep_alive = request.keep_alive and not client.is_draining
             client.write(reply_of(error, request.id, keep_alive=keep_alive, is_http10=request.is_http10))
@@ -309,9 +313,11 @@ class Exchange:
     def client_gone(self) -> None:
         """Nobody listens any more: free the engine at once."""
         if not self.is_over:
+            was_at_work = self._link is not None
             self._drop_link()
             # nginx's code for a client that closed; it is never sent, only counted.
-            self._close_books(499 if self._reply is None else self._reply.status, monotonic(), client_left=True)
+            status = 499 if self._reply is None else self._reply.status
+            self._close_books(status, monotonic(), client_left=True, was_at_work=was_at_work)
             if self._account.served is not None:
                 self._account.saw_error("client_gone")
 
@@ -321,7 +327,9 @@ class Exchange:
             link.cancel()
             self._client.placing.gave_up(self._placement.engine_url, self)
 
-    def _close_books(self, status: int, now: float, *, client_left: bool = False, has_failed: bool = False) -> None:
+    def _close_books(
+        self, status: int, now: float, *, client_left: bool = False, has_failed: bool = False, was_at_work: bool = False
+    ) -> None:
         """Count the end; every end passes here, once."""
         self.is_over = True
         self._link = None
@@ -329,7 +337,9 @@ class Exchange:
             self._delay.leave()
         if self._account.served is not None:
             self._client.placing.gave_up(self._placement.engine_url, self)
-        self._account.close(self._reply, status, now, client_left=client_left, has_failed=has_failed)
+        self._account.close(
+            self._reply, status, now, client_left=client_left, has_failed=has_failed, was_at_work=was_at_work
+        )
 
     # What its connection asks and tells
 
@@ -349,9 +359,12 @@ class Exchange:
             error = self._delay.overdue(limits, now)
             if error is not None:
                 self.fail(error)
-        elif self.has_begun:
-            if now - self._heard_at >= limits.idle_seconds:
-                self.fail(EngineTimeout(f"The engine sent nothing more for {limits.idle_seconds:g} s."))
+        elif self._reply is not None:
+            # vLLM sends the head of a stream at once: what comes late is its first content.
+            is_first = self._reply.waits_for_content
+            seconds = limits.first_byte_seconds if is_first else limits.idle_seconds
+            if now - self._heard_at >= seconds:
+                self.fail(EngineTimeout(f"The engine sent nothing {'' if is_first else 'more '}for {seconds:g} s."))
         else:
             self._check_first_byte(now)
 
@@ -359,8 +372,8 @@ class Exchange:
         client, url = self._client, self._placement.engine_url
         waited = now - self._heard_at
         fields = self._request.fields
-        is_stream = fields is not None and fields.stream is True
-        is_stuck = client.placing.is_stuck(url, client.engines, waited, now, is_stream=is_stream)
+        is_streamed = fields is not None and is_stream(fields.stream)
+        is_stuck = client.placing.is_stuck(url, client.engines, waited, now, is_stream=is_streamed)
         if is_stuck and self._goes_elsewhere(same_engine=False):
             return
         if waited >= client.limits.first_byte_seconds:

@@ -14,7 +14,7 @@ _LONGEST_NUMBER: Final = 24
 
 def is_true(value: Any) -> bool:
     """Whether an engine takes `value` for true."""
-    return value is True or (isinstance(value, int | float) and value == 1) or _word(value) in _TRUE
+    return value is True or (_is_number(value) and value == 1) or _word(value) in _TRUE
 
 
 def is_stream(value: Any) -> bool:
@@ -24,6 +24,15 @@ def is_stream(value: Any) -> bool:
     if not value:  # left out, null, false, 0; and what is empty is refused
         return False
     return _word(value) not in _FALSE
+
+
+def is_refused(value: Any) -> bool:
+    """Whether an engine takes `value` neither for true nor for false, nor for left out."""
+    return not (value is None or is_true(value) or _word(value) in _FALSE or (_is_number(value) and value == 0))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
 
 
 def number_of(value: Any) -> int | None:

@@ -5,7 +5,7 @@ from functools import lru_cache
 import msgspec
 
 from gateway.receive.endpoints import Dialect
-from gateway.receive.lax import is_stream, is_true
+from gateway.receive.lax import is_refused, is_stream, is_true
 from gateway.receive.request import Request
 from gateway.receive.wire import addressed
 
@@ -22,7 +22,8 @@ def asks_for_usage(request: Request) -> bool:
     if fields is None or request.endpoint.dialect is not Dialect.COMPLETIONS or not is_stream(fields.stream):
         return False
     options = fields.stream_options
-    return not (isinstance(options, dict) and is_true(options.get("include_usage")))
+    asked = options.get("include_usage") if isinstance(options, dict) else None
+    return not is_true(asked) and not is_refused(asked)
 
 
 def message(request: Request, version: str) -> bytes:

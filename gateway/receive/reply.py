@@ -14,11 +14,13 @@ from gateway.receive.engine_headers import forwarded
 from gateway.receive.failures import connection_header, event_of, status_line
 from gateway.receive.request import Request
 from gateway.receive.tap import EVENT_STREAM, Tap
-from gateway.serve.sse import EventStream, usage_of
+from gateway.serve.content import has_content
+from gateway.serve.sse import CONTENT, EventStream
+from gateway.serve.whole_reply import WholeReply
 
-# A whole reply is kept up to here to read its usage; a larger one (thousands of prompt
-# log-probabilities) is passed on and its tokens are not counted.
-LARGEST_READ_REPLY_BYTES: Final = 4 * 1024 * 1024
+# Bytes of text that make a token, roughly, where nobody tells how many there are: OpenAI's rule of thumb for English.
+BYTES_PER_TOKEN: Final = 4
+_FAILED: Final = 400
 
 
 class Reply:
@@ -35,8 +37,8 @@ class Reply:
     """
 
     __slots__ = (
-        "_cell", "_events", "_is_chunked", "_last_at", "_passing", "_received_at", "_whole", "pieces", "status", "tap",
-        "tokens",
+        "_cell", "_events", "_is_chunked", "_last_at", "_passing", "_received_at", "_usage", "_whole", "pieces",
+        "status", "tap",
     )  # fmt: skip
 
     def __init__(
@@ -44,17 +46,17 @@ class Reply:
     ) -> None:
         self._cell = cell
         self._received_at = request.received_at
-        self._last_at = 0.0  # the last events
-        self.pieces = 0  # in which a stream has come
-        self.tokens = 0  # of the prompt and of the reply, once a complete reply has told
+        self._last_at = 0.0  # the last content
+        self.pieces = 0  # in which a stream's content has come
+        self._usage: tuple[int, int] | None = None  # once a complete reply has told
         self.tap: Tap | None = None
         self._events: EventStream | None = None
-        self._whole: list[bytes] | None = None
+        self._whole: WholeReply | None = None
         self.status = status = head.status
         if any(name == b"content-type" and value.startswith(EVENT_STREAM) for name, value in head.headers):
             self._events = EventStream(hide_usage=hides_usage, fingerprint=fingerprint)
         else:
-            self._whole = []
+            self._whole = WholeReply()
         # An event may be added to a stream, or taken out, so its length is not the engine's.
         has_length = head.length is not None and self._events is None
         self._is_chunked = not has_length and not request.is_http10 and status not in (204, 304)
@@ -84,11 +86,11 @@ class Reply:
     def body(self, data: bytes, now: float, *, is_complete: bool) -> bytes:
         """Return what of the body's next part goes to the client, framed."""
         if self.tap is not None:
-            self.tap.data(data, now)
+            self.tap.data(data)
         if self._events is not None:
             data = self._passed(data, now, is_complete=is_complete)
         elif self._whole is not None:
-            self._keep(data)
+            self._whole.take(data)
         if not self._is_chunked:
             return data
         framed = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
@@ -97,38 +99,43 @@ class Reply:
     def passes(self, chunk: bytes, now: float) -> bool:
         """Whether a chunk of whole events goes on as it came: the usual step of a stream, and so the quickest."""
         events = self._passing
-        if events is None or not events.passes(chunk):
+        if events is None or not (kind := events.passes(chunk)):
             return False
         if self.tap is not None:
-            self.tap.chunk(chunk, now)
-        if self._last_at:
-            self._cell.took_between_tokens(now - self._last_at)
-        else:
-            self._cell.took_to_first_token(now - self._received_at)
-        self._last_at = now
-        self.pieces += 1
+            self.tap.chunk(chunk)
+        if kind == CONTENT:
+            if self._last_at:
+                self._cell.took_between_tokens(now - self._last_at)
+                self._last_at = now
+                self.pieces += 1
+            else:
+                self._saw_content(now)
         return True
 
     def _passed(self, data: bytes, now: float, *, is_complete: bool) -> bytes:
         """Return what of a stream's new bytes goes on, and observe its pace."""
         events = self._events
         assert events is not None
+        was_split = events.is_split
         data = events.feed(data)
-        if data:
-            if self._last_at:
-                self._cell.took_between_tokens(now - self._last_at)
-            else:
-                self._cell.took_to_first_token(now - self._received_at)
-            self._last_at = now
-            self.pieces += 1
+        if data and (was_split or has_content(data)):
+            self._saw_content(now)
         return data + events.rest() if is_complete else data
 
-    def _keep(self, data: bytes) -> None:
-        whole = self._whole
-        if data and whole is not None:
-            whole.append(data)
-            if len(whole) > 1 and sum(map(len, whole)) > LARGEST_READ_REPLY_BYTES:
-                self._whole = None
+    def _saw_content(self, now: float) -> None:
+        if self._last_at:
+            self._cell.took_between_tokens(now - self._last_at)
+        else:
+            self._cell.took_to_first_token(now - self._received_at)
+            if self.tap is not None:
+                self.tap.first_content(now)
+        self._last_at = now
+        self.pieces += 1
+
+    @property
+    def waits_for_content(self) -> bool:
+        """Whether this is a stream that has begun and has said nothing yet."""
+        return self._events is not None and not self._last_at
 
     def is_whole(self, fingerprints: dict[str, bytes], engine_url: str) -> None:
         """Take note of what a complete reply has told: its tokens, and what the engine calls its configuration."""
@@ -137,14 +144,33 @@ class Reply:
             usage = self._events.usage
             if self._events.fingerprint is not None:
                 fingerprints[engine_url] = self._events.fingerprint
-        elif self._whole and self.status == 200:
-            usage = usage_of(b"".join(self._whole))
+        elif self._whole is not None and self.status == 200:
+            usage = self._whole.usage()
+        self._usage = usage
         if usage is not None:
-            self.tokens = sum(usage)
             self._cell.prompt_tokens += usage[0]
             self._cell.generation_tokens += usage[1]
         if self.status >= 400:
             self._cell.saw_error("engine_status")
+
+    def told_tokens(self) -> int:
+        """Return the tokens of the prompt and of the reply, as a complete reply has told; 0 if it has not."""
+        return sum(self._usage) if self._usage is not None else 0
+
+    def estimated_tokens(self, prompt_tokens: int, tokens_per_piece: int) -> int:
+        """Return about how many tokens it has cost so far, by what has been told of them and what has come.
+
+        Args:
+            prompt_tokens: Of the prompt, if the reply has not told.
+            tokens_per_piece: How many tokens its sender wants in each event.
+        """
+        if self.status >= _FAILED:
+            return 0
+        if self._events is None:
+            size = self._whole.size if self._whole is not None else 0
+            return prompt_tokens + size // BYTES_PER_TOKEN
+        prompt, generated = self._events.usage or (0, 0)
+        return (prompt or prompt_tokens) + max(generated, self.pieces * tokens_per_piece)
 
     @property
     def has_failed(self) -> bool:

@@ -54,30 +54,28 @@ class Tap:
         self._most = most  # bytes of the reply that it may reserve yet
         self._left = 0  # of those that it has reserved
 
-    def data(self, data: bytes, now: float) -> None:
+    def data(self, data: bytes) -> None:
         """Keep a part of the reply's body, without HTTP's framing."""
         taken = self._taken
         if data and taken is not None:
             taken.plain.append(len(self._parts))
-            self.chunk(data, now)
+            self.chunk(data)
 
-    def chunk(self, chunk: bytes, now: float) -> None:
+    def chunk(self, chunk: bytes) -> None:
         """Keep an HTTP chunk of it, in its framing."""
         try:
             self._left = left = self._left - len(chunk) - PART_BYTES
-            if left < 0 and not self._reserves(now):
+            if left < 0 and not self._reserves():
                 return
             self._parts.append(chunk)
         except Exception as error:  # noqa: BLE001 (the fence: a caller never meets a fault of the mirror)
             self._taps.fault(error)
 
-    def _reserves(self, now: float) -> bool:
+    def _reserves(self) -> bool:
         """Whether there is room for what has come; some is reserved for what will come, too."""
         taken = self._taken
         if taken is None:
             return False
-        if not taken.first_at:
-            taken.first_at = now
         size = min(max(RESERVE_BYTES, -self._left), self._most)
         if size + self._left < 0:
             self._give_up("too_large")
@@ -89,6 +87,11 @@ class Tap:
             taken.size += size
             return True
         return False
+
+    def first_content(self, now: float) -> None:
+        """The model has said something, for the first time."""
+        if self._taken is not None:
+            self._taken.first_at = now
 
     def end(self, now: float, *, client_left: bool, has_failed: bool) -> None:
         """The reply is over."""

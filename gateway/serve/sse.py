@@ -10,6 +10,8 @@ from typing import Final
 
 import msgspec
 
+from gateway.serve.content import has_content
+
 # An event ends with an empty line; the three line ends are those of the WHATWG standard, mixed as
 # they come. Atomic, or CR and LF would count as two; a CR that stands last may be half of a CRLF.
 _END: Final = re.compile(rb"(?>\r\n|\n|\r(?!\Z)){2}")
@@ -98,6 +100,11 @@ def _carrier_of(data: bytes) -> _Carrier | None:
     return carrier
 
 
+# What a chunk is that may go on as it came.
+STRUCTURE: Final = 1
+CONTENT: Final = 2
+
+
 class EventStream:
     """One reply's events on their way through.
 
@@ -129,25 +136,31 @@ class EventStream:
         self.has_failed = False  # the engine has told an error
         self.usage: tuple[int, int] | None = None
 
-    def passes(self, chunk: bytes) -> bool:
-        """Whether an HTTP chunk of whole events may go on as it is: nothing waits, and nothing has to be read.
+    def passes(self, chunk: bytes) -> int:
+        """Tell what an HTTP chunk of whole events is.
+
+        Returns:
+            0 if it has to be read, or something before it waits. Else it may go on as it is: `CONTENT` if the model
+            has made any of it, `STRUCTURE` if not.
 
         One that differs from a chunk that went on only between the quotes of a text has nothing to be read either: a
         string that holds no quote hides no key. That takes a quarter of the time of looking it through.
         """
         if not self._is_clear:
-            return False
+            return 0
         before = self._before
         if before and chunk.endswith(self._after):
             start = 4 if len(chunk) <= _LONGEST_WITH_SHORT_SIZE else 5
             closing = len(chunk) - len(self._after)
             if chunk.startswith(before, start) and chunk.find(b'"', start + len(before)) == closing:
-                return True
+                return CONTENT  # as that one was
         if b'"usage"' in chunk or FINISHES in chunk or FAILS in chunk or FAILS_BY_NAME in chunk:
-            return False
+            return 0
+        if not has_content(chunk):
+            return STRUCTURE if b"data:" in chunk else 0
         if self._lessons:
             self._learn(chunk)
-        return True
+        return CONTENT
 
     def _learn(self, chunk: bytes) -> None:
         text = _TEXT.search(chunk)

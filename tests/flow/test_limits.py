@@ -20,6 +20,7 @@ from gateway.workers.sharing import Sharing
 from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
 from tests.flow.pools import keyed, load_on, running_pool, table_of
+from tests.flow.raw import CHAT, Raw
 from tests.gateways import RunningGateway
 from tests.patience import LOOK_SECONDS, PATIENCE_SECONDS
 
@@ -245,3 +246,58 @@ def test_an_alias_lets_in_so_many_at_once_and_workers_know_of_each_other(tmp_pat
 
     with FakeEngine() as own:  # a gateway would take off the adapters that it does not know
         assert asyncio.run(run(own)) == [200, 200, *[503] * 8, 200]
+
+
+LONG = {"messages": [{"role": "user", "content": "word " * 3000}]}  # 3,750 tokens by a byte's count
+SPELLINGS: list[dict[str, Any]] = [
+    {"stream": 1},
+    {"stream": "yes"},
+    {"stream": True, "stream_options": {"include_usage": False, "continuous_usage_stats": True}},
+    {"stream": True, "stream_options": {"continuous_usage_stats": "no"}},
+]
+
+
+def left(gateway: RunningGateway, key: str) -> int:
+    return int(chat(gateway, key).headers["x-ratelimit-remaining-tokens"])
+
+
+def eventually_below(gateway: RunningGateway, key: str, tokens: int) -> bool:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if left(gateway, key) < tokens:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("spelled", SPELLINGS, ids=str)
+def test_a_stream_costs_its_prompt_however_it_is_asked_for_and_its_sender_sees_no_usage(
+    gateway: RunningGateway, spelled: dict[str, Any]
+) -> None:
+    key = make(gateway, tokens_per_minute=5000)["key"]
+    reply = chat(gateway, key, **LONG, **spelled)
+    assert (reply.status_code, reply.headers["content-type"][:17]) == (200, "text/event-stream")
+    assert b'"usage"' not in reply.content
+    assert left(gateway, key) < 1500
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_leaving_before_the_usage_costs_the_prompt(gateway: RunningGateway, engine: FakeEngine, stream: bool) -> None:
+    key = make(gateway, tokens_per_minute=100_000)["key"]
+    slow = {"max_tokens": 500, "fake": {"cadence_ms": 20} if stream else {"header_delay_ms": 60_000}}
+    seen = len(engine.generations)
+    with Raw(gateway, key=key) as client:
+        client.send(client.request(CHAT, BODY | LONG | slow | {"stream": stream}))
+        assert engine.wait_for(lambda engine: len(engine.generations) > seen, 20)
+    assert eventually_below(gateway, key, 97_000)
+    assert gateway.metrics()['loragate_estimated_tokens_total{alias="base",version="base"}'] >= 3750
+
+
+def test_what_reads_no_prompt_costs_no_tokens(gateway: RunningGateway) -> None:
+    key = make(gateway, tokens_per_minute=5000)["key"]
+    reply = HTTP.post(
+        gateway.url + "/tokenize", json={"model": "base", "prompt": "word " * 3000},
+        headers={"authorization": f"Bearer {key}"},
+    )  # fmt: skip
+    assert reply.status_code == 200
+    assert left(gateway, key) > 4900

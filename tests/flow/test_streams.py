@@ -124,3 +124,31 @@ async def _run_crowd(gateway: RunningGateway, crowd: int, pid: int) -> tuple[set
     seen = set(await asyncio.gather(*(one(number) for number in range(crowd))))
     watcher.cancel()
     return seen, peak
+
+
+def test_until_its_first_content_a_stream_has_the_time_of_a_first_byte(engine: FakeEngine) -> None:
+    slow = {**QUICK, "LORAGATE_LIMITS__IDLE_SECONDS": "1", "LORAGATE_LIMITS__FIRST_BYTE_SECONDS": "60"}
+    with RunningGateway(engine.url, environment=slow) as gateway, Raw(gateway) as client:
+        reply = client.ask(CHAT, chat(stream=True, fake={"ttft_ms": 4000}))
+        assert reply.body.endswith(b"data: [DONE]\n\n")
+        assert b'"error"' not in reply.body
+        reply = client.ask(CHAT, chat(stream=True, fake={"events": 9, "cadence_ms": 4000}))
+        assert b"engine_timeout" in reply.body, "after it, the time between two parts counts"
+
+
+def test_comments_and_the_role_are_no_tokens_in_the_times(gateway: RunningGateway) -> None:
+    name = 'loragate_time_to_first_token_seconds_{}{{alias="base",version="base"}}'
+
+    def told() -> tuple[float, float]:
+        metrics = gateway.metrics()
+        return metrics.get(name.format("sum"), 0.0), metrics.get(name.format("count"), 0.0)
+
+    before = told()
+    with Raw(gateway) as client:
+        # The head at once, the role at 0 s, the first piece one cadence later.
+        assert client.ask(CHAT, chat(stream=True, fake={"events": 2, "cadence_ms": 700})).status == 200
+    deadline = time.monotonic() + 20
+    while told()[1] == before[1]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert told()[0] - before[0] >= 0.69

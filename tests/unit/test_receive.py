@@ -3,10 +3,12 @@
 import json
 import re
 from itertools import pairwise
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from gateway import errors
 from gateway.errors import BadRequest, LoragateError, MethodNotAllowed, PathNotFound
@@ -14,6 +16,9 @@ from gateway.receive import endpoints
 from gateway.receive.deps import RequestIds
 from gateway.receive.endpoints import ENDPOINTS, Dialect, Kind, find_endpoint
 from gateway.receive.failures import body_of, connection_header, event_of, reply_of, status_line
+from gateway.receive.lax import is_refused, is_true, number_of
+from gateway.receive.outgoing import asks_for_usage
+from gateway.receive.request import Request
 from gateway.receive.wire import Fields, addressed, read
 from gateway.serve import sse
 from gateway.serve.sse import EventStream, usage_of
@@ -167,20 +172,50 @@ def test_no_request_id_can_be_told_from_those_before_it() -> None:
 # Bodies
 
 
-@pytest.mark.parametrize(
-    ("options", "asks"),
-    [
-        ({"include_usage": True}, True),
-        ({"include_usage": 1}, False),
-        ({"continuous_usage_stats": True}, True),
-        ({}, False),
-        (None, False),
-        ([], False),
-    ],
-)
-def test_a_stream_leaves_its_usage_to_us_unless_it_asks(options: Any, asks: bool) -> None:
-    assert Fields(stream=True, stream_options=options).leaves_usage() is not asks
-    assert not Fields(stream_options=options).leaves_usage()
+def asks(endpoint: bytes = b"/v1/chat/completions", **fields: Any) -> bool:
+    request = SimpleNamespace(endpoint=ENDPOINTS[endpoint], fields=Fields(**fields))
+    return asks_for_usage(cast(Request, request))
+
+
+TRUE = (True, 1, 1.0, "1", "true", "TRUE", "t", "T", "yes", "y", "on", "On")
+FALSE = (None, False, 0, 0.0, "0", "false", "f", "no", "N", "off")
+
+
+def test_a_stream_is_what_an_engine_takes_for_one() -> None:
+    for value in TRUE:
+        assert asks(stream=value), value
+        assert asks(stream=value, stream_options={"include_usage": False, "continuous_usage_stats": True})
+    for value in FALSE:
+        assert not asks(stream=value), value
+    assert not asks(b"/v1/responses", stream=True)  # which tells its usage by itself
+
+
+def test_usage_is_asked_for_unless_its_sender_will_see_it() -> None:
+    for value in TRUE:
+        assert not asks(stream=True, stream_options={"include_usage": value})
+    for value in FALSE:
+        assert asks(stream=True, stream_options={"include_usage": value})
+    for value in ({}, None, [], {"continuous_usage_stats": "no"}, {"continuous_usage_stats": True}):
+        assert asks(stream=True, stream_options=value)
+    assert not asks(stream=True, stream_options={"include_usage": "perhaps"})  # the engine's error says so
+
+
+def test_what_an_engine_reads_as_true_or_as_a_number_is_what_pydantic_reads() -> None:
+    odd = ("", " on", "on ", "1.0", "2", "é", "enable", 2, -1, 0.5, [], {}, [1])
+    for value in (*TRUE, *FALSE, *odd):
+        try:
+            wanted = TypeAdapter(bool | None).validate_python(value)
+        except ValidationError:
+            assert is_refused(value), value
+        else:
+            assert not is_refused(value)
+            assert is_true(value) is (wanted is True)
+    for value in ("128", "1_000", " 12 ", "+5", "12.0", "1e3", "0x10", "x", 128.0, 1.5, True, 7, [], None, "9" * 30):
+        try:
+            number = TypeAdapter(int).validate_python(value)
+        except ValidationError:
+            number = None
+        assert number_of(value) == (None if value == "9" * 30 else number), value
 
 
 @pytest.mark.parametrize(
@@ -247,6 +282,11 @@ def test_a_stream_is_asked_for_its_usage() -> None:
         ("{}", '{"include_usage":true}'),
         ('{"x":1e5}', '{"include_usage":true,"x":1e5}'),
         ('{"é":{"include_usage":1},"include_usage": false }', '{"é":{"include_usage":1},"include_usage": true }'),
+        (
+            '{"include_usage":0, "continuous_usage_stats": "yes" }',
+            '{"include_usage":true, "continuous_usage_stats": false }',
+        ),
+        ('{"continuous_usage_stats":0}', '{"include_usage":true,"continuous_usage_stats":0}'),
     ],
 )
 def test_stream_options_keep_all_but_include_usage(options: str, asking: str) -> None:

@@ -1,0 +1,43 @@
+"""About how many tokens a prompt has, for limits, where no engine tells: its bytes, counted and not read.
+
+Pure. An estimate is only asked for when a reply's usage never came: its client has left, or its engine broke.
+"""
+
+import re
+from typing import Final
+
+from gateway.receive.wire import Fields, LargeFields
+
+# OpenAI's rule of thumb for English; other languages have fewer bytes or more a token, by a factor of two.
+BYTES_PER_TOKEN: Final = 4
+# A picture or a sound inside a message is base64, of which the model reads nothing; vision models make 256 to 2,000
+# tokens of a picture.
+TOKENS_PER  # No estimate is larger: of a body that is not read whole nobody knows how much of it is pictures.
+MOST_TOKENS: Final = 131_072
+_MEDIUM: Final = 1000
+# No estimate is larger: of a body that is not read whole nobody knows how much of it is pictures.
+MOST_TOKENS: Final = 131_072
+_MEDIUM: Final = re.compile(rb"base64,[A-Za-z0-9+/=_-]{64,}")
+_READ: Final = ("messages", "input", "prompt")
+_TOKEN_IDS: Final = re.compile(rb"[\s\[]*\[[\s\[]*\d")
+
+
+def prompt_tokens(fields: Fields) -> int:
+    """Return about how many tokens the messages, the input or the prompt of a request have; 0 if it has none."""
+    if isinstance(fields, LargeFields):
+        spans = (fields.outline.members[name][-1] for name in _READ if name in fields.outline.members)
+        tokens = sum(end - start for start, end in spans) // BYTES_PER_TOKEN
+    else:
+        tokens = sum(_tokens(bytes(raw)) for raw in (fields.messages, fields.input, fields.prompt))
+    return min(tokens, MOST_TOKENS)
+
+
+def _tokens(sent: bytes) -> int:
+    if _TOKEN_IDS.match(sent):
+        return sent.count(b",") + 1
+    size, media = len(sent), 0
+    if b"base64," in sent:
+        for medium in _MEDIUM.finditer(sent):
+            size -= medium.end() - medium.start()
+            media += 1
+    return -(-size // BYTES_PER_TOKEN) + media * TOKENS_PER_MEDIUM

@@ -1,0 +1,144 @@
+"""What counts as a token: content, and nothing else of a stream."""
+
+import msgspec
+import pytest
+
+from gateway.receive.prompt_size import TOKENS_PER_MEDIUM, prompt_tokens
+from gateway.receive.wire import read
+from gateway.serve.content import has_content, is_comment
+from gateway.serve.sse import CONTENT, STRUCTURE, EventStream
+from gateway.serve.whole_reply import LARGEST_READ_REPLY_BYTES, WholeReply
+from tests.fakes import streams
+from tests.fakes.generate import answer
+
+BODY = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3, "n": 1}
+ROLE = b'{"choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]}'
+
+
+def delta(inner: str) -> bytes:
+    return b'data: {"choices":[{"index":0,"delta":{%b},"finish_reason":null}]}\n\n' % inner.encode()
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        delta('"content":"a"'),
+        delta('"content": " "'),
+        delta('"content":"\\""'),
+        delta('"reasoning_content":"hm"'),
+        delta('"refusal":"no"'),
+        delta('"tool_calls":[{"index":0,"function":{"name":"f","arguments":""}}]'),
+        delta('"function_call":{"name":"f"}'),
+        delta('"content":[{"type":"text","text":"a"}]'),
+        b'data: {"choices":[{"text":"a","index":0}]}\n\n',
+        b'data: {"choices":[{"text":"","logprobs":{"tokens":["a"]},"index":0}]}\n\n',
+        b'data: {"choices":[{"delta":{"content":""},"logprobs":{"content":[{"token":"a"}]}}]}\n\n',
+        b'data: {"choices":[{"delta":{"content":""},"token_ids":[5]}]}\n\n',
+        b'event: content_block_delta\ndata: {"delta":{"type":"text_delta","text":"a"},"type":"x"}\n\n',
+        b'event: content_block_delta\r\ndata: {"delta":{"type":"thinking_delta","thinking":"a"}}\r\n\r\n',
+        b'event: content_block_start\ndata: {"content_block":{"type":"tool_use","name":"f","input":{}}}\n\n',
+        b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","delta":"a"}\n\n',
+        b'event: response.function_call_arguments.delta\ndata: {"delta":"{"}\n\n',
+        b'data: {"type":"response.output_text.delta","delta":"a"}\n\n',
+        b": keep-alive\n\n" + delta('"content":"a"'),
+    ],
+)
+def test_what_a_model_has_made_is_content(event: bytes) -> None:
+    assert has_content(event)
+    assert has_content(b"%x\r\n%b\r\n" % (len(event), event))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b": keep-alive\n\n",
+        b':"content":"a"\n\n',
+        b"data: %b\n\n" % ROLE,
+        delta('"tool_calls":[]'),
+        delta('"content":null'),
+        b'data: {"choices":[{"delta":{},"logprobs":{"content":[]},"finish_reason":"stop"}]}\n\n',
+        b'data: {"choices":[{"delta":{"role":"assistant","content":""}}],"prompt_token_ids":[1,2]}\n\n',
+        b'data: {"choices":[],"usage":{"prompt_tokens":3}}\n\n',
+        b"data: [DONE]\n\n",
+        b'data: {"error":{"message":"no"}}\n\n',
+        b'event: ping\ndata: {"type":"ping"}\n\n',
+        b'event: message_start\ndata: {"message":{"content":[],"usage":{"input_tokens":3}}}\n\n',
+        b'event: content_block_start\ndata: {"content_block":{"type":"text","text":""}}\n\n',
+        b'event: message_delta\ndata: {"delta":{"stop_reason":"end_turn"}}\n\n',
+        b'event: response.created\ndata: {"response":{"instructions":"a","tools":[{"text":"a"}]}}\n\n',
+        b'event: response.in_progress\ndata: {"response":{"content":"a"}}\n\n',
+        b'data: {"type":"response.created","response":{"content":"a"}}\n\n',
+        b'event: response.completed\ndata: {"response":{"text":"a"}}\n\n',
+    ],
+)
+def test_comments_and_structure_are_no_content(event: bytes) -> None:
+    assert not has_content(event)
+    assert not has_content(b"%x\r\n%b\r\n" % (len(event), event))
+
+
+def test_each_stream_of_the_fake_engine_has_as_many_contents_as_pieces() -> None:
+    for make in (streams.chat, streams.completion, streams.responses, streams.messages):
+        made = answer("m", BODY, 0, None)
+        paced, tail = make("m", BODY, [made])
+        assert sum(map(has_content, [*paced, *tail])) == len(made.pieces), make.__name__
+
+
+def test_a_chunk_passes_as_structure_or_as_content_and_a_comment_is_read() -> None:
+    stream = EventStream()
+    for event, kind in ((b": wait\n\n", 0), (b"data: %b\n\n" % ROLE, STRUCTURE), (delta('"content":"a"'), CONTENT)):
+        chunk = b"%x\r\n%b\r\n" % (len(event), event)
+        assert stream.passes(chunk) == kind
+    assert stream.passes(chunk.replace(b'"a"', b'"b"')) == CONTENT
+
+
+def test_a_comment_is_a_comment_only_if_no_event_comes_with_it() -> None:
+    assert is_comment(b": keep-alive\n\n")
+    assert not is_comment(b": keep-alive\n\ndata: {}\n\n")
+    assert not is_comment(b"data: {}\n\n: keep-alive\n\n")
+
+
+@pytest.mark.parametrize(
+    ("sent", "tokens"),
+    [
+        ({}, 0),
+        ({"prompt": "x" * 398}, 100),
+        ({"messages": [{"role": "user", "content": "x" * 4000}]}, 1008),
+        ({"prompt": [1, 2, 3]}, 3),
+        ({"prompt": [[11, 12], [13]]}, 3),
+        ({"input": ["x" * 396]}, 100),
+        ({"tools": ["x" * 4000]}, 0),
+    ],
+)
+def test_a_prompt_has_a_token_for_four_bytes_or_one_for_each_id(sent: object, tokens: int) -> None:
+    assert prompt_tokens(read(msgspec.json.encode(sent))) == tokens
+
+
+def test_a_picture_counts_as_a_picture_and_not_by_its_bytes() -> None:
+    url = "data:image/png;base64," + "A" * 1_000_000
+    body = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]}
+    assert TOKENS_PER_MEDIUM < prompt_tokens(read(msgspec.json.encode(body))) < TOKENS_PER_MEDIUM + 50
+
+
+USAGE = {"prompt_tokens": 7, "total_tokens": 16, "completion_tokens": 9, "prompt_tokens_details": {"cached_tokens": 3}}
+
+
+@pytest.mark.parametrize("cut", [1, 1000, 65_536])
+@pytest.mark.parametrize("behind", [0, 100_000])
+def test_the_usage_of_a_reply_too_large_to_be_kept_is_found(cut: int, behind: int) -> None:
+    data = [{"embedding": "x" * 1000}] * (LARGEST_READ_REPLY_BYTES // 1000 + 1)
+    body = msgspec.json.encode({"data": data, "usage": USAGE, "prompt_logprobs": ["y" * behind]})
+    reply = WholeReply()
+    reply.take(body[:-200_000])
+    for at in range(len(body) - 200_000, len(body), cut):
+        reply.take(body[at : at + cut])
+    assert reply.usage() == (7, 9)
+    assert reply.size == len(body)
+
+
+def test_a_large_reply_without_usage_has_none() -> None:
+    reply = WholeReply()
+    for _ in range(80):
+        reply.take(b"x" * 65_536)
+    reply.take(b'"usage":null')
+    assert reply.usage() is None
+    assert WholeReply().usage() is None
