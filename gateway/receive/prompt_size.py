@@ -12,9 +12,7 @@ from gateway.receive.wire import Fields, LargeFields
 BYTES_PER_TOKEN: Final = 4
 # A picture or a sound inside a message is base64, of which the model reads nothing; vision models make 256 to 2,000
 # tokens of a picture.
-TOKENS_PER  # No estimate is larger: of a body that is not read whole nobody knows how much of it is pictures.
-MOST_TOKENS: Final = 131_072
-_MEDIUM: Final = 1000
+TOKENS_PER_MEDIUM: Final = 1000
 # No estimate is larger: of a body that is not read whole nobody knows how much of it is pictures.
 MOST_TOKENS: Final = 131_072
 _MEDIUM: Final = re.compile(rb"base64,[A-Za-z0-9+/=_-]{64,}")

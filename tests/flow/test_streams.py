@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.fakes.engine import FakeEngine
+from tests.flow.conftest import QUICK
 from tests.flow.raw import CHAT, Raw, chat
 from tests.gateways import RunningGateway, resident_bytes
 
