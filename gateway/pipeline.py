@@ -32,12 +32,16 @@ class Call(NamedTuple):
 
 
 class Exposure(NamedTuple):
-    """To what a request counts: the arm that it was assigned, whatever served it. No unit where nothing is split."""
+    """To what a request counts: the arm that it was assigned, whatever served it. No unit where nothing is split.
+
+    The unit is within the account: callers choose units, and one account's are not another's, whatever they are called.
+    """
 
     tag: RolloutTag
     alias: str
     arm: Arm
     unit: str | None
+    account: str = ""
 
 
 # What bears on the choice of an engine, beside the table: in flight, tried, terms; see `place`.
@@ -82,7 +86,7 @@ def answer(
     route, split = target.route, target.split
     if route is None or (route.rollout is None and not split.weight):
         return _placed(table, target, Arm.CONTROL, split.control, target.reason, loads)
-    arm, exposure = _assign(route, split, call.asked)
+    arm, exposure = _assign(route, split, call)
     try:
         if arm is Arm.CONTROL or split.candidate is None:
             return _placed(table, target, Arm.CONTROL, split.control, target.reason, loads, exposure)
@@ -95,13 +99,13 @@ def answer(
         raise
 
 
-def _assign(route: Route, split: Split, asked: Asked) -> tuple[Arm, Exposure | None]:
-    tag = route.rollout
+def _assign(route: Route, split: Split, call: Call) -> tuple[Arm, Exposure | None]:
+    tag, account = route.rollout, call.caller.unit
     if not split.weight:
-        return Arm.CONTROL, Exposure(tag, route.alias, Arm.CONTROL, None) if tag is not None else None
-    unit = asked.unit(route.unit)
+        return Arm.CONTROL, Exposure(tag, route.alias, Arm.CONTROL, None, account) if tag is not None else None
+    unit = call.asked.unit(route.unit)
     arm = pick_arm(split, bucket(route.salt, unit))
-    return arm, Exposure(tag, route.alias, arm, unit) if tag is not None else None
+    return arm, Exposure(tag, route.alias, arm, unit, account) if tag is not None else None
 
 
 def _chosen(table: RouteTable, target: Target, arm: Arm, loads: Loads) -> Placement:

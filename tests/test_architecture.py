@@ -43,6 +43,7 @@ PURE = (
     "gateway/control/shadow/report.py",
     "gateway/control/shadow/windows.py",
     "gateway/control/rollouts/journey.py",
+    "gateway/control/rollouts/account_counts.py",
     "gateway/control/rollouts/evidence.py",
     "gateway/control/rollouts/explain.py",
     "gateway/control/rollouts/comparable.py",

@@ -10,6 +10,7 @@ from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.output import say
 from gateway.cli.routes_file import yaml_values
 from gateway.cli.tables import share, show_table, when
+from gateway.control.rollouts.explain import share_of_account
 from gateway.decide.plan import canonical
 from gateway.decide.read_plan import InvalidPlan, parse_plan
 
@@ -193,6 +194,8 @@ def show(each: dict[str, Any]) -> None:
     for gate in each["gates"] or ():
         flags = " (muted)" if gate["is_muted"] else "" if gate["is_critical"] else " (not critical)"
         say(f"{'gate':10} {gate['gate']}{flags}: {gate['verdict']}: {gate['reason']}")
+        for account in gate["accounts"]:
+            say(f"{'':10}   {share_of_account(account)}")
     if each["ratio"] is not None and each["ratio"]["n"]:
         say(f"{'units':10} {each['ratio']['reason']}")
     for wait in each["waits_for"]:

@@ -45,6 +45,18 @@ class Count:
         """Return both together."""
         return Count(n=self.n + other.n, bad=self.bad + other.bad)
 
+    def without(self, other: "Count") -> "Count":
+        """Return what is left when a part is taken out.
+
+        Counts of parts are read at other moments than the whole's, so a part may seem larger than that; nothing is
+        left of it then.
+        """
+        n = max(0, self.n - other.n)
+        return Count(n=n, bad=min(n, max(0, self.bad - other.bad)))
+
+
+NOTHING: Final = Count()
+
 
 def log_e_value(count: Count, rate: float) -> float:
     """Return log M_n(rate), in nats: evidence against `rate` being the true one.

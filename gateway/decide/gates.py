@@ -30,7 +30,7 @@ from typing import Any, Final
 
 from evaluators.compare.comparator import Direction, Shape
 from evaluators.judge.criteria import METRICS, MIN_SAMPLES, REGISTERED, Metric, registered
-from gateway.decide.confidence import Count, bounds
+from gateway.decide.confidence import NOTHING, Count, bounds
 from gateway.decide.verdict import Reading, Verdict
 
 
@@ -102,6 +102,7 @@ class Gate:
         min_samples: Of pairs: sessions before it may pass.
         is_critical: Whether a failure rolls back at once; else it pauses and asks a person.
         is_muted: Whether it is read and told, and decides nothing.
+        may_rest_on_one: Of counts: whether what one account alone says may decide it; see `by_account.py`.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Gate:
     min_samples: int | None = None
     is_critical: bool = True
     is_muted: bool = False
+    may_rest_on_one: bool = False
 
     @property
     def kind(self) -> GateKind:
@@ -138,20 +140,43 @@ class Gate:
             values["critical"] = False
         if self.is_muted:
             values["muted"] = True
+        if self.may_rest_on_one:
+            values["single_account"] = True
         return values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountStreams:
+    """What one account, or all that have no name of their own, has contributed to `Streams`; `units` of both arms."""
+
+    account: str
+    control: Count = NOTHING
+    candidate: Count = NOTHING
+    units: int = 0
+
+    @property
+    def n(self) -> int:
+        """Of both arms."""
+        return self.control.n + self.candidate.n
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Streams:
     """Both arms' requests of one step, and how many were bad in the sense of one gate.
 
-    `threshold_seconds`: for `latency`, above which time a request was counted as bad;
-    fixed before the step began (`latency_threshold`).
+    Attributes:
+        control, candidate: Of all accounts.
+        threshold_seconds: For `latency`, above which time a request was counted as bad; fixed before the step began
+            (`latency_threshold`).
+        accounts: The same by account, the largest first; together all of it. Empty where accounts are not told apart.
+        callers: How many accounts have sent more than a stray request in the step.
     """
 
     control: Count
     candidate: Count
     threshold_seconds: float | None = None
+    accounts: tuple[AccountStreams, ...] = ()
+    callers: int = 0
 
 
 def judge_streams(gate: Gate, streams: Streams | None, alpha: float) -> Reading:

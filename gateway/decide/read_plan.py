@@ -25,6 +25,8 @@ _PLAN_KEYS: Final = ("shadow", "steps", "gates", "audit", "alpha")
 _SHADOW_KEYS: Final = ("pairs", "max_pairs", "share", "idle", "min_time", "max_time", "gates")
 _STEP_KEYS: Final = ("weight", "min_time", "max_time", "min_samples", "max_samples", "gates", "share", "idle")
 _FLAGS: Final = ("critical", "muted")
+# Of gates on counts alone: one account may decide it.
+_SINGLE_ACCOUNT: Final = "single_account"
 _LEAST: Final = "min_samples"
 
 
@@ -227,6 +229,8 @@ class _Reader:
         if is_shadow and kind.needs_live_traffic:
             self.problems.append(f"{where}: `{name}` needs live traffic, which a candidate in shadow does not have")
         known = () if kind.source is Source.PERSON else (*kind.defaults, *_FLAGS)
+        if kind.source is Source.COUNTS:
+            known = (*known, _SINGLE_ACCOUNT)
         if parameters is not None and not isinstance(parameters, Mapping):
             self._problem(f"{where}.{name}", parameters, f"a mapping with {', '.join(known) or 'nothing'}")
             return None
@@ -248,6 +252,7 @@ class _Reader:
             min_samples=None if least is None else self._count(f"{where}.{_LEAST}", given.get(_LEAST), int(least), 1),
             is_critical=given.get("critical") is None or self._flag(f"{where}.critical", given["critical"]),
             is_muted=self._flag(f"{where}.muted", given.get("muted")),
+            may_rest_on_one=self._flag(f"{where}.{_SINGLE_ACCOUNT}", given.get(_SINGLE_ACCOUNT)),
         )  # fmt: skip
 
     def _share(self, where: str, value: object, default: float | None, scale: float = 1.0) -> float | None:

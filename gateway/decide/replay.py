@@ -30,7 +30,7 @@ from gateway.decide.journal import canonical_json
 from gateway.decide.plan import canonical
 from gateway.decide.read_plan import InvalidPlan, parse_plan
 from gateway.decide.rollout import Rollout, Transition
-from gateway.decide.verdict import Reading, Verdict
+from gateway.decide.verdict import AccountShare, Reading, Verdict
 
 KIND: Final = "rollout"
 EVENTS: Final[Mapping[str, type[Event | Created]]] = {
@@ -109,7 +109,10 @@ def event_of(values: Mapping[str, Any]) -> Event | Created:
 
 
 def _reading(values: Mapping[str, Any]) -> Reading:
-    lists = {"verdict": Verdict(values["verdict"]), "against": tuple(values.get("against", ()))}
+    lists = {
+        "verdict": Verdict(values["verdict"]), "against": tuple(values.get("against", ())),
+        "accounts": tuple(AccountShare(**each) for each in values.get("accounts", ())),
+    }  # fmt: skip
     return Reading(**{**values, **lists})
 
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from gateway.decide.by_account import judge_by_account
 from gateway.decide.events import AUTOMATION, StepFailed, StepInconclusive, StepPassed
-from gateway.decide.gates import Gate, Source, Streams, judge_manual, judge_streams
+from gateway.decide.gates import Gate, Source, Streams, judge_manual
 from gateway.decide.pair_gates import Finding, judge_pairs
 from gateway.decide.plan import Stage
 from gateway.decide.rollout import Phase, Rollout
@@ -50,7 +51,7 @@ def _read(gate: Gate, rollout: Rollout, facts: Facts) -> Reading:
         return judge_manual(gate, rollout.approved_by)
     if gate.source is Source.PAIRS:
         return judge_pairs(gate, facts.findings.get(gate.name))
-    return judge_streams(gate, facts.streams.get(gate.name), rollout.plan.alpha_per_gate)
+    return judge_by_account(gate, facts.streams.get(gate.name), rollout.plan.alpha_per_gate)
 
 
 def decide(rollout: Rollout, facts: Facts, now: float) -> StepPassed | StepFailed | StepInconclusive | None:

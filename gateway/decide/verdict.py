@@ -24,6 +24,18 @@ _BADNESS: Final = {verdict: rank for rank, verdict in enumerate(Verdict)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AccountShare:
+    """What one account has contributed to a gate's counts: all and bad ones, of the candidate and of the control."""
+
+    account: str
+    n: int
+    bad: int
+    control_n: int
+    control_bad: int
+    units: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """What one gate read, and what it made of it.
 
@@ -40,6 +52,7 @@ class Reading:
         is_critical: Whether a failure rolls back at once; else it pauses and asks a person.
         first, last: Numbers of the first and the last stored pair behind it; None of what is not read from pairs.
         against: Ids of the samples that spoke most against the candidate, the worst first.
+        accounts: Who has contributed how much, the largest first; empty of what is not counted by account.
     """
 
     gate: str
@@ -54,6 +67,7 @@ class Reading:
     first: int | None = None
     last: int | None = None
     against: tuple[str, ...] = ()
+    accounts: tuple[AccountShare, ...] = ()
 
     @property
     def fails(self) -> bool:

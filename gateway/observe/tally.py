@@ -4,10 +4,16 @@ A worker counts, the control plane adds workers and replicas up. Requests and th
 are sums. Units are sets: a unit that meets several workers counts once. They are sampled by
 a hash that knows nothing of the arm, so that memory is bounded and the arms' share is not
 moved: those whose hash is below a threshold are kept, and it halves whenever there are too many.
+
+Callers choose their units, so what one account alone says must be told apart: the largest
+accounts are counted by name beside the sums of all, and a unit's hash ends with its account's
+mark. What is in the sums and under no name is the others'.
 """
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -19,6 +25,11 @@ from gateway.pipeline import Exposure
 # Units kept for each stage: with 4,096 at 50 % the share is known to 0.8 points.
 MOST_UNITS: Final = 4096
 _HASH_BITS: Final = 64
+# Accounts of a stage that are counted by name. When there are twice as many, the smaller half joins the others.
+MOST_ACCOUNTS: Final = 64
+# The last bits of a unit's hash, which are its account's: of 64 accounts two share a mark once in 500 times.
+_MARK_BITS: Final = 20
+_MARK: Final = (1 << _MARK_BITS) - 1
 # Stages of one worker at once: those of rollouts that the table names, and the last ones of those before.
 MOST_TALLIES: Final = 256
 _SERVER_ERROR: Final = 500
@@ -70,8 +81,25 @@ class Units(msgspec.Struct, kw_only=True):
             units -= {number for number in units if number >> (_HASH_BITS - halvings)}
 
 
+class AccountTally(msgspec.Struct, gc=False, kw_only=True):
+    """One account's requests; while it was counted by name, so it may have had more."""
+
+    control: ArmTally = msgspec.field(default_factory=ArmTally)
+    candidate: ArmTally = msgspec.field(default_factory=ArmTally)
+
+    @property
+    def requests(self) -> int:
+        """Of both arms."""
+        return self.control.requests + self.candidate.requests
+
+    def add(self, other: "AccountTally") -> None:
+        """Add another worker's."""
+        self.control.add(other.control)
+        self.candidate.add(other.candidate)
+
+
 class Tally(msgspec.Struct, kw_only=True):
-    """One stage of one rollout."""
+    """One stage of one rollout: all requests, and those of the largest accounts once more, by account."""
 
     rollout: str
     stage: int
@@ -79,12 +107,25 @@ class Tally(msgspec.Struct, kw_only=True):
     control: ArmTally = msgspec.field(default_factory=ArmTally)
     candidate: ArmTally = msgspec.field(default_factory=ArmTally)
     units: Units = msgspec.field(default_factory=Units)
+    accounts: dict[str, AccountTally] = msgspec.field(default_factory=dict)
 
     def add(self, other: "Tally") -> None:
         """Add another worker's tally of the same stage."""
         self.control.add(other.control)
         self.candidate.add(other.candidate)
         self.units.add(other.units)
+        for account, theirs in other.accounts.items():
+            self.account(account).add(theirs)
+
+    def account(self, name: str) -> AccountTally:
+        """Return what is counted of an account by name, from now on if it was not."""
+        found = self.accounts.get(name)
+        if found is None:
+            if len(self.accounts) >= 2 * MOST_ACCOUNTS:
+                largest = sorted(self.accounts, key=lambda each: (-self.accounts[each].requests, each))
+                self.accounts = {each: self.accounts[each] for each in largest[:MOST_ACCOUNTS]}
+            found = self.accounts[name] = AccountTally()
+        return found
 
 
 class Tallies:
@@ -103,11 +144,15 @@ class Tallies:
     def count(self, exposure: Exposure, *, is_error: bool, seconds: float) -> None:
         """Count a request that has ended while its client was there, and its unit."""
         tally = self._tally(exposure)
-        arm = tally.candidate if exposure.arm is Arm.CANDIDATE else tally.control
-        arm.requests += 1
-        arm.errors += is_error
-        arm.duration.counts[bisect_left(DURATION_BOUNDS, seconds)] += 1
-        arm.duration.sum += seconds
+        account = tally.accounts.get(exposure.account) or tally.account(exposure.account)
+        place = bisect_left(DURATION_BOUNDS, seconds)
+        is_candidate = exposure.arm is Arm.CANDIDATE
+        for counted in (tally, account):
+            arm = counted.candidate if is_candidate else counted.control
+            arm.requests += 1
+            arm.errors += is_error
+            arm.duration.counts[place] += 1
+            arm.duration.sum += seconds
         _see(tally, exposure)
 
     def left(self, exposure: Exposure) -> None:
@@ -138,7 +183,20 @@ class Tallies:
 
 def _see(tally: Tally, exposure: Exposure) -> None:
     if exposure.unit is not None:
-        tally.units.see(sample_hash(exposure.tag.id, exposure.unit), exposure.arm)
+        account = exposure.account
+        number = sample_hash(exposure.tag.id, f"{account}\x1f{exposure.unit}")
+        tally.units.see(number & ~_MARK | mark_of(account), exposure.arm)
+
+
+@lru_cache(maxsize=4096)
+def mark_of(account: str) -> int:
+    """Return what the hashes of an account's units end with; see `marks`."""
+    return sample_hash("account", account) & _MARK
+
+
+def marks(units: Iterable[int]) -> Counter[int]:
+    """Return how many of the units each account has, by the account's mark."""
+    return Counter(number & _MARK for number in units)
 
 
 def is_failure(exposure: Exposure, served: Arm | None, status: int, *, is_in_band: bool) -> bool:

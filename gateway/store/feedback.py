@@ -85,6 +85,18 @@ class Feedbacks:
         found = self._store.reading(lambda connection: connection.execute(query).all())
         return {arm: (n, int(bad)) for arm, n, bad in found}
 
+    def counts_by_account(self, rollout: str, stage: int, most: int) -> dict[str, dict[str, tuple[int, int]]]:
+        """Return the same by account and arm, of the accounts that gave the most; at most so many rows."""
+        n_bad = func.sum(case((table.c.is_bad, 1), else_=0))
+        query = select(table.c.account, table.c.arm, func.count(), n_bad)
+        query = query.where(table.c.rollout == rollout, table.c.stage == stage)
+        query = query.where(table.c.is_bad.is_not(None), table.c.is_resolved.is_(True))
+        query = query.group_by(table.c.account, table.c.arm).order_by(func.count().desc(), table.c.account).limit(most)
+        found: dict[str, dict[str, tuple[int, int]]] = {}
+        for account, arm, n, bad in self._store.reading(lambda connection: connection.execute(query).all()):
+            found.setdefault(account, {})[arm] = (n, int(bad))
+        return found
+
     def expire(self, before: float) -> int:
         """Delete what was given before then (Unix seconds); returns how many."""
         old = select(table.c.id).where(table.c.at < before).limit(BATCH)
@@ -106,7 +118,8 @@ def _put(connection: Connection, given: Feedback) -> None:
     about = given.about
     row: dict[str, Any] = {
         "rollout": about.rollout if about else "", "stage": about.stage if about else 0,
-        "arm": about.arm if about else "", "is_bad": given.is_bad, "is_resolved": about is not None, "at": given.at,
+        "arm": about.arm if about else "", "account": given.account, "is_bad": given.is_bad,
+        "is_resolved": about is not None, "at": given.at,
         "record": rows.encode(given),
     }  # fmt: skip
     connection.execute(delete(table).where(table.c.id == given.id))

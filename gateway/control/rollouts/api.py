@@ -1,6 +1,5 @@
 """The admin API's paths for rollouts and rollback."""
 
-import asyncio
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
@@ -8,7 +7,7 @@ from fastapi import Path as InPath
 
 from gateway.control.operations import Operations
 from gateway.control.paging import Before, Limit, Place, cut, page, place_of
-from gateway.control.rollouts.evidence import Standing, counts_of, standing_of
+from gateway.control.rollouts.evidence import Standing
 from gateway.control.rollouts.explain import plan_line
 from gateway.control.rollouts.journey import Journey, decode
 from gateway.control.rollouts.operations import Order
@@ -169,9 +168,7 @@ async def _view(operations: Operations, journey: Journey) -> RolloutView:
     problem: str | None = None
     if not rollout.is_over:
         try:
-            pairs = await asyncio.to_thread(operations.rollouts.watch.read, journey, now)
-            counts = counts_of(await operations.rollouts.gather(), rollout, pairs)
-            standing = standing_of(journey, counts, now)
+            standing = await operations.rollouts.standing(journey)
         except StoreError as error:
             problem = str(error)
     plan = canonical(rollout.plan)

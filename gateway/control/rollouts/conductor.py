@@ -192,7 +192,7 @@ class Conductor:
                 threshold_seconds=(
                     threshold_of(counts.control.durations, next_stage(rollout)) or journey.threshold_seconds
                 ),
-                period=period_of(counts, rollout) if has_ended else None,
+                period=period_of(counts, rollout, journey.periods) if has_ended else None,
             )
             await carry_out(state, moved, (transition,), self.rollouts.counts, fence=fence)
             return

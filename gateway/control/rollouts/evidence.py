@@ -3,16 +3,24 @@
 Counts come from all replicas; those of another stage are evidence of nothing.
 """
 
-from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
+from gateway.control.rollouts.account_counts import (
+    NO_COUNTS,
+    AccountCounts,
+    ArmCounts,
+    accounts_of,
+    arm_counts,
+    callers_of,
+)
 from gateway.control.rollouts.journey import Journey
+from gateway.decide.by_account import named
 from gateway.decide.confidence import Count
 from gateway.decide.events import AUTOMATION, StepFailed, StepInconclusive, StepPassed
-from gateway.decide.gates import Gate, Streams, latency_threshold
+from gateway.decide.gates import AccountStreams, Gate, Streams, latency_threshold
 from gateway.decide.pair_gates import Finding
 from gateway.decide.plan import Stage
 from gateway.decide.ratio import Exposures, Ratio, judge_ratio
@@ -20,7 +28,7 @@ from gateway.decide.rollout import Phase, Rollout
 from gateway.decide.tick import Facts, decide, read_gates
 from gateway.decide.verdict import Reading, Verdict
 from gateway.observe.ledger import DURATION_BOUNDS
-from gateway.observe.tally import ArmTally, Tally
+from gateway.observe.tally import Tally
 
 # The control's requests that a threshold is made from at the least. With fewer, a 95th percentile is one of the five
 # slowest, and may be off by buckets.
@@ -58,34 +66,13 @@ NO_PAIRS: Final = StagePairs()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ArmCounts:
-    """One arm's requests in one stage.
-
-    Attributes:
-        requests, errors: How many, and how many of them failed.
-        durations: (n_buckets + 1,) requests by `DURATION_BOUNDS`.
-        units: Distinct units among a sample of all units.
-    """
-
-    requests: int = 0
-    errors: int = 0
-    durations: tuple[int, ...] = (0,) * (len(DURATION_BOUNDS) + 1)
-    units: int = 0
-
-    def slow(self, threshold_seconds: float) -> Count:
-        """Return how many took longer than `threshold_seconds`, one of the bounds."""
-        total = sum(self.durations)
-        quick = sum(self.durations[: bisect_right(DURATION_BOUNDS, threshold_seconds)])
-        return Count(n=total, bad=total - quick)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StageCounts:
-    """Both arms' requests in one stage of a rollout, and what its pairs say."""
+    """Both arms' requests in one stage of a rollout, the same by account, and what its pairs say."""
 
     stage: int
-    control: ArmCounts = ArmCounts()
-    candidate: ArmCounts = ArmCounts()
+    control: ArmCounts = NO_COUNTS
+    candidate: ArmCounts = NO_COUNTS
+    accounts: tuple[AccountCounts, ...] = ()
     pairs: StagePairs = NO_PAIRS
 
 
@@ -97,52 +84,87 @@ def counts_of(tallies: Sequence[Tally], rollout: Rollout, pairs: StagePairs = NO
         if (tally.rollout, tally.stage) == (rollout.id, rollout.stage):
             return StageCounts(
                 stage=rollout.stage,
-                control=_arm(tally.control, len(tally.units.control)),
-                candidate=_arm(tally.candidate, len(tally.units.candidate)),
+                control=arm_counts(tally.control, len(tally.units.control)),
+                candidate=arm_counts(tally.candidate, len(tally.units.candidate)),
+                accounts=accounts_of(tally),
                 pairs=pairs,
             )
     return StageCounts(stage=rollout.stage, pairs=pairs)
 
 
-def _arm(tally: ArmTally, units: int) -> ArmCounts:
-    return ArmCounts(requests=tally.requests, errors=tally.errors, durations=tuple(tally.duration.counts), units=units)
-
-
 def facts_of(counts: StageCounts, journey: Journey) -> Facts:
     """Return what the gates read of a stage's counts."""
-    control, candidate = counts.control, counts.candidate
-    streams = {
-        ERROR_RATE: Streams(
-            control=Count(n=control.requests, bad=control.errors),
-            candidate=Count(n=candidate.requests, bad=candidate.errors),
-        )
-    }
+    streams = {ERROR_RATE: _streams(counts, ArmCounts.failed)}
     threshold = journey.threshold_seconds
     if threshold is not None:
-        streams[LATENCY] = Streams(
-            control=control.slow(threshold), candidate=candidate.slow(threshold), threshold_seconds=threshold
-        )
+        slow = _streams(counts, lambda arm: arm.slow(threshold))
+        streams[LATENCY] = replace(slow, threshold_seconds=threshold)
     pairs, stage = counts.pairs, journey.rollout.current
     if pairs.thumbs is not None:
-        streams[FEEDBACK] = pairs.thumbs
-    samples = pairs.n if stage is not None and stage.is_shadow else candidate.requests
+        # Who gives no thumbs has not said that all is well, and yet one account's thumbs are not everybody's.
+        streams[FEEDBACK] = replace(pairs.thumbs, callers=max(pairs.thumbs.callers, callers_of(counts.accounts)))
+    samples = pairs.n if stage is not None and stage.is_shadow else counts.candidate.requests
     return Facts(
         stage=counts.stage, samples=samples, streams=streams, findings=pairs.findings, is_settled=pairs.is_settled,
         late=pairs.late,
     )  # fmt: skip
 
 
-def period_of(counts: StageCounts, rollout: Rollout) -> Exposures | None:
-    """Return the units of the rollout's stage; None while one arm alone is served, as in a shadow."""
+def _streams(counts: StageCounts, read: Callable[[ArmCounts], Count]) -> Streams:
+    """Return what a gate reads of both arms, of all and of each account."""
+    accounts = tuple(
+        AccountStreams(
+            account=each.account, control=read(each.control), candidate=read(each.candidate), units=each.units
+        )
+        for each in counts.accounts
+    )
+    return Streams(
+        control=read(counts.control), candidate=read(counts.candidate), accounts=accounts,
+        callers=callers_of(counts.accounts),
+    )  # fmt: skip
+
+
+def period_of(counts: StageCounts, rollout: Rollout, before: Sequence[Exposures] = ()) -> Exposures | None:
+    """Return the units of the rollout's stage; None while one arm alone is served, as in a shadow.
+
+    Args:
+        counts: What was counted in the stage.
+        rollout: As it stands.
+        before: Units of the stages before it. If all together do not fit the weights and fit them without one account,
+            that account's units are left out: units are of a caller's choice, and none stops a rollout by choosing.
+    """
     if not rollout.weight:
         return None
-    return Exposures(weight=rollout.weight, control=counts.control.units, candidate=counts.candidate.units)
+    return _split(counts, rollout.weight, before)[0]
 
 
 def ratio_of(counts: StageCounts, journey: Journey) -> Ratio:
     """Return whether the units of all stages fit their weights."""
-    period = period_of(counts, journey.rollout)
-    return judge_ratio((*journey.periods, *((period,) if period is not None else ())))
+    weight = journey.rollout.weight
+    if not weight:
+        return judge_ratio(journey.periods)
+    period, left_out = _split(counts, weight, journey.periods)
+    ratio = judge_ratio((*journey.periods, period))
+    if not left_out:
+        return ratio
+    return replace(ratio, reason=f"{ratio.reason}; without {named(left_out)}, whose units are not split so")
+
+
+def _split(counts: StageCounts, weight: int, before: Sequence[Exposures]) -> tuple[Exposures, str]:
+    """Return the units of a stage, and the account that was left out of them; empty if none was."""
+    control, candidate = counts.control.units, counts.candidate.units
+    whole = Exposures(weight=weight, control=control, candidate=candidate)
+    if callers_of(counts.accounts) < 2 or judge_ratio((*before, whole)).verdict is not Verdict.FAIL:
+        return whole, ""
+    for each in counts.accounts:
+        rest = Exposures(
+            weight=weight,
+            control=max(0, control - each.control.units),
+            candidate=max(0, candidate - each.candidate.units),
+        )
+        if judge_ratio((*before, rest)).verdict is not Verdict.FAIL:
+            return rest, each.account
+    return whole, ""
 
 
 def latency_gate(stage: Stage | None) -> Gate | None:

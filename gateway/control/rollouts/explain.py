@@ -1,10 +1,13 @@
 """Tell what journal records mean, in sentences. Pure; unknown kinds are told too, in fewer words."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from gateway.decide.by_account import OTHERS
 from gateway.decide.events import AUTOMATION
+from gateway.decide.verdict import Reading
 
 Record = Mapping[str, Any]
 
@@ -103,7 +106,25 @@ def _reading(each: Mapping[str, Any]) -> list[str]:
     against = each.get("against") or ()
     if against and each["verdict"] != "pass":
         lines.append(f"    most against it: samples {', '.join(against)}.")
-    return lines
+    return lines + [f"    {share_of_account(account)}." for account in each.get("accounts") or ()]
+
+
+def standing_lines(readings: Iterable[Reading]) -> list[str]:
+    """Return what the gates of an open rollout's stage say, which is in no record yet."""
+    lines = [line for each in readings for line in _reading(asdict(each))]
+    return ["As it stands now:", *lines] if lines else []
+
+
+def share_of_account(share: Mapping[str, Any]) -> str:
+    """Return what one account has contributed to a gate's counts."""
+    units = f"{share['units']:,} units; " if share["units"] else ""
+    whose = (
+        "all accounts that are too small to be told apart" if share["account"] == OTHERS else f"`{share['account']}`"
+    )
+    return (
+        f"of {whose}: {units}candidate {share['bad']:,} bad of {share['n']:,}, "
+        f"control {share['control_bad']:,} bad of {share['control_n']:,}"
+    )
 
 
 def _moves(record: Record, before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,7 @@
 """The admin API's paths for the journal: read it, verify it, and have a decision explained."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Annotated, Final
 
@@ -9,13 +10,14 @@ from fastapi import Path as InPath
 
 from gateway.control.operations import Operations
 from gateway.control.paging import Limit
-from gateway.control.rollouts.explain import InvalidHead, UnknownDecision, sentences
+from gateway.control.rollouts.explain import InvalidHead, UnknownDecision, sentences, standing_lines
 from gateway.control.rollouts.journalled import member
 from gateway.control.rollouts.journey import Journey
 from gateway.control.rollouts.operations import UnknownRollout
 from gateway.control.rollouts.shapes import REFUSALS, DecisionView, EntryView, HeadView, JournalCheck, JournalView
 from gateway.decide import journal as chain
 from gateway.decide.replay import KIND, ReplayError, replay
+from gateway.store.errors import StoreError
 from gateway.store.sql import Store
 
 # Both databases count to here.
@@ -89,7 +91,11 @@ async def _explained(operations: Operations, decision: str) -> DecisionView:
             f"no decision `{decision}`; give a number of `loragate journal ls`, or a rollout's id"
         ) from None
     entries = await asyncio.to_thread(_story, store, journey)
-    return _told(journey.rollout.id, entries, _replayed(entries, journey))
+    told = _told(journey.rollout.id, entries, _replayed(entries, journey))
+    if not journey.rollout.is_over:
+        with contextlib.suppress(StoreError):  # the story is told without how it stands
+            told.story += standing_lines((await operations.rollouts.standing(journey)).readings)
+    return told
 
 
 def entry_view(entry: chain.Entry) -> EntryView:

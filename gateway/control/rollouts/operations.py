@@ -15,7 +15,7 @@ from typing import Final
 from adapters.lifecycle import State
 from gateway.control.rollouts.carrying_out import carry_out
 from gateway.control.rollouts.comparable import check_comparable, judged_share
-from gateway.control.rollouts.evidence import threshold_of
+from gateway.control.rollouts.evidence import Standing, counts_of, standing_of, threshold_of
 from gateway.control.rollouts.journey import Journey, Last, decode
 from gateway.control.routes.operations import UnknownRoute
 from gateway.control.shadow.drift_watch import DriftWatch
@@ -268,6 +268,16 @@ class RolloutOperations:
                 f"no rollout `{name}`: neither an id nor an alias that has had one; `loragate rollout ls` lists them"
             )
         return decode(found.body)
+
+    async def standing(self, journey: Journey) -> Standing:
+        """Return what the gates of an open rollout's stage say now.
+
+        Raises:
+            StoreError: It is not known.
+        """
+        now = self.state.now()
+        pairs = await asyncio.to_thread(self.watch.read, journey, now)
+        return standing_of(journey, counts_of(await self.gather(), journey.rollout, pairs), now)
 
     async def stored(
         self, alias: str | None = None, limit: int = 1000, before: str | None = None

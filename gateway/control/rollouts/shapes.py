@@ -1,5 +1,6 @@
 """What the admin API says of rollouts and the journal, as models that describe themselves."""
 
+from dataclasses import asdict
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -74,6 +75,17 @@ class Rollback(_Given):
     sequence: int | None = _SEQUENCE
 
 
+class AccountShareView(BaseModel):
+    """What one account has contributed to a gate's counts."""
+
+    account: str = Field(description="The key's account; `others`: all that are too small to be told apart")
+    n: int = Field(description="Of the candidate")
+    bad: int = Field(description="Of those, how many are bad in the sense of the gate")
+    control_n: int
+    control_bad: int
+    units: int = Field(description="Distinct units of both arms, among a sample of all; 0 of feedback")
+
+
 class ReadingView(BaseModel):
     """What one gate says."""
 
@@ -91,6 +103,9 @@ class ReadingView(BaseModel):
     first: int | None = Field(description="Number of the first pair behind it; null of what is not read from pairs")
     last: int | None = Field(description="Number of the last pair behind it")
     against: list[str] = Field(description="Samples that spoke most against the candidate, the worst first")
+    accounts: list[AccountShareView] = Field(
+        [], description="Of a gate on live traffic: who has contributed how much, the largest first"
+    )
 
 
 class RatioView(BaseModel):
@@ -242,4 +257,5 @@ def reading_view(reading: Reading) -> ReadingView:
         gate=reading.gate, verdict=reading.verdict, reason=reading.reason, observed=reading.observed,
         limit=reading.limit, n=reading.n, e_value=reading.e_value, is_muted=reading.is_muted,
         is_critical=reading.is_critical, first=reading.first, last=reading.last, against=list(reading.against),
+        accounts=[AccountShareView(**asdict(each)) for each in reading.accounts],
     )  # fmt: skip

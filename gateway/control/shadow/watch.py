@@ -11,7 +11,7 @@ while this gateway leads.
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -20,11 +20,13 @@ from gateway.control.rollouts.evidence import FEEDBACK, NO_PAIRS, StagePairs
 from gateway.control.rollouts.journey import Journey
 from gateway.control.shadow.stage_evidence import StageEvidence
 from gateway.decide.assign import Arm
+from gateway.decide.by_account import OTHERS, without
 from gateway.decide.confidence import Count
-from gateway.decide.gates import Streams
+from gateway.decide.gates import AccountStreams, Streams
 from gateway.decide.plan import Stage
 from gateway.decide.rollout import Rollout
 from gateway.decide.verdict import Reading
+from gateway.observe.tally import MOST_ACCOUNTS
 from gateway.store.evaluators import Evaluators
 from gateway.store.feedback import Feedbacks
 from gateway.store.pairs import PAGE, Pairs
@@ -93,8 +95,19 @@ class Watch:
         if stage is None or all(gate.name != FEEDBACK for gate in stage.gates):
             return None
         counts = self._feedbacks.counts(rollout.id, rollout.stage)
-        control, candidate = (Count(n=n, bad=bad) for n, bad in (counts.get(arm, (0, 0)) for arm in Arm))
-        return Streams(control=control, candidate=candidate)
+        control, candidate = (_count(counts, arm) for arm in Arm)
+        by_account = self._feedbacks.counts_by_account(rollout.id, rollout.stage, 2 * MOST_ACCOUNTS)
+        accounts = [
+            AccountStreams(account=name, control=_count(each, Arm.CONTROL), candidate=_count(each, Arm.CANDIDATE))
+            for name, each in by_account.items()
+        ]
+        rest = Streams(control=control, candidate=candidate)
+        for each in accounts:
+            rest = without(rest, each)
+        if rest.control.n or rest.candidate.n:
+            accounts.append(AccountStreams(account=OTHERS, control=rest.control, candidate=rest.candidate))
+        accounts.sort(key=lambda each: -each.n)
+        return Streams(control=control, candidate=candidate, accounts=tuple(accounts), callers=len(accounts))
 
     def _warnings(self) -> tuple[str, ...]:
         return () if self._evaluators.alive() else (NOBODY_COMPARES,)
@@ -124,6 +137,11 @@ class Watch:
                     listener.saw(judged)
             if len(page) < PAGE:
                 return
+
+
+def _count(counts: Mapping[str, tuple[int, int]], arm: Arm) -> Count:
+    n, bad = counts.get(arm, (0, 0))
+    return Count(n=n, bad=bad)
 
 
 class _Book:

@@ -113,12 +113,13 @@ def _make_feedback() -> None:
         sa.Column("rollout", sa.Text, nullable=False),
         sa.Column("stage", sa.Integer, nullable=False),
         sa.Column("arm", sa.Text, nullable=False),
+        sa.Column("account", sa.Text, nullable=False),
         sa.Column("is_bad", sa.Boolean),
         sa.Column("is_resolved", sa.Boolean, nullable=False),
         sa.Column("at", sa.Double, nullable=False),
         sa.Column("record", sa.Text, nullable=False),
         sa.PrimaryKeyConstraint("id", name="feedback_pkey"),
     )
-    op.create_index("feedback_rollout", "feedback", ["rollout", "stage", "arm", "is_bad"])
+    op.create_index("feedback_rollout", "feedback", ["rollout", "stage", "arm", "account", "is_bad"])
     op.create_index("feedback_unresolved", "feedback", ["is_resolved", "at"])
     op.create_index("feedback_at", "feedback", ["at"])

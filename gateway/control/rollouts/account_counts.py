@@ -1,0 +1,106 @@
+"""Who has sent a stage's requests: the counts of each account that has a name of its own, and of all others. Pure."""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.decide.by_account import OTHERS
+from gateway.decide.confidence import Count
+from gateway.observe.ledger import DURATION_BOUNDS
+from gateway.observe.tally import MOST_ACCOUNTS, ArmTally, Tally, mark_of, marks
+
+# An account that has sent fewer in a stage does not count as one that calls: somebody's trial request must not make
+# the one application that calls wait for a second one.
+FEWEST_REQUESTS: Final = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmCounts:
+    """One arm's requests in one stage.
+
+    Attributes:
+        requests, errors: How many, and how many of them failed.
+        durations: (n_buckets + 1,) requests by `DURATION_BOUNDS`.
+        units: Distinct units among a sample of all units.
+    """
+
+    requests: int = 0
+    errors: int = 0
+    durations: tuple[int, ...] = (0,) * (len(DURATION_BOUNDS) + 1)
+    units: int = 0
+
+    def failed(self) -> Count:
+        """Return how many failed."""
+        return Count(n=self.requests, bad=self.errors)
+
+    def slow(self, threshold_seconds: float) -> Count:
+        """Return how many took longer than `threshold_seconds`, one of the bounds."""
+        total = sum(self.durations)
+        quick = sum(self.durations[: bisect_right(DURATION_BOUNDS, threshold_seconds)])
+        return Count(n=total, bad=total - quick)
+
+    def without(self, other: "ArmCounts") -> "ArmCounts":
+        """Return what is left when a part is taken out."""
+        return ArmCounts(
+            requests=max(0, self.requests - other.requests), errors=max(0, self.errors - other.errors),
+            durations=tuple(max(0, all_ - part) for all_, part in zip(self.durations, other.durations, strict=True)),
+            units=max(0, self.units - other.units),
+        )  # fmt: skip
+
+
+NO_COUNTS: Final = ArmCounts()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountCounts:
+    """One account's requests in one stage; under `OTHERS`, those of all that have no name of their own."""
+
+    account: str
+    control: ArmCounts = NO_COUNTS
+    candidate: ArmCounts = NO_COUNTS
+
+    @property
+    def requests(self) -> int:
+        """Of both arms."""
+        return self.control.requests + self.candidate.requests
+
+    @property
+    def units(self) -> int:
+        """Of both arms, among the sample of all units."""
+        return self.control.units + self.candidate.units
+
+
+def arm_counts(tally: ArmTally, units: int) -> ArmCounts:
+    """Return what was counted of an arm."""
+    return ArmCounts(requests=tally.requests, errors=tally.errors, durations=tuple(tally.duration.counts), units=units)
+
+
+def accounts_of(tally: Tally) -> tuple[AccountCounts, ...]:
+    """Return a stage's counts by account, the largest first; empty where accounts were not counted."""
+    control_units, candidate_units = marks(tally.units.control), marks(tally.units.candidate)
+    found = [
+        AccountCounts(
+            account=name, control=arm_counts(each.control, control_units[mark_of(name)]),
+            candidate=arm_counts(each.candidate, candidate_units[mark_of(name)]),
+        )
+        for name, each in tally.accounts.items()
+    ]  # fmt: skip
+    if not found:
+        return ()
+    named = _largest_first(found)[:MOST_ACCOUNTS]
+    control = arm_counts(tally.control, len(tally.units.control))
+    candidate = arm_counts(tally.candidate, len(tally.units.candidate))
+    for each in named:
+        control, candidate = control.without(each.control), candidate.without(each.candidate)
+    rest = AccountCounts(account=OTHERS, control=control, candidate=candidate)
+    return tuple(_largest_first([*named, rest] if rest.requests else named))
+
+
+def _largest_first(accounts: Iterable[AccountCounts]) -> list[AccountCounts]:
+    return sorted(accounts, key=lambda each: (-each.requests, each.account))
+
+
+def callers_of(accounts: Sequence[AccountCounts]) -> int:
+    """Return how many accounts call, stray requests aside; all that have no name of their own are one."""
+    return sum(each.requests >= FEWEST_REQUESTS for each in accounts)

@@ -1,0 +1,245 @@
+"""No account alone decides a rollout: what is counted by account, and what gates on it make of that."""
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.control.rollouts.account_counts import FEWEST_REQUESTS, accounts_of, callers_of
+from gateway.control.rollouts.evidence import StageCounts, counts_of, facts_of, judged, period_of, ratio_of
+from gateway.control.rollouts.explain import sentences
+from gateway.control.rollouts.journey import Journey, Last
+from gateway.decide.advance import advance, create
+from gateway.decide.assign import Arm, bucket
+from gateway.decide.by_account import OTHERS, judge_by_account
+from gateway.decide.confidence import Count
+from gateway.decide.events import Created, Started, StepFailed, StepPassed
+from gateway.decide.gates import AccountStreams, Gate, Streams
+from gateway.decide.ratio import Exposures
+from gateway.decide.read_plan import InvalidPlan, parse_plan
+from gateway.decide.replay import record_of, replay
+from gateway.decide.rollout import Transition
+from gateway.decide.route import RolloutTag
+from gateway.decide.verdict import Verdict
+from gateway.observe.tally import MOST_ACCOUNTS, Tallies, Tally, summed
+from gateway.pipeline import Exposure
+
+TAG = RolloutTag(id="ro-1", stage=1)
+WEIGHT = 5_000
+PLAN = {"steps": [{"weight": "50%", "min_time": "1s", "min_samples": 10, "gates": ["error_rate"]}, {"weight": "100%"}]}
+GATE = Gate(name="error_rate", margin=0.01)
+
+
+def streams(*accounts: tuple[str, tuple[int, int], tuple[int, int]], callers: int | None = None) -> Streams:
+    """Counts by account: (control n, bad) and (candidate n, bad)."""
+    read = tuple(
+        AccountStreams(account=name, control=Count(n=n, bad=bad), candidate=Count(n=m, bad=worse))
+        for name, (n, bad), (m, worse) in accounts
+    )
+    control, candidate = Count(), Count()
+    for each in read:
+        control, candidate = control.plus(each.control), candidate.plus(each.candidate)
+    many = len(read) if callers is None else callers
+    return Streams(control=control, candidate=candidate, accounts=read, callers=many)
+
+
+LOUD = ("loud", (500, 0), (500, 400))  # says of the candidate alone that it fails
+HONEST = ("honest", (3_000, 3), (3_000, 3))
+
+
+def test_one_account_alone_cannot_fail_a_gate_where_several_call() -> None:
+    reading = judge_by_account(GATE, streams(LOUD, HONEST), 0.01)
+    assert reading.verdict is Verdict.INCONCLUSIVE
+    assert reading.reason.startswith("fails only because of account `loud`; without it: error rate 0.10%")
+
+
+def test_what_fails_for_several_accounts_fails() -> None:
+    reading = judge_by_account(GATE, streams(LOUD, ("another", (500, 0), (500, 300)), HONEST), 0.01)
+    assert reading.verdict is Verdict.FAIL
+    assert [share.account for share in reading.accounts] == ["loud", "another", "honest"]
+    assert (reading.accounts[0].n, reading.accounts[0].bad, reading.accounts[0].control_n) == (500, 400, 500)
+
+
+def test_one_account_alone_cannot_pass_a_gate_where_several_call() -> None:
+    reading = judge_by_account(GATE, streams(("loud", (50_000, 0), (50_000, 0)), ("few", (20, 0), (20, 0))), 0.01)
+    assert reading.verdict is Verdict.INCONCLUSIVE
+    assert "passes only because of account `loud`" in reading.reason
+
+
+def test_where_one_account_is_all_the_traffic_it_decides_and_the_reason_says_so() -> None:
+    alone = judge_by_account(GATE, streams(LOUD), 0.01)
+    assert alone.verdict is Verdict.FAIL
+    assert "100% of it is account `loud`" in alone.reason
+    stray = judge_by_account(GATE, streams(LOUD, ("curl", (1, 0), (0, 0)), callers=1), 0.01)
+    assert stray.verdict is Verdict.FAIL
+
+
+def test_a_plan_may_let_one_account_decide() -> None:
+    step = {"weight": "50%", "gates": [{"error_rate": {"single_account": True}}]}
+    plan = parse_plan({"steps": [step, {"weight": "100%"}]})
+    (gate,) = plan.stages[0].gates
+    assert gate.may_rest_on_one
+    assert gate.parameters()["single_account"] is True
+    assert judge_by_account(gate, streams(LOUD, HONEST), 0.01).verdict is Verdict.FAIL
+    with pytest.raises(InvalidPlan, match="single_account"):
+        parse_plan({"steps": [{"weight": "5%", "gates": [{"kl": {"single_account": True}}]}]})
+
+
+def test_without_counts_by_account_a_gate_reads_the_sums() -> None:
+    whole = streams(LOUD, HONEST)
+    assert judge_by_account(GATE, replace(whole, accounts=()), 0.01).verdict is Verdict.FAIL
+    assert judge_by_account(GATE, None, 0.01).verdict is Verdict.INCONCLUSIVE
+
+
+# What workers count
+
+
+def ask(
+    tallies: Tallies, account: str, units: int, *, fails: Arm | None = None, only: Arm | None = None, first: int = 0
+) -> None:
+    """Send a request of each of so many units; those of one arm fail, or are the only ones that are sent."""
+    for number in range(first, first + units):
+        unit = f"unit-{number}"
+        arm = Arm.CANDIDATE if bucket("salt", unit) < WEIGHT else Arm.CONTROL
+        if only in (None, arm):
+            exposure = Exposure(TAG, "support", arm, unit, account)
+            tallies.count(exposure, is_error=arm is fails, seconds=0.1)
+
+
+def stage(tallies: Tallies) -> StageCounts:
+    """What the leader reads of it, after the channel and the store."""
+    told = msgspec.json.decode(msgspec.json.encode(tallies.report({"ro-1"})), type=list[Tally])
+    return counts_of(summed([told]), journey().rollout)
+
+
+def transitions(plan: Any = PLAN) -> tuple[Transition, Transition]:
+    made = create(
+        Created(
+            at=90.0, by="me", reason="r", id="ro-1", alias="support", control="support@1", candidate="support@2",
+            plan=parse_plan(plan),
+        )
+    )  # fmt: skip
+    return made, advance(made.after, Started(at=100.0, by="me"))
+
+
+def journey(plan: Any = PLAN) -> Journey:
+    _, started = transitions(plan)
+    last = Last(at=100.0, by="me", event="Started")
+    return Journey(rollout=started.after, by="me", reason="r", started_at=100.0, last=last)
+
+
+def test_the_same_unit_of_two_accounts_is_two_units() -> None:
+    tallies = Tallies()
+    for account in ("a", "b", "a"):
+        ask(tallies, account, 50)
+    counts = stage(tallies)
+    assert counts.control.units + counts.candidate.units == 100
+    assert [(each.account, each.units, each.requests) for each in counts.accounts] == [("a", 50, 100), ("b", 50, 50)]
+
+
+def test_the_largest_accounts_have_names_and_all_others_are_one() -> None:
+    tallies = Tallies()
+    ask(tallies, "largest", 100)
+    for number in range(1_000):
+        ask(tallies, f"small-{number}", 2)
+    ask(tallies, "late", 60)
+    (tally,) = tallies.report({"ro-1"})
+    assert len(tally.accounts) <= 2 * MOST_ACCOUNTS
+    found = accounts_of(tally)
+    assert len(found) == MOST_ACCOUNTS + 1
+    by_name = {each.account: each.requests for each in found}
+    assert (by_name["largest"], by_name["late"]) == (100, 60)
+    assert sum(by_name.values()) == 100 + 2_000 + 60, "nothing is lost, and nothing counts twice"
+    assert found[0].account == OTHERS
+    assert callers_of(found) == 3
+    assert len(msgspec.json.encode(tally)) < 100_000
+
+
+def test_accounts_of_workers_add_up() -> None:
+    one, other = Tallies(), Tallies()
+    ask(one, "a", 30)
+    ask(other, "a", 30)
+    ask(other, "b", 20)
+    counts = counts_of(summed([one.report({"ro-1"}), other.report({"ro-1"})]), journey().rollout)
+    assert [(each.account, each.requests, each.units) for each in counts.accounts] == [("a", 60, 30), ("b", 20, 20)]
+
+
+def test_one_key_with_units_of_its_own_choosing_does_not_end_a_rollout() -> None:
+    tallies = Tallies()
+    ask(tallies, "honest", 300)
+    ask(tallies, "attacker", 2_000, fails=Arm.CANDIDATE)
+    at = 101.0 + 3_600
+    assert not isinstance(judged(journey(), stage(tallies), at), StepFailed | StepPassed)
+    ask(tallies, "honest", 2_000, fails=Arm.CANDIDATE)  # the others find it, too
+    event = judged(journey(), stage(tallies), at)
+    assert isinstance(event, StepFailed)
+    assert {share.account for share in event.readings[0].accounts} == {"honest", "attacker"}
+
+
+def test_one_key_that_sends_the_candidates_units_alone_does_not_pause_a_rollout() -> None:
+    tallies = Tallies()
+    ask(tallies, "honest", 2_000)
+    ask(tallies, "attacker", 3_000, only=Arm.CANDIDATE)
+    counts = stage(tallies)
+    ratio = ratio_of(counts, journey())
+    assert ratio.verdict is not Verdict.FAIL
+    assert "without account `attacker`" in ratio.reason
+    period = period_of(counts, journey().rollout)
+    assert period is not None
+    assert period.n == pytest.approx(2_000, rel=0.25)
+    alone = replace(counts, accounts=())
+    assert ratio_of(alone, journey()).verdict is Verdict.FAIL, "of which this takes nothing away where one calls"
+
+
+def test_units_that_were_left_out_of_a_stage_do_not_come_back_in_the_next() -> None:
+    tallies = Tallies()
+    ask(tallies, "honest", 2_000)
+    ask(tallies, "attacker", 3_000, only=Arm.CANDIDATE)
+    counts = stage(tallies)
+    before = (Exposures(weight=WEIGHT, control=1_000, candidate=1_110),)  # odd, and not odd enough alone
+    assert period_of(counts, journey().rollout, before) == period_of(counts, journey().rollout)
+
+
+def test_a_stray_request_makes_no_second_caller() -> None:
+    tallies = Tallies()
+    ask(tallies, "app", 2_000, fails=Arm.CANDIDATE)
+    ask(tallies, "curl", FEWEST_REQUESTS - 1)
+    event = judged(journey(), stage(tallies), 101.0)
+    assert isinstance(event, StepFailed)
+    assert "account `app`" in event.readings[0].reason
+
+
+def test_thumbs_of_one_account_are_not_everybodys_where_others_call_and_give_none() -> None:
+    tallies = Tallies()
+    ask(tallies, "honest", 300)
+    ask(tallies, "attacker", 300)
+    told = journey({"steps": [{"weight": "50%", "gates": ["feedback"]}, {"weight": "100%"}]})
+    counts = stage(tallies)
+    thumbs = streams(("attacker", (150, 0), (150, 150)))
+    there = replace(counts, pairs=replace(counts.pairs, stage=1, thumbs=thumbs))
+    assert facts_of(there, told).streams["feedback"].callers == 2
+    assert judged(told, there, 101.0) is None
+    alone = replace(there, accounts=there.accounts[:1])
+    assert isinstance(judged(told, alone, 101.0), StepFailed)
+
+
+def test_the_journal_tells_who_said_it_and_replays_to_the_same_state() -> None:
+    tallies = Tallies()
+    for account in ("a", "b"):
+        ask(tallies, account, 2_000, fails=Arm.CANDIDATE)
+    begun = journey()
+    event = judged(begun, stage(tallies), 101.0)
+    assert isinstance(event, StepFailed)
+    made, started = transitions()
+    failed = advance(started.after, event)
+    records = [msgspec.json.decode(msgspec.json.encode(record_of(each))) for each in (made, started, failed)]
+    assert replay(records) == failed.after
+    story = "\n".join(sentences(records[-1]))
+    by_name = {share.account: share for share in event.readings[0].accounts}
+    a = by_name["a"]
+    assert f"of `a`: {a.units:,} units; candidate {a.bad:,} bad of {a.n:,}, control 0 bad of {a.control_n:,}." in story
+    assert a.units == a.n + a.control_n == 2_000
+    for reading in records[-1]["event"]["readings"]:
+        del reading["accounts"]  # as it was written before accounts were told
+    assert replay(records).phase is failed.after.phase
