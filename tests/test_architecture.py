@@ -52,6 +52,7 @@ PURE = (
     "gateway/control/shadow/stage_evidence.py",
     "gateway/observe/drift_view.py",
     "gateway/workers/sharing.py",
+    "gateway/receive/body_values.py",
     "gateway/receive/conversation.py",
     "gateway/receive/rates.py",
     "gateway/observe/engine_counts.py",

@@ -5,6 +5,8 @@ never away from it; lowering only moves them back.
 """
 
 import hashlib
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -15,6 +17,17 @@ TOTAL_WEIGHT: Final = 10_000
 DEFAULT_SOURCES: Final = ("header", "safety_identifier", "user", "prompt_cache_key", "key")
 CONVERSATION: Final = "conversation"  # a hash of how the conversation begins
 SOURCES: Final = (*DEFAULT_SOURCES, CONVERSATION)
+# Before a source: it counts only from callers above the role `app`; from others it is as if it were not there.
+TRUSTED: Final = "trusted:"
+# Before the name of a header, in lower case, or the path of a value in the body: a source of the operator's own.
+HEADER: Final = "header:"
+BODY: Final = "body:"
+MOST_SOURCES: Final = 20
+_HEADER_NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,64}")
+_BODY_PATH: Final = re.compile(r"[A-Za-z0-9_-]{1,64}(?:\.[A-Za-z0-9_-]{1,64}){0,3}")
+# Whoever shares a key is one unit already, by `key`; a cookie holds what is nobody's business.
+_SECRET_HEADERS: Final = frozenset(("authorization", "proxy-authorization", "x-api-key", "api-key", "cookie"))
+_KNOWN: Final = f"{', '.join(SOURCES)}, {HEADER}NAME, {BODY}PATH"
 
 
 class Arm(StrEnum):
@@ -72,9 +85,44 @@ def check_sources(sources: tuple[str, ...]) -> None:
         ValueError: Why not.
     """
     if not sources:
-        raise ValueError(f"the unit has no source; name at least one of {', '.join(SOURCES)}")
+        raise ValueError(f"the unit has no source; name at least one of {_KNOWN}")
+    if len(sources) > MOST_SOURCES:
+        raise ValueError(f"the unit has {len(sources)} sources; name at most {MOST_SOURCES}")
     for source in sources:
-        if source not in SOURCES:
-            raise ValueError(f"the unit source `{source}` is unknown; it may be one of {', '.join(SOURCES)}")
+        _check_source(source)
     if len(set(sources)) < len(sources):
         raise ValueError(f"the unit sources `{', '.join(sources)}` name one twice")
+
+
+def _check_source(source: str) -> None:
+    """Refuse a unit source that cannot be used, with the reason."""
+    bare = source.removeprefix(TRUSTED)
+    if bare in SOURCES and (bare == source or bare not in ("key", CONVERSATION)):
+        return
+    shown = source[:100]
+    if bare.startswith(HEADER):
+        name = bare.removeprefix(HEADER)
+        if name in _SECRET_HEADERS:
+            raise ValueError(
+                f"the unit source `{shown}` names a header that holds a secret; `key` tells whose key it is"
+            )
+        if _HEADER_NAME.fullmatch(name):
+            return
+        raise ValueError(f"the unit source `{shown}` names no header; write `{HEADER}NAME` with its name in lower case")
+    if bare.startswith(BODY):
+        if _BODY_PATH.fullmatch(bare.removeprefix(BODY)):
+            return
+        raise ValueError(
+            f"the unit source `{shown}` is no path in a body; write `{BODY}` and at most four names with dots between "
+            f"them, such as `{BODY}metadata.user_id`"
+        )
+    raise ValueError(
+        f"the unit source `{shown}` is unknown; it may be one of {_KNOWN}; with `{TRUSTED}` before it (not before "
+        f"`key` or `{CONVERSATION}`) it counts only from keys above the role `app`"
+    )
+
+
+def headers_of(sources: Iterable[str]) -> set[str]:
+    """Return the names of the headers that some sources are looked for in."""
+    bare = (source.removeprefix(TRUSTED) for source in sources)
+    return {source.removeprefix(HEADER) for source in bare if source.startswith(HEADER)}

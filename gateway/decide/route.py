@@ -82,7 +82,7 @@ class RouteTable:
 
     `keys` is None when the gateway runs without authentication; `base` is None until an
     engine has told its name. `replicas` gateways share every limit; `has_rates` tells whether any
-    alias has one.
+    alias has one; `unit_headers` are those that some route looks for its unit in.
     """
 
     version: int = 0
@@ -93,6 +93,7 @@ class RouteTable:
     engines: tuple[EngineView, ...] = ()
     replicas: int = 1
     has_rates: bool = False
+    unit_headers: tuple[bytes, ...] = ()
 
 
 class Target(NamedTuple):

@@ -128,6 +128,8 @@ class Incoming:
             arm=None if arm is None else wanted_arm(arm, self.caller), keep_alive=self.keep_alive,
             is_http10=self.is_http10, extra_headers=extra, received_at=received_at,
         )  # fmt: skip
+        if table.unit_headers:
+            request.unit_headers = {name: headers[name] for name in table.unit_headers if name in headers}
         if self.caller.rates is not None or table.has_rates:
             request.lease = rates.admit(self.caller, table, model, received_at)
         return request

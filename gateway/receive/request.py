@@ -1,15 +1,22 @@
 """A complete request, as the connection has read it, the model that it means, and the unit it belongs to."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
 import msgspec
 
 from gateway.decide.assign import CONVERSATION, Arm
 from gateway.decide.authenticate import Principal, Role
 from gateway.errors import BadRequest, Forbidden
 from gateway.pipeline import Call, Exposure
+from gateway.receive.body_values import text_at
 from gateway.receive.conversation import beginning_of
-from gateway.receive.endpoints import Endpoint
+from gateway.receive.endpoints import Dialect, Endpoint
 from gateway.receive.rates import Lease
 from gateway.receive.wire import Fields
+
+_NONE: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
 
 class Request:
@@ -20,7 +27,7 @@ class Request:
 
     __slots__ = (
         "_arm", "body", "caller", "endpoint", "exposure", "extra_headers", "fields", "id", "is_http10", "keep_alive",
-        "lease", "model", "received_at", "task_header", "unit_header",
+        "lease", "model", "received_at", "task_header", "unit_header", "unit_headers",
     )  # fmt: skip
 
     def __init__(
@@ -37,6 +44,7 @@ class Request:
         self.lease: Lease | None = None
         self.exposure: Exposure | None = None
         self.unit_header = unit
+        self.unit_headers: Mapping[bytes, bytes] = _NONE  # those that some route looks for its unit in
         self.task_header = task
         self._arm = arm
         self.keep_alive = keep_alive
@@ -54,15 +62,33 @@ class Request:
         for source in sources:
             if source == "key":
                 break
-            if source == "header":
-                found: object = self.unit_header.decode("latin-1") if self.unit_header else None
-            elif source == CONVERSATION:
-                found = beginning_of(self.body, self.endpoint.dialect, self.caller.unit)
-            else:
-                found = getattr(self.fields, source, None)
+            found = self._unit_from(source)
             if found and isinstance(found, str):
                 return found
         return self.caller.unit
+
+    def _unit_from(self, source: str) -> object:
+        if source == "header":
+            return self.unit_header.decode("latin-1") if self.unit_header else None
+        if source == "user":
+            return self.user()
+        if source == CONVERSATION:
+            return beginning_of(self.body, self.endpoint.dialect, self.caller.unit)
+        kind, colon, what = source.partition(":")
+        if not colon:
+            return getattr(self.fields, source, None)
+        if kind == "trusted":
+            return self._unit_from(what) if self.caller.may_pin() else None
+        if kind == "header":
+            return self.unit_headers.get(what.encode(), b"").decode("latin-1")
+        return text_at(self.body, what)
+
+    def user(self) -> object:
+        """Return whom the body names as its user: `user`, in Anthropic's messages `metadata.user_id`."""
+        user = getattr(self.fields, "user", None)
+        if not user and self.endpoint.dialect is Dialect.MESSAGES:
+            return text_at(self.body, "metadata.user_id")
+        return user
 
 
 def wanted_arm(value: bytes, caller: Principal) -> Arm:

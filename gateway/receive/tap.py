@@ -135,7 +135,7 @@ def _named(request: Request) -> str:
         return request.unit_header.decode("latin-1")
     fields = request.fields
     if fields is not None:
-        for named in (fields.safety_identifier, fields.user, fields.prompt_cache_key):
+        for named in (fields.safety_identifier, request.user(), fields.prompt_cache_key):
             if named and isinstance(named, str):
                 return named
     return ""

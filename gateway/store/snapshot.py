@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.decide.assign import Split
+from gateway.decide.assign import Split, headers_of
 from gateway.decide.limit import rates_of
 from gateway.decide.route import Base, EngineView, RolloutTag, Route, RouteTable
 from gateway.decide.sample import Mirror
@@ -56,6 +56,7 @@ def to_table(data: bytes) -> RouteTable:
         engines=snapshot.engines,
         replicas=snapshot.replicas,
         has_rates=any(route.rates is not None for route in snapshot.routes),
+        unit_headers=tuple(sorted({name.encode() for route in snapshot.routes for name in headers_of(route.unit)})),
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.decide.assign import DEFAULT_SOURCES, Split
+from gateway.decide.assign import DEFAULT_SOURCES, Split, check_sources
 from gateway.decide.authenticate import Principal, Role
 from gateway.decide.limit import Rates
 from gateway.decide.route import RolloutTag
@@ -22,10 +22,13 @@ CALLER = Principal(id="key-2", role=Role.APP, account="key-1")
 HI = {"role": "user", "content": "hi"}
 
 
-def request(body: dict[str, Any], header: bytes | None = None) -> Request:
-    data = msgspec.json.encode(body)
+def request(
+    body: dict[str, Any] | bytes, header: bytes | None = None, *, path: bytes = b"/v1/chat/completions",
+    caller: Principal = CALLER,
+) -> Request:  # fmt: skip
+    data = body if isinstance(body, bytes) else msgspec.json.encode(body)
     return Request(
-        b"id", ENDPOINTS[b"/v1/chat/completions"], data, read(data), CALLER, "support",
+        b"id", ENDPOINTS[path], data, read(data), caller, "support",
         unit=header, arm=None, keep_alive=True, is_http10=False, extra_headers=b"", received_at=0.0,
     )  # fmt: skip
 
@@ -56,6 +59,77 @@ def test_a_route_chooses_its_sources_and_their_order() -> None:
     assert asked.unit(("safety_identifier",)) == "key-1"
     conversation = asked.unit(("conversation",))
     assert conversation == beginning_of(asked.body, Dialect.COMPLETIONS, "key-1") != "key-1"
+
+
+def test_a_front_ends_header_is_the_unit_where_the_route_says_so() -> None:
+    asked = request({"user": "u"})
+    asked.unit_headers = {b"x-openwebui-user-id": b"someone"}
+    assert asked.unit(("header:x-openwebui-user-id", "user")) == "someone"
+    asked.unit_headers = {}
+    assert asked.unit(("header:x-openwebui-user-id", "user")) == "u"
+
+
+@pytest.mark.parametrize(
+    ("body", "unit"),
+    [
+        ({"metadata": {"user_id": "u"}}, "u"), ({"metadata": {"user_id": 7}}, "7"), ({"metadata": {}}, "key-1"),
+        ({"metadata": "u"}, "key-1"), ({"metadata": {"user_id": {"id": "u"}}}, "key-1"), ({}, "key-1"),
+        ({"metadata": {"user_id": True}}, "key-1"), ({"metadata": {"user_id": ""}}, "key-1"),
+        ({"metadata": {"user_id": 1.5}}, "key-1"), ({"metadata": None}, "key-1"), ({"metadata": ["u"]}, "key-1"),
+        (b'{"x":"\\ud83d","metadata":{"user_id":"u"}}', "u"),
+        (b'{"metadata":{"user_id":1},"metadata":{"user_id":"u"}}', "u"),
+    ],
+)  # fmt: skip
+def test_a_value_of_the_body_is_the_unit_if_it_is_text_or_a_whole_number(body: Any, unit: str) -> None:
+    assert request(body).unit(("body:metadata.user_id",)) == unit
+
+
+def test_anthropics_metadata_names_the_user_of_a_message() -> None:
+    body = {"metadata": {"user_id": "someone"}}
+    assert request(body, path=b"/v1/messages").unit(DEFAULT_SOURCES) == "someone"
+    assert request({**body, "user": "u"}, path=b"/v1/messages").unit(DEFAULT_SOURCES) == "u"
+    assert request(body).unit(DEFAULT_SOURCES) == "key-1", "OpenAI's metadata says nothing of who asks"
+
+
+def test_a_route_may_trust_only_keys_above_app_with_units() -> None:
+    above = Principal(id="key-3", role=Role.APP_PIN)
+    for source, header, body in (
+        ("header", b"mine", {}),
+        ("user", None, {"user": "mine"}),
+        ("body:a.b", None, {"a": {"b": "mine"}}),
+    ):
+        assert request(body, header).unit((f"trusted:{source}", "key")) == "key-1"
+        assert request(body, header, caller=above).unit((f"trusted:{source}", "key")) == "mine"
+
+
+@pytest.mark.parametrize(
+    ("source", "word"),
+    [
+        ("ip", "header:NAME, body:PATH"), ("header:", "lower case"), ("header:X-User", "lower case"),
+        ("header:a b", "lower case"), ("header:" + "x" * 65, "lower case"), ("header:authorization", "secret"),
+        ("header:cookie", "secret"), ("body:", "path"), ("body:a..b", "path"), ("body:a.b.c.d.e", "path"),
+        ("body:a b", "path"), ("trusted:key", "unknown"), ("trusted:trusted:user", "unknown"), ("trusted:", "unknown"),
+        ("trusted:header:Cookie", "lower case"), ("x" * 10_000, "unknown"),
+    ],
+)  # fmt: skip
+def test_a_source_that_cannot_be_is_refused_with_what_may_be(source: str, word: str) -> None:
+    with pytest.raises(ValueError, match=word) as caught:
+        check_sources((source,))
+    assert len(str(caught.value)) < 600
+
+
+def test_sources_of_ones_own_are_taken_and_bounded() -> None:
+    own = ("header:x-openwebui-user-id", "body:metadata.user_id", "trusted:header", "trusted:body:user_id", "key")
+    check_sources(own)
+    with pytest.raises(ValueError, match="at most 20"):
+        check_sources(tuple(f"header:x-{number}" for number in range(21)))
+    with pytest.raises(ValueError, match="twice"):
+        check_sources(("header:a", "header:a"))
+    table = to_table(encode(of_state(
+        Desired(routes=(RouteRecord(alias="a", control="a@1", salt="s", unit=own),)), version=1, base=None, engines=(),
+        with_keys=False,
+    )))  # fmt: skip
+    assert table.unit_headers == (b"x-openwebui-user-id",)
 
 
 TEXT = st.text(max_size=20)

@@ -77,7 +77,8 @@ class RouteDeclaration(_Strict):
         None, description="The candidate's share of units, as `5%`, or whole basis points", examples=["5%"]
     )
     unit: list[StrictStr] | None = Field(
-        None, description=f"Where the unit is looked for, first found first used: {', '.join(SOURCES)}",
+        None, description=f"Where the unit is looked for, first found first used: {', '.join(SOURCES)}, `header:NAME`, "
+        "`body:PATH`; after `trusted:` only of keys above the role `app`",
         examples=[["header", "user", "key"]],
     )  # fmt: skip
     mirror: MirrorDeclaration | None = None
