@@ -21,6 +21,7 @@ from gateway.mirror.feedback import Feedback
 from gateway.mirror.queue import MirrorQueue
 from gateway.observe.ledger import Ledger
 from gateway.observe.tally import Tallies
+from gateway.receive.cross_origin import CrossOrigin
 from gateway.receive.deps import Deps, RequestIds
 from gateway.receive.feedback_rates import FeedbackRates
 from gateway.receive.placing import Placing
@@ -102,6 +103,7 @@ class Worker:
             recent=self.recent,
             hear=self._hear,
             fingerprints={},
+            cross_origin=CrossOrigin(configure.allowed_origins) if configure.allowed_origins else None,
             feedback_rates=FeedbackRates(bounds.feedback_per_minute),
         )
         # Set by who runs the server: its connections, and how to stop it.

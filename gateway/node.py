@@ -284,6 +284,7 @@ class Node:
             private_key=str(settings.tls_key) if settings.tls_key else None,
             table=table or self.state.table(),
             mirror=settings.mirror,
+            allowed_origins=settings.allowed_origins,
         )
 
     async def _serve_control(self) -> None:

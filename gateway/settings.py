@@ -27,7 +27,7 @@ _NOT_SETTINGS: Final = frozenset(
 _KUBERNETES: Final = re.compile(r"LORAGATE_(\w+_)?(SERVICE_(HOST|PORT)|PORT_\d)\w*=.*|LORAGATE_(\w+_)?PORT=tcp://.*")
 # Settings that have parts.
 _GROUPS: Final = ("limits", "engine", "adapters", "mirror", "evaluator")
-_LISTS: Final = ("engines", "args", "sources", "trusted_keys", "judge_keys")
+_LISTS: Final = ("engines", "allowed_origins", "args", "sources", "trusted_keys", "judge_keys")
 
 
 class InvalidSettings(Exception):
@@ -49,6 +49,19 @@ def _check_engine_url(url: str) -> str:
     if parts.scheme == "http" and parts.hostname and has_port and parts.path in ("", "/") and not parts.query:
         return url.rstrip("/")
     raise ValueError(f"`{url}` is no engine: write http://HOST:PORT or unix:///PATH/TO/SOCKET")
+
+
+def _check_origin(origin: str) -> str:
+    """Refuse what no browser sends as `Origin` (RFC 6454), and `null`, which any page can have itself called."""
+    if origin == "*":
+        return origin
+    found = re.fullmatch(r"([a-z][a-z0-9+.-]*)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?", origin)
+    if found is None or (found[1], found[2]) in (("http", "80"), ("https", "443")):
+        raise ValueError(
+            f"`{origin[:100]}` is no origin: write https://HOST or https://HOST:PORT as browsers send it, in lower "
+            "case, without a path and without the scheme's own port; or * for any page"
+        )
+    return origin
 
 
 class _Strict(BaseModel):
@@ -165,6 +178,9 @@ class Settings(_Strict):
     engines: tuple[Annotated[str, AfterValidator(_check_engine_url)], ...] = Field(
         (), description="Engines that run elsewhere"
     )
+    allowed_origins: tuple[Annotated[str, AfterValidator(_check_origin)], ...] = Field(
+        (), description="Web pages that may call from a browser, by origin: https://HOST[:PORT], or * for any; CORS"
+    )
     connect_seconds: float = Field(5.0, gt=0, description="How long a connection to an engine may take")
     drain_seconds: float = Field(30.0, gt=0, description="How long running replies may go on after a stop")
     tls_certificate: Path | None = Field(None, description="Certificate chain for the app port, PEM")
@@ -184,6 +200,15 @@ class Settings(_Strict):
                     f"auth: without keys the gateway serves on loopback only, and {name} is `{host}`; "
                     "use 127.0.0.1, or make keys with `loragate keys create`"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _not_every_page_without_keys(self) -> "Settings":
+        if not self.auth and "*" in self.allowed_origins:
+            raise ValueError(
+                "allowed_origins: without keys `*` would let every web page that is open on this machine use the "
+                "gateway; name the pages' origins"
+            )
         return self
 
     @model_validator(mode="after")

@@ -62,6 +62,7 @@ PURE = (
     "gateway/control/routes/values.py",
     "gateway/control/routes/plan.py",
     "gateway/control/routes/text.py",
+    "gateway/receive/cross_origin.py",
     "gateway/receive/endpoints.py",
     "gateway/receive/engine_headers.py",
     "gateway/receive/lax.py",

@@ -11,6 +11,7 @@ from gateway.mirror.feedback import OWN_ID, Feedback
 from gateway.observe.ledger import Ledger
 from gateway.observe.tally import Tallies
 from gateway.ports import Engines, Supply
+from gateway.receive.cross_origin import CrossOrigin
 from gateway.receive.feedback_rates import FeedbackRates
 from gateway.receive.limits import Limits
 from gateway.receive.placing import Placing
@@ -72,5 +73,7 @@ class Deps:
     hear: Callable[[Feedback], bool]
     # Engine URL → its `system_fingerprint` as JSON, learned from streams and forgotten when it is lost.
     fingerprints: dict[str, bytes]
+    # Which web pages may call; None: none.
+    cross_origin: CrossOrigin | None = None
     # How much feedback an account may give.
     feedback_rates: FeedbackRates = field(default_factory=FeedbackRates)

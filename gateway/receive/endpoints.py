@@ -19,6 +19,7 @@ class Kind(Enum):
     MODELS = auto()  # answered from the route table
     MODEL = auto()  # one model of it
     FEEDBACK = auto()  # taken by the worker: what a caller says of a reply
+    PREFLIGHT = auto()  # a browser asks whether a page of another origin may call; see `cross_origin.py`
     HEALTH = auto()  # answered by the worker; the only one that needs no key
 
 

@@ -300,7 +300,11 @@ class Exchange:
         self._close_books(status, monotonic(), has_failed=reply is not None, was_at_work=was_at_work)
         if reply is None:
             keep_alive = request.keep_alive and not client.is_draining
-            client.write(reply_of(error, request.id, keep_alive=keep_alive, is_http10=request.is_http10))
+            client.write(
+                reply_of(
+                    error, request.id, keep_alive=keep_alive, is_http10=request.is_http10, headers=request.reply_headers
+                )
+            )
             client.exchange_is_over(keep_alive=keep_alive)
             return
         event = reply.ended_by(error, request.endpoint.dialect)

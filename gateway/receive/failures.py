@@ -33,9 +33,10 @@ def connection_header(*, keep_alive: bool, is_http10: bool) -> bytes:
 
 
 def reply_of(
-    error: LoragateError, request_id: bytes, *, keep_alive: bool, is_http10: bool = False, with_body: bool = True
-) -> bytes:
-    """Return a whole HTTP reply that tells `error`."""
+    error: LoragateError, request_id: bytes, *, keep_alive: bool, is_http10: bool = False, with_body: bool = True,
+    headers: bytes = b"",
+) -> bytes:  # fmt: skip
+    """Return a whole HTTP reply that tells `error`; `headers` are more header lines."""
     body = body_of(error)
     lines = [
         status_line(error.status),
@@ -43,6 +44,7 @@ def reply_of(
         b"x-request-id: %b\r\n" % request_id if request_id else b"",
         b"retry-after: %d\r\n" % error.retry_after_seconds if error.retry_after_seconds else b"",
         error.headers,
+        headers,
         b"www-authenticate: Bearer\r\n" if error.status == 401 else b"",
         b"allow: %b\r\n" % error.allow if isinstance(error, MethodNotAllowed) else b"",
         connection_header(keep_alive=keep_alive, is_http10=is_http10),

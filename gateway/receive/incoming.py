@@ -12,6 +12,7 @@ from gateway.errors import (
     PayloadTooLarge,
     UnsupportedEncoding,
 )
+from gateway.receive.cross_origin import PREFLIGHT, CrossOrigin
 from gateway.receive.endpoints import Address, Kind, find_endpoint
 from gateway.receive.limits import Limits
 from gateway.receive.rates import WorkerRates
@@ -29,7 +30,7 @@ class Incoming:
 
     __slots__ = (
         "address", "body", "caller", "error", "expects", "headers", "is_http10", "is_last", "keep_alive", "method",
-        "size", "url",
+        "reply_headers", "size", "url",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -37,6 +38,7 @@ class Incoming:
         self.method = b""
         self.headers: dict[bytes, bytes] = {}
         self.body: list[bytes] = []
+        self.reply_headers = b""  # lines that its reply has beside those of every reply
         self.size = 0
         self.address: Address
         self.caller: Principal
@@ -55,7 +57,10 @@ class Incoming:
         incoming.is_last = True
         return incoming
 
-    def admit(self, table: RouteTable, limits: Limits, head_bytes: int, now: Callable[[], float]) -> None:
+    def admit(
+        self, table: RouteTable, limits: Limits, head_bytes: int, now: Callable[[], float],
+        cross_origin: CrossOrigin | None = None,
+    ) -> None:  # fmt: skip
         """Decide from the headers alone whether the body is worth reading.
 
         Args:
@@ -63,11 +68,18 @@ class Incoming:
             limits: What a request may take.
             head_bytes: Bytes received for this request so far, at least its head.
             now: Unix seconds.
+            cross_origin: Which web pages may call; None for none.
 
         Raises:
             RequestError: It is not.
         """
         headers = self.headers
+        if cross_origin is not None and b"origin" in headers:
+            preflight = cross_origin.preflight(self.method, headers)
+            self.reply_headers = preflight or cross_origin.lines(headers[b"origin"])
+            if preflight:
+                self.address = PREFLIGHT
+                return
         if len(headers) > limits.max_headers or (
             head_bytes > limits.max_header_bytes and self._head_size() > limits.max_header_bytes
         ):
@@ -128,6 +140,7 @@ class Incoming:
             arm=None if arm is None else wanted_arm(arm, self.caller), keep_alive=self.keep_alive,
             is_http10=self.is_http10, extra_headers=extra, received_at=received_at,
         )  # fmt: skip
+        request.reply_headers = self.reply_headers
         if table.unit_headers:
             request.unit_headers = {name: headers[name] for name in table.unit_headers if name in headers}
         if self.caller.rates is not None or table.has_rates:

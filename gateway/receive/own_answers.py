@@ -22,6 +22,8 @@ def own_answer(incoming: Incoming, deps: Deps, now: float) -> tuple[int, bytes]:
     endpoint, model = incoming.address.endpoint, incoming.address.model
     if endpoint.kind is Kind.HEALTH:
         return 200, b'{"status":"ok"}'
+    if endpoint.kind is Kind.PREFLIGHT:
+        return 200, b""  # all that it says are headers
     if endpoint.kind is Kind.FEEDBACK:
         return 202, take_feedback(incoming, deps, now)
     if endpoint.kind is Kind.MODEL and model is not None:

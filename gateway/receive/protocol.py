@@ -192,7 +192,7 @@ class ClientConnection(asyncio.Protocol):
         if b"upgrade" in incoming.headers:
             self._is_to_be_continued = parser.should_upgrade() and has_body(incoming.headers)
         try:
-            incoming.admit(self.table(), self.limits, self._unread_bytes, self._deps.clock)
+            incoming.admit(self.table(), self.limits, self._unread_bytes, self._deps.clock, self._deps.cross_origin)
         except LoragateError as error:
             incoming.error = error
         if self._exchange is None and not self._queue:
@@ -263,10 +263,10 @@ class ClientConnection(asyncio.Protocol):
 
     def _reply(self, incoming: Incoming, request_id: bytes, status: int, body: bytes) -> None:
         keep_alive = incoming.keep_alive and not self.is_draining
-        connection = connection_header(keep_alive=keep_alive, is_http10=incoming.is_http10)
+        more = incoming.reply_headers + connection_header(keep_alive=keep_alive, is_http10=incoming.is_http10)
         self._transport.write(
             b"%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b"
-            % (status_line(status), len(body), request_id, connection, b"" if incoming.method == b"HEAD" else body)
+            % (status_line(status), len(body), request_id, more, b"" if incoming.method == b"HEAD" else body)
         )
         self._next(keep_alive=keep_alive)
 
@@ -275,9 +275,9 @@ class ClientConnection(asyncio.Protocol):
         cell = self.ledger.cell()
         cell.saw_error(error.code)
         cell.saw_status(error.status)
-        is_http10, with_body = incoming.is_http10, incoming.method != b"HEAD"
+        is_http10, with_body, more = incoming.is_http10, incoming.method != b"HEAD", incoming.reply_headers
         self._transport.write(
-            reply_of(error, request_id, keep_alive=keep_alive, is_http10=is_http10, with_body=with_body)
+            reply_of(error, request_id, keep_alive=keep_alive, is_http10=is_http10, with_body=with_body, headers=more)
         )
         self._next(keep_alive=keep_alive)
 
@@ -374,8 +374,8 @@ class ClientConnection(asyncio.Protocol):
         cell.saw_error(error.code)
         cell.saw_status(error.status)
         request_id = self._deps.ids.of(self._incoming.headers.get(b"x-request-id"))
-        with_body = self._incoming.method != b"HEAD"
-        self._transport.write(reply_of(error, request_id, keep_alive=False, with_body=with_body))
+        with_body, more = self._incoming.method != b"HEAD", self._incoming.reply_headers
+        self._transport.write(reply_of(error, request_id, keep_alive=False, with_body=with_body, headers=more))
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._wait(Waiting.LINGER, self.limits.linger_seconds)

@@ -71,6 +71,8 @@ class Reply:
             b"x-request-id: %b\r\nx-loragate-version: %b\r\nx-loragate-arm: %b\r\nx-loragate-route-reason: %b\r\n"
             % (request.id, placed.version.encode(), placed.arm.encode(), placed.reason.encode())
         )
+        if request.reply_headers:
+            lines.append(request.reply_headers)
         if request.lease is not None:
             lines.append(request.lease.headers(request.received_at))
         if self._events is None:

@@ -27,7 +27,7 @@ class Request:
 
     __slots__ = (
         "_arm", "body", "caller", "endpoint", "exposure", "extra_headers", "fields", "id", "is_http10", "keep_alive",
-        "lease", "model", "received_at", "task_header", "unit_header", "unit_headers",
+        "lease", "model", "received_at", "reply_headers", "task_header", "unit_header", "unit_headers",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +51,7 @@ class Request:
         self.is_http10 = is_http10
         self.extra_headers = extra_headers
         self.received_at = received_at
+        self.reply_headers = b""  # lines that its reply has beside those of every reply
 
     @property
     def call(self) -> Call:

@@ -31,6 +31,7 @@ class Configure(msgspec.Struct, tag="configure", frozen=True, kw_only=True):
     private_key: str | None
     table: bytes
     mirror: Bounds = Bounds()
+    allowed_origins: tuple[str, ...] = ()
 
 
 class NewTable(msgspec.Struct, tag="table", frozen=True):
