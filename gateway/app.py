@@ -13,10 +13,8 @@ from dataclasses import replace
 from time import monotonic, time  # noqa: TID251 (the composition root gives the clock)
 from typing import Any, Final
 
-import msgspec
-
 from gateway.decide.route import RouteTable
-from gateway.errors import EngineUnavailable
+from gateway.errors import EngineUnavailable, RouteTableUnreadable
 from gateway.mirror.feedback import Feedback
 from gateway.mirror.queue import MirrorQueue
 from gateway.observe.ledger import Ledger
@@ -36,17 +34,25 @@ from gateway.workers.channel import (
     Applied,
     Collect,
     Configure,
+    Configured,
     Heard,
+    Leave,
+    Leaving,
     Mirrored,
     NewEngines,
     NewTable,
+    Ping,
+    Pong,
     Ready,
     Recall,
     Recalled,
+    Refused,
     Report,
     Spent,
+    Start,
     Supplied,
 )
+from gateway.workers.chores import BRIEF_DRAIN_SECONDS, CHORE_FAILED, Chores
 from gateway.workers.supply import WorkerSupply
 
 log = logging.getLogger("loragate.worker")
@@ -59,6 +65,10 @@ SHARE_SECONDS: Final = 0.1
 LAST_WORDS_SECONDS: Final = 1.0
 # What may wait in the channel before no more copies of requests are put into it: all else has to get through.
 MOST_UNREAD_BYTES: Final = 2 * 1024 * 1024
+# For so long a worker serves from the table before one that it cannot read; revoked keys are good for no longer.
+OLD_TABLE_SECONDS: Final = 4.0
+# Pings, a second apart, within which deadlines have to be looked at, which they are twice a second.
+MOST_UNCHECKED_PINGS: Final = 5
 
 
 class Worker:
@@ -70,7 +80,18 @@ class Worker:
     """
 
     def __init__(self, configure: Configure, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._table = to_table(configure.table)
+        self._refused = 0  # the number of the newest table, while it is one that cannot be read
+        self._is_behind = False  # and has been for too long
+        self._is_leaving = False
+        try:
+            self._table = to_table(configure.table)
+        except Exception:  # whatever is wrong with it: a later one may be better, until then nothing is served
+            log.exception("the route table to begin with cannot be read; requests are refused")
+            self._table, self._is_behind = RouteTable(), True
+        self._chores = Chores(self._chore_failed)
+        self._checks = self._unchecked_pings = 0
+        self._checks_at_ping = -1
+        self._may_start: asyncio.Future[None] | None = None
         self._reader = reader
         self._writer = writer
         self.ledger = Ledger()
@@ -85,7 +106,7 @@ class Worker:
         bounds = configure.mirror
         self.mirror = MirrorQueue(
             bounds, lambda copies: channel.write(writer, Mirrored(list(copies))), self._is_heard,
-            lambda seconds, what: asyncio.get_running_loop().call_later(seconds, what),
+            self._chores.later,
         )  # fmt: skip
         self.recent = Recent(bounds.recent_requests)
         self.deps = Deps(
@@ -105,13 +126,22 @@ class Worker:
             fingerprints={},
             cross_origin=CrossOrigin(configure.allowed_origins) if configure.allowed_origins else None,
             feedback_rates=FeedbackRates(bounds.feedback_per_minute),
+            is_leaving=lambda: self._is_leaving,
         )
         # Set by who runs the server: its connections, and how to stop it.
         self.connections: set[ClientConnection] = set()
-        self.stop: Callable[[], None] = lambda: None
+        self.stop: Callable[[float], None] = lambda _drain_seconds: None
+        self._drain_seconds = configure.drain_seconds
+        self.exit_code = 0
 
     def table(self) -> RouteTable:
-        """Return the current route table; a request reads it once."""
+        """Return the current route table; a request reads it once.
+
+        Raises:
+            RouteTableUnreadable: There is a newer one, for some seconds already, and it cannot be read.
+        """
+        if self._is_behind:
+            raise RouteTableUnreadable("This gateway worker cannot read the newest route table. Try again shortly.")
         return self._table
 
     async def __call__(
@@ -125,36 +155,60 @@ class Worker:
             raise RuntimeError(f"the worker serves `{scope['type']}` through its protocol class, not through ASGI")
         await receive()
         scope["state"]["deps"] = self.deps
-        async with asyncio.TaskGroup() as tasks:
-            chores = [tasks.create_task(self._listen()), tasks.create_task(self._check_deadlines())]
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            self._break_off_the_rest()
-            for chore in chores:
-                chore.cancel()
+        self._may_start = asyncio.get_running_loop().create_future()
+        self._chores.start("listen", self._listen())
+        self._chores.start("check deadlines", self._check_deadlines())
+        channel.write(self._writer, Configured())
+        if self._is_behind:
+            channel.write(self._writer, Refused(0))
+        await self._may_start
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        self._break_off_the_rest()
+        await self._chores.cancel()
         self.engines.close()
         self.mirror.close()
-        channel.write(self._writer, self._report(0))
+        await self._say_last_words()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _say_last_words(self) -> None:
+        if self._writer.is_closing():
+            return  # the node has gone first
+        try:
+            channel.write(self._writer, self._report(0))
+        except Exception:  # the counts since the last collection are lost, and the worker still ends
+            log.exception("a worker's last counts could not be told; this is a bug")
         self._writer.close()
         with suppress(OSError, TimeoutError):  # the counts lie behind the copies
             async with asyncio.timeout(LAST_WORDS_SECONDS):
                 await self._writer.wait_closed()
-        await send({"type": "lifespan.shutdown.complete"})
 
     def announce(self) -> None:
         """Tell the control plane that connections are accepted."""
         channel.write(self._writer, Ready())
 
+    def leave(self) -> None:
+        """Tell the control plane that no more connections are accepted."""
+        if not self._writer.is_closing():
+            channel.write(self._writer, Leaving())
+
+    def _chore_failed(self) -> None:
+        self.exit_code = CHORE_FAILED
+        self._end(BRIEF_DRAIN_SECONDS)
+
+    def _end(self, drain_seconds: float) -> None:
+        self.stop(drain_seconds)
+        if self._may_start is not None and not self._may_start.done():
+            self._may_start.set_result(None)
+
     async def _listen(self) -> None:
         while (message := await channel.read_as_worker(self._reader)) is not None:
             if isinstance(message, NewTable):
-                try:
-                    self._serve_from(to_table(message.table))
-                except msgspec.DecodeError:  # keep the last good one; no acknowledgement says so
-                    continue
-                channel.write(self._writer, Applied(message.number))
+                self._take_table(message)
             elif isinstance(message, NewEngines):
                 self._serve_from(replace(self._table, engines=message.engines))
+            elif isinstance(message, Ping):
+                self._answer_ping()
             elif isinstance(message, Supplied):
                 self.supply.on_supplied(message)
             elif isinstance(message, Collect):
@@ -163,7 +217,46 @@ class Worker:
                 self.rates.heard(message.spendings, monotonic())
             elif isinstance(message, Recall):
                 channel.write(self._writer, Recalled(message.number, self.recent.about(message.wanted)))
-        self.stop()
+            elif isinstance(message, Leave):
+                self._keep_no_connection()
+            elif isinstance(message, Start) and self._may_start is not None and not self._may_start.done():
+                self._may_start.set_result(None)
+        self._end(self._drain_seconds)
+        await asyncio.Event().wait()  # the node is gone; until the drain is over
+
+    def _keep_no_connection(self) -> None:
+        """Say on every reply that its connection ends, and on `/healthz` that this gateway is leaving."""
+        self._is_leaving = True
+        for connection in tuple(self.connections):
+            connection.is_draining = True
+
+    def _take_table(self, message: NewTable) -> None:
+        """Serve from a new table and say so; or say that it cannot be read, and serve nothing before long."""
+        before = self._table
+        try:
+            self._serve_from(to_table(message.table))
+        except Exception:  # whatever is wrong with it: the node knows whether others read it
+            self._table = before
+            log.exception("the route table cannot be read; requests are refused in %g s", OLD_TABLE_SECONDS)
+            if not self._refused:
+                self._chores.later(OLD_TABLE_SECONDS, self._fall_behind)
+            self._refused = message.number
+            channel.write(self._writer, Refused(message.number))
+        else:
+            self._refused = 0
+            self._is_behind = False
+            channel.write(self._writer, Applied(message.number))
+
+    def _fall_behind(self) -> None:
+        self._is_behind = self._refused > 0
+
+    def _answer_ping(self) -> None:
+        """Say that all is well, unless deadlines have not been looked at since several pings ago."""
+        self._unchecked_pings = self._unchecked_pings + 1 if self._checks == self._checks_at_ping else 0
+        self._checks_at_ping = self._checks
+        if self._unchecked_pings >= MOST_UNCHECKED_PINGS:
+            raise RuntimeError("deadlines are not looked at any more")
+        channel.write(self._writer, Pong())
 
     def _report(self, number: int) -> Report:
         rollouts = {route.rollout.id for route in self._table.routes.values() if route.rollout is not None}
@@ -182,7 +275,7 @@ class Worker:
         return True
 
     def _share_soon(self) -> None:
-        asyncio.get_running_loop().call_later(SHARE_SECONDS, self._share)
+        self._chores.later(SHARE_SECONDS, self._share)
 
     def _share(self) -> None:
         if not self._writer.is_closing():
@@ -201,6 +294,7 @@ class Worker:
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             self.supply.tell_recent()
+            self._checks += 1
             now = monotonic()
             self.engines.sweep(now)
             self.placing.tick(now)
@@ -213,4 +307,7 @@ class Worker:
     def _break_off_the_rest(self) -> None:
         error = EngineUnavailable("The gateway is shutting down and could not finish this reply. Try again.")
         for connection in tuple(self.connections):
-            connection.break_off(error)
+            try:
+                connection.break_off(error)
+            except Exception:  # the others are told all the same
+                log.exception("a connection could not be broken off; this is a bug")

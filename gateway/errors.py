@@ -19,6 +19,7 @@
         ├── EngineUnavailable      503  engine_unavailable
         ├── VersionNotReady        503  version_not_ready
         ├── Overloaded             503  overloaded
+        ├── RouteTableUnreadable   503  route_table_unreadable
         └── EngineTimeout          504  engine_timeout
 
 Beside the tree stands `Saturated`: no answer, but a reason to wait in line.
@@ -185,6 +186,14 @@ class Overloaded(ServingError):
     status = 503
     code = "overloaded"
     retry_after_seconds = 1
+
+
+class RouteTableUnreadable(ServingError):
+    """The worker cannot read the newest route table, and the one before may let in keys that have been revoked."""
+
+    status = 503
+    code = "route_table_unreadable"
+    retry_after_seconds = 5
 
 
 class Saturated(Exception):

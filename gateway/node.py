@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 import uvicorn
 
-from adapters.fingerprint import BASE
+from gateway import node_views
 from gateway.control.adapters.intake import Intake
 from gateway.control.adapters.operations import AdapterOperations
 from gateway.control.contact import StoreContact
@@ -32,8 +32,6 @@ from gateway.mirror.node_side import Catcher, mirror_reading, policies, policy_o
 from gateway.mirror.retention import Retention
 from gateway.mirror.straight import Straight
 from gateway.observe.loads import LoadCounts
-from gateway.observe.metrics import Reading, exposition
-from gateway.observe.store_metrics import StoreReading
 from gateway.observe.tally import Tally
 from gateway.parts import checker_maker, intake_rules, stocking
 from gateway.serve.fleet import Fleet
@@ -165,6 +163,8 @@ class Node:
         self.engine: EngineProcess | None = None
         self._control: uvicorn.Server | None = None
         self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()  # no time for load balancers to notice
+        self._is_draining = False
 
     def _own_evaluator(self) -> EvaluatorChild:
         return EvaluatorChild(
@@ -189,8 +189,23 @@ class Node:
         """Where operators and Prometheus go."""
         return f"http://{address(self.sockets.control)}"
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it has been told to stop."""
+        return self._stop.is_set()
+
     def request_stop(self) -> None:
         """Begin to stop: drain, then end."""
+        self._hurry.set()
+        self._stop.set()
+
+    def _signalled(self, number: signal.Signals) -> None:
+        """Stop, leaving load balancers time; Ctrl-C or a second signal leaves none, and one more ends all at once."""
+        if self._is_draining:
+            log.warning("a signal while draining: replies under way are broken off")
+            self.pool.kill()
+        elif number == signal.SIGINT or self._stop.is_set():
+            self._hurry.set()
         self._stop.set()
 
     async def run(self, on_ready: Callable[[], None]) -> None:
@@ -201,7 +216,7 @@ class Node:
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._signalled, number)
         await self.state.publish()
         workers = loop.create_task(self.pool.run())
         chores: list[asyncio.Task[Any]] = [
@@ -224,13 +239,31 @@ class Node:
         stopped = loop.create_task(self._stop.wait())
         try:
             done, _ = await asyncio.wait([*chores, workers, stopped], return_when=asyncio.FIRST_COMPLETED)
+            if done == {stopped}:
+                done = await self._be_a_lame_duck([*chores, workers])
             for task in done - {stopped}:
                 task.result()  # a part that ended by itself tells why
         finally:
             ready.cancel()
             await self._wind_down(workers, chores)
 
+    async def _be_a_lame_duck(self, parts: Sequence[asyncio.Task[Any]]) -> set[asyncio.Task[Any]]:
+        """Serve on for a while, not ready and keeping no connection, so that balancers send requests elsewhere.
+
+        Returns the parts that have ended meanwhile.
+        """
+        seconds = 0.0 if self._hurry.is_set() else self.settings.lame_duck_seconds
+        if not seconds:
+            return set()
+        log.info("stopping: not ready from now on, and draining in %g s", seconds)
+        self.pool.leave()
+        hurried = asyncio.get_running_loop().create_task(self._hurry.wait())
+        done, _ = await asyncio.wait([*parts, hurried], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        return done - {hurried}
+
     async def _wind_down(self, workers: asyncio.Task[None], chores: list[asyncio.Task[Any]]) -> None:
+        self._is_draining = True
         self.sockets.app.close()  # the workers' copies close as they drain: new connections are refused at once
         await asyncio.gather(self.pool.stop(self.settings.drain_seconds), self.evaluator.stop())
         await asyncio.wait([workers], timeout=5)
@@ -298,72 +331,14 @@ class Node:
         from gateway.control.api import Probes, build_control
 
         path = self.folder / CONTROL_SOCKET
-        probes = Probes(self._readiness, self._metrics, self._status)
+        probes = Probes(
+            lambda: node_views.readiness(self), lambda: node_views.metrics(self), lambda: node_views.status(self)
+        )
         app = build_control(
             self.operations, probes, socket_path=str(path), with_keys=self.settings.auth, straight=self.straight
         )
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=3)
         return _NoSignals(config)
-
-    def _readiness(self) -> tuple[bool, dict[str, str]]:
-        up = len(self.engines.up())
-        parts = {
-            "workers": f"{self.pool.ready} of {self.pool.size} accept connections",
-            "engines": f"{up} of {len(self.engines.watches)} up" + self.engines.told_of_others(),
-            "route_table": f"version {self.state.table_version}, confirmed {self.contact.silent_seconds:.1f} s ago",
-            "store": self.contact.standing(),
-        }
-        return self.pool.ready > 0 and up > 0, parts
-
-    async def _metrics(self) -> bytes:
-        cells = await self.pool.collect()
-        watches = self.engines.watches
-        aliases = {route.control: route.alias for route in self.state.desired.routes}
-        versions = [(aliases.get(entry.ref.version, entry.ref.name), entry.ref.version) for entry in self.state.catalog]
-        reading = Reading(
-            cells=tuple(cells),
-            engines={watch.status.url: watch.status.is_up for watch in watches},
-            problems={watch.status.url: each.kind for watch in watches if (each := watch.status.problem) is not None},
-            adapters=tuple(
-                (alias, version, watch.status.url, version in watch.loader.ready)
-                for alias, version in versions for watch in watches
-            ),
-            slots={watch.status.url: (watch.loader.slots, len(watch.loader.ready)) for watch in watches},
-            loads=self.loads, placement=self.pool.placement,
-            workers=self.pool.size, ready_workers=self.pool.ready, worker_restarts=self.pool.restarts,
-            table_version=self.state.table_version, rollouts=self.conductor.reading(),
-            store=StoreReading(
-                age=self.contact.silent_seconds, is_away=self.contact.is_away, state=self.state.desired.version,
-                replicas=len(self.contact.heard.alive),
-            ),
-            mirror=mirror_reading(self.mirror, self.feedback, self.pool.mirror), shadow=self.shadow.reading(),
-        )  # fmt: skip
-        return exposition(reading)
-
-    def _status(self) -> dict[str, Any]:
-        ready, _ = self._readiness()
-        base = self.engines.base()
-        return {
-            "ready": ready, "app_url": self.app_url, "control_url": self.control_url,
-            "base": base.name if base else None, "base_names": list(base.names) if base else [],
-            "auth": self.settings.auth,
-            "workers": {"running": self.pool.ready, "wanted": self.pool.size, "restarts": self.pool.restarts},
-            "route_table_version": self.state.table_version,
-            "store": {
-                "address": self.store.database.label, "is_away": self.contact.is_away,
-                "silent_seconds": round(self.contact.silent_seconds, 1), "state_version": self.state.desired.version,
-            },
-            "replicas": [
-                {"name": each.name, "url": each.url, "workers": each.workers, "state_version": each.state}
-                for each in self.contact.heard.alive
-            ],
-            "engines": [
-                {"url": watch.status.url, **watch.told(), "versions": sorted(watch.loader.ready),
-                 "slots": watch.loader.slots, "base": watch.loader.checker.last(BASE),
-                 "failed": {version: failure.reason for version, failure in sorted(watch.loader.failed.items())}}
-                for watch in self.engines.watches
-            ],
-        }  # fmt: skip
 
 
 class _NoSignals(uvicorn.Server):

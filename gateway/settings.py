@@ -182,6 +182,12 @@ class Settings(_Strict):
         (), description="Web pages that may call from a browser, by origin: https://HOST[:PORT], or * for any; CORS"
     )
     connect_seconds: float = Field(5.0, gt=0, description="How long a connection to an engine may take")
+    lame_duck_seconds: float = Field(
+        5.0,
+        ge=0,
+        description="How long a gateway that was sent SIGTERM serves on, `/readyz` being 503, before it drains; "
+        "SIGINT or a second signal ends it",
+    )
     drain_seconds: float = Field(30.0, gt=0, description="How long running replies may go on after a stop")
     tls_certificate: Path | None = Field(None, description="Certificate chain for the app port, PEM")
     tls_key: Path | None = Field(None, description="Its private key, PEM")

@@ -123,7 +123,7 @@ def metrics() -> Iterator[str]:
     reading = Reading(
         cells=(cell,), engines={"unix:///run/engine.sock": True}, problems={"unix:///run/engine.sock": "other_base"},
         adapters=(("support", "support@24e3a56d83d9", "unix:///run/engine.sock", True),),
-        slots={"unix:///run/engine.sock": (16, 1)}, loads=loads, workers=1, ready_workers=1, worker_restarts=0, table_version=1,
+        slots={"unix:///run/engine.sock": (16, 1)}, loads=loads, workers=1, ready_workers=1, unresponsive_workers=0, worker_restarts={"ended": 0}, table_version=1,
         placement=placement, store=StoreReading(age=0.0, is_away=False, state=1, replicas=1), rollouts=_rollouts(), shadow=_shadow(), mirror=_mirror(),
     )  # fmt: skip
     yield "# Metrics\n\nMade by `scripts/make_reference.py`. On the control port, `/metrics`, summed over all workers. Times are in"

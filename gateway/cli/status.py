@@ -26,7 +26,8 @@ def status(as_json: bool, state: Any, control: str | None, key: str | None) -> N
 def _show(answer: dict[str, Any]) -> None:
     workers = answer["workers"]
     say(f"{'ready' if answer['ready'] else 'NOT READY'}   app {answer['app_url']}   control {answer['control_url']}")
-    say(f"workers  {workers['running']} of {workers['wanted']} running, {workers['restarts']} restarts")
+    silent = f", {workers['unresponsive']} NOT RESPONDING" if workers["unresponsive"] else ""
+    say(f"workers  {workers['running']} of {workers['wanted']} running, {workers['restarts']} restarts{silent}")
     names = ", ".join(answer.get("base_names") or [answer["base"] or "not known yet"])
     say(f"base     {names}{'' if answer['auth'] else '   (no keys asked for)'}")
     _show_store(answer["store"], answer["replicas"])

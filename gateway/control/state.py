@@ -129,8 +129,9 @@ class LiveState:
         self._with_keys = with_keys
         self._rollback_seconds = rollback_seconds
         self.turn = asyncio.Lock()
-        self._publishing = asyncio.Lock()
+        self._saving = asyncio.Lock()
         self._tables = 0
+        self._confirmed = 0  # the newest table that all workers have confirmed
         self._replicas = 1
         self.served = 0  # the version of the state that all workers serve from
         self.has_served = asyncio.Event()  # set when that has changed; for who tells others
@@ -224,19 +225,24 @@ class LiveState:
 
     async def publish(self) -> None:
         """Bring every worker up to date with state and engines; raises Conflict if one does not follow."""
-        async with self._publishing:
-            table, version = self.table(), self.desired.version
-            is_applied = await self.workers.publish(table)
-            if is_applied and version != self.served:
+        table, version = self.table(), self.desired.version
+        number = self._tables
+        # No lock: workers are told before this first waits, so that none hears late because another does not answer.
+        is_applied = await self.workers.publish(table)
+        if is_applied and number > self._confirmed:
+            self._confirmed = number
+            if version != self.served:
                 self.served = version
                 self.has_served.set()
-            try:
-                await asyncio.to_thread(snapshot.save, self.folder, table)
-            except OSError as error:  # a full disk must not stop what is served
-                log.warning("the snapshot for the next start is not saved: %s", error.strerror)
+        async with self._saving:
+            if number == self._tables:  # else a newer one is saved
+                try:
+                    await asyncio.to_thread(snapshot.save, self.folder, table)
+                except OSError as error:  # a full disk must not stop what is served
+                    log.warning("the snapshot for the next start is not saved: %s", error.strerror)
         if not is_applied:
             raise Conflict(
-                "the change is stored, but a worker has not confirmed it within 2 s; `loragate status` shows it"
+                "the change is stored, but a worker has not confirmed it within 5 s; `loragate status` shows it"
             )
 
     async def share_with(self, replicas: int) -> None:

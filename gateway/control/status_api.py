@@ -55,6 +55,7 @@ class WorkersView(_Growing):
     running: int
     wanted: int
     restarts: int
+    unresponsive: int = Field(description="Have not answered for 2 s, or cannot read the newest route table")
 
 
 class StoreView(_Growing):

@@ -46,7 +46,8 @@ class Reading:
     loads: LoadCounts
     workers: int
     ready_workers: int
-    worker_restarts: int
+    unresponsive_workers: int
+    worker_restarts: Mapping[str, int]  # by reason
     table_version: int
     store: StoreReading
     rollouts: RolloutsReading
@@ -277,9 +278,19 @@ def _gauges(reading: Reading) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "loragate_workers_ready", "Gateway workers that accept connections.", value=reading.ready_workers
     )
-    yield CounterMetricFamily(
-        "loragate_worker_restarts", "Workers that ended unexpectedly.", value=reading.worker_restarts
+    yield GaugeMetricFamily(
+        "loragate_workers_unresponsive",
+        "Gateway workers that have not answered for 2 s, or cannot read the newest route table.",
+        value=reading.unresponsive_workers,
     )
+    restarts = CounterMetricFamily(
+        "loragate_worker_restarts",
+        "Workers that ended unexpectedly, by reason: ended, chore, silent, message, table.",
+        labels=("reason",),
+    )
+    for reason, count in sorted(reading.worker_restarts.items()):
+        restarts.add_metric((reason,), count)
+    yield restarts
     yield GaugeMetricFamily(
         "loragate_route_table_version", "Version of the route table in force.", value=reading.table_version
     )

@@ -73,6 +73,8 @@ class Deps:
     hear: Callable[[Feedback], bool]
     # Engine URL → its `system_fingerprint` as JSON, learned from streams and forgotten when it is lost.
     fingerprints: dict[str, bytes]
+    # Whether the gateway is about to stop: then no connection is kept beyond its next reply.
+    is_leaving: Callable[[], bool]
     # Which web pages may call; None: none.
     cross_origin: CrossOrigin | None = None
     # How much feedback an account may give.

@@ -21,7 +21,7 @@ def own_answer(incoming: Incoming, deps: Deps, now: float) -> tuple[int, bytes]:
     """
     endpoint, model = incoming.address.endpoint, incoming.address.model
     if endpoint.kind is Kind.HEALTH:
-        return 200, b'{"status":"ok"}'
+        return (503, b'{"status":"stopping"}') if deps.is_leaving() else (200, b'{"status":"ok"}')
     if endpoint.kind is Kind.PREFLIGHT:
         return 200, b""  # all that it says are headers
     if endpoint.kind is Kind.FEEDBACK:

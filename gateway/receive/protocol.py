@@ -75,7 +75,8 @@ class ClientConnection(asyncio.Protocol):
         self._is_deaf = False  # what still comes is dropped
         self._waiting = Waiting.REQUEST
         self._deadline = 0.0
-        self.is_draining = False
+        self.is_draining = deps.is_leaving()  # the next reply says that it is the last
+        self._is_ending = False  # and nothing more is waited for: closing before may lose a request on its way here
         self._transport: asyncio.Transport
 
     # asyncio.Protocol
@@ -160,7 +161,7 @@ class ClientConnection(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """Finish what is under way, then close; uvicorn calls this when it stops."""
-        self.is_draining = True
+        self.is_draining = self._is_ending = True
         if self._waiting is Waiting.LINGER:
             self._wait(Waiting.LINGER, min(_LINGER_IN_SHUTDOWN_SECONDS, self.limits.linger_seconds))
         elif self._exchange is None and not self._queue and self._stage is Waiting.REQUEST:
@@ -306,7 +307,7 @@ class ClientConnection(asyncio.Protocol):
         elif self._queue:
             # Not from inside the last one's end: a long pipeline of quick errors would nest as deep.
             asyncio.get_running_loop().call_soon(self._serve_next)
-        elif self._is_half_closed or (self.is_draining and self._stage is Waiting.REQUEST):
+        elif self._is_half_closed or (self._is_ending and self._stage is Waiting.REQUEST):
             self._close()
         elif self._stage is Waiting.BODY:
             self._await_body(self._incoming)

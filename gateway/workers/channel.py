@@ -41,6 +41,18 @@ class NewTable(msgspec.Struct, tag="table", frozen=True):
     table: bytes
 
 
+class Start(msgspec.Struct, tag="start", frozen=True):
+    """To a worker that is configured: it has been sent every table until now, so it may accept connections."""
+
+
+class Leave(msgspec.Struct, tag="leave", frozen=True):
+    """To a worker: the gateway is about to stop. Serve as before, but keep no connection beyond its next reply."""
+
+
+class Ping(msgspec.Struct, tag="ping", frozen=True):
+    """To a worker: say that you hear."""
+
+
 class NewEngines(msgspec.Struct, tag="engines", frozen=True):
     """To a worker: the table's engines are these from now on; a version came or went."""
 
@@ -70,12 +82,30 @@ class Collect(msgspec.Struct, tag="collect", frozen=True):
     number: int
 
 
+class Configured(msgspec.Struct, tag="configured", frozen=True):
+    """From a worker: it has read its configuration, and confirms whatever table it is sent from now on."""
+
+
 class Ready(msgspec.Struct, tag="ready", frozen=True):
     """From a worker: it accepts connections."""
 
 
+class Leaving(msgspec.Struct, tag="leaving", frozen=True):
+    """From a worker: it accepts no more connections, and ends when it has served those that it has."""
+
+
+class Pong(msgspec.Struct, tag="pong", frozen=True):
+    """From a worker: it has heard all until now, and its chores go on."""
+
+
 class Applied(msgspec.Struct, tag="applied", frozen=True):
     """From a worker: every request from now on is decided on table `number`."""
+
+    number: int
+
+
+class Refused(msgspec.Struct, tag="refused", frozen=True):
+    """From a worker: it cannot read table `number`, and serves from the one before, for a few seconds."""
 
     number: int
 
@@ -134,8 +164,10 @@ class Recalled(msgspec.Struct, tag="recalled", frozen=True):
     about: dict[Named, About]
 
 
-ToWorker = Configure | NewTable | NewEngines | Supplied | Spent | Collect | Recall
-FromWorker = Ready | Applied | Want | Used | Spent | Report | Mirrored | Heard | Recalled
+ToWorker = Configure | Start | Leave | Ping | NewTable | NewEngines | Supplied | Spent | Collect | Recall
+FromWorker = (
+    Configured | Ready | Leaving | Pong | Applied | Refused | Want | Used | Spent | Report | Mirrored | Heard | Recalled
+)
 
 _LENGTH_BYTES: Final = 4
 _TO_WORKER: Final = msgspec.msgpack.Decoder(ToWorker)

@@ -1,109 +1,65 @@
-"""Keep N workers running: start them, feed them tables, add up their counts, drain them."""
+"""Keep N workers running: start them, feed them tables, watch them, add up their counts, drain them."""
 
 import asyncio
-import contextlib
 import logging
 import signal
 import socket
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Final, Protocol
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 
 from gateway.decide.route import EngineView
-from gateway.mirror.feedback import About, Feedback, Named
-from gateway.mirror.taken import Taken
-from gateway.observe.engine_counts import PlacementCounts, added_up
-from gateway.observe.ledger import Cell, merged
+from gateway.mirror.feedback import About, Named
+from gateway.observe.engine_counts import PlacementCounts
+from gateway.observe.ledger import Cell
 from gateway.observe.mirror_counts import MirrorCounts
-from gateway.observe.mirror_counts import added_up as all_copies
-from gateway.observe.tally import Tally, summed
-from gateway.receive.limits import Limits
+from gateway.observe.tally import Tally
 from gateway.workers import channel
 from gateway.workers.channel import (
     Applied,
     Collect,
     Configure,
+    Configured,
     FromWorker,
     Heard,
+    Leave,
+    Leaving,
     Mirrored,
     NewEngines,
     NewTable,
+    Ping,
+    Pong,
     Ready,
     Recall,
     Recalled,
+    Refused,
     Report,
     Spent,
+    Start,
     Supplied,
-    ToWorker,
     Used,
     Want,
 )
-from gateway.workers.sharing import Sharing
+from gateway.workers.counts import Counts, Sums
+from gateway.workers.ports import Deaf, Depot, Listener
+from gateway.workers.sharing import Sharing, share_of
+from gateway.workers.slot import MESSAGE, SILENT, TABLE, Answer, Slot, all_answered
+from gateway.workers.watch import CONFIRM_SECONDS, LOOK_SECONDS, Attention, AwakeClock
 
 log = logging.getLogger("loragate.workers")
 
 # A worker that keeps dying is started again after 0.5, 1, 2, … seconds, at most this.
 LONGEST_PAUSE_SECONDS: Final = 30.0
-# A worker that does not answer in this time is busy or stuck; its last report stands.
-ANSWER_SECONDS: Final = 2.0
+# A worker that does not tell its counts in this time is busy or stuck; its last report stands.
+REPORT_SECONDS: Final = 2.0
+# An operator's change waits until every worker has confirmed it, or has been killed because it did not.
+PUBLISH_SECONDS: Final = CONFIRM_SECONDS + 1.5
 # Beyond the drain, before a worker is killed.
 GRACE_SECONDS: Final = 3.0
 # What workers let in under limits is gathered for so long before the others are told.
 SHARE_SECONDS: Final = 0.1
-# Stages of rollouts whose counts outlive the worker that counted them.
-MOST_PAST_TALLIES: Final = 256
-
-
-class Depot(Protocol):
-    """Where the workers' wishes for versions go."""
-
-    async def supply(self, version: str) -> str | None:
-        """Have a version loaded somewhere; returns why it cannot be, or None when it is ready."""
-
-    async def look_for(self, version: str, engine: str) -> tuple[str | None, bool]:
-        """Have it looked for where it should be; returns as `supply` does, and whether it was there."""
-
-    def used(self, recent: Mapping[str, float]) -> None:
-        """Take note of when versions were last sent a request, in monotonic seconds."""
-
-
-class Listener(Protocol):
-    """Where copies of requests and feedback go; nothing of it waits or raises."""
-
-    def take(self, copies: Sequence[Taken]) -> None:
-        """Take over copies of requests."""
-
-    def hear(self, feedback: Feedback) -> None:
-        """Take over what a caller says of a reply."""
-
-
-class Deaf:
-    """Takes nothing."""
-
-    def take(self, copies: Sequence[Taken]) -> None:
-        """Drop copies of requests."""
-
-    def hear(self, feedback: Feedback) -> None:
-        """Drop what a caller says of a reply."""
-
-
-class _Slot:
-    """One of the N places for a worker, through its restarts."""
-
-    def __init__(self) -> None:
-        self.process: asyncio.subprocess.Process | None = None
-        self.channel: socket.socket | None = None  # of a process that has been told nothing yet
-        self.writer: asyncio.StreamWriter | None = None
-        self.is_ready = asyncio.Event()
-        self.answers: dict[int, asyncio.Future[None]] = {}
-        self.cells: list[Cell] = []
-        self.placement = PlacementCounts()
-        self.tallies: list[Tally] = []
-        self.mirror = MirrorCounts()
-        self.recalled: dict[int, dict[Named, About]] = {}
 
 
 class WorkerPool:
@@ -112,28 +68,30 @@ class WorkerPool:
     Args:
         listener: The app port, bound and listening.
         size: How many workers.
-        configure: Returns the first message for a worker, given the newest table; set before `run`.
-        depot: Set before `run`.
+        module: What a worker process runs.
+
+    Set before `run`: `configure`, which returns the first message for a worker, given the newest table; and `depot`.
     """
 
-    def __init__(self, listener: socket.socket, size: int) -> None:
+    def __init__(self, listener: socket.socket, size: int, module: str = "gateway.workers.worker") -> None:
         self._listener = listener
-        self._slots = [_Slot() for _ in range(size)]
+        self._module = module
+        self._slots = [Slot(place) for place in range(size)]
         self.configure: Callable[[bytes], Configure]
         self._table = b""
         self._engines: NewEngines | None = None  # newer than the table's
         self.depot: Depot
         self.listener: Listener = Deaf()
         self._number = 0
-        self._past: list[Cell] = []
-        self._past_placement = PlacementCounts()
-        self._past_tallies: list[Tally] = []
-        self._past_mirror = MirrorCounts()
+        self._past = Counts()
         self._sharing = Sharing(size)
         self._is_sharing = False
         self._tasks: asyncio.TaskGroup
+        self._awake = AwakeClock(0.0)
+        self._is_leaving = False
         self._is_stopping = False
-        self.restarts = 0
+        self._is_tried = False  # whether a worker has been replaced because none could read the table
+        self.restarts: Counter[str] = Counter()  # by reason
 
     @property
     def ready(self) -> int:
@@ -145,6 +103,12 @@ class WorkerPool:
         """How many workers there should be."""
         return len(self._slots)
 
+    @property
+    def unresponsive(self) -> int:
+        """How many workers do not answer, or cannot read the newest table: they may serve from an old one."""
+        now = self._awake.now
+        return sum(slot.has_refused_table or slot.attention.is_silent(now) for slot in self._slots)
+
     def pids(self) -> list[int]:
         """Return the processes that run now."""
         return [slot.process.pid for slot in self._slots if slot.process is not None]
@@ -152,189 +116,253 @@ class WorkerPool:
     async def start(self) -> None:
         """Start the processes already: they import what they need while the rest of the gateway is made for `run`."""
         for slot in self._slots:
-            await self._start(slot)
+            await slot.start(self._listener, self._module)
 
     async def run(self) -> None:
         """Keep every worker running until `stop` has ended them."""
+        self._awake = AwakeClock(asyncio.get_running_loop().time())
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            for slot in self._slots:
-                tasks.create_task(self._keep(slot))
+            watch = tasks.create_task(self._watch())
+            keepers = [tasks.create_task(self._keep(slot)) for slot in self._slots]
+            await asyncio.wait(keepers)
+            watch.cancel()
+
+    # What workers are told and asked
 
     async def publish(self, table: bytes) -> bool:
-        """Give every worker a new table; returns whether all of them serve from it now."""
+        """Give every worker a new table; returns whether all that serve serve from it now.
+
+        The workers have been told when this first waits. One that does not confirm is killed meanwhile, and serves
+        nothing any more then. One that still starts has the table before it may accept connections.
+        """
         self._table = table
         self._engines = None
-        # Those that still start are told too: one may accept connections before it has read this.
-        return await self._ask_all(lambda number: NewTable(number, table), self._slots)
+        told: dict[Answer, Slot] = {}
+        number = self._next_number()
+        for slot in self._slots:
+            if slot.writer is not None:
+                answer = slot.ask(number, lambda number: NewTable(number, table))
+                slot.attention.told(number, self._awake.now)
+                if slot.is_configured:
+                    told[answer] = slot
+        is_in_time = await all_answered(told, PUBLISH_SECONDS)
+        answers = {slot: answer.result() for answer, slot in told.items() if answer.done()}
+        refused = [slot for slot, is_well in answers.items() if is_well is False]
+        if refused:
+            self._replace(refused, are_all=True not in answers.values())
+        return is_in_time and not refused
+
+    def _replace(self, refused: Sequence[Slot], *, are_all: bool) -> None:
+        """End workers that cannot read a table; but if none can, only one of them, and once.
+
+        It may be the table's fault, and then their successors could not read it either. The successor of the one shows
+        that: if it can, the others are replaced too (`_has_started`).
+        """
+        if are_all:
+            log.error("no worker can read the newest route table; after 4 s they refuse requests; this is a bug")
+            if self._is_tried:
+                return
+            self._is_tried, refused = True, refused[:1]
+        for slot in refused:
+            if slot.has_refused_table:
+                slot.kill(TABLE, "cannot read the newest route table")
+
+    def _has_started(self, slot: Slot) -> None:
+        """A worker accepts connections; as it begins it has read the newest table, or has said that it cannot."""
+        slot.attention.accepts(self._awake.now)
+        slot.is_ready.set()
+        others = [other for other in self._slots if other is not slot and other.is_configured]
+        if not slot.has_refused_table:
+            self._is_tried = False
+            self._replace([other for other in others if other.has_refused_table], are_all=False)
+        elif any(not other.has_refused_table for other in others):
+            self._replace([slot], are_all=False)
 
     def publish_engines(self, engines: tuple[EngineView, ...]) -> None:
         """Tell every worker what the engines have ready now; nobody waits for it."""
         self._engines = NewEngines(engines)
-        self._tell_all(self._engines)
-
-    def _tell_all(self, message: ToWorker) -> None:
         for slot in self._slots:
-            if slot.writer is not None:
-                channel.write(slot.writer, message)
+            slot.tell(self._engines)
 
     async def collect(self) -> list[Cell]:
         """Return the sums over all workers, those that have ended included."""
-        await self._ask_all(Collect, [slot for slot in self._slots if slot.is_ready.is_set()])
-        return merged([self._past, *(slot.cells for slot in self._slots)])
+        await self._ask(Collect)
+        return self._sums().cells()
 
     @property
     def placement(self) -> PlacementCounts:
         """The sums of what `collect` has brought of engines and queues."""
-        return added_up([self._past_placement, *(slot.placement for slot in self._slots)])
+        return self._sums().placement()
 
     def tallies(self) -> list[Tally]:
         """Return what `collect` has last brought of rollouts, a stage's workers added up, ended ones included."""
-        return summed([self._past_tallies, *(slot.tallies for slot in self._slots)])
+        return self._sums().tallies()
 
     @property
     def mirror(self) -> MirrorCounts:
         """The sums of what `collect` has brought of copies of requests."""
-        return all_copies([self._past_mirror, *(slot.mirror for slot in self._slots)])
+        return self._sums().mirror()
+
+    def _sums(self) -> Sums:
+        return Sums([self._past, *(slot.counts for slot in self._slots)])
 
     async def recall(self, requests: Sequence[Named]) -> dict[Named, About]:
         """Return what served those of the requests that a worker remembers."""
         wanted = tuple(requests)
-        ready = [slot for slot in self._slots if slot.is_ready.is_set()]
-        asked: list[int] = []
-
-        def ask(number: int) -> Recall:
-            asked.append(number)
-            return Recall(number, wanted)
-
-        await self._ask_all(ask, ready)
+        number = await self._ask(lambda number: Recall(number, wanted))
         found: dict[Named, About] = {}
         for slot in self._slots:
-            for number in asked[:1]:  # another call's answers are that call's
-                found |= slot.recalled.pop(number, {})
+            found |= slot.recalled.pop(number, {})
         return found
+
+    async def _ask(self, message: Callable[[int], Collect | Recall]) -> int:
+        """Ask the workers that answer; what does not come in time is left out. Returns the question's number."""
+        number, now = self._next_number(), self._awake.now
+        asked = {
+            slot.ask(number, message): slot
+            for slot in self._slots
+            if slot.writer is not None and slot.is_ready.is_set() and not slot.attention.is_silent(now)
+        }
+        await all_answered(asked, REPORT_SECONDS)
+        for slot in asked.values():
+            slot.answers.pop(number, None)
+        return number
+
+    def _next_number(self) -> int:
+        self._number += 1
+        return self._number
+
+    # The life of a worker
+
+    def leave(self) -> None:
+        """Have every worker serve as before, but keep no connection beyond its next reply: `stop` follows."""
+        self._is_leaving = True
+        for slot in self._slots:
+            slot.tell(Leave())
+
+    def kill(self) -> None:
+        """End every worker at once, whatever it has under way."""
+        self._is_stopping = True
+        for slot in self._slots:
+            slot.signal(signal.SIGKILL)
 
     async def stop(self, drain_seconds: float) -> None:
         """Let every worker finish what it has, for so long, then end it."""
         self._is_stopping = True
         running = [slot.process for slot in self._slots if slot.process is not None]
-        for process in running:
-            _signal(process, signal.SIGTERM)
+        for slot in self._slots:
+            slot.signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(drain_seconds + GRACE_SECONDS):
                 for process in running:
                     await process.wait()
         except TimeoutError:
-            for process in running:
-                _signal(process, signal.SIGKILL)
+            for slot in self._slots:
+                slot.signal(signal.SIGKILL)
 
-    async def _ask_all(self, message: Callable[[int], NewTable | Collect | Recall], slots: Sequence[_Slot]) -> bool:
-        self._number += 1
-        number = self._number
-        answers: list[asyncio.Future[None]] = []
-        for slot in slots:
-            if slot.writer is not None:
-                answer = slot.answers[number] = asyncio.get_running_loop().create_future()
-                answers.append(answer)
-                channel.write(slot.writer, message(number))
-        if answers:
-            _, late = await asyncio.wait(answers, timeout=ANSWER_SECONDS)
-            for slot in slots:
-                slot.answers.pop(number, None)
-            return not late
-        return True
-
-    async def _keep(self, slot: _Slot) -> None:
+    async def _keep(self, slot: Slot) -> None:
         pause = 0.5
         while not self._is_stopping:
             started = asyncio.get_running_loop().time()
-            await self._run_once(slot)
+            reason = await self._run_once(slot)
             if self._has_been_stopped():
                 return
             if asyncio.get_running_loop().time() - started > LONGEST_PAUSE_SECONDS:
                 pause = 0.5
-            self.restarts += 1
-            log.warning("a worker ended unexpectedly; starting another in %.1f s", pause)
+            self.restarts[reason] += 1
+            log.warning("a worker ended unexpectedly (%s); starting another in %.1f s", reason, pause)
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 
     def _has_been_stopped(self) -> bool:
         return self._is_stopping
 
-    async def _run_once(self, slot: _Slot) -> None:
-        """Run one worker process to its end."""
+    async def _run_once(self, slot: Slot) -> str:
+        """Run one worker process to its end; returns why it ended."""
         if slot.channel is None:
-            await self._start(slot)
+            await slot.start(self._listener, self._module)
         ours, slot.channel = slot.channel, None
         if slot.process is None or ours is None:
-            return
+            return "ended"
         if self._is_stopping:  # `stop` came before there was a process to signal
-            _signal(slot.process, signal.SIGTERM)
-        reader, writer = await asyncio.open_connection(sock=ours)
-        slot.writer = writer
+            slot.signal(signal.SIGTERM)
+        reader, slot.writer = await asyncio.open_connection(sock=ours)
+        slot.attention = Attention(self._awake.now)
         configure = self.configure(self._table)
-        limits = share_of(configure.limits, self._slots.index(slot), len(self._slots))
-        channel.write(writer, msgspec.structs.replace(configure, limits=limits))
+        slot.tell(msgspec.structs.replace(configure, limits=share_of(configure.limits, slot.place, self.size)))
         if self._engines is not None:
-            channel.write(writer, self._engines)
-        channel.write(writer, Spent(self._sharing.under_way(self._slots.index(slot))))
+            slot.tell(self._engines)
+        slot.tell(Spent(self._sharing.under_way(slot.place)))
+        if self._is_leaving:
+            slot.tell(Leave())
         try:
             while (message := await channel.read_from_worker(reader)) is not None:
                 self._take(slot, message)
-        finally:
-            slot.is_ready.clear()
-            slot.writer = None
-            writer.close()
-            for answer in slot.answers.values():
-                if not answer.done():
-                    answer.set_result(None)
-            await slot.process.wait()
-            self._bury(slot)
+        except Exception:
+            log.exception("what a worker says cannot be taken; this is a bug")
+            slot.kill(MESSAGE, "has said what cannot be taken")
+        reason = await slot.has_ended()
+        self._past.bury(slot.counts)
+        slot.counts = Counts()
+        self._sharing.ended(slot.place)
+        self._share()
+        return reason
 
-    async def _start(self, slot: _Slot) -> None:
-        """Start a process that waits for its first message."""
-        ours, theirs = socket.socketpair()
-        descriptors = (self._listener.fileno(), theirs.fileno())
-        try:
-            slot.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "gateway.workers.worker", *map(str, descriptors),
-                pass_fds=descriptors, start_new_session=True,
-            )  # fmt: skip
-        except OSError as error:  # no memory or no descriptors now; the others go on
-            ours.close()
-            log.warning("a worker cannot be started: %s", error.strerror)
-        else:
-            slot.channel = ours
-        finally:
-            theirs.close()
+    async def _watch(self) -> None:
+        """Ask workers for signs of life, and kill those that have answered nothing for too long."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            now = self._awake.look(asyncio.get_running_loop().time())
+            for slot in self._slots:
+                if slot.writer is None:
+                    continue
+                why = slot.attention.overdue(now)
+                if why:
+                    slot.kill(SILENT, why)
+                elif slot.attention.is_to_be_pinged(now):
+                    slot.tell(Ping())
 
-    def _take(self, slot: _Slot, message: FromWorker) -> None:
-        if isinstance(message, Ready):
-            slot.is_ready.set()
-        elif isinstance(message, Report):
-            slot.cells = message.cells
-            slot.placement = message.placement
-            slot.tallies = message.tallies
-            slot.mirror = message.mirror
-        elif isinstance(message, Mirrored):
-            self.listener.take(message.copies)
-        elif isinstance(message, Heard):
-            self.listener.hear(message.feedback)
-        elif isinstance(message, Recalled):
-            if message.number in slot.answers:  # else it is too late
-                slot.recalled[message.number] = message.about
-        elif isinstance(message, Spent):
-            self._sharing.told(self._slots.index(slot), message.spendings)
-            self._share()
-        elif isinstance(message, Want):
-            self.depot.used(message.recent)
-            self._tasks.create_task(self._supply(slot, message))
-        elif isinstance(message, Used):
-            self.depot.used(message.recent)
-        if isinstance(message, Applied | Report | Recalled):
-            answer = slot.answers.get(message.number)
-            if answer is not None and not answer.done():
-                answer.set_result(None)
+    # What workers say
+
+    def _take(self, slot: Slot, message: FromWorker) -> None:
+        match message:
+            case Pong():
+                slot.attention.ponged(self._awake.now)
+            case Applied():
+                slot.attention.confirmed(message.number)
+                slot.has_refused_table = self._is_tried = False
+                slot.answered(message.number, well=True)
+            case Refused():
+                slot.attention.confirmed(message.number)
+                slot.has_refused_table = True
+                slot.answered(message.number, well=False)
+            case Report():
+                slot.counts.take(message)
+                slot.answered(message.number, well=True)
+            case Recalled():
+                if message.number in slot.answers:  # else it is too late
+                    slot.recalled[message.number] = message.about
+                slot.answered(message.number, well=True)
+            case Spent():
+                self._sharing.told(slot.place, message.spendings)
+                self._share()
+            case Want():
+                self.depot.used(message.recent)
+                self._tasks.create_task(self._supply(slot, message))
+            case Used():
+                self.depot.used(message.recent)
+            case Mirrored():
+                self.listener.take(message.copies)
+            case Heard():
+                self.listener.hear(message.feedback)
+            case Configured():
+                slot.is_configured = True
+                slot.tell(Start())
+            case Ready():
+                self._has_started(slot)
+            case Leaving():
+                slot.is_ready.clear()
 
     def _share(self) -> None:
         """Soon pass on what workers have told of limits."""
@@ -345,10 +373,9 @@ class WorkerPool:
     def _pass_on(self) -> None:
         self._is_sharing = False
         for slot, others in zip(self._slots, self._sharing.passed_on(), strict=True):
-            if slot.writer is not None:
-                channel.write(slot.writer, Spent(others))
+            slot.tell(Spent(others))
 
-    async def _supply(self, slot: _Slot, want: Want) -> None:
+    async def _supply(self, slot: Slot, want: Want) -> None:
         was_there = False
         problem: str | None
         try:
@@ -359,35 +386,4 @@ class WorkerPool:
         except Exception:  # those who wait get an answer, and the workers go on
             log.exception("%s cannot be supplied; this is a bug", want.version)
             problem = f"`{want.version}` cannot be loaded now."
-        if slot.writer is not None:
-            channel.write(slot.writer, Supplied(want.version, problem, was_there))
-
-    def _bury(self, slot: _Slot) -> None:
-        """Keep the counts of a worker that has ended, without what was in flight."""
-        for cell in slot.cells:
-            cell.in_flight = 0
-        self._past = merged([self._past, slot.cells])
-        slot.cells = []
-        slot.placement.forget_now()
-        self._past_placement.add(slot.placement)
-        slot.placement = PlacementCounts()
-        self._past_tallies = summed([self._past_tallies, slot.tallies])[-MOST_PAST_TALLIES:]
-        slot.tallies = []
-        self._past_mirror.add(slot.mirror)
-        slot.mirror = MirrorCounts()
-        self._sharing.ended(self._slots.index(slot))
-        self._share()
-        slot.process = None
-
-
-def share_of(limits: Limits, place: int, size: int) -> Limits:
-    """Return the limits of one worker of `size`: what an engine may have at once is shared out, at least 1 each."""
-    whole = limits.engine_concurrency
-    if not whole:
-        return limits
-    return replace(limits, engine_concurrency=max(1, whole // size + (place < whole % size)))
-
-
-def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        process.send_signal(number)
+        slot.tell(Supplied(want.version, problem, was_there))

@@ -1,7 +1,8 @@
 """What workers let in under limits, passed on to the other workers of the machine; pure."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from gateway.receive.limits import Limits
 from gateway.receive.rates import Spendings
 
 
@@ -60,6 +61,14 @@ class Sharing:
         for told in self._told:
             told.fresh = Spendings()
         return for_each
+
+
+def share_of(limits: Limits, place: int, size: int) -> Limits:
+    """Return the limits of one worker of `size`: what an engine may have at once is shared out, at least 1 each."""
+    whole = limits.engine_concurrency
+    if not whole:
+        return limits
+    return replace(limits, engine_concurrency=max(1, whole // size + (place < whole % size)))
 
 
 def _add_all(to: Spendings, other: Spendings, times: int = 1) -> None:

@@ -1,10 +1,13 @@
 """A worker's side of loading just in time: who waits for which version, and what was used lately."""
 
+import logging
 from collections.abc import Callable
 
 from gateway.errors import VersionNotReady
 from gateway.ports import Waiter
 from gateway.workers.channel import Supplied, Used, Want
+
+log = logging.getLogger("loragate.worker")
 
 
 class WorkerSupply:
@@ -32,7 +35,10 @@ class WorkerSupply:
         for waiter in self._waiters.pop(message.version, ()):
             problem = message.problem
             error = None if problem is None else VersionNotReady(problem)
-            waiter.on_supply(error, was_there=message.was_there)
+            try:
+                waiter.on_supply(error, was_there=message.was_there)
+            except Exception:  # one request's fault must not leave the others waiting, nor end the worker
+                log.exception("a request that waited for `%s` could not go on; this is a bug", message.version)
 
     def tell_recent(self) -> None:
         """Say what was used since the last time, if anything was."""

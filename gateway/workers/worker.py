@@ -33,17 +33,23 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         self._worker.announce()
 
-    def stop(self) -> None:
-        """Stop as on a signal: drain, then end."""
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Tell the control plane, then drain."""
+        self._worker.leave()
+        await super().shutdown(sockets)
+
+    def stop(self, drain_seconds: float) -> None:
+        """Stop as on a signal: drain for so long, then end."""
+        self.config.timeout_graceful_shutdown = math.ceil(drain_seconds)
         self.should_exit = True
 
 
-async def serve(listener: socket.socket, pair: socket.socket) -> None:
-    """Serve until told to stop by a signal, or by the end of the channel."""
+async def serve(listener: socket.socket, pair: socket.socket) -> int:
+    """Serve until told to stop by a signal, or by the end of the channel; returns the exit code."""
     reader, writer = await asyncio.open_connection(sock=pair)
     first = await channel.read_as_worker(reader)
     if not isinstance(first, Configure):
-        return  # the control plane is gone before it began
+        return 0  # the control plane is gone before it began
     worker = Worker(first, reader, writer)
     server = Server(
         uvicorn.Config(
@@ -64,6 +70,7 @@ async def serve(listener: socket.socket, pair: socket.socket) -> None:
     worker.connections = server.server_state.connections  # type: ignore[assignment]  # all are of our class
     worker.stop = server.stop
     await server.serve(sockets=[listener])
+    return worker.exit_code
 
 
 def main() -> None:
@@ -76,7 +83,7 @@ def main() -> None:
     gc.freeze()
     listener = socket.socket(fileno=int(sys.argv[1]))
     pair = socket.socket(fileno=int(sys.argv[2]))
-    uvloop.run(serve(listener, pair))
+    sys.exit(uvloop.run(serve(listener, pair)))
 
 
 if __name__ == "__main__":

@@ -61,8 +61,10 @@ def table_of(
 
 
 @contextlib.asynccontextmanager
-async def running_pool(size: int, table: bytes) -> AsyncIterator[tuple[WorkerPool, str]]:
-    """A pool of `size` workers that serve from `table`, and its URL."""
+async def running_pool(
+    size: int, table: bytes, module: str = "gateway.workers.worker"
+) -> AsyncIterator[tuple[WorkerPool, str]]:
+    """A pool of `size` workers that serve from `table`, and its URL; `module` is what they run."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=512)
     listener.setblocking(False)
 
@@ -72,7 +74,7 @@ async def running_pool(size: int, table: bytes) -> AsyncIterator[tuple[WorkerPoo
             table=newest or table,
         )  # fmt: skip
 
-    pool = WorkerPool(listener, size)
+    pool = WorkerPool(listener, size, module)
     pool.configure, pool.depot = configure, Depot()
     task = asyncio.create_task(pool.run())
     try:

@@ -442,7 +442,8 @@ def test_replies_to_one_who_takes_none_do_not_pile_up(gateway: RunningGateway) -
 
 @contextlib.contextmanager
 def draining_gateway(engine: FakeEngine, seconds: str) -> Iterator[RunningGateway]:
-    with RunningGateway(engine.url, environment={"LORAGATE_DRAIN_SECONDS": seconds}) as gateway:
+    environment = {"LORAGATE_DRAIN_SECONDS": seconds, "LORAGATE_LAME_DUCK_SECONDS": "0"}
+    with RunningGateway(engine.url, environment=environment) as gateway:
         yield gateway
 
 

@@ -194,7 +194,7 @@ def test_a_running_reply_is_finished_before_the_stop(engine: FakeEngine) -> None
 def test_a_worker_that_dies_is_replaced(engine: FakeEngine) -> None:
     with RunningGateway(engine.url) as gateway:
         os.kill(gateway.worker_pids()[0], signal.SIGKILL)
-        until(lambda: gateway.status()["workers"] == {"running": 1, "wanted": 1, "restarts": 1})
+        until(lambda: gateway.status()["workers"] == {"running": 1, "wanted": 1, "restarts": 1, "unresponsive": 0})
         reply = httpx.post(gateway.url + "/v1/chat/completions", json=BODY, headers=gateway.headers, verify=False)
         assert reply.status_code == 200
 

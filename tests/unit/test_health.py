@@ -15,7 +15,7 @@ from gateway.receive.opening import LONGEST_OPENING_BYTES, opening_of
 from gateway.receive.placing import Placing
 from gateway.receive.queueing import Line, Queue
 from gateway.receive.wire import read
-from gateway.workers.pool import share_of
+from gateway.workers.sharing import share_of
 
 RULES = Rules(failures=3, pause_seconds=5, longest_pause_seconds=15)
 

@@ -13,7 +13,7 @@ from gateway.mirror.feedback import About
 from gateway.mirror.taken import Taken
 from gateway.receive.limits import Limits
 from gateway.workers import channel
-from gateway.workers.channel import Configure, Recalled, Report
+from gateway.workers.channel import Configure, Recalled, Report, Start
 from gateway.workers.pool import WorkerPool
 from tests.flow.pools import table_of
 from tests.patience import PATIENCE_SECONDS
@@ -24,6 +24,11 @@ def configure(table: bytes = b"") -> Configure:
         limits=Limits(), connect_seconds=1.0, drain_seconds=1.0, certificate=None, private_key=None,
         table=table or table_of(),
     )  # fmt: skip
+
+
+def framed(message: channel.ToWorker) -> bytes:
+    body = msgspec.msgpack.encode(message)
+    return len(body).to_bytes(4, "big") + body
 
 
 class Paper:
@@ -87,6 +92,7 @@ def test_a_workers_last_counts_arrive_behind_the_copies_that_it_hands_on_as_it_e
         await worker({"type": "lifespan", "state": {}}, receive, send)
 
     listener = threading.Thread(target=listen)
+    ours.sendall(framed(Start()))
     listener.start()
     asyncio.run(main())
     listener.join(PATIENCE_SECONDS)
@@ -116,6 +122,6 @@ def test_the_processes_that_were_started_early_are_the_ones_that_serve() -> None
             assert pool.pids() == early
             await pool.stop(1.0)
             await running
-            assert pool.restarts == 0
+            assert pool.restarts.total() == 0
 
     asyncio.run(main())

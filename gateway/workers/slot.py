@@ -1,0 +1,129 @@
+"""One of the places for a worker: its process, the channel to it, what it was asked and what it has counted."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Collection
+from typing import Final
+
+from gateway.mirror.feedback import About, Named
+from gateway.workers import channel
+from gateway.workers.channel import Collect, NewTable, Recall, ToWorker
+from gateway.workers.chores import CHORE_FAILED
+from gateway.workers.counts import Counts
+from gateway.workers.watch import Attention
+
+log = logging.getLogger("loragate.workers")
+
+# Why a worker has ended unexpectedly; the label of `loragate_worker_restarts_total`.
+ENDED: Final = "ended"  # by itself, or killed by somebody else
+SILENT: Final = "silent"  # it did not answer, and was killed
+MESSAGE: Final = "message"  # it sent what cannot be read, and was killed
+TABLE: Final = "table"  # it could not read a route table
+CHORE: Final = "chore"  # one of its chores failed, so it ended
+REASONS: Final = (ENDED, CHORE, SILENT, MESSAGE, TABLE)
+# Done, or refused (a table that it cannot read); None from a worker that has ended, and so serves nothing old either.
+Answer = asyncio.Future[bool | None]
+# How long a process may take to be gone after it has closed its channel, which is the last that it does.
+EXIT_SECONDS: Final = 5.0
+
+
+class Slot:
+    """A place for a worker, through its restarts.
+
+    Args:
+        place: Its number, from 0.
+    """
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+        self.process: asyncio.subprocess.Process | None = None
+        self.channel: socket.socket | None = None  # of a process that has been told nothing yet
+        self.writer: asyncio.StreamWriter | None = None
+        self.is_configured = False  # and confirms tables
+        self.is_ready = asyncio.Event()
+        self.has_refused_table = False
+        self.answers: dict[int, Answer] = {}
+        self.attention = Attention(0.0)
+        self.counts = Counts()
+        self.recalled: dict[int, dict[Named, About]] = {}
+        self._killed_for = ""
+
+    async def start(self, listener: socket.socket, module: str) -> None:
+        """Start a process that waits for its first message."""
+        ours, theirs = socket.socketpair()
+        descriptors = (listener.fileno(), theirs.fileno())
+        try:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", module, *map(str, descriptors), pass_fds=descriptors, start_new_session=True
+            )
+        except OSError as error:  # no memory or no descriptors now; the others go on
+            ours.close()
+            log.warning("a worker cannot be started: %s", error.strerror)
+        else:
+            self.channel = ours
+        finally:
+            theirs.close()
+
+    def tell(self, message: ToWorker) -> None:
+        """Send a message, if there is a worker to hear it."""
+        if self.writer is not None:
+            channel.write(self.writer, message)
+
+    def ask(self, number: int, message: Callable[[int], NewTable | Collect | Recall]) -> Answer:
+        """Send what is to be answered."""
+        answer = self.answers[number] = asyncio.get_running_loop().create_future()
+        self.tell(message(number))
+        return answer
+
+    def answered(self, number: int, *, well: bool | None) -> None:
+        """An answer has come, or (None) the worker has ended."""
+        answer = self.answers.pop(number, None)
+        if answer is not None and not answer.done():
+            answer.set_result(well)
+
+    def kill(self, reason: str, why: str) -> None:
+        """End its worker at once, which may stand still; another is started."""
+        if self.process is not None and not self._killed_for:
+            self._killed_for = reason
+            log.error("worker %d %s; it is killed, and another is started", self.process.pid, why)
+            self.signal(signal.SIGKILL)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send its process a signal, if it still runs."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(number)
+
+    async def has_ended(self) -> str:
+        """Clear up behind a worker whose channel is closed, and return why it has ended."""
+        self.is_configured = self.has_refused_table = False
+        self.is_ready.clear()
+        if self.writer is not None:
+            self.writer.close()
+            self.writer = None
+        for number in tuple(self.answers):
+            self.answered(number, well=None)
+        self.recalled.clear()
+        process = self.process
+        assert process is not None  # it had a channel
+        try:
+            async with asyncio.timeout(EXIT_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            self.kill(SILENT, f"has not ended within {EXIT_SECONDS:g} s of its last word")
+            await process.wait()
+        reason, self._killed_for = self._killed_for or (CHORE if process.returncode == CHORE_FAILED else ENDED), ""
+        self.process = None
+        return reason
+
+
+async def all_answered(asked: Collection[Answer], seconds: float) -> bool:
+    """Wait for answers, for so long; returns whether all have come."""
+    if not asked:
+        return True
+    _, late = await asyncio.wait(asked, timeout=seconds)
+    return not late
