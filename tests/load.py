@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from tests.patience import PATIENCE_SECONDS, until
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
@@ -66,11 +68,16 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
         if self._thread is not None:
-            self._thread.join(timeout=120)
+            self._thread.join(timeout=2 * PATIENCE_SECONDS)
 
     def since(self, moment: float) -> list[Done]:
         """What was sent after `moment`."""
         return [each for each in list(self.done) if each.sent_at >= moment]
+
+    def wait_for_more(self, count: int) -> None:
+        """Wait until so many more requests are over."""
+        aim = len(self.done) + count
+        until(lambda: len(self.done) >= aim, f"{count} more requests are over")
 
     async def _run(self) -> None:
         began, number = time.monotonic(), 0
@@ -84,7 +91,7 @@ class Load:
                 number += 1
             await asyncio.sleep(0.003)
         if running:
-            await asyncio.wait(running, timeout=60)
+            await asyncio.wait(running, timeout=PATIENCE_SECONDS)
         for pool in self._idle.values():
             for _, writer in pool:
                 writer.close()

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-START_SECONDS = 30.0
+from tests.patience import PATIENCE_SECONDS
 
 
 class RunningPostgres:
@@ -62,7 +62,7 @@ class RunningPostgres:
                 [self._programs / "postgres", "-D", self.folder / "data", *(f"-c{each}" for each in settings)],
                 stdout=log, stderr=log, user=self._user, group=self._group(), cwd=self.folder,
             )  # fmt: skip
-        until = time.monotonic() + START_SECONDS
+        until = time.monotonic() + PATIENCE_SECONDS
         while subprocess.run(
             [self._programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)], check=False
         ).returncode:
@@ -76,7 +76,7 @@ class RunningPostgres:
             return
         self.process.send_signal(signal.SIGINT)
         try:
-            self.process.wait(10)
+            self.process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

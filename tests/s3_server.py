@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 from typing import Self
 
-START_SECONDS = 60.0
+from tests.patience import PATIENCE_SECONDS
 
 
 class S3Server:
@@ -27,7 +27,7 @@ class S3Server:
             stderr=subprocess.DEVNULL,
         )
         self.url = f"http://127.0.0.1:{self.port}"
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
                 self._send("PUT", "/models")

@@ -28,7 +28,7 @@ def with_another_key(desired: Desired) -> Desired:
 
 def write_for_ever(where: str, parent: Connection) -> None:
     """Add key after key, and tell the version of each change that is done."""
-    store = open_store(where, now=time.time)
+    store = open_store(where, now=time.time, seconds=PATIENCE_SECONDS)
     desired = store.read()
     while True:
         desired = with_another_key(desired)
@@ -38,7 +38,7 @@ def write_for_ever(where: str, parent: Connection) -> None:
 
 def lead(where: str, name: str, lease_seconds: float, parent: Connection) -> None:
     """Stand for leader, and write as the leader; tell what happens."""
-    store = open_store(where, now=time.time)
+    store = open_store(where, now=time.time, seconds=PATIENCE_SECONDS)
     leader = Leader(store, name, lease_seconds=lease_seconds)
     while True:
         fence = leader.step()

@@ -46,7 +46,7 @@ def engine() -> Iterator[FakeEngine]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    opened = open_store(tmp_path, now=time.time)
+    opened = open_store(tmp_path, now=time.time, seconds=PATIENCE_SECONDS)
     yield opened
     opened.close()
 

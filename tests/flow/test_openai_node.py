@@ -16,6 +16,7 @@ import pytest
 from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
 from tests.gateways import RunningGateway
+from tests.patience import PATIENCE_SECONDS
 
 NODE_FOLDER = Path(__file__).parents[1] / "clients" / "node"
 CHECKS = re.findall(r"^  async (\w+)\(\)", (NODE_FOLDER / "checks.mjs").read_text(), re.MULTILINE)
@@ -38,7 +39,7 @@ def modules() -> Path:
     if not stamp.exists() or stamp.read_bytes() != lock.read_bytes():
         done = subprocess.run(
             ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"],
-            cwd=NODE_FOLDER, capture_output=True, text=True, timeout=300, check=False,
+            cwd=NODE_FOLDER, capture_output=True, text=True, timeout=4 * PATIENCE_SECONDS, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"`npm ci` failed:\n{done.stdout}{done.stderr}"
         shutil.copyfile(lock, stamp)
@@ -59,10 +60,10 @@ def outcome(modules: Path, engine: FakeEngine, tmp_path_factory: pytest.TempPath
         }  # fmt: skip
         done = subprocess.run(
             ["node", "checks.mjs"], cwd=modules, env={**os.environ, **given},
-            capture_output=True, text=True, timeout=120, check=False,
+            capture_output=True, text=True, timeout=4 * PATIENCE_SECONDS, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        assert engine.wait_for(lambda engine: engine.running == 0, timeout=1), "an aborted stream frees the engine"
+        assert engine.wait_for(lambda engine: engine.running == 0), "an aborted stream frees the engine"
         yield json.loads(done.stdout)
 
 

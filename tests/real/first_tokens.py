@@ -14,6 +14,7 @@ import httpx
 from gateway.store.pairs import Pairs
 from gateway.store.sql import open_store
 from tests.gateways import RunningGateway
+from tests.patience import PATIENCE_SECONDS
 
 ALIAS = "support"
 # Mirrored all the time and asked by nobody later: so the evaluator runs, warm, whether or not the first is mirrored.
@@ -43,7 +44,7 @@ def serving(base: Path, adapter: Path, other: Path) -> Iterator[tuple[RunningGat
     with RunningGateway(base=base, environment={"LORAGATE_ENGINE__MAX_MODEL_LEN": "2048"}) as gateway:
         control, mirrored = _add(gateway, adapter, ALIAS), _add(gateway, other, OTHER)
         _mirror(gateway, OTHER, mirrored, "100%")
-        with httpx.Client(timeout=120, headers=gateway.headers) as client:
+        with httpx.Client(timeout=2 * PATIENCE_SECONDS, headers=gateway.headers) as client:
             for number in range(4):
                 first_token(client, gateway.url, number, model=OTHER)
             first_token(client, gateway.url, 0)
@@ -67,7 +68,7 @@ def measure(
     waits = Waits()
     chance = random.Random(1)
     with ThreadPoolExecutor(64) as pool, httpx.Client(
-        timeout=120, headers=gateway.headers, limits=httpx.Limits(max_connections=64)
+        timeout=2 * PATIENCE_SECONDS, headers=gateway.headers, limits=httpx.Limits(max_connections=64)
     ) as client:  # fmt: skip
         for block in range(blocks):
             is_on = block % 2 == 1
@@ -125,7 +126,7 @@ def _pairs(gateway: RunningGateway, alias: str) -> int:
 
 
 def _wait_for_pairs(gateway: RunningGateway, alias: str, least: int) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 2 * PATIENCE_SECONDS
     while _pairs(gateway, alias) < least:
         assert time.monotonic() < deadline, gateway.log_path.read_text()[-3000:]
         time.sleep(0.2)

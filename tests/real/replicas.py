@@ -1,7 +1,6 @@
 """Gateways on one real PostgreSQL, in front of two fake engines: what the tests of replicas stand on."""
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
 from tests.gateways import RunningGateway
 from tests.load import Done, Load, percentile
+from tests.patience import until
 from tests.postgres import RunningPostgres
 
 ALIAS = "support"
@@ -77,14 +77,6 @@ def fleet(
 def is_ready(gateway: RunningGateway, version: str) -> bool:
     """Whether a gateway has seen the version on every engine."""
     return all(version in engine["versions"] for engine in gateway.status()["engines"])
-
-
-def until(holds: Callable[[], Any], seconds: float = 20.0) -> None:
-    """Wait until `holds()`."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.02)
 
 
 def told(name: str, seconds: list[float]) -> str:

@@ -15,19 +15,20 @@ from gateway.decide.replay import replay
 from gateway.store.sql import Store, open_store
 from tests.cable import Cable
 from tests.gateways import RunningGateway
-from tests.real.replicas import ALIAS, Fleet, failures, fleet, until
+from tests.patience import PATIENCE_SECONDS, until
+from tests.real.replicas import ALIAS, Fleet, failures, fleet
 
 pytestmark = pytest.mark.real
 
 STEPS = 20
-STEP_SECONDS = 2
+# Much longer than a leader may be silent.
 PAUSE_SECONDS = 30.0
 RATE = 60.0
 
 
-def plan() -> dict[str, Any]:
-    """Twenty steps of two seconds that nothing but time holds back, then live."""
-    step = {"min_time": STEP_SECONDS, "min_samples": 1, "gates": []}
+def plan(step_seconds: int) -> dict[str, Any]:
+    """Twenty steps of some seconds that nothing but time holds back, then live."""
+    step = {"min_time": step_seconds, "min_samples": 1, "gates": []}
     return {"steps": [*({"weight": 100 * (1 + number), **step} for number in range(STEPS)), {"weight": "100%"}]}
 
 
@@ -52,26 +53,29 @@ def check_story(store: Store, rollout: str) -> None:
     assert records[-1]["after"]["phase"] == "live"
 
 
-def run(made: Fleet, disturb: Callable[[RunningGateway], None], undisturb: Callable[[RunningGateway], None]) -> None:
+def run(
+    made: Fleet, disturb: Callable[[RunningGateway], None], undisturb: Callable[[RunningGateway], None], *,
+    pause_seconds: float = 0.0, step_seconds: int = 1,
+) -> None:  # fmt: skip
     """Roll out by plan, disturb the leader in the middle of it, and see it end well."""
     store = open_store(made.database, now=time.time)
     until(lambda: len(leaders(made.gateways)) == 1)
     (leader,) = leaders(made.gateways)
     others = [each for each in made.gateways if each is not leader]
     with made.load(RATE, only=others) as load:
-        order = {"candidate": made.new, "plan": plan(), "reason": "test"}
+        order = {"candidate": made.new, "plan": plan(step_seconds), "reason": "test"}
         started = others[0].admin("POST", f"routes/{ALIAS}/rollout", order)
         assert started.status_code == 201, started.text
         rollout = started.json()["id"]
-        until(lambda: len(story(store, rollout)) > 4, 60)
+        until(lambda: len(story(store, rollout)) > 4)
         before = len(story(store, rollout))
         disturbed_at = time.monotonic()
         disturb(leader)
-        until(lambda: len(leaders(others)) == 1 and len(story(store, rollout)) > before + 1, 60)
+        until(lambda: len(leaders(others)) == 1 and len(story(store, rollout)) > before + 1)
         taken_over = time.monotonic() - disturbed_at
-        until(lambda: time.monotonic() > disturbed_at + PAUSE_SECONDS, PAUSE_SECONDS + 1)
+        time.sleep(max(0.0, disturbed_at + pause_seconds - time.monotonic()))
         undisturb(leader)
-        until(lambda: story(store, rollout)[-1]["after"]["phase"] == "live", STEPS * STEP_SECONDS * 3)
+        until(lambda: story(store, rollout)[-1]["after"]["phase"] == "live", 3 * PATIENCE_SECONDS)
         time.sleep(3)  # for what an old leader might still do
         load.__exit__()
     print(f"\nanother went on after {taken_over:.1f} s, {before} records in; {len(load.done):,} requests")
@@ -97,8 +101,10 @@ def test_a_leader_that_is_paused_for_half_a_minute_writes_no_more() -> None:
             made,
             lambda leader: os.kill(leader.process.pid, signal.SIGSTOP),
             lambda leader: os.kill(leader.process.pid, signal.SIGCONT),
+            pause_seconds=PAUSE_SECONDS,
+            step_seconds=2,
         )
-        until(lambda: len(leaders(made.gateways)) == 1, 30)
+        until(lambda: len(leaders(made.gateways)) == 1)
         resigned = [each for each in made.gateways if "leads no more" in each.log_path.read_text()]
         assert len(resigned) == 1, "the old leader has noticed"
 
@@ -118,9 +124,9 @@ def test_a_leader_that_is_cut_off_from_the_store_is_followed_by_another() -> Non
                 lambda leader: cables[made.gateways.index(leader)].cut(),
                 lambda leader: cables[made.gateways.index(leader)].mend(),
             )
-            until(lambda: len(leaders(made.gateways)) == 1, 30)
+            until(lambda: len(leaders(made.gateways)) == 1)
             for gateway in made.gateways:  # the one that was cut off has caught up
-                until(lambda gateway=gateway: route_of(gateway)["control"] == made.new, 30)  # type: ignore[misc]
+                until(lambda gateway=gateway: route_of(gateway)["control"] == made.new)  # type: ignore[misc]
 
 
 def route_of(gateway: RunningGateway) -> dict[str, Any]:

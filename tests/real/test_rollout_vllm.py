@@ -1,7 +1,6 @@
 """A rollout on a real vLLM: ramped by its plan and live, then another one taken back; `explain` tells both stories."""
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ import openai
 import pytest
 
 from tests.gateways import RunningGateway
+from tests.patience import PATIENCE_SECONDS, until
 
 pytestmark = pytest.mark.real
 
@@ -26,7 +26,9 @@ def traffic(gateway: RunningGateway, seen: list[tuple[str, str]]) -> Iterator[No
     stopping = threading.Event()
 
     def call(first: int) -> None:
-        with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key, max_retries=0, timeout=60) as client:
+        with openai.OpenAI(
+            base_url=f"{gateway.url}/v1", api_key=gateway.key, max_retries=0, timeout=2 * PATIENCE_SECONDS
+        ) as client:
             for number in range(first, 100_000, CALLERS):
                 if stopping.is_set():
                     return
@@ -53,12 +55,12 @@ def add(gateway: RunningGateway, folder: Path, *, activate: bool) -> str:
 
 
 def phase(gateway: RunningGateway, rollout: str, wanted: str) -> dict[str, Any]:
-    for _ in range(600):
-        found: dict[str, Any] = gateway.admin("GET", f"rollouts/{rollout}").json()
-        if found["phase"] == wanted:
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"the rollout does not become {wanted}: {found}")
+    def found() -> dict[str, Any]:
+        answer: dict[str, Any] = gateway.admin("GET", f"rollouts/{rollout}").json()
+        return answer
+
+    until(lambda: found()["phase"] == wanted, f"the rollout becomes {wanted}", 4 * PATIENCE_SECONDS)
+    return found()
 
 
 def start(gateway: RunningGateway, candidate: str) -> str:
@@ -91,7 +93,7 @@ def test_a_rollout_goes_live_by_its_plan_and_the_next_is_rolled_back(
             until_served(seen, three)
             print(gateway.cli("rollback", ALIAS, "--reason", "callers complain about the tone"))
             mark = len(seen) + CALLERS  # those under way may end on what they began with
-            time.sleep(2)
+            until(lambda: len(seen) > mark + 5 * CALLERS)
         assert live["candidate"] == two
         assert {version for version, _ in seen} == {one, two, three}
         assert {version for version, _ in seen[mark:]} == {two}
@@ -102,11 +104,7 @@ def test_a_rollout_goes_live_by_its_plan_and_the_next_is_rolled_back(
 
 
 def until_served(seen: list[tuple[str, str]], version: str) -> None:
-    for _ in range(600):
-        if version in {each for each, _ in seen[-50:]}:
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"{version} is not served")
+    until(lambda: version in {each for each, _ in seen[-50:]}, f"{version} is served")
 
 
 def tells(gateway: RunningGateway, rollout: str, words: list[str]) -> None:

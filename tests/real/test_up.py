@@ -14,12 +14,14 @@ import openai
 import pytest
 
 from tests.gateways import VLLM_SECONDS, RunningGateway
+from tests.patience import PATIENCE_SECONDS, until
 from tests.real.tiny_adapters import random_adapter
 
 pytestmark = pytest.mark.real
 
 CYCLES = 50
 STREAMS = 20
+TOKENS = 1500
 
 
 def engine_metric(up: RunningGateway, name: str) -> float:
@@ -61,9 +63,10 @@ def test_the_official_client_works_unchanged(up: RunningGateway) -> None:
         client(up).chat.completions.create(model="amber", messages=question, temperature=-3)
 
 
-def test_a_client_that_leaves_frees_the_engine_within_a_second(up: RunningGateway) -> None:
-    body = {"model": "amber", "prompt": "a", "max_tokens": 1500, "ignore_eos": True, "stream": True}
+def test_a_client_that_leaves_frees_the_engine_long_before_the_reply_would_be_whole(up: RunningGateway) -> None:
+    body = {"model": "amber", "prompt": "a", "max_tokens": TOKENS, "ignore_eos": True, "stream": True}
     waits = []
+    before = engine_metric(up, "vllm:generation_tokens_total")
     for is_streamed in (True, False):
         try:
             with (
@@ -78,13 +81,12 @@ def test_a_client_that_leaves_frees_the_engine_within_a_second(up: RunningGatewa
         except httpx.ReadTimeout:
             assert not is_streamed
         left = time.monotonic()
-        while engine_metric(up, "vllm:num_requests_running") > 0:
-            assert time.monotonic() - left < 30, "the engine never stopped"
-            time.sleep(0.05)
+        until(lambda: engine_metric(up, "vllm:num_requests_running") == 0, "the engine stops")
         waits.append(time.monotonic() - left)
         assert engine_load(up) == 0  # callers that leave are not counted for ever
     print(f"engine free after {waits[0]:.2f} s (streamed), {waits[1]:.2f} s (whole)")
-    assert max(waits) < 1.0, waits
+    made = engine_metric(up, "vllm:generation_tokens_total") - before
+    assert 0 < made < TOKENS, "of the two replies not even one came to its end"
 
 
 def test_adapters_come_and_go_under_load_without_a_failed_request(
@@ -188,7 +190,7 @@ async def _kill_in_the_middle(up: RunningGateway) -> list[tuple[dict[str, Any] |
 
     async with httpx.AsyncClient(base_url=up.url, headers=up.headers, timeout=120) as http:
         readers = [asyncio.create_task(read(http)) for _ in range(STREAMS)]
-        await asyncio.wait_for(all_begun.wait(), 60)
+        await asyncio.wait_for(all_begun.wait(), PATIENCE_SECONDS)
         await asyncio.sleep(0.5)
         os.kill(pid, signal.SIGKILL)
         return list(await asyncio.gather(*readers))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gateway.store.sql import Store, open_store
+from tests.patience import PATIENCE_SECONDS
 from tests.postgres import RunningPostgres
 
 
@@ -28,6 +29,6 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def store(where: str) -> Iterator[Store]:
     """An empty store, at noon."""
-    store = open_store(where, now=lambda: 1_790_000_000.0)
+    store = open_store(where, now=lambda: 1_790_000_000.0, seconds=PATIENCE_SECONDS)
     yield store
     store.close()
