@@ -14,7 +14,7 @@ from gateway.receive.body_values import text_at
 from gateway.receive.conversation import beginning_of
 from gateway.receive.endpoints import Dialect, Endpoint
 from gateway.receive.rates import Lease
-from gateway.receive.wire import Fields
+from gateway.receive.wire import AT_ONCE_BYTES, Fields
 
 _NONE: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
@@ -82,13 +82,19 @@ class Request:
             return self._unit_from(what) if self.caller.may_pin() else None
         if kind == "header":
             return self.unit_headers.get(what.encode(), b"").decode("latin-1")
-        return text_at(self.body, what)
+        return self._in_body(what)
+
+    def _in_body(self, path: str) -> str | None:
+        first, _, rest = path.partition(".")
+        if first == "metadata":  # has been found already
+            return text_at(bytes(self.fields.metadata), rest) if rest and self.fields is not None else None
+        return text_at(self.body, path) if len(self.body) <= AT_ONCE_BYTES else None
 
     def user(self) -> object:
         """Return whom the body names as its user: `user`, in Anthropic's messages `metadata.user_id`."""
         user = getattr(self.fields, "user", None)
         if not user and self.endpoint.dialect is Dialect.MESSAGES:
-            return text_at(self.body, "metadata.user_id")
+            return self._in_body("metadata.user_id")
         return user
 
 

@@ -64,6 +64,8 @@ class Fields(msgspec.Struct, frozen=True, gc=False):
     messages: msgspec.Raw = _NOTHING
     input: msgspec.Raw = _NOTHING
     prompt: msgspec.Raw = _NOTHING
+    # Where Anthropic's clients, and some front ends, say who asks.
+    metadata: msgspec.Raw = _NOTHING
     stream_interval: Any = None
 
 

@@ -86,6 +86,12 @@ def test_who_is_no_page_notices_nothing(gateway: RunningGateway) -> None:
     assert httpx.options(gateway.url + "/v1/models", headers={"origin": PAGE}).status_code == 405, "no question"
 
 
+def test_a_question_with_a_body_is_none(gateway: RunningGateway) -> None:
+    with Raw(gateway, key="") as client:
+        client.send(client.request("/v1/models", b"x" * 100, method="OPTIONS", **{**ASKS, "origin": PAGE}))
+        assert client.reply().status == 405
+
+
 def test_without_the_setting_no_page_may_call(engine: FakeEngine) -> None:
     with RunningGateway(engine.url, environment={"LORAGATE_EVALUATOR__ENABLED": "false"}) as plain:
         assert httpx.options(plain.url + "/v1/models", headers=ASKS).status_code == 405

@@ -84,6 +84,13 @@ def test_a_value_of_the_body_is_the_unit_if_it_is_text_or_a_whole_number(body: A
     assert request(body).unit(("body:metadata.user_id",)) == unit
 
 
+def test_a_large_body_tells_its_unit_by_metadata_alone() -> None:
+    large = {"messages": [{"role": "user", "content": "x" * 2**20}], "metadata": {"user_id": "u"}, "who": "w"}
+    assert request(large).unit(("body:who", "body:metadata.user_id")) == "u"
+    small = {**large, "messages": [HI]}
+    assert request(small).unit(("body:who", "body:metadata.user_id")) == "w"
+
+
 def test_anthropics_metadata_names_the_user_of_a_message() -> None:
     body = {"metadata": {"user_id": "someone"}}
     assert request(body, path=b"/v1/messages").unit(DEFAULT_SOURCES) == "someone"
