@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import anthropic
 import httpx
+import openai
 import pytest
 
 from gateway.decide.assign import Arm, bucket
@@ -205,5 +207,52 @@ def test_a_rollback_brings_every_unit_home_and_ends_the_counting(engines: tuple[
             assert [each.candidate.requests for each in pool.tallies()] == [1], "the last word of it"
             await pool.collect()
             assert pool.tallies() == []
+
+    asyncio.run(run())
+
+
+def test_people_behind_one_key_are_told_apart_by_what_their_front_ends_send(
+    engines: tuple[FakeEngine, FakeEngine],
+) -> None:
+    """The official clients, as Open WebUI and Claude Code use them: one key, a user in a header or in `metadata`."""
+    record, key = keyed(Role.APP)
+    sources = ("header:x-openwebui-user-id", "body:metadata.user_id", "user", "key")
+    people = [f"person-{number}" for number in range(12)]
+    hello: Any = BODY["messages"]
+
+    async def run() -> None:
+        async with (
+            running_pool(1, table(engines, [record], route(5_000, unit=sources))) as (_, url),
+            openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as chat,
+            anthropic.AsyncAnthropic(base_url=url, api_key=key, max_retries=0) as claude,
+        ):
+            for person in people:
+                create = chat.chat.completions.with_raw_response.create
+                by_header = await create(model="support", messages=hello, extra_headers={"X-OpenWebUI-User-Id": person})
+                by_message = await claude.messages.with_raw_response.create(
+                    model="support", max_tokens=3, messages=hello, metadata={"user_id": person}
+                )
+                by_user = await create(model="support", messages=hello, user=person)
+                arms = {reply.headers["x-loragate-arm"] for reply in (by_header, by_message, by_user)}
+                assert arms == {arm_of(person, 5_000)}, person
+
+    assert {arm_of(person, 5_000) for person in people} == set(Arm)
+    asyncio.run(run())
+
+
+def test_a_route_that_trusts_no_app_key_gives_its_callers_the_arm_of_their_key(
+    engines: tuple[FakeEngine, FakeEngine],
+) -> None:
+    app, app_key = keyed(Role.APP)
+    pin, pin_key = keyed(Role.APP_PIN)
+
+    async def run() -> None:
+        split = route(5_000, unit=("trusted:header", "trusted:user", "key"))
+        async with running_pool(1, table(engines, [app, pin], split)) as (_, url):
+            for key, record in ((app_key, app), (pin_key, pin)):
+                async with httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}) as client:
+                    for unit in (f"u{number}" for number in range(8)):
+                        expected = arm_of(unit if record is pin else record.account or record.id, 5_000)
+                        assert (await ask(client, unit)).headers["x-loragate-arm"] == expected
 
     asyncio.run(run())
