@@ -101,7 +101,9 @@ class Worker:
         self.placing = Placing(configure.limits)
         self.placing.on_table(self._table)
         on_ended = self.placing.queue.freed if configure.limits.engine_concurrency else None
-        self.engines = EnginePools(configure.connect_seconds, monotonic, on_ended, self.placing.saw_fault)
+        self.engines = EnginePools(
+            configure.connect_seconds, monotonic, on_ended, self.placing.saw_fault, configure.access
+        )
         self.supply = WorkerSupply(lambda message: channel.write(writer, message))
         bounds = configure.mirror
         self.mirror = MirrorQueue(

@@ -33,8 +33,7 @@ from gateway.mirror.retention import Retention
 from gateway.mirror.straight import Straight
 from gateway.observe.loads import LoadCounts
 from gateway.observe.tally import Tally
-from gateway.parts import checker_maker, intake_rules, stocking
-from gateway.serve.fleet import Fleet
+from gateway.parts import fleet_of, intake_rules
 from gateway.serve.vllm_process import EngineProcess, VllmCommand
 from gateway.settings import Settings
 from gateway.store.copies import COPY_FILE, read_copy, save_copy
@@ -109,16 +108,14 @@ class Node:
         self, settings: Settings, engine_urls: Sequence[str], sockets: ListeningSockets, pool: WorkerPool
     ) -> None:
         self.settings = settings
+        self._engine_urls = tuple(engine_urls)
         self.folder = settings.state_folder()
         self.sockets = sockets
         self.loads = LoadCounts()
         self.store = open_store(settings.store or self.folder, now=time.time)  # noqa: TID251 (the composition root gives the clock)
         records = FingerprintStore(self.store)
         desired, is_current = _first_state(self.store, records, self.folder)
-        self.engines = Fleet(
-            engine_urls, read_base(self.folder), stocking(settings), now=time.monotonic,
-            make_checker=checker_maker(settings, records, self.loads), observer=self.loads.of_engine,
-        )  # fmt: skip
+        self.engines = fleet_of(settings, self._engine_urls, records, self.loads, read_base(self.folder))
         self.pool = pool
         self.pool.configure, self.pool.depot = self._configure, self.engines
         self.state = LiveState(
@@ -318,6 +315,7 @@ class Node:
             table=table or self.state.table(),
             mirror=settings.mirror,
             allowed_origins=settings.allowed_origins,
+            access={url: settings.access(url) for url in self._engine_urls},
         )
 
     async def _serve_control(self) -> None:

@@ -1,6 +1,7 @@
 """Make the parts that settings describe: what adapters must be, and how engines are checked."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from adapters.checking import FingerprintChecker
@@ -10,9 +11,10 @@ from adapters.unchecked import Unchecked
 from adapters.verify import EngineLimits, FileLimits
 from adapters.verify.signature import trust_of
 from gateway.control.adapters.intake import IntakeRules
+from gateway.decide.route import Base
 from gateway.observe.loads import LoadCounts
 from gateway.serve.adapter_host import VllmHost
-from gateway.serve.fleet import Stocking
+from gateway.serve.fleet import Fleet, Stocking
 from gateway.settings import Settings
 from gateway.store.fingerprints import FingerprintStore
 
@@ -60,3 +62,13 @@ def checker_maker(
         )  # fmt: skip
 
     return make
+
+
+def fleet_of(
+    settings: Settings, urls: Sequence[str], records: FingerprintStore, counts: LoadCounts, last_base: Base | None
+) -> Fleet:
+    """Return the engines at `urls`, watched and stocked as settings say; they served `last_base` before this start."""
+    return Fleet(
+        urls, last_base, stocking(settings), now=time.monotonic, make_checker=checker_maker(settings, records, counts),
+        observer=counts.of_engine, access=settings.access,
+    )  # fmt: skip

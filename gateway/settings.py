@@ -11,10 +11,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from gateway.engine_address import Access, engine_url, is_key, tls_context, without_password
 from gateway.mirror.bounds import Bounds
 from gateway.receive.limits import Limits
 
@@ -36,19 +36,6 @@ class InvalidSettings(Exception):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
-
-
-def _check_engine_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
-        return url
-    try:
-        has_port = parts.port is None or parts.port > 0
-    except ValueError:  # no number, or larger than 65535
-        has_port = False
-    if parts.scheme == "http" and parts.hostname and has_port and parts.path in ("", "/") and not parts.query:
-        return url.rstrip("/")
-    raise ValueError(f"`{url}` is no engine: write http://HOST:PORT or unix:///PATH/TO/SOCKET")
 
 
 def _check_origin(origin: str) -> str:
@@ -175,11 +162,20 @@ class Settings(_Strict):
     )
     cache: Path = Field(Path("~/.cache/loragate"), description="Folder for the demo's model and adapters")
     auth: bool = Field(True, description="Ask for keys; without, only on loopback")
-    engines: tuple[Annotated[str, AfterValidator(_check_engine_url)], ...] = Field(
+    engines: tuple[Annotated[str, AfterValidator(engine_url)], ...] = Field(
         (), description="Engines that run elsewhere"
     )
     allowed_origins: tuple[Annotated[str, AfterValidator(_check_origin)], ...] = Field(
         (), description="Web pages that may call from a browser, by origin: https://HOST[:PORT], or * for any; CORS"
+    )
+    engine_key_env: str | None = Field(
+        None, description="Environment variable with the engines' API key (vLLM --api-key)"
+    )
+    engine_keys: dict[Annotated[str, AfterValidator(engine_url)], str] = Field(
+        {}, description="Environment variables with the keys of some engines, by URL; before engine_key_env"
+    )
+    engine_ca: Path | None = Field(
+        None, description="Certificates that those of https:// engines are checked by, PEM; the system's if not given"
     )
     connect_seconds: float = Field(5.0, gt=0, description="How long a connection to an engine may take")
     lame_duck_seconds: float = Field(
@@ -237,6 +233,21 @@ class Settings(_Strict):
             _check_pair(self.tls_certificate, self.tls_key)
         return self
 
+    @model_validator(mode="after")
+    def _certificates_can_be_read(self) -> "Settings":
+        if self.engine_ca is not None:
+            try:
+                tls_context(str(self.engine_ca.expanduser()))
+            except OSError as error:  # ssl.SSLError is one
+                raise ValueError(f"engine_ca: `{self.engine_ca}` holds no certificates in PEM ({error})") from None
+        return self
+
+    def access(self, engine: str) -> Access:
+        """Return what opens the engine with this URL; for nobody's eyes."""
+        name = self.engine_keys.get(engine, self.engine_key_env)
+        ca = str(self.engine_ca.expanduser()) if self.engine_ca is not None else ""
+        return Access(key=secret(name) or "" if name else "", ca=ca)
+
     def state_folder(self) -> Path:
         """Return the state folder, `~` resolved."""
         return self.state.expanduser().resolve()
@@ -283,7 +294,11 @@ def load(file: Path | None = None, given: Mapping[str, Any] | None = None) -> Se
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
-        problems += [_problem(each) for each in error.errors()]
+        problems += [without_password(_problem(each)) for each in error.errors()]
+    else:
+        names = {settings.engine_key_env, *settings.engine_keys.values()} - {None}
+        problems = [each for each in problems if each.partition(":")[0] not in names]  # a variable may be called so
+        problems += [problem for name in sorted(map(str, names)) if (problem := _problem_of_key(name))]
     if problems:
         raise InvalidSettings(problems)
     return settings
@@ -313,6 +328,16 @@ def child_environment() -> dict[str, str]:
 def secret(name: str) -> str | None:
     """Return what an environment variable holds that a setting or a route names; None if it is not set."""
     return os.environ.get(name)
+
+
+def _problem_of_key(name: str) -> str:
+    """Return what is wrong with an engine's key, which is never shown; empty if nothing is."""
+    key = secret(name)
+    if not key:
+        return f"engine_key_env: the environment variable `{name}` is not set"
+    if not is_key(key):
+        return f"engine_key_env: what the environment variable `{name}` holds is no key: it has spaces or other signs"
+    return ""
 
 
 def _from_file(file: Path) -> dict[str, Any]:

@@ -5,13 +5,12 @@ from typing import Any
 
 import click
 
-from gateway.cli.options import config_option, fail, load_settings, state_option
+from gateway.cli.options import config_option, engine_options, fail, load_settings, named_engines, state_option
 
 
 @click.command()
 @config_option
-@click.option("--engine", "engines", multiple=True, metavar="URL",
-              help="Engine to ask, http://HOST:PORT or unix:///PATH; repeatable.")  # fmt: skip
+@engine_options
 @click.option(
     "--store", metavar="URL", help="The gateways' store, postgresql://USER@HOST/NAME.  [default: the state's]"
 )
@@ -24,7 +23,7 @@ def evaluate(config: Path | None, **given: Any) -> None:
     """
     # Gateways that share a store need a folder for adapters; an evaluator reads none.
     unused = {"adapters": {"registry": Path()}}
-    settings = load_settings(config, {**given, "engines": given["engines"] or None, **unused})
+    settings = load_settings(config, {**named_engines(given), **unused})
     if not settings.engines:
         raise fail("no engine given: use --engine URL")
     from gateway.evaluate.running import check_sessions, run_evaluator

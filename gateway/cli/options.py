@@ -37,6 +37,27 @@ def control_options(command: _C) -> _C:
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
 
+def engine_options(command: _C) -> _C:
+    """Add the options of a command that asks engines elsewhere."""
+    options = (
+        click.option("--engine", "engines", multiple=True, metavar="URL",
+                     help="Engine that runs elsewhere, http(s)://HOST:PORT or unix:///PATH; repeatable."),
+        click.option("--base-name", metavar="NAME",
+                     help="Name that the engines serve the base under.  [default: as most of them say]"),
+        click.option("--engine-key-env", metavar="NAME",
+                     help="Environment variable with the engines' API key.  [default: none]"),
+        click.option("--engine-ca", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+                     help="Certificates that those of https:// engines are checked by.  [default: the system's]"),
+    )  # fmt: skip
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+def named_engines(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what was given to such a command as settings."""
+    base_name = given.pop("base_name")
+    return {**given, "engines": given["engines"] or None, "engine": {"served_name": base_name} if base_name else {}}
+
+
 def serving_options(command: _C) -> _C:
     """Add the options of a command that serves."""
 

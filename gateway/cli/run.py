@@ -10,7 +10,15 @@ from typing import Any
 
 import click
 
-from gateway.cli.options import config_option, fail, json_option, load_settings, serving_options
+from gateway.cli.options import (
+    config_option,
+    engine_options,
+    fail,
+    json_option,
+    load_settings,
+    named_engines,
+    serving_options,
+)
 from gateway.cli.output import print_json, say
 from gateway.log_lines import log_to_stderr
 from gateway.settings import Settings, described
@@ -18,14 +26,10 @@ from gateway.settings import Settings, described
 
 @click.command()
 @serving_options
-@click.option("--engine", "engines", multiple=True, metavar="URL",
-              help="Engine that runs elsewhere, http://HOST:PORT or unix:///PATH; repeatable.")  # fmt: skip
-@click.option("--base-name", metavar="NAME",
-              help="Name that the engines serve the base under.  [default: as they say]")  # fmt: skip
-def serve(config: Path | None, base_name: str | None, **given: Any) -> None:
+@engine_options
+def serve(config: Path | None, **given: Any) -> None:
     """Serve engines that run elsewhere."""
-    engine = {"served_name": base_name} if base_name else {}
-    settings = load_settings(config, {**given, "engines": given["engines"] or None, "engine": engine})
+    settings = load_settings(config, named_engines(given))
     if not settings.engines:
         raise fail("no engine given: use --engine URL, or `loragate up` to start one here")
     run_node(settings)

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from gateway.engine_address import tls_context
 from gateway.serve.content import has_content
 
 CONNECT_SECONDS: Final = 5.0
@@ -53,18 +54,21 @@ class Server:
     """One server, asked over kept-alive connections.
 
     Args:
-        url: `http://host:port`, `unix:///path`, or, for a judge, also `https://…` with a path.
+        url: `http://…`, `https://…` or `unix:///path`.
         headers: Sent with each call.
+        ca: The file of certificates that its own is checked by, as an engine's is; the system's if empty. None: by
+            those that come with httpx.
     """
 
-    def __init__(self, url: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str] | None = None, ca: str | None = None) -> None:
         parts = urlsplit(url)
         is_unix = parts.scheme == "unix"
+        # Reading all certificates for TLS takes 50 ms: only where there is TLS.
+        verify = (True if ca is None else tls_context(ca)) if parts.scheme == "https" else False
         self.url = url
         self._client = httpx.AsyncClient(
             base_url="http://engine" if is_unix else url,
-            # Reading all certificates for TLS takes 50 ms: only where there is TLS.
-            transport=httpx.AsyncHTTPTransport(uds=parts.path if is_unix else None, verify=parts.scheme == "https"),
+            transport=httpx.AsyncHTTPTransport(uds=parts.path if is_unix else None, verify=verify),
             timeout=httpx.Timeout(None, connect=CONNECT_SECONDS), trust_env=False, follow_redirects=False,
             headers={**_HEADERS, **(headers or {})},
         )  # fmt: skip

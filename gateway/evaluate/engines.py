@@ -11,6 +11,7 @@ import msgspec
 from evaluators.normalize.reading import MOST_COUNTED
 from gateway.decide.route import Base
 from gateway.decide.table_base import difference, settled_base
+from gateway.engine_address import OPEN, Access
 from gateway.evaluate.calls import CallFailed, Reply, Server
 from gateway.evaluate.idle import IdleMoments
 from gateway.evaluate.load import Load, TokenBucket, read_load
@@ -53,9 +54,10 @@ class Engine:
         url: `http://host:port`, or `unix:///path`.
         bounds: What may be asked of it.
         clock: Monotonic seconds.
+        access: What opens it.
     """
 
-    def __init__(self, url: str, bounds: EngineBounds, clock: Callable[[], float]) -> None:
+    def __init__(self, url: str, bounds: EngineBounds, clock: Callable[[], float], access: Access = OPEN) -> None:
         self.url = url
         self.models: frozenset[str] = frozenset()
         self.base = ""
@@ -64,7 +66,7 @@ class Engine:
         self.running = 0
         self._bounds = bounds
         self._clock = clock
-        self._server = Server(url)
+        self._server = Server(url, {"authorization": f"Bearer {access.key}"} if access.key else None, access.ca)
         self._room = asyncio.Semaphore(bounds.requests)
         self._bucket = TokenBucket(bounds.tokens_per_second)
         self._load = Load()
@@ -205,13 +207,14 @@ class Engines:
         clock: Monotonic seconds.
         base: What the gateway served when this began, if that is known; an engine that serves another is not asked.
         base_name: The operator's name for it, if there is one.
+        access: Returns what opens an engine, by its URL.
     """
 
     def __init__(
         self, urls: Sequence[str], bounds: EngineBounds, clock: Callable[[], float], *,
-        base: Base | None = None, base_name: str | None = None,
+        base: Base | None = None, base_name: str | None = None, access: Callable[[str], Access] = lambda _: OPEN,
     ) -> None:  # fmt: skip
-        self._engines = tuple(Engine(url, bounds, clock) for url in urls)
+        self._engines = tuple(Engine(url, bounds, clock, access(url)) for url in urls)
         self._looks: dict[Engine, asyncio.Task[None]] = {}  # at those that are down
         self.places = bounds.requests * len(self._engines)
         self._base = base

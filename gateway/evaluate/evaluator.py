@@ -62,7 +62,12 @@ class Evaluator:
             seconds=bounds.judge_seconds, clock=time.monotonic, now=time.time,  # noqa: TID251 (composition)
         )  # fmt: skip
         self._engines = Engines(
-            engine_urls, _engine_bounds(bounds), time.monotonic, base=base, base_name=settings.engine.served_name
+            engine_urls,
+            _engine_bounds(bounds),
+            time.monotonic,
+            base=base,
+            base_name=settings.engine.served_name,
+            access=settings.access,
         )
         sources: list[Source] = [StoreSource(self._samples, self.name, bounds.lease_seconds)]
         self._straight = None

@@ -11,6 +11,7 @@ from adapters.fingerprint import Answers, Top
 from adapters.ports import HostUnavailable, LoadRefused
 from adapters.prober import NotServed, ProbeRefused
 from gateway.decide.route import Base
+from gateway.engine_address import OPEN, Access
 from gateway.serve.asking import Answer, EngineClient, NoAnswer
 from gateway.serve.model_list import Models, read_models
 
@@ -51,13 +52,14 @@ class VllmHost:
     """One engine, asked through its own HTTP API.
 
     Args:
-        url: `http://host:port`, or `unix:///path`.
+        url: `http://…`, `https://…`, or `unix:///path`.
+        access: What opens it.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, access: Access = OPEN) -> None:
         self.model = ""  # the name of its base that probes ask for, once it is known to be the right one
         self.root = ""  # where it says that it loaded its base from
-        self._client = EngineClient(url)
+        self._client = EngineClient(url, access)
 
     def close(self) -> None:
         """Close the connections."""

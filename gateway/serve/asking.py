@@ -9,8 +9,8 @@ import json
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
 
+from gateway.engine_address import OPEN, PLAIN_HEAD, Access, why_unreachable
 from gateway.errors import EngineFailed, LoragateError
 from gateway.ports import ReplyHead
 from gateway.serve.upstream import EnginePool
@@ -52,12 +52,13 @@ class EngineClient:
     """Asks one engine.
 
     Args:
-        url: `http://host:port`, or `unix:///path`.
+        url: `http://…`, `https://…`, or `unix:///path`.
+        access: What opens it.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, access: Access = OPEN) -> None:
         self._url = url
-        self._host = "engine" if url.startswith("unix:") else urlsplit(url).netloc.rpartition("@")[2]
+        self._access = access
         self._pool: EnginePool | None = None  # made on the loop that asks
 
     def close(self) -> None:
@@ -87,12 +88,12 @@ class EngineClient:
 
     def _request(self, method: str, path: str, body: bytes) -> bytes:
         about_body = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n" if body else ""
-        return f"{method} {path} HTTP/1.1\r\nhost: {self._host}\r\n{about_body}\r\n".encode() + body
+        return b"%b %b%b%b\r\n%b" % (method.encode(), path.encode(), PLAIN_HEAD, about_body.encode(), body)
 
     async def _ask(self, request: bytes, seconds: float, on_part: Callable[[], None] | None, most_bytes: int) -> Answer:
         loop = asyncio.get_running_loop()
         if self._pool is None:
-            self._pool = EnginePool(self._url, {}, CONNECT_SECONDS, loop.time)
+            self._pool = EnginePool(self._url, {}, CONNECT_SECONDS, loop.time, access=self._access)
         try:
             async with asyncio.timeout(seconds):
                 while True:
@@ -108,7 +109,8 @@ class EngineClient:
         except TimeoutError:
             raise NoAnswer(f"nothing within {seconds:g} s") from None
         except LoragateError as error:
-            raise NoAnswer(error.message) from None
+            why = why_unreachable(error.__cause__)
+            raise NoAnswer(f"the engine is not reachable: {why}" if why else error.message) from None
 
 
 class _Stale(Exception):

@@ -13,6 +13,7 @@ from adapters.ports import Checker, HostUnavailable, LoadRefused, Observer
 from adapters.residency import Keep, Standing, homes
 from gateway.decide.route import Base, EngineView
 from gateway.decide.table_base import difference, settled_base
+from gateway.engine_address import OPEN, Access
 from gateway.serve.adapter_host import ProblemKind, VllmHost
 from gateway.serve.engines import POLL_SECONDS, EngineWatch, Problem
 
@@ -61,11 +62,13 @@ class Fleet:
         stocking: See there.
         make_checker, observer: Of an engine, by its URL.
         now: Monotonic seconds, on the clock of `used`.
+        access: Returns what opens an engine, by its URL.
     """
 
     def __init__(
         self, urls: Sequence[str], last_base: Base | None, stocking: Stocking, *,
         make_checker: Callable[[str, VllmHost], Checker], observer: Callable[[str], Observer], now: Callable[[], float],
+        access: Callable[[str], Access] = lambda _: OPEN,
     ) -> None:  # fmt: skip
         self._urls = tuple(urls)
         self._base = last_base
@@ -73,6 +76,7 @@ class Fleet:
         self._make_checker = make_checker
         self._observer = observer
         self._now = now
+        self._access = access
         self._used: dict[str, float] = {}
         self._registered: Registered
         self.watches: tuple[EngineWatch, ...] = ()
@@ -86,7 +90,7 @@ class Fleet:
         self._settle()  # a name that the operator has given is known at once
 
     def _watch(self, url: str, on_change: Callable[[], Awaitable[None]], on_stock: Callable[[], None]) -> EngineWatch:
-        host = VllmHost(url)
+        host = VllmHost(url, self._access(url))
         loader = Loader(
             host, self._stocking.slots, find=self._registered.entry, standing=self._standing,
             wanted=lambda: self._wanted(url), checker=self._make_checker(url, host), observer=self._observer(url),

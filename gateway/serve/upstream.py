@@ -2,10 +2,10 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
-from urllib.parse import urlsplit
 
+from gateway.engine_address import OPEN, Access, Address
 from gateway.errors import EngineTimeout, EngineUnavailable, LoragateError
 from gateway.ports import Reader
 from gateway.serve.connection import EngineConnection
@@ -54,20 +54,24 @@ class EnginePool:
     """The connections to one engine.
 
     Args:
-        url: `http://host:port`, or `unix:///path`.
+        url: `http://…`, `https://…`, or `unix:///path`.
         counts: URL → requests in flight, shared by all pools of a worker.
         connect_timeout: Seconds to wait for a connection.
         clock: Monotonic seconds.
         on_ended: Called each time a request has ended, if anybody needs to know.
         on_fault: Called with the URL each time what the engine sent was not HTTP, or beyond a bound; and whether
             a reply has failed of it.
+        access: What opens the engine.
     """
 
     def __init__(
         self, url: str, counts: dict[str, int], connect_timeout: float, clock: Callable[[], float],
         on_ended: Callable[[], None] | None = None, on_fault: Callable[[str, bool], None] | None = None,
+        access: Access = OPEN,
     ) -> None:  # fmt: skip
         self.url = url
+        self._address = Address(url, access)
+        self._addressed = None if self._address.is_plain else self._address.addressed
         self.has_spoken = False  # since somebody last asked
         self._on_ended = on_ended
         self._on_fault = on_fault
@@ -80,6 +84,8 @@ class EnginePool:
 
     def send(self, request: bytes, reader: Reader) -> EngineConnection | Dialling:
         """Send on an idle connection, else make one."""
+        if self._addressed is not None:
+            request = self._addressed(request)
         self._counts[self.url] += 1
         idle = self._idle
         while idle:
@@ -127,8 +133,10 @@ class EnginePool:
         except TimeoutError:
             self._refused(dialling, EngineTimeout(f"The engine took no connection within {self._connect_timeout:g} s."))
             return
-        except (OSError, ValueError):  # refused, or no address at all
-            self._refused(dialling, EngineUnavailable("The engine is not reachable: it may be restarting. Try again."))
+        except (OSError, ValueError) as cause:  # refused, no address at all, or a certificate that is not trusted
+            error = EngineUnavailable("The engine is not reachable: it may be restarting. Try again.")
+            error.__cause__ = cause  # for operators; it may name addresses
+            self._refused(dialling, error)
             return
         if dialling.is_cancelled:
             self.keep(connection)
@@ -140,13 +148,12 @@ class EnginePool:
         connection.start(dialling.request, dialling.reader)
 
     async def _connect(self) -> EngineConnection:
-        loop = asyncio.get_running_loop()
-        parts = urlsplit(self.url)
-        if parts.scheme == "unix":
-            _, connection = await loop.create_unix_connection(lambda: EngineConnection(self), parts.path)
+        loop, address = asyncio.get_running_loop(), self._address
+        if address.socket_path:
+            _, connection = await loop.create_unix_connection(lambda: EngineConnection(self), address.socket_path)
         else:
             _, connection = await loop.create_connection(
-                lambda: EngineConnection(self), str(parts.hostname), parts.port or 80
+                lambda: EngineConnection(self), address.host, address.port, ssl=address.tls()
             )
         return connection
 
@@ -162,8 +169,9 @@ class EnginePools:
 
     def __init__(
         self, connect_timeout: float, clock: Callable[[], float], on_ended: Callable[[], None] | None = None,
-        on_fault: Callable[[str, bool], None] | None = None,
+        on_fault: Callable[[str, bool], None] | None = None, access: Mapping[str, Access] | None = None,
     ) -> None:  # fmt: skip
+        self._access = access or {}
         self._connect_timeout = connect_timeout
         self._clock = clock
         self._on_ended = on_ended
@@ -181,7 +189,10 @@ class EnginePools:
         """Send `request` to the engine at `url`."""
         pool = self._pools.get(url)
         if pool is None:
-            pool = EnginePool(url, self._in_flight, self._connect_timeout, self._clock, self._on_ended, self._on_fault)
+            pool = EnginePool(
+                url, self._in_flight, self._connect_timeout, self._clock, self._on_ended, self._on_fault,
+                self._access.get(url, OPEN),
+            )  # fmt: skip
             self._pools[url] = pool
         return pool.send(request, reader)
 

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from gateway.decide.route import EngineView
+from gateway.engine_address import Access
 from gateway.mirror.bounds import Bounds
 from gateway.mirror.feedback import About, Feedback, Named
 from gateway.mirror.taken import Taken
@@ -22,7 +23,7 @@ from gateway.receive.rates import Spendings
 
 
 class Configure(msgspec.Struct, tag="configure", frozen=True, kw_only=True):
-    """To a worker, first: how to work, and the route table to begin with."""
+    """To a worker, first: how to work, what opens each engine, and the route table to begin with."""
 
     limits: Limits
     connect_seconds: float
@@ -32,6 +33,7 @@ class Configure(msgspec.Struct, tag="configure", frozen=True, kw_only=True):
     table: bytes
     mirror: Bounds = Bounds()
     allowed_origins: tuple[str, ...] = ()
+    access: dict[str, Access] = {}
 
 
 class NewTable(msgspec.Struct, tag="table", frozen=True):

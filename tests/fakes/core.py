@@ -46,6 +46,8 @@ class Core:
         max_cpu_loras: int | None = None,
         more_names: Sequence[str] = (),
         root: str = "",
+        key: str = "",
+        prefix: str = "",
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.loads = 0
@@ -53,6 +55,8 @@ class Core:
         self.model = model
         self.names = (model, *more_names)
         self.root = root
+        self.key = key
+        self.prefix = prefix
         self.adapters = dict(adapters)
         self.max_cpu_loras = max_cpu_loras
         self._weights: dict[str, str] = {}  # of the adapters in memory, the least recently used first
@@ -113,6 +117,12 @@ class Core:
         self.running += request.method == "POST"
         if self.keep:
             self.requests.append(request)
+        if self.prefix and not request.target.startswith(f"{self.prefix}/"):
+            return whole(404, b"<html>no such place", kind=b"text/html")
+        request.target = request.target.removeprefix(self.prefix)
+        is_open = not request.target.startswith("/v1/") or not self.key
+        if not is_open and request.header("authorization") != f"Bearer {self.key}":
+            return whole(401, b'{"error":"Unauthorized"}')
         if self.failures and request.method == "POST":
             status = self.failures.popleft()
             return whole(status, replies.error(status, f"The fake engine was told to fail with {status}."))

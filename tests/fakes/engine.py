@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import ssl
 import sys
 import threading
 import time
@@ -50,6 +51,9 @@ class FakeEngine:
         check_folders: Refuse to load an adapter from a folder that does not exist, as vLLM does.
         more_names: More names of the base, as with `--served-model-name a b`.
         root: What it says that it loaded the base from; the model's name if not given.
+        key: What it asks for, as with `--api-key`: on paths below /v1, as vLLM does.
+        prefix: Path below which it answers, as behind a proxy; nothing else is there.
+        tls: It speaks TLS.
         max_cpu_loras: Adapters in memory; those loaded before are read again when they are asked for. None: all.
         knobs: Any field of `Knobs`, and `tokens_per_second`.
     """
@@ -67,11 +71,15 @@ class FakeEngine:
         max_cpu_loras: int | None = None,
         more_names: Sequence[str] = (),
         root: str = "",
+        key: str = "",
+        prefix: str = "",
+        tls: ssl.SSLContext | None = None,
         **knobs: Any,
     ) -> None:
         self.model, self.host, self.port, self.uds = model, host, port, uds
         self._initial = (dict(adapters or {}), Knobs().with_(knobs), keep, check_folders, max_cpu_loras)
         self.more_names, self.root = tuple(more_names), root
+        self.key, self.prefix, self.tls = key, prefix, tls
         self._thread: threading.Thread | None = None
         self._server: asyncio.Server | None = None
 
@@ -107,7 +115,8 @@ class FakeEngine:
     @property
     def url(self) -> str:
         """Base URL; over a unix socket the host is only a name."""
-        return "http://engine" if self.uds else f"http://{self.host}:{self.port}"
+        scheme = "http" if self.tls is None else "https"
+        return "http://engine" if self.uds else f"{scheme}://{self.host}:{self.port}{self.prefix}"
 
     @property
     def requests(self) -> list[Received]:
@@ -226,7 +235,7 @@ class FakeEngine:
             adapters, knobs, keep, check, memory = self._initial
             self.core = Core(
                 self.model, adapters, knobs, keep=keep, check_folders=check, max_cpu_loras=memory,
-                more_names=self.more_names, root=self.root,
+                more_names=self.more_names, root=self.root, key=self.key, prefix=self.prefix,
             )  # fmt: skip
         self.core.loop, self.core.ticker = loop, Ticker(loop)
         if self.uds is not None:
@@ -234,7 +243,9 @@ class FakeEngine:
                 os.unlink(self.uds)
             self._server = await loop.create_unix_server(lambda: Connection(self.core), self.uds, backlog=2048)
         else:
-            self._server = await loop.create_server(lambda: Connection(self.core), self.host, self.port, backlog=2048)
+            self._server = await loop.create_server(
+                lambda: Connection(self.core), self.host, self.port, backlog=2048, ssl=self.tls
+            )
             self.port = self._server.sockets[0].getsockname()[1]
 
     async def _kill(self) -> None:

@@ -7,11 +7,11 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.certificates import self_signed
 from tests.fakes.engine import FakeEngine
 from tests.flow.conftest import QUICK
 from tests.flow.raw import CHAT, Raw, chat
@@ -501,32 +501,6 @@ def secure(
     options = ("--tls-certificate", str(certificate), "--tls-key", str(key))
     with RunningGateway(engine.url, options=options) as gateway:
         yield gateway, ssl.create_default_context(cafile=str(certificate))
-
-
-def self_signed(folder: Path) -> tuple[Path, Path]:
-    """Write a certificate for localhost and its key."""
-    import datetime
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )  # fmt: skip
-    paths = folder / "certificate.pem", folder / "key.pem"
-    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    paths[1].write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return paths
 
 
 def test_chat_and_stream_over_tls(secure: tuple[RunningGateway, ssl.SSLContext]) -> None:

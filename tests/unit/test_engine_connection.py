@@ -74,7 +74,11 @@ class Link:
         self.faults: list[bool] = []
         self.counts: dict[str, int] = {}
         self.pool = EnginePool(
-            "http://e", self.counts, 1.0, lambda: 0.0, on_fault=lambda _url, in_reply: self.faults.append(in_reply)
+            "http://127.0.0.1:1",
+            self.counts,
+            1.0,
+            lambda: 0.0,
+            on_fault=lambda _url, in_reply: self.faults.append(in_reply),
         )
         self.connection = EngineConnection(self.pool)
         self.transport = Transport()
@@ -105,7 +109,7 @@ def test_what_follows_a_whole_reply_is_nobodys_reply_and_costs_the_connection(fi
         assert (reading.body, reading.is_complete, reading.error) == (b"hi", True, None)
         assert not link.transport.is_open
         assert link.faults == [False]  # the engine's failure, though no reply has failed of it
-        assert link.counts == {"http://e": 0}
+        assert link.counts == {"http://127.0.0.1:1": 0}
 
 
 def test_a_reply_alone_leaves_the_connection_to_the_next_request() -> None:
