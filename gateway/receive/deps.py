@@ -74,7 +74,7 @@ class Deps:
     # Engine URL → its `system_fingerprint` as JSON, learned from streams and forgotten when it is lost.
     fingerprints: dict[str, bytes]
     # Whether the gateway is about to stop: then no connection is kept beyond its next reply.
-    is_leaving: Callable[[], bool]
+    is_leaving: Callable[[], bool] = lambda: False
     # Which web pages may call; None: none.
     cross_origin: CrossOrigin | None = None
     # How much feedback an account may give.

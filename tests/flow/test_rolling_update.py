@@ -62,7 +62,7 @@ class Backend:
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         if b"transfer-encoding: chunked" in head:
             body = b""
-            while (size := int(await reader.readline(), 16)) > 0:
+            while (size := int(await reader.readuntil(b"\r\n"), 16)) > 0:
                 body += (await reader.readexactly(size + 2))[:-2]
             await reader.readexactly(2)
         else:

@@ -47,6 +47,10 @@ def worker_of(port: int, pids: set[int]) -> int | None:
     return None
 
 
+def serving(pool: WorkerPool) -> set[int]:
+    return {slot.process.pid for slot in pool._slots if slot.process is not None and slot.is_ready.is_set()}
+
+
 class Keys:
     """One key is good at a time: each table revokes the last one's."""
 
@@ -125,7 +129,7 @@ class Clients:
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         body = b""
         if b"transfer-encoding: chunked" in head:
-            while (size := int(await reader.readline(), 16)) > 0:
+            while (size := int(await reader.readuntil(b"\r\n"), 16)) > 0:
                 body += (await reader.readexactly(size + 2))[:-2]
             await reader.readexactly(2)
         else:
@@ -154,9 +158,9 @@ def test_faults_at_random_and_stopped_workers_under_load_cost_only_their_own_con
     async def break_workers(pool: WorkerPool, clients: Clients) -> None:
         for fault in faults:
             async with asyncio.timeout(LONG_SECONDS):
-                while not (well := [pid for pid in pool.pids() if pid not in clients.broken]) or pool.ready < 2:
+                while not (well := serving(pool) - clients.broken) or pool.ready < 2:
                     await asyncio.sleep(0.05)
-            pid = draw.choice(well)
+            pid = draw.choice(sorted(well))
             clients.broken.add(pid)
             if fault == "stop":
                 os.kill(pid, signal.SIGSTOP)
