@@ -23,13 +23,15 @@ _BETWEEN_CLIENT_AND_US: Final = (
 )  # fmt: skip
 _NOT_FORWARDED: Final = frozenset((*_FRAMING, *_BETWEEN_CLIENT_AND_US))
 # Ours alone: which version served, and what is left of a limit.
-_OURS: Final = (b"x-loragate-", b"x-ratelimit-")
+_DECISIONS: Final = b"x-loragate-"
+_LIMITS: Final = b"x-ratelimit-"
 
 
 def forwarded(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     """Return the header lines that go on, from names in lower case and values."""
     lines = b"".join([b"%b: %b\r\n" % line for line in headers if line[0] not in _NOT_FORWARDED])
-    if not any(name in lines for name in _OURS):  # nearly always, and quicker than looking at each name
+    if _DECISIONS not in lines and _LIMITS not in lines:  # nearly always, and quicker than looking at each name
         return lines
-    theirs = [line for line in headers if line[0] not in _NOT_FORWARDED and not line[0].startswith(_OURS)]
+    prefixes = (_DECISIONS, _LIMITS)
+    theirs = [line for line in headers if line[0] not in _NOT_FORWARDED and not line[0].startswith(prefixes)]
     return b"".join([b"%b: %b\r\n" % line for line in theirs])

@@ -58,17 +58,17 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
     def counts(self) -> tuple[int, int] | None:
         """Return (prompt, generated) tokens; what is missing or no count is 0, and None is returned if all is."""
-        prompt = _larger(self.prompt_tokens, self.input_tokens)
-        generated = _larger(self.completion_tokens, self.output_tokens)
+        prompt, generated = _count(self.prompt_tokens), _count(self.completion_tokens)
+        if prompt <= 0:
+            prompt = max(prompt, _count(self.input_tokens))
+        if generated <= 0:
+            generated = max(generated, _count(self.output_tokens))
         return None if prompt < 0 and generated < 0 else (max(0, prompt), max(0, generated))
 
 
-def _larger(one: msgspec.Raw, other: msgspec.Raw) -> int:
-    """Return the larger of the figures that are counts of tokens, -1 if none is: a bool, a float or a text is not."""
-    return max(_count(bytes(one)), _count(bytes(other)))
-
-
-def _count(figure: bytes) -> int:
+def _count(raw: msgspec.Raw) -> int:
+    """Return a figure that is a count of tokens, else -1: a bool, a float or a text is none."""
+    figure = bytes(raw)
     count = int(figure) if figure.isdigit() and len(figure) <= _MOST_DIGITS else -1
     return count if count <= MOST_TOKENS else -1
 
