@@ -21,6 +21,7 @@ from gateway.observe.ledger import Ledger
 from gateway.observe.tally import Tallies
 from gateway.receive.cross_origin import CrossOrigin
 from gateway.receive.deps import Deps, RequestIds
+from gateway.receive.engine_fields import EngineFields
 from gateway.receive.feedback_rates import FeedbackRates
 from gateway.receive.placing import Placing
 from gateway.receive.protocol import ClientConnection
@@ -117,6 +118,7 @@ class Worker:
             supply=self.supply,
             ledger=self.ledger,
             limits=configure.limits,
+            engine_fields=EngineFields(configure.engine_fields, self.ledger),
             placing=self.placing,
             ids=RequestIds(),
             clock=time,

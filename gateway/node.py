@@ -316,6 +316,7 @@ class Node:
             mirror=settings.mirror,
             allowed_origins=settings.allowed_origins,
             access={url: settings.access(url) for url in self._engine_urls},
+            engine_fields=settings.engine_fields,
         )
 
     async def _serve_control(self) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from gateway.decide.engine_fields import FieldPolicy
 from gateway.engine_address import Access, engine_url, is_key, tls_context, without_password
 from gateway.mirror.bounds import Bounds
 from gateway.receive.limits import Limits
@@ -26,7 +27,7 @@ _NOT_SETTINGS: Final = frozenset(
 # What Kubernetes puts into every pod beside a Service named `loragate`; its LORAGATE_PORT looks like ours.
 _KUBERNETES: Final = re.compile(r"LORAGATE_(\w+_)?(SERVICE_(HOST|PORT)|PORT_\d)\w*=.*|LORAGATE_(\w+_)?PORT=tcp://.*")
 # Settings that have parts.
-_GROUPS: Final = ("limits", "engine", "adapters", "mirror", "evaluator")
+_GROUPS: Final = ("limits", "engine_fields", "engine", "adapters", "mirror", "evaluator")
 _LISTS: Final = ("engines", "allowed_origins", "args", "sources", "trusted_keys", "judge_keys")
 
 
@@ -188,6 +189,7 @@ class Settings(_Strict):
     tls_certificate: Path | None = Field(None, description="Certificate chain for the app port, PEM")
     tls_key: Path | None = Field(None, description="Its private key, PEM")
     limits: Limits = Field(Limits(), description="Bounds of one connection and one request")
+    engine_fields: FieldPolicy = Field(FieldPolicy(), description="Fields that callers may send to engines")
     engine: EngineSettings = Field(EngineSettings.model_construct(), description="The engine that `up` starts")
     adapters: AdapterSettings = Field(AdapterSettings.model_construct(), description="Adapters and their checks")
     mirror: Bounds = Field(Bounds(), description="Bounds of what is copied for evaluators, and of feedback")
@@ -310,7 +312,8 @@ def described() -> list[tuple[str, str, object]]:
     for name, field in Settings.model_fields.items():
         group = field.annotation
         if isinstance(group, type) and dataclasses.is_dataclass(group):
-            rows += [(f"{name}.{each.name}", "", each.default) for each in dataclasses.fields(group)]
+            default = field.default
+            rows += [(f"{name}.{each.name}", "", getattr(default, each.name)) for each in dataclasses.fields(group)]
         elif isinstance(group, type) and issubclass(group, _Strict):
             rows += [
                 (f"{name}.{part}", each.description or "", each.default) for part, each in group.model_fields.items()

@@ -3,7 +3,7 @@
 import inspect
 import sys
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def settings_page() -> Iterator[str]:
     for name, kind in groups.items():
         if is_dataclass(kind):
             for bound in fields(kind):
-                yield f"| `{name}.{bound.name}` | `{bound.default}` | {_comment_above(kind, bound.name)} |"
+                yield f"| `{name}.{bound.name}` | `{_default(bound)}` | {_comment_above(kind, bound.name)} |"
         else:
             for part, field in kind.model_fields.items():
                 yield f"| `{name}.{part}` | `{_shown(field.default)}` | {field.description} |"
@@ -95,6 +95,10 @@ def _shown(value: Any) -> str:
     )
 
 
+def _default(bound: Any) -> Any:
+    return bound.default if bound.default is not MISSING else bound.default_factory()
+
+
 def _comment_above(kind: type, name: str) -> str:
     """Return the comment over a field; fields without one of their own share that of the field before."""
     lines = Path(inspect.getfile(kind)).read_text().splitlines()
@@ -112,7 +116,7 @@ def metrics() -> Iterator[str]:
     """Every series, from an exposition with one of each."""
     cell = Cell(
         alias="support", version="support@24e3a56d83d9", statuses={200: 1}, errors={"engine_failed": 1},
-        exposures={"control": 1}, refusals={"key_requests": 1},
+        exposures={"control": 1}, refusals={"key_requests": 1}, engine_fields={"priority/refused": 1},
     )  # fmt: skip
     loads = LoadCounts()
     counts = loads.of_engine("unix:///run/engine.sock")

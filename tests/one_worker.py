@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
+from gateway.decide.engine_fields import FieldPolicy
 from gateway.decide.route import RouteTable
 from gateway.errors import EngineFailed
 from gateway.mirror.bounds import Bounds
@@ -20,6 +21,7 @@ from gateway.observe.ledger import Ledger
 from gateway.observe.tally import Tallies
 from gateway.ports import Reader
 from gateway.receive.deps import Deps, RequestIds
+from gateway.receive.engine_fields import EngineFields
 from gateway.receive.limits import Limits
 from gateway.receive.placing import Placing
 from gateway.receive.protocol import ClientConnection
@@ -161,6 +163,7 @@ class OneWorker:
             table=lambda: self.table, engines=self.engines, supply=cast(Any, SimpleNamespace(recent={})), ledger=ledger,
             limits=limits, placing=Placing(limits), ids=RequestIds(), clock=lambda: 1_800_000_000.0,
             rates=WorkerRates(ledger, lambda: None), tallies=Tallies(),
+            engine_fields=EngineFields(FieldPolicy(), ledger),
             taps=Taps(self.queue, bounds.request_bytes, bounds.reply_bytes), recent=self.recent, hear=self._hear,
             fingerprints={},
         )  # fmt: skip

@@ -66,6 +66,7 @@ PURE = (
     "gateway/receive/endpoints.py",
     "gateway/receive/engine_headers.py",
     "gateway/receive/lax.py",
+    "gateway/receive/media.py",
     "gateway/receive/prompt_size.py",
     "gateway/receive/wire.py",
     "gateway/receive/json_outline.py",

@@ -12,6 +12,7 @@ from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.output import say
 from gateway.cli.tables import show_table, when
 from gateway.decide.authenticate import Role
+from gateway.decide.engine_fields import check_rules
 from gateway.decide.plan_text import NotReadable, seconds_of
 from gateway.settings import load
 from gateway.store.errors import StaleWrite, StoreError
@@ -56,6 +57,13 @@ def keys() -> None:
 @click.option(
     "--tpm", type=click.IntRange(1), metavar="N", help="Tokens a minute, of prompts and replies.  [default: no limit]"
 )
+@click.option(
+    "--engine-field",
+    "engine_fields",
+    multiple=True,
+    metavar="FIELD=RULE",
+    help="A rule for a field that engines are sent: allow, deny, or the largest number, such as n=64; repeatable.",
+)
 @json_option
 @control_options
 def create(
@@ -65,13 +73,16 @@ def create(
     expires: int | None,
     rpm: int | None,
     tpm: int | None,
+    engine_fields: tuple[str, ...],
     as_json: bool,
     **control: Any,
 ) -> None:
     """Make a key and show it, this once."""
     allowed = [each.strip() for given in models for each in given.split(",") if each.strip()] or None
     limits = {"requests_per_minute": rpm, "tokens_per_minute": tpm}
-    body = {"role": role, "name": name, "models": allowed, "lifetime_seconds": expires, **limits}
+    rules = _rules(engine_fields)
+    body: dict[str, Any] = {"role": role, "name": name, "models": allowed, "lifetime_seconds": expires, **limits}
+    body |= {"engine_fields": rules} if rules else {}
     remote = _control(control)
     try:
         made = remote.ask("POST", "/admin/v1/keys", body)
@@ -80,10 +91,30 @@ def create(
         made = _make_in_store(
             remote.state,
             lambda desired, now: create_key(
-                desired, Role(role), now, name, allowed, expires=expires and int(now) + expires, **limits
+                desired,
+                Role(role),
+                now,
+                name,
+                allowed,
+                expires=expires and int(now) + expires,
+                engine_fields=rules,
+                **limits,
             ),
         )
     _show_made(made, as_json=as_json)
+
+
+def _rules(given: tuple[str, ...]) -> dict[str, str | int]:
+    """Return rules as `FIELD=RULE` states them, or end the command with what is wrong."""
+    rules: dict[str, str | int] = {}
+    for each in given:
+        name, _, rule = each.partition("=")
+        rules[name.strip()] = int(rule) if rule.strip().isdecimal() else rule.strip()
+    try:
+        check_rules(rules)
+    except ValueError as error:
+        raise click.BadParameter(str(error).removeprefix("engine_fields: ")) from None
+    return rules
 
 
 @keys.command("rotate")

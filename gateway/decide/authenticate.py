@@ -7,8 +7,9 @@ in a hash table leaks nothing useful through timing: an attacker cannot steer di
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final
 
 from gateway.decide.limit import Rates
@@ -45,6 +46,7 @@ class Principal:
         models: The models that it may use; None for all.
         expires: Unix seconds from which on it is refused, if ever.
         rates: What it may take in a minute; None without limits.
+        engine_fields: Which fields it may send to engines, where that is not the usual; see `engine_fields.py`.
         account: To whom limits and units belong, through all rotations of the key; empty: to `id`.
     """
 
@@ -54,6 +56,7 @@ class Principal:
     expires: int | None = None
     rates: Rates | None = None
     account: str = ""
+    engine_fields: Mapping[str, str | int] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def unit(self) -> str:

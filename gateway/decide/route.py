@@ -62,6 +62,7 @@ class Route:
     rates: Rates | None = None
     rollout: RolloutTag | None = None
     mirror: Mirror | None = None
+    engine_fields: Mapping[str, str | int] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +84,7 @@ class RouteTable:
     `keys` is None when the gateway runs without authentication; `base` is None until an
     engine has told its name. `replicas` gateways share every limit; `has_rates` tells whether any
     alias has one; `unit_headers` are those that some route looks for its unit in.
+    `has_engine_fields` tells whether any has rules for fields.
     """
 
     version: int = 0
@@ -94,6 +96,7 @@ class RouteTable:
     replicas: int = 1
     has_rates: bool = False
     unit_headers: tuple[bytes, ...] = ()
+    has_engine_fields: bool = False
 
 
 class Target(NamedTuple):

@@ -117,6 +117,7 @@ class Cell(msgspec.Struct, gc=False, kw_only=True):
     errors: dict[str, int] = msgspec.field(default_factory=dict)
     exposures: dict[str, int] = msgspec.field(default_factory=dict)  # by the assigned arm, while a rollout is open
     refusals: dict[str, int] = msgspec.field(default_factory=dict)  # by the limit that was reached
+    engine_fields: dict[str, int] = msgspec.field(default_factory=dict)  # refused, by `field/outcome`
     ttft: Histogram = msgspec.field(default_factory=lambda: Histogram.of(TTFT_BOUNDS))
     itl: Histogram = msgspec.field(default_factory=lambda: Histogram.of(ITL_BOUNDS))
     duration: Histogram = msgspec.field(default_factory=lambda: Histogram.of(DURATION_BOUNDS))
@@ -173,7 +174,7 @@ class Cell(msgspec.Struct, gc=False, kw_only=True):
         self.retries += other.retries
         for status, count in other.statuses.items():
             self.statuses[status] = self.statuses.get(status, 0) + count
-        for name in ("errors", "exposures", "refusals"):
+        for name in ("errors", "exposures", "refusals", "engine_fields"):
             mine: dict[str, int] = getattr(self, name)
             for label, count in getattr(other, name).items():
                 mine[label] = mine.get(label, 0) + count

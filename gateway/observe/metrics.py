@@ -110,8 +110,15 @@ def _counters(cells: tuple[Cell, ...]) -> Iterator[Metric]:
         "loragate_rate_limited", "Requests that a limit of a key or an alias kept out, by the limit.",
         labels=("alias", "reason"),
     )  # fmt: skip
+    fields = CounterMetricFamily(
+        "loragate_engine_fields_refused",
+        "Fields that callers may not send to engines, by what became of it: refused, or dry_run.",
+        labels=("alias", "field", "outcome"),
+    )
     for cell in cells:
         labels = (cell.alias, cell.version)
+        for refused, count in sorted(cell.engine_fields.items()):
+            fields.add_metric((cell.alias, *refused.split("/")), count)
         for arm, count in sorted(cell.exposures.items()):
             exposures.add_metric((*labels, arm), count)
         for reason, count in sorted(cell.refusals.items()):
@@ -124,7 +131,7 @@ def _counters(cells: tuple[Cell, ...]) -> Iterator[Metric]:
         generated.add_metric(labels, cell.generation_tokens)
         estimated.add_metric(labels, cell.estimated_tokens)
         retries.add_metric(labels, cell.retries)
-    yield from (requests, errors, prompt, generated, estimated, retries, exposures, refusals)
+    yield from (requests, errors, prompt, generated, estimated, retries, exposures, refusals, fields)
 
 
 def _histograms(cells: tuple[Cell, ...]) -> Iterator[Metric]:

@@ -12,6 +12,7 @@ from gateway.observe.ledger import Ledger
 from gateway.observe.tally import Tallies
 from gateway.ports import Engines, Supply
 from gateway.receive.cross_origin import CrossOrigin
+from gateway.receive.engine_fields import EngineFields
 from gateway.receive.feedback_rates import FeedbackRates
 from gateway.receive.limits import Limits
 from gateway.receive.placing import Placing
@@ -69,6 +70,7 @@ class Deps:
     tallies: Tallies
     taps: Taps
     recent: Recent
+    engine_fields: EngineFields
     # Takes feedback over, to be told to the node; False if there is no room for it now.
     hear: Callable[[Feedback], bool]
     # Engine URL → its `system_fingerprint` as JSON, learned from streams and forgotten when it is lost.

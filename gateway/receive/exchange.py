@@ -41,8 +41,8 @@ class Exchange:
     """A request and its reply, between one client and one engine."""
 
     __slots__ = (
-        "_account", "_attempts", "_client", "_delay", "_heard_at", "_hides_usage", "_is_there", "_link", "_losses",
-        "_placement", "_reply", "_request", "_sent_at", "_stale", "_tried", "has_begun", "is_over",
+        "_account", "_attempts", "_client", "_delay", "_heard_at", "_hides_usage", "_is_allowed", "_is_there",
+        "_link", "_losses", "_placement", "_reply", "_request", "_sent_at", "_stale", "_tried", "has_begun", "is_over",
     )  # fmt: skip
 
     def __init__(self, client: "ClientConnection", request: Request) -> None:
@@ -58,6 +58,7 @@ class Exchange:
         self._sent_at = self._heard_at = 0.0  # heard: the engine's last sign of life
         self._delay: Delay | None = None  # once it has had to wait before an engine had it
         self._is_there = False  # the engine has the version, so a 404 is its own answer
+        self._is_allowed = False  # to ask an engine for what it asks for
         self.has_begun = False  # the head has gone to the client
         self.is_over = False
 
@@ -66,6 +67,9 @@ class Exchange:
     def begin(self) -> None:
         """Decide who serves, and send; may be over at once, with an error."""
         try:
+            if not self._is_allowed:
+                self._client.engine_fields.check(self._request, self._client.table())
+                self._is_allowed = True
             placed = self._decide(self._tried)
         except Saturated as saturated:
             self._wait_in_line(saturated.version)

@@ -56,7 +56,7 @@ class ClientConnection(asyncio.Protocol):
         self.supply = deps.supply
         self.placing = deps.placing
         self.tallies = deps.tallies
-        self.taps, self.note = deps.taps, deps.recent.note
+        self.taps, self.note, self.engine_fields = deps.taps, deps.recent.note, deps.engine_fields
         # The transport's own method: asyncio buffers, and `pause_writing` says when it is too much.
         self.write: Callable[[bytes], None]
         self._connections: set[Any] = server_state.connections

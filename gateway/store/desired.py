@@ -19,6 +19,7 @@ import msgspec
 from adapters.catalog import Catalog, Entry
 from gateway.decide.assign import DEFAULT_SOURCES, TOTAL_WEIGHT, Split, check_sources
 from gateway.decide.authenticate import Role
+from gateway.decide.engine_fields import check_rules
 from gateway.decide.sample import DEFAULT_NOISE_SHARE
 from gateway.store.errors import StoreUnreadable
 
@@ -44,7 +45,7 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     `models`, `expires` and the limits are None where there is no such bound. `replaced_by` is the
     id of the key that a rotation put in this one's place; `account` that of the first of them, to
-    which limits and units belong.
+    which limits and units belong; `engine_fields` its rules for fields (`decide/engine_fields.py`).
     """
 
     id: str
@@ -58,12 +59,14 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     tokens_per_minute: int | None = None
     replaced_by: str | None = None
     account: str | None = None
+    engine_fields: dict[str, str | int] = {}
 
     def __post_init__(self) -> None:
         if not _DIGEST.fullmatch(self.digest):
             raise ValueError(f"key `{self.id}` has no SHA-256 digest")
         if self.expires is not None and self.expires < 0:
             raise ValueError(f"key `{self.id}` expires at `{self.expires}`, which is no time in Unix seconds")
+        check_rules(self.engine_fields)
         for name in ("requests_per_minute", "tokens_per_minute"):
             _check_limit(f"key `{self.id}`", name, getattr(self, name))
 
@@ -178,10 +181,12 @@ class RouteRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     limits: RouteLimits | None = None
     notes: str = ""
     shadow: Shadow | None = None
+    engine_fields: dict[str, str | int] = {}
 
     def __post_init__(self) -> None:
         Split(self.control, self.candidate, self.weight)  # refuses what cannot be assigned
         check_sources(self.unit)
+        check_rules(self.engine_fields)
 
     def controlled_by(self, version: str, now: int) -> "RouteRecord":
         """Return the route with all its traffic on `version`, the control until now remembered."""

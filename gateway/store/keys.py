@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.decide.authenticate import Principal, Role, digest_of
+from gateway.decide.engine_fields import NO_RULES, Rules
 from gateway.decide.limit import rates_of
 from gateway.store.desired import Desired, KeyRecord
 
@@ -27,6 +28,7 @@ class KeyOutOfUse(Exception):
 def create_key(
     desired: Desired, role: Role, now: float, name: str = "", models: Iterable[str] | None = None, *,
     expires: int | None = None, requests_per_minute: int | None = None, tokens_per_minute: int | None = None,
+    engine_fields: Rules = NO_RULES,
 ) -> tuple[Desired, KeyRecord, str]:  # fmt: skip
     """Return the state with a new key, the key's record, and the key.
 
@@ -38,9 +40,10 @@ def create_key(
         models: The only models it may use; None for all. Empty means that it may use none.
         expires: Unix seconds from which on it is refused; None for never.
         requests_per_minute, tokens_per_minute: Its limits; None for none.
+        engine_fields: Its rules for fields that engines are sent.
 
     Raises:
-        ValueError: It would have expired already, or a limit is below 1.
+        ValueError: It would have expired already, or a limit is below 1, or a rule means nothing.
     """
     if expires is not None and expires <= now:
         raise ValueError(f"the key would expire at `{expires}`, which is not after now, `{int(now)}`")
@@ -55,6 +58,7 @@ def create_key(
         expires=expires,
         requests_per_minute=requests_per_minute,
         tokens_per_minute=tokens_per_minute,
+        engine_fields=dict(engine_fields),
     )
     return msgspec.structs.replace(desired, keys=(*desired.keys, record)), record, key
 
@@ -101,6 +105,7 @@ def rotate_key(
     added, new, key = create_key(
         desired, old.role, now, old.name, old.models, expires=None if lifetime is None else int(now) + lifetime,
         requests_per_minute=old.requests_per_minute, tokens_per_minute=old.tokens_per_minute,
+        engine_fields=old.engine_fields,
     )  # fmt: skip
     new = msgspec.structs.replace(new, account=old.account or old.id)
     until = int(now + overlap_seconds)
@@ -129,7 +134,7 @@ def key_view(record: KeyRecord, now: float) -> dict[str, Any]:
         "created": record.created, "expires": record.expires,
         "state": "expired" if record.has_expired(now) else "active",
         "requests_per_minute": record.requests_per_minute, "tokens_per_minute": record.tokens_per_minute,
-        "replaced_by": record.replaced_by,
+        "replaced_by": record.replaced_by, "engine_fields": record.engine_fields,
     }  # fmt: skip
 
 
@@ -143,6 +148,7 @@ def principals(records: Iterable[KeyRecord]) -> dict[bytes, Principal]:
             expires=record.expires,
             rates=rates_of(record.requests_per_minute, record.tokens_per_minute),
             account=record.account or "",
+            engine_fields=record.engine_fields,
         )
         for record in records
     }

@@ -57,6 +57,7 @@ def to_table(data: bytes) -> RouteTable:
         replicas=snapshot.replicas,
         has_rates=any(route.rates is not None for route in snapshot.routes),
         unit_headers=tuple(sorted({name.encode() for route in snapshot.routes for name in headers_of(route.unit)})),
+        has_engine_fields=any(route.engine_fields for route in snapshot.routes),
     )
 
 
@@ -87,6 +88,7 @@ def _route(record: RouteRecord, rollout: RolloutRecord | None, base: Base | None
         rates=rates_of(limits.requests_per_minute, limits.tokens_per_minute, limits.max_in_flight) if limits else None,
         rollout=_tag(rollout) if rollout else None,
         mirror=_mirror(record, base),
+        engine_fields=record.engine_fields,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from gateway.decide.engine_fields import FieldPolicy
 from gateway.decide.route import EngineView
 from gateway.engine_address import Access
 from gateway.mirror.bounds import Bounds
@@ -34,6 +35,7 @@ class Configure(msgspec.Struct, tag="configure", frozen=True, kw_only=True):
     mirror: Bounds = Bounds()
     allowed_origins: tuple[str, ...] = ()
     access: dict[str, Access] = {}
+    engine_fields: FieldPolicy = FieldPolicy()
 
 
 class NewTable(msgspec.Struct, tag="table", frozen=True):

@@ -48,6 +48,12 @@ class NewKey(BaseModel):
     tokens_per_minute: int | None = Field(
         None, ge=1, le=HIGHEST_LIMIT, description="Tokens of prompts and replies together; null for no limit"
     )
+    engine_fields: dict[str, str | int] = Field(
+        {},
+        description="Rules for fields that engines are sent, before the route's and the settings': `allow`, `deny`, "
+        "or the largest number that may pass; see docs/security.md",
+        examples=[{"media_urls": "allow", "n": 64}],
+    )
 
 
 class Rotation(BaseModel):
@@ -71,6 +77,7 @@ class KeyView(BaseModel):
     state: Literal["active", "expired"]
     requests_per_minute: int | None = Field(description="Null for no limit")
     tokens_per_minute: int | None = Field(description="Null for no limit")
+    engine_fields: dict[str, str | int] = Field(description="Rules for fields that engines are sent")
     replaced_by: str | None = Field(description="Id of the key that a rotation put in its place")
 
 
@@ -121,7 +128,7 @@ def add_keys(app: FastAPI, operations: Operations) -> None:
         record, key = await operations.keys.create(
             new.role, new.name, new.models, lifetime_seconds=new.lifetime_seconds,
             requests_per_minute=new.requests_per_minute, tokens_per_minute=new.tokens_per_minute,
-            by=request.state.caller,
+            engine_fields=new.engine_fields, by=request.state.caller,
         )  # fmt: skip
         return {**key_view(record, operations.keys.now()), "key": key}
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from gateway.control.state import LiveState, insist
 from gateway.decide.authenticate import Role
+from gateway.decide.engine_fields import NO_RULES, Rules
 from gateway.errors import BadRequest
 from gateway.store import keys
 from gateway.store.desired import Desired, KeyRecord
@@ -39,7 +40,8 @@ class KeyOperations:
 
     async def create(
         self, role: Role, name: str, models: Sequence[str] | None, *, lifetime_seconds: int | None = None,
-        requests_per_minute: int | None = None, tokens_per_minute: int | None = None, by: str = "",
+        requests_per_minute: int | None = None, tokens_per_minute: int | None = None, engine_fields: Rules = NO_RULES,
+        by: str = "",
     ) -> tuple[KeyRecord, str]:  # fmt: skip
         """Make a key; returns its record and, this once, the key."""
 
@@ -48,6 +50,7 @@ class KeyOperations:
                 desired, role, now, name, models,
                 expires=None if lifetime_seconds is None else int(now) + lifetime_seconds,
                 requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute,
+                engine_fields=engine_fields,
             )  # fmt: skip
 
         return await self._make(make, by)

@@ -16,13 +16,14 @@ versions exist is not known here; `route_plan.py` asks the state.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from adapters.reference import InvalidReference, check_name, split_version
 from gateway.control.routes.mirror import read_mirror
 from gateway.control.routes.values import Values
 from gateway.decide.assign import DEFAULT_SOURCES, check_sources
+from gateway.decide.engine_fields import check_rules
 from gateway.decide.plan import canonical
 from gateway.decide.read_plan import InvalidPlan, parse_plan
 from gateway.store.desired import MirrorPolicy, RouteLimits, RouteRecord
@@ -35,7 +36,7 @@ MOST_FILE_BYTES: Final = 10_000_000
 
 _KEYS: Final = ("routes", "prune")
 _ROUTE_KEYS: Final = (
-    "alias", "control", "candidate", "weight", "unit", "mirror", "plan", "limits", "notes",
+    "alias", "control", "candidate", "weight", "unit", "mirror", "plan", "limits", "engine_fields", "notes",
 )  # fmt: skip
 _LIMIT_KEYS: Final = RouteLimits.__struct_fields__
 # After so many problems the file is not one of routes at all.
@@ -65,6 +66,7 @@ class DeclaredRoute:
     mirror: MirrorPolicy | None = None
     plan: dict[str, Any] | None = None
     limits: RouteLimits | None = None
+    engine_fields: dict[str, str | int] = field(default_factory=dict)
     notes: str = ""
     where: str = ""
 
@@ -81,7 +83,8 @@ def declared(route: RouteRecord) -> DeclaredRoute:
     """Return the declaration that a route as it is would come from."""
     return DeclaredRoute(
         alias=route.alias, control=route.control, candidate=route.candidate, weight=route.weight, unit=route.unit,
-        mirror=route.mirror, plan=route.plan, limits=route.limits, notes=route.notes, where=route.alias,
+        mirror=route.mirror, plan=route.plan, limits=route.limits, engine_fields=route.engine_fields,
+        notes=route.notes, where=route.alias,
     )  # fmt: skip
 
 
@@ -147,9 +150,24 @@ class _Reader:
             mirror=read_mirror(self._values, f"{where}.mirror", values.get("mirror")),
             plan=self._plan(f"{where}.plan", values.get("plan")),
             limits=self._limits(f"{where}.limits", values.get("limits")),
+            engine_fields=self._engine_fields(f"{where}.engine_fields", values.get("engine_fields")),
             notes=self._values.text(f"{where}.notes", values.get("notes"), LONGEST_NOTES),
             where=where,
         )
+
+    def _engine_fields(self, where: str, value: object) -> dict[str, str | int]:
+        if value is None:
+            return {}
+        if not isinstance(value, dict) or not all(isinstance(each, str) for each in value):
+            self._values.problem(where, value, "names of fields, each with `allow`, `deny` or a number")
+            return {}
+        rules: dict[str, str | int] = dict(value)
+        try:
+            check_rules(rules)
+        except ValueError as error:
+            self.problems.append(f"{where}: {str(error).removeprefix('engine_fields: ')}")
+            return {}
+        return rules
 
     def _alias(self, where: str, value: object) -> str:
         if value is None:

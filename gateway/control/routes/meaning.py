@@ -28,6 +28,8 @@ def meaning_of(before: RouteRecord, after: RouteRecord) -> tuple[str, ...]:
             if after.limits is not None
             else "the alias has no limits of its own any more"
         )
+    if before.engine_fields != after.engine_fields:
+        said.append("other fields of requests reach engines; see docs/security.md")
     return tuple(said) or ("nothing changes for traffic",)
 
 

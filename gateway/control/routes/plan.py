@@ -20,7 +20,7 @@ from gateway.mirror.redact import REGEX
 from gateway.store.desired import Desired, MirrorPolicy, RouteRecord
 
 # In the order of the file; what else a record holds is not declared.
-FIELDS: Final = ("control", "candidate", "weight", "unit", "mirror", "plan", "limits", "notes")
+FIELDS: Final = ("control", "candidate", "weight", "unit", "mirror", "plan", "limits", "engine_fields", "notes")
 Action = Literal["add", "change", "remove"]
 
 
@@ -196,7 +196,8 @@ class _Planner:
             route = route.controlled_by(control, now)
         return msgspec.structs.replace(
             route, candidate=candidate, weight=weight, unit=declared.unit, mirror=declared.mirror,
-            plan=declared.plan, limits=declared.limits, notes=declared.notes,
+            plan=declared.plan, limits=declared.limits, engine_fields=declared.engine_fields,
+            notes=declared.notes,
         )  # fmt: skip
 
     def check_may_go(self, alias: str) -> None:

@@ -87,6 +87,10 @@ class RouteDeclaration(_Strict):
         examples=["1% 10m → 5% → 25% → 100%"],
     )  # fmt: skip
     limits: LimitsDeclaration | None = None
+    engine_fields: dict[str, StrictStr | StrictInt] | None = Field(
+        None, description="Rules for fields that engines are sent: `allow`, `deny` or the largest number",
+        examples=[{"media_urls": "allow"}],
+    )  # fmt: skip
     notes: StrictStr | None = Field(None, description=f"A remark, at most {LONGEST_NOTES} characters")
 
 
@@ -220,6 +224,7 @@ class RouteRecordView(BaseModel):
     mirror: MirrorView | None
     plan: dict[str, Any] | None = Field(description="In canonical form: basis points, seconds, shares")
     limits: LimitsView | None
+    engine_fields: dict[str, str | int] = Field({}, description="Rules for fields that engines are sent")
     notes: str
     shadow: ShadowView | None = None
     salt: str = Field(description="Decides with the unit which arm serves; no secret")

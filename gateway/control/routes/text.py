@@ -70,6 +70,8 @@ def written(route: Mapping[str, Any]) -> dict[str, Any]:
         values["plan"] = plan_line(route["plan"]) or route["plan"]
     if route["limits"] is not None:
         values["limits"] = {key: value for key, value in route["limits"].items() if value is not None}
+    if route.get("engine_fields"):
+        values["engine_fields"] = route["engine_fields"]
     if route["notes"]:
         values["notes"] = route["notes"]
     return values
@@ -90,6 +92,8 @@ def shown(field: str, value: Any) -> str:
             return f"'{plan_line(value) or _plan_name(value)}'"  # its arrows are not those of a change
         case "limits":
             return ", ".join(f"{value[key]} {unit}" for key, unit in _LIMITS.items() if value.get(key) is not None)
+        case "engine_fields":
+            return ", ".join(f"{name} {rule}" for name, rule in value.items()) or "none"
         case "notes":
             text = value if len(value) <= _LONGEST_NOTES else value[: _LONGEST_NOTES - 1] + "…"
             return repr(text)  # on one line, whatever is in it

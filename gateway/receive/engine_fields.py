@@ -1,0 +1,168 @@
+"""What a body asks of an engine beyond its prompt, held against the policy (`decide/engine_fields.py`).
+
+The usual request pays a look at the type of its fields and a count of its brackets. All else that a policy may refuse
+is looked for only where one of the two tells that it may be there.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from gateway.decide.engine_fields import CAPS, DENIED, NO_RULES, FieldPolicy, Rules, refusal
+from gateway.decide.route import RouteTable
+from gateway.errors import BadRequest
+from gateway.observe.ledger import Ledger
+from gateway.receive.endpoints import Dialect
+from gateway.receive.lax import number_of
+from gateway.receive.media import may_hold_media, media_fields
+from gateway.receive.pieces import Pieces
+from gateway.receive.request import Request
+from gateway.receive.wire import POLICED, Fields, LargeFields, OddFields, UsualFields, mended
+
+_TOKEN_LIMITS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_NUMBERS: Final[dict[str, str]] = {"n": "n", "best_of": "best_of", **dict.fromkeys(_TOKEN_LIMITS, "max_tokens")}
+# As good as left out.
+_NOTHING: Final = frozenset((b"", b"null", b"false", b"{}", b"[]", b'""'))
+# `"priority": 0` is vLLM's default, as is the first rank's nothing else.
+_HARMLESS: Final = {"priority": frozenset((b"0", b"0.0", b'"0"'))}
+# What has more digits is larger than any cap.
+_LONGEST_NUMBER: Final = 24
+_LARGER_THAN_ALL: Final = 2**63
+# Where what the model reads stands, as an endpoint has it.
+_READ: Final = ("messages", "input", "prompt", "system", "previous_input_messages")
+_MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
+# Media stand in a list of parts inside a list of messages.
+_BRACKETS_OF_PLAIN_MESSAGES: Final = 1
+
+
+class EngineFields:
+    """A worker's policy for the fields of requests.
+
+    Args:
+        policy: The settings'.
+        ledger: Where refusals are counted.
+    """
+
+    def __init__(self, policy: FieldPolicy, ledger: Ledger) -> None:
+        self._policy = policy
+        self._ledger = ledger
+        # Rules of the settings may be stricter than what is taken for usual.
+        self._trusts_usual = not any(name in CAPS for name in policy.rules)
+
+    def check(self, request: Request, table: RouteTable) -> None:
+        """Refuse a request that asks for what its caller may not, if any.
+
+        Raises:
+            BadRequest: The first field that is refused.
+        """
+        fields = request.fields
+        if (
+            type(fields) is UsualFields
+            and self._trusts_usual
+            and not request.caller.engine_fields
+            and request.endpoint.dialect is Dialect.COMPLETIONS
+            and not fields.prompt
+            and not table.has_engine_fields
+            and request.body.count(b"[") <= _BRACKETS_OF_PLAIN_MESSAGES
+        ):
+            return
+        if fields is not None:
+            self._look(request, fields, table)
+
+    def _look(self, request: Request, fields: Fields, table: RouteTable) -> None:
+        alias = request.model.partition("@")[0]
+        route = table.routes.get(alias)
+        rules: Rules = route.engine_fields if route is not None else NO_RULES
+        for name, shown, value in _asked(request, fields):
+            why = refusal(name, value, request.caller, rules, self._policy)
+            if why is None:
+                continue
+            counted = self._ledger.cell(alias if route is not None else "").engine_fields
+            outcome = (name, "dry_run" if self._policy.dry_run else "refused")
+            counted["/".join(outcome)] = counted.get("/".join(outcome), 0) + 1
+            if not self._policy.dry_run:
+                raise BadRequest(_message(shown, value, why), param=shown, code="engine_field_not_allowed")
+
+
+def _message(shown: str, value: int | None, why: str) -> str:
+    if value is None:
+        return f"`{shown}` is not passed on to an engine: {why}. Leave it out, or have an operator allow it."
+    number = f"{value:,}" if value < _LARGER_THAN_ALL else "more than 2^63"
+    return f"`{shown}` is {number}; {why}. Ask for less, or have an operator raise it (`engine_fields`)."
+
+
+def _asked(request: Request, fields: Fields) -> Iterator[tuple[str, str, int | None]]:
+    """Yield (rule, field, number) of all that a policy has a say in."""
+    policed = fields.policed if isinstance(fields, LargeFields) else fields
+    numbers: dict[str, int] = {}
+    if isinstance(policed, OddFields):
+        for name in DENIED:
+            if name in POLICED:
+                raw = bytes(getattr(policed, name)).strip()
+                if raw not in _NOTHING and raw not in _HARMLESS.get(name, ()):
+                    yield name, name, None
+        numbers = {name: _number(bytes(getattr(policed, name))) for name in _NUMBERS}
+    else:
+        numbers = {name: getattr(policed, name, None) or 0 for name in _NUMBERS}
+    for name, number in numbers.items():
+        if number:
+            yield _NUMBERS[name], name, number
+    if request.endpoint.path == b"/v1/completions":
+        yield "choices", "prompt", _count(request, fields, "prompt") * max(1, numbers["n"])
+    elif request.endpoint.path == b"/v1/embeddings":
+        yield "inputs", "input", _count(request, fields, "input")
+    for raw in _what_is_read(request, fields):
+        if may_hold_media(raw):
+            for rule, shown in media_fields(raw).items():
+                yield rule, shown, None
+
+
+def _number(raw: bytes) -> int:
+    """Return the number that an engine reads in a value; 0 if it reads none, for it refuses the rest itself."""
+    raw = raw.strip()
+    if not raw or raw in _NOTHING:
+        return 0
+    if len(raw) > _LONGEST_NUMBER:
+        return _LARGER_THAN_ALL
+    try:
+        value: Any = msgspec.json.decode(raw)
+    except msgspec.DecodeError:
+        return 0
+    return number_of(value) or 0
+
+
+def _count(request: Request, fields: Fields, name: str) -> int:
+    """Return how many prompts a list holds: token ids are one."""
+    raw = next(_values(request, fields, (name,)), b"").lstrip()
+    if not raw.startswith(b"["):
+        return 1
+    try:
+        items = _ITEMS.decode(raw)
+    except msgspec.DecodeError:
+        return raw.count(b'",') + 1
+    return 1 if not items or bytes(items[0]).strip()[:1].isdigit() else len(items)
+
+
+def _what_is_read(request: Request, fields: Fields) -> Iterator[bytes]:
+    return _values(request, fields, _READ)
+
+
+def _values(request: Request, fields: Fields, names: tuple[str, ...]) -> Iterator[bytes]:
+    """Yield members of the body as they were sent."""
+    body: Any = request.body
+    if isinstance(fields, LargeFields):
+        pieces = body if isinstance(body, Pieces) else Pieces((body,))
+        members = fields.outline.members
+        yield from (pieces.cut(*members[name][-1]) for name in names if name in members)
+        return
+    # `system` and its like are read here only: few requests come so far.
+    if not names[1:]:
+        yield bytes(getattr(fields, names[0]))
+    elif may_hold_media(body):
+        try:
+            found = _MEMBERS.decode(body)
+        except msgspec.DecodeError:  # half of a surrogate pair in a key
+            found = _MEMBERS.decode(mended(body))
+        yield from (bytes(found[name]) for name in names if name in found)
