@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from adapters.catalog import Entry
-from adapters.ports import AdapterHost, Checker, HostUnavailable, LoadRefused, Observer, Unfit
+from adapters.ports import AdapterHost, Checker, HostUnavailable, LoadRefused, NotOneEngine, Observer, Unfit
 from adapters.reference import InvalidReference, split_version
 from adapters.residency import Keep, Standing, to_bring, to_evict
 
@@ -47,6 +47,8 @@ async def bring_up(host: AdapterHost, entry: Entry) -> None:
         try:
             await host.load(entry.ref.version, entry.folder)
             return
+        except NotOneEngine:
+            raise
         except HostUnavailable:
             await asyncio.sleep(pause)
     await host.load(entry.ref.version, entry.folder)

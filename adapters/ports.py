@@ -14,6 +14,10 @@ class HostUnavailable(Exception):
     """The engine cannot be asked now."""
 
 
+class NotOneEngine(HostUnavailable):
+    """What was taken for one engine is several, behind one address: each connection may see other adapters."""
+
+
 class Unfit(LoadRefused):
     """The engine took the version and does not serve it as it should; the message has the figures."""
 

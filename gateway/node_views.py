@@ -39,7 +39,7 @@ async def metrics(node: "Node") -> bytes:
     reading = Reading(
         cells=tuple(cells),
         engines={watch.status.url: watch.status.is_up for watch in watches},
-        problems={watch.status.url: each.kind for watch in watches if (each := watch.status.problem) is not None},
+        problems={watch.status.url: each.kind for watch in watches if (each := watch.problem) is not None},
         adapters=tuple(
             (alias, version, watch.status.url, version in watch.loader.ready)
             for alias, version in versions for watch in watches

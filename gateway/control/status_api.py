@@ -92,7 +92,8 @@ class EngineView(_Growing):
     url: str
     up: bool = Field(description="Whether it may be sent requests: it answers, and serves this gateway's base")
     problem: str | None = Field(
-        description="Why it is not used: unreachable, unhealthy, unauthorized, no_models, ended, undecided, other_base"
+        description="Why it is not used: unreachable, unhealthy, unauthorized, no_models, ended, undecided, "
+        "other_base; or, of one that is, why it gets no adapters: several_engines"
     )
     reason: str | None = Field(description="The same in a sentence")
     names: list[str] = Field(description="What it calls its base (--served-model-name)")

@@ -269,7 +269,7 @@ def _gauges(reading: Reading) -> Iterator[Metric]:
     problem = GaugeMetricFamily(
         "loragate_engine_problem",
         "1 for why the engine gets no requests: unreachable, unhealthy, unauthorized, no_models, ended, undecided, "
-        "other_base.",
+        "other_base; or why it gets no adapters: several_engines.",
         labels=("engine", "reason"),
     )
     for url, reason in reading.problems.items():

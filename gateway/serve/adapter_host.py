@@ -1,14 +1,16 @@
 """An engine as a holder of adapters: vLLM's load, unload and list."""
 
 import asyncio
+import logging
 import math
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from http import HTTPStatus
 from typing import Any, Final
 
 from adapters.fingerprint import Answers, Top
-from adapters.ports import HostUnavailable, LoadRefused
+from adapters.ports import HostUnavailable, LoadRefused, NotOneEngine
 from adapters.prober import NotServed, ProbeRefused
 from gateway.decide.route import Base
 from gateway.engine_address import OPEN, Access
@@ -24,8 +26,20 @@ PROBE_SECONDS: Final = 30.0
 BESIDE_SECONDS: Final = 2 * PROBE_SECONDS
 _BUSY: Final = (408, 429, 502, 503, 504)
 # A list of some 25,000 models; one of vLLM's cards has 600 bytes.
+# How many new connections look for a version that was just loaded; a balancer over two engines that leads each
+# connection to either at random hides from all of them once in eight loads.
+CONNECTIONS: Final = 4
+AGAIN_SECONDS: Final = 0.2
+UNLOADS: Final = 16
+SEVERAL: Final = (
+    "this address seems to be several engines, as connections to it see different adapters: name each engine by an "
+    "address of its own"
+)
 LONGEST_LIST: Final = 16 * 1024 * 1024
 _LONGEST_FINGERPRINT: Final = 200
+
+
+log = logging.getLogger("loragate.engines")
 
 
 class ProblemKind(StrEnum):
@@ -37,6 +51,7 @@ class ProblemKind(StrEnum):
     NO_MODELS = "no_models"  # it does not list its models
     ENDED = "ended"  # the process that this gateway runs
     UNDECIDED = "undecided"  # it answers, and other engines have not been asked yet which base they serve
+    SEVERAL = "several_engines"  # it answers, and so does another behind the same address: it gets no adapters
     OTHER_BASE = "other_base"  # it answers, and serves another base than this gateway
 
 
@@ -59,6 +74,8 @@ class VllmHost:
     def __init__(self, url: str, access: Access = OPEN) -> None:
         self.model = ""  # the name of its base that probes ask for, once it is known to be the right one
         self.root = ""  # where it says that it loaded its base from
+        self.is_several = False  # it has been found to be several engines behind one address
+        self._url = url
         self._client = EngineClient(url, access)
 
     def close(self) -> None:
@@ -108,12 +125,51 @@ class VllmHost:
         """Load a folder under a name; it is no error if the engine has the name already."""
         reply = await self._post("/v1/load_lora_adapter", {"lora_name": version, "lora_path": folder}, LOAD_SECONDS)
         if reply.status == HTTPStatus.OK or "already been loaded" in reply.text():
+            await self._check_is_one(version)
             return
         raise LoadRefused(f"the engine answered {reply.status}: {_message(reply)}")
 
     async def unload(self, version: str) -> None:
         """Forget a name; it is no error if the engine does not know it."""
         await self._post("/v1/unload_lora_adapter", {"lora_name": version}, ASK_SECONDS)
+        if self.is_several:
+            await self._unload_everywhere(version)
+
+    async def _unload_everywhere(self, version: str) -> None:
+        """Have it forgotten behind a balancer, wherever that leads."""
+        with suppress(NoAnswer):
+            for _ in range(UNLOADS):
+                await self._client.post_anew("/v1/unload_lora_adapter", {"lora_name": version}, ASK_SECONDS)
+                if not any(await self._seen(version)):
+                    return
+
+    async def _check_is_one(self, version: str) -> None:
+        """Look whether new connections see a version that the engine has just taken.
+
+        Raises:
+            NotOneEngine: Some do and some do not, and not for a moment only.
+        """
+        for pause in (AGAIN_SECONDS, 0.0):
+            seen = await self._seen(version)
+            if all(seen) or not any(seen):
+                self.is_several = False
+                return
+            await asyncio.sleep(pause)
+        if not self.is_several:
+            self.is_several = True
+            log.warning("engine %s: %s", self._url, SEVERAL)
+        raise NotOneEngine(SEVERAL)
+
+    async def _seen(self, version: str) -> list[bool]:
+        """Return, for each of some new connections that were answered, whether the version is listed there."""
+        asked = [self._client.get_anew("/v1/models", ASK_SECONDS, LONGEST_LIST) for _ in range(CONNECTIONS)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        seen = []
+        for answer in answers:
+            with suppress(ValueError):
+                if isinstance(answer, Answer) and answer.status == HTTPStatus.OK:
+                    seen.append(version in read_models(answer.body).adapters)
+        return seen
 
     async def next_tokens(self, model: str, prompts: Sequence[str], *, top: int) -> Answers:
         """Return the `top` most likely next tokens after each prompt, asked in one request.
@@ -128,6 +184,8 @@ class VllmHost:
             "return_tokens_as_token_ids": True,  # texts of tokens are not unique
         }  # fmt: skip
         reply = await self._post("/v1/completions", body, PROBE_SECONDS)
+        if reply.status == HTTPStatus.NOT_FOUND and "@" in model:
+            await self._check_is_one(model)  # it was loaded, or it would not be asked for
         if reply.status != HTTPStatus.OK:
             raise _refusal(reply, model)
         try:

@@ -6,7 +6,8 @@ imports was httpx (docs/decisions/0021).
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
@@ -73,6 +74,32 @@ class EngineClient:
             NoAnswer: Within so many seconds and bytes, or at all.
         """
         return await self._ask(self._request("GET", path, b""), seconds, None, most_bytes)
+
+    async def get_anew(self, path: str, seconds: float, most_bytes: int) -> Answer:
+        """Ask for a path over a connection of its own, which a balancer may lead elsewhere.
+
+        Raises:
+            NoAnswer: Within so many seconds and bytes, or at all.
+        """
+        async with self._anew() as client:
+            return await client.get(path, seconds, most_bytes)
+
+    async def post_anew(self, path: str, body: dict[str, Any], seconds: float) -> Answer:
+        """Send a JSON object over a connection of its own.
+
+        Raises:
+            NoAnswer: Within so many seconds, or at all.
+        """
+        async with self._anew() as client:
+            return await client.post(path, body, seconds)
+
+    @asynccontextmanager
+    async def _anew(self) -> AsyncIterator["EngineClient"]:
+        client = EngineClient(self._url, self._access)
+        try:
+            yield client
+        finally:
+            client.close()
 
     async def post(
         self, path: str, body: dict[str, Any], seconds: float, on_part: Callable[[], None] | None = None

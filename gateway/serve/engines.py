@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 from adapters.loader import Loader
-from adapters.ports import HostUnavailable
+from adapters.ports import HostUnavailable, NotOneEngine
 from gateway.decide.route import Base, EngineView
-from gateway.serve.adapter_host import EngineDown, ProblemKind, VllmHost
+from gateway.serve.adapter_host import SEVERAL, EngineDown, ProblemKind, VllmHost
 
 log = logging.getLogger("loragate.engines")
 
@@ -23,6 +23,8 @@ log = logging.getLogger("loragate.engines")
 POLL_SECONDS: Final = 1.0
 # Unanswered questions in a row before an engine counts as down: a busy one may miss one.
 MISSES: Final = 2
+# An address that was found to be several engines is tried with an adapter again after so long.
+SEVERAL_SECONDS: Final = 30.0
 
 
 class Problem(NamedTuple):
@@ -83,14 +85,21 @@ class EngineWatch:
             url=status.url, is_up=status.is_up, versions=self.loader.ready if status.is_up else frozenset()
         )
 
+    @property
+    def problem(self) -> Problem | None:
+        """Why it is not used; or, though it is up, why it gets no adapters."""
+        if self.status.problem is None and self._host.is_several:
+            return Problem(ProblemKind.SEVERAL, SEVERAL)
+        return self.status.problem
+
     def told(self) -> dict[str, Any]:
         """Return whether it is used, why it is not, and what it says of its base, for people."""
         status = self.status
         base = status.base
         return {
             "up": status.is_up,
-            "problem": status.problem.kind.value if status.problem else None,
-            "reason": status.problem.reason if status.problem else None,
+            "problem": self.problem.kind.value if self.problem else None,
+            "reason": self.problem.reason if self.problem else None,
             "names": list(base.names) if base else [],
             "max_model_len": base.max_model_len if base else None,
         }
@@ -146,6 +155,8 @@ class EngineWatch:
                 await step()
             except HostUnavailable as error:
                 self._failed(name, str(error))
+                if isinstance(error, NotOneEngine):
+                    await asyncio.sleep(SEVERAL_SECONDS)
             except Exception as error:  # one engine's odd answer must not end the watch, nor the gateway
                 if self._failed(name, repr(error)):
                     log.exception("engine %s answers in a way that is not understood", self.status.url)

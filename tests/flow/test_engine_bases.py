@@ -1,10 +1,11 @@
 """Engines are what they say: who serves another base is not used, and why an engine is not used is always told."""
 
 import asyncio
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +163,55 @@ def test_whatever_an_engine_says_of_itself_is_told_in_a_line_without_a_traceback
             assert log.count(f"engine {url} is down: {told['reason']}") == 1, log
             assert told["reason"] in gateway.cli("status")
         assert "Traceback" not in log
+
+
+@contextmanager
+def balancer(*ports: int) -> Iterator[str]:
+    """One address for several engines: each connection goes to the next."""
+    ready, stop = threading.Event(), asyncio.Event()
+    found: list[Any] = []
+    turn = itertools.cycle(ports)
+
+    async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", next(turn))
+        await asyncio.gather(pipe(reader, back), pipe(there, writer))
+
+    async def main() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        found.extend((server.sockets[0].getsockname()[1], asyncio.get_running_loop()))
+        ready.set()
+        await stop.wait()
+        server.close()
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
+    thread.start()
+    ready.wait()
+    try:
+        yield f"http://127.0.0.1:{found[0]}"
+    finally:
+        found[1].call_soon_threadsafe(stop.set)
+        thread.join(10)
+
+
+def test_an_address_of_several_engines_is_said_and_no_adapter_is_blamed_or_left_on_one_of_them(tmp_path: Path) -> None:
+    with FakeEngine() as one, FakeEngine() as two, balancer(one.port, two.port) as url, RunningGateway(url) as gateway:
+        gateway.wait_for_engine()
+        refused = gateway.admin(
+            "POST", "adapters", {"source": str(write_adapter(tmp_path / "1", 1)), "name": "support"}
+        )
+        assert refused.status_code == 503, refused.text
+        assert "several engines" in refused.text
+        assert "name each engine" in refused.text
+        assert (one.adapters, two.adapters) == ({}, {})
+        assert ask(gateway, "base", 10) == {200: 10}
+        told = engine_of(gateway, url)
+        assert (told["up"], told["problem"]) == (True, "several_engines")
+        assert "several engines" in gateway.cli("status")
+        assert gateway.log_path.read_text().count("WARNING loragate.engines: engine") >= 1
