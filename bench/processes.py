@@ -108,7 +108,7 @@ class Running:
             stdin=subprocess.DEVNULL,
             stdout=log.open("ab"),
             stderr=subprocess.STDOUT,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, "LORAGATE_LAME_DUCK_SECONDS": "0", **(env or {})},  # no balancer polls it: ends at once
             preexec_fn=prepare,
         )
         self.pid = self.process.pid

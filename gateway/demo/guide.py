@@ -113,7 +113,10 @@ def running(settings: Settings, base: Path, has_ports: bool) -> Iterator[Guide]:
         sys.executable, "-m", "gateway", "up", "--base", str(base), "--state", str(state), "--host", settings.host,
         "--port", str(ports[0]), "--control-port", str(ports[1]),
     ]  # fmt: skip
-    environment = {**child_environment(), "LORAGATE_ENGINE__MAX_MODEL_LEN": "2048", "LORAGATE_LOG_LEVEL": "warning"}
+    environment = {
+        **child_environment(), "LORAGATE_ENGINE__MAX_MODEL_LEN": "2048", "LORAGATE_LOG_LEVEL": "warning",
+        "LORAGATE_LAME_DUCK_SECONDS": "0",
+    }  # fmt: skip
     # Its own session: Ctrl-C reaches the demo alone, which then stops the gateway in order.
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment, start_new_session=True)
     try:

@@ -75,7 +75,7 @@ def test_it_is_ready_soon_and_small(engine: FakeEngine, tmp_path: Path, capsys: 
         [sys.executable, "-m", "gateway", "serve", "--port", str(app), "--control-port", str(control),
          "--state", str(tmp_path), "--engine", engine.url],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""},
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", "LORAGATE_LAME_DUCK_SECONDS": "0"},
     )  # fmt: skip
     try:
         times = [seconds_until_200(began, app, "/healthz"), seconds_until_200(began, control, "/readyz")]
@@ -133,7 +133,7 @@ def test_ctrl_c_is_a_clean_stop_too(engine: FakeEngine) -> None:
 def test_a_stop_while_it_starts_is_clean(engine: FakeEngine, tmp_path: Path) -> None:
     serve = [sys.executable, "-m", "gateway", "serve", "--control-port", "0", "--state", str(tmp_path), "--engine",
              engine.url]  # fmt: skip
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "LORAGATE_LAME_DUCK_SECONDS": "0"}
     port, began = free_port(), time.monotonic()
     with subprocess.Popen([*serve, "--port", str(port)], stdout=subprocess.DEVNULL, env=environment) as first:
         takes = seconds_until_200(began, port, "/healthz")
