@@ -18,6 +18,7 @@ Theory 27(2), 199-207, doi:10.1109/TIT.1981.1056331 (the ½, ½ mixture, which l
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import lgamma, log, log1p, pi
 from typing import Final
 
@@ -70,6 +71,8 @@ def log_e_value(count: Count, rate: float) -> float:
     return mixture - count.bad * log(rate) - good * log1p(-rate)
 
 
+# A gate is read several times at each look, and again without each account: mostly of counts that stand still.
+@lru_cache(maxsize=4096)
 def bounds(count: Count, alpha: float) -> tuple[float, float]:
     """Return the lowest and the highest rate that the counts allow, at every look at once.
 

@@ -1,7 +1,6 @@
 """What every client connection of a worker shares; built once, in `gateway/app.py`."""
 
 import os
-from binascii import hexlify
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -42,9 +41,9 @@ class RequestIds:
         ):  # fmt: skip
             return given
         if not self._fresh:
-            digits = hexlify(os.urandom(_ID_BYTES * _AT_ONCE))
-            size = 2 * _ID_BYTES
-            self._fresh = [_OWN + digits[at : at + size] for at in range(0, len(digits), size)]
+            # In few steps for all of them: a line of hex digits each, and what ours begin with before it.
+            lines = os.urandom(_ID_BYTES * _AT_ONCE).hex("\n", _ID_BYTES)
+            self._fresh = (OWN_ID + lines.replace("\n", f"\n{OWN_ID}")).encode().split(b"\n")
         return self._fresh.pop()
 
 
