@@ -146,6 +146,41 @@ def test_a_good_candidate_is_promoted_by_plan_and_a_failing_one_taken_back_by_it
     assert "whole" in gateway.cli("journal", "verify")
 
 
+def test_one_key_alone_cannot_end_a_rollout_where_another_one_calls(support: Support) -> None:
+    gateway, alias = support.gateway, support.alias
+    loud = gateway.create_key("app")
+    rollout = support.start(
+        {"steps": [{"weight": "50%", "min_time": "1h", "gates": ["error_rate"]}, {"weight": "100%"}]}
+    )["id"]
+
+    def send(key: str, unit: str, **more: Any) -> httpx.Response:
+        headers = {"authorization": f"Bearer {key}", "x-loragate-unit": unit}
+        body = {"model": alias, "prompt": "a", "max_tokens": 1, **more}
+        return client.post("/v1/completions", json=body, headers=headers)
+
+    with httpx.Client(base_url=gateway.url, timeout=PATIENCE_SECONDS) as client:
+        for number in range(60):
+            assert send(gateway.key, f"mine-{number}").status_code == 200
+            # Units of its own choosing; the reply tells the arm, and errors come on the candidate's alone.
+            if send(loud, f"theirs-{number}").headers["x-loragate-arm"] == "candidate":
+                assert [send(loud, f"theirs-{number}", fake={"status": 500}).status_code for _ in range(3)] == [500] * 3
+
+    def names_the_account(found: dict[str, Any]) -> bool:
+        assert found["phase"] == "canary", found["last"]
+        (gate,) = found["gates"]
+        is_named = "fails only because of account `key-" in gate["reason"] and gate["verdict"] == "inconclusive"
+        return is_named and sum(share["units"] for share in gate["accounts"]) == 120
+
+    (gate,) = support.wait_for(rollout, names_the_account)["gates"]
+    assert len(gate["accounts"]) == 2
+    assert {share["bad"] > 0 for share in gate["accounts"]} == {True, False}
+    story = support.story(rollout)
+    assert "As it stands now:" in story
+    assert all(f"of `{share['account']}`: " in story for share in gate["accounts"])
+    assert "60 units" in gateway.cli("rollout", "status", alias)
+    support.post(f"rollouts/{rollout}/abort", {"reason": "done"})
+
+
 def test_commands_by_hand_approve_pause_resume_promote_and_roll_back(support: Support) -> None:
     gateway, alias, first, second = support.gateway, support.alias, support.first, support.second
     unknown = support.start({"shadow": {"pairs": 10, "gates": ["style"]}}, expect=422)
