@@ -7,6 +7,7 @@ reach it. What it held is loaded again by whoever watches the engine (`engines.p
 import asyncio
 import contextlib
 import ctypes
+import importlib.util
 import logging
 import os
 import signal
@@ -28,6 +29,16 @@ LONGEST_PAUSE_SECONDS: Final = 60.0
 # An engine that ran this long was well; its next failure starts the pauses anew.
 WELL_SECONDS: Final = 300.0
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+
+
+KEEP_ALIVE_SECONDS: Final = 15
+
+
+def sends_keep_alives() -> bool:
+    """Whether the installed vLLM can send comments on silent streams; found out without importing it, which is slow."""
+    found = importlib.util.find_spec("vllm")
+    places = (found.submodule_search_locations or ()) if found is not None else ()
+    return any(Path(place, "entrypoints/serve/utils/sse_keep_alive.py").is_file() for place in places)
 
 
 class EngineNotStarted(Exception):
@@ -72,6 +83,9 @@ class VllmCommand:
             "--scheduling-policy", "priority", "--disable-uvicorn-access-log", "--enable-tokenizer-info-endpoint",
             "--enable-server-load-tracking",
         ]  # fmt: skip
+        if sends_keep_alives():
+            # While a stream waits in the queue or for its prefill: load balancers cut what is silent for 60 s.
+            arguments += ["--sse-keep-alive-interval", str(KEEP_ALIVE_SECONDS)]
         if self.on_cpu:
             # No compiling, and the worker inside the engine's process: 30 s to start in place of 60.
             arguments += ["--enforce-eager", "--distributed-executor-backend", "uni"]

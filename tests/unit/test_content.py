@@ -1,5 +1,7 @@
 """What counts as a token: content, and nothing else of a stream."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -7,6 +9,7 @@ from gateway.receive.prompt_size import TOKENS_PER_MEDIUM, prompt_tokens
 from gateway.receive.wire import read
 from gateway.serve.content import has_content, is_comment
 from gateway.serve.sse import CONTENT, STRUCTURE, EventStream
+from gateway.serve.vllm_process import VllmCommand
 from gateway.serve.whole_reply import LARGEST_READ_REPLY_BYTES, WholeReply
 from tests.fakes import streams
 from tests.fakes.generate import answer
@@ -142,3 +145,17 @@ def test_a_large_reply_without_usage_has_none() -> None:
     reply.take(b'"usage":null')
     assert reply.usage() is None
     assert WholeReply().usage() is None
+
+
+def test_up_has_vllm_send_comments_where_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = VllmCommand(base=tmp_path, served_name="b", socket=tmp_path / "s", log_file=tmp_path / "l")
+    package = tmp_path / "vllm"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert "--sse-keep-alive-interval" not in command.arguments()
+    module = package / "entrypoints" / "serve" / "utils" / "sse_keep_alive.py"
+    module.parent.mkdir(parents=True)
+    module.touch()
+    at = command.arguments().index("--sse-keep-alive-interval")
+    assert command.arguments()[at + 1] == "15"
