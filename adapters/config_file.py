@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from adapters import strict_json
 from adapters.problem import Problem, shown
+from adapters.stand_ins import stand_in
 
 CONFIG_FILE: Final = "adapter_config.json"
 # PEFT's own are about 1 KB; with a rank for every module, some 100 KB.
@@ -36,6 +37,9 @@ def read_config(folder: Path) -> tuple[dict[str, Any] | None, tuple[Problem, ...
     if len(data) > LARGEST_CONFIG_BYTES:
         size = path.stat().st_size
         return None, (_unreadable("config_too_large", "it is too large for an adapter's", size, LARGEST_CONFIG_BYTES),)
+    instead = stand_in(data)
+    if instead is not None:
+        return None, (_unreadable(instead.code, instead.message, None, "JSON", instead.remedy),)
     try:
         config = strict_json.parse(data)
     except strict_json.DuplicateKey as error:
@@ -47,13 +51,16 @@ def read_config(folder: Path) -> tuple[dict[str, Any] | None, tuple[Problem, ...
     return config, ()
 
 
-def _unreadable(code: str, message: str, value: str | int | None, limit: str | int | None = None) -> Problem:
+def _unreadable(
+    code: str, message: str, value: str | int | None, limit: str | int | None = None,
+    remedy: str = "give the folder that PEFT's save_pretrained wrote",
+) -> Problem:  # fmt: skip
     return Problem(
         code=code,
         message=message,
         value=value,
         limit=limit,
-        remedy="give the folder that PEFT's save_pretrained wrote",
+        remedy=remedy,
         where=CONFIG_FILE,
     )
 

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Final
 
 from adapters import strict_json
 from adapters.problem import Problem, shown
+from adapters.stand_ins import HEAD_BYTES, stand_in
 
 # Bits of each of the format's dtypes.
 BITS: Final[Mapping[str, int]] = {
@@ -64,6 +65,10 @@ def read_header(file: BinaryIO, size: int) -> tuple[Header | None, tuple[Problem
     """
     file.seek(0)
     head = file.read(8)
+    instead = stand_in(head + file.read(HEAD_BYTES - len(head)))
+    if instead is not None:
+        return None, (Problem(code=instead.code, message=instead.message, value=size, remedy=instead.remedy),)
+    file.seek(len(head))
     length = int.from_bytes(head, "little")
     if len(head) < 8 or length < 2:
         return None, (_flaw("truncated", f"the file has {size} bytes and no header", size, "a header"),)

@@ -11,6 +11,8 @@ from adapters.problem import shown
 
 # A 64-bit number has 20 digits; a longer one is an attack on the parser.
 _MOST_DIGITS: Final = 20
+# Configs and headers nest some five times; who walks over a value must not run out of stack.
+DEEPEST: Final = 64
 
 
 class InvalidJson(ValueError):
@@ -31,6 +33,8 @@ def parse(data: bytes) -> Any:
         value = json.loads(
             data.decode("utf-8"), object_pairs_hook=_unique, parse_int=_integer, parse_constant=_no_number
         )
+        if _is_deep(value):
+            raise InvalidJson(f"it is nested more than {DEEPEST} times")
         if b"\\u" in data:  # escapes can spell half a surrogate pair, which nothing can be written with
             json.dumps(value, ensure_ascii=False).encode()
     except InvalidJson:
@@ -42,6 +46,16 @@ def parse(data: bytes) -> Any:
     except ValueError as error:
         raise InvalidJson(f"it is not valid JSON: {str(error)[:80]}") from None
     return value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(DEEPEST):
+        below = (inner for each in level for inner in (each.values() if isinstance(each, dict) else each))
+        level = [inner for inner in below if isinstance(inner, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from adapters.verify.signature import trust_of
 from gateway.control.adapters.intake import IntakeRules
 from gateway.decide.route import Base
 from gateway.observe.loads import LoadCounts
+from gateway.real_path import real_path
 from gateway.serve.adapter_host import VllmHost
 from gateway.serve.fleet import Fleet, Stocking
 from gateway.settings import Settings
@@ -42,7 +43,8 @@ def stocking(settings: Settings) -> Stocking:
     base = settings.engine.base
     return Stocking(
         slots=settings.engine.max_cpu_loras, copies=settings.adapters.copies,
-        probe_seconds=settings.adapters.probe_seconds, base_folder=base.expanduser().resolve() if base else None,
+        probe_seconds=settings.adapters.probe_seconds,
+        base_folder=real_path(base) if base else None,
         stranger_seconds=STRANGER_SECONDS if settings.store is not None else 0.0,
         base_name=settings.engine.served_name,
     )  # fmt: skip

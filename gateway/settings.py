@@ -17,7 +17,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from gateway.decide.engine_fields import FieldPolicy
 from gateway.engine_address import Access, engine_url, is_key, tls_context, without_password
 from gateway.mirror.bounds import Bounds
+from gateway.real_path import real_path
 from gateway.receive.limits import Limits
+from gateway.yaml_text import InvalidYaml, parse
 
 PREFIX: Final = "LORAGATE_"
 # Ours too, and read elsewhere: by the command line, by tests, inside vLLM.
@@ -252,16 +254,16 @@ class Settings(_Strict):
 
     def state_folder(self) -> Path:
         """Return the state folder, `~` resolved."""
-        return self.state.expanduser().resolve()
+        return real_path(self.state)
 
     def registry_folder(self) -> Path:
         """Return the folder of the registry's copies."""
         given = self.adapters.registry
-        return self.state_folder() / "adapters" if given is None else given.expanduser().resolve()
+        return self.state_folder() / "adapters" if given is None else real_path(given)
 
     def cache_folder(self) -> Path:
         """Return the cache folder, `~` resolved."""
-        return self.cache.expanduser().resolve()
+        return real_path(self.cache)
 
 
 def _check_pair(certificate: Path, key: Path | None) -> None:
@@ -344,14 +346,12 @@ def _problem_of_key(name: str) -> str:
 
 
 def _from_file(file: Path) -> dict[str, Any]:
-    import yaml
-
     try:
-        values = yaml.safe_load(file.read_text())
+        values = parse(file.read_text())
     except OSError as error:
         raise InvalidSettings([f"{file}: cannot be read ({error.strerror})"]) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidSettings([f"{file}: is not valid YAML ({' '.join(str(error).split())})"]) from None
+    except (InvalidYaml, UnicodeDecodeError) as error:
+        raise InvalidSettings([f"{file}: is not valid YAML ({error})"]) from None
     if values is None:
         return {}
     if not isinstance(values, dict):

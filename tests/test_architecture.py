@@ -114,7 +114,7 @@ HOMES = {
     "fastapi": ("gateway/control",),
     "starlette": ("gateway/control",),
     "pydantic": ("gateway/settings.py", "gateway/control"),
-    "yaml": ("gateway/settings.py", "gateway/cli/routes_file.py"),
+    "yaml": ("gateway/yaml_text.py", "gateway/cli/routes_file.py"),
     "httptools": ("gateway/serve/connection.py", "gateway/receive/protocol.py", "gateway/receive/upgrade.py"),
     "httpx": ("gateway/cli/client.py", "gateway/demo", "gateway/evaluate"),
     "prometheus_client": ("gateway/observe",),

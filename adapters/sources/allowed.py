@@ -4,7 +4,9 @@ Paths are compared after symbolic links and `..` are resolved, URLs as they are 
 boundaries of folders: `s3://models/loras-evil` is not under `s3://models/loras`.
 """
 
+import os
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,8 @@ SETTING: Final = "adapters.sources"
 # Objects in stores may be named with nearly anything; adapters need no more than a path does.
 LONGEST_SOURCE: Final = 2_000
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
+# More layers of `%25` than any chain of servers takes off.
+_MOST_DECODINGS: Final = 8
 _LOCAL_SCHEMES: Final = ("file", "local")
 
 
@@ -71,7 +75,7 @@ def check_local(path: Path, allowed: Allowed) -> Path:
     Raises:
         SourceNotAllowed: It is under no folder of the allow-list.
     """
-    resolved = path.resolve()
+    resolved = _real(path)
     if allowed.any_local or any(resolved.is_relative_to(folder) for folder in _folders(allowed)):
         return resolved
     raise SourceNotAllowed(
@@ -93,8 +97,10 @@ def check_url(url: str, allowed: Allowed) -> str:
         # Not repeated: it would end up in logs and in the catalog.
         raise SourceNotAllowed("the source holds a password; leave it out: credentials come from the environment")
     # Servers and libraries resolve `..`, and take `a::b` as a chain of stores, after we have compared.
-    if "::" in url or any(part in (".", "..") for part in unquote(rest).split("/")):
-        raise SourceNotAllowed(f"`{url}` holds `..`, `.` or `::`; write the plain URL")
+    if "::" in url or _may_lead_elsewhere(rest):
+        raise SourceNotAllowed(
+            f"`{url}` holds `..`, `.`, `\\` or `::`, spelled out or encoded (`%2e`, `%252e`); write the plain URL"
+        )
     if "?" in url or "#" in url:
         raise SourceNotAllowed(f"`{url.partition('?')[0]}` is followed by `?` or `#`; write the plain URL")
     if any(is_under(url, prefix) for prefix in allowed.prefixes):
@@ -104,6 +110,25 @@ def check_url(url: str, allowed: Allowed) -> str:
     )
 
 
+def _real(path: Path) -> Path:
+    """Return a path with its links resolved as far as they lead; a circle of links is found when it is read."""
+    return Path(os.path.realpath(path))
+
+
+def _may_lead_elsewhere(rest: str) -> bool:
+    """Return whether a server could take a part of a URL for another folder, however often it decodes it."""
+    for _ in range(_MOST_DECODINGS):
+        # Some take `\\` for `/`, some drop what follows `;` in a part, some take Unicode's look-alikes for ASCII.
+        plain = unicodedata.normalize("NFKC", rest)
+        parts = [part.partition(";")[0].strip() for part in plain.replace("\\", "/").split("/")]
+        if "\\" in plain or not plain.isprintable() or any(part in (".", "..") for part in parts):
+            return True
+        before, rest = rest, unquote(rest)
+        if rest == before:
+            return False
+    return True  # nobody encodes a name so often
+
+
 def is_under(url: str, prefix: str) -> bool:
     """Return whether `url` is `prefix` or below it, folder by folder."""
     prefix = prefix.rstrip("/")
@@ -111,7 +136,7 @@ def is_under(url: str, prefix: str) -> bool:
 
 
 def _folders(allowed: Allowed) -> list[Path]:
-    return [path.resolve() for prefix in allowed.prefixes if (path := local_path(prefix)) is not None]
+    return [_real(path) for prefix in allowed.prefixes if (path := local_path(prefix)) is not None]
 
 
 def _check_characters(source: str) -> None:

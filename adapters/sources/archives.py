@@ -22,6 +22,7 @@ from adapters.config_file import CONFIG_FILE
 from adapters.sources.failures import SourceTooLarge, UnsafeArchive
 from adapters.sources.layouts import DEEPEST
 from adapters.sources.limits import FetchLimits
+from adapters.stand_ins import stand_in_at
 
 SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 # What is taken of a source: the adapter, and what says who vouches for it and which base it was made for.
@@ -69,6 +70,9 @@ def unpack(archive: Path, folder: Path, source: str, limits: FetchLimits) -> lis
             is_clash = isinstance(error, FileExistsError | NotADirectoryError)  # a file, and a folder of its name
             if isinstance(error, OSError) and error.errno is not None and not is_clash:
                 raise  # our own disk, not the archive
+            instead = stand_in_at(archive)
+            if instead is not None:
+                raise UnsafeArchive(f"`{source}` is no tar archive: {instead.message}; {instead.remedy}") from None
             raise UnsafeArchive(
                 f"`{source}` is damaged, or is no tar archive ({type(error).__name__}); make it again"
             ) from None

@@ -118,7 +118,7 @@ def _fetch_local(path: Path, scratch: Path, allowed: Allowed, limits: FetchLimit
         raise SourceNotFound(f"`{path}` cannot be read ({error.strerror}); check its spelling and its rights") from None
     if stat.S_ISDIR(state.st_mode):
         folder = _adapter_in(resolved, str(path))
-        for name in TAKEN:
+        for name in (*TAKEN, *COMPANIONS):
             # A link in the folder must not lead to what the folder itself could not.
             check_local(folder / name, allowed)
         return folder
@@ -216,12 +216,12 @@ def _local_listing(top: Path) -> Callable[[str], Iterator[tuple[str, bool]]]:
         try:
             entries = list((top / folder).iterdir())
         except OSError as error:
-            raise SourceUnavailable(
-                f"`{top / folder}` cannot be read ({error.strerror}); give us the right to"
+            raise SourceNotFound(
+                f"`{top / folder}` cannot be read ({error.strerror}); give the gateway's user the right to"
             ) from None
         for entry in entries:
             # A linked folder is not looked into: it may lead anywhere, and round in circles.
-            yield entry.name, entry.is_dir() and not entry.is_symlink()
+            yield entry.name, not entry.is_symlink() and entry.is_dir()
 
     return listing
 

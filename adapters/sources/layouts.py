@@ -27,11 +27,15 @@ DEEPEST: Final = 2
 # A training run leaves some tens of checkpoints, each of some tens of files.
 MOST_FOLDERS: Final = 500
 MOST_NAMES: Final = 20_000
+# Of any name: optimiser states in shards, logs, pictures.
+MOST_SEEN: Final = 200_000
 # How many adapters an error lists.
 LISTED: Final = 20
 
 # PEFT's and Axolotl's without safetensors; torchtune's `adapter_0.pt` (before 0.5) and `adapter_model.pt`.
 _PICKLED: Final = re.compile(r"adapter_(model\.(bin|pt)|\d+\.pt)")
+_SHARD: Final = re.compile(r"adapter_model(-\d+-of-\d+\.safetensors|\.safetensors\.index\.json)")
+_MLX: Final = "adapters.safetensors"
 _WHOLE_MODEL: Final = re.compile(r"(ft-)?(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)")
 
 # Given a folder below the top (`` for the top itself): names in it, and whether each is a folder.
@@ -46,23 +50,33 @@ def names_below(listing: Listing, where: str) -> list[str]:
     """
     names: list[str] = []
     pending = [""]
-    n_folders = 0
+    n_folders = n_seen = 0
     while pending:
         folder = pending.pop()
         depth = folder.count("/") + 1 if folder else 0
         for name, is_folder in listing(folder):
+            n_seen += 1
             path = f"{folder}/{name}" if folder else name
             if not is_folder:
-                names.append(path)
+                if _tells_something(name):
+                    names.append(path)
             elif depth < DEEPEST and not name.startswith("."):
                 pending.append(path)
                 n_folders += 1
-            if len(names) > MOST_NAMES or n_folders > MOST_FOLDERS:
+            if len(names) > MOST_NAMES or n_folders > MOST_FOLDERS or n_seen > MOST_SEEN:
                 raise SourceTooLarge(
-                    f"`{where}` holds more than {MOST_NAMES} files or {MOST_FOLDERS} folders; "
+                    f"`{where}` holds more than {MOST_SEEN:,} files or {MOST_FOLDERS} folders; "
                     "give the adapter's own folder"
                 )
+        if not folder and {CONFIG_FILE, TENSORS_FILE} <= set(names):
+            break  # the top wins: what a trainer keeps below it, to go on from, is not our affair
     return names
+
+
+def _tells_something(name: str) -> bool:
+    """Whether a file's name says what its folder holds."""
+    lower = name.lower()
+    return lower.startswith("adapter") or _WHOLE_MODEL.fullmatch(name) is not None
 
 
 def find_adapter(names: Collection[str], where: str) -> str:
@@ -110,7 +124,16 @@ def _nothing(names: Collection[str], where: str) -> SourceNotFound | PickledAdap
     pickled = sorted((name for name in names if _PICKLED.fullmatch(name.rpartition("/")[2])), key=_by_number)
     if pickled:
         return PickledAdapter(_pickled(where, pickled[-1]))
-    if CONFIG_FILE in names:
+    ends = sorted({name.rpartition("/")[2] for name in names})
+    called = next((name for name in ends for right in (CONFIG_FILE, TENSORS_FILE)
+                   if name != right and name.lower() == right), None)  # fmt: skip
+    if called is not None:
+        why = f"has `{called}`, which has to be called `{called.lower()}`, in lower case"
+    elif any(_SHARD.fullmatch(name) for name in ends):
+        why = f"holds an adapter in shards; save it as one {TENSORS_FILE} (max_shard_size), which is what engines load"
+    elif _MLX in ends:
+        why = f"holds {_MLX}, an adapter of MLX's form; convert it to PEFT's"
+    elif CONFIG_FILE in names:
         why = f"has {CONFIG_FILE} but no {TENSORS_FILE}: its training has not finished, or saved nothing"
     elif TENSORS_FILE in names:
         why = f"has {TENSORS_FILE} but no {CONFIG_FILE}"

@@ -15,11 +15,12 @@ from adapters.lora_names import parts_of
 from adapters.manifest import Manifest
 from adapters.problem import Problem, fold
 from adapters.safetensors_file import Header, layout_problems, read_header
+from adapters.stand_ins import companion_problems
 from adapters.verify import base_rules, tensor_rules
 from adapters.verify.base_model import BaseModel
 from adapters.verify.config_rules import config_problems
 from adapters.verify.finite import Magnitudes, value_problems
-from adapters.verify.identity import identity_problems
+from adapters.verify.identity import COMPARED, identity_problems
 from adapters.verify.inventory import entries, file_problems
 from adapters.verify.limits import EngineLimits
 from adapters.verify.report import Report
@@ -60,20 +61,22 @@ def _look(
         return None
     found, too_many = entries(folder, limits.files)
     problems += (*too_many, *file_problems(folder, found, limits.files))
-    if too_many or any(problem.code in _UNSAFE for problem in problems):
+    if any(problem.code in _UNSAFE for problem in problems):
         return None  # what lies there is not to be opened
     config, config_flaws = read_config(folder)
     problems += config_flaws
     if config is not None:
         problems += config_problems(config, limits)
-        problems += identity_problems(config, folder, base) if base is not None else ()
+    problems += companion_problems(folder, COMPARED)
     path = folder / TENSORS_FILE
     if not path.is_file():
+        problems += _identity(config, folder, base, None)
         return None
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         header, header_flaws = read_header(file, size)
         problems += header_flaws
+        problems += _identity(config, folder, base, header)
         if header is None:
             return None
         flaws = tuple(layout_problems(header, size))
@@ -89,6 +92,20 @@ def _look(
     if trust is not None:
         problems += signature_problems(folder, digest, trust)
     return _manifest(config, header, digest, size, problems)
+
+
+def _identity(
+    config: Mapping[str, Any] | None, folder: Path, base: BaseModel | None, header: Header | None
+) -> Iterable[Problem]:
+    if config is None or base is None:
+        return ()
+    parts = parts_of(header.tensors.values()) if header is not None else None
+    has_embeddings = (
+        parts is None
+        or bool(parts.saved_embeddings)
+        or any(pair.targets_embeddings or pair.leaf == "lm_head" for pair in parts.pairs.values())
+    )
+    return identity_problems(config, folder, base, has_embeddings=has_embeddings)
 
 
 # Opening what these rules refuse may lead elsewhere, or never end.

@@ -31,6 +31,8 @@ _REFUSED_FIELDS: Final[Mapping[str, tuple[str, str]]] = {
     "monteclora_config": ("monteclora", "vLLM ignores MonteCLoRA's sampling"),
     "megatron_config": ("megatron", "vLLM ignores Megatron's layers, whose tensors are split in another way"),
 }  # fmt: skip
+# PEFT does it in training alone, and loads such an adapter without a word (peft #2926).
+_CHANGES_BASE_IN_TRAINING: Final = frozenset(("lora_ga",))
 _REQUIRED: Final = ("r", "lora_alpha", "target_modules")
 _PATTERN_TEXT: Final = 300
 # Of names: a mixture's every expert has its own rank in the largest that we know.
@@ -189,6 +191,17 @@ def initialisation(config: Config) -> Iterator[Problem]:
         remedy = "convert it with save_pretrained(..., path_initial_model_for_weight_conversion=...)"
         message = "this start changes the base's own weights, which vLLM does not"
         yield _problem("init_changes_base", message, shown(value), "true", remedy, "init_lora_weights")
+    elif isinstance(value, str) and value.lower() in _CHANGES_BASE_IN_TRAINING:
+        yield Problem(
+            code="init_changed_base",
+            message="while it was trained, this start took its own part out of the base's weights; saved plainly, the "
+            "adapter is off by that part",
+            value=shown(value),
+            limit="true",
+            remedy="convert it with save_pretrained(..., path_initial_model_for_weight_conversion=...)",
+            severity=Severity.WARNING,
+            where=f"{CONFIG_FILE}: init_lora_weights",
+        )
 
 
 def target_parameters(config: Config) -> Iterator[Problem]:

@@ -25,15 +25,19 @@ _SHAPE_FIELDS: Final = (
     "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "vocab_size",
 )  # fmt: skip
+# Files beside the adapter that are compared with the base's.
+COMPARED: Final = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 _OTHER_BASE: Final = "give the base that it was trained on"
 _SAME_TOKENS: Final = "train with the base's own tokenizer, or serve a base that has these tokens"
 
 
-def identity_problems(config: Mapping[str, Any], folder: Path, base: BaseModel) -> Iterator[Problem]:
-    """Yield what speaks for another base."""
+def identity_problems(
+    config: Mapping[str, Any], folder: Path, base: BaseModel, *, has_embeddings: bool = True
+) -> Iterator[Problem]:
+    """Yield what speaks for another base; `has_embeddings` if the adapter brings embeddings, or nobody knows."""
     yield from base_name(config, base)
     yield from base_config(folder, base)
-    yield from tokenizer(folder, base)
+    yield from tokenizer(folder, base, has_embeddings=has_embeddings)
     yield from template(folder, base)
 
 
@@ -63,7 +67,7 @@ def base_config(folder: Path, base: BaseModel) -> Iterator[Problem]:
             yield _problem("base_config", message, value, limit, _OTHER_BASE, "config.json", Severity.ERROR)
 
 
-def tokenizer(folder: Path, base: BaseModel) -> Iterator[Problem]:
+def tokenizer(folder: Path, base: BaseModel, *, has_embeddings: bool = True) -> Iterator[Problem]:
     """Compare the tokens that were saved beside with the base's: their ids are what the model reads."""
     own_hash = tokenizer_hash(folder)
     if not own_hash or not base.tokenizer_hash or own_hash == base.tokenizer_hash:
@@ -77,12 +81,32 @@ def tokenizer(folder: Path, base: BaseModel) -> Iterator[Problem]:
     if moved is not None:
         message = f"`{shown(moved)}` has another id than in the base's tokenizer: it is another vocabulary"
         yield _token_problem("tokenizer_differs", message, own[moved], theirs[moved], Severity.ERROR)
-    if beyond:
+    if beyond and not has_embeddings and set(beyond) <= _padding(folder):
+        # Nothing is learnt of padding, and vLLM reads the base's tokenizer: requests never have it.
+        message = f"the padding token {shown(', '.join(beyond[:3]))} has no embedding in the base, and needs none"
+        yield _problem(
+            "padding_beyond_base", message, added[beyond[0]], base.vocabulary, "leave the tokenizer out of the folder",
+            "tokenizer.json", Severity.WARNING,
+        )  # fmt: skip
+    elif beyond:
         message = f"tokens were added that the base has no embeddings for: {shown(', '.join(beyond[:3]))}"
         yield _token_problem("tokens_beyond_base", message, added[beyond[0]], base.vocabulary, Severity.ERROR)
     elif added:
         message = f"tokens were added that requests are not split into: {shown(', '.join(list(added)[:3]))}"
         yield _token_problem("tokens_added", message, len(own), len(theirs), Severity.WARNING)
+
+
+def _padding(folder: Path) -> set[str]:
+    """Return the texts of tokens that only pad."""
+    found = {"[PAD]", "<pad>", "<PAD>", "<|pad|>"}
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        told = read_json(folder / name) or {}
+        token = told.get("pad_token")
+        text = token.get("content") if isinstance(token, dict) else token
+        # Many pad with the token that ends a text, which means something.
+        if isinstance(text, str) and text not in (told.get("eos_token"), told.get("bos_token"), told.get("unk_token")):
+            found.add(text)
+    return found
 
 
 def _token_problem(code: str, message: str, value: int, limit: int | None, severity: Severity) -> Problem:

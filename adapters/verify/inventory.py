@@ -1,5 +1,6 @@
 """Rules for the folder's files, before any of them is opened."""
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
@@ -7,10 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from adapters.artifact import TENSORS_FILE
+from adapters.artifact import SIGNATURE_FILE, TENSORS_FILE
+from adapters.config_file import CONFIG_FILE
 from adapters.problem import Problem, Severity, shown
 from adapters.verify.limits import FileLimits
 
+# What is read of a folder, and copied or compared; all else may lie beside.
+TAKEN: Final = (
+    CONFIG_FILE, TENSORS_FILE, SIGNATURE_FILE, "config.json", "tokenizer.json", "tokenizer_config.json",
+    "chat_template.jinja",
+)  # fmt: skip
 # What vLLM falls back to when there are no safetensors (`vllm/lora/lora_model.py`: `from_local_checkpoint`).
 PICKLED_WEIGHTS: Final = ("adapter_model.bin", "adapter_model.pt")
 TORCHTUNE_PICKLE: Final = "adapter_model.pt"
@@ -28,8 +35,13 @@ class Found:
 
 
 def entries(folder: Path, limits: FileLimits) -> tuple[tuple[Found, ...], tuple[Problem, ...]]:
-    """Return everything in the folder that is no folder, links not followed, and whether there is too much."""
-    found: list[Found] = []
+    """Return what is in the folder and is no folder, links not followed, and whether that is not all.
+
+    What is taken of a folder is always among it. The rest, such as the state to go on training from, is looked at only
+    to tell of it, so no number of files stands in the way.
+    """
+    found: list[Found] = _taken(folder)
+    known = {each.name for each in found}
     waiting = [folder]
     count = 0
     while waiting:
@@ -38,22 +50,32 @@ def entries(folder: Path, limits: FileLimits) -> tuple[tuple[Found, ...], tuple[
                 path = Path(entry.path)
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(path)
-                else:
-                    name = shown(path.relative_to(folder).as_posix())
+                elif (name := shown(path.relative_to(folder).as_posix())) not in known:
                     found.append(Found(name, path, entry.stat(follow_symlinks=False)))
                 count += 1
                 if count > limits.most_files:
-                    return tuple(found), (_too_many(limits),)
+                    return tuple(sorted(found, key=lambda each: each.name)), (_too_many(limits),)
     return tuple(sorted(found, key=lambda each: each.name)), ()
+
+
+def _taken(folder: Path) -> list[Found]:
+    found = []
+    for name in TAKEN:
+        with contextlib.suppress(FileNotFoundError):
+            status = (folder / name).lstat()
+            if not stat.S_ISDIR(status.st_mode):
+                found.append(Found(name, folder / name, status))
+    return found
 
 
 def _too_many(limits: FileLimits) -> Problem:
     return Problem(
         code="too_many_files",
-        message="the folder holds too many files",
+        message="the folder holds so many files that not all were looked at; none but the adapter's are taken",
         value=f"over {limits.most_files}",
         limit=limits.most_files,
         remedy="give a folder with the adapter alone",
+        severity=Severity.WARNING,
     )
 
 
@@ -90,7 +112,7 @@ def links(folder: Path, each: Found) -> Iterator[Problem]:
     except (OSError, RuntimeError):
         yield Problem(code="link_broken", message="the link leads nowhere", where=each.name, remedy=_COPY)
         return
-    if not target.is_relative_to(folder.resolve()):
+    if not target.is_relative_to(folder.resolve()) and not _is_blob(target, folder.resolve()):
         yield Problem(
             code="link_outside",
             message="the link leads out of the folder",
@@ -99,6 +121,19 @@ def links(folder: Path, each: Found) -> Iterator[Problem]:
             remedy=_COPY,
             where=each.name,
         )
+
+
+def _is_blob(target: Path, folder: Path) -> bool:
+    """Whether a link leads into the `blobs` of the Hugging Face cache that the folder lies in.
+
+    There `models--org--name/snapshots/COMMIT/` holds links to `models--org--name/blobs/`, each named by its content's
+    hash and never changed.
+    """
+    for above in folder.parents:
+        if above.name.startswith("models--"):
+            is_snapshot = folder.relative_to(above).parts[0] == "snapshots"
+            return is_snapshot and target.parent == above / "blobs" and target.is_file()
+    return False
 
 
 def special_files(each: Found) -> Iterator[Problem]:
@@ -131,23 +166,31 @@ def pickles(folder: Path, each: Found) -> Iterator[Problem]:
 
 
 def large_files(each: Found, limits: FileLimits) -> Iterator[Problem]:
-    """Refuse a file past the bound."""
-    if each.status.st_size > limits.largest_file_bytes:
+    """Refuse a file past the bound, if it is one that is taken."""
+    if each.name in TAKEN and _size(each) > limits.largest_file_bytes:
         yield Problem(
-            code="file_too_large", message="the file is too large", value=each.status.st_size,
+            code="file_too_large", message="the file is too large", value=_size(each),
             limit=limits.largest_file_bytes, remedy="give an adapter of a smaller rank, or raise the limit",
             where=each.name,
         )  # fmt: skip
 
 
 def large_folder(found: tuple[Found, ...], limits: FileLimits) -> Iterator[Problem]:
-    """Refuse a folder whose files are too much together."""
-    total = sum(each.status.st_size for each in found)
+    """Refuse a folder whose files that are taken are too much together."""
+    total = sum(_size(each) for each in found if each.name in TAKEN)
     if total > limits.largest_total_bytes:
         yield Problem(
             code="folder_too_large", message="the files are too large together", value=total,
             limit=limits.largest_total_bytes, remedy="give a folder with the adapter alone",
         )  # fmt: skip
+
+
+def _size(each: Found) -> int:
+    """Return a file's size, of a link that of what it leads to."""
+    try:
+        return each.path.stat().st_size if stat.S_ISLNK(each.status.st_mode) else each.status.st_size
+    except (OSError, RuntimeError):
+        return 0  # it leads nowhere, which is said elsewhere
 
 
 def missing_tensors(folder: Path) -> Iterator[Problem]:

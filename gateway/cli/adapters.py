@@ -1,6 +1,6 @@
 """loragate adapters: register, fuse, list, show and remove adapters of a running gateway."""
 
-from pathlib import Path
+import os
 from typing import Any
 
 import click
@@ -39,9 +39,9 @@ def add(source: str, as_json: bool, **given: Any) -> None:
     version is named by its content.
     """
     if "://" not in source and given["control"] is None:  # a gateway elsewhere has folders of its own
-        if not Path(source).exists():
+        if not os.path.lexists(source):  # not Path.exists, which raises for a name that is too long
             raise fail(f"`{source}` is neither a folder or an archive here, nor a URL")
-        source = str(Path(source).resolve())
+        source = os.path.realpath(source)
     body = {key: given.pop(key) for key in ("name", "notes", "digest", "activate", "allow_no_op")}
     _register("", {"source": source, **body}, as_json, given)
 

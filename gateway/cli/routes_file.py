@@ -9,6 +9,7 @@ from gateway.cli.options import fail
 from gateway.cli.output import say
 from gateway.control.routes.files import MOST_FILE_BYTES, Declaration, InvalidRoutes, parse_routes
 from gateway.visible import visible
+from gateway.yaml_text import InvalidYaml, parse
 
 
 def read_file(name: str) -> Declaration:
@@ -34,30 +35,10 @@ def read_file(name: str) -> Declaration:
 
 def yaml_values(content: bytes, name: str) -> Any:
     """Return what YAML or JSON holds; end with a hint if it is neither."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """YAML in which a key that stands twice is an error, not silently the last one."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT002 (as yaml calls it)
-            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-            twice = next((key for key in keys if keys.count(key) > 1), None)
-            if twice is not None:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"`{twice}` stands there more than once", node.start_mark
-                )
-            return super().construct_mapping(node, deep=deep)
-
     try:
-        return yaml.load(content, Loader=Loader)  # noqa: S506 (it is a SafeLoader)
-    except yaml.YAMLError as error:
-        raise fail(f"{name}: is not valid YAML ({_said(error)})") from None
-    except (ValueError, RecursionError) as error:  # a date that is none, a hundred brackets in each other
-        raise fail(f"{name}: is not valid YAML ({type(error).__name__}: {str(error)[:200]})") from None
-
-
-def _said(error: Exception) -> str:
-    return " ".join(str(error).split()).replace(' in "<byte string>",', " in")
+        return parse(content)
+    except InvalidYaml as error:
+        raise fail(f"{name}: is not valid YAML ({error})") from None
 
 
 def as_yaml(values: dict[str, Any]) -> str:

@@ -56,6 +56,7 @@ STATUS: Final[dict[type[Exception], tuple[int, str]]] = {
     StoreError: (500, "store_failed"),
     OSError: (507, "not_stored"),
     UnicodeEncodeError: (400, "invalid_request"),
+    RecursionError: (400, "invalid_request"),
 }
 
 # Of errors that the framework raises.
@@ -89,6 +90,8 @@ def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
         return 400, _body(
             f"`{error.object[:100]}` is no text: a lone surrogate is in it; send UTF-8", "invalid_request"
         )
+    if isinstance(error, RecursionError):
+        return 400, _body("The body is nested too deeply; no value that is taken here is.", "invalid_request")
     for kind, (status, code) in STATUS.items():
         if isinstance(error, kind):
             remedy = f"; {error.remedy}" if isinstance(error, CannotFuse) else ""

@@ -9,16 +9,15 @@ is decided by the file system, and it belongs to the user who runs the gateway.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from ipaddress import ip_address
 from types import MappingProxyType
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.control.browsers import check_host, check_is_no_page
 from gateway.control.failures import refusal
 from gateway.decide.authenticate import Principal, Role, caller_of
 from gateway.errors import Forbidden, LoragateError
@@ -102,8 +101,16 @@ class Guard:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            self._check_client(scope)
+        except LoragateError as error:
+            await refusal(error)(scope, receive, send)
+            return
         # Not `request.url`, which starlette puts together with the `Host` that the client sent.
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+        if scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
         try:
@@ -120,14 +127,28 @@ class Guard:
         state |= {"caller": caller.id, "is_local": is_local, "operation": operation}
         await self._app(scope, limited, send)
 
+    def _is_local(self, scope: Scope) -> bool:
+        server = scope.get("server")
+        return server is not None and server[0] == self._socket_path
+
+    def _check_client(self, scope: Scope) -> None:
+        """Refuse what no client of ours sends; without keys, also what a web page could.
+
+        Raises:
+            BadRequest, Forbidden: It is refused.
+        """
+        if self._is_local(scope):  # no browser opens a unix socket
+            return
+        headers = Headers(scope=scope)
+        check_host(headers, is_open=not self._with_keys)
+        if not self._with_keys:
+            check_is_no_page(scope["method"], headers)
+
     def _caller(self, scope: Scope) -> tuple[Principal, bool]:
         """Return who asks, and whether they are this machine's own user."""
-        server = scope.get("server")
-        if server and server[0] == self._socket_path:
+        if self._is_local(scope):
             return Principal(id="local", role=Role.ADMIN), True
-        headers = Headers(scope=scope)
         if not self._with_keys:
-            _check_host(headers.get("host", ""))
             return Principal(id="anyone", role=Role.ADMIN), False
         return caller_of(dict(scope["headers"]), self._principals(), self._now), False
 
@@ -166,21 +187,6 @@ def _check_role(caller: Principal, operation: str | None) -> None:
         above = "" if role is Role.ADMIN else " or above"
         raise Forbidden(
             f"This needs a key of role `{role}`{above}; this one's is `{caller.role}`.", code="role_not_allowed"
-        )
-
-
-def _check_host(host: str) -> None:
-    """Refuse a name that is not this machine's: a web page could give its own a loopback address (DNS rebinding)."""
-    name = urlsplit(f"//{host}").hostname or ""
-    try:
-        is_ours = ip_address(name).is_loopback
-    except ValueError:
-        is_ours = name == "localhost"
-    if not is_ours:
-        raise Forbidden(
-            f"Without keys the admin API answers to this machine's names only, and `Host` is `{host[:100]}`; "
-            "use http://127.0.0.1, or make keys.",
-            code="host_not_allowed",
         )
 
 

@@ -241,6 +241,103 @@ def test_without_auth_a_web_page_that_names_us_otherwise_is_refused(open_gateway
     assert HTTP.get(open_gateway.control_url + "/admin/v1/keys", headers={"host": "localhost"}).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/admin/v1/status", "/metrics", "/readyz", "/healthz", "/nowhere"])
+def test_without_auth_the_whole_control_port_has_this_machines_names_only(
+    open_gateway: RunningGateway, path: str
+) -> None:
+    assert HTTP.get(open_gateway.control_url + path, headers={"host": "evil.example"}).status_code == 403
+    for name in ("127.0.0.1", "127.9.9.9:8081", "localhost:1", "LOCALHOST", "[::1]:8081", "[::1]"):
+        reply = HTTP.get(open_gateway.control_url + path, headers={"host": name})
+        assert reply.status_code == (404 if path == "/nowhere" else 200), (name, reply.text)
+
+
+HOSTILE_HOSTS = (
+    "[", "[::1", "]", "::1", "[::1]x", "a b", "127.0.0.1@evil.example", "evil.example@127.0.0.1", "127.0.0.1/",
+    "127.0.0.1#", "127.0.0.1:http", "127.0.0.1:", "127.0.0.1:8081:8081", "[::1%25lo]", "\\127.0.0.1", "x" * 5_000, "%",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("host", HOSTILE_HOSTS)
+def test_a_host_that_is_no_name_is_a_400_with_keys_and_without(
+    gateway: RunningGateway, open_gateway: RunningGateway, host: str
+) -> None:
+    for each in (gateway, open_gateway):
+        for path in ("/admin/v1/status", "/healthz"):
+            reply = HTTP.get(each.control_url + path, headers={"host": host, **admin(each)})
+            assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_host"), reply.text
+        assert "Traceback" not in each.log_path.read_text()
+
+
+def admin(gateway: RunningGateway) -> dict[str, str]:
+    return gateway.headers
+
+
+CHANGES = [
+    ("POST", "/admin/v1/keys", b'{"role":"app"}'), ("POST", "/admin/v1/keys/key-1/rotate", b""),
+    ("DELETE", "/admin/v1/keys/key-1", b""), ("PUT", "/admin/v1/routes", b"{}"),
+    ("POST", "/admin/v1/routes/a/rollback", b"{}"), ("POST", "/admin/v1/rollouts/a/abort", b""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path", "body"), CHANGES)
+def test_without_auth_no_change_can_be_sent_by_a_web_page(
+    open_gateway: RunningGateway, method: str, path: str, body: bytes
+) -> None:
+    url = open_gateway.control_url
+    before = HTTP.get(url + "/admin/v1/keys").json()
+    for kind in (None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "json"):
+        reply = HTTP.request(method, url + path, content=body, headers={"content-type": kind} if kind else {})
+        assert (reply.status_code, reply.json()["error"]["code"]) == (403, "content_type_needed"), (kind, reply.text)
+    json_kind = {"content-type": "application/json"}
+    for pages in (
+        {"origin": "http://evil.example"}, {"origin": "null"}, {"origin": "http://127.0.0.1:1"}, {"origin": "["},
+        {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"},
+    ):  # fmt: skip
+        reply = HTTP.request(method, url + path, content=body, headers=json_kind | pages)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (403, "origin_not_allowed"), (pages, reply.text)
+    assert HTTP.get(url + "/admin/v1/keys").json() == before
+    for own in ({}, {"origin": url, "sec-fetch-site": "same-origin"}, {"sec-fetch-site": "none"}):
+        reply = HTTP.request(method, url + path, content=body, headers=json_kind | own)
+        assert reply.status_code != 403, reply.text
+
+
+def test_without_auth_a_key_is_rotated_by_whoever_is_no_web_page(open_gateway: RunningGateway) -> None:
+    url = open_gateway.control_url + "/admin/v1/keys"
+    made = HTTP.post(url, json={"role": "app"}).json()["id"]
+    assert HTTP.post(f"{url}/{made}/rotate").status_code == 403
+    assert HTTP.post(f"{url}/{made}/rotate", headers={"x-requested-with": "curl"}).status_code == 201
+    assert open_gateway.cli("keys", "create", "--json")["id"]
+
+
+DEEP = 20_000
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+@pytest.mark.parametrize(
+    ("method", "path", "before"),
+    [
+        ("POST", "/admin/v1/keys", '{"role":'), ("PUT", "/admin/v1/routes", '{"routes":'),
+        ("PUT", "/admin/v1/routes", ""), ("POST", "/admin/v1/adapters", '{"source":'),
+        ("POST", "/admin/v1/routes/plan", '{"routes":[{"alias":"a","plan":'),
+        ("POST", "/admin/v1/gates/simulate", '{"gates":'), ("POST", "/admin/v1/routes/a/rollout", '{"plan":'),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("depth", [200, 900, DEEP])
+def test_a_body_nested_deeply_is_a_400_without_a_traceback(
+    open_gateway: RunningGateway, method: str, path: str, before: str, opening: str, depth: int
+) -> None:
+    closing = "]" if opening == "[" else "}"
+    for body in (
+        before + opening * depth,
+        before + opening * depth + "1" + closing * depth + "}]}"[: before.count("{")],
+    ):
+        reply = HTTP.request(
+            method, open_gateway.control_url + path, content=body, headers={"content-type": "application/json"}
+        )
+        assert reply.status_code in (400, 422, 404), reply.text[:300]
+    assert "Traceback" not in open_gateway.log_path.read_text()
+
+
 @pytest.mark.parametrize("where", ["--host", "--control-host"])
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.1"])
 def test_no_auth_is_refused_where_others_can_reach_it(tmp_path: Path, where: str, address: str) -> None:

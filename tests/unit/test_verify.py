@@ -289,7 +289,6 @@ def test_a_bad_adapter_is_refused_with_its_own_reason(case: Case, bad: str) -> N
     [
         (FileLimits(largest_file_bytes=1_000), "file_too_large"),
         (FileLimits(largest_total_bytes=1_000), "folder_too_large"),
-        (FileLimits(most_files=1), "too_many_files"),
         (FileLimits(root=Path("/nowhere")), "outside_root"),
     ],
 )

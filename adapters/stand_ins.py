@@ -1,0 +1,68 @@
+"""What lies in a file's place instead of it: a Git LFS pointer, a web page, nothing at all.
+
+Each looks like damage to whoever expects weights or JSON, and each has a remedy of its own.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from adapters.problem import Problem, Severity
+
+# As much as tells them apart; a pointer has some 130 bytes.
+HEAD_BYTES: Final = 256
+_LFS: Final = b"version https://git-lfs.github.com/spec/"
+_PAGES: Final = (b"<!doctype", b"<html", b"<?xml", b"<head")
+
+
+@dataclass(frozen=True, slots=True)
+class StandIn:
+    """What it is (`code` is stable), and what to do."""
+
+    code: str
+    message: str
+    remedy: str
+
+
+_POINTER: Final = StandIn(
+    "git_lfs_pointer", "it is a Git LFS pointer, which stands for the file", "run `git lfs pull` in its repository"
+)
+_PAGE: Final = StandIn(
+    "web_page", "it is a web page, such as a login or an error",
+    "give the URL of the file itself, and the credentials that it asks for",
+)  # fmt: skip
+_EMPTY: Final = StandIn("file_empty", "the file is empty", "copy or download it again")
+
+
+def stand_in(head: bytes) -> StandIn | None:
+    """Return what a file that begins with `head` is instead; None if it may be what it should."""
+    if not head:
+        return _EMPTY
+    if head.startswith(_LFS):
+        return _POINTER
+    if head[:HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_PAGES):
+        return _PAGE
+    return None
+
+
+def stand_in_at(path: Path) -> StandIn | None:
+    """Return what a regular file is instead; None if it may be what it should, or is none."""
+    try:
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            return stand_in(file.read(HEAD_BYTES))
+    except OSError:
+        return None
+
+
+def companion_problems(folder: Path, names: tuple[str, ...]) -> Iterator[Problem]:
+    """Tell of files beside the adapter that are not what they are called, and so are compared with nothing."""
+    for name in names:
+        found = stand_in_at(folder / name)
+        if found is not None:
+            yield Problem(
+                code=found.code, message=f"{found.message}; it was not compared with the base's", remedy=found.remedy,
+                severity=Severity.WARNING, where=name,
+            )  # fmt: skip

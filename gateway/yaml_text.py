@@ -1,0 +1,75 @@
+"""YAML that people write for us, read within bounds: no name twice, and no text that unfolds to far more than it says.
+
+An alias (`*name`) repeats what an anchor (`&name`) marked. Nine lines of aliases of aliases mean a thousand million
+values ("billion laughs"), which cost nothing until somebody walks over them.
+"""
+
+from typing import Any, Final
+
+# Ten thousand routes with plans and notes are some 500,000 values.
+MOST_VALUES: Final = 2_000_000
+
+
+class InvalidYaml(ValueError):
+    """The text is no YAML that we read; the message says where and why, in one line."""
+
+
+def parse(text: str | bytes) -> Any:
+    """Return what YAML or JSON holds.
+
+    Raises:
+        InvalidYaml: It is neither, names something twice, or is nested too deeply or repeats too much.
+    """
+    import yaml  # takes as long to import as all settings together
+
+    class Loader(yaml.SafeLoader):
+        """Refuses a key that stands twice, of which YAML silently takes the last, and aliases without end."""
+
+        def construct_document(self, node: Any) -> Any:
+            if _unfolded(node, {}) > MOST_VALUES:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"its aliases repeat more than {MOST_VALUES:,} values; write them out", node.start_mark
+                )
+            return super().construct_document(node)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT002 (as yaml calls it)
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+            twice = _twice(keys)
+            if twice is not None:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"`{twice}` stands there more than once", node.start_mark
+                )
+            return super().construct_mapping(node, deep=deep)
+
+    try:
+        return yaml.load(text, Loader=Loader)  # noqa: S506 (it is a SafeLoader)
+    except yaml.YAMLError as error:
+        raise InvalidYaml(" ".join(str(error).split()).replace(' in "<byte string>",', " in")) from None
+    except RecursionError:
+        raise InvalidYaml("it is nested too deeply") from None
+    except (ValueError, TypeError, OverflowError) as error:  # a date that is none, a list as a name
+        raise InvalidYaml(f"{type(error).__name__}: {str(error)[:200]}") from None
+
+
+def _twice(keys: list[str]) -> str | None:
+    seen: set[str] = set()
+    for key in keys:
+        if key in seen:
+            return key
+        seen.add(key)
+    return None
+
+
+def _unfolded(node: Any, known: dict[int, float]) -> float:
+    """Return how many values a node stands for, those that it repeats counted each time."""
+    found = known.get(id(node))
+    if found is not None:
+        return found
+    known[id(node)] = float("inf")  # until it is known: a value that holds itself has no end
+    below = 0.0
+    if isinstance(node.value, list):
+        for each in node.value:
+            for part in each if isinstance(each, tuple) else (each,):
+                below += _unfolded(part, known)
+    known[id(node)] = 1 + below
+    return 1 + below
