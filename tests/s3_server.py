@@ -57,7 +57,7 @@ class S3Server:
         # moto takes any credentials, but wants to see some.
         request.add_header("Authorization", "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request")
         request.add_header("Content-Type", "application/octet-stream")
-        with urllib.request.urlopen(request, timeout=10):
+        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS):
             pass
 
 

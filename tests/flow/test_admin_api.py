@@ -38,7 +38,7 @@ LISTS = {
 @pytest.fixture(scope="module")
 def admin(gateway: RunningGateway) -> Iterator[httpx.Client]:
     headers = {"authorization": f"Bearer {gateway.create_key('admin')}"}
-    with httpx.Client(base_url=gateway.control_url, headers=headers, verify=False, timeout=30) as client:
+    with httpx.Client(base_url=gateway.control_url, headers=headers, verify=False) as client:
         yield client
 
 

@@ -61,7 +61,7 @@ def versions_of(gateway: RunningGateway) -> set[str]:
 
 def ask(gateway: RunningGateway, model: str) -> httpx.Response:
     body = {"model": model, "prompt": "a", "max_tokens": 1}
-    return httpx.post(gateway.url + "/v1/completions", json=body, headers=gateway.headers, timeout=30)
+    return httpx.post(gateway.url + "/v1/completions", json=body, headers=gateway.headers)
 
 
 def orders(folder: Path, store: S3Server) -> Callable[[str], tuple[str, dict[str, Any]]]:

@@ -18,7 +18,7 @@ from tests.gateways import RunningGateway
 
 def ask(gateway: RunningGateway, model: str, times: int = 1) -> Counter[int]:
     body = {"model": model, "max_tokens": 1}
-    with httpx.Client(base_url=gateway.url, headers=gateway.headers, timeout=30) as client:
+    with httpx.Client(base_url=gateway.url, headers=gateway.headers) as client:
         replies = [client.post("/v1/completions", json={**body, "prompt": f"{number}"}) for number in range(times)]
     return Counter(reply.status_code for reply in replies)
 

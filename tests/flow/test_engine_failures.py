@@ -16,6 +16,7 @@ from tests.fakes.engine import FakeEngine
 from tests.flow.adapters import adapter_folder
 from tests.flow.raw import CHAT, Raw, Reply, chat
 from tests.gateways import RunningGateway
+from tests.patience import PATIENCE_SECONDS
 
 ENDLESS = chat(stream=True, fake={"events": 100_000, "cadence_ms": 10})
 
@@ -358,7 +359,7 @@ def test_a_candidate_that_cannot_be_served_gives_way_to_control(tmp_path: Path) 
 
 
 def test_official_style_clients_see_a_cut_reply_as_an_error(gateway: RunningGateway) -> None:
-    connection = http.client.HTTPConnection(gateway.url.removeprefix("http://"), timeout=10)
+    connection = http.client.HTTPConnection(gateway.url.removeprefix("http://"), timeout=PATIENCE_SECONDS)
     body = json.dumps(chat(fake={"cut_after": 1, "reply_bytes": 10_000}))
     connection.request("POST", CHAT, body, gateway.headers)
     with contextlib.closing(connection), pytest.raises((http.client.IncompleteRead, ConnectionError)):

@@ -39,7 +39,7 @@ def call(gateway: RunningGateway, path: str, body: Any, key: str = "", **headers
     """Ask on a connection of its own, so that either worker takes it."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     sent = {"authorization": f"Bearer {key or gateway.key}", "connection": "close", **headers}
-    return httpx.post(gateway.url + path, content=content, headers=sent, timeout=30)
+    return httpx.post(gateway.url + path, content=content, headers=sent)
 
 
 def given(gateway: RunningGateway, request_id: str, **fields: Any) -> httpx.Response:

@@ -15,6 +15,7 @@ from gateway.decide.authenticate import Principal, Role, caller_of, digest_of
 from gateway.errors import Unauthenticated
 from tests.fakes.engine import FakeEngine
 from tests.gateways import RunningGateway
+from tests.patience import PATIENCE_SECONDS
 
 # One for all: each new client would read all certificates of the machine first.
 HTTP = httpx.Client(verify=False)
@@ -359,6 +360,6 @@ def chat(gateway: RunningGateway, headers: dict[str, str]) -> httpx.Response:
 def raw_status(url: str, path: str, host: str = "x") -> int:
     """Return the status of a GET written by hand, which no client library tidies up."""
     address, _, port = url.removeprefix("http://").rpartition(":")
-    with socket.create_connection((address, int(port)), timeout=5) as connection:
+    with socket.create_connection((address, int(port)), timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
         return int(connection.makefile("rb").readline().split()[1])

@@ -490,7 +490,7 @@ def free_port() -> int:
 
 def seconds_until_200(began: float, port: int, path: str) -> float:
     while time.monotonic() - began < PATIENCE_SECONDS:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
         try:
             connection.request("GET", path)
             if connection.getresponse().status == 200:

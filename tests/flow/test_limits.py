@@ -262,7 +262,7 @@ def left(gateway: RunningGateway, key: str) -> int:
 
 
 def eventually_below(gateway: RunningGateway, key: str, tokens: int) -> bool:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         if left(gateway, key) < tokens:
             return True

@@ -79,7 +79,7 @@ def test_a_gateway_started_without_its_store_serves_the_last_state_and_catches_u
         assert ask(gateway, "support", gateway.key).status_code == 200
         until(lambda: gateway.status()["store"]["is_away"])
         assert gateway.metrics()["loragate_store_up"] == 0
-        ready = httpx.get(f"{gateway.control_url}/readyz", timeout=10)
+        ready = httpx.get(f"{gateway.control_url}/readyz")
         assert ready.status_code == 200
         assert "away" in ready.json()["store"]
         refused = gateway.admin("POST", "keys", {"role": "app"})

@@ -113,7 +113,7 @@ def test_a_404_that_is_the_engines_own_answer_reaches_the_client(
 ) -> None:
     add(gateway, write_adapter(tmp_path / "1"), "support")
     body = {"model": "support", "messages": MESSAGES, "fake": {"status": 404}}
-    reply = httpx.post(gateway.url + "/v1/chat/completions", json=body, headers=gateway.headers, timeout=20)
+    reply = httpx.post(gateway.url + "/v1/chat/completions", json=body, headers=gateway.headers)
     assert reply.status_code == 404
     assert "loragate" not in reply.text.lower()
 

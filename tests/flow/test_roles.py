@@ -16,6 +16,7 @@ from gateway.control.guard import LARGEST_BODY_BYTES, ROLES
 from gateway.control.operations import Operations
 from gateway.decide.authenticate import Role
 from tests.gateways import RunningGateway
+from tests.patience import PATIENCE_SECONDS
 
 # No JSON, so that nothing is changed by whoever is let in; and whoever is not, must not hear of it.
 MALFORMED = b"{"
@@ -136,7 +137,7 @@ def test_a_body_is_not_waited_for_that_will_not_be_taken(
     host, _, port = gateway.control_url.removeprefix("http://").rpartition(":")
     key = clients[who].headers.get("authorization", "")
     head = f"POST /admin/v1/keys HTTP/1.1\r\nhost: x\r\ncontent-length: {LARGEST_BODY_BYTES + 1}\r\n"
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS) as connection:
         connection.sendall((head + (f"authorization: {key}\r\n" if key else "") + "\r\n").encode())
         assert connection.recv(64).split()[1] == status
 

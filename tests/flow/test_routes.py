@@ -19,6 +19,7 @@ from gateway.store.sql import open_store
 from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
 from tests.gateways import RunningGateway
+from tests.patience import PATIENCE_SECONDS
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -51,7 +52,7 @@ def ask(
 ) -> httpx.Response:  # fmt: skip
     transport = httpx.HTTPTransport(uds=str(gateway.state / "control.sock"), verify=False)
     headers = {"content-type": "application/json"} | ({"if-match": if_match} if if_match is not None else {})
-    with httpx.Client(transport=transport, timeout=30) as client:
+    with httpx.Client(transport=transport) as client:
         content = json.dumps(body) if body is not None else None  # ASCII: a lone surrogate goes out, too
         return client.request(method, f"http://control/admin/v1/{path}", content=content, headers=headers)
 
@@ -350,7 +351,7 @@ def test_on_a_terminal_it_asks(gateway: RunningGateway, versions: list[str], tmp
         said = b""
         while b"Applied" not in said and b"Nothing was changed" not in said:
             said += os.read(ours, 4096)
-        assert process.wait(timeout=30) == (0 if answer == "y" else 1)
+        assert process.wait(timeout=PATIENCE_SECONDS) == (0 if answer == "y" else 1)
     os.close(ours)
     assert b"Apply? [y/N]" in said
     assert b"\x1b[33m" in said, "in colours"

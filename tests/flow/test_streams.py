@@ -13,6 +13,7 @@ from tests.fakes.engine import FakeEngine
 from tests.flow.conftest import QUICK
 from tests.flow.raw import CHAT, Raw, chat
 from tests.gateways import RunningGateway, resident_bytes
+from tests.patience import PATIENCE_SECONDS
 
 MEGABYTE = 1_000_000
 
@@ -148,7 +149,7 @@ def test_comments_and_the_role_are_no_tokens_in_the_times(gateway: RunningGatewa
     with Raw(gateway) as client:
         # The head at once, the role at 0 s, the first piece one cadence later.
         assert client.ask(CHAT, chat(stream=True, fake={"events": 2, "cadence_ms": 700})).status == 200
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while told()[1] == before[1]:
         assert time.monotonic() < deadline
         time.sleep(0.05)

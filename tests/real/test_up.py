@@ -26,7 +26,7 @@ TOKENS = 1500
 
 def engine_metric(up: RunningGateway, name: str) -> float:
     transport = httpx.HTTPTransport(uds=str(up.state / "run" / "engine.sock"))
-    with httpx.Client(transport=transport, base_url="http://engine", timeout=30) as engine:
+    with httpx.Client(transport=transport, base_url="http://engine") as engine:
         lines = engine.get("/metrics").text.splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + "{"))
 
@@ -34,7 +34,7 @@ def engine_metric(up: RunningGateway, name: str) -> float:
 def engine_load(up: RunningGateway) -> int:
     """How many requests the engine says it runs: what shadow requests wait for (`gateway/evaluate/idle.py`)."""
     transport = httpx.HTTPTransport(uds=str(up.state / "run" / "engine.sock"))
-    with httpx.Client(transport=transport, base_url="http://engine", timeout=30) as engine:
+    with httpx.Client(transport=transport, base_url="http://engine") as engine:
         return int(engine.get("/load").json()["server_load"])
 
 
@@ -155,7 +155,7 @@ def test_an_engine_killed_in_the_middle_of_streams_comes_back_with_its_adapters(
         assert error is not None, "a stream ended without saying that it broke off"
         assert last == "data: [DONE]"
     body = {"model": "amber", "prompt": "a", "max_tokens": 2}
-    meanwhile = httpx.post(up.url + "/v1/completions", json=body, headers=up.headers, timeout=30)
+    meanwhile = httpx.post(up.url + "/v1/completions", json=body, headers=up.headers)
     assert meanwhile.status_code == 503
     assert int(meanwhile.headers["retry-after"]) >= 1
     worker = up.worker_pids()
