@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import httpx
 
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS, until
 
 # An engine that answers, though not as a well one does, is waited for no longer.
 UNWELL_SECONDS = 3.0
@@ -162,7 +162,16 @@ class RunningGateway:
     def create_key(self, role: str = "app", *more: str) -> str:
         """Make a key."""
         if not more and getattr(self, "process", None) is not None:
-            return str(self.admin("POST", "keys", {"role": role}).json()["key"])
+            made: list[httpx.Response] = []
+
+            def is_made() -> bool:
+                made.append(self.admin("POST", "keys", {"role": role}))
+                assert made[-1].status_code in (201, 409, 503), made[-1].text
+                return made[-1].status_code == 201
+
+            # A worker that has just started may lag on a busy machine, and the store may keep us waiting.
+            until(is_made, "a key is made")
+            return str(made[-1].json()["key"])
         return str(self.cli("keys", "create", "--role", role, *more, "--json")["key"])
 
     def metrics(self) -> dict[str, float]:
