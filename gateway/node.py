@@ -147,7 +147,7 @@ class Node:
         )  # fmt: skip
         self.feedback = FeedbackDesk(
             Feedbacks(self.store), self.pool.recall, lambda: policies(self.state.desired), bounds.feedback_seconds,
-            self.state.now,
+            self.state.now, redacting=self.mirror.redacting,
         )  # fmt: skip
         self.retention = Retention(
             Samples(self.store), (Pairs(self.store), Feedbacks(self.store)), bounds.results_seconds, self.state.now
@@ -274,7 +274,10 @@ class Node:
         for chore in chores:
             chore.cancel()
         await asyncio.gather(*chores, return_exceptions=True)
+        # What a redactor has not looked into by then is lost, or one that hangs would hold up the end.
+        asyncio.get_running_loop().call_later(MIRROR_DRAIN_SECONDS, self.mirror.redacting.close)
         await self.mirror.finish(MIRROR_DRAIN_SECONDS)
+        self.mirror.redacting.close()
         (self.folder / CONTROL_SOCKET).unlink(missing_ok=True)
 
     async def _announce(self, on_ready: Callable[[], None]) -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import re2
+
 from adapters.artifact import TENSORS_FILE, InvalidArtifact, read_manifest
 from adapters.config_file import HARMLESS_INITS, read_config
 from adapters.fusion.factors import Factors
@@ -21,6 +23,9 @@ from adapters.recipe import CannotFuse
 PREFIX: Final = "base_model.model."
 # `.default` is the adapter's name inside PEFT, which some trainers leave in.
 _TENSOR: Final = re.compile(r"(?P<module>.+)\.lora_(?P<half>[AB])(\.default)?\.weight")
+# Linear in the name, whatever an adapter's file says.
+_QUIET: Final = re2.Options()
+_QUIET.log_errors = False
 _DTYPES: Final = frozenset(("F64", "F32", "F16", "BF16"))
 _RETRAIN: Final = "train a plain LoRA"
 # Config fields that change what an adapter computes beyond adding B·A: code, why, remedy.
@@ -217,6 +222,14 @@ def number_of(config: Mapping[str, Any], patterns: str, module: str, default: st
     `get_pattern_key`, which is not called since importing PEFT takes seconds.
     """
     for pattern, value in (config.get(patterns) or {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", module):
+        try:
+            is_meant = re2.fullmatch(rf"(.*\.)?({pattern})", module, _QUIET) is not None
+        except re2.error:
+            raise CannotFuse(
+                "pattern",
+                f"`{patterns}` names {shown(pattern)}, which cannot be matched in linear time (RE2)",
+                "write the module's name, without looking around or back",
+            ) from None
+        if is_meant:
             return float(value)
     return float(config[default])

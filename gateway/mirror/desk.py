@@ -16,7 +16,8 @@ import msgspec
 from gateway.mirror.fair_queue import FairQueue
 from gateway.mirror.faults import told
 from gateway.mirror.feedback import OWN_ID, About, Feedback, Named
-from gateway.mirror.redact import NotRedacted, redact_text
+from gateway.mirror.redactor_process import Redacting
+from gateway.mirror.redactors import NotRedacted
 from gateway.observe.mirror_counts import MirrorCounts
 from gateway.store.desired import MirrorPolicy
 from gateway.store.errors import StoreError
@@ -65,13 +66,15 @@ class FeedbackDesk:
         keep_seconds: How long feedback is kept of which it is not known what it is about.
         clock: Unix seconds.
         retry_seconds: How soon the store is tried again while it is away.
+        redacting: Who redacts; one of its own unless given.
     """
 
     def __init__(
         self, box: Box, recall: Callable[[Sequence[Named]], Awaitable[dict[Named, About]]],
         policies: Callable[[], dict[str, MirrorPolicy]], keep_seconds: float, clock: Callable[[], float],
-        retry_seconds: float = RETRY_SECONDS,
+        retry_seconds: float = RETRY_SECONDS, redacting: Redacting | None = None,
     ) -> None:  # fmt: skip
+        self._redacting = redacting or Redacting()
         self.counts = MirrorCounts()
         self._box = box
         self._recall = recall
@@ -116,13 +119,12 @@ class FeedbackDesk:
     async def _attach(self, batch: list[Feedback]) -> None:
         about = await self._recall([each.named for each in batch])
         policies, owned = self._policies(), _owned(about)
-        to_store: list[Feedback] = []
-        for given in batch:
-            known = about.get(given.named)
-            if known is None and given.request_id in owned:
-                continue
-            to_store.append(msgspec.structs.replace(given, about=known, comment=self._comment(given, known, policies)))
-        await asyncio.to_thread(self._put, to_store)
+        to_store = [
+            msgspec.structs.replace(given, about=about.get(given.named))
+            for given in batch
+            if given.named in about or given.request_id not in owned
+        ]
+        await asyncio.to_thread(self._put, to_store, policies)
         for given in to_store:
             self.counts.hear("unknown_request" if given.about is None else "attached")
             if given.about is None:
@@ -130,9 +132,12 @@ class FeedbackDesk:
         for _ in range(len(batch) - len(to_store)):
             self.counts.hear("not_yours")
 
-    def _put(self, batch: Sequence[Feedback]) -> None:
+    def _put(self, batch: Sequence[Feedback], policies: dict[str, MirrorPolicy]) -> None:
+        """Redact and store; in a thread, as a redactor may take its time."""
         for given in batch:
-            self._box.put(given)
+            comment = self._comment(given, given.about, policies)
+            label = self._redacted(given.label, _bound(given.about, policies))
+            self._box.put(msgspec.structs.replace(given, comment=comment, label=label))
 
     async def _keep_looking(self) -> None:
         while True:
@@ -166,7 +171,7 @@ class FeedbackDesk:
                     await asyncio.to_thread(self._box.drop, given.request_id, given.account)
                     self.counts.hear("not_yours")
                 continue
-            comment = self._comment(given, known, policies)
+            comment = await asyncio.to_thread(self._comment, given, known, policies)
             await asyncio.to_thread(self._box.resolve, given.request_id, given.account, known, comment=comment)
             self.counts.hear("attached")
 
@@ -175,22 +180,31 @@ class FeedbackDesk:
         if len(self._sought) > MOST_SOUGHT:
             self._sought.popitem(last=False)
 
-    @staticmethod
-    def _comment(given: Feedback, about: About | None, policies: dict[str, MirrorPolicy]) -> str:
+    def _comment(self, given: Feedback, about: About | None, policies: dict[str, MirrorPolicy]) -> str:
         """Return what may be kept of a comment: all where the alias's words may be kept, else nothing.
 
         As long as it is not known which alias it is about, what holds for each of them holds.
         """
         if not given.comment:
             return ""
-        told = [policies[about.alias]] if about is not None and about.alias in policies else []
-        bound = told if about is not None else list(policies.values())
+        bound = _bound(about, policies)
         if any(policy.capture != "full" for policy in bound):
             return ""
+        return self._redacted(given.comment, bound)
+
+    def _redacted(self, text: str, bound: Sequence[MirrorPolicy]) -> str:
+        """Return what may be kept of a text; nothing where that cannot be told."""
         try:
-            return redact_text(given.comment, tuple(dict.fromkeys(name for policy in bound for name in policy.redact)))
+            return self._redacting.text(text, tuple(dict.fromkeys(name for policy in bound for name in policy.redact)))
         except NotRedacted:
             return ""
+
+
+def _bound(about: About | None, policies: dict[str, MirrorPolicy]) -> list[MirrorPolicy]:
+    """Return the policies that hold for what feedback is about; each of them as long as that is not known."""
+    if about is None:
+        return list(policies.values())
+    return [policies[about.alias]] if about.alias in policies else []
 
 
 def _owned(about: Mapping[Named, About]) -> set[str]:

@@ -16,7 +16,8 @@ from msgspec import structs
 
 from gateway.mirror.bounds import Bounds
 from gateway.mirror.faults import told
-from gateway.mirror.redact import NotRedacted, redact
+from gateway.mirror.redactor_process import Redacting
+from gateway.mirror.redactors import NotRedacted
 from gateway.mirror.sample import Sample
 from gateway.mirror.straight import Straight
 from gateway.mirror.taken import NoPair, Taken, sample_of
@@ -59,12 +60,14 @@ class MirrorIntake:
         bounds: What may be held here.
         clock: Unix seconds.
         retry_seconds: How soon the store is tried again while it is away.
+        redacting: Who redacts; one of its own unless given.
     """
 
     def __init__(
         self, shelf: Shelf, straight: Straight, policy_of: Callable[[str], MirrorPolicy | None], bounds: Bounds,
-        clock: Callable[[], float], retry_seconds: float = RETRY_SECONDS,
+        clock: Callable[[], float], retry_seconds: float = RETRY_SECONDS, redacting: Redacting | None = None,
     ) -> None:  # fmt: skip
+        self.redacting = redacting or Redacting()
         self.counts = MirrorCounts()
         self.straight = straight
         self._shelf = shelf
@@ -180,7 +183,7 @@ class MirrorIntake:
             try:
                 at = self._clock() - (time.monotonic() - taken.ended_at)
                 sample = sample_of(taken, secrets.token_hex(16), at)
-                clean = redact(sample, policy.redact)
+                clean = self.redacting.sample(sample, policy.redact)
             except NoPair as no_pair:
                 self.counts.skip(no_pair.reason)
             except NotRedacted as error:

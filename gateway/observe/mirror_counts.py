@@ -18,7 +18,7 @@ class MirrorCounts(msgspec.Struct, gc=False, kw_only=True):
         skipped: Reason → requests that were picked and are no pair: `status`, `client_gone`, `failed`,
             `too_large`, `several_prompts`.
         dropped: Reason → copies that were lost: `queue_full`, `bug`; in the node `held_full`, `store_away`,
-            `store_full`, `policy_changed`, `redactor_failed`, `not_redactable`, `unclaimed`.
+            `store_full`, `policy_changed`, `redactor_failed`, `redactor_disabled`, `not_redactable`, `unclaimed`.
         stored: Copies that the store has, or the memory of this gateway where nothing may be stored.
         redacted: Copies whose texts were changed first.
         feedback: Outcome → words of callers: `attached`, `unknown_request`, `not_yours`, `dropped`.

@@ -18,7 +18,7 @@ from typing import Any, Final, get_args
 from gateway.control.routes.values import Values
 from gateway.decide.assign import TOTAL_WEIGHT
 from gateway.decide.sample import DEFAULT_NOISE_SHARE
-from gateway.mirror.redact import InvalidRedactor, check_name
+from gateway.mirror.redactors import InvalidRedactor, check_name
 from gateway.store.desired import Capture, JudgePolicy, MirrorPolicy
 
 LONGEST_RUBRIC: Final = 10_000

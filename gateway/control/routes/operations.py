@@ -14,7 +14,7 @@ from gateway.control.rollouts.journalled import changed_routes, check_no_rollout
 from gateway.control.routes.files import Declaration, InvalidRoutes, declared
 from gateway.control.routes.plan import Circumstances, FieldChange, RoutePlan, compare, plan_routes
 from gateway.control.state import Conflict, LiveState, insist
-from gateway.mirror.redact import installed
+from gateway.mirror.redactors import installed
 from gateway.store.desired import Desired, RouteRecord, RouteVersion
 
 

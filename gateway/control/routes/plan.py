@@ -16,7 +16,7 @@ from gateway.control.routes.files import DeclaredRoute, InvalidRoutes
 from gateway.control.routes.meaning import arms, meaning_of
 from gateway.control.routes.text import share
 from gateway.decide.assign import DEFAULT_SOURCES
-from gateway.mirror.redact import REGEX
+from gateway.mirror.redactors import REGEX
 from gateway.store.desired import Desired, MirrorPolicy, RouteRecord
 
 # In the order of the file; what else a record holds is not declared.

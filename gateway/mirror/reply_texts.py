@@ -1,0 +1,109 @@
+"""Every text of a reply, those of a stream put together from its events. Pure.
+
+Whatever the field is called: names of fields, ids, comments and names of events are texts as well. A token
+list's tokens are read in a row, so that a word is found that was cut in two.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+from gateway.mirror.redactors import NotRedacted
+
+# Lists of tokens and their bytes: read as one text, not one by one.
+_IN_A_ROW: Final = frozenset(("token", "decoded_token", "tokens", "bytes"))
+# Token ids are the reply's text and the prompt's once more, and nobody can look into them.
+_TOKENS: Final = frozenset(("token_ids", "prompt_token_ids"))
+# Numbers that an engine makes itself.
+_COUNTS: Final = ("_tokens", "_at", "created", "index", "seed", "rank")
+_FEWEST_DIGITS: Final = 4
+# Fields by which events say to which part of a reply they belong.
+_PARTS: Final = ("index", "output_index", "content_index", "summary_index", "item_id")
+
+_NAMED: Final = frozenset(("index", "output_index"))
+
+_Place = tuple[Any, ...]
+
+
+def texts_of(reply: bytes, *, is_stream: bool) -> list[str]:
+    """Return the texts of a reply; an empty reply has none.
+
+    Raises:
+        NotRedacted: It cannot be read, or holds token ids.
+    """
+    if not reply:
+        return []
+    joined: dict[_Place, list[str]] = {}
+    for line, event in _events(reply) if is_stream else ((None, reply),):
+        if line is not None:
+            joined.setdefault((line,), []).append(_text_of(event))
+            continue
+        try:
+            values = json.loads(event)
+        except (ValueError, RecursionError):
+            raise NotRedacted("not_redactable", "a reply is no JSON that can be read") from None
+        kind = values.get("type") if isinstance(values, dict) else None
+        for place, text in _leaves(values, (kind,), ""):
+            joined.setdefault(place, []).append(text)
+    return ["".join(parts) for parts in joined.values()]
+
+
+def _text_of(line: bytes) -> str:
+    return line.decode("utf-8", "replace") + "\n"
+
+
+def _events(stream: bytes) -> Iterator[tuple[str | None, bytes]]:
+    """Yield each event's data, and each other line with what it is: a comment's, an event's name, an id.
+
+    Source: WHATWG HTML, 9.2.6: several `data` lines are one text.
+    """
+    data: list[bytes] = []
+    for line in (*stream.removeprefix(b"\xef\xbb\xbf").splitlines(), b""):
+        name, _, value = line.partition(b":")
+        if name == b"data" and line:
+            data.append(value.removeprefix(b" "))
+        elif line:
+            yield "comment" if not name else "line", line
+        elif data:
+            event, data = b"\n".join(data), []
+            if event.strip() and event.strip() != b"[DONE]":
+                yield None, event
+
+
+def _leaves(value: Any, place: _Place, key: str) -> Iterator[tuple[_Place, str]]:
+    """Yield every text with its place: the fields on the way, and the part of the reply that it is of."""
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, bool) or value is None:
+        return
+    elif isinstance(value, int):
+        text = str(value)
+        if len(text) >= _FEWEST_DIGITS and not key.endswith(_COUNTS):
+            yield (*place, "number"), f"{text}\n"
+    elif isinstance(value, list):
+        yield from _list(value, place, key)
+    elif isinstance(value, dict):
+        for name in _PARTS:
+            if isinstance(value.get(name), int | str):
+                place = (*place, f"#{name}={value[name]}")
+        for name, each in value.items():
+            yield (("name", name), name) if name not in _IN_A_ROW else (("name", name), "")
+            if name in _TOKENS and each:
+                raise NotRedacted("not_redactable", "a reply with token ids cannot be looked into")
+            yield from _leaves(each, (*place, name), name)
+
+
+def _list(value: list[Any], place: _Place, key: str) -> Iterator[tuple[_Place, str]]:
+    if key == "bytes" and all(isinstance(each, int) for each in value):
+        yield (*place, "bytes"), bytes(each & 0xFF for each in value).decode("utf-8", "replace")
+        return
+    if key == "prompt_logprobs":  # each position's tokens by their ids
+        for each in value:
+            for token in each.values() if isinstance(each, dict) else ():
+                yield from _leaves(token, place, "")
+        return
+    in_a_row = key == "tokens" or (bool(value) and isinstance(value[0], dict) and not _IN_A_ROW.isdisjoint(value[0]))
+    for number, each in enumerate(value):
+        # What says itself which part it is of stands at any place of an event's list.
+        is_named = in_a_row or (isinstance(each, dict) and not _NAMED.isdisjoint(each))
+        yield from _leaves(each, place if is_named else (*place, number), key)
