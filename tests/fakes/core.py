@@ -225,7 +225,8 @@ class Core:
         if path == "/version":
             return whole(200, replies.encode({"version": VERSION}))
         if path == "/v1/models":
-            return whole(200, replies.models(self.model, self.adapters, self.names[1:], self.root))
+            more = (self.names[1:], self.root) if self.names[1:] or self.root else ()
+            return whole(200, replies.models(self.model, self.adapters, *more))
         if path == "/tokenizer_info":
             info = {"tokenizer_class": "FakeTokenizer", "chat_template": _CHAT_TEMPLATE, "eos_token": "</s>"}
             return whole(200, replies.encode(info))
