@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Final
 
 from gateway.decide.limit import Rates
@@ -56,7 +55,7 @@ class Principal:
     expires: int | None = None
     rates: Rates | None = None
     account: str = ""
-    engine_fields: Mapping[str, str | int] = field(default_factory=lambda: MappingProxyType({}))
+    engine_fields: Mapping[str, str | int] = field(default_factory=dict)
 
     @property
     def unit(self) -> str:

@@ -62,7 +62,7 @@ class Route:
     rates: Rates | None = None
     rollout: RolloutTag | None = None
     mirror: Mirror | None = None
-    engine_fields: Mapping[str, str | int] = field(default_factory=lambda: MappingProxyType({}))
+    engine_fields: Mapping[str, str | int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

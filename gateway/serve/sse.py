@@ -28,7 +28,7 @@ FAILS_BY_NAME: Final = b"event: error\n"
 _FINGERPRINT: Final = b'"system_fingerprint":'
 # Where an event has its text. From the quote that opens it to the one that closes it a stream's events differ; the
 # rest is the same in most engines' streams, byte for byte.
-_TEXT: Final = re.compile(rb'"(?:content|text|delta)":"([^"\\]*)"(?=[,}])')
+_TEXT: Final = re.compile(rb'"(?:content|text|delta)" ?: ?"([^"\\]*)"(?=[,}])')
 # An engine whose events differ elsewhere (log-probabilities, numbers) is not learned from for ever.
 _LESSONS: Final = 4
 # An HTTP chunk's size line has 4 bytes up to 255 bytes of content and 5 up to 4,095.

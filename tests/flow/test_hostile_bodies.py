@@ -63,8 +63,11 @@ def test_before_an_engine_was_ever_up_a_request_gets_503_and_not_404() -> None:
     assert reply.headers["retry-after"] == "5"
 
 
-def test_continuous_usage_is_left_to_who_asked_for_it(gateway: RunningGateway, engine: FakeEngine) -> None:
+def test_continuous_usage_alone_means_nothing_and_usage_is_asked_for_all_the_same(
+    gateway: RunningGateway, engine: FakeEngine
+) -> None:
     options = {"continuous_usage_stats": True}
     body = {"model": "base", "stream": True, "stream_options": options, "messages": [{"role": "user", "content": "x"}]}
     httpx.post(gateway.url + "/v1/chat/completions", json=body, headers=gateway.headers)
-    assert b"include_usage" not in engine.requests[-1].body
+    told = b'"stream_options":{"include_usage":true,"continuous_usage_stats":false}'
+    assert told in engine.requests[-1].body.replace(b" ", b"")
