@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.decide.engine_fields import FieldPolicy
 from gateway.decide.route import Base, EngineView, RouteTable
 from gateway.mirror.bounds import Bounds
 from gateway.mirror.queue import MirrorQueue
@@ -17,6 +18,7 @@ from gateway.observe.ledger import Ledger
 from gateway.observe.tally import Tallies
 from gateway.ports import Reader
 from gateway.receive.deps import Deps, RequestIds
+from gateway.receive.engine_fields import EngineFields
 from gateway.receive.limits import Limits
 from gateway.receive.placing import Placing
 from gateway.receive.protocol import ClientConnection
@@ -86,6 +88,14 @@ class EchoEngines:
     pause = resume = cancel
 
 
+class Counted(RequestIds):
+    """Ids that are the same in each conversation: those of a gateway are random."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._fresh = [b"req-%032x" % number for number in range(100)]
+
+
 async def converse(parts: list[bytes]) -> tuple[list[bytes], bytes, bool]:
     """Return what the engine got, what the client got without what differs by time, and whether it was closed."""
     engines, transport = EchoEngines(), Transport()
@@ -95,7 +105,7 @@ async def converse(parts: list[bytes]) -> tuple[list[bytes], bytes, bool]:
     ledger, limits = Ledger(), Limits()
     deps = Deps(
         table=lambda: table, engines=engines, supply=WorkerSupply(lambda message: None), ledger=ledger, limits=limits,
-        ids=RequestIds(), fingerprints={}, placing=Placing(limits), clock=lambda: 0.0,
+        ids=Counted(), fingerprints={}, engine_fields=EngineFields(FieldPolicy(), ledger), placing=Placing(limits), clock=lambda: 0.0,
         rates=WorkerRates(ledger, lambda: None), tallies=Tallies(), recent=Recent(9), hear=lambda _: True,
         taps=Taps(MirrorQueue(Bounds(), lambda _: None, lambda: True, lambda *_: None), 1000, 1000),
     )  # fmt: skip
