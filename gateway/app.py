@@ -19,6 +19,7 @@ from gateway.mirror.feedback import Feedback
 from gateway.mirror.queue import MirrorQueue
 from gateway.observe.ledger import Ledger
 from gateway.observe.tally import Tallies
+from gateway.receive.body_memory import BodyMemory
 from gateway.receive.cross_origin import CrossOrigin
 from gateway.receive.deps import Deps, RequestIds
 from gateway.receive.engine_fields import EngineFields
@@ -119,6 +120,8 @@ class Worker:
             ledger=self.ledger,
             limits=configure.limits,
             engine_fields=EngineFields(configure.engine_fields, self.ledger),
+            body_memory=BodyMemory(configure.limits),
+            host_names=frozenset(configure.host_names),
             placing=self.placing,
             ids=RequestIds(),
             clock=time,

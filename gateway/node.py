@@ -320,6 +320,7 @@ class Node:
             allowed_origins=settings.allowed_origins,
             access={url: settings.access(url) for url in self._engine_urls},
             engine_fields=settings.engine_fields,
+            host_names=settings.host_names,
         )
 
     async def _serve_control(self) -> None:

@@ -8,6 +8,9 @@ from typing import Protocol
 
 from gateway.errors import LoragateError
 
+# A request's bytes: in one piece, or a large one's in parts that nobody has to copy together.
+Outgoing = bytes | Sequence[bytes | memoryview]
+
 
 class ReplyHead(Protocol):
     """The beginning of an engine's reply."""
@@ -65,7 +68,7 @@ class Engines(Protocol):
     def heard_at(self) -> Mapping[str, float]:
         """Engine URL → when anything last came from it, in monotonic seconds, to within a sweep; if anything has."""
 
-    def send(self, url: str, request: bytes, reader: Reader) -> Link:
+    def send(self, url: str, request: Outgoing, reader: Reader) -> Link:
         """Send `request` to the engine at `url`; the reply comes to `reader`."""
 
 

@@ -30,7 +30,7 @@ _NOT_SETTINGS: Final = frozenset(
 _KUBERNETES: Final = re.compile(r"LORAGATE_(\w+_)?(SERVICE_(HOST|PORT)|PORT_\d)\w*=.*|LORAGATE_(\w+_)?PORT=tcp://.*")
 # Settings that have parts.
 _GROUPS: Final = ("limits", "engine_fields", "engine", "adapters", "mirror", "evaluator")
-_LISTS: Final = ("engines", "allowed_origins", "args", "sources", "trusted_keys", "judge_keys")
+_LISTS: Final = ("engines", "allowed_origins", "host_names", "args", "sources", "trusted_keys", "judge_keys")
 
 
 class InvalidSettings(Exception):
@@ -165,6 +165,9 @@ class Settings(_Strict):
     )
     cache: Path = Field(Path("~/.cache/loragate"), description="Folder for the demo's model and adapters")
     auth: bool = Field(True, description="Ask for keys; without, only on loopback")
+    host_names: tuple[Annotated[str, AfterValidator(str.lower)], ...] = Field(
+        (), description="More names that a gateway without keys may be called by; this machine's are known"
+    )
     engines: tuple[Annotated[str, AfterValidator(engine_url)], ...] = Field(
         (), description="Engines that run elsewhere"
     )

@@ -20,6 +20,7 @@ from gateway.mirror.taken import NoPair, Taken, sample_of
 from gateway.observe.ledger import Ledger
 from gateway.observe.tally import Tallies
 from gateway.ports import Reader
+from gateway.receive.body_memory import BodyMemory
 from gateway.receive.deps import Deps, RequestIds
 from gateway.receive.engine_fields import EngineFields
 from gateway.receive.limits import Limits
@@ -161,7 +162,8 @@ class OneWorker:
         limits = Limits()
         self.deps = Deps(
             table=lambda: self.table, engines=self.engines, supply=cast(Any, SimpleNamespace(recent={})), ledger=ledger,
-            limits=limits, placing=Placing(limits), ids=RequestIds(), clock=lambda: 1_800_000_000.0,
+            limits=limits, body_memory=BodyMemory(limits),
+            placing=Placing(limits), ids=RequestIds(), clock=lambda: 1_800_000_000.0,
             rates=WorkerRates(ledger, lambda: None), tallies=Tallies(),
             engine_fields=EngineFields(FieldPolicy(), ledger),
             taps=Taps(self.queue, bounds.request_bytes, bounds.reply_bytes), recent=self.recent, hear=self._hear,

@@ -65,7 +65,7 @@ class Account:
         if request.lease is not None and fields is not None and request.endpoint.costs_tokens:
             self._prompt_tokens = prompt_tokens(fields)
             self._tokens_per_piece = max(1, number_of(fields.stream_interval) or 1)
-        request.body, request.fields = b"", None
+        request.drop_body()
 
     def saw_error(self, code: str) -> None:
         """Count an error that the caller was told."""

@@ -10,12 +10,14 @@ from gateway.mirror.feedback import OWN_ID, Feedback
 from gateway.observe.ledger import Ledger
 from gateway.observe.tally import Tallies
 from gateway.ports import Engines, Supply
+from gateway.receive.body_memory import BodyMemory
 from gateway.receive.cross_origin import CrossOrigin
 from gateway.receive.engine_fields import EngineFields
 from gateway.receive.feedback_rates import FeedbackRates
 from gateway.receive.limits import Limits
 from gateway.receive.placing import Placing
 from gateway.receive.rates import WorkerRates
+from gateway.receive.reading import Readings
 from gateway.receive.recent import Recent
 from gateway.receive.tap import Taps
 
@@ -74,9 +76,13 @@ class Deps:
     hear: Callable[[Feedback], bool]
     # Engine URL → its `system_fingerprint` as JSON, learned from streams and forgotten when it is lost.
     fingerprints: dict[str, bytes]
+    body_memory: BodyMemory
     # Whether the gateway is about to stop: then no connection is kept beyond its next reply.
     is_leaving: Callable[[], bool] = lambda: False
     # Which web pages may call; None: none.
     cross_origin: CrossOrigin | None = None
+    readings: Readings = field(default_factory=Readings)
+    # Names that a gateway without keys may be called by, besides this machine's own.
+    host_names: frozenset[str] = frozenset()
     # How much feedback an account may give.
     feedback_rates: FeedbackRates = field(default_factory=FeedbackRates)

@@ -10,6 +10,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from gateway.errors import BadRequest, MethodNotAllowed, PathNotFound
+from gateway.receive.framing import split_target
 
 
 class Kind(Enum):
@@ -88,13 +89,19 @@ def find_endpoint(method: bytes, target: bytes) -> Address:
         MethodNotAllowed: The path is served with another method.
         BadRequest: The model named in the path is not UTF-8.
     """
-    address = _PLAIN_ADDRESSES.get(target) or _address_of(target.partition(b"?")[0])
+    address = _PLAIN_ADDRESSES.get(target) or _address_of(_path_of(target))
     if method != address.endpoint.method and not (method == b"HEAD" and address.endpoint.kind in _TAKE_HEAD):
         allow = address.endpoint.method
         error = MethodNotAllowed(f"{_shown(method)} is not allowed on {_shown(target)}; use {allow.decode()}.")
         error.allow = allow
         raise error
     return address
+
+
+def _path_of(target: bytes) -> bytes:
+    """Return a target's path without its query, a slash at its end, or an authority (RFC 9112, 3.2.2) before it."""
+    path = split_target(target)[1].partition(b"?")[0]
+    return path[:-1] if path.endswith(b"/") else path
 
 
 def _address_of(path: bytes) -> Address:

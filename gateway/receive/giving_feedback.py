@@ -34,9 +34,9 @@ def take_feedback(incoming: Incoming, deps: Deps, now: float) -> bytes:
         if lease is not None:
             lease.end(0, now)
     deps.feedback_rates.take(caller.unit, now)
+    if incoming.size > _MOST_BYTES:
+        raise PayloadTooLarge(f"The feedback has {incoming.size:,} bytes; the limit is {_MOST_BYTES:,}.")
     body, incoming.body = b"".join(incoming.body), []  # the connection may be idle for long after this
-    if len(body) > _MOST_BYTES:
-        raise PayloadTooLarge(f"The feedback has {len(body):,} bytes; the limit is {_MOST_BYTES:,}.")
     given = read_feedback(body, caller.unit, deps.clock())
     if not deps.hear(given):
         raise Overloaded("Feedback cannot be taken just now. Try again shortly.")

@@ -1,26 +1,38 @@
 """A request while it is being read: is its body worth reading, and what does it ask for?"""
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Final
 
 from gateway.decide.authenticate import Principal, caller_of
 from gateway.decide.route import RouteTable
 from gateway.errors import (
+    BadRequest,
     ExpectationFailed,
     HeadersTooLarge,
     LoragateError,
     PayloadTooLarge,
     UnsupportedEncoding,
 )
-from gateway.receive.cross_origin import PREFLIGHT, CrossOrigin
+from gateway.receive.body_memory import BodyMemory, Hold
+from gateway.receive.cross_origin import PREFLIGHT
 from gateway.receive.endpoints import Address, Kind, find_endpoint
+from gateway.receive.framing import check_without_keys, framing_problem
 from gateway.receive.limits import Limits
+from gateway.receive.pieces import PIECE_BYTES, Pieces
 from gateway.receive.rates import WorkerRates
 from gateway.receive.request import Request, model_of, wanted_arm
-from gateway.receive.wire import read
+from gateway.receive.wire import AT_ONCE_BYTES, SURELY_AT_ONCE_BYTES, Fields, read, read_in_steps, takes_steps
+
+if TYPE_CHECKING:
+    from gateway.receive.deps import Deps
 
 # A body this small is read to its end before an error is told, so the connection can be kept.
 SMALL_BODY_BYTES: Final = 64 * 1024
+# Parts of a body that are kept as they came; more are joined, as each costs 50 bytes beside its own.
+_MOST_PARTS: Final = 256
+# A body whose head came so long ago may be of a key that has expired since.
+_FRESH_SECONDS: Final = 1.0
+_BOM: Final = b"\xef\xbb\xbf"
 # Headers that the engine gets as the client sent them: what the body is, and the trace it belongs to.
 _FORWARDED: Final = (b"content-type", b"accept", b"traceparent", b"tracestate")
 
@@ -29,17 +41,22 @@ class Incoming:
     """What has come of one request."""
 
     __slots__ = (
-        "address", "body", "caller", "error", "expects", "headers", "is_http10", "is_last", "keep_alive", "method",
-        "reply_headers", "size", "url",
+        "_hold", "_piece_bytes", "_pieces", "_table", "address", "begun_at", "body", "caller", "error", "expects",
+        "headers", "is_http10", "is_last", "keep_alive", "method", "reply_headers", "size", "url",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.url = b""
         self.method = b""
         self.headers: dict[bytes, bytes] = {}
-        self.body: list[bytes] = []
+        self.body: list[bytes] = []  # of a large one, what has come behind the last whole piece
         self.reply_headers = b""  # lines that its reply has beside those of every reply
         self.size = 0
+        self._hold: Hold | None = None  # once the body is large
+        self._pieces: list[bytes] = []
+        self._piece_bytes = 0
+        self._table: RouteTable | None = None  # by which it was admitted
+        self.begun_at = 0.0  # when its body was begun to be waited for; monotonic seconds
         self.address: Address
         self.caller: Principal
         self.error: LoragateError | None = None
@@ -57,23 +74,20 @@ class Incoming:
         incoming.is_last = True
         return incoming
 
-    def admit(
-        self, table: RouteTable, limits: Limits, head_bytes: int, now: Callable[[], float],
-        cross_origin: CrossOrigin | None = None,
-    ) -> None:  # fmt: skip
+    def admit(self, version: str, deps: "Deps", head_bytes: int) -> None:
         """Decide from the headers alone whether the body is worth reading.
 
         Args:
-            table: The current route table.
-            limits: What a request may take.
+            version: The HTTP version.
+            deps: The worker's.
             head_bytes: Bytes received for this request so far, at least its head.
-            now: Unix seconds.
-            cross_origin: Which web pages may call; None for none.
 
         Raises:
-            RequestError: It is not.
+            LoragateError: It is not.
         """
+        table, limits = deps.table(), deps.limits
         headers = self.headers
+        cross_origin = deps.cross_origin
         if cross_origin is not None and b"origin" in headers:
             preflight = cross_origin.preflight(self.method, headers)
             self.reply_headers = preflight or cross_origin.lines(headers[b"origin"])
@@ -84,12 +98,25 @@ class Incoming:
             head_bytes > limits.max_header_bytes and self._head_size() > limits.max_header_bytes
         ):
             raise headers_too_large(limits)
+        if version != "1.1" or b"transfer-encoding" in headers or b"," in headers.get(b"host", b","):
+            misframed = framing_problem(version, headers)
+            if misframed is not None:
+                self.is_last, self.keep_alive = True, False
+                raise misframed
         address = self.address = find_endpoint(self.method, self.url)
         if address.endpoint.kind is not Kind.HEALTH:
-            self.caller = caller_of(headers, table.keys, now)
+            if table.keys is None:
+                check_without_keys(self.url, headers, deps.host_names, has_body=address.endpoint.method == b"POST")
+            self._table = table
+            self.caller = caller_of(headers, table.keys, deps.clock)
         length = headers.get(b"content-length")
-        if length is not None and int(length) > limits.max_body_bytes:
-            raise body_too_large(int(length), limits)
+        if length is not None and int(length) > SURELY_AT_ONCE_BYTES:
+            if int(length) > limits.max_body_bytes:
+                raise body_too_large(int(length), limits.max_body_bytes)
+            if address.endpoint.kind is not Kind.HEALTH:
+                problem = deps.body_memory.problem(self.caller, int(length) - SURELY_AT_ONCE_BYTES)
+                if problem is not None:
+                    raise problem
         encoding = headers.get(b"content-encoding")
         if encoding is not None and encoding.lower() != b"identity":
             raise UnsupportedEncoding("Compressed bodies are not read; send the body without a content-encoding.")
@@ -99,26 +126,94 @@ class Incoming:
                 raise ExpectationFailed("`Expect` may only be 100-continue.")
             self.expects = not self.is_http10
 
-    def take(self, part: bytes, limits: Limits) -> None:
+    def look_again(self, table: RouteTable, now: float, clock: Callable[[], float]) -> None:
+        """See whether the caller may still ask, now that the body is here: a key may have been revoked meanwhile.
+
+        Args:
+            table: The current route table.
+            now: Monotonic seconds.
+            clock: Unix seconds.
+
+        Raises:
+            Unauthenticated: The key has been revoked, or has expired.
+        """
+        if self._table is not None and (self._table is not table or now - self.begun_at > _FRESH_SECONDS):
+            self._table = table
+            self.caller = caller_of(self.headers, table.keys, clock)
+
+    def take(self, part: bytes, limits: Limits, memory: BodyMemory) -> None:
         """Keep a part of the body, unless there is an error that makes it useless; there may be one now."""
         self.size += len(part)
         if self.error is not None:
             return
-        if self.size <= limits.max_body_bytes:
-            self.body.append(part)
-        else:
-            self.error = body_too_large(self.size, limits)
-            self.body.clear()
+        self.body.append(part)
+        if self.size > SURELY_AT_ONCE_BYTES or len(self.body) > _MOST_PARTS:
+            self._gather(len(part), limits, memory)
+
+    def _gather(self, size: int, limits: Limits, memory: BodyMemory) -> None:
+        """Count what a large body takes, and join parts that are small."""
+        needs_no_key = self.address.endpoint.kind is Kind.HEALTH
+        most = SURELY_AT_ONCE_BYTES if needs_no_key else limits.max_body_bytes
+        if self.size > most:
+            self.error = body_too_large(self.size, most)
+        elif self.size > SURELY_AT_ONCE_BYTES:
+            if self._hold is None:
+                self._hold = Hold(memory, self.caller)
+                size = self.size - SURELY_AT_ONCE_BYTES
+            self.error = memory.problem(self.caller, size)
+            if self.error is None:
+                self._hold.add(size)
+        if self.error is not None:
+            self.drop()
+            return
+        tail = self.body
+        if self.size - self._piece_bytes >= PIECE_BYTES:
+            self._pieces.append(tail[0] if len(tail) == 1 else b"".join(tail))
+            self._piece_bytes = self.size
+            self.body = []
+        elif len(tail) > _MOST_PARTS:
+            self.body = [b"".join(tail)]
+
+    def drop(self) -> None:
+        """Forget the body."""
+        self.body = []
+        self._pieces = []
+        if self._hold is not None:
+            self._hold.release()
+            self._hold = None
 
     def is_worth_reading(self) -> bool:
         """Whether a refused request's body is small enough to be read, so that its connection can go on."""
         headers = self.headers
-        if b"transfer-encoding" in headers or b"expect" in headers:
+        if self.is_last or b"transfer-encoding" in headers or b"expect" in headers:
             return False
         return int(headers.get(b"content-length", b"0")) <= SMALL_BODY_BYTES
 
-    def request(self, request_id: bytes, table: RouteTable, rates: WorkerRates, received_at: float) -> Request:
+    def steps(self) -> Generator[None, None, Fields] | None:
+        """Return what reads the body in steps; None if it is read at once, by `request`."""
+        if self.address.endpoint.method != b"POST":
+            return None
+        if self.size <= AT_ONCE_BYTES:
+            self.body = [b"".join([*self._pieces, *self.body])]
+            self._pieces = []
+            if not takes_steps(self.body[0]):
+                return None
+        parts = [*self._pieces, *self.body]
+        parts[0] = parts[0].removeprefix(_BOM)
+        self._pieces, self.body = parts, []
+        return read_in_steps(Pieces(parts))
+
+    def request(
+        self, request_id: bytes, table: RouteTable, rates: WorkerRates, received_at: float, fields: Fields | None = None
+    ) -> Request:
         """Return the complete request as the pipeline takes it, let in under all limits that it falls under.
+
+        Args:
+            request_id: Its id.
+            table: The current route table.
+            rates: The worker's.
+            received_at: Monotonic seconds.
+            fields: Of its body, if that has been read in steps.
 
         Raises:
             RateLimited, Overloaded: A limit is exhausted.
@@ -127,10 +222,14 @@ class Incoming:
         """
         endpoint, in_path = self.address.endpoint, self.address.model
         headers = self.headers
-        parts = self.body
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        self.body = []  # the connection may be idle for long after this
-        fields = read(body) if endpoint.method == b"POST" else None
+        body: bytes | Pieces
+        if fields is not None:
+            body = self._pieces[0] if len(self._pieces) == 1 else Pieces(self._pieces)
+        else:
+            parts = self.body
+            body = parts[0] if len(parts) == 1 else b"".join([*self._pieces, *parts])
+            if endpoint.method == b"POST":
+                body, fields = _without_bom(body)
         model = model_of(fields, endpoint, in_path, table.base.name if table.base else None)
         arm = headers.get(b"x-loragate-arm")
         extra = b"".join([b"%b: %b\r\n" % (name, headers[name]) for name in _FORWARDED if name in headers])
@@ -145,6 +244,9 @@ class Incoming:
             request.unit_headers = {name: headers[name] for name in table.unit_headers if name in headers}
         if self.caller.rates is not None or table.has_rates:
             request.lease = rates.admit(self.caller, table, model, received_at)
+        self.body = []  # the connection may be idle for long after this
+        self._pieces = []
+        request.hold, self._hold = self._hold, None
         return request
 
     def _head_size(self) -> int:
@@ -158,9 +260,20 @@ def headers_too_large(limits: Limits) -> HeadersTooLarge:
     )
 
 
-def body_too_large(size: int, limits: Limits) -> PayloadTooLarge:
+def body_too_large(size: int, most: int) -> PayloadTooLarge:
     """Return the error of a body of at least `size` bytes."""
     return PayloadTooLarge(
-        f"The body has {size:,} bytes or more; the limit is {limits.max_body_bytes:,}. Send less in one "
+        f"The body has {size:,} bytes or more; the limit is {most:,}. Send less in one "
         "request, or have the operator raise `limits.max_body_bytes`."
     )
+
+
+def _without_bom(body: bytes) -> tuple[bytes, Fields]:
+    """Return a body and its fields; a byte order mark, which RFC 8259, 8.1 lets readers ignore, is taken off."""
+    try:
+        return body, read(body)
+    except BadRequest:
+        if not body.startswith(_BOM):
+            raise
+    body = body[len(_BOM) :]
+    return body, read(body)

@@ -12,6 +12,10 @@ class Limits:
 
     # Long contexts and base64 images: OpenAI takes 512 MB uploads only as files, nginx defaults to 1 MB.
     max_body_bytes: int = 32 * 1024 * 1024
+    # Bodies of running requests in one worker's memory, all together and of one key (its account): 16 and 8 of the
+    # largest. What is beyond 64 KiB of a body counts. An engine's answer, or the request's end, frees them.
+    max_worker_body_bytes: int = 512 * 1024 * 1024
+    max_key_body_bytes: int = 256 * 1024 * 1024
     # h11 16 KiB (its list: node 16, tomcat 8, IIS 16, Apache 8 KiB a line); official clients send about 1 KiB.
     max_header_bytes: int = 32 * 1024
     # Apache's LimitRequestFields.
@@ -20,7 +24,10 @@ class Limits:
     max_connections: int = 16_384
     # nginx client_header_timeout and client_body_timeout, both 60 s, made stricter for headers.
     header_seconds: float = 20.0
+    # The body's is for all of it, and longer by a second for so many bytes as have come: Apache's mod_reqtimeout asks
+    # for 500 a second, Kestrel for 240; with 16 KiB, an upload of 32 MiB may take 35 minutes.
     body_seconds: float = 60.0
+    min_body_bytes_per_second: int = 16 * 1024
     # Longer than the load balancers in front (AWS ALB idles at 60 s), so that they close first.
     keep_alive_seconds: float = 75.0
     # A prefill queue can be long; the official client itself gives up after 600 s.
@@ -51,6 +58,11 @@ class Limits:
     # shorter, as one request is enough to find out.
     eject_seconds: float = 5.0
     eject_longest_seconds: float = 60.0
+
+    @property
+    def seconds_per_body_byte(self) -> float:
+        """By how much each byte of a body that has come prolongs the time that it may take."""
+        return 1 / self.min_body_bytes_per_second
 
     def __post_init__(self) -> None:
         values = {each.name: getattr(self, each.name) for each in fields(self)}

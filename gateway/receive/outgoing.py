@@ -4,10 +4,12 @@ from functools import lru_cache
 
 import msgspec
 
+from gateway.ports import Outgoing
 from gateway.receive.endpoints import Dialect
 from gateway.receive.lax import is_refused, is_stream, is_true
+from gateway.receive.pieces import Pieces
 from gateway.receive.request import Request
-from gateway.receive.wire import addressed
+from gateway.receive.wire import LargeFields, addressed, edits
 
 
 @lru_cache(maxsize=4096)
@@ -26,7 +28,7 @@ def asks_for_usage(request: Request) -> bool:
     return not is_true(asked) and not is_refused(asked)
 
 
-def message(request: Request, version: str) -> bytes:
+def message(request: Request, version: str) -> Outgoing:
     """Return the request's bytes for an engine that calls the version so.
 
     Raises:
@@ -37,7 +39,21 @@ def message(request: Request, version: str) -> bytes:
         return b"%b %b HTTP/1.1\r\nhost: engine\r\nx-request-id: %b\r\n%b\r\n" % (
             request.endpoint.method, request.endpoint.path, request.id, request.extra_headers,
         )  # fmt: skip
+    if not isinstance(request.body, bytes):
+        return _in_parts(request.body, request, version)
     body = addressed(request.body, fields, quoted(version), ask_usage=asks_for_usage(request))
     return b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b" % (
         request.endpoint.path, len(body), request.id, request.extra_headers, body,
     )  # fmt: skip
+
+
+def _in_parts(body: Pieces, request: Request, version: str) -> Outgoing:
+    """Return a large request in parts, its body's bytes not copied."""
+    fields = request.fields
+    assert isinstance(fields, LargeFields)  # as it was read in steps
+    changes = edits(body, fields, fields.outline, quoted(version), ask_usage=asks_for_usage(request))
+    parts = body.edited(changes)
+    head = b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n" % (
+        request.endpoint.path, sum(map(len, parts)), request.id, request.extra_headers,
+    )  # fmt: skip
+    return [head, *parts]

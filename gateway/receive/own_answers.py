@@ -2,6 +2,7 @@
 
 from gateway.receive.deps import Deps
 from gateway.receive.endpoints import Kind
+from gateway.receive.failures import connection_header, status_line
 from gateway.receive.giving_feedback import take_feedback
 from gateway.receive.incoming import Incoming
 from gateway.receive.listing import list_models, show_model
@@ -29,3 +30,11 @@ def own_answer(incoming: Incoming, deps: Deps, now: float) -> tuple[int, bytes]:
     if endpoint.kind is Kind.MODEL and model is not None:
         return 200, show_model(deps.table(), incoming.caller, model)
     return 200, list_models(deps.table(), incoming.caller)
+
+
+def reply_with(status: int, body: bytes, incoming: Incoming, request_id: bytes, *, keep_alive: bool) -> bytes:
+    """Return a reply with a JSON body; to a HEAD request, without the body."""
+    more = incoming.reply_headers + connection_header(keep_alive=keep_alive, is_http10=incoming.is_http10)
+    return b"%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b" % (
+        status_line(status), len(body), request_id, more, b"" if incoming.method == b"HEAD" else body,
+    )  # fmt: skip

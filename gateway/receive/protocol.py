@@ -8,7 +8,6 @@ time, and compares it with one deadline.
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final, cast
@@ -19,20 +18,21 @@ from gateway.errors import BadRequest, LoragateError, Overloaded, RequestTimeout
 from gateway.receive.deps import Deps
 from gateway.receive.endpoints import Kind
 from gateway.receive.exchange import Exchange
-from gateway.receive.failures import connection_header, reply_of, status_line
+from gateway.receive.failures import reply_of
+from gateway.receive.framing import JOINED
+from gateway.receive.half_closed import CONTINUE, probe
 from gateway.receive.incoming import SMALL_BODY_BYTES, Incoming, headers_too_large
-from gateway.receive.own_answers import own_answer
+from gateway.receive.own_answers import own_answer, reply_with
+from gateway.receive.pipeline_queue import LONG_READ_BYTES, PipelineQueue
+from gateway.receive.reading import Reading
 from gateway.receive.upgrade import has_body, parser_after_upgrade
 from gateway.receive.waiting import Waiting
+from gateway.receive.wire import Fields
 
 log = logging.getLogger("loragate.receive")
 
-CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-# Pipelined requests that wait behind one being served; then the client is not read any further.
-LONGEST_PIPELINE: Final = 16
 # What a refused client still sends is dropped for so long when the worker stops.
 _LINGER_IN_SHUTDOWN_SECONDS: Final = 1.0
-_HALF_CLOSED_PROBE_SECONDS: Final = 0.05
 
 
 class ClientConnection(asyncio.Protocol):
@@ -65,11 +65,10 @@ class ClientConnection(asyncio.Protocol):
         self._headers = self._incoming.headers  # where the next header goes
         self._stage = Waiting.REQUEST  # how far the request that is being read has come
         self._unread_bytes = 0  # received since the last request, or the last piece of a body
-        self._queue: deque[Incoming] = deque()
-        self._queued_bytes = 0
-        self._exchange: Exchange | None = None
+        self._pipeline = PipelineQueue(deps.limits.max_body_bytes)
+        self._queue = self._pipeline.waiting
+        self._exchange: Exchange | Reading | None = None
         self._is_paused = False  # the client takes less than it is sent
-        self._is_held_back = False  # the client sends more than is served
         self._is_half_closed = False
         self._is_to_be_continued = False  # the parser stops at an upgrade, the body is still to come
         self._is_deaf = False  # what still comes is dropped
@@ -84,6 +83,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self.write = self._transport.write
+        self._pipeline.reads_from(self._transport)
         self._connections.add(self)
         if len(self._connections) > self.limits.max_connections:
             self._refuse(Overloaded(f"This gateway worker holds {self.limits.max_connections} connections, its limit."))
@@ -93,7 +93,8 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
-        self._queue.clear()
+        self._pipeline.clear()
+        self._incoming.drop()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.client_gone()
@@ -111,6 +112,8 @@ class ClientConnection(asyncio.Protocol):
             if self._is_open():
                 self._refuse(BadRequest("The request is not valid HTTP/1.1."))
         else:
+            if len(data) >= LONG_READ_BYTES:
+                self._pipeline.rest()
             too_long = self._unread_bytes > self.limits.max_header_bytes  # a head, or trailers, without an end
             if too_long and self._is_open():
                 self._refuse(headers_too_large(self.limits))
@@ -126,6 +129,9 @@ class ClientConnection(asyncio.Protocol):
             try:
                 self._parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
+                if self._incoming.is_last:
+                    self._is_deaf = True
+                    return
                 data = memoryview(data)[upgrade.args[0] :]
                 self._parser = parser_after_upgrade(self, self._incoming.headers)
             else:
@@ -178,7 +184,11 @@ class ClientConnection(asyncio.Protocol):
         self._incoming.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.lower()] = value
+        name = name.lower()
+        headers = self._headers
+        if name in headers and name in JOINED:
+            value = b"%b, %b" % (headers[name], value)
+        headers[name] = value
 
     def on_headers_complete(self) -> None:
         self._stage = Waiting.BODY
@@ -188,14 +198,17 @@ class ClientConnection(asyncio.Protocol):
         incoming = self._incoming
         parser = self._parser
         incoming.method = parser.get_method()
-        incoming.is_http10 = parser.get_http_version() == "1.0"
+        version = parser.get_http_version()
+        incoming.is_http10 = version == "1.0"
         incoming.keep_alive = parser.should_keep_alive()
         if b"upgrade" in incoming.headers:
             self._is_to_be_continued = parser.should_upgrade() and has_body(incoming.headers)
         try:
-            incoming.admit(self.table(), self.limits, self._unread_bytes, self._deps.clock, self._deps.cross_origin)
+            incoming.admit(version, self._deps, self._unread_bytes)
         except LoragateError as error:
             incoming.error = error
+            if incoming.method == b"CONNECT":  # what follows is no HTTP, nor a body
+                incoming.is_last, incoming.keep_alive = True, False
         if self._exchange is None and not self._queue:
             self._await_body(incoming)
 
@@ -204,10 +217,11 @@ class ClientConnection(asyncio.Protocol):
         if self._is_deaf:
             return
         incoming = self._incoming
-        incoming.take(body, self.limits)
+        incoming.take(body, self.limits, self._deps.body_memory)
         if self._exchange is None and not self._queue:
             if incoming.error is None:
-                self._wait(Waiting.BODY, self.limits.body_seconds)
+                if self._waiting is Waiting.BODY:
+                    self._deadline += len(body) * self.limits.seconds_per_body_byte
             elif incoming.size > SMALL_BODY_BYTES:
                 self._refuse(incoming.error)
 
@@ -223,18 +237,14 @@ class ClientConnection(asyncio.Protocol):
         if self._exchange is None and not self._queue and not self._is_paused:
             self._serve(incoming)
             return
-        self._queue.append(incoming)
-        self._queued_bytes += incoming.size
-        if not self._is_held_back and self._is_queue_full():
-            self._is_held_back = True
-            self._transport.pause_reading()
-
-    def _is_queue_full(self) -> bool:
-        return len(self._queue) >= LONGEST_PIPELINE or self._queued_bytes > self.limits.max_body_bytes
+        self._pipeline.add(incoming)
 
     def _await_body(self, incoming: Incoming) -> None:
         """Go on with the request whose head has been read: nothing before it is left to be answered."""
-        self._wait(Waiting.BODY, self.limits.body_seconds)
+        incoming.begun_at = now = monotonic()
+        if not self._is_paused:
+            self._waiting = Waiting.BODY
+            self._deadline = now + self.limits.body_seconds + incoming.size * self.limits.seconds_per_body_byte
         if incoming.error is not None and not incoming.is_worth_reading():
             self._refuse(incoming.error)
         elif incoming.expects:
@@ -243,44 +253,56 @@ class ClientConnection(asyncio.Protocol):
 
     # 1 receive, 2 authenticate, 3 which model
 
-    def _serve(self, incoming: Incoming) -> None:
+    def _serve(self, incoming: Incoming, request_id: bytes = b"", fields: Fields | None = None) -> None:
         if incoming.is_last and incoming.error is not None:
             self._refuse(incoming.error)
             return
         received_at = monotonic()
-        request_id = self._deps.ids.of(incoming.headers.get(b"x-request-id"))
+        request_id = request_id or self._deps.ids.of(incoming.headers.get(b"x-request-id"))
+        table = self.table()
         try:
             if incoming.error is not None:
                 raise incoming.error
+            incoming.look_again(table, received_at, self._deps.clock)
             if incoming.address.endpoint.kind is not Kind.PROXIED:
                 self._reply(incoming, request_id, *own_answer(incoming, self._deps, received_at))
                 return
-            request = incoming.request(request_id, self.table(), self._deps.rates, received_at)
+            if incoming.size > SMALL_BODY_BYTES and fields is None and (steps := incoming.steps()) is not None:
+                self._exchange = Reading(self, incoming, request_id, steps)
+                self.waits_for_engine()
+                self._deps.readings.add(self._exchange)
+                return
+            request = incoming.request(request_id, table, self._deps.rates, received_at, fields)
         except LoragateError as error:
             self._tell(incoming, request_id, error)
             return
         self._exchange = exchange = Exchange(self, request)
         exchange.begin()
 
+    def body_is_read(self, incoming: Incoming, request_id: bytes, fields: Fields | None) -> None:
+        """Go on with a request whose body has been read in steps; without fields, its error says why not."""
+        self._exchange = None
+        self._serve(incoming, request_id, fields)
+
     def _reply(self, incoming: Incoming, request_id: bytes, status: int, body: bytes) -> None:
         keep_alive = incoming.keep_alive and not self.is_draining
-        more = incoming.reply_headers + connection_header(keep_alive=keep_alive, is_http10=incoming.is_http10)
-        self._transport.write(
-            b"%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b"
-            % (status_line(status), len(body), request_id, more, b"" if incoming.method == b"HEAD" else body)
-        )
+        self._transport.write(reply_with(status, body, incoming, request_id, keep_alive=keep_alive))
         self._next(keep_alive=keep_alive)
 
     def _tell(self, incoming: Incoming, request_id: bytes, error: LoragateError) -> None:
+        incoming.drop()
         keep_alive = incoming.keep_alive and not self.is_draining
+        self._write_error(error, incoming, request_id, keep_alive=keep_alive)
+        self._next(keep_alive=keep_alive)
+
+    def _write_error(self, error: LoragateError, incoming: Incoming, request_id: bytes, *, keep_alive: bool) -> None:
         cell = self.ledger.cell()
         cell.saw_error(error.code)
         cell.saw_status(error.status)
         is_http10, with_body, more = incoming.is_http10, incoming.method != b"HEAD", incoming.reply_headers
-        self._transport.write(
+        self.write(
             reply_of(error, request_id, keep_alive=keep_alive, is_http10=is_http10, with_body=with_body, headers=more)
         )
-        self._next(keep_alive=keep_alive)
 
     # What an exchange asks of its client
 
@@ -319,12 +341,7 @@ class ClientConnection(asyncio.Protocol):
     def _serve_next(self) -> None:
         if self._exchange is not None or self._is_paused or not self._queue or self._transport.is_closing():
             return
-        incoming = self._queue.popleft()
-        self._queued_bytes -= incoming.size
-        if self._is_held_back and not self._is_queue_full():
-            self._is_held_back = False
-            self._transport.resume_reading()
-        self._serve(incoming)
+        self._serve(self._pipeline.take())
 
     # Time, and clients that misbehave
 
@@ -360,7 +377,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close when the client has taken what is still buffered, for which it has a reader's time."""
-        self._queue.clear()
+        self._pipeline.clear()
         self._wait(Waiting.READER, self.limits.stalled_reader_seconds)
         self._transport.close()
 
@@ -368,33 +385,16 @@ class ClientConnection(asyncio.Protocol):
         """Answer at once, then drop what the client still sends: closing now would reset the
         connection, and the client might lose the answer. What was asked before is answered first."""
         self._is_deaf = True
+        if self._stage is not Waiting.REQUEST:  # else it is complete, and perhaps being served
+            self._incoming.drop()
         if self._exchange is not None or self._queue:
             self._queue.append(Incoming.broken(error))
             return
-        cell = self.ledger.cell()
-        cell.saw_error(error.code)
-        cell.saw_status(error.status)
         request_id = self._deps.ids.of(self._incoming.headers.get(b"x-request-id"))
-        with_body, more = self._incoming.method != b"HEAD", self._incoming.reply_headers
-        self._transport.write(reply_of(error, request_id, keep_alive=False, with_body=with_body, headers=more))
+        self._write_error(error, self._incoming, request_id, keep_alive=False)
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._wait(Waiting.LINGER, self.limits.linger_seconds)
 
     def _probe(self) -> None:
-        """Find out whether a client that sends no more still listens.
-
-        A closed socket answers data with a reset, a half-closed one takes it. Before a reply
-        has begun an interim `100 Continue` is such data, which every HTTP/1.1 client skips
-        (RFC 9110, 15.2); in a stream an SSE comment is. Two writes are needed: the first
-        provokes the reset, the second finds it.
-        """
-        if self._send_probe():
-            asyncio.get_running_loop().call_later(_HALF_CLOSED_PROBE_SECONDS, self._send_probe)
-
-    def _send_probe(self) -> bool:
-        exchange = self._exchange
-        if exchange is None or self._transport.is_closing() or self._is_paused:
-            return False
-        self._transport.write(exchange.comment() if exchange.has_begun else CONTINUE)
-        return True
+        probe(self._transport, lambda: None if self._is_paused else self._exchange)

@@ -10,11 +10,13 @@ from gateway.decide.assign import CONVERSATION, Arm
 from gateway.decide.authenticate import Principal, Role
 from gateway.errors import BadRequest, Forbidden
 from gateway.pipeline import Call, Exposure
+from gateway.receive.body_memory import Hold
 from gateway.receive.body_values import text_at
-from gateway.receive.conversation import beginning_of
+from gateway.receive.conversation import beginning_of, beginning_of_large
 from gateway.receive.endpoints import Dialect, Endpoint
+from gateway.receive.pieces import Pieces
 from gateway.receive.rates import Lease
-from gateway.receive.wire import AT_ONCE_BYTES, Fields
+from gateway.receive.wire import Fields, LargeFields
 
 _NONE: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
@@ -22,18 +24,19 @@ _NONE: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 class Request:
     """A complete request, as the connection has read it.
 
-    `lease` is what it holds of limits, if it falls under any, and `exposure` to which rollout it counts.
+    `lease` is what it holds of limits, if it falls under any, `hold` what its body takes of the worker's memory if it
+    is large, and `exposure` to which rollout it counts.
     """
 
     __slots__ = (
-        "_arm", "body", "caller", "endpoint", "exposure", "extra_headers", "fields", "id", "is_http10", "keep_alive",
-        "lease", "model", "received_at", "reply_headers", "task_header", "unit_header", "unit_headers",
+        "_arm", "body", "caller", "endpoint", "exposure", "extra_headers", "fields", "hold", "id", "is_http10",
+        "keep_alive", "lease", "model", "received_at", "reply_headers", "task_header", "unit_header", "unit_headers",
     )  # fmt: skip
 
     def __init__(
-        self, request_id: bytes, endpoint: Endpoint, body: bytes, fields: Fields | None, caller: Principal, model: str,
-        *, unit: bytes | None, task: bytes | None = None, arm: Arm | None, keep_alive: bool, is_http10: bool,
-        extra_headers: bytes, received_at: float,
+        self, request_id: bytes, endpoint: Endpoint, body: bytes | Pieces, fields: Fields | None, caller: Principal,
+        model: str, *, unit: bytes | None, task: bytes | None = None, arm: Arm | None, keep_alive: bool,
+        is_http10: bool, extra_headers: bytes, received_at: float,
     ) -> None:  # fmt: skip
         self.id = request_id
         self.endpoint = endpoint
@@ -43,6 +46,7 @@ class Request:
         self.model = model
         self.lease: Lease | None = None
         self.exposure: Exposure | None = None
+        self.hold: Hold | None = None
         self.unit_header = unit
         self.unit_headers: Mapping[bytes, bytes] = _NONE  # those that some route looks for its unit in
         self.task_header = task
@@ -52,6 +56,13 @@ class Request:
         self.extra_headers = extra_headers
         self.received_at = received_at
         self.reply_headers = b""  # lines that its reply has beside those of every reply
+
+    def drop_body(self) -> None:
+        """Forget the body: nobody will send it again."""
+        self.body, self.fields = b"", None
+        if self.hold is not None:
+            self.hold.release()
+            self.hold = None
 
     @property
     def call(self) -> Call:
@@ -74,7 +85,7 @@ class Request:
         if source == "user":
             return self.user()
         if source == CONVERSATION:
-            return beginning_of(self.body, self.endpoint.dialect, self.caller.unit)
+            return self._beginning()
         kind, colon, what = source.partition(":")
         if not colon:
             return getattr(self.fields, source, None)
@@ -88,7 +99,7 @@ class Request:
         first, _, rest = path.partition(".")
         if first == "metadata":  # has been found already
             return text_at(bytes(self.fields.metadata), rest) if rest and self.fields is not None else None
-        return text_at(self.body, path) if len(self.body) <= AT_ONCE_BYTES else None
+        return text_at(self.body, path) if isinstance(self.body, bytes) else None
 
     def user(self) -> object:
         """Return whom the body names as its user: `user`, in Anthropic's messages `metadata.user_id`."""
@@ -96,6 +107,13 @@ class Request:
         if not user and self.endpoint.dialect is Dialect.MESSAGES:
             return self._in_body("metadata.user_id")
         return user
+
+    def _beginning(self) -> str | None:
+        body, dialect, caller = self.body, self.endpoint.dialect, self.caller.unit
+        if isinstance(body, bytes):
+            return beginning_of(body, dialect, caller)
+        assert isinstance(self.fields, LargeFields)  # as it was read in steps
+        return beginning_of_large(body, self.fields.outline, dialect, caller)
 
 
 def wanted_arm(value: bytes, caller: Principal) -> Arm:

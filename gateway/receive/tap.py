@@ -174,7 +174,8 @@ class Taps:
 
     def _begun(self, copy: Copy, request: Request, placed: Placement, head: ReplyHead, sent_at: float) -> Tap | None:
         mirror, endpoint, counts = placed.mirror, request.endpoint, self.offers.counts
-        size = len(request.body)
+        body = request.body
+        size = len(body)
         if mirror is None or endpoint.dialect is Dialect.PLAIN:
             return None
         if head.status != _OK:
@@ -188,7 +189,8 @@ class Taps:
             taken = Taken(
                 copy.kind, copy.control, copy.other, copy.served, placed.alias, tag.id if tag else "",
                 tag.stage if tag else 0, mirror.capture, endpoint.path, request.id, request.caller.unit, mirror.salt,
-                _named(request), request.task_header, request.body, _is_stream(head), size, sent_at,
+                _named(request), request.task_header, body if isinstance(body, bytes) else body.whole(),
+                _is_stream(head), size, sent_at,
             )  # fmt: skip
             return Tap(self, taken, self._reply_bytes)
         return None

@@ -132,7 +132,9 @@ class LargeFields(Fields, frozen=True, gc=False, kw_only=True):
 
 # Fields that can be long by nature; of a large body they are not parsed.
 _LONG: Final = frozenset(name for name, kind in get_type_hints(Fields).items() if kind is msgspec.Raw)
-_WANTED: Final = frozenset(Fields.__struct_encode_fields__) | POLICED
+_READ: Final = frozenset(Fields.__struct_encode_fields__) | POLICED
+# What else tells how a conversation begins (`conversation.py`).
+_WANTED: Final = _READ | {"system", "instructions", "previous_response_id"}
 # Of a large body a policy learns that such a field is there, and not what it holds.
 _NAMED_ONLY: Final = frozenset(("prompt_embeds", "kv_transfer_params", "ec_transfer_params", "chat_template"))
 _LONGEST_NAMED_ONLY_BYTES: Final = 64
@@ -186,7 +188,7 @@ def read_in_steps(body: Pieces) -> Generator[None, None, LargeFields]:
     members: list[bytes] = []
     total = 0
     for name, spans in outline.members.items():
-        if name in _LONG:
+        if name in _LONG or name not in _READ:
             continue
         start, end = spans[-1]
         if name in _NAMED_ONLY and end - start > _LONGEST_NAMED_ONLY_BYTES:

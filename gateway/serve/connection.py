@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, cast
 import httptools
 
 from gateway.errors import EngineFailed, LoragateError
-from gateway.ports import Reader
+from gateway.ports import Outgoing, Reader
 from gateway.serve.chunks import EVENTS_END, LONGEST_LISTED, SIZE_LINES, is_one_chunk_of_events
 
 if TYPE_CHECKING:
@@ -208,14 +208,17 @@ class EngineConnection(asyncio.Protocol):
 
     # Link
 
-    def start(self, request: bytes, reader: Reader) -> None:
+    def start(self, request: Outgoing, reader: Reader) -> None:
         """Send a request whose reply goes to `reader`."""
         self.reader = reader
         self._is_done = False
         self._is_between_chunks = False
         self._has_spoken = False
         self._headers = []
-        self.transport.write(request)
+        if isinstance(request, bytes):
+            self.transport.write(request)
+        else:
+            self.transport.writelines(request)
         reader.on_sent()
 
     def pause(self) -> None:

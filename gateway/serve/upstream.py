@@ -7,7 +7,7 @@ from typing import Final
 
 from gateway.engine_address import OPEN, Access, Address
 from gateway.errors import EngineTimeout, EngineUnavailable, LoragateError
-from gateway.ports import Reader
+from gateway.ports import Outgoing, Reader
 from gateway.serve.connection import EngineConnection
 
 # uvicorn, which vLLM serves with, closes a connection that was idle for 5 s; we stop using it
@@ -22,7 +22,7 @@ class Dialling:
 
     __slots__ = ("_pool", "connection", "is_cancelled", "reader", "request")
 
-    def __init__(self, pool: "EnginePool", request: bytes, reader: Reader) -> None:
+    def __init__(self, pool: "EnginePool", request: Outgoing, reader: Reader) -> None:
         self._pool = pool
         self.request = request
         self.reader = reader
@@ -82,7 +82,7 @@ class EnginePool:
         self._idle: deque[EngineConnection] = deque()
         self._dials: set[asyncio.Task[None]] = set()
 
-    def send(self, request: bytes, reader: Reader) -> EngineConnection | Dialling:
+    def send(self, request: Outgoing, reader: Reader) -> EngineConnection | Dialling:
         """Send on an idle connection, else make one."""
         if self._addressed is not None:
             request = self._addressed(request)
@@ -185,7 +185,7 @@ class EnginePools:
         """Engine URL → requests in flight."""
         return self._in_flight
 
-    def send(self, url: str, request: bytes, reader: Reader) -> EngineConnection | Dialling:
+    def send(self, url: str, request: Outgoing, reader: Reader) -> EngineConnection | Dialling:
         """Send `request` to the engine at `url`."""
         pool = self._pools.get(url)
         if pool is None:

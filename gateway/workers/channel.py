@@ -36,6 +36,7 @@ class Configure(msgspec.Struct, tag="configure", frozen=True, kw_only=True):
     allowed_origins: tuple[str, ...] = ()
     access: dict[str, Access] = {}
     engine_fields: FieldPolicy = FieldPolicy()
+    host_names: tuple[str, ...] = ()
 
 
 class NewTable(msgspec.Struct, tag="table", frozen=True):
