@@ -75,6 +75,8 @@ PURE = (
     "gateway/receive/wire.py",
     "gateway/receive/json_outline.py",
     "gateway/receive/pieces.py",
+    "gateway/receive/framing.py",
+    "gateway/receive/body_memory.py",
     "gateway/receive/opening.py",
     "gateway/receive/failures.py",
     "gateway/receive/listing.py",
