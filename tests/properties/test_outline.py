@@ -12,7 +12,7 @@ from gateway.errors import BadRequest
 from gateway.receive import json_outline
 from gateway.receive.json_outline import finished, outline_in_steps, outline_of
 from gateway.receive.pieces import Pieces
-from gateway.receive.wire import LargeFields, addressed, edits, read, read_in_steps
+from gateway.receive.wire import Fields, LargeFields, addressed, edits, read, read_in_steps
 from tests.properties.test_addressing import documents
 
 NAMES = ("model", "stream", "user", "x", "stream_options", "é", '"model"', "mod")
@@ -68,7 +68,7 @@ def test_a_body_read_in_steps_gives_the_same_fields_and_the_same_request(data: s
     cut = data.draw(pieces(body))
     in_steps = finished(read_in_steps(cut))
     assert isinstance(in_steps, LargeFields)
-    for name in at_once.__struct_fields__:
+    for name in Fields.__struct_fields__:
         one, other = getattr(at_once, name), getattr(in_steps, name)
         assert (bytes(one) == bytes(other)) if isinstance(one, msgspec.Raw) else (one == other)
     for ask_usage in (False, True):
