@@ -65,6 +65,7 @@ class EngineFields:
             and request.endpoint.dialect is Dialect.COMPLETIONS
             and not fields.prompt
             and not table.has_engine_fields
+            and isinstance(request.body, bytes)
             and request.body.count(b"[") <= _BRACKETS_OF_PLAIN_MESSAGES
         ):
             return

@@ -85,7 +85,10 @@ class EnginePool:
     def send(self, request: Outgoing, reader: Reader) -> EngineConnection | Dialling:
         """Send on an idle connection, else make one."""
         if self._addressed is not None:
-            request = self._addressed(request)
+            if isinstance(request, bytes):
+                request = self._addressed(request)
+            else:
+                request = [self._addressed(bytes(request[0])), *request[1:]]
         self._counts[self.url] += 1
         idle = self._idle
         while idle:
