@@ -1,9 +1,9 @@
 """What pathological and large bodies cost the other streams of a worker: `python -m bench.bodies [SIZES_IN_MIB …]`.
 
-A worker serves in a process of its own, before an engine that answers at once. Beside each body a clock
-ticks on the worker's event loop. Told is the longest time that the clock had to wait (by the worker's own CPU, and by
-the wall, in which other processes take part), all the CPU that the body took, the memory above that of an idle worker, in
-sizes of the body, and what the client got.
+A worker serves in a process of its own, before an engine that answers at once. Beside each body a clock ticks
+on the worker's event loop. Told is the longest time that the clock had to wait (by the worker's own CPU, and
+by the wall, in which other processes take part), all the CPU that the body took, the memory above that of an
+idle worker, in sizes of the body, and what the client got.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ class Worker:
             limits=configure.limits,
             engine_fields=EngineFields(configure.engine_fields, self.ledger),
             body_memory=BodyMemory(configure.limits),
-            host_names=frozenset(configure.host_names),
+            host_names=frozenset(name.lower() for name in configure.host_names),
             placing=self.placing,
             ids=RequestIds(),
             clock=time,

@@ -165,8 +165,8 @@ class Settings(_Strict):
     )
     cache: Path = Field(Path("~/.cache/loragate"), description="Folder for the demo's model and adapters")
     auth: bool = Field(True, description="Ask for keys; without, only on loopback")
-    host_names: tuple[Annotated[str, AfterValidator(str.lower)], ...] = Field(
-        (), description="More names that a gateway without keys may be called by; this machine's are known"
+    host_names: tuple[str, ...] = Field(
+        (), description="More names, as in Host, that a gateway without keys answers to"
     )
     engines: tuple[Annotated[str, AfterValidator(engine_url)], ...] = Field(
         (), description="Engines that run elsewhere"
@@ -174,9 +174,7 @@ class Settings(_Strict):
     allowed_origins: tuple[Annotated[str, AfterValidator(_check_origin)], ...] = Field(
         (), description="Web pages that may call from a browser, by origin: https://HOST[:PORT], or * for any; CORS"
     )
-    engine_key_env: str | None = Field(
-        None, description="Environment variable with the engines' API key (vLLM --api-key)"
-    )
+    engine_key_env: str | None = Field(None, description="Environment variable with the engines' vLLM --api-key")
     engine_keys: dict[Annotated[str, AfterValidator(engine_url)], str] = Field(
         {}, description="Environment variables with the keys of some engines, by URL; before engine_key_env"
     )
