@@ -168,9 +168,7 @@ class Settings(_Strict):
     host_names: tuple[str, ...] = Field(
         (), description="More names, as in Host, that a gateway without keys answers to"
     )
-    engines: tuple[Annotated[str, AfterValidator(engine_url)], ...] = Field(
-        (), description="Engines that run elsewhere"
-    )
+    engines: tuple[Annotated[str, AfterValidator(engine_url)], ...] = Field((), description="Engines elsewhere")
     allowed_origins: tuple[Annotated[str, AfterValidator(_check_origin)], ...] = Field(
         (), description="Web pages that may call from a browser, by origin: https://HOST[:PORT], or * for any; CORS"
     )
