@@ -21,13 +21,14 @@ from gateway.receive.pieces import Pieces
 # JSON-schema tools produce; Go's encoding/json stops at 10,000, .NET's at 64, orjson at 1,024.
 DEEPEST_NESTING: Final = 200
 # Of the object itself: OpenAI's endpoints know about 40, and each costs some microseconds.
-MOST_MEMBERS: Final = 4096
+MOST_MEMBERS: Final = 1024
 # In values. Ten thousand messages with parts and tool calls have about 100,000 arrays and objects.
 MOST_CONTAINERS: Final = 1_000_000
 MOST_STRINGS: Final = 2_000_000
 # One step: at worst 5 ms, usually 0.1 ms.
 WINDOW_BYTES: Final = 32 * 1024
 
+_MEMBERS_A_STEP: Final = 32  # there may be thousands in a window
 _FIRST_BYTES: Final = 64  # of a value that is looked at first, four times as much each time after
 _SPACE: Final = re.compile(rb"[ \t\r\n]*+")
 _SCALAR: Final = re.compile(rb'[^ \t\r\n,:"\[\]{}]*+')
@@ -97,6 +98,8 @@ def outline_in_steps(body: Pieces, wanted: Collection[str]) -> Generator[None, N
         count += 1
         if count > MOST_MEMBERS:
             raise BadRequest(f"The body has more than {MOST_MEMBERS:,} members of its own, the limit; send fewer.")
+        if not count % _MEMBERS_A_STEP:
+            yield
         key = yield from walk.key(longest_key)
         yield from walk.to_next()
         walk.expect(_COLON)

@@ -215,6 +215,8 @@ def _parsed(body: bytes) -> Fields:
         try:
             return _fields_of(body)
         except msgspec.DecodeError:
+            if b"\\ud" not in body and b"\\uD" not in body:
+                raise
             # RFC 8259, 8.2: half of a surrogate pair is allowed and common, where JavaScript cut an emoji in two.
             return _fields_of(mended(body))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -125,5 +125,5 @@ def test_more_parts_than_may_be_are_refused_with_the_limit(
 def test_more_members_than_may_be_are_refused_with_the_limit() -> None:
     members = b",".join(b'"k%d":1' % number for number in range(json_outline.MOST_MEMBERS))
     outline_of(b"{%b}" % members, NAMES)
-    with pytest.raises(BadRequest, match="more than 4,096 members of its own"):
+    with pytest.raises(BadRequest, match="more than 1,024 members of its own"):
         outline_of(b'{%b,"one":"more"}' % members, NAMES)
