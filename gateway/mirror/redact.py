@@ -17,10 +17,13 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.mirror.redactors import NotRedacted, redact_text
+from gateway.mirror.redactors import BUILTIN, NotRedacted, redact_text
 from gateway.mirror.reply_texts import texts_of
 from gateway.mirror.sample import Sample
 from gateway.mirror.spellings import plain_spelling
+
+# Whoever redacts needs these, too.
+__all__ = ("BUILTIN", "NotRedacted", "redact", "redact_text")
 
 
 class _Place(Enum):
