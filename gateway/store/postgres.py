@@ -9,6 +9,7 @@ Nothing but what every pooler knows is sent while connecting (no `options`); the
 """
 
 import contextlib
+import logging
 import os
 import secrets
 import socket
@@ -22,14 +23,16 @@ import sqlalchemy
 from sqlalchemy import event, exc
 from sqlalchemy.engine import URL
 
-from gateway.store.errors import SessionsNotKept, StoreUnavailable
+from gateway.store.errors import SessionsNotKept
+
+log = logging.getLogger("loragate.store")
 
 # Of a statement's and a lock's time within the time that a call may take: so the server's own time-outs come first.
 SHARE: Final = 0.8
 # A pooler may by chance lend the same session several times running; between looks another connection uses it.
 LOOKS: Final = 8
 # For what one more connection may be waited when the first is there: less than a call may take.
-_WAIT_SHARE: Final = 0.6
+_WAIT_SHARE: Final = 0.3
 # What a gateway holds at most (`pool_size`, `max_overflow` below, its leader's and its feed's).
 MOST_CONNECTIONS: Final = 8
 # A pooler may be put in between, or get another mode, while a gateway runs.
@@ -104,7 +107,13 @@ class Sessions:
         """Look whether another connection, in a transaction, is given the session of the first, or ousts it."""
         own = _ask(first, _PID)
         second = connect()
-        waited = threading.Timer(self._seconds * _WAIT_SHARE, cut_connection, (second,))
+        is_given_up = threading.Event()
+
+        def give_up() -> None:
+            is_given_up.set()
+            cut_connection(second)
+
+        waited = threading.Timer(self._seconds * _WAIT_SHARE, give_up)
         waited.start()
         try:
             second.autocommit = True
@@ -112,16 +121,17 @@ class Sessions:
                 if not _begin(second) or _ask(second, _PID) == own or _ask(first, _PID) != own:
                     raise self._not_kept()
                 second.execute("ROLLBACK")
-        except StoreUnavailable:
+        except SessionsNotKept:
             raise
         except Exception:
-            if waited.is_alive():
+            if not is_given_up.is_set():
                 raise
-            raise StoreUnavailable(
-                f"the store `{self._label}` gave one connection and let a second wait for {waited.interval:g} s; a "
-                f"gateway uses up to {MOST_CONNECTIONS}: raise the pooler's `default_pool_size`, or the server's "
-                "`max_connections`"
-            ) from None
+            # A pooler that lends sessions would have lent it the first one's, which is idle.
+            log.warning(
+                "the store `%s` gave one connection and let a second wait for %g s; a gateway uses up to %d: raise the "
+                "pooler's `default_pool_size`, or the server's `max_connections`", self._label, waited.interval,
+                MOST_CONNECTIONS,
+            )  # fmt: skip
         finally:
             waited.cancel()
             with contextlib.suppress(Exception):  # it may be broken; what it was for is over
