@@ -238,7 +238,8 @@ def test_what_is_not_http_is_502_and_odd_http_is_understood() -> None:
         assert ask(whole).body == b"{}"
         assert ask(b"HTTP/1.0 200 OK\r\ncontent-type: application/json\r\n\r\n{}").body == b"{}"
         assert ask(b"HTTP/1.1 204 No Content\r\n\r\n").status == 204
-        assert ask(b"HTTP/1.1 799 Odd\r\ncontent-length: 1\r\n\r\nx").status == 799
+        assert ask(b"HTTP/1.1 599 Odd\r\ncontent-length: 1\r\n\r\nx").status == 599
+        assert ask(b"HTTP/1.1 799 Odder\r\ncontent-length: 1\r\n\r\nx").status == 502, "no status of HTTP"
         events = b"data: {}\r\n\r\ndata: 2\n\n: comment\n\ndata: [DONE]\n\n"
         assert ask(SSE_HEAD + b"\r\n" + events).body == events
         assert ask(SSE_HEAD + b"content-length: %d\r\n\r\n" % len(events) + events).body == events
