@@ -406,6 +406,7 @@ def test_samples_are_redacted_before_they_are_stored_and_dropped_where_that_fail
         yield lambda: desk.dropped == {"redactor_failed": 2}
 
     desk = running(work)
+    desk.intake.redacting.close()
     ((kept, _),) = desk.shelf.kept.values()
     assert (kept.redacted, kept.reply) == (True, b"")
     assert b"a [redacted] of somebody" in kept.body
