@@ -1,26 +1,53 @@
 """What a request waits for before an engine has it: its version to be loaded, or room on an engine.
 
-Made for a request that has to wait; most never do. Waits for one thing at a time.
+Made for a request that has to wait; most never do. Waits for one thing at a time, and is told when
+it has come: by the control plane of a load, by the queue of room.
 """
 
-from gateway.errors import LoragateError, Overloaded, VersionNotReady
-from gateway.receive.limits import Limits
-from gateway.receive.placing import Placing
-from gateway.receive.queueing import Line, Queued
+from time import monotonic
+from typing import TYPE_CHECKING, Protocol
+
+from gateway.errors import LoragateError, Overloaded, Saturated, VersionNotReady
+from gateway.pipeline import Placement
+from gateway.receive.queueing import Line
+
+if TYPE_CHECKING:
+    from gateway.receive.protocol import ClientConnection
+
+
+class Delayed(Protocol):
+    """A request that may have to wait, as far as its waiting asks."""
+
+    is_over: bool
+    is_there: bool  # the engine that said that it lacks the version has it after all
+    tried: tuple[str, ...]  # engines that have failed it
+
+    def begin(self) -> None:
+        """Decide anew, and send, wait or fail."""
+
+    def decide(self, tried: tuple[str, ...]) -> Placement:
+        """Return who serves it now, if anyone does."""
+
+    def send(self, placed: Placement) -> None:
+        """Send it there."""
+
+    def fail(self, error: LoragateError) -> None:
+        """End it with `error`."""
 
 
 class Delay:
     """One request's waiting, now and so far.
 
     Args:
-        placing: Whose queue it stands in.
+        client: Whose request it is.
         who: The request.
     """
 
-    __slots__ = ("_parked_at", "_placing", "_queued_at", "_who", "line", "seconds", "seconds_for_load")
+    __slots__ = ("_client", "_parked_at", "_placing", "_queued_at", "_who", "line", "seconds", "seconds_for_load")
 
-    def __init__(self, placing: Placing, who: Queued) -> None:
-        self._placing = placing
+    def __init__(self, client: "ClientConnection", who: Delayed) -> None:
+        self._client = client
+        self._placing = client.placing
         self._who = who
         self._parked_at = 0.0  # since when it waits for its version; 0 if it does not
         self._queued_at = 0.0  # since when it waits for room; 0 if it does not
@@ -28,55 +55,90 @@ class Delay:
         self.seconds = 0.0  # that it has waited, for whatever
         self.seconds_for_load = 0.0
 
-    def park(self, now: float) -> None:
-        """Begin to wait for a version to be loaded."""
-        self._parked_at = now
+    # For a version
 
-    def unpark(self, now: float) -> bool:
-        """End that; False if it did not wait for it."""
-        if not self._parked_at:
-            return False
-        waited = now - self._parked_at
+    def park(self, version: str, missing_at: str | None) -> None:
+        """Wait until `version` has been loaded; `missing_at` is the engine that should have it and has not."""
+        self._parked_at = monotonic()
+        self._client.waits_for_engine()
+        self._client.supply.want(version, missing_at, self)
+
+    def on_supply(self, error: LoragateError | None, *, was_there: bool) -> None:
+        """The version has been loaded, or cannot be; or the engine has had it all along."""
+        who = self._who
+        who.is_there = was_there
+        if who.is_over or not self._parked_at:
+            return
+        waited = monotonic() - self._parked_at
         self._parked_at = 0.0
         self.seconds_for_load += waited
         self.seconds += waited
-        return True
+        if error is None:
+            who.begin()
+        else:
+            who.fail(error)
 
-    def join(self, line: Line, now: float) -> bool:
-        """Stand in a line; False if there is no place."""
-        if not self._placing.queue.join(line, self._who):
+    # For room
+
+    def join(self, line: Line) -> bool:
+        """Stand in a line until `on_room` is called; False if there is no place."""
+        if not self._placing.queue.join(line, self):
             return False
         self.line = line
-        self._queued_at = self._queued_at or now
+        self._queued_at = self._queued_at or monotonic()
+        self._client.waits_for_engine()
         return True
 
-    def refused(self, limits: Limits) -> LoragateError:
-        """Return why a request that found no place gets no answer."""
-        self._placing.counts.refuse("full")
-        waiting = limits.queue_size
-        return Overloaded(f"All engines are busy and {waiting:,} requests wait already. Try again shortly.")
+    def join_or_fail(self, version: str) -> None:
+        """Wait for room for `version`, or end with the reason why not."""
+        if not self.join((version, self._who.tried)):
+            self._placing.counts.refuse("full")
+            waiting = self._client.limits.queue_size
+            self._who.fail(
+                Overloaded(f"All engines are busy and {waiting:,} requests wait already. Try again shortly.")
+            )
+
+    def on_room(self) -> bool:
+        """An engine may have room: go, and say so; or say that there was none."""
+        who = self._who
+        try:
+            placed = who.decide(who.tried)
+        except Saturated as saturated:
+            if (saturated.version, who.tried) == self.line:
+                return False
+            self.leave()
+            self.join_or_fail(saturated.version)
+        except LoragateError:
+            self._go()
+            who.begin()  # which tells the reason, or has the version loaded
+        else:
+            self._go()
+            who.send(placed)
+        return True
 
     def leave(self) -> None:
-        """Stand in no line; the time goes on until `go`, if it is only to stand in another."""
+        """Stand in no line; the time goes on, if it is only to stand in another."""
         line, self.line = self.line, None
         if line is not None:
-            self._placing.queue.leave(line, self._who)
+            self._placing.queue.leave(line, self)
 
-    def go(self, now: float) -> None:
-        """There is room."""
+    def _go(self) -> None:
         self.leave()
-        waited = now - self._queued_at
+        waited = monotonic() - self._queued_at
         self._queued_at = 0.0
         self.seconds += waited
         self._placing.counts.waited(waited)
+
+    # For either
 
     @property
     def is_on(self) -> bool:
         """Whether the request waits now."""
         return bool(self._parked_at) or self.line is not None
 
-    def overdue(self, limits: Limits, now: float) -> LoragateError | None:
+    def overdue(self, now: float) -> LoragateError | None:
         """Return why a request that has waited for too long gets no answer; None if it has not."""
+        limits = self._client.limits
         if self._parked_at:
             if now - self._parked_at >= limits.load_seconds:
                 return VersionNotReady(f"The adapter was not loaded within {limits.load_seconds:g} s. Try again.")

@@ -3,7 +3,7 @@
 Belongs to one client connection. Sends the call to an engine, hands each part of the
 reply on as it comes, tries once more elsewhere if the engine fails before the first
 byte, and ends a stream in-band if it fails after. Before that it may have to wait: until
-its version has been loaded, or until an engine has room. Knows no sockets, only its
+its version has been loaded, or until an engine has room (`delay.py`). Knows no sockets, only its
 client's `write` and its engine's `Link`.
 """
 
@@ -19,7 +19,6 @@ from gateway.receive.delay import Delay
 from gateway.receive.failures import reply_of
 from gateway.receive.lax import is_stream
 from gateway.receive.outgoing import asks_for_usage, message
-from gateway.receive.queueing import Line
 from gateway.receive.reply import Reply
 from gateway.receive.request import Request
 from gateway.serve.content import is_comment
@@ -41,15 +40,16 @@ class Exchange:
     """A request and its reply, between one client and one engine."""
 
     __slots__ = (
-        "_account", "_attempts", "_client", "_delay", "_heard_at", "_hides_usage", "_is_allowed", "_is_there",
-        "_link", "_losses", "_placement", "_reply", "_request", "_sent_at", "_stale", "_tried", "has_begun", "is_over",
+        "_account", "_attempts", "_client", "_delay", "_heard_at", "_hides_usage", "_is_allowed", "_link",
+        "_losses", "_placement", "_reply", "_request", "_sent_at", "_stale", "has_begun", "is_over", "is_there",
+        "tried",
     )  # fmt: skip
 
     def __init__(self, client: "ClientConnection", request: Request) -> None:
         self._client = client
         self._request = request
         self._attempts = self._stale = self._losses = 0
-        self._tried: tuple[str, ...] = ()
+        self.tried: tuple[str, ...] = ()
         self._link: Link | None = None
         self._placement: Placement
         self._account = Account(request, client.ledger, client.tallies)
@@ -57,7 +57,7 @@ class Exchange:
         self._reply: Reply | None = None
         self._sent_at = self._heard_at = 0.0  # heard: the engine's last sign of life
         self._delay: Delay | None = None  # once it has had to wait before an engine had it
-        self._is_there = False  # the engine has the version, so a 404 is its own answer
+        self.is_there = False  # the engine that says that it lacks the version has it: a 404 is its own answer
         self._is_allowed = False  # to ask an engine for what it asks for
         self.has_begun = False  # the head has gone to the client
         self.is_over = False
@@ -70,39 +70,41 @@ class Exchange:
             if not self._is_allowed:
                 self._client.engine_fields.check(self._request, self._client.table())
                 self._is_allowed = True
-            placed = self._decide(self._tried)
+            placed = self.decide(self.tried)
         except Saturated as saturated:
-            self._wait_in_line(saturated.version)
+            self._delayed().join_or_fail(saturated.version)
         except VersionNotReady as error:
-            if error.version and not self._tried:
-                self._park(error.version, None)
+            if error.version and not self.tried:
+                self._delayed().park(error.version, None)
             else:
                 self.fail(error)
         except LoragateError as error:
             self.fail(error)
         else:
             queue = self._client.placing.queue
-            if queue.lines and (placed.version, self._tried) in queue.lines:  # others have waited for this room
-                self._wait_in_line(placed.version)
+            if queue.lines and (placed.version, self.tried) in queue.lines:  # others have waited for this room
+                self._delayed().join_or_fail(placed.version)
                 queue.freed()
             else:
-                self._send(placed)
+                self.send(placed)
 
-    def _decide(self, tried: tuple[str, ...]) -> Placement:
+    def decide(self, tried: tuple[str, ...]) -> Placement:
+        """Return who serves the request now; `tried` are engines that have failed it."""
         client, request = self._client, self._request
         table = client.table()
         return decide(request, table, client.engines.in_flight, tried, client.placing.terms(request, table))
 
-    def _send(self, placed: Placement) -> None:
+    def send(self, placed: Placement) -> None:
+        """Send it there; one that had to wait comes back here by way of `Delay`."""
         client = self._client
         self._placement = placed
         self._account.goes_to(placed)
+        self._hides_usage = ask_usage = asks_for_usage(self._request)
         try:
-            data = message(self._request, placed.version)
+            data = message(self._request, placed.version, ask_usage=ask_usage)
         except LoragateError as error:
             self.fail(error)
             return
-        self._hides_usage = asks_for_usage(self._request)
         self._attempts += 1
         self._sent_at = self._heard_at = monotonic()
         client.waits_for_engine()
@@ -116,82 +118,35 @@ class Exchange:
         url = self._placement.engine_url
         if self._attempts >= ATTEMPTS:
             return False
-        tried = (*self._tried, url)
+        tried = (*self.tried, url)
         try:
-            placed = self._decide(tried)
+            placed = self.decide(tried)
         except Saturated as saturated:
-            if not self._joins_line((saturated.version, tried)):
+            if not self._delayed().join((saturated.version, tried)):
                 return False
-            self._tried = tried
+            self.tried = tried
             self._drop_link()
             return True
         except LoragateError:
             return False
         if placed.engine_url == url and not same_engine:
             return False
-        self._tried = tried
+        self.tried = tried
         self._drop_link()
-        self._send(placed)
-        return True
-
-    # What it may have to wait for
-
-    def _park(self, version: str, missing_at: str | None) -> None:
-        """Wait until `version` has been loaded; the answer comes to `on_supply`."""
-        self._delayed().park(monotonic())
-        self._client.waits_for_engine()
-        self._client.supply.want(version, missing_at, self)
-
-    def on_supply(self, error: LoragateError | None, *, was_there: bool) -> None:
-        """The version has been loaded, or cannot be; or the engine has had it all along."""
-        self._is_there = was_there
-        if self.is_over or self._delay is None or not self._delay.unpark(monotonic()):
-            return
-        if error is None:
-            self.begin()
-        else:
-            self.fail(error)
-
-    def _wait_in_line(self, version: str) -> None:
-        if not self._joins_line((version, self._tried)):
-            self.fail(self._delayed().refused(self._client.limits))
-
-    def _joins_line(self, line: Line) -> bool:
-        """Whether there is a place in the line; `on_room` is called when its turn comes."""
-        if not self._delayed().join(line, monotonic()):
-            return False
-        self._client.waits_for_engine()
+        self.send(placed)
         return True
 
     def _delayed(self) -> Delay:
         if self._delay is None:
-            self._delay = Delay(self._client.placing, self)
+            self._delay = Delay(self._client, self)
         return self._delay
-
-    def on_room(self) -> bool:
-        """An engine may have room: go, and say so; or say that there was none."""
-        delay = self._delayed()
-        try:
-            placed = self._decide(self._tried)
-        except Saturated as saturated:
-            if (saturated.version, self._tried) == delay.line:
-                return False
-            delay.leave()
-            self._wait_in_line(saturated.version)
-        except LoragateError:
-            delay.go(monotonic())
-            self.begin()  # which tells the reason, or has the version loaded
-        else:
-            delay.go(monotonic())
-            self._send(placed)
-        return True
 
     # Reader: what the engine connection calls
 
     def on_sent(self) -> None:
         self._sent_at = sent_at = monotonic()
         self._client.supply.recent[self._placement.version] = sent_at
-        if not self._tried:  # else what an engine took to fail would be ours
+        if not self.tried:  # else what an engine took to fail would be ours
             waited = self._delay.seconds if self._delay is not None else 0.0
             self._account.cell.added(sent_at - self._request.received_at - waited)
 
@@ -238,7 +193,7 @@ class Exchange:
         this one may not have read our request before. An engine that has it after all is believed.
         """
         placed = self._placement
-        if self._is_there or "@" not in placed.version:
+        if self.is_there or "@" not in placed.version:
             return False
         self._losses += 1
         if self._losses > LOSSES:  # each time it was loaded again: for ever, if nobody stops
@@ -246,7 +201,7 @@ class Exchange:
             return True
         self._attempts = 0
         self._drop_link()
-        self._park(placed.version, placed.engine_url)
+        self._delayed().park(placed.version, placed.engine_url)
         return True
 
     def on_engine_lost(self, error: LoragateError, *, is_stale: bool) -> None:
@@ -364,7 +319,7 @@ class Exchange:
         """Give up what has taken longer than it may, or go elsewhere if the engine is stuck."""
         limits = self._client.limits
         if self._delay is not None and self._delay.is_on:
-            error = self._delay.overdue(limits, now)
+            error = self._delay.overdue(now)
             if error is not None:
                 self.fail(error)
         elif self._reply is not None:

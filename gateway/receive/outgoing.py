@@ -28,8 +28,8 @@ def asks_for_usage(request: Request) -> bool:
     return not is_true(asked) and not is_refused(asked)
 
 
-def message(request: Request, version: str) -> Outgoing:
-    """Return the request's bytes for an engine that calls the version so.
+def message(request: Request, version: str, *, ask_usage: bool) -> Outgoing:
+    """Return the request's bytes for an engine that calls the version so; `ask_usage` is what `asks_for_usage` says.
 
     Raises:
         BadRequest: The body has two `model` keys.
@@ -40,18 +40,18 @@ def message(request: Request, version: str) -> Outgoing:
             request.endpoint.method, request.endpoint.path, request.id, request.extra_headers,
         )  # fmt: skip
     if not isinstance(request.body, bytes):
-        return _in_parts(request.body, request, version)
-    body = addressed(request.body, fields, quoted(version), ask_usage=asks_for_usage(request))
+        return _in_parts(request.body, request, version, ask_usage=ask_usage)
+    body = addressed(request.body, fields, quoted(version), ask_usage=ask_usage)
     return b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b" % (
         request.endpoint.path, len(body), request.id, request.extra_headers, body,
     )  # fmt: skip
 
 
-def _in_parts(body: Pieces, request: Request, version: str) -> Outgoing:
+def _in_parts(body: Pieces, request: Request, version: str, *, ask_usage: bool) -> Outgoing:
     """Return a large request in parts, its body's bytes not copied."""
     fields = request.fields
     assert isinstance(fields, LargeFields)  # as it was read in steps
-    changes = edits(body, fields, fields.outline, quoted(version), ask_usage=asks_for_usage(request))
+    changes = edits(body, fields, fields.outline, quoted(version), ask_usage=ask_usage)
     parts = body.edited(changes)
     head = b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n" % (
         request.endpoint.path, sum(map(len, parts)), request.id, request.extra_headers,
