@@ -9,6 +9,7 @@ import logging
 import math
 import resource
 import socket
+import ssl
 import sys
 
 import uvicorn
@@ -19,6 +20,7 @@ from gateway.log_lines import WITHOUT_TIME, log_to_stderr
 from gateway.receive.protocol import ClientConnection
 from gateway.workers import channel
 from gateway.workers.channel import Configure
+from gateway.workers.tls_listener import TlsListener
 
 
 class Server(uvicorn.Server):
@@ -27,15 +29,31 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, worker: Worker) -> None:
         super().__init__(config)
         self._worker = worker
+        self._tls: list[TlsListener] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening, then tell the control plane."""
-        await super().startup(sockets)
+        context = self.config.ssl
+        if context is None:
+            await super().startup(sockets)
+        else:
+            await super().startup([])
+            self._tls = [self._tls_listener(each, context) for each in sockets or ()]
         self._worker.announce()
+
+    def _tls_listener(self, listener: socket.socket, context: ssl.SSLContext) -> TlsListener:
+        connections, limits = self.server_state.connections, self._worker.deps.limits
+        listener.listen(self.config.backlog)
+        return TlsListener(
+            listener, context, limits, connections,
+            lambda: ClientConnection(self.config, self.server_state, self.lifespan.state),
+        )  # fmt: skip
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Tell the control plane, then drain."""
         self._worker.leave()
+        for listener in self._tls:
+            listener.close()
         await super().shutdown(sockets)
 
     def stop(self, drain_seconds: float) -> None:
