@@ -222,7 +222,9 @@ def request_of(
     body: bytes, target: str = "/v1/chat/completions", headers: Mapping[str, str] | None = None, key: str = ""
 ) -> bytes:
     """Return the bytes of a request."""
-    lines = [f"POST {target} HTTP/1.1", "host: gateway", f"content-length: {len(body)}"]
+    lines = [f"POST {target} HTTP/1.1", "host: localhost", f"content-length: {len(body)}"]
+    if "content-type" not in (headers or {}):
+        lines.append("content-type: application/json")
     if key:
         lines.append(f"authorization: Bearer {key}")
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
