@@ -69,10 +69,7 @@ class Account:
 
     def saw_error(self, code: str) -> None:
         """Count an error that the caller was told."""
-        self._cell_for_its_end().saw_error(code)
-
-    def _cell_for_its_end(self) -> Cell:
-        return self.cell if self.served is not None else self._ledger.cell()
+        (self.cell if self.served is not None else self._ledger.cell()).saw_error(code)
 
     def close(
         self, reply: Reply | None, status: int, now: float, *, client_left: bool, has_failed: bool, was_at_work: bool
@@ -87,7 +84,8 @@ class Account:
             has_failed: We ended the reply with an error after its head.
             was_at_work: An engine had the request and had not ended its reply.
         """
-        request, cell = self._request, self._cell_for_its_end()
+        request = self._request
+        cell = self.cell if self.served is not None else self._ledger.cell()
         if request.fields is not None:
             self.drop_body()  # who loads its version still knows us
         if self.served is not None:
@@ -100,6 +98,7 @@ class Account:
         if reply is not None and reply.tap is not None:
             reply.tap.end(now, client_left=client_left, has_failed=is_in_band)
         if request.exposure is not None:
+            cell.exposed(request.exposure.arm)
             self._tally(request.exposure, status, now, client_left=client_left, is_in_band=is_in_band)
 
     def _cost(self, reply: Reply | None, *, was_at_work: bool) -> int:
@@ -114,7 +113,6 @@ class Account:
         return tokens
 
     def _tally(self, exposure: Exposure, status: int, now: float, *, client_left: bool, is_in_band: bool) -> None:
-        self._cell_for_its_end().exposed(exposure.arm)
         if client_left:
             self._tallies.left(exposure)
             return

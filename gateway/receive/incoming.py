@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final
 from gateway.decide.authenticate import Principal, caller_of
 from gateway.decide.route import RouteTable
 from gateway.errors import (
-    BadRequest,
     ExpectationFailed,
     HeadersTooLarge,
     LoragateError,
@@ -229,7 +228,8 @@ class Incoming:
             parts = self.body
             body = parts[0] if len(parts) == 1 else b"".join([*self._pieces, *parts])
             if endpoint.method == b"POST":
-                body, fields = _without_bom(body)
+                body = body.removeprefix(_BOM)
+                fields = read(body)
         model = model_of(fields, endpoint, in_path, table.base.name if table.base else None)
         arm = headers.get(b"x-loragate-arm")
         extra = b"".join([b"%b: %b\r\n" % (name, headers[name]) for name in _FORWARDED if name in headers])
@@ -266,14 +266,3 @@ def body_too_large(size: int, most: int) -> PayloadTooLarge:
         f"The body has {size:,} bytes or more; the limit is {most:,}. Send less in one "
         "request, or have the operator raise `limits.max_body_bytes`."
     )
-
-
-def _without_bom(body: bytes) -> tuple[bytes, Fields]:
-    """Return a body and its fields; a byte order mark, which RFC 8259, 8.1 lets readers ignore, is taken off."""
-    try:
-        return body, read(body)
-    except BadRequest:
-        if not body.startswith(_BOM):
-            raise
-    body = body[len(_BOM) :]
-    return body, read(body)

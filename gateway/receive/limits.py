@@ -59,11 +59,6 @@ class Limits:
     eject_seconds: float = 5.0
     eject_longest_seconds: float = 60.0
 
-    @property
-    def seconds_per_body_byte(self) -> float:
-        """By how much each byte of a body that has come prolongs the time that it may take."""
-        return 1 / self.min_body_bytes_per_second
-
     def __post_init__(self) -> None:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         wrong = [

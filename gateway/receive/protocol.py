@@ -221,7 +221,7 @@ class ClientConnection(asyncio.Protocol):
         if self._exchange is None and not self._queue:
             if incoming.error is None:
                 if self._waiting is Waiting.BODY:
-                    self._deadline += len(body) * self.limits.seconds_per_body_byte
+                    self._deadline += len(body) / self.limits.min_body_bytes_per_second
             elif incoming.size > SMALL_BODY_BYTES:
                 self._refuse(incoming.error)
 
@@ -244,7 +244,7 @@ class ClientConnection(asyncio.Protocol):
         incoming.begun_at = now = monotonic()
         if not self._is_paused:
             self._waiting = Waiting.BODY
-            self._deadline = now + self.limits.body_seconds + incoming.size * self.limits.seconds_per_body_byte
+            self._deadline = now + self.limits.body_seconds + incoming.size / self.limits.min_body_bytes_per_second
         if incoming.error is not None and not incoming.is_worth_reading():
             self._refuse(incoming.error)
         elif incoming.expects:

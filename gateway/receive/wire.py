@@ -166,7 +166,7 @@ def read(body: bytes) -> Fields:
     Raises:
         BadRequest: Not JSON, not an object, nested too deeply, or of too many parts.
     """
-    if takes_steps(body):
+    if len(body) > SURELY_AT_ONCE_BYTES and takes_steps(body):
         return finished(read_in_steps(Pieces((body,))))
     if body.count(b"[") + body.count(b"{") > DEEPEST_NESTING:
         check_nesting(body)
@@ -175,7 +175,10 @@ def read(body: bytes) -> Fields:
             body.decode()
         except UnicodeDecodeError as error:
             raise _not_json(body, error) from None
-    return _parsed(body)
+    try:
+        return _USUAL.decode(body)
+    except (msgspec.DecodeError, RecursionError):  # a type that is not the usual, or an error that is to be told
+        return _parsed(body)
 
 
 def read_in_steps(body: Pieces) -> Generator[None, None, LargeFields]:
