@@ -1,9 +1,9 @@
 """What pathological and large bodies cost the other streams of a worker: `python -m bench.bodies [SIZES_IN_MIB …]`.
 
-A worker serves in a process of its own, before an engine that answers at once. Beside each body a clock ticks
-on the worker's event loop. Told is the longest time that the clock had to wait (by the worker's own CPU, and
-by the wall, in which other processes take part), all the CPU that the body took, the memory above that of an
-idle worker, in sizes of the body, and what the client got.
+For each body a worker serves in a process of its own, before an engine that answers at once. A clock ticks on the
+worker's event loop. Told is the longest time that the clock had to wait (by the worker's own CPU, and by the wall,
+in which other processes take part), all the CPU that the body took, the peak of the worker's memory above that
+before the body, in sizes of the body, and what the client got. `--only WORDS` takes the bodies of such a name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import json
 import multiprocessing
-import os
 import re
 import socket
 import sys
@@ -67,6 +66,10 @@ CORPUS: Final[dict[str, Callable[[int], bytes]]] = {
     "token ids as a prompt": _filled(b"128000,", b'{"model":"base","prompt":[', b"1]}"),
     "texts to embed": _filled(b'"' + b"A short sentence to embed. " * 12 + b'",', b'{"model":"base","input":[',
                               b'"x"]}'),
+    "many small pictures": _filled(b'{"type":"image_url","image_url":{"url":"data:image/png;base64,' + b"QUJD" * 20
+                                   + b'"}},', b'{"model":"base","messages":[{"role":"user","content":[',
+                                   b'{"type":"text","text":"x"}]}]}'),
+    "lists of token ids": _filled(b"[1," + b"128000," * 30 + b"2],", b'{"model":"base","prompt":[', b"[1]]}"),
     "code with escapes": _member(b'if (a == \\"b\\") {\\n\\treturn c;\\n}\\n', b'"', b'"'),
     "Chinese": _member("\u4f60\u597d\u4e16\u754c".encode(), b'"', b'"'),
     "Chinese, escaped": _member(b"\\u4f60\\u597d", b'"', b'"'),
@@ -91,6 +94,9 @@ CORPUS: Final[dict[str, Callable[[int], bytes]]] = {
     "stream_options, over and over": _filled(b'"stream_options":{},', _START + b'"stream":true,', b'"z":1}'),
     "a long stream_options": _filled(b'"a":1,', _START + b'"stream":true,"stream_options":{', b'"z":1}}'),
     '"model" in a text, over and over': _member(b'\\"model\\":', b'"', b'"'),
+    "[] repeated, beside a picture": _filled(b"[],", b'{"model":"base","messages":[{"image_url":"data:,"},', b"0]}"),
+    "numbers beside a picture": _filled(b"1,", b'{"model":"base","messages":[{"image_url":"data:,"},', b"0]}"),
+    "[] repeated, as a prompt": _filled(b"[],", b'{"model":"base","prompt":[', b"0]}"),
     # Strings
     "quotes, escaped": _member(b'\\"', b'"', b'"'),
     "backslashes": _member(b"\\\\", b'"', b'"'),
@@ -161,13 +167,12 @@ class _Clock:
         self._longest = self._longest_cpu = 0.0
         self._at, self._cpu_at = time.perf_counter(), time.thread_time()
         self._began = self._cpu_at
-        self._memory = self._idle = _resident()
+        self._idle = _peak(is_new=True)
 
     def _tick(self) -> None:
         now, cpu = time.perf_counter(), time.thread_time()
         self._longest = max(self._longest, now - self._at - TICK_SECONDS)
         self._longest_cpu = max(self._longest_cpu, cpu - self._cpu_at)
-        self._memory = max(self._memory, _resident())
         self._at, self._cpu_at = time.perf_counter(), time.thread_time()
         self._loop.call_later(TICK_SECONDS, self._tick)
 
@@ -175,14 +180,18 @@ class _Clock:
         """Return what there was since the last time."""
         found = {
             "wall": self._longest, "turn": self._longest_cpu, "cpu": time.thread_time() - self._began,
-            "memory": self._memory - self._idle,
+            "memory": _peak() - self._idle,
         }  # fmt: skip
         self._begin()
         return found
 
 
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def _peak(*, is_new: bool = False) -> int:
+    """Return the most memory that was resident since the process began, or since the kernel last forgot the peak."""
+    if is_new:
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def _engine(listener: socket.socket) -> None:
@@ -232,30 +241,36 @@ def _ask(port: int, body: bytes) -> str:
     return answer[9:12].decode() + (f" {message[1].decode()[:60]}" if message else "")
 
 
-def measured(sizes: list[int]) -> Iterator[dict[str, Any]]:
-    """Yield what each body of the corpus cost, at each size in MiB."""
+def measured(sizes: list[int], only: str = "") -> Iterator[dict[str, Any]]:
+    """Yield what each body of the corpus cost, at each size in MiB: a worker of its own for each."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=64)
     threading.Thread(target=_engine, args=(listener,), daemon=True).start()
+    try:
+        for size in sizes:
+            for name in CORPUS:
+                if only in name:
+                    yield _one(name, size, f"http://127.0.0.1:{listener.getsockname()[1]}")
+    finally:
+        listener.close()
+
+
+def _one(name: str, size: int, engine: str) -> dict[str, Any]:
     ours, theirs = multiprocessing.Pipe()
-    context = multiprocessing.get_context("spawn")
-    worker = context.Process(target=_worker, args=(f"http://127.0.0.1:{listener.getsockname()[1]}", theirs))
+    worker = multiprocessing.get_context("spawn").Process(target=_worker, args=(engine, theirs))
     worker.start()
     try:
         port = ours.recv()
-        for _ in range(3):
-            _ask(port, _member(b"x", b'"', b'"')(2 * MIB))
-        for size in sizes:
-            for name, make in CORPUS.items():
-                body = make(size * MIB - 64)
-                ours.send("tell")
-                ours.recv()
-                answer = _ask(port, body)
-                ours.send("tell")
-                yield {"body": name, "mib": size, "answer": answer, "bytes": len(body), **ours.recv()}
+        for _ in range(3):  # all modules are loaded, all buffers there
+            _ask(port, _member(b"x", b'"', b'"')(64 * 1024))
+        body = CORPUS[name](size * MIB - 64)
+        ours.send("tell")
+        ours.recv()
+        answer = _ask(port, body)
+        ours.send("tell")
+        return {"body": name, "mib": size, "answer": answer, "bytes": len(body), **ours.recv()}
     finally:
         ours.send("stop")
         worker.join(10)
-        listener.close()
 
 
 def main(arguments: list[str]) -> None:
@@ -263,7 +278,8 @@ def main(arguments: list[str]) -> None:
     as_json = "--json" in arguments
     sizes = [int(each) for each in arguments if each.isdecimal()] or [1, 8, 32]
     rows = []
-    for row in measured(sizes):
+    only = arguments[arguments.index("--only") + 1] if "--only" in arguments else ""
+    for row in measured(sizes, only):
         rows.append(row)
         if as_json:
             print(json.dumps(row), flush=True)
@@ -274,7 +290,7 @@ def main(arguments: list[str]) -> None:
             flush=True,
         )
     slow = [row for row in rows if row["turn"] > TARGET_SECONDS]
-    # Of a small body the worker's own ups and downs are more than it takes.
+    # Of a small body the worker's own buffers are more than it takes.
     fat = [row for row in rows if row["memory"] > TARGET_SIZES * max(row["bytes"], 4 * MIB)]
     print(
         f"{len(rows)} bodies: the longest turn {1e3 * max(row['turn'] for row in rows):.1f} ms, {len(slow)} above "

@@ -71,6 +71,8 @@ PURE = (
     "gateway/receive/engine_headers.py",
     "gateway/receive/lax.py",
     "gateway/receive/media.py",
+    "gateway/receive/large_prompts.py",
+    "gateway/receive/surrogates.py",
     "gateway/receive/prompt_size.py",
     "gateway/receive/wire.py",
     "gateway/receive/json_outline.py",

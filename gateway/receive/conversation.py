@@ -16,7 +16,7 @@ import msgspec
 from gateway.receive.endpoints import Dialect
 from gateway.receive.json_outline import Outline
 from gateway.receive.pieces import Pieces
-from gateway.receive.wire import mended
+from gateway.receive.surrogates import mended
 
 # Whose words begin a conversation, before the first user turn.
 _SYSTEM: Final = frozenset(("system", "developer"))
@@ -40,18 +40,19 @@ class _Body(msgspec.Struct, frozen=True, gc=False):
 _DECODER: Final = msgspec.json.Decoder(_Body)
 
 
-def beginning_of(body: bytes, dialect: Dialect, caller: str) -> str | None:
+def beginning_of(body: bytes, dialect: Dialect, caller: str, *, may_have_halves: bool = True) -> str | None:
     """Return a hash of how the conversation in `body` begins, or None if it cannot be told.
 
     Args:
         body: The request's.
         dialect: How it is to be read. Text completions and continued responses have no beginning.
         caller: Whose conversation it is, so that two callers' "hello" are two conversations.
+        may_have_halves: Halves of surrogate pairs have not been looked for, which takes long in a large body.
     """
     if dialect is Dialect.PLAIN:
         return None
     try:
-        found = _read(body)
+        found = _read(body) if may_have_halves else _DECODER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     if found.previous_response_id is not None:

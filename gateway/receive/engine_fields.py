@@ -16,9 +16,9 @@ from gateway.observe.ledger import Ledger
 from gateway.receive.endpoints import Dialect
 from gateway.receive.lax import number_of
 from gateway.receive.media import may_hold_media, media_fields
-from gateway.receive.pieces import Pieces
 from gateway.receive.request import Request
-from gateway.receive.wire import POLICED, Fields, LargeFields, OddFields, UsualFields, mended
+from gateway.receive.surrogates import mended
+from gateway.receive.wire import POLICED, PROMPTS, Fields, LargeFields, OddFields, UsualFields
 
 _TOKEN_LIMITS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _NUMBERS: Final[dict[str, str]] = {"n": "n", "best_of": "best_of", **dict.fromkeys(_TOKEN_LIMITS, "max_tokens")}
@@ -29,8 +29,6 @@ _HARMLESS: Final = {"priority": frozenset((b"0", b"0.0", b'"0"'))}
 # What has more digits is larger than any cap.
 _LONGEST_NUMBER: Final = 24
 _LARGER_THAN_ALL: Final = 2**63
-# Where what the model reads stands, as an endpoint has it.
-_READ: Final = ("messages", "input", "prompt", "system", "previous_input_messages")
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
 # Media stand in a list of parts inside a list of messages.
@@ -111,13 +109,15 @@ def _asked(request: Request, fields: Fields) -> Iterator[tuple[str, str, int | N
         if number:
             yield _NUMBERS[name], name, number
     if request.endpoint.path == b"/v1/completions":
-        yield "choices", "prompt", _count(request, fields, "prompt") * max(1, numbers["n"])
+        yield "choices", "prompt", _count(fields, "prompt") * max(1, numbers["n"])
     elif request.endpoint.path == b"/v1/embeddings":
-        yield "inputs", "input", _count(request, fields, "input")
-    for raw in _what_is_read(request, fields):
-        if may_hold_media(raw):
-            for rule, shown in media_fields(raw).items():
-                yield rule, shown, None
+        yield "inputs", "input", _count(fields, "input")
+    if isinstance(fields, LargeFields):
+        yield from ((rule, shown, None) for rule, shown in fields.media)
+    elif isinstance(request.body, bytes) and may_hold_media(request.body):
+        for raw in _what_is_read(request.body):
+            if may_hold_media(raw):
+                yield from ((rule, shown, None) for rule, shown in media_fields(raw).items())
 
 
 def _number(raw: bytes) -> int:
@@ -134,36 +134,24 @@ def _number(raw: bytes) -> int:
     return number_of(value) or 0
 
 
-def _count(request: Request, fields: Fields, name: str) -> int:
+def _count(fields: Fields, name: str) -> int:
     """Return how many prompts a list holds: token ids are one."""
-    raw = next(_values(request, fields, (name,)), b"").lstrip()
+    if isinstance(fields, LargeFields):
+        return fields.counts.get(name, 1)
+    raw = bytes(getattr(fields, name)).lstrip()
     if not raw.startswith(b"["):
         return 1
     try:
         items = _ITEMS.decode(raw)
-    except msgspec.DecodeError:
-        return raw.count(b'",') + 1
+    except msgspec.DecodeError:  # half of a surrogate pair
+        items = _ITEMS.decode(mended(raw))
     return 1 if not items or bytes(items[0]).strip()[:1].isdigit() else len(items)
 
 
-def _what_is_read(request: Request, fields: Fields) -> Iterator[bytes]:
-    return _values(request, fields, _READ)
-
-
-def _values(request: Request, fields: Fields, names: tuple[str, ...]) -> Iterator[bytes]:
-    """Yield members of the body as they were sent."""
-    body: Any = request.body
-    if isinstance(fields, LargeFields):
-        pieces = body if isinstance(body, Pieces) else Pieces((body,))
-        members = fields.outline.members
-        yield from (pieces.cut(*members[name][-1]) for name in names if name in members)
-        return
-    # `system` and its like are read here only: few requests come so far.
-    if not names[1:]:
-        yield bytes(getattr(fields, names[0]))
-    elif may_hold_media(body):
-        try:
-            found = _MEMBERS.decode(body)
-        except msgspec.DecodeError:  # half of a surrogate pair in a key
-            found = _MEMBERS.decode(mended(body))
-        yield from (bytes(found[name]) for name in names if name in found)
+def _what_is_read(body: bytes) -> Iterator[bytes]:
+    """Yield members of a body as they were sent: `system` and its like are read here only, few requests come so far."""
+    try:
+        found = _MEMBERS.decode(body)
+    except msgspec.DecodeError:  # half of a surrogate pair in a key
+        found = _MEMBERS.decode(mended(body))
+    yield from (bytes(found[name]) for name in PROMPTS if name in found)

@@ -125,7 +125,7 @@ def check_nesting(body: bytes) -> None:
     Raises:
         BadRequest: They do.
     """
-    outside, _, _ = _outside(body, in_string=0)
+    outside, _, _ = outside_of(body, in_string=0)
     _levels(outside.translate(None, _NOT_BRACKETS), 0)
 
 
@@ -252,7 +252,7 @@ class _Walk:
                 limit = len(self._window)
                 yield
             end = min(self._at + size, limit)
-            outside, quotes, ends_escaped = _outside(self._window[self._at : end], in_string, is_escaped=is_escaped)
+            outside, quotes, ends_escaped = outside_of(self._window[self._at : end], in_string, is_escaped=is_escaped)
             brackets = outside.translate(None, _NOT_BRACKETS)
             lowest, after = _levels(brackets, depth)
             is_in_here = lowest <= 1
@@ -306,7 +306,7 @@ def _ends(pattern: re.Pattern[bytes], text: bytes, at: int) -> int:
     return at if found is None else found.end()
 
 
-def _outside(text: bytes, in_string: int, *, is_escaped: bool = False) -> tuple[bytes, int, bool]:
+def outside_of(text: bytes, in_string: int, *, is_escaped: bool = False) -> tuple[bytes, int, bool]:
     """Return what stands outside of strings, how many quotes there are, and whether an escape is still to end.
 
     Args:

@@ -11,7 +11,7 @@ from gateway.decide.authenticate import Principal, Role
 from gateway.errors import BadRequest, Forbidden
 from gateway.pipeline import Call, Exposure
 from gateway.receive.body_memory import Hold
-from gateway.receive.body_values import text_at
+from gateway.receive.body_values import text_at, text_in_large
 from gateway.receive.conversation import beginning_of, beginning_of_large
 from gateway.receive.endpoints import Dialect, Endpoint
 from gateway.receive.pieces import Pieces
@@ -105,8 +105,11 @@ class Request:
 
     def _in_body(self, path: str) -> str | None:
         first, _, rest = path.partition(".")
+        fields = self.fields
+        if isinstance(fields, LargeFields):
+            return text_in_large(self.body, fields, path)
         if first == "metadata":  # has been found already
-            return text_at(bytes(self.fields.metadata), rest) if rest and self.fields is not None else None
+            return text_at(bytes(fields.metadata), rest) if rest and fields is not None else None
         return text_at(self.body, path) if isinstance(self.body, bytes) else None
 
     def user(self) -> object:
@@ -118,10 +121,12 @@ class Request:
 
     def _beginning(self) -> str | None:
         body, dialect, caller = self.body, self.endpoint.dialect, self.caller.unit
+        fields = self.fields
+        if not isinstance(fields, LargeFields):
+            return beginning_of(body, dialect, caller) if isinstance(body, bytes) else None
         if isinstance(body, bytes):
-            return beginning_of(body, dialect, caller)
-        assert isinstance(self.fields, LargeFields)  # as it was read in steps
-        return beginning_of_large(body, self.fields.outline, dialect, caller)
+            return beginning_of(fields.mended or body, dialect, caller, may_have_halves=False)
+        return beginning_of_large(body, fields.outline, dialect, caller)
 
 
 def wanted_arm(value: bytes, caller: Principal) -> Arm:

@@ -26,8 +26,10 @@ from gateway.receive.json_outline import (
     outline_in_steps,
     outline_of,
 )
+from gateway.receive.large_prompts import count_in_steps, media_in_steps
 from gateway.receive.lax import is_true
 from gateway.receive.pieces import Edit, Pieces, edited
+from gateway.receive.surrogates import may_have_halves, mended, mended_in_steps
 
 # The largest body that is read at once: at worst 10 ms.
 AT_ONCE_BYTES: Final = 1024 * 1024
@@ -124,31 +126,35 @@ POLICED: Final = frozenset(OddFields.__struct_fields__) - frozenset(Fields.__str
 
 
 class LargeFields(Fields, frozen=True, gc=False, kw_only=True):
-    """What is read of a body in steps, where its members stand, and the fields that a policy may refuse."""
+    """What is read of a body in steps.
+
+    Attributes:
+        outline: Where its members stand.
+        policed: The fields that a policy may refuse.
+        counts: How many prompts `prompt` and `input` hold.
+        media: (rule, field) of media in what the model reads, each member's in turn (`media.py`).
+        mended: The body with no halves of surrogate pairs, if it has some and is small enough to be parsed; else empty.
+    """
 
     outline: Outline
     policed: Fields
+    counts: dict[str, int]
+    media: tuple[tuple[str, str], ...]
+    mended: bytes
 
+
+# What the model reads, as an endpoint has it.
+PROMPTS: Final = ("messages", "input", "prompt", "system", "previous_input_messages")
+_COUNTED: Final = ("prompt", "input")
 
 # Fields that can be long by nature; of a large body they are not parsed.
 _LONG: Final = frozenset(name for name, kind in get_type_hints(Fields).items() if kind is msgspec.Raw)
 _READ: Final = frozenset(Fields.__struct_encode_fields__) | POLICED
-# What else tells how a conversation begins (`conversation.py`).
-_WANTED: Final = _READ | {"system", "instructions", "previous_response_id"}
+# What else is looked at by a policy, or tells how a conversation begins (`conversation.py`).
+_WANTED: Final = _READ | {*PROMPTS, "instructions", "previous_response_id"}
 # Of a large body a policy learns that such a field is there, and not what it holds.
 _NAMED_ONLY: Final = frozenset(("prompt_embeds", "kv_transfer_params", "ec_transfer_params", "chat_template"))
 _LONGEST_NAMED_ONLY_BYTES: Final = 64
-# Any escape, so that the second backslash of `\\ud800` begins none.
-_SURROGATES: Final = re.compile(
-    rb"\\(?:u[dD](?:[89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F]|[89a-fA-F])[0-9a-fA-F]{2}|.)", re.DOTALL
-)
-_ESCAPED_PAIR_BYTES: Final = len(rb"\ud83d\ude00")
-
-
-def _whole_pairs(escape: re.Match[bytes]) -> bytes:
-    """Return an escape as it is, a lone surrogate as U+FFFD, which is as long."""
-    is_lone = escape[0][1:3].lower() == b"ud" and len(escape[0]) < _ESCAPED_PAIR_BYTES
-    return rb"\ufffd" if is_lone else escape[0]
 
 
 def takes_steps(body: bytes) -> bool:
@@ -157,7 +163,7 @@ def takes_steps(body: bytes) -> bool:
         return False
     if len(body) > AT_ONCE_BYTES or body.count(b"[") + body.count(b"{") > _MOST_CONTAINERS_AT_ONCE:
         return True
-    return b"\\ud" in body or b"\\uD" in body  # `mended` is slow
+    return may_have_halves(body)  # `mended` is slow
 
 
 def read(body: bytes) -> Fields:
@@ -210,7 +216,20 @@ def read_in_steps(body: Pieces) -> Generator[None, None, LargeFields]:
         for name, spans in outline.members.items() if name in _LONG
     }  # fmt: skip
     values = {name: getattr(fields, name) for name in Fields.__struct_fields__}
-    return LargeFields(**(values | long), outline=outline, policed=fields)
+    counts: dict[str, int] = {}
+    media: list[tuple[str, str]] = []
+    for name in PROMPTS:
+        if name in outline.members:
+            span = outline.members[name][-1]
+            if name in _COUNTED:
+                counts[name] = yield from count_in_steps(body, span)
+            media += (yield from media_in_steps(body, span)).items()
+    whole = b""
+    if body.size <= AT_ONCE_BYTES and may_have_halves(body.whole()):
+        whole = yield from mended_in_steps(body.whole())
+    return LargeFields(
+        **(values | long), outline=outline, policed=fields, counts=counts, media=tuple(media), mended=whole
+    )
 
 
 def _parsed(body: bytes) -> Fields:
@@ -218,7 +237,7 @@ def _parsed(body: bytes) -> Fields:
         try:
             return _fields_of(body)
         except msgspec.DecodeError:
-            if b"\\ud" not in body and b"\\uD" not in body:
+            if not may_have_halves(body):
                 raise
             # RFC 8259, 8.2: half of a surrogate pair is allowed and common, where JavaScript cut an emoji in two.
             return _fields_of(mended(body))
@@ -241,11 +260,6 @@ def _fields_of(body: bytes) -> Fields:
         return _USUAL.decode(body)
     except msgspec.DecodeError:  # of a type that is not the usual, or a number too long to be one
         return _ODD.decode(body)
-
-
-def mended(body: bytes) -> bytes:
-    """Return a JSON text with U+FFFD for each half of a surrogate pair that stands alone."""
-    return _SURROGATES.sub(_whole_pairs, body)
 
 
 def addressed(body: bytes, fields: Fields, name: bytes, *, ask_usage: bool = False) -> bytes:

@@ -14,7 +14,7 @@ from gateway.decide.route import RolloutTag
 from gateway.receive.conversation import beginning_of
 from gateway.receive.endpoints import ENDPOINTS, Dialect
 from gateway.receive.request import Request
-from gateway.receive.wire import read
+from gateway.receive.wire import LargeFields, read
 from gateway.store.desired import Desired, MirrorPolicy, RolloutRecord, RouteLimits, RouteRecord
 from gateway.store.snapshot import encode, of_state, to_table
 
@@ -253,3 +253,37 @@ def test_a_route_that_cannot_be_served_is_refused_with_the_reason(field: str, va
     data = msgspec.json.encode({"alias": "a", "control": "a@1", "salt": "s", field: value})
     with pytest.raises(msgspec.ValidationError, match=told):
         msgspec.json.decode(data, type=RouteRecord)
+
+
+HALVES = '"%s"' % ("\\ud800" * 12_000)
+PADDING = "[" + "[]," * 30_000 + "0]"
+
+
+@pytest.mark.parametrize("more", [f'"x":{HALVES}', f'"x":{PADDING}'], ids=["halves of surrogate pairs", "arrays"])
+@pytest.mark.parametrize(
+    ("members", "sources"),
+    [
+        ('"metadata":{"user_id":"u"}', ("body:metadata.user_id",)),
+        ('"metadata":{"pad":"%s","user_id":"u"}' % ("x" * 20_000), ("body:metadata.user_id",)),
+        ('"metadata":{"pad":"\\ud800","user_id":"u"}', ("body:metadata.user_id",)),
+        ('"metadata":{"user_id":"a"},"metadata":{"user_id":"u"}', ("body:metadata.user_id",)),
+        ('"metadata":"text"', ("body:metadata",)),
+        ('"metadata":{"a":{"b":7}}', ("body:metadata.a.b",)),
+        ('"tenant":{"id":"u"}', ("body:tenant.id",)),
+        ('"ten\\u0061nt":"u"', ("body:tenant",)),
+        ('"user":"u"', ("user",)),
+        ('"messages":[{"role":"user","content":"hi \\ud800"}]', ("conversation",)),
+    ],
+    ids=lambda each: str(each)[:40],
+)
+def test_a_small_body_that_is_read_in_steps_tells_the_same_unit(
+    members: str, sources: tuple[str, ...], more: str
+) -> None:
+    body = "{%s,%s}"
+    plain, in_steps = request((body % (members, '"x":0')).encode()), request((body % (members, more)).encode())
+    assert not isinstance(plain.fields, LargeFields)
+    assert isinstance(in_steps.fields, LargeFields)
+    for path in (b"/v1/chat/completions", b"/v1/messages"):
+        plain.endpoint = in_steps.endpoint = ENDPOINTS[path]
+        assert in_steps.unit(sources) == plain.unit(sources)
+        assert in_steps.user() == plain.user()
