@@ -31,6 +31,7 @@ class PlacementCounts(msgspec.Struct, gc=False, kw_only=True):
 
     engines: dict[str, EngineCounts] = msgspec.field(default_factory=dict)
     queued_now: int = 0
+    early_heads: int = 0  # streams whose head went out before an engine had answered
     refused: dict[str, int] = msgspec.field(default_factory=dict)
     queue_wait: Histogram = msgspec.field(default_factory=lambda: Histogram.of(QUEUE_BOUNDS))
 
@@ -75,6 +76,7 @@ class PlacementCounts(msgspec.Struct, gc=False, kw_only=True):
             for reason, count in theirs.ejections.items():
                 mine.ejections[reason] = mine.ejections.get(reason, 0) + count
         self.queued_now += other.queued_now
+        self.early_heads += other.early_heads
         for reason, count in other.refused.items():
             self.refused[reason] = self.refused.get(reason, 0) + count
         self.queue_wait.add(other.queue_wait)

@@ -234,6 +234,11 @@ def _placement(reading: Reading) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "loragate_requests_queued", "Requests that wait until an engine has room.", value=counts.queued_now
     )
+    yield CounterMetricFamily(
+        "loragate_early_heads",
+        "Streams whose head went out before an engine had answered, since they had waited so long.",
+        value=counts.early_heads,
+    )
     refusals = CounterMetricFamily(
         "loragate_queue_refusals", "Requests refused because the queue was full, or after a timeout in it.",
         labels=("reason",),

@@ -2,7 +2,8 @@
 
 Belongs to one client connection. Sends the call to an engine, hands each part of the
 reply on as it comes, tries once more elsewhere if the engine fails before the first
-byte, and ends a stream in-band if it fails after. Before that it may have to wait: until
+byte, and ends a stream in-band if it fails after. A stream that is silent for long gets comments, if need be before
+any engine's head (`early_head.py`). Before that it may have to wait: until
 its version has been loaded, or until an engine has room (`delay.py`). Knows no sockets, only its
 client's `write` and its engine's `Link`.
 """
@@ -16,6 +17,7 @@ from gateway.pipeline import Placement
 from gateway.ports import Link, ReplyHead
 from gateway.receive.accounts import Account, decide
 from gateway.receive.delay import Delay
+from gateway.receive.early_head import COMMENT_CHUNK, early_end, early_head, may_begin_early
 from gateway.receive.failures import reply_of
 from gateway.receive.lax import is_stream
 from gateway.receive.outgoing import asks_for_usage, message
@@ -40,9 +42,9 @@ class Exchange:
     """A request and its reply, between one client and one engine."""
 
     __slots__ = (
-        "_account", "_attempts", "_client", "_delay", "_heard_at", "_hides_usage", "_is_allowed", "_link",
-        "_losses", "_placement", "_reply", "_request", "_sent_at", "_stale", "has_begun", "is_over", "is_there",
-        "tried",
+        "_account", "_attempts", "_client", "_commented_at", "_delay", "_heard_at", "_hides_usage", "_is_allowed",
+        "_link", "_losses", "_placement", "_reply", "_request", "_sent_at", "_stale", "has_begun", "is_over",
+        "is_there", "tried",
     )  # fmt: skip
 
     def __init__(self, client: "ClientConnection", request: Request) -> None:
@@ -56,10 +58,11 @@ class Exchange:
         self._hides_usage = False
         self._reply: Reply | None = None
         self._sent_at = self._heard_at = 0.0  # heard: the engine's last sign of life
+        self._commented_at = 0.0  # the last comment that has gone to the client
         self._delay: Delay | None = None  # once it has had to wait before an engine had it
         self.is_there = False  # the engine that says that it lacks the version has it: a 404 is its own answer
         self._is_allowed = False  # to ask an engine for what it asks for
-        self.has_begun = False  # the head has gone to the client
+        self.has_begun = False  # the head has gone to the client: the engine's, or before that ours
         self.is_over = False
 
     # Who serves it
@@ -164,7 +167,9 @@ class Exchange:
             self._client.write(out)
         if is_complete:
             self._end(reply, now)
-        elif not is_comment(data):  # which an engine sends while a request waits, too
+        elif is_comment(data):  # which an engine sends while a request waits, too
+            self._commented_at = now
+        else:
             self._heard_at = now
 
     def on_chunk(self, chunk: bytes) -> None:
@@ -210,7 +215,7 @@ class Exchange:
         client.fingerprints.pop(url, None)  # what comes back may be another
         if self.is_over:
             return
-        if not self.has_begun:
+        if self._reply is None:
             client.placing.gave_up(url, self)
             if is_stale and self._stale < STALE_CONNECTIONS:  # closed before our request came: not its fault
                 self._stale += 1
@@ -226,18 +231,23 @@ class Exchange:
     # The reply
 
     def _head(self, head: ReplyHead, now: float) -> bytes:
-        """Return the head for the client, and keep what reads the body on its way."""
+        """Return the head for the client, unless it has one; keep what reads the body on its way."""
         client, request, placed = self._client, self._request, self._placement
         if self._delay is not None and self._delay.seconds_for_load:
             self._account.cell.waited_for_load(self._delay.seconds_for_load)
         known = client.fingerprints.get(placed.engine_url)
-        self._reply = reply = Reply(head, request, self._account.cell, hides_usage=self._hides_usage, fingerprint=known)
-        request.keep_alive = request.keep_alive and not client.is_draining
+        is_early = self.has_begun
+        self._reply = reply = Reply(
+            head, request, self._account.cell, hides_usage=self._hides_usage, fingerprint=known, is_early=is_early
+        )
+        request.keep_alive = request.keep_alive and (is_early or not client.is_draining)
         self.has_begun = True
         if placed.mirror is not None:
             reply.tap = client.taps.of(request, placed, head, self._sent_at)
         client.note((request.id, placed, request.caller))
         self._account.drop_body()  # no other try can come, and a stream may be long
+        if is_early:
+            return b""
         return reply.head(head, request, placed, self._sent_at - request.received_at + monotonic() - now)
 
     # The end
@@ -257,7 +267,7 @@ class Exchange:
         self._account.saw_error(error.code)
         status = error.status if reply is None else reply.status
         self._close_books(status, monotonic(), has_failed=reply is not None, was_at_work=was_at_work)
-        if reply is None:
+        if not self.has_begun:
             keep_alive = request.keep_alive and not client.is_draining
             client.write(
                 reply_of(
@@ -266,12 +276,13 @@ class Exchange:
             )
             client.exchange_is_over(keep_alive=keep_alive)
             return
-        event = reply.ended_by(error, request.endpoint.dialect)
+        dialect = request.endpoint.dialect
+        event = early_end(error, dialect) if reply is None else reply.ended_by(error, dialect)
         if event is None:
             client.abort()  # a length was promised: only a broken connection says that it was not kept
         else:
             client.write(event)
-            client.exchange_is_over(keep_alive=request.keep_alive and reply.has_an_end)
+            client.exchange_is_over(keep_alive=request.keep_alive and (reply is None or reply.has_an_end))
 
     def client_gone(self) -> None:
         """Nobody listens any more: free the engine at once."""
@@ -313,10 +324,12 @@ class Exchange:
 
     def comment(self) -> bytes:
         """Return bytes that a reply which has begun may carry without meaning; none if there are none."""
-        return self._reply.comment() if self._reply is not None else b""
+        if self._reply is not None:
+            return self._reply.comment()
+        return COMMENT_CHUNK if self.has_begun else b""
 
     def check(self, now: float) -> None:
-        """Give up what has taken longer than it may, or go elsewhere if the engine is stuck."""
+        """Give up what has taken longer than it may, or go elsewhere if the engine is stuck, or say that it lives."""
         limits = self._client.limits
         if self._delay is not None and self._delay.is_on:
             error = self._delay.overdue(now)
@@ -330,6 +343,30 @@ class Exchange:
                 self.fail(EngineTimeout(f"The engine sent nothing {'' if is_first else 'more '}for {seconds:g} s."))
         else:
             self._check_first_byte(now)
+        if not self.is_over:
+            self._keep_alive(now)
+
+    def _keep_alive(self, now: float) -> None:
+        """Write a comment to a stream that has been silent for long, after its head if no engine has sent one."""
+        client, request, limits = self._client, self._request, self._client.limits
+        head = b""
+        if self.has_begun:
+            last = self._commented_at if self._reply is None else max(self._commented_at, self._heard_at)
+            if not limits.comment_seconds or now - last < limits.comment_seconds:
+                return
+        else:
+            waits_for_long = 0 < limits.early_head_seconds <= now - request.received_at
+            if not waits_for_long or not may_begin_early(request):
+                return
+        if client.unsent_bytes():  # it does not read what there is
+            return
+        if not self.has_begun:
+            self.has_begun = True
+            request.keep_alive = request.keep_alive and not client.is_draining
+            head = early_head(request)
+            client.placing.counts.early_heads += 1
+        self._commented_at = now
+        client.write(head + self.comment())
 
     def _check_first_byte(self, now: float) -> None:
         client, url = self._client, self._placement.engine_url

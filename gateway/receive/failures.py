@@ -5,6 +5,8 @@ Nothing of a foreign exception gets in here: only messages that this project wro
 """
 
 import http
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -56,10 +58,17 @@ def reply_of(
 
 def event_of(error: LoragateError, dialect: Dialect) -> bytes:
     """Return the server-sent event that ends a stream which can no longer be completed."""
+    kind = "api_error" if dialect is Dialect.MESSAGES else error.type
+    fields = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
+    return error_event(fields, dialect)
+
+
+def error_event(fields: Mapping[str, Any], dialect: Dialect) -> bytes:
+    """Return the event that tells an error's `message`, `type`, `param` and `code` in an endpoint's way."""
     if dialect is Dialect.MESSAGES:
-        told = {"type": "error", "error": {"type": "api_error", "message": error.message}}
+        told = {"type": "error", "error": {"type": fields["type"], "message": fields["message"]}}
         return b"event: error\ndata: %b\n\n" % msgspec.json.encode(told)
     if dialect is Dialect.RESPONSES:
-        flat = {"type": "error", "code": error.code, "message": error.message, "param": error.param}
+        flat = {"type": "error", "code": fields["code"], "message": fields["message"], "param": fields["param"]}
         return b"event: error\ndata: %b\n\n" % msgspec.json.encode(flat)
-    return b"data: %b\n\ndata: [DONE]\n\n" % body_of(error)
+    return b"data: %b\n\ndata: [DONE]\n\n" % msgspec.json.encode({"error": fields})

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Final
 
-_MAY_BE_0: Final = ("engine_concurrency", "queue_size")
+_MAY_BE_0: Final = ("engine_concurrency", "queue_size", "comment_seconds", "early_head_seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +36,13 @@ class Limits:
     load_seconds: float = 30.0
     # Between two parts of a reply.
     idle_seconds: float = 120.0
+    # A stream in which nothing has come for so long gets a comment, which clients skip: load balancers cut what is
+    # silent for 60 s (AWS ALB, nginx). vLLM advises 15 s. 0: none.
+    comment_seconds: float = 15.0
+    # A stream that no engine has begun for so long, in line or for a load, gets its head (200) so that there can be
+    # comments; a refusal after that is told in-band. Longer than `queue_seconds` and `load_seconds`, whose end is thus
+    # still a 503. 0: never.
+    early_head_seconds: float = 35.0
     # A reader that takes nothing off a full buffer for so long is gone.
     stalled_reader_seconds: float = 120.0
     # nginx lingering_time: how long what a refused client still sends is read and dropped.

@@ -82,7 +82,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self.write = self._transport.write
+        self.write, self.unsent_bytes = self._transport.write, self._transport.get_write_buffer_size
         self._pipeline.reads_from(self._transport)
         self._connections.add(self)
         if len(self._connections) > self.limits.max_connections:

@@ -9,6 +9,7 @@ from gateway.errors import LoragateError
 from gateway.observe.ledger import Cell
 from gateway.pipeline import Placement
 from gateway.ports import ReplyHead
+from gateway.receive.early_head import COMMENT, COMMENT_CHUNK, Refusal
 from gateway.receive.endpoints import Dialect
 from gateway.receive.engine_headers import forwarded
 from gateway.receive.failures import connection_header, event_of, status_line
@@ -27,23 +28,25 @@ class Reply:
     """One reply that has begun.
 
     Args:
-        head: Its beginning.
+        head: Its beginning, as the engine tells it.
         request: What it answers; told whether the connection can be kept after it.
         cell: Where its pace is counted.
         hides_usage: Take the usage out of a stream that was asked for it by us.
         fingerprint: What the engine is known to call its configuration, if a stream has told.
+        is_early: The client has been told the head of a stream already.
 
     `tap` is set where the request is copied; it is told all that the engine sends, as it sends it.
     """
 
     __slots__ = (
-        "_cell", "_events", "_is_chunked", "_last_at", "_passing", "_received_at", "_usage", "_whole", "pieces",
-        "status", "tap",
+        "_cell", "_events", "_is_chunked", "_last_at", "_passing", "_received_at", "_refusal", "_usage", "_whole",
+        "pieces", "status", "tap",
     )  # fmt: skip
 
     def __init__(
-        self, head: ReplyHead, request: Request, cell: Cell, *, hides_usage: bool, fingerprint: bytes | None
-    ) -> None:
+        self, head: ReplyHead, request: Request, cell: Cell, *, hides_usage: bool, fingerprint: bytes | None,
+        is_early: bool = False,
+    ) -> None:  # fmt: skip
         self._cell = cell
         self._received_at = request.received_at
         self._last_at = 0.0  # the last content
@@ -52,14 +55,17 @@ class Reply:
         self.tap: Tap | None = None
         self._events: EventStream | None = None
         self._whole: WholeReply | None = None
+        self._refusal: Refusal | None = None  # what a client reads of it that has been promised a stream
         self.status = status = head.status
         if any(name == b"content-type" and value.startswith(EVENT_STREAM) for name, value in head.headers):
             self._events = EventStream(hide_usage=hides_usage, fingerprint=fingerprint)
         else:
             self._whole = WholeReply()
+            if is_early:
+                self._refusal = Refusal(request.endpoint.dialect, status)
         # An event may be added to a stream, or taken out, so its length is not the engine's.
         has_length = head.length is not None and self._events is None
-        self._is_chunked = not has_length and not request.is_http10 and status not in (204, 304)
+        self._is_chunked = is_early or (not has_length and not request.is_http10 and status not in (204, 304))
         self._passing = self._events if self._is_chunked else None
         if not has_length and request.is_http10:
             request.keep_alive = False
@@ -93,6 +99,8 @@ class Reply:
             data = self._passed(data, now, is_complete=is_complete)
         elif self._whole is not None:
             self._whole.take(data)
+            if self._refusal is not None:
+                data = self._refusal.take(data, is_complete=is_complete)
         if not self._is_chunked:
             return data
         framed = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
@@ -176,17 +184,20 @@ class Reply:
 
     @property
     def has_failed(self) -> bool:
-        """Whether the engine has told an error inside the stream."""
-        return self._events is not None and self._events.has_failed
+        """Whether the engine has told an error inside the stream, or has answered well, but not with a stream."""
+        if self._events is None:
+            return self._refusal is not None and self.status < _FAILED
+        return self._events.has_failed
 
     def ended_by(self, error: LoragateError, dialect: Dialect) -> bytes | None:
         """Return the event that ends a stream with an error; None where only a broken connection can tell."""
-        if self._events is None:
-            return None
         event = event_of(error, dialect)
-        if self._events.is_split:
-            event = b"\n\n" + event
-        event = self._events.whole_rest() + event
+        if self._events is not None:
+            if self._events.is_split:
+                event = b"\n\n" + event
+            event = self._events.whole_rest() + event
+        elif self._refusal is None:
+            return None
         return b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event) if self._is_chunked else event
 
     @property
@@ -196,6 +207,6 @@ class Reply:
 
     def comment(self) -> bytes:
         """Return bytes that it may carry without meaning; none if there are none."""
-        if self._events is None or self._events.is_split:
+        if self._events.is_split if self._events is not None else self._refusal is None:
             return b""
-        return b"3\r\n:\n\n\r\n" if self._is_chunked else b":\n\n"
+        return COMMENT_CHUNK if self._is_chunked else COMMENT
