@@ -103,7 +103,7 @@ async def _run_crowd(gateway: RunningGateway, crowd: int, pid: int) -> tuple[set
         body = json.dumps(chat(stream=True, response_format=schema, fake={"cadence_ms": 150})).encode()
         async with ready:
             reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-        head = f"POST {CHAT} HTTP/1.1\r\nauthorization: Bearer {gateway.key}\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.key}\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
         text = ""
         pieces = 0
