@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.decide.assign import CONVERSATION, Arm
+from gateway.decide.assign import CONVERSATION, DEFAULT_SOURCES, Arm
 from gateway.decide.authenticate import Principal, Role
 from gateway.errors import BadRequest, Forbidden
 from gateway.pipeline import Call, Exposure
@@ -19,8 +19,6 @@ from gateway.receive.rates import Lease
 from gateway.receive.wire import Fields, LargeFields
 
 _NONE: Final[Mapping[bytes, bytes]] = MappingProxyType({})
-# Unit sources that are members of the body, the same in every dialect.
-_PLAIN_FIELDS: Final = ("safety_identifier", "prompt_cache_key")
 
 
 class Request:
@@ -73,16 +71,14 @@ class Request:
 
     def unit(self, sources: tuple[str, ...]) -> str:
         """Return the unit of assignment: the first source that tells one, else the key."""
-        fields = self.fields
+        if sources == DEFAULT_SOURCES and not self.unit_header and self.endpoint.dialect is not Dialect.MESSAGES:
+            fields = self.fields  # the usual request names no unit: one look, and no call for each source
+            if fields is None or not (fields.safety_identifier or fields.user or fields.prompt_cache_key):
+                return self.caller.account or self.caller.id
         for source in sources:
-            # First the sources of nearly all routes, without a call for each: every request of a split passes here.
-            if source == "header":
-                if self.unit_header:
-                    return self.unit_header.decode("latin-1")
-                continue
             if source == "key":
                 break
-            found = getattr(fields, source, None) if source in _PLAIN_FIELDS else self._unit_from(source)
+            found = self._unit_from(source)
             if found and isinstance(found, str):
                 return found
         return self.caller.unit

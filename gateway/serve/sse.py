@@ -6,7 +6,7 @@ half an event, and an error event can follow.
 """
 
 import re
-from typing import Final
+from typing import Annotated, Final, Generic, TypeVar
 
 import msgspec
 
@@ -45,8 +45,25 @@ _MOST_DIGITS: Final = len(str(MOST_TOKENS))
 _NONE: Final = msgspec.Raw(b"")
 
 
+_TOKENS = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
+
+
+class UsualUsage(msgspec.Struct, frozen=True, gc=False):
+    """Token counts of a reply as engines tell them, under OpenAI's two spellings (completions, responses)."""
+
+    prompt_tokens: _TOKENS | None = None
+    completion_tokens: _TOKENS | None = None
+    input_tokens: _TOKENS | None = None
+    output_tokens: _TOKENS | None = None
+
+    def counts(self) -> tuple[int, int] | None:
+        """Return (prompt, generated) tokens; what is missing is 0, and None is returned if all is."""
+        prompt, generated = self.prompt_tokens or self.input_tokens, self.completion_tokens or self.output_tokens
+        return None if prompt is None and generated is None else (prompt or 0, generated or 0)
+
+
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Token counts of a reply, under OpenAI's two spellings (completions, responses), as the engine wrote them.
+    """The same where a figure is no count of tokens, as the engine wrote it.
 
     Not read yet, so that a figure which is no count leaves the event what it is: the one that tells the usage.
     """
@@ -73,15 +90,19 @@ def _count(raw: msgspec.Raw) -> int:
     return count if count <= MOST_TOKENS else -1
 
 
-class _Carrier(msgspec.Struct, frozen=True):
-    usage: Usage | None = None
+U = TypeVar("U", UsualUsage, Usage)
+
+
+class _Carrier(msgspec.Struct, Generic[U], frozen=True):
+    usage: U | None = None
     choices: list[msgspec.Raw] | None = None
     system_fingerprint: msgspec.Raw = msgspec.Raw(b"")
-    response: "_Carrier | None" = None
-    message: "_Carrier | None" = None
+    response: "_Carrier[U] | None" = None
+    message: "_Carrier[U] | None" = None
 
 
-_CARRIER: Final = msgspec.json.Decoder(_Carrier)
+_USUAL_CARRIER: Final = msgspec.json.Decoder(_Carrier[UsualUsage])
+_CARRIER: Final = msgspec.json.Decoder(_Carrier[Usage])
 
 
 def usage_of(reply: bytes) -> tuple[int, int] | None:
@@ -90,9 +111,13 @@ def usage_of(reply: bytes) -> tuple[int, int] | None:
     return found.usage.counts() if found is not None and found.usage is not None else None
 
 
-def _carrier_of(data: bytes) -> _Carrier | None:
+def _carrier_of(data: bytes) -> _Carrier[UsualUsage] | _Carrier[Usage] | None:
+    carrier: _Carrier[UsualUsage] | _Carrier[Usage]
     try:
-        carrier = _CARRIER.decode(data)
+        try:
+            carrier = _USUAL_CARRIER.decode(data)
+        except msgspec.ValidationError:  # a figure that is no count, or something else of another type
+            carrier = _CARRIER.decode(data)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
     if carrier.usage is None and (inner := carrier.response or carrier.message) is not None:

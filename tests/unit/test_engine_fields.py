@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from gateway.control.keys.engine_field_rules import EngineFieldRules
 from gateway.decide.assign import Split
 from gateway.decide.authenticate import Principal, Role
-from gateway.decide.engine_fields import CAPS, DENIED, FieldPolicy, check_rules
+from gateway.decide.engine_fields import CAPS, DENIED, DENY, NAMES, FieldPolicy, check_rules
 from gateway.decide.route import Route, RouteTable
 from gateway.errors import BadRequest
 from gateway.observe.ledger import Ledger
@@ -178,3 +179,13 @@ def test_rules_that_mean_nothing_are_refused() -> None:
         with pytest.raises(ValueError, match="engine_fields"):
             check_rules(rules)
     check_rules(dict.fromkeys(DENIED, "allow") | dict(CAPS) | {"n": "allow"})
+
+
+def test_the_admin_api_describes_a_rule_for_each_field_that_has_one() -> None:
+    described = EngineFieldRules.model_fields
+    assert tuple(described) == NAMES
+    assert {name: each.default for name, each in described.items()} == {**dict.fromkeys(DENIED, DENY), **CAPS}
+    assert EngineFieldRules.model_validate({"n": 64, "media_urls": "allow"}).given() == {"n": 64, "media_urls": "allow"}
+    for wrong in ({"x": "allow"}, {"n": "deny"}, {"n": 0}, {"n": True}, {"n": 2**31 + 1}, {"priority": 1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            EngineFieldRules.model_validate(wrong)

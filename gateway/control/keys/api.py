@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi import Path as InPath
 from pydantic import BaseModel, ConfigDict, Field
 
+from gateway.control.keys.engine_field_rules import EngineFieldRules
 from gateway.control.operations import Operations
 from gateway.control.paging import After, Limit, Place, page
 from gateway.control.routes.shapes import RefusalView
@@ -48,8 +49,8 @@ class NewKey(BaseModel):
     tokens_per_minute: int | None = Field(
         None, ge=1, le=HIGHEST_LIMIT, description="Tokens of prompts and replies together; null for no limit"
     )
-    engine_fields: dict[str, str | int] = Field(
-        {},
+    engine_fields: EngineFieldRules = Field(
+        EngineFieldRules(),
         description="Rules for fields that engines are sent, before the route's and the settings': `allow`, `deny`, "
         "or the largest number that may pass; see docs/security.md",
         examples=[{"media_urls": "allow", "n": 64}],
@@ -128,7 +129,7 @@ def add_keys(app: FastAPI, operations: Operations) -> None:
         record, key = await operations.keys.create(
             new.role, new.name, new.models, lifetime_seconds=new.lifetime_seconds,
             requests_per_minute=new.requests_per_minute, tokens_per_minute=new.tokens_per_minute,
-            engine_fields=new.engine_fields, by=request.state.caller,
+            engine_fields=new.engine_fields.given(), by=request.state.caller,
         )  # fmt: skip
         return {**key_view(record, operations.keys.now()), "key": key}
 
