@@ -35,7 +35,7 @@ def test_a_weight_is_a_share_or_basis_points() -> None:
 
 
 def test_a_table_in_a_pipe_has_a_whole_line_for_each_row(capsys: pytest.CaptureFixture[str]) -> None:
-    row = ("key-0a1b2c3d4e5f", "a remark of many words " * 20 + "end")
+    row = ("key-0a1b2c3d4e5f", "a remark of many words " * 15 + "end")
     show_table(("ID", "NAME"), [row], "none")
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
         "ID                NAME",

@@ -112,7 +112,7 @@ def test_a_half_open_engine_gets_one_request_at_a_time() -> None:
     placing.succeeded("a", 2e12)
     assert ejected_from(placing) == []
     assert msgspec.to_builtins(placing.counts.engines["a"]) == {
-        "ejections": {"lost": 1}, "ejected_now": 0, "returns": 1,
+        "ejections": {"lost": 1}, "ejected_now": 0, "returns": 1, "faults": 0,
     }  # fmt: skip
 
 
@@ -156,7 +156,12 @@ def test_counts_of_workers_add_up_and_what_held_for_the_moment_ends_with_its_wor
     ended.forget_now()
     total = added_up([ended, running])
     assert (total.queued_now, total.refused, sum(total.queue_wait.counts)) == (1, {"full": 2}, 2)
-    assert msgspec.to_builtins(total.engines["a"]) == {"ejections": {"status": 2}, "ejected_now": 1, "returns": 0}
+    assert msgspec.to_builtins(total.engines["a"]) == {
+        "ejections": {"status": 2},
+        "ejected_now": 1,
+        "returns": 0,
+        "faults": 0,
+    }
 
 
 def test_the_cap_of_a_gateway_is_shared_out_among_its_workers() -> None:

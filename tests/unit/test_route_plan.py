@@ -59,7 +59,7 @@ def wanted(**fields: Any) -> DeclaredRoute:
 
 
 def plan(desired: Desired, *routes: DeclaredRoute, prune: bool = False) -> RoutePlan:
-    circumstances = Circumstances(now=NOW, new_salt=lambda: "fresh", base="base")
+    circumstances = Circumstances(now=NOW, new_salt=lambda: "fresh", base_names=("base",))
     return plan_routes(desired, routes, prune=prune, circumstances=circumstances)
 
 

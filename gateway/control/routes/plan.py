@@ -145,7 +145,13 @@ def _changes(before: dict[str, RouteRecord], after: dict[str, RouteRecord]) -> I
 
 def compare(before: RouteRecord | None, after: RouteRecord | None) -> tuple[FieldChange, ...]:
     """Return the declared fields in which two routes differ; None stands for an alias that is not there."""
-    nothing: dict[str, Any] = {**dict.fromkeys(FIELDS), "weight": 0, "unit": list(DEFAULT_SOURCES), "notes": ""}
+    nothing: dict[str, Any] = {
+        **dict.fromkeys(FIELDS),
+        "weight": 0,
+        "unit": list(DEFAULT_SOURCES),
+        "engine_fields": {},
+        "notes": "",
+    }
     old, new = (nothing if each is None else _values(each) for each in (before, after))
     return tuple(
         FieldChange(field=field, before=old[field], after=new[field]) for field in FIELDS if old[field] != new[field]
