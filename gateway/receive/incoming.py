@@ -109,11 +109,11 @@ class Incoming:
             self._table = table
             self.caller = caller_of(headers, table.keys, deps.clock)
         length = headers.get(b"content-length")
-        if length is not None and int(length) > SURELY_AT_ONCE_BYTES:
-            if int(length) > limits.max_body_bytes:
-                raise body_too_large(int(length), limits.max_body_bytes)
+        if length is not None and (size := int(length)) > min(SURELY_AT_ONCE_BYTES, limits.max_body_bytes):
+            if size > limits.max_body_bytes:
+                raise body_too_large(size, limits.max_body_bytes)
             if address.endpoint.kind is not Kind.HEALTH:
-                problem = deps.body_memory.problem(self.caller, int(length) - SURELY_AT_ONCE_BYTES)
+                problem = deps.body_memory.problem(self.caller, size - SURELY_AT_ONCE_BYTES)
                 if problem is not None:
                     raise problem
         encoding = headers.get(b"content-encoding")
@@ -146,7 +146,7 @@ class Incoming:
         if self.error is not None:
             return
         self.body.append(part)
-        if self.size > SURELY_AT_ONCE_BYTES or len(self.body) > _MOST_PARTS:
+        if self.size > SURELY_AT_ONCE_BYTES or self.size > limits.max_body_bytes or len(self.body) > _MOST_PARTS:
             self._gather(len(part), limits, memory)
 
     def _gather(self, size: int, limits: Limits, memory: BodyMemory) -> None:

@@ -259,10 +259,10 @@ class ClientConnection(asyncio.Protocol):
             return
         received_at = monotonic()
         request_id = request_id or self._deps.ids.of(incoming.headers.get(b"x-request-id"))
-        table = self.table()
         try:
             if incoming.error is not None:
                 raise incoming.error
+            table = self.table()
             incoming.look_again(table, received_at, self._deps.clock)
             if incoming.address.endpoint.kind is not Kind.PROXIED:
                 self._reply(incoming, request_id, *own_answer(incoming, self._deps, received_at))

@@ -94,7 +94,7 @@ class Raw:
         """Return the bytes of a request; `body` may be bytes, or anything that becomes JSON."""
         data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
         method = method or ("GET" if body is None else "POST")
-        lines = [f"{method} {target} HTTP/{version}", "host: gateway"]
+        lines = [f"{method} {target} HTTP/{version}", "host: localhost"]
         if self._key:
             lines.append(f"authorization: Bearer {self._key}")
         if (body is not None or length is not None) and "transfer_encoding" not in headers:

@@ -266,4 +266,4 @@ def test_models_lists_the_base_and_the_aliases(client: Raw, support: str) -> Non
 
 def test_a_gateway_without_auth_needs_no_key(engine: FakeEngine) -> None:
     with RunningGateway(engine.url, options=("--no-auth",)) as gateway, Raw(gateway) as client:
-        assert client.ask(CHAT, chat()).status == 200
+        assert client.ask(CHAT, chat(), **{"content-type": "application/json"}).status == 200
