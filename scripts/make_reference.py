@@ -206,7 +206,9 @@ def errors_page() -> Iterator[str]:
         yield f"| {error.status} | `{error.code}` | `{error.type}` | {error.retry_after_seconds or '–'} | {about} |"
     yield "\nMore codes share a class: `missing_required_parameter` and `invalid_type` (400, for `model`), and"
     yield "`pin_not_allowed` and `arm_not_allowed` (403: the key's role is `app`, and the model is an exact version, or an arm is"
-    yield "asked for)."
+    yield "asked for), `engine_field_not_allowed` (400: `param` names a field that this key may not send to an engine, see"
+    yield "[security](../security.md)), and on the control port `host_not_allowed`, `origin_not_allowed` (403), `invalid_host`"
+    yield "and `content_type_needed` (400, 415: what keeps web pages from calling a gateway without keys)."
 
 
 def _leaves(error: type[errors.LoragateError]) -> list[type[errors.LoragateError]]:
