@@ -71,6 +71,7 @@ class Load:
     def __enter__(self) -> "Load":
         self._stop = threading.Event()
         self._numbers = itertools.count()
+        self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(self.clients)]
         for thread in self._threads:
             thread.start()
@@ -93,7 +94,8 @@ class Load:
                 data = reply.read()
                 if reply.status != 200 or b'"error"' in data or (body["stream"] and b"[DONE]" not in data):
                     self.errors.append(f"{reply.status} {data[:200]!r}")
-                self.sent = number + 1
+                with self._lock:  # one that hung ends long after those that were sent after it
+                    self.sent += 1
                 time.sleep(0.002)
 
 
