@@ -20,7 +20,7 @@ class ReplyHead(Protocol):
         """The HTTP status."""
 
     @property
-    def headers(self) -> Sequence[tuple[bytes, bytes]]:
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
         """Names in lower case, and values."""
 
     @property

@@ -33,6 +33,8 @@ _MARK: Final = (1 << _MARK_BITS) - 1
 # Stages of one worker at once: those of rollouts that the table names, and the last ones of those before.
 MOST_TALLIES: Final = 256
 _SERVER_ERROR: Final = 500
+# Units whose hash is remembered.
+_REMEMBERED: Final = 16_384
 
 
 class ArmTally(msgspec.Struct, gc=False, kw_only=True):
@@ -183,9 +185,12 @@ class Tallies:
 
 def _see(tally: Tally, exposure: Exposure) -> None:
     if exposure.unit is not None:
-        account = exposure.account
-        number = sample_hash(exposure.tag.id, f"{account}\x1f{exposure.unit}")
-        tally.units.see(number & ~_MARK | mark_of(account), exposure.arm)
+        tally.units.see(_hash_of(exposure.tag.id, exposure.account, exposure.unit), exposure.arm)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _hash_of(rollout: str, account: str, unit: str) -> int:
+    return sample_hash(rollout, f"{account}\x1f{unit}") & ~_MARK | mark_of(account)
 
 
 @lru_cache(maxsize=4096)

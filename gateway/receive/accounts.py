@@ -61,11 +61,15 @@ class Account:
 
     def drop_body(self) -> None:
         """Let go of the body: no other try can come. What it costs is estimated first, where there are limits."""
+        if self._request.lease is not None:
+            self._estimate()
+        self._request.drop_body()
+
+    def _estimate(self) -> None:
         request, fields = self._request, self._request.fields
-        if request.lease is not None and fields is not None and request.endpoint.costs_tokens:
+        if fields is not None and request.endpoint.costs_tokens:
             self._prompt_tokens = prompt_tokens(fields)
             self._tokens_per_piece = max(1, number_of(fields.stream_interval) or 1)
-        request.drop_body()
 
     def saw_error(self, code: str) -> None:
         """Count an error that the caller was told."""
@@ -86,14 +90,14 @@ class Account:
         """
         request = self._request
         cell = self.cell if self.served is not None else self._ledger.cell()
-        if request.fields is not None:
-            self.drop_body()  # who loads its version still knows us
         if self.served is not None:
             cell.in_flight -= 1
         cell.saw_status(status)
         cell.took(now - request.received_at)
         if request.lease is not None:
             request.lease.end(self._cost(reply, was_at_work=was_at_work), now)
+        if request.fields is not None:
+            request.drop_body()  # who loads its version still knows us
         is_in_band = has_failed or (reply is not None and reply.has_failed)
         if reply is not None and reply.tap is not None:
             reply.tap.end(now, client_left=client_left, has_failed=is_in_band)
@@ -106,6 +110,7 @@ class Account:
         tokens = reply.told_tokens() if reply is not None else 0
         if tokens or not self._request.endpoint.costs_tokens or (reply is None and not was_at_work):
             return tokens
+        self._estimate()
         tokens = self._prompt_tokens
         if reply is not None:
             tokens = reply.estimated_tokens(self._prompt_tokens, self._tokens_per_piece)

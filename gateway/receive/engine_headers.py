@@ -4,7 +4,7 @@ An engine's headers are content for the client (its type, `retry-after`), not wo
 client is, or about what this gateway decided. Everything that is not named here passes.
 """
 
-from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 # Hop-by-hop (RFC 9110, 7.6.1), or said by us instead.
@@ -27,7 +27,19 @@ _DECISIONS: Final = b"x-loragate-"
 _LIMITS: Final = b"x-ratelimit-"
 
 
-def forwarded(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+EVENT_STREAM: Final = b"text/event-stream"
+# Heads are alike for a second, or for ever (`serve/known_head.py`).
+_REMEMBERED: Final = 64
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def is_event_stream(headers: tuple[tuple[bytes, bytes], ...]) -> bool:
+    """Whether a reply with these headers is a stream of events."""
+    return any(name == b"content-type" and value.startswith(EVENT_STREAM) for name, value in headers)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def forwarded(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
     """Return the header lines that go on, from names in lower case and values."""
     lines = b"".join([b"%b: %b\r\n" % line for line in headers if line[0] not in _NOT_FORWARDED])
     if _DECISIONS not in lines and _LIMITS not in lines:  # nearly always, and quicker than looking at each name

@@ -167,7 +167,10 @@ class Exchange:
             self._client.write(out)
         if is_complete:
             self._end(reply, now)
-        elif is_comment(data):  # which an engine sends while a request waits, too
+            return
+        if head is not None:
+            self._account.drop_body()  # no other try can come, and a stream may be long
+        if is_comment(data):  # which an engine sends while a request waits, too
             self._commented_at = now
         else:
             self._heard_at = now
@@ -245,7 +248,6 @@ class Exchange:
         if placed.mirror is not None:
             reply.tap = client.taps.of(request, placed, head, self._sent_at)
         client.note((request.id, placed, request.caller))
-        self._account.drop_body()  # no other try can come, and a stream may be long
         if is_early:
             return b""
         return reply.head(head, request, placed, self._sent_at - request.received_at + monotonic() - now)

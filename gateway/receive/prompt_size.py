@@ -26,7 +26,7 @@ def prompt_tokens(fields: Fields) -> int:
         spans = (fields.outline.members[name][-1] for name in _READ if name in fields.outline.members)
         tokens = sum(end - start for start, end in spans) // BYTES_PER_TOKEN
     else:
-        tokens = sum(_tokens(bytes(raw)) for raw in (fields.messages, fields.input, fields.prompt))
+        tokens = sum([_tokens(bytes(raw)) for raw in (fields.messages, fields.input, fields.prompt) if len(raw)])
     return min(tokens, MOST_TOKENS)
 
 

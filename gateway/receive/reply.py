@@ -11,10 +11,10 @@ from gateway.pipeline import Placement
 from gateway.ports import ReplyHead
 from gateway.receive.early_head import COMMENT, COMMENT_CHUNK, Refusal
 from gateway.receive.endpoints import Dialect
-from gateway.receive.engine_headers import forwarded
+from gateway.receive.engine_headers import forwarded, is_event_stream
 from gateway.receive.failures import connection_header, event_of, status_line
 from gateway.receive.request import Request
-from gateway.receive.tap import EVENT_STREAM, Tap
+from gateway.receive.tap import Tap
 from gateway.serve.content import has_content
 from gateway.serve.sse import CONTENT, EventStream
 from gateway.serve.whole_reply import WholeReply
@@ -57,7 +57,7 @@ class Reply:
         self._whole: WholeReply | None = None
         self._refusal: Refusal | None = None  # what a client reads of it that has been promised a stream
         self.status = status = head.status
-        if any(name == b"content-type" and value.startswith(EVENT_STREAM) for name, value in head.headers):
+        if is_event_stream(head.headers):
             self._events = EventStream(hide_usage=hides_usage, fingerprint=fingerprint)
         else:
             self._whole = WholeReply()

@@ -14,6 +14,7 @@ from gateway.observe.mirror_counts import MirrorCounts
 from gateway.pipeline import Placement
 from gateway.ports import ReplyHead
 from gateway.receive.endpoints import Dialect
+from gateway.receive.engine_headers import is_event_stream
 from gateway.receive.request import Request
 
 log = logging.getLogger("loragate.receive")
@@ -22,7 +23,6 @@ _OK: Final = 200
 # What a part takes beside its bytes; and how much is reserved at once, so that most parts only count down.
 PART_BYTES: Final = 48
 RESERVE_BYTES: Final = 16 * 1024
-EVENT_STREAM: Final = b"text/event-stream"
 
 
 class Offers(Protocol):
@@ -125,10 +125,6 @@ class Tap:
             self._taps.offers.release(taken.size)
 
 
-def _is_stream(head: ReplyHead) -> bool:
-    return any(name == b"content-type" and EVENT_STREAM in value for name, value in head.headers)
-
-
 def _named(request: Request) -> str:
     """Return who a request says that it is of: the unit header, else the first field that tells; empty if none."""
     if request.unit_header:
@@ -190,7 +186,7 @@ class Taps:
                 copy.kind, copy.control, copy.other, copy.served, placed.alias, tag.id if tag else "",
                 tag.stage if tag else 0, mirror.capture, endpoint.path, request.id, request.caller.unit, mirror.salt,
                 _named(request), request.task_header, body if isinstance(body, bytes) else body.whole(),
-                _is_stream(head), size, sent_at,
+                is_event_stream(head.headers), size, sent_at,
             )  # fmt: skip
             return Tap(self, taken, self._reply_bytes)
         return None

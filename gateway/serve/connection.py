@@ -16,6 +16,7 @@ import httptools
 from gateway.errors import EngineFailed, LoragateError
 from gateway.ports import Outgoing, Reader
 from gateway.serve.chunks import EVENTS_END, LONGEST_LISTED, SIZE_LINES, is_one_chunk_of_events
+from gateway.serve.known_head import Head
 
 if TYPE_CHECKING:
     from gateway.serve.upstream import EnginePool
@@ -27,17 +28,6 @@ _QUICK_ACK: Final[int] = getattr(socket, "TCP_QUICKACK", 0)
 # Node takes heads of 16 KiB and uvicorn of 64 KiB; vLLM's have 200 bytes.
 MOST_HEAD_BYTES: Final = 64 * 1024
 MOST_HEADERS: Final = 128
-
-
-class Head:
-    """The beginning of a reply."""
-
-    __slots__ = ("headers", "length", "status")
-
-    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], length: int | None) -> None:
-        self.status = status
-        self.headers = headers
-        self.length = length
 
 
 class _Refused(Exception):
@@ -95,6 +85,14 @@ class EngineConnection(asyncio.Protocol):
             if is_usual or is_one_chunk_of_events(data):
                 reader.on_chunk(data)  # the parser has not moved: it still waits for a chunk
                 return
+        known = self._pool.known_head
+        if known is not None and not self._has_spoken and data.startswith(known.before):
+            whole = known.read(data)
+            if whole is not None:  # nor has it here: it waits for a reply
+                self._is_kept, self._until_close = True, False
+                self._finish()
+                reader.on_reply(*whole, True)
+                return
         is_broken = False
         try:
             self._parser.feed_data(data)
@@ -117,6 +115,8 @@ class EngineConnection(asyncio.Protocol):
         elif self._barren_bytes:
             self._barren_bytes = 0
         if is_done:
+            if head is not None and self._is_kept:
+                self._pool.learn(data, head)
             self._finish()
         if head is not None or body or is_done:
             reader.on_reply(head, body, is_done)
@@ -186,7 +186,7 @@ class EngineConnection(asyncio.Protocol):
         if is_chunked and self._tcp is not None:
             with contextlib.suppress(OSError):  # closed meanwhile
                 self._tcp.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 0)
-        self._head = Head(status, headers, length)
+        self._head = Head(status, tuple(headers), length)
 
     def _refuse(self, why: str) -> NoReturn:
         self._fault = why

@@ -9,6 +9,7 @@ from gateway.engine_address import OPEN, Access, Address
 from gateway.errors import EngineTimeout, EngineUnavailable, LoragateError
 from gateway.ports import Outgoing, Reader
 from gateway.serve.connection import EngineConnection
+from gateway.serve.known_head import RELEARN_SECONDS, Head, KnownHead
 
 # uvicorn, which vLLM serves with, closes a connection that was idle for 5 s; we stop using it
 # earlier, so that a request does not meet a close on its way.
@@ -81,6 +82,15 @@ class EnginePool:
         self._clock = clock
         self._idle: deque[EngineConnection] = deque()
         self._dials: set[asyncio.Task[None]] = set()
+        self.known_head: KnownHead | None = None
+        self._learned_at = -RELEARN_SECONDS
+
+    def learn(self, reply: bytes, head: Head) -> None:
+        """Remember the head of a whole reply, so that the next one like it needs no parser."""
+        now = self._clock()
+        if now - self._learned_at >= RELEARN_SECONDS:
+            self._learned_at = now
+            self.known_head = KnownHead.of(reply, head)
 
     def send(self, request: Outgoing, reader: Reader) -> EngineConnection | Dialling:
         """Send on an idle connection, else make one."""

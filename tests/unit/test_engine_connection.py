@@ -4,6 +4,8 @@ import asyncio
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.errors import LoragateError
 from gateway.ports import ReplyHead
@@ -71,13 +73,14 @@ class Link:
     """One connection, used for one request after another."""
 
     def __init__(self) -> None:
+        self.now = 0.0
         self.faults: list[bool] = []
         self.counts: dict[str, int] = {}
         self.pool = EnginePool(
             "http://127.0.0.1:1",
             self.counts,
             1.0,
-            lambda: 0.0,
+            lambda: self.now,
             on_fault=lambda _url, in_reply: self.faults.append(in_reply),
         )
         self.connection = EngineConnection(self.pool)
@@ -182,7 +185,7 @@ def test_trailers_are_no_headers() -> None:
     reading = Link().ask(CHUNKED + b"2\r\nhi\r\n0\r\nx-loragate-version: evil\r\n\r\n")
     assert reading.is_complete
     assert reading.head is not None
-    assert reading.head.headers == [(b"transfer-encoding", b"chunked")]
+    assert reading.head.headers == ((b"transfer-encoding", b"chunked"),)
 
 
 def test_an_idle_connection_that_dies_is_stale_and_one_that_has_spoken_is_not() -> None:
@@ -207,5 +210,64 @@ def test_an_engines_word_on_versions_limits_cookies_and_connections_does_not_pas
         (b"www-authenticate", b"Bearer"), (b"access-control-allow-origin", b"*"), (b"content-length", b"5"),
     ]  # fmt: skip
     lines = b"content-type: application/json\r\nretry-after: 3\r\nx-other: x-loragate-version\r\n"
-    assert forwarded([*ours, *kept]) == lines
-    assert forwarded(kept[:2] + ours[3:]) == lines[:48]
+    assert forwarded((*ours, *kept)) == lines
+    assert forwarded((*kept[:2], *ours[3:])) == lines[:48]
+
+
+DATED = b"HTTP/1.1 200 OK\r\ndate: now\r\nContent-Length: %d\r\ncontent-type: application/json\r\n\r\n"
+HEADS = [
+    DATED, DATED.replace(b"now", b"later"), DATED.replace(b" %d", b"%d"), DATED.replace(b"200 OK", b"404 Not Found"),
+    b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\ncontent-length: 5\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n" + DATED,
+    b"HTTP/1.1 200 OK\r\nx-a: content-length: 5\r\ncontent-length: %d\r\n\r\n", b"HTTP/1.1 200 OK\r\nx-a: %d\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\ntransfer-encoding: chunked\r\n\r\n",
+    b"HTTP/1.1 200 OK\ncontent-length: %d\n\n", b"HTTP/1.1 200 OK\r\ncontent-length: %d, 5\r\n\r\n", b"%d\r\n\r\n",
+]  # fmt: skip
+REPLIES = st.builds(
+    lambda head, told, body, rest: (head % told if told is not None else head % len(body)) + body + rest,
+    st.sampled_from(HEADS),
+    st.none() | st.none() | st.sampled_from([0, 4, 5, 6, 10**13]),
+    st.sampled_from([b"", b"hello", b"{}", b"\r\n\r\nHTTP", OK, b"x" * 70_000]),
+    st.sampled_from([b"", b"", b"", b"\r\n", b"more", OK]),
+)
+
+
+@given(st.lists(st.tuples(REPLIES, st.integers(0, 300), st.sampled_from([0.0, 0.05, 1.0])), max_size=8))
+def test_a_head_that_is_known_changes_nothing_about_how_a_reply_is_read(
+    replies: list[tuple[bytes, int, float]],
+) -> None:
+    link = Link()
+    for reply, at, passes in replies:
+        reads = [reply[:at], reply[at:]] if 0 < at < len(reply) else [reply]
+        fresh = Link()
+        expected, got = fresh.ask(*reads), link.ask(*reads)
+        for name in ("body", "is_complete", "is_stale"):
+            assert getattr(got, name) == getattr(expected, name), name
+        assert told(got) == told(expected)
+        assert link.transport.is_open == fresh.transport.is_open
+        assert link.faults == fresh.faults
+        if not link.transport.is_open:
+            return
+        if not got.is_complete:
+            return
+        link.now += passes
+
+
+def told(reading: Reading) -> object:
+    """What the head says, or why there is none."""
+    if reading.error is not None:
+        return reading.error.message
+    head = reading.head
+    return None if head is None else (head.status, head.headers, head.length)
+
+
+def test_the_next_reply_with_a_known_head_needs_no_parser() -> None:
+    link = Link()
+    link.ask(DATED % 2 + b"{}")
+    link.connection._parser = None  # type: ignore[assignment]
+    for body in (b"", b"{}", b"x" * 12_345):
+        reading = link.ask(DATED % len(body) + body)
+        assert (reading.body, reading.is_complete) == (body, True)
+        assert reading.head is not None
+        assert reading.head.length == len(body)

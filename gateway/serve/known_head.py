@@ -1,0 +1,65 @@
+"""The head that an engine's last whole reply had: nearly always the next one's, byte for byte, but for its length."""
+
+import re
+from typing import Final
+
+# uvicorn's heads have a date, so one is known for a second at most. Remembering one costs as much as reading one:
+# where no two are alike it is tried only so often.
+RELEARN_SECONDS: Final = 0.1
+_LARGEST_BYTES: Final = 4096
+_BEGINNING: Final = b"HTTP/1.1 200 "
+_LENGTH: Final = re.compile(rb"\r\ncontent-length: ?([0-9]{1,12})\r\n", re.IGNORECASE)
+_MOST_DIGITS: Final = 12
+
+
+class Head:
+    """The beginning of a reply; `headers` are in lower case, and the same object in replies whose heads are alike."""
+
+    __slots__ = ("headers", "length", "status")
+
+    def __init__(self, status: int, headers: tuple[tuple[bytes, bytes], ...], length: int | None) -> None:
+        self.status = status
+        self.headers = headers
+        self.length = length
+
+
+class KnownHead:
+    """A head that has been parsed once.
+
+    Args:
+        before: Its bytes up to the number in `content-length`.
+        after: Its bytes from there on, the empty line included.
+        head: What the parser made of it.
+    """
+
+    __slots__ = ("_after", "_head", "before")
+
+    def __init__(self, before: bytes, after: bytes, head: Head) -> None:
+        self.before = before
+        self._after = after
+        self._head = head
+
+    @classmethod
+    def of(cls, reply: bytes, head: Head) -> "KnownHead | None":
+        """Return what to remember of a reply that came whole in one read; None where its head is one of its own."""
+        end = reply.find(b"\r\n\r\n", 0, _LARGEST_BYTES) + 4
+        if end < 4 or len(reply) - end != head.length or not reply.startswith(_BEGINNING):
+            return None
+        lines = reply[:end].lower()
+        if lines.count(b"content-length") != 1 or b"transfer-encoding" in lines:
+            return None
+        found = _LENGTH.search(reply, 0, end)
+        return None if found is None else cls(reply[: found.start(1)], reply[found.end(1) : end], head)
+
+    def read(self, reply: bytes) -> tuple[Head, bytes] | None:
+        """Return (head, body) of bytes that begin with `before`, if they are one whole reply with this head."""
+        start = len(self.before)
+        end = reply.find(b"\r", start, start + _MOST_DIGITS + 1)
+        number = reply[start:end]
+        if not number.isdigit() or not reply.startswith(self._after, end):
+            return None
+        length = int(number)
+        body_at = end + len(self._after)
+        if len(reply) - body_at != length:
+            return None
+        return Head(self._head.status, self._head.headers, length), reply[body_at:]
