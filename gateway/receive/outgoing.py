@@ -6,7 +6,6 @@ import msgspec
 
 from gateway.ports import Outgoing
 from gateway.receive.endpoints import Dialect
-from gateway.receive.lax import is_refused, is_stream, is_true
 from gateway.receive.pieces import Pieces
 from gateway.receive.request import Request
 from gateway.receive.wire import LargeFields, addressed, edits
@@ -21,11 +20,7 @@ def quoted(name: str) -> bytes:
 def asks_for_usage(request: Request) -> bool:
     """Whether a stream's usage is asked for that its sender will not see: for the limits and the metrics."""
     fields = request.fields
-    if fields is None or request.endpoint.dialect is not Dialect.COMPLETIONS or not is_stream(fields.stream):
-        return False
-    options = fields.stream_options
-    asked = options.get("include_usage") if isinstance(options, dict) else None
-    return not is_true(asked) and not is_refused(asked)
+    return fields is not None and request.endpoint.dialect is Dialect.COMPLETIONS and fields.leaves_usage()
 
 
 def message(request: Request, version: str, *, ask_usage: bool) -> Outgoing:

@@ -27,7 +27,7 @@ from gateway.receive.json_outline import (
     outline_of,
 )
 from gateway.receive.large_prompts import count_in_steps, media_in_steps
-from gateway.receive.lax import is_true
+from gateway.receive.lax import is_refused, is_stream, is_true
 from gateway.receive.pieces import Edit, Pieces, edited
 from gateway.receive.surrogates import may_have_halves, mended, mended_in_steps
 
@@ -69,6 +69,14 @@ class Fields(msgspec.Struct, frozen=True, gc=False):
     # Where Anthropic's clients, and some front ends, say who asks.
     metadata: msgspec.Raw = _NOTHING
     stream_interval: Any = None
+
+    def leaves_usage(self) -> bool:
+        """Whether this is a stream whose sender will not see its usage; what an engine refuses is not."""
+        if not is_stream(self.stream):
+            return False
+        options = self.stream_options
+        asked = options.get("include_usage") if isinstance(options, dict) else None
+        return not is_true(asked) and not is_refused(asked)
 
 
 class UsualFields(Fields, frozen=True, gc=False):
