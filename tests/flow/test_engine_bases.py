@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +13,7 @@ import httpx
 from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
 from tests.gateways import RunningGateway
+from tests.raw_server import raw_server
 
 
 def ask(gateway: RunningGateway, model: str, times: int = 1) -> Counter[int]:
@@ -97,10 +97,6 @@ def test_all_names_that_an_engine_serves_its_base_under_are_the_base_for_callers
 @contextmanager
 def odd_engine(replies: dict[bytes, bytes]) -> Iterator[str]:
     """An engine that answers paths with these bytes, again and again where they end in `…`."""
-    ready = threading.Event()
-    ports: list[int] = []
-    stop = asyncio.Event()
-    loops: list[asyncio.AbstractEventLoop] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -115,22 +111,8 @@ def odd_engine(replies: dict[bytes, bytes]) -> Iterator[str]:
             pass
         writer.close()
 
-    async def main() -> None:
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        ports.append(server.sockets[0].getsockname()[1])
-        loops.append(asyncio.get_running_loop())
-        ready.set()
-        await stop.wait()
-        server.close()
-
-    thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
-    thread.start()
-    ready.wait()
-    try:
-        yield f"http://127.0.0.1:{ports[0]}"
-    finally:
-        loops[0].call_soon_threadsafe(stop.set)
-        thread.join(10)
+    with raw_server(serve) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def whole(status: bytes, body: bytes) -> bytes:
@@ -168,8 +150,6 @@ def test_whatever_an_engine_says_of_itself_is_told_in_a_line_without_a_traceback
 @contextmanager
 def balancer(*ports: int) -> Iterator[str]:
     """One address for several engines: each connection goes to the next."""
-    ready, stop = threading.Event(), asyncio.Event()
-    found: list[Any] = []
     turn = itertools.cycle(ports)
 
     async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -183,21 +163,8 @@ def balancer(*ports: int) -> Iterator[str]:
         there, back = await asyncio.open_connection("127.0.0.1", next(turn))
         await asyncio.gather(pipe(reader, back), pipe(there, writer))
 
-    async def main() -> None:
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        found.extend((server.sockets[0].getsockname()[1], asyncio.get_running_loop()))
-        ready.set()
-        await stop.wait()
-        server.close()
-
-    thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
-    thread.start()
-    ready.wait()
-    try:
-        yield f"http://127.0.0.1:{found[0]}"
-    finally:
-        found[1].call_soon_threadsafe(stop.set)
-        thread.join(10)
+    with raw_server(serve) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_an_address_of_several_engines_is_said_and_no_adapter_is_blamed_or_left_on_one_of_them(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from gateway.demo.base_model import tiny_base
 from tests.gateways import RunningGateway
+from tests.postgres import RunningPostgres
 from tests.real.engines import running_vllm
 from tests.real.tiny_adapters import random_adapter
 
@@ -45,3 +46,16 @@ def up(tiny_base_path: Path, tiny_adapters: dict[str, Path]) -> Iterator[Running
         for name in ("amber", "blue"):
             gateway.cli("adapters", "add", str(tiny_adapters[name]), "--name", name)
         yield gateway
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningPostgres]:
+    """A PostgreSQL of the module's own, which its tests may stop."""
+    with RunningPostgres() as server:
+        yield server
+
+
+@pytest.fixture
+def where(server: RunningPostgres) -> str:
+    """The address of an empty store on it."""
+    return server.database()

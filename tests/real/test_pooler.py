@@ -18,7 +18,6 @@ from gateway.store.feed import Feed
 from gateway.store.leader import Leader
 from gateway.store.sql import open_store
 from tests.pooler import SmallPooler, ask, pgbouncer, running_pgbouncer
-from tests.postgres import RunningPostgres
 
 pytestmark = pytest.mark.real
 
@@ -52,17 +51,6 @@ LENDING = [
     pytest.param(small("transaction"), id="ours-transaction"),
     pytest.param(small("statement"), id="ours-statement"),
 ]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RunningPostgres]:
-    with RunningPostgres() as server:
-        yield server
-
-
-@pytest.fixture
-def where(server: RunningPostgres) -> str:
-    return server.database()
 
 
 @pytest.mark.parametrize("pooler", KEEPING)

@@ -30,17 +30,6 @@ GRACE_SECONDS = 1.0
 TRIES = 5
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RunningPostgres]:
-    with RunningPostgres() as server:
-        yield server
-
-
-@pytest.fixture
-def where(server: RunningPostgres) -> str:
-    return server.database()
-
-
 @pytest.fixture
 def store(where: str) -> Iterator[Store]:
     store = open_store(where, now=time.time, seconds=SECONDS)
