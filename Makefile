@@ -3,6 +3,8 @@ ARGS ?=
 PY := .venv/bin/python
 # Fast tests mostly wait for time-outs and processes, so four of their files go at once even on two cores.
 FAST := -m "not real and not simulation" -n 4 --dist loadfile
+# Slow tests wait as much; those that share an engine run one after another (tests/conftest.py).
+SLOW := -m "(real or simulation) and not story" -n 2 --dist loadgroup
 
 .PHONY: help setup demo test check simulate bench clean
 
@@ -17,7 +19,7 @@ demo: setup  ## Serve a real base and real adapters, and show what the gateway d
 
 test: setup  ## Run every test, real engines and simulations included
 	$(PY) -m pytest -q $(FAST) $(ARGS)
-	$(PY) -m pytest -q -m "(real or simulation) and not story" $(ARGS)
+	$(PY) -m pytest -q $(SLOW) $(ARGS)
 
 check: setup  ## Lint, types, architecture and the fast tests, in a minute or two
 	$(PY) -m ruff check .

@@ -1,7 +1,9 @@
-"""For all tests: how hypothesis runs, and how long answers are waited for."""
+"""For all tests: how hypothesis runs, how long answers are waited for, and which tests stay together."""
 
 import os
+from pathlib import Path
 
+import pytest
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import HealthCheck, settings
 
@@ -16,3 +18,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ours"))
 # httpx waits 5 s for a step if nothing is said, which a busy machine may take.
 for step in ("connect", "read", "write", "pool"):
     setattr(DEFAULT_TIMEOUT_CONFIG, step, PATIENCE_SECONDS)
+
+# Real engines that tests share; each takes a minute to start (tests/real/conftest.py).
+SHARED_ENGINES = frozenset(("engine", "up"))
+REAL = Path(__file__).parent / "real"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file in one process where several run at once, and those that share a real engine, too."""
+    for item in items:
+        is_shared = REAL in item.path.parents and not SHARED_ENGINES.isdisjoint(getattr(item, "fixturenames", ()))
+        item.add_marker(pytest.mark.xdist_group("engines" if is_shared else item.path.stem))
