@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.mirror.redactors import BUILTIN, NotRedacted, redact_text
-from gateway.mirror.reply_texts import texts_of
+from gateway.mirror.reply_texts import no_name_twice, texts_of
 from gateway.mirror.sample import Sample
 from gateway.mirror.spellings import plain_spelling
 
@@ -52,10 +52,19 @@ _NAMES: Final = frozenset(
      "format", "object", "finish_reason", "stop_reason", "status", "system_fingerprint", "signature",
      "encrypted_content")
 )  # fmt: skip
+# Top-level fields whose numbers say how to answer. Any other, such as `phone`, is a caller's own.
+_NUMBERS: Final = frozenset(
+    ("seed", "n", "best_of", "max_tokens", "max_completion_tokens", "max_output_tokens", "min_tokens", "max_tool_calls",
+     "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty",
+     "length_penalty", "logprobs", "top_logprobs", "prompt_logprobs", "truncate_prompt_tokens", "dimensions",
+     "priority", "stream_interval", "thinking_token_budget", "store", "stream", "echo")
+)  # fmt: skip
+# Fields of a schema that hold values, of which a number may be somebody's.
+_SAMPLES: Final = frozenset(("enum", "const", "default", "example", "examples"))
 # Fields of a schema that only explain it.
 _EXPLAINS: Final = frozenset(("description", "title"))
 # Fields that may hold a text as base64.
-_DATA: Final = frozenset(("data", "file_data"))
+_DATA: Final = frozenset(("data", "file_data", "b64_json"))
 # The protocols' own words as names and values: nobody's, though a redactor that changes every text would find them.
 _PROTOCOL: Final = frozenset(
     ("model", "messages", "prompt", "input", "system", "instructions", "user", "assistant", "developer", "tool",
@@ -74,6 +83,10 @@ _TOKENS: Final = frozenset(("prompt_token_ids", "token_ids", "prompt_embeds"))
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_\s-]{8,}={0,2}\s*")
 # Of a data URL: no type means text.
 _TEXT_TYPE: Final = re.compile(r"(?:text/|application/(?:json|xml|[\w.+-]*\+(?:json|xml))|image/svg|;|$)")
+
+_USUAL_HEAD: Final = re.compile(r"data:[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,40};base64")
+# Of a data URL's beginning: spaces before it and `data:`.
+_LONGEST_SCHEME: Final = 32
 
 Begin = Callable[[str], None]
 
@@ -94,7 +107,7 @@ def redact(sample: Sample, names: Sequence[str], begin: Begin | None = None) -> 
     if not names:
         return sample
     try:
-        request = json.loads(sample.body, object_pairs_hook=_no_name_twice)
+        request = json.loads(sample.body, object_pairs_hook=no_name_twice)
     except (ValueError, RecursionError):
         raise NotRedacted("not_redactable", "a request is no JSON that can be read") from None
     if not isinstance(request, dict):
@@ -115,17 +128,11 @@ def redact(sample: Sample, names: Sequence[str], begin: Begin | None = None) -> 
     return sample if is_clean else msgspec.structs.replace(sample, reply=b"", redacted=True)
 
 
-def _no_name_twice(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse an object that says a name twice: all but the last value would be kept without being looked into."""
-    values = dict(fields)
-    if len(values) < len(fields):
-        raise ValueError
-    return values
-
-
 def _holds_token_ids(prompt: object) -> bool:
     if isinstance(prompt, list):
-        return any(isinstance(each, int) or (isinstance(each, list) and _holds_token_ids(each)) for each in prompt)
+        return any(
+            isinstance(each, int | float) or (isinstance(each, list) and _holds_token_ids(each)) for each in prompt
+        )
     return False
 
 
@@ -143,7 +150,7 @@ class _Walker:
         clean: dict[str, Any] = {}
         for name, value in request.items():
             self._name(name, value)
-            if name == "model" or (name not in _WORDS and _is_number(value)):
+            if name == "model" or (name in _NUMBERS and _is_number(value)):
                 clean[name] = value
             elif name in _FIXED or (name == "text" and not isinstance(value, str)):
                 clean[name] = self._value(value, name, _Place.FIXED)
@@ -172,13 +179,21 @@ class _Walker:
             return [self._value(each, key, place) for each in value]
         if isinstance(value, dict):
             return self._object(value, place)
-        if _is_number(value) and place is not _Place.FIXED:
-            if isinstance(value, float) and place is _Place.WORDS:
-                return value
-            text = str(value)
-            clean = self._text(text)
-            return value if clean == text else clean
+        if _is_number(value):
+            return self._number(value, key, place)
         return value
+
+    def _number(self, value: float, key: str, place: _Place) -> Any:
+        is_whole = isinstance(value, int) or value.is_integer()
+        text = str(int(value) if is_whole else value)
+        if place is _Place.FIXED:
+            if key in _SAMPLES:
+                self._stays(text, f"`{key}`")
+            return value
+        if not is_whole and place is _Place.WORDS:
+            return value
+        clean = self._text(text)
+        return value if clean == text else clean
 
     def _object(self, value: dict[str, Any], place: _Place) -> dict[str, Any]:
         # What a tool is called with may use any name, and write a number as one.
@@ -191,10 +206,14 @@ class _Walker:
         return clean
 
     def _string(self, text: str, key: str, place: _Place) -> str:
-        if text.startswith("data:") and ";base64," in text[:200]:
+        if text[:_LONGEST_SCHEME].lstrip().lower().startswith("data:"):
             head, _, data = text.partition(",")
-            is_text = _TEXT_TYPE.match(head[len("data:") :]) is not None
-            return f"{head},{self._data(data, key, place, is_text=is_text)}"
+            kind = head.strip().lower()
+            if kind.endswith("base64") and ";" in kind:
+                is_text = _TEXT_TYPE.match(kind[len("data:") :]) is not None
+                if not _USUAL_HEAD.fullmatch(head):  # it may have parameters, which are words
+                    head = self._stays(head, f"`{key}`") if place is _Place.FIXED else self._text(head)
+                return f"{head},{self._data(data, key, place, is_text=is_text)}"
         if key in _DATA and _BASE64.fullmatch(text):
             return self._data(text, key, place, is_text=False)
         if place is _Place.FIXED:
@@ -216,7 +235,7 @@ class _Walker:
     def _arguments(self, text: str) -> str:
         """Return the arguments of a tool's call, which are JSON in a text; any other text as a text."""
         try:
-            values = json.loads(text, object_pairs_hook=_no_name_twice)
+            values = json.loads(text, object_pairs_hook=no_name_twice)
         except (ValueError, RecursionError):
             return self._text(text)
         before, self.has_changed = self.has_changed, False

@@ -29,10 +29,14 @@ _PHONE: Final = re.compile(
     r"(?<![\w.+-])(?!\d{4}-\d\d-\d\d)"
     r"(?:\+\d(?:[ ().-]{0,2}\d){7,14}|\(?\d(?:[ ().-]{0,2}\d){9,14}|0\d{2,4}/\d{4,9})(?![\w-])"
 )
-_CARD: Final = re.compile(r"(?<![\d.-])\d(?:[ -]?\d){12,18}(?![\d-])")
+# Digits as they come, or in groups of four with any separator between them.
+_CARD: Final = re.compile(
+    r"(?<![\d.-])\d(?:[ -]?\d){12,18}(?![\d-])"
+    r"|(?<!\d)\d{4}(?:[\s._/-]{1,2}\d{4}){2}[\s._/-]{1,2}\d{1,4}(?:[\s._/-]{1,2}\d{1,3})?(?!\d)"
+)
 _IPV4: Final = re.compile(r"(?<![\d.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?!\d|\.\d)")
 _IPV6: Final = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{2,39}(?:(?<=:)\d{1,3}(?:\.\d{1,3}){3})?(?![\w:])")
-_URL_CREDENTIALS: Final = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]{0,20}://)[^\s/?#@'\"<>]{1,256}@")
+_URL_CREDENTIALS: Final = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]{0,20}://)[^\s/?#@'\"<>]++@")
 # Run after the others: to a pattern of telephones a card's first digits are one.
 _LAST: Final = frozenset(("phone",))
 _LUHN_DOUBLED: Final = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
@@ -83,7 +87,7 @@ def _local_begin(text: str, lowest: int, at: int) -> int:
 
 def _card(text: str) -> str:
     def judged(found: re.Match[str]) -> str:
-        return "[card]" if _passes_luhn(re.sub(r"[ -]", "", found[0])) else found[0]
+        return "[card]" if _passes_luhn(re.sub(r"\D", "", found[0])) else found[0]
 
     return _CARD.sub(judged, text)
 

@@ -17,12 +17,22 @@ _TOKENS: Final = frozenset(("token_ids", "prompt_token_ids"))
 # Numbers that an engine makes itself.
 _COUNTS: Final = ("_tokens", "_at", "created", "index", "seed", "rank")
 _FEWEST_DIGITS: Final = 4
+# Log-probabilities are floats, -9999.0 the least of them.
+_LARGEST_FLOAT: Final = 1e6
 # Fields by which events say to which part of a reply they belong.
 _PARTS: Final = ("index", "output_index", "content_index", "summary_index", "item_id")
 
 _NAMED: Final = frozenset(("index", "output_index"))
 
 _Place = tuple[Any, ...]
+
+
+def no_name_twice(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse an object that says a name twice: all but the last value would be kept without being looked into."""
+    values = dict(fields)
+    if len(values) < len(fields):
+        raise ValueError
+    return values
 
 
 def texts_of(reply: bytes, *, is_stream: bool) -> list[str]:
@@ -39,7 +49,7 @@ def texts_of(reply: bytes, *, is_stream: bool) -> list[str]:
             joined.setdefault((line,), []).append(_text_of(event))
             continue
         try:
-            values = json.loads(event)
+            values = json.loads(event, object_pairs_hook=no_name_twice)
         except (ValueError, RecursionError):
             raise NotRedacted("not_redactable", "a reply is no JSON that can be read") from None
         kind = values.get("type") if isinstance(values, dict) else None
@@ -76,8 +86,8 @@ def _leaves(value: Any, place: _Place, key: str) -> Iterator[tuple[_Place, str]]
         yield place, value
     elif isinstance(value, bool) or value is None:
         return
-    elif isinstance(value, int):
-        text = str(value)
+    elif isinstance(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) > _LARGEST_FLOAT):
+        text = str(int(value))
         if len(text) >= _FEWEST_DIGITS and not key.endswith(_COUNTS):
             yield (*place, "number"), f"{text}\n"
     elif isinstance(value, list):

@@ -1,4 +1,5 @@
-"""The same words, spelled otherwise: escapes of JSON, of URLs and of HTML, full-width signs, signs without width.
+"""The same words, spelled otherwise: escapes of JSON, of scripts, of URLs and of HTML, full-width signs, other dashes,
+signs without width.
 
 `alice\\u0040example.com` in a tool's arguments and `alice%40example.com` in a URL are addresses. Pure.
 """
@@ -8,26 +9,52 @@ import unicodedata
 from typing import Final
 from urllib.parse import unquote
 
-_JSON: Final = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([/\"\\]))")
-# At most seven digits: what is longer is no sign. By name only those that addresses hold.
-_HTML: Final = re.compile(r"&(?:#x([0-9a-fA-F]{1,6})|#([0-9]{1,7})|(commat|period|amp|lowbar|plus|colon|sol));?")
+_ESCAPE: Final = re.compile(r"\\(?:u([0-9a-fA-F]{4})|u\{([0-9a-fA-F]{1,6})\}|x([0-9a-fA-F]{2})|([/\"\\]))")
+# With zeros before it a number is as long as its writer likes. By name only those that addresses hold.
+_HTML: Final = re.compile(
+    r"&(?:#[xX]0*+([0-9a-fA-F]{1,6})|#0*+([0-9]{1,7})|(commat|period|amp|lowbar|plus|colon|sol));?"
+)
 _NAMED: Final = {"commat": "@", "period": ".", "amp": "&", "lowbar": "_", "plus": "+", "colon": ":", "sol": "/"}
 _PERCENT: Final = re.compile(r"%[0-9a-fA-F]{2}")
+# An escape is escaped once more by each protocol that it passes: a URL in a tool's arguments in a message.
+_MOST_LAYERS: Final = 4
 
 
 def plain_spelling(text: str) -> str:
-    """Return a text with its escapes and its unusual signs as what they stand for."""
+    """Return a text with its escapes, also those inside of others, and its unusual signs as what they stand for."""
+    for _ in range(_MOST_LAYERS):
+        plain = _plainer(text)
+        if plain == text:
+            break
+        text = plain
+    return text
+
+
+def _plainer(text: str) -> str:
     if "\\" in text:
-        text = _JSON.sub(lambda found: chr(int(found[1], 16)) if found[1] else found[2], text)
+        text = _ESCAPE.sub(_unescaped, text)
     if "%" in text and _PERCENT.search(text):
         text = unquote(text)
     if "&" in text:
         text = _HTML.sub(_sign, text)
     if not text.isascii():
-        text = "".join(
-            sign for sign in unicodedata.normalize("NFKC", text) if sign < "\xad" or unicodedata.category(sign) != "Cf"
-        )
+        text = "".join([_usual(sign) for sign in unicodedata.normalize("NFKC", text)])
     return text
+
+
+def _usual(sign: str) -> str:
+    if sign < "\xad":
+        return sign
+    kind = unicodedata.category(sign)
+    return "" if kind == "Cf" else "-" if kind == "Pd" else sign
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    digits = found[1] or found[2] or found[3]
+    if not digits:
+        return found[4]
+    code = int(digits, 16)
+    return chr(code) if code < 0x110000 else found[0]
 
 
 def _sign(found: re.Match[str]) -> str:

@@ -28,6 +28,9 @@ ALL = tuple(BUILTIN)
         ("phone", "on 2024-01-31 12:00, 12345 times, v1.2.3", "on 2024-01-31 12:00, 12345 times, v1.2.3"),
         ("card", "4111 1111 1111 1111 and 4111-1111-1111-1112", "[card] and 4111-1111-1111-1112"),
         ("card", "378282246310005", "[card]"),
+        ("card", "4111.1111.1111.1111, 4111_1111_1111_1111, 4111  1111  1111  1111 and 4111\t1111\n1111\t1111", "[card], [card], [card] and [card]"),
+        ("card", "4111.1111.1111.1112 and 3.14159265358979", "4111.1111.1111.1112 and 3.14159265358979"),
+        ("url_credentials", f"https://ann:{'t' * 2000}@host/x", "https://[credentials]@host/x"),
         ("ipv4", "from 192.168.0.1:80, not 1.2.3 nor 999.1.1.1 nor 1.2.3.4.5", "from [ip]:80, not 1.2.3 nor 999.1.1.1 nor 1.2.3.4.5"),
         ("ipv6", "2001:db8::1 at 12:30, fe80::1, a::b::c and std::vector", "[ip] at 12:30, [ip], a::b::c and std::vector"),
         ("url_credentials", "https://ann:pw@host/x and https://host/a@b", "https://[credentials]@host/x and https://host/a@b"),
@@ -138,6 +141,10 @@ CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "
         {"messages": [{"role": "assistant", "tool_calls": [{**CALL, "function": {"arguments": json.dumps({MAIL: 1})}}]}]},
         {MAIL: 1},
         {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_data": "data:text/plain;base64,////"}}]}]},
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"enum": [4111111111111111]}}}]},
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {"default": 4111111111111111}}}},
+        {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_data": "DATA:text/plain;BASE64,////"}}]}]},
+        {"prompt": [1.0, 2.0]},
         {"prompt": ["x", [1, 2]]},
         {"input": [1, 2, 3]},
         {"prompt": {"prompt_token_ids": [1]}},
@@ -177,6 +184,18 @@ DOCUMENT = {"type": "text", "media_type": "text/plain", "data": f"I am {MAIL}"}
         {"messages": [{"role": "user", "content": "ann\uff20mail.example, ann@\u200bmail.example, ann&#64;mail.example, ann\\u0040mail.example"}]},
         {"messages": [{"role": "user", "content": "\u0430\u043d\u043d\u0430@\u043f\u0440\u0438\u043c\u0435\u0440.\u0440\u0444 \"ann x\"@mail.example"}]},
         {"tools": [{"type": "function", "function": {"name": "f", "description": f"as {MAIL} asks"}}]},
+        *(
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]}
+            for url in (f"DATA:text/plain;base64,{b64(MAIL)}", f"data:text/plain;BASE64,{b64(MAIL)}", f" data:;base64,{b64(MAIL)}",
+                        f"data:text/plain;x={'a' * 300};base64,{b64(MAIL)}", f"data:text/plain;by={MAIL};base64,{b64('x')}")
+        ),
+        {"messages": [{"role": "user", "content": [{"type": "image", "b64_json": b64(f"from {MAIL}")}]}]},
+        {"customer": 4111111111111111},
+        {"customer": 4111111111111111.0},
+        {"messages": [{"role": "user", "content": 4111111111111111.0}]},
+        {"messages": [{"role": "user", "content": "see http://x/?u=ann%2540mail.example or ann&amp;commat;mail.example"}]},
+        {"messages": [{"role": "user", "content": "ann\\\\u0040mail.example, ann\\x40mail.example, ann\\u{40}mail.example, ann&#x0000040;mail.example"}]},
+        {"messages": [{"role": "user", "content": "4111\u20131111\u20131111\u20131111"}]},
     ],
 )  # fmt: skip
 def test_words_are_replaced_whatever_their_field_is_called_and_however_they_are_spelled(fields: dict[str, Any]) -> None:
@@ -243,6 +262,7 @@ MESSAGES_STREAM = b"".join(
         (b'{"choices":[{"message":{"reasoning_content":"ann@mail.example"}}]}', False),
         (b'{"choices":[{"message":{"refusal":"ann@mail.example"}}]}', False),
         (b'{"choices":[{"message":{"content":4111111111111111}}]}', False),
+        (b'{"choices":[{"message":{"content":4111111111111111.0}}]}', False),
         (b'{"choices":[{"message":{"ann@mail.example":1}}]}', False),
         (b'{"id":"ann@mail.example"}', False),
         (b'{"output":[{"type":"message","content":[{"type":"output_text","text":"ann@mail.example"}]}]}', False),
@@ -283,6 +303,7 @@ def test_a_stream_of_two_choices_is_put_together_by_choice() -> None:
         (sample({"prompt": [[1, 2], [3]]}), "not_redactable"),
         (raw(body=b'{"n":' + b"1" * 5000 + b"}"), "not_redactable"),
         (raw(reply=b"broken"), "not_redactable"),
+        (raw(reply=b'{"content":"%b","content":"x"}' % MAIL.encode()), "not_redactable"),
         (raw(body=b'{"prompt":"%b","prompt":"x"}' % MAIL.encode()), "not_redactable"),
     ],
 )  # fmt: skip
