@@ -68,7 +68,8 @@ class Account:
     def _estimate(self) -> None:
         request, fields = self._request, self._request.fields
         if fields is not None and request.endpoint.costs_tokens:
-            self._prompt_tokens = prompt_tokens(fields)
+            body = request.body
+            self._prompt_tokens = prompt_tokens(fields, len(body) if isinstance(body, bytes) else body.size)
             self._tokens_per_piece = max(1, number_of(fields.stream_interval) or 1)
 
     def saw_error(self, code: str) -> None:

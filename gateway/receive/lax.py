@@ -3,11 +3,14 @@
 Pure. What decides about a request must read it as the engine will, or a spelling is a way around a limit.
 """
 
+import re
 from typing import Any, Final
 
 # pydantic's, in any case; anything else that is no number is an error there.
 _TRUE: Final = frozenset(("1", "true", "t", "yes", "y", "on"))
 _FALSE: Final = frozenset(("0", "false", "f", "no", "n", "off"))
+# A sign, digits with single `_` between them, zeros behind a point.
+_WHOLE: Final = re.compile(r"[+-]?\d+(?:_\d+)*(?:\.0*)?", re.ASCII)
 # More digits than any number of tokens has.
 _LONGEST_NUMBER: Final = 24
 
@@ -41,11 +44,9 @@ def number_of(value: Any) -> int | None:
         return int(value)
     if isinstance(value, float):
         return int(value) if value.is_integer() else None
-    if isinstance(value, str) and len(value) <= _LONGEST_NUMBER and value.isascii():
-        try:
-            return int(value.strip().removesuffix(".0"))
-        except ValueError:
-            return None
+    if isinstance(value, str) and len(value) <= _LONGEST_NUMBER:
+        text = value.strip()  # of every kind of space
+        return int(text.partition(".")[0]) if _WHOLE.fullmatch(text) else None
     return None
 
 

@@ -109,17 +109,32 @@ def test_a_comment_is_a_comment_only_if_no_event_comes_with_it() -> None:
         ({"prompt": [1, 2, 3]}, 3),
         ({"prompt": [[11, 12], [13]]}, 3),
         ({"input": ["x" * 396]}, 100),
-        ({"tools": ["x" * 4000]}, 0),
+        ({"model": "m" * 100, "temperature": 0.7, "prompt": "x" * 398}, 100),
     ],
 )
 def test_a_prompt_has_a_token_for_four_bytes_or_one_for_each_id(sent: object, tokens: int) -> None:
-    assert prompt_tokens(read(msgspec.json.encode(sent))) == tokens
+    body = msgspec.json.encode(sent)
+    assert prompt_tokens(read(body), len(body)) == tokens
 
 
-def test_a_picture_counts_as_a_picture_and_not_by_its_bytes() -> None:
-    url = "data:image/png;base64," + "A" * 1_000_000
-    body = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]}
-    assert TOKENS_PER_MEDIUM < prompt_tokens(read(msgspec.json.encode(body))) < TOKENS_PER_MEDIUM + 50
+@pytest.mark.parametrize("where", ["system", "instructions", "tools", "documents", "suffix", "chat_template_kwargs"])
+@pytest.mark.parametrize("pad", [0, 100_000, 1_200_000])
+def test_what_a_model_reads_beside_the_messages_counts_as_prompt(where: str, pad: int) -> None:
+    body = msgspec.json.encode({"messages": [{"role": "user", "content": "x" * pad}], where: "y" * 4000})
+    assert 900 < prompt_tokens(read(body), len(body)) - min(pad // 4, 131_072 - 1000) <= 1024
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1_000_000}},
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A" * 1_000_000}},
+        {"type": "input_audio", "input_audio": {"format": "wav", "data": "A" * 1_000_000}},
+    ],
+)
+def test_a_picture_counts_as_a_picture_and_not_by_its_bytes(part: object) -> None:
+    sent = msgspec.json.encode({"messages": [{"role": "user", "content": [part]}]})
+    assert TOKENS_PER_MEDIUM < prompt_tokens(read(sent), len(sent)) < TOKENS_PER_MEDIUM + 50
 
 
 USAGE = {"prompt_tokens": 7, "total_tokens": 16, "completion_tokens": 9, "prompt_tokens_details": {"cached_tokens": 3}}

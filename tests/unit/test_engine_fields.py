@@ -92,6 +92,10 @@ def test_a_callers_own_business_passes(fields: dict[str, Any]) -> None:
         (rb'{"messages":[{"content":[{"text":"\ud800"},{"image_url":{"url":"http://h/"}}]}]}', "image_url"),
         (rb'{"messages":[{"content":[{"x":1e999},{"image_url":{"url":"http://h/"}}]}]}', "image_url"),
         (b'{"messages":[{"content":[{"x":%b},{"image_url":"file:///etc/passwd"}]}]}' % (b"9" * 500), "image_url"),
+        (b'{"model":"m","max_tokens":"999999999.00"}', "max_tokens"),
+        (b'{"model":"m","max_tokens":"+9_999_999.000"}', "max_tokens"),
+        (rb'{"model":"m","max_tokens":"\u00a0999999999"}', "max_tokens"),
+        ('{"model":"m","n":"\u300017"}'.encode(), "n"),
     ],
 )
 def test_no_spelling_gets_round_it(body: bytes, field: str) -> None:

@@ -210,7 +210,36 @@ def test_what_an_engine_reads_as_true_or_as_a_number_is_what_pydantic_reads() ->
         else:
             assert not is_refused(value)
             assert is_true(value) is (wanted is True)
-    for value in ("128", "1_000", " 12 ", "+5", "12.0", "1e3", "0x10", "x", 128.0, 1.5, True, 7, [], None, "9" * 30):
+    for value in (
+        "128",
+        "1_000",
+        " 12 ",
+        "+5",
+        "12.0",
+        "1e3",
+        "0x10",
+        "x",
+        "9.00",
+        "+17.000",
+        "1__0",
+        "_1",
+        "1_0.0",
+        "-3",
+        "\u00a017",
+        "\u300017\u2003",
+        "\x8517",
+        "\u200b17",
+        "\u0669",
+        "",
+        " ",
+        128.0,
+        1.5,
+        True,
+        7,
+        [],
+        None,
+        "9" * 30,
+    ):
         try:
             number = TypeAdapter(int).validate_python(value)
         except ValidationError:
