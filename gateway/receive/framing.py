@@ -4,17 +4,29 @@ The parser sees to the syntax. What it lets pass is refused here, as two readers
 in two ways: the connection is closed behind such a request, since where it ends is in doubt.
 """
 
+import re
 from collections.abc import Collection
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final
-from urllib.parse import urlsplit
 
 from gateway.errors import BadRequest, Forbidden, UnsupportedEncoding
 
 # Headers that are read here and may come in several lines: those are joined, as RFC 9110, 5.3 says.
-JOINED: Final = frozenset((b"host", b"transfer-encoding"))
+JOINED: Final = frozenset((b"host", b"transfer-encoding", b"content-type"))
+# RFC 9110, 7.2: an address in brackets or a name (RFC 3986, 3.2.2; none is no fault), and a port. Of what a name may
+# have, the comma is left out: it stands between two names.
+_HOST: Final = re.compile(rb"(\[[0-9A-Za-z:.%_~-]{2,80}\]|[A-Za-z0-9._~!$&'()*+;=%-]{0,255})(?::[0-9]{0,5})?")
+# Clients name one gateway in few ways.
+_REMEMBERED: Final = 64
 _ABSOLUTE: Final = (b"http://", b"https://")
 _JSON: Final = b"application/json"
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def is_host(value: bytes) -> bool:
+    """Whether this is one `Host`, as RFC 9112, 3.2 has it."""
+    return _HOST.fullmatch(value) is not None
 
 
 def framing_problem(version: str, headers: dict[bytes, bytes]) -> BadRequest | None:
@@ -35,14 +47,19 @@ def framing_problem(version: str, headers: dict[bytes, bytes]) -> BadRequest | N
     host = headers.get(b"host")
     if host is None:
         return BadRequest("The request has no `Host` header.") if version == "1.1" else None
-    return BadRequest(f"The request's `Host` is `{_shown(host)}`; send one name, once.") if b"," in host else None
+    if is_host(host):
+        return None
+    return BadRequest(f"The request's `Host` is `{_shown(host)}`; send one name or address, once.")
 
 
 def split_target(target: bytes) -> tuple[bytes | None, bytes]:
-    """Return the authority and the path of a request target; no authority unless it is in absolute form."""
+    """Return the authority and the path of a request target; no authority unless it is in absolute form.
+
+    A target in absolute form that names no host is no target (RFC 9110, 4.2.1), and its path is empty.
+    """
     if target[:8].lower().startswith(_ABSOLUTE):
         authority, slash, rest = target.partition(b"://")[2].partition(b"/")
-        return authority, slash + rest or b"/"
+        return authority, (slash + rest or b"/") if authority else b""
     return None, target
 
 
@@ -63,10 +80,10 @@ def check_without_keys(target: bytes, headers: dict[bytes, bytes], hosts: Collec
         UnsupportedEncoding: The body is not said to be JSON.
     """
     authority, _ = split_target(target)
-    host = (headers.get(b"host", b"") if authority is None else authority).decode("latin-1")
+    host = headers.get(b"host", b"") if authority is None else authority
     if not _is_own(host, hosts):
         raise Forbidden(
-            f"Without keys the gateway answers to this machine's names only, and `Host` is `{host[:100]}`; use "
+            f"Without keys the gateway answers to this machine's names only, and `Host` is `{_shown(host)}`; use "
             "http://127.0.0.1, have the operator add the name to `host_names`, or make keys.",
             code="host_not_allowed",
         )
@@ -78,13 +95,13 @@ def check_without_keys(target: bytes, headers: dict[bytes, bytes], hosts: Collec
         )
 
 
-def _is_own(host: str, hosts: Collection[str]) -> bool:
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-    except ValueError:  # such as `[`
+def _is_own(host: bytes, hosts: Collection[str]) -> bool:
+    found = _HOST.fullmatch(host)
+    if found is None:
         return False
+    name = found[1].decode().lower().rstrip(".")
     try:
-        return ip_address(name).is_loopback
+        return ip_address(name.strip("[]")).is_loopback
     except ValueError:
         return name == "localhost" or name in hosts
 

@@ -15,7 +15,7 @@ from gateway.errors import (
 from gateway.receive.body_memory import BodyMemory, Hold
 from gateway.receive.cross_origin import PREFLIGHT
 from gateway.receive.endpoints import Address, Kind, find_endpoint
-from gateway.receive.framing import check_without_keys, framing_problem
+from gateway.receive.framing import check_without_keys, framing_problem, is_host
 from gateway.receive.limits import Limits
 from gateway.receive.pieces import PIECE_BYTES, Pieces
 from gateway.receive.rates import WorkerRates
@@ -97,7 +97,7 @@ class Incoming:
             head_bytes > limits.max_header_bytes and self._head_size() > limits.max_header_bytes
         ):
             raise headers_too_large(limits)
-        if version != "1.1" or b"transfer-encoding" in headers or b"," in headers.get(b"host", b","):
+        if version != "1.1" or b"transfer-encoding" in headers or not is_host(headers.get(b"host", b",")):
             misframed = framing_problem(version, headers)
             if misframed is not None:
                 self.is_last, self.keep_alive = True, False

@@ -47,6 +47,12 @@ LENGTH = f"content-length: {len(BODY)}"
         (f"{CHAT} HTTP/1.1", ("host: x", LENGTH), BODY, 200),
         (f"{CHAT} HTTP/1.1", (LENGTH,), BODY, 400),
         (f"{CHAT} HTTP/1.1", ("host: x", "host: y", LENGTH), BODY, 400),
+        *((f"{CHAT} HTTP/1.1", (f"host: {host}", LENGTH), BODY, 200) for host in (
+            "", "Model.example:80", "[::1]:8080", "10.0.0.1", "gateway_1.svc.cluster.local.", "a:"
+        )),
+        *((f"{CHAT} HTTP/1.1", (f"host: {host}", LENGTH), BODY, 400) for host in (
+            "a b", "a/b", "http://a", "user@a", "[", "[::1", "[::1]a", "a:b", "a#b", "a, a", "é"
+        )),
         (f"{CHAT} HTTP/1.0", (LENGTH,), BODY, 200),
         (f"{CHAT} HTTP/1.0", ("transfer-encoding: chunked",), CHUNKED, 400),
         (f"{CHAT} HTTP/2.0", ("host: x", LENGTH), BODY, 400),
@@ -63,6 +69,7 @@ LENGTH = f"content-length: {len(BODY)}"
         ("GET /m/base/v1/models/?a=b HTTP/1.1", ("host: x",), b"", 200),
         ("GET HTTPS://x/v1/models HTTP/1.1", ("host: x",), b"", 200),
         ("GET http://x HTTP/1.1", ("host: x",), b"", 404),
+        ("GET http:///v1/models HTTP/1.1", ("host: x",), b"", 404),
         ("GET // HTTP/1.1", ("host: x",), b"", 404),
     ],
 )  # fmt: skip
@@ -94,8 +101,9 @@ def open_gateway() -> Iterator[RunningGateway]:
     ("host", "status"),
     [
         ("localhost", 200), ("localhost:8080", 200), ("127.0.0.1:1", 200), ("127.9.9.9", 200), ("[::1]:8080", 200),
-        ("LOCALHOST", 200), ("model.lan:80", 200), ("evil.example", 403), ("localhost.evil.example", 403), ("[", 403),
-        ("", 403), ("10.0.0.1", 403),
+        ("LOCALHOST", 200), ("model.lan:80", 200), ("evil.example", 403), ("localhost.evil.example", 403), ("[", 400),
+        ("", 403), ("10.0.0.1", 403), ("localhost.", 200), ("127.0.0.1:", 200), ("127.0.0.1.evil.example", 403),
+        ("127.0.0.1#@evil.example", 400), ("evil.example@127.0.0.1", 400), ("[::1].evil.example", 400),
     ],
 )  # fmt: skip
 def test_without_keys_only_names_of_this_machine_are_answered_to(
@@ -126,6 +134,11 @@ def test_without_keys_nothing_is_done_for_a_body_that_a_web_page_may_send(
     headers = {} if kind is None else {"content-type": kind}
     for path in ("/v1/chat/completions", "/m/base/v1/chat/completions/"):
         assert httpx.post(open_gateway.url + path, content=BODY, headers=headers).status_code == status
+
+
+def test_without_keys_a_body_that_is_said_to_be_of_two_types_is_not_taken(open_gateway: RunningGateway) -> None:
+    kinds = ("host: localhost", "content-type: text/plain", LENGTH)  # and JSON, which `request` says of every body
+    assert ask(open_gateway, request(open_gateway, f"{CHAT} HTTP/1.1", *kinds)) == [415]
 
 
 def test_a_body_with_a_byte_order_mark_is_served_without_it(gateway: RunningGateway, engine: FakeEngine) -> None:
