@@ -7,19 +7,20 @@ client is, or about what this gateway decided. Everything that is not named here
 from functools import lru_cache
 from typing import Final
 
+_CONNECTION: Final = b"connection"
 # Hop-by-hop (RFC 9110, 7.6.1), or said by us instead.
 _FRAMING: Final = (
     b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"content-length", b"trailer", b"upgrade",
     b"te", b"server", b"x-request-id",
 )  # fmt: skip
 # What would set up something between the client and us in the engine's name: credentials, cookies, another address,
-# what other web sites may read.
+# what other web sites may read, whom browsers tell of faults.
 _BETWEEN_CLIENT_AND_US: Final = (
     b"proxy-authenticate", b"proxy-authentication-info", b"www-authenticate", b"authentication-info", b"set-cookie",
     b"set-cookie2", b"clear-site-data", b"location", b"refresh", b"alt-svc", b"strict-transport-security",
     b"access-control-allow-origin", b"access-control-allow-credentials", b"access-control-allow-headers",
     b"access-control-allow-methods", b"access-control-expose-headers", b"access-control-max-age",
-    b"access-control-allow-private-network",
+    b"access-control-allow-private-network", b"report-to", b"reporting-endpoints", b"nel",
 )  # fmt: skip
 _NOT_FORWARDED: Final = frozenset((*_FRAMING, *_BETWEEN_CLIENT_AND_US))
 # Ours alone: which version served, and what is left of a limit.
@@ -35,12 +36,16 @@ _REMEMBERED: Final = 64
 @lru_cache(maxsize=_REMEMBERED)
 def is_event_stream(headers: tuple[tuple[bytes, bytes], ...]) -> bool:
     """Whether a reply with these headers is a stream of events."""
-    return any(name == b"content-type" and value.startswith(EVENT_STREAM) for name, value in headers)
+    return any(name == b"content-type" and value.lower().startswith(EVENT_STREAM) for name, value in headers)
 
 
 @lru_cache(maxsize=_REMEMBERED)
 def forwarded(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
     """Return the header lines that go on, from names in lower case and values."""
+    about_connection = [value for name, value in headers if name == _CONNECTION]
+    if about_connection:  # which may name headers that are for the connection only (RFC 9110, 7.6.1)
+        named = {name.strip().lower() for name in b",".join(about_connection).split(b",")}
+        headers = tuple(line for line in headers if line[0] not in named)
     lines = b"".join([b"%b: %b\r\n" % line for line in headers if line[0] not in _NOT_FORWARDED])
     if _DECISIONS not in lines and _LIMITS not in lines:  # nearly always, and quicker than looking at each name
         return lines

@@ -23,6 +23,11 @@ _BEGINS_TOOL: Final = re.compile(rb'"type"\s*:\s*"[a-z_]*tool_use"')
 # The same events from an engine that writes no names.
 _TYPED: Final = re.compile(rb'"type"\s*:\s*"(?:response\.|message_|content_block_|ping)')
 _TYPED_DELTA: Final = re.compile(rb'"type"\s*:\s*"(?:response\.[\w.]+\.delta|content_block_delta)"')
+# What an engine sends only so that a connection is not cut: comments, Anthropic's ping, how long to wait before asking
+# again, and empty lines.
+_KEEP_ALIVE: Final = re.compile(
+    rb'(?:(?::[^\r\n]*+|event: ?ping|data: ?(?:\{\s*"type"\s*:\s*"ping"\s*\})?|retry:[^\r\n]*+)?(?:\r\n|\r|\n))++'
+)
 _COMMENTS: Final = re.compile(rb"(?:(?<=[\r\n])|\A):[^\r\n]*")
 # No event without content is larger, but one that repeats what was asked (`response.created`), which has a name.
 _LARGEST_LOOKED_THROUGH: Final = 64 * 1024
@@ -41,9 +46,9 @@ def has_content(events: bytes) -> bool:
     return _SAYS.search(events) is not None
 
 
-def is_comment(data: bytes) -> bool:
-    """Whether `data` is nothing but a comment: a sign that the connection lives, not that its request does."""
-    return data.startswith(b":") and b"\ndata:" not in data and b"\nevent:" not in data
+def is_keep_alive(data: bytes) -> bool:
+    """Whether `data` is nothing but comments or pings: a sign that the connection lives, not that its request does."""
+    return _KEEP_ALIVE.fullmatch(data) is not None
 
 
 def _is_content(name: bytes, data: bytes) -> bool:

@@ -182,7 +182,7 @@ class EventStream:
         if b'"usage"' in chunk or FINISHES in chunk or FAILS in chunk or FAILS_BY_NAME in chunk:
             return 0
         if not has_content(chunk):
-            return STRUCTURE if b"data:" in chunk else 0
+            return STRUCTURE if b"\ndata:" in chunk and b"ping" not in chunk else 0
         if self._lessons:
             self._learn(chunk)
         return CONTENT

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.receive.prompt_size import TOKENS_PER_MEDIUM, prompt_tokens
 from gateway.receive.wire import read
-from gateway.serve.content import has_content, is_comment
+from gateway.serve.content import has_content, is_keep_alive
 from gateway.serve.sse import CONTENT, STRUCTURE, EventStream
 from gateway.serve.vllm_process import VllmCommand
 from gateway.serve.whole_reply import LARGEST_READ_REPLY_BYTES, WholeReply
@@ -94,10 +94,19 @@ def test_a_chunk_passes_as_structure_or_as_content_and_a_comment_is_read() -> No
     assert stream.passes(chunk.replace(b'"a"', b'"b"')) == CONTENT
 
 
-def test_a_comment_is_a_comment_only_if_no_event_comes_with_it() -> None:
-    assert is_comment(b": keep-alive\n\n")
-    assert not is_comment(b": keep-alive\n\ndata: {}\n\n")
-    assert not is_comment(b"data: {}\n\n: keep-alive\n\n")
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b": keep-alive\n\n", b":\r\n\r\n", b": data: x\n\n", b": a\n\n: b\n\n", b"\n\n", b"retry: 3000\n\n",
+        b"data:\n\n", b'event: ping\ndata: {"type": "ping"}\n\n', b'event:ping\r\ndata:{"type":"ping"}\r\n\r\n',
+    ],
+)  # fmt: skip
+def test_comments_and_pings_only_keep_a_connection_unless_an_event_comes_with_them(sent: bytes) -> None:
+    assert is_keep_alive(sent)
+    for event in (b"data: {}\n\n", b"data: %b\n\n" % ROLE, b"event: response.created\ndata: {}\n\n"):
+        assert not is_keep_alive(sent + event)
+        assert not is_keep_alive(event + sent)
+    assert EventStream().passes(b"%x\r\n%b\r\n" % (len(sent), sent)) != CONTENT
 
 
 @pytest.mark.parametrize(
