@@ -24,6 +24,7 @@ from gateway.receive.cross_origin import CrossOrigin
 from gateway.receive.deps import Deps, RequestIds
 from gateway.receive.engine_fields import EngineFields
 from gateway.receive.feedback_rates import FeedbackRates
+from gateway.receive.known_callers import KnownCallers
 from gateway.receive.placing import Placing
 from gateway.receive.protocol import ClientConnection
 from gateway.receive.rates import WorkerRates
@@ -125,6 +126,7 @@ class Worker:
             placing=self.placing,
             ids=RequestIds(),
             clock=time,
+            callers=KnownCallers(time),
             rates=self.rates,
             tallies=self.tallies,
             taps=Taps(self.mirror, bounds.request_bytes, bounds.reply_bytes),

@@ -23,6 +23,7 @@ from gateway.ports import Reader
 from gateway.receive.body_memory import BodyMemory
 from gateway.receive.deps import Deps, RequestIds
 from gateway.receive.engine_fields import EngineFields
+from gateway.receive.known_callers import KnownCallers
 from gateway.receive.limits import Limits
 from gateway.receive.placing import Placing
 from gateway.receive.protocol import ClientConnection
@@ -168,6 +169,7 @@ class OneWorker:
             table=lambda: self.table, engines=self.engines, supply=cast(Any, SimpleNamespace(recent={})), ledger=ledger,
             limits=limits, body_memory=BodyMemory(limits),
             placing=Placing(limits), ids=RequestIds(), clock=lambda: 1_800_000_000.0,
+            callers=KnownCallers(lambda: 1_800_000_000.0),
             rates=WorkerRates(ledger, lambda: None), tallies=Tallies(),
             engine_fields=EngineFields(FieldPolicy(), ledger),
             taps=Taps(self.queue, bounds.request_bytes, bounds.reply_bytes), recent=self.recent, hear=self._hear,

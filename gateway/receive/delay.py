@@ -111,6 +111,8 @@ class Delay:
         except LoragateError:
             self._go()
             who.begin()  # which tells the reason, or has the version loaded
+            if who.is_over:  # it takes no room
+                self._placing.queue.freed()
         else:
             self._go()
             who.send(placed)

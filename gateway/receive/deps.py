@@ -14,6 +14,7 @@ from gateway.receive.body_memory import BodyMemory
 from gateway.receive.cross_origin import CrossOrigin
 from gateway.receive.engine_fields import EngineFields
 from gateway.receive.feedback_rates import FeedbackRates
+from gateway.receive.known_callers import KnownCallers
 from gateway.receive.limits import Limits
 from gateway.receive.placing import Placing
 from gateway.receive.rates import WorkerRates
@@ -67,6 +68,7 @@ class Deps:
     placing: Placing
     ids: RequestIds
     clock: Callable[[], float]  # Unix seconds, for keys that expire
+    callers: KnownCallers
     rates: WorkerRates
     tallies: Tallies
     taps: Taps

@@ -23,7 +23,7 @@ from gateway.receive.lax import is_stream
 from gateway.receive.outgoing import asks_for_usage, message
 from gateway.receive.reply import Reply
 from gateway.receive.request import Request
-from gateway.serve.content import is_comment
+from gateway.serve.content import is_keep_alive
 
 if TYPE_CHECKING:
     from gateway.receive.protocol import ClientConnection
@@ -95,6 +95,8 @@ class Exchange:
         """Return who serves the request now; `tried` are engines that have failed it."""
         client, request = self._client, self._request
         table = client.table()
+        if self._delay is not None or tried:  # time has passed since its caller was looked at
+            client.callers.check(request.caller, table)
         return decide(request, table, client.engines.in_flight, tried, client.placing.terms(request, table))
 
     def send(self, placed: Placement) -> None:
@@ -170,7 +172,7 @@ class Exchange:
             return
         if head is not None:
             self._account.drop_body()  # no other try can come, and a stream may be long
-        if is_comment(data):  # which an engine sends while a request waits, too
+        if is_keep_alive(data):  # which an engine sends while a request waits, too
             self._commented_at = now
         else:
             self._heard_at = now

@@ -53,8 +53,8 @@ class ClientConnection(asyncio.Protocol):
         self.ledger = deps.ledger
         self.limits = deps.limits
         self.fingerprints = deps.fingerprints
-        self.supply = deps.supply
-        self.placing = deps.placing
+        self.supply, self.placing = deps.supply, deps.placing
+        self.callers = deps.callers
         self.tallies = deps.tallies
         self.taps, self.note, self.engine_fields = deps.taps, deps.recent.note, deps.engine_fields
         # The transport's own method: asyncio buffers, and `pause_writing` says when it is too much.

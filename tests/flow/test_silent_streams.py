@@ -160,6 +160,28 @@ def test_after_its_head_a_stream_that_nobody_serves_any_more_is_told_so_in_band(
             assert head.is_whole
 
 
+def test_a_key_that_is_revoked_while_its_requests_wait_in_line_is_not_served(
+    patient: RunningGateway, engine: FakeEngine
+) -> None:
+    made = patient.admin("POST", "keys", {"role": "app"}).json()
+    with ExitStack() as stack:
+        plain, begun = (stack.enter_context(Raw(patient, key=made["key"])) for _ in range(2))
+        other = stack.enter_context(Raw(patient))
+        with busy(patient, engine):
+            begun.send(begun.request(CHAT, chat(stream=True)))
+            _, chunks = two_comments(begun)
+            plain.send(plain.request(CHAT, chat()))
+            until(lambda: patient.metrics()["loragate_requests_queued"] == 2)
+            other.send(other.request(CHAT, chat()))
+            asked_before = len(engine.generations)
+            assert patient.admin("DELETE", f"keys/{made['id']}").status_code == 200
+        refused = plain.reply()
+        assert (refused.status, refused.code) == (401, "invalid_api_key")
+        assert b'"code":"invalid_api_key"' in without_comments(chunks)
+        assert other.reply().status == 200, "the place that they did not take is another's"
+        assert len(engine.generations) == asked_before + 1
+
+
 def test_with_the_usual_settings_a_refusal_in_line_is_a_503_and_no_stream(engine: FakeEngine) -> None:
     usual = limits(queue_seconds=2)
     for name in ("EARLY_HEAD", "COMMENT"):

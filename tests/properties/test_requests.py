@@ -20,6 +20,7 @@ from gateway.ports import Reader
 from gateway.receive.body_memory import BodyMemory
 from gateway.receive.deps import Deps, RequestIds
 from gateway.receive.engine_fields import EngineFields
+from gateway.receive.known_callers import KnownCallers
 from gateway.receive.limits import Limits
 from gateway.receive.placing import Placing
 from gateway.receive.protocol import ClientConnection
@@ -107,7 +108,7 @@ async def converse(parts: list[bytes]) -> tuple[list[bytes], bytes, bool]:
     deps = Deps(
         table=lambda: table, engines=engines, supply=WorkerSupply(lambda message: None), ledger=ledger, limits=limits,
         ids=Counted(), fingerprints={}, engine_fields=EngineFields(FieldPolicy(), ledger), placing=Placing(limits),
-        body_memory=BodyMemory(limits), clock=lambda: 0.0, rates=WorkerRates(ledger, lambda: None), tallies=Tallies(), recent=Recent(9), hear=lambda _: True,
+        body_memory=BodyMemory(limits), clock=lambda: 0.0, callers=KnownCallers(lambda: 0.0), rates=WorkerRates(ledger, lambda: None), tallies=Tallies(), recent=Recent(9), hear=lambda _: True,
         taps=Taps(MirrorQueue(Bounds(), lambda _: None, lambda: True, lambda *_: None), 1000, 1000),
     )  # fmt: skip
     connection = ClientConnection(None, SimpleNamespace(connections=set()), {"deps": deps})
