@@ -13,6 +13,8 @@ from adapters.problem import Problem, Severity
 # As much as tells them apart; a pointer has some 130 bytes.
 HEAD_BYTES: Final = 256
 _LFS: Final = b"version https://git-lfs.github.com/spec/"
+# Of its predecessors, which named other hosts.
+_OLD_LFS: Final = (b"version http", b"oid sha256:")
 _PAGES: Final = (b"<!doctype", b"<html", b"<?xml", b"<head")
 
 
@@ -39,9 +41,10 @@ def stand_in(head: bytes) -> StandIn | None:
     """Return what a file that begins with `head` is instead; None if it may be what it should."""
     if not head:
         return _EMPTY
-    if head.startswith(_LFS):
+    text = head[:HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith(_LFS) or (text.startswith(_OLD_LFS[0]) and _OLD_LFS[1] in text):
         return _POINTER
-    if head[:HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_PAGES):
+    if text.startswith(_PAGES):
         return _PAGE
     return None
 

@@ -45,6 +45,8 @@ class Endpoint:
     model_is_optional: bool = False
     # Whether a model reads the prompt, which `tokens_per_minute` bounds.
     costs_tokens: bool = True
+    # Whether `metadata.user_id` says who asks, as in Anthropic's API.
+    has_metadata_user: bool = False
 
 
 def _served(*endpoints: Endpoint) -> dict[bytes, Endpoint]:
@@ -55,8 +57,8 @@ ENDPOINTS: Final = _served(
     Endpoint(path=b"/v1/chat/completions", dialect=Dialect.COMPLETIONS),
     Endpoint(path=b"/v1/completions", dialect=Dialect.COMPLETIONS),
     Endpoint(path=b"/v1/responses", dialect=Dialect.RESPONSES),
-    Endpoint(path=b"/v1/messages", dialect=Dialect.MESSAGES),
-    Endpoint(path=b"/v1/messages/count_tokens", costs_tokens=False),
+    Endpoint(path=b"/v1/messages", dialect=Dialect.MESSAGES, has_metadata_user=True),
+    Endpoint(path=b"/v1/messages/count_tokens", costs_tokens=False, has_metadata_user=True),
     Endpoint(path=b"/v1/embeddings"),
     Endpoint(path=b"/tokenize", model_is_optional=True, costs_tokens=False),
     Endpoint(path=b"/detokenize", model_is_optional=True, costs_tokens=False),

@@ -13,7 +13,7 @@ from gateway.pipeline import Call, Exposure
 from gateway.receive.body_memory import Hold
 from gateway.receive.body_values import text_at, text_in_large
 from gateway.receive.conversation import beginning_of, beginning_of_large
-from gateway.receive.endpoints import Dialect, Endpoint
+from gateway.receive.endpoints import Endpoint
 from gateway.receive.pieces import Pieces
 from gateway.receive.rates import Lease
 from gateway.receive.wire import Fields, LargeFields
@@ -71,7 +71,7 @@ class Request:
 
     def unit(self, sources: tuple[str, ...]) -> str:
         """Return the unit of assignment: the first source that tells one, else the key."""
-        if sources == DEFAULT_SOURCES and not self.unit_header and self.endpoint.dialect is not Dialect.MESSAGES:
+        if sources == DEFAULT_SOURCES and not self.unit_header and not self.endpoint.has_metadata_user:
             fields = self.fields  # the usual request names no unit: one look, and no call for each source
             if fields is None or not (fields.safety_identifier or fields.user or fields.prompt_cache_key):
                 return self.caller.account or self.caller.id
@@ -111,7 +111,7 @@ class Request:
     def user(self) -> object:
         """Return whom the body names as its user: `user`, in Anthropic's messages `metadata.user_id`."""
         user = getattr(self.fields, "user", None)
-        if not user and self.endpoint.dialect is Dialect.MESSAGES:
+        if not user and self.endpoint.has_metadata_user:
             return self._in_body("metadata.user_id")
         return user
 

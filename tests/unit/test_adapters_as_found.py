@@ -107,6 +107,9 @@ def test_hidden_folders_are_not_looked_into(folder: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("content", "code", "told"),
     [(POINTER, "git_lfs_pointer", "git lfs pull"), (LOGIN, "web_page", "credentials"), (b"", "file_empty", "again"),
+     (POINTER.replace(b"\n", b"\r\n"), "git_lfs_pointer", "git lfs pull"),
+     (b"\xef\xbb\xbf" + POINTER, "git_lfs_pointer", "git lfs pull"),
+     (POINTER.replace(b"git-lfs.github.com/spec", b"hawser.github.com/spec"), "git_lfs_pointer", "git lfs pull"),
      (b"\xef\xbb\xbf  <HTML>", "web_page", "URL"), (b"<?xml version='1.0'?><Error/>", "web_page", "URL")],
 )  # fmt: skip
 @pytest.mark.parametrize("name", [TENSORS, CONFIG, "tokenizer.json", "tokenizer_config.json"])

@@ -84,6 +84,11 @@ def test_a_value_of_the_body_is_the_unit_if_it_is_text_or_a_whole_number(body: A
     assert request(body).unit(("body:metadata.user_id",)) == unit
 
 
+@pytest.mark.parametrize("path", [b"/v1/messages", b"/v1/messages/count_tokens"])
+def test_a_person_has_one_unit_for_messages_and_for_counting_their_tokens(path: bytes) -> None:
+    assert request({"messages": [HI], "metadata": {"user_id": "u"}}, path=path).unit(DEFAULT_SOURCES) == "u"
+
+
 def test_a_large_body_tells_its_unit_by_metadata_alone() -> None:
     large = {"messages": [{"role": "user", "content": "x" * 2**20}], "metadata": {"user_id": "u"}, "who": "w"}
     assert request(large).unit(("body:who", "body:metadata.user_id")) == "u"
