@@ -72,7 +72,8 @@ class EngineFields:
 
     def _look(self, request: Request, fields: Fields, table: RouteTable) -> None:
         alias = request.model.partition("@")[0]
-        route = table.routes.get(alias)
+        # Of an alias that the caller may not use not even its rules are told: it is not found, like one that is not.
+        route = table.routes.get(alias) if request.caller.may_use(alias) else None
         rules: Rules = route.engine_fields if route is not None else NO_RULES
         for name, shown, value in _asked(request, fields):
             why = refusal(name, value, request.caller, rules, self._policy)

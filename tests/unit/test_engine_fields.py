@@ -24,10 +24,11 @@ HI: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi
 def refused(
     body: bytes | dict[str, Any], *, path: bytes = CHAT, role: Role = Role.APP, key: dict[str, str | int] | None = None,
     route: dict[str, str | int] | None = None, policy: FieldPolicy | None = None, ledger: Ledger | None = None,
+    models: frozenset[str] | None = None,
 ) -> str | None:  # fmt: skip
     """Return the field that is refused, if one is."""
     sent = body if isinstance(body, bytes) else json.dumps(body).encode()
-    caller = Principal(id="k", role=role, engine_fields=key or {})
+    caller = Principal(id="k", role=role, engine_fields=key or {}, models=models)
     made = Route(alias="m", split=Split("m@1"), salt="s", engine_fields=route or {})
     table = RouteTable(routes={"m": made}, has_engine_fields=route is not None)
     request = Request(
@@ -152,6 +153,15 @@ def test_many_prompts_times_many_choices_are_bounded() -> None:
     assert refused({"model": "m", "prompt": [1] * 9000, "n": 16}, path=b"/v1/completions") is None
     assert refused({"model": "m", "input": ["a"] * 2049}, path=b"/v1/embeddings") == "input"
     assert refused({"model": "m", "input": ["a"] * 2048}, path=b"/v1/embeddings") is None
+
+
+@pytest.mark.parametrize("rule", [{"n": 32}, {"priority": "allow"}, {"max_tokens": 10}])
+def test_a_routes_rules_do_not_tell_a_key_that_may_not_use_it_that_it_is_there(rule: dict[str, str | int]) -> None:
+    for fields in ({"n": 20}, {"n": 2}, {"priority": -5}, {"max_tokens": 50}, {"max_tokens": 10**6}):
+        ledger = Ledger()
+        told = refused(HI | fields, route=rule, models=frozenset(("other",)), ledger=ledger)
+        assert told == refused(HI | fields)
+        assert not ledger.cell("m").engine_fields
 
 
 def test_the_key_decides_before_the_route_and_that_before_the_settings() -> None:
