@@ -177,7 +177,8 @@ class EventStream:
         if before and chunk.endswith(self._after):
             start = 4 if len(chunk) <= _LONGEST_WITH_SHORT_SIZE else 5
             closing = len(chunk) - len(self._after)
-            if chunk.startswith(before, start) and chunk.find(b'"', start + len(before)) == closing:
+            # From the text's second byte: an empty text is none, and no other begins with a quote.
+            if chunk.startswith(before, start) and chunk.find(b'"', start + len(before) + 1) == closing:
                 return CONTENT  # as that one was
         if b'"usage"' in chunk or FINISHES in chunk or FAILS in chunk or FAILS_BY_NAME in chunk:
             return 0

@@ -94,6 +94,13 @@ def test_a_chunk_passes_as_structure_or_as_content_and_a_comment_is_read() -> No
     assert stream.passes(chunk.replace(b'"a"', b'"b"')) == CONTENT
 
 
+def test_an_event_without_text_is_no_content_among_others_that_are_like_it() -> None:
+    stream = EventStream()
+    for text, kind in (("a", CONTENT), ("", STRUCTURE), ("b", CONTENT), ("long " * 60, CONTENT), ("", STRUCTURE)):
+        event = delta(f'"content":"{text}"')
+        assert stream.passes(b"%x\r\n%b\r\n" % (len(event), event)) == kind, text
+
+
 @pytest.mark.parametrize(
     "sent",
     [
