@@ -13,7 +13,7 @@ from typing import Final
 from gateway.errors import BadRequest, Forbidden, UnsupportedEncoding
 
 # Headers that are read here and may come in several lines: those are joined, as RFC 9110, 5.3 says.
-JOINED: Final = frozenset((b"host", b"transfer-encoding", b"content-type"))
+JOINED: Final = frozenset((b"host", b"transfer-encoding"))
 # RFC 9110, 7.2: an address in brackets or a name (RFC 3986, 3.2.2; none is no fault), and a port. Of what a name may
 # have, the comma is left out: it stands between two names.
 _HOST: Final = re.compile(rb"(\[[0-9A-Za-z:.%_~-]{2,80}\]|[A-Za-z0-9._~!$&'()*+;=%-]{0,255})(?::[0-9]{0,5})?")

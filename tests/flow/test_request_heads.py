@@ -136,11 +136,6 @@ def test_without_keys_nothing_is_done_for_a_body_that_a_web_page_may_send(
         assert httpx.post(open_gateway.url + path, content=BODY, headers=headers).status_code == status
 
 
-def test_without_keys_a_body_that_is_said_to_be_of_two_types_is_not_taken(open_gateway: RunningGateway) -> None:
-    kinds = ("host: localhost", "content-type: text/plain", LENGTH)  # and JSON, which `request` says of every body
-    assert ask(open_gateway, request(open_gateway, f"{CHAT} HTTP/1.1", *kinds)) == [415]
-
-
 def test_a_body_with_a_byte_order_mark_is_served_without_it(gateway: RunningGateway, engine: FakeEngine) -> None:
     url, headers = gateway.url + "/v1/chat/completions", gateway.headers
     assert httpx.post(url, content=b"\xef\xbb\xbf" + BODY, headers=headers).status_code == 200
