@@ -135,9 +135,9 @@ def test_of_twenty_processes_of_loragate_evaluate_five_are_killed_and_each_sampl
             for number in range(EVALUATORS)
         ]
         until = began + PATIENCE_SECONDS
-        while len(evaluators.alive()) < EVALUATORS and time.monotonic() < until:
+        while len(evaluators.alive(PATIENCE_SECONDS)) < EVALUATORS and time.monotonic() < until:
             time.sleep(0.2)
-        assert len(evaluators.alive()) == EVALUATORS, (tmp_path / "0.log").read_text()
+        assert len(evaluators.alive(PATIENCE_SECONDS)) == EVALUATORS, (tmp_path / "0.log").read_text()
         started = time.monotonic()
         put = [mirrored(engine, number) for number in range(REPLAYED)]
         assert samples.put(put, DAY) == 0
@@ -150,7 +150,7 @@ def test_of_twenty_processes_of_loragate_evaluate_five_are_killed_and_each_sampl
                 victims.pop().kill()
             time.sleep(0.05)
         took = time.monotonic() - started
-        told = [int(each["completed"]) for each in evaluators.alive().values()]
+        told = [int(each["completed"]) for each in evaluators.alive(PATIENCE_SECONDS).values()]
         asked = sum(request.target == CHAT for request in engine.requests)
     assert not victims
     assert [each.number for each in found] == list(range(1, REPLAYED + 1))
