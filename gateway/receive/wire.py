@@ -35,7 +35,8 @@ from gateway.receive.surrogates import may_have_halves, mended, mended_in_steps
 AT_ONCE_BYTES: Final = 1024 * 1024
 # Above this a body is looked at before it is read at once: what is made to cost much is not.
 SURELY_AT_ONCE_BYTES: Final = 64 * 1024
-_MOST_CONTAINERS_AT_ONCE: Final = 10_000
+# Looking for media in so many takes 25 ms.
+_MOST_CONTAINERS_AT_ONCE: Final = 4_000
 # What the fields that we read may have together where a body is read in steps, those beside that can be long by nature.
 MOST_FIELD_BYTES: Final = 64 * 1024
 # What is kept of those: how a conversation begins (`opening.py`).

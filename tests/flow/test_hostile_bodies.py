@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from gateway.errors import BadRequest
-from gateway.receive.wire import addressed, read
+from gateway.receive.wire import LargeFields, addressed, read, takes_steps
 from tests.fakes.engine import FakeEngine
 from tests.flow.raw import Raw
 from tests.gateways import RunningGateway
@@ -43,6 +43,14 @@ def test_a_long_string_beside_many_brackets_costs_no_memory_of_its_own() -> None
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert read(raw).model == "x"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+def test_a_body_with_thousands_of_pictures_is_read_in_steps_whatever_its_size() -> None:
+    part = b'{"type":"image_url","image_url":{"url":"data:image/png;base64,AAAA"}}'
+    for pictures, in_steps in ((10, False), (2_500, True)):
+        body = b'{"model":"x","messages":[{"role":"user","content":[%b]}]}' % b",".join([part] * pictures)
+        assert takes_steps(body) is in_steps
+        assert isinstance(read(body), LargeFields) is in_steps
 
 
 def test_a_refused_request_followed_by_garbage_is_refused_once(gateway: RunningGateway) -> None:
