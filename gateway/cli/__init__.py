@@ -10,6 +10,7 @@ import click
 
 import gateway
 from gateway.cli.output import say
+from gateway.visible import visible
 
 # Where each command lives; imported when it is called, so that `serve` starts without the rest.
 _COMMANDS: Final = {
@@ -30,15 +31,31 @@ class _Commands(click.Group):
         command: click.Command = getattr(importlib.import_module(f"gateway.cli.{_COMMANDS[name]}"), name)
         return command
 
+    def make_context(self, *given: Any, **extra: Any) -> click.Context:
+        """Read the options that stand before a command."""
+        try:
+            return super().make_context(*given, **extra)
+        except click.UsageError as error:
+            raise _inert(error) from None
+
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
+        except click.UsageError as error:
+            raise _inert(error) from None
         except OSError as error:  # a folder that may not be read, a full disk
             if isinstance(error, BrokenPipeError):
                 raise
             where = f" `{error.filename}`" if error.filename else ""
             say(f"error: {error.strerror or error}{where}", err=True)
             raise click.exceptions.Exit(2) from None
+
+
+def _inert(error: click.UsageError) -> click.UsageError:
+    """Return an error whose message quotes what was given, which a script may have from others, as it may be shown."""
+    if error.message.isprintable() or type(error).show is not click.UsageError.show:  # such as one that shows the help
+        return error
+    return click.UsageError(visible(error.format_message()), error.ctx)
 
 
 def _print_version(context: click.Context, _: click.Parameter, is_asked: bool) -> None:

@@ -38,6 +38,8 @@ class Control:
         import httpx  # takes as long to import as `serve` to start
 
         self.state = load_settings(None, {"state": state}).state_folder()
+        if key and not (key.isascii() and key.isprintable()):
+            raise fail("the key holds a character that no key has, such as one that is not shown; copy it again")
         headers = {"authorization": f"Bearer {key}"} if key else {}
         self._has_key = bool(key)
         if url is not None:

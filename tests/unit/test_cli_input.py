@@ -21,6 +21,28 @@ def told(*arguments: str) -> str:
     return done.output
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("{}",), ("--{}",), ("keys", "{}"), ("evaluate", "{}"), ("keys", "create", "--role", "{}"),
+        ("keys", "create", "--role", "app", "--expires", "{}"),
+        ("routes", "split", "a", "--candidate", "b", "--weight", "{}"),
+        ("gates", "simulate", "{}"), ("status", "--no-{}"),
+    ],
+)  # fmt: skip
+def test_what_was_given_is_quoted_inert_in_an_error(arguments: tuple[str, ...]) -> None:
+    said = told(*(each.format("x\x1b[31m\u202e\r\nError: forged") for each in arguments))
+    assert said.replace("\n", "").isprintable()
+    assert "\nError: forged" not in said
+
+
+@pytest.mark.parametrize("key", ["sk-loragate-\u202e", "sk-loragate-\u2026", "sk\nloragate"])
+def test_a_key_with_a_character_that_none_has_is_refused_and_not_quoted(key: str) -> None:
+    said = told("status", "--control", "http://127.0.0.1:9", "--key", key)
+    assert "copy it again" in said
+    assert "loragate-" not in said
+
+
 def test_a_time_without_a_unit_is_refused_for_nobody_means_thirty_seconds() -> None:
     assert [Duration().convert(given, None, None) for given in ("30d", "90s", "0")] == [2_592_000, 90, 0]
     with pytest.raises(click.BadParameter, match="`30` is not a time such as"):
