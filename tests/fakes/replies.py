@@ -52,9 +52,14 @@ def _card(name: str, root: str, parent: str | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
+# What a chat template puts into the prompt beside the messages.
+READ_BESIDE = ("system", "instructions", "tools", "documents")
+
+
 def usage(body: Body, answers: Sequence[Answer]) -> dict[str, Any]:
     """Return the token counts; the prompt counts its bytes ÷ 4, the answer its pieces; asked for ids, all bytes."""
-    prompt = max(1, len(prompt_text(body).encode()) // 4)
+    beside = sum(len(encode(body[name])) for name in READ_BESIDE if body.get(name))
+    prompt = max(1, (len(prompt_text(body).encode()) + beside) // 4)
     completion = sum(len(answer.pieces) or 1 for answer in answers)
     if body.get("return_token_ids"):
         prompt = len(prompt_ids(body))
