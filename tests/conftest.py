@@ -26,6 +26,7 @@ REAL = Path(__file__).parent / "real"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a file in one process where several run at once, and those that share a real engine, too."""
+    real = [item for item in items if REAL in item.path.parents]
+    sharing = {item.path for item in real if not SHARED_ENGINES.isdisjoint(getattr(item, "fixturenames", ()))}
     for item in items:
-        is_shared = REAL in item.path.parents and not SHARED_ENGINES.isdisjoint(getattr(item, "fixturenames", ()))
-        item.add_marker(pytest.mark.xdist_group("engines" if is_shared else item.path.stem))
+        item.add_marker(pytest.mark.xdist_group("engines" if item.path in sharing else item.path.stem))

@@ -51,7 +51,7 @@ class Script:
         kind = b"text/event-stream" if is_stream else b"application/json"
         is_whole = not is_stream and not {BREAKS, LEAVES, HAPPENS} & set(parts)
         length = sum(map(len, parts)) if is_whole else None
-        self.head = Head(status, [(b"content-type", kind)], length)
+        self.head = Head(status, ((b"content-type", kind),), length)
         self.parts = parts
         self.is_stream = is_stream
         self.framed = [b"%x\r\n%b\r\n" % (len(part), part) for part in parts]

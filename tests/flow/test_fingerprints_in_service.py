@@ -162,7 +162,7 @@ def test_an_engine_that_mixes_adapters_up_serves_its_base_alone(
 
     until(were_tried_again)  # and let in no more
     (on,) = shown(gateway, "two")["engines"]
-    assert "the base: top log-probabilities differ" in on["reason"]
+    assert "top log-probabilities differ" in on["reason"]
     assert "LORAGATE_CPU_LORA_CURE must not be 0" in on["reason"]
     refused(post(gateway, write_adapter(tmp_path, 9), "three"))
 

@@ -2,8 +2,7 @@
 # ruff: noqa: E501 (messages and bodies are easier to compare on one line)
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
@@ -66,7 +65,7 @@ class Transport(asyncio.Transport):
 @dataclass
 class Head:
     status: int = 200
-    headers: Sequence[tuple[bytes, bytes]] = field(default_factory=lambda: [(b"content-type", b"application/json")])
+    headers: tuple[tuple[bytes, bytes], ...] = ((b"content-type", b"application/json"),)
     length: int | None = 2
 
 
