@@ -161,9 +161,13 @@ def test_an_engine_that_mixes_adapters_up_serves_its_base_alone(
         return checks(gateway, engine, "mismatch") >= before + 2
 
     until(were_tried_again)  # and let in no more
-    (on,) = shown(gateway, "two")["engines"]
-    assert "top log-probabilities differ" in on["reason"]
-    assert "LORAGATE_CPU_LORA_CURE must not be 0" in on["reason"]
+
+    def is_told_why() -> bool:  # each check tells what it saw, and probes do not always meet
+        (on,) = shown(gateway, "two")["engines"]
+        told = on["reason"] or ""
+        return "the base: top log-probabilities differ" in told and "LORAGATE_CPU_LORA_CURE must not be 0" in told
+
+    until(is_told_why)
     refused(post(gateway, write_adapter(tmp_path, 9), "three"))
 
 
@@ -204,11 +208,12 @@ def test_records_hold_through_a_restart_other_numbers_are_forgiven_and_other_wei
 def test_an_engine_that_refuses_log_probabilities_takes_nothing_and_says_what_to_do(
     gateway: RunningGateway, engine: FakeEngine, tmp_path: Path
 ) -> None:
+    before = set(folders(gateway))  # of a check that was under way when its adapter went
     engine.set(malformed=True)
     message = refused(post(gateway, write_adapter(tmp_path), "support"))
     assert "--max-logprobs 20" in message
     assert "adapters.fingerprints" in message
-    assert folders(gateway) == []
+    assert set(folders(gateway)) <= before
 
 
 def test_without_fingerprints_everything_is_served_unchecked(tmp_path: Path) -> None:
