@@ -159,6 +159,7 @@ def test_a_file_that_was_removed_or_replaced_takes_no_changes_that_would_be_lost
     feed = Feed(store, lambda _: None, poll_seconds=0.01)
     feed.start()
     try:
+        until(lambda: feed.seen == 1, "it watches the file")
         for path in tmp_path.glob("state.db*"):
             path.unlink()
         with pytest.raises(StoreUnavailable, match="no such table"):
