@@ -3,8 +3,8 @@ ARGS ?=
 PY := .venv/bin/python
 # Fast tests mostly wait for time-outs and processes, so four of their files go at once even on two cores.
 FAST := -m "not real and not simulation" -n 4 --dist loadfile
-# Slow tests wait as much; those that share an engine run one after another (tests/conftest.py).
-SLOW := -m "(real or simulation) and not story" -n 2 --dist loadgroup
+# Slow ones keep a core busy for longer: two at once.
+SLOW := -m "(real or simulation) and not story" -n 2 --dist loadfile
 
 .PHONY: help setup demo test check simulate bench clean
 

@@ -1,9 +1,7 @@
-"""For all tests: how hypothesis runs, how long answers are waited for, and which tests stay together."""
+"""For all tests: how hypothesis runs, and how long answers are waited for."""
 
 import os
-from pathlib import Path
 
-import pytest
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import HealthCheck, settings
 
@@ -18,15 +16,3 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ours"))
 # httpx waits 5 s for a step if nothing is said, which a busy machine may take.
 for step in ("connect", "read", "write", "pool"):
     setattr(DEFAULT_TIMEOUT_CONFIG, step, PATIENCE_SECONDS)
-
-# Real engines that tests share; each takes a minute to start (tests/real/conftest.py).
-SHARED_ENGINES = frozenset(("engine", "up"))
-REAL = Path(__file__).parent / "real"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one process where several run at once, and those that share a real engine, too."""
-    real = [item for item in items if REAL in item.path.parents]
-    sharing = {item.path for item in real if not SHARED_ENGINES.isdisjoint(getattr(item, "fixturenames", ()))}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("engines" if item.path in sharing else item.path.stem))
