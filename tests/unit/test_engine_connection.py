@@ -11,6 +11,7 @@ from gateway.errors import LoragateError
 from gateway.ports import ReplyHead
 from gateway.receive.engine_headers import forwarded, is_event_stream
 from gateway.serve.connection import MOST_HEAD_BYTES, MOST_HEADERS, EngineConnection
+from gateway.serve.known_head import RELEARN_SECONDS
 from gateway.serve.upstream import EnginePool
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
@@ -207,6 +208,7 @@ def test_an_engines_word_on_versions_limits_cookies_and_connections_does_not_pas
     ours = [
         (b"x-loragate-version", b"other"), (b"x-loragate-new", b"1"), (b"x-ratelimit-limit-requests", b"9"),
         (b"set-cookie", b"a=b"), (b"x-request-id", b"1"), (b"location", b"http://elsewhere/"), (b"connection", b"x"),
+        (b"nel", b"{}"), (b"report-to", b"{}"), (b"reporting-endpoints", b"a=b"),
         (b"www-authenticate", b"Bearer"), (b"access-control-allow-origin", b"*"), (b"content-length", b"5"),
     ]  # fmt: skip
     lines = b"content-type: application/json\r\nretry-after: 3\r\nx-other: x-loragate-version\r\n"
@@ -276,9 +278,19 @@ def told(reading: Reading) -> object:
 def test_the_next_reply_with_a_known_head_needs_no_parser() -> None:
     link = Link()
     link.ask(DATED % 2 + b"{}")
-    link.connection._parser = None  # type: ignore[assignment]
+    link.connection._parser = None  # type: ignore[assignment]  # whatever needs it fails
     for body in (b"", b"{}", b"x" * 12_345):
         reading = link.ask(DATED % len(body) + body)
         assert (reading.body, reading.is_complete) == (body, True)
         assert reading.head is not None
         assert reading.head.length == len(body)
+
+
+def test_heads_are_learned_only_so_often_where_no_two_are_alike() -> None:
+    link = Link()
+    learned = set()
+    for number in range(30):
+        link.ask(DATED.replace(b"now", b"%d" % number) % 2 + b"{}")
+        learned.add(link.pool.known_head)
+        link.now += RELEARN_SECONDS / 8
+    assert len(learned) == 4
