@@ -2,14 +2,19 @@
 
 Pairs of one conversation resemble each other: taken one by one they would count as more evidence than they
 are, and a test's error rate would not hold (docs/statistics.md shows by how much). So pairs are
-gathered by session, and their mean is handed out when the session is closed: with its `MOST_PAIRS`th
-pair, or when nothing came for `idle_seconds`. What comes for it afterwards is left out, not counted
+gathered by session, and the session is closed with its `MOST_PAIRS`th pair, when nothing came for
+`idle_seconds`, or `LONGEST` times that after it began. What comes for it afterwards is left out, not counted
 anew. How long is waited is therefore a matter of speed, never of validity.
 
-When a session is closed depends on its pairs' times alone, never on who looked when; so whoever
-reads the same pairs again (a new leader, `gates simulate`) finds the same means.
+Means are handed out in the order in which the sessions *began*: one that is closed waits for all that began before
+it. In the order in which they are closed short ones would come first, and a candidate that is worse in short
+sessions and better in long ones, no worse on the whole, would be failed by the evidence of the short ones alone.
+
+When a session is closed and handed out depends on pairs' times alone, never on who looked when; so whoever
+reads the same pairs again (a new leader, `gates simulate`) finds the same means in the same order.
 """
 
+from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Final
@@ -20,9 +25,11 @@ MOST_PAIRS: Final = 10
 # Longer than a turn of a conversation mostly takes; a gate waits so long for the last sessions. Clicks on
 # web pages are split at 30 minutes, but no evidence should wait for that.
 IDLE_SECONDS: Final = 60.0
-# Bounds of memory. With more sessions open than this the one that waits longest is closed; of the closed ones the
+# So many times `idle_seconds` a session may stay open: those behind it wait for it.
+LONGEST: Final = 10
+# Bounds of memory. With more sessions waiting than this the one that began first is closed; of the closed ones the
 # oldest is forgotten, and would count once more if it came back after so many others.
-MOST_OPEN: Final = 10_000
+MOST_WAITING: Final = 10_000
 MOST_CLOSED: Final = 50_000
 
 
@@ -44,14 +51,16 @@ class Closed:
 
 
 @dataclass(slots=True)
-class _Open:
+class _Session:
     stream: str
+    began: float
     last: float
     total: float = 0.0
     weight: float = 0.0
     pairs: int = 0
+    is_closed: bool = False
 
-    def closed(self) -> Closed:
+    def mean(self) -> Closed:
         """Return what is handed out of it."""
         return Closed(
             stream=self.stream, mean=self.total / self.pairs, weight=self.weight / self.pairs, pairs=self.pairs
@@ -70,17 +79,18 @@ class SessionMeans:
             raise ValueError(f"idle_seconds `{idle_seconds}` and most_pairs `{most_pairs}` must be at least 0 and 1")
         self._idle_seconds = idle_seconds
         self._most_pairs = most_pairs
-        self._open: dict[Hashable, _Open] = {}  # the longest idle first
+        self._open: dict[Hashable, _Session] = {}  # the longest idle first
+        self._line: OrderedDict[Hashable, _Session] = OrderedDict()  # not handed out yet, in the order of their first pairs
         self._closed: dict[Hashable, None] = {}  # the oldest first
         self.left_out = 0
 
     @property
     def waiting(self) -> int:
-        """Pairs of sessions that are still open."""
-        return sum(session.pairs for session in self._open.values())
+        """Pairs of sessions that have not been handed out: they are open, or one that began before them is."""
+        return sum(session.pairs for session in self._line.values())
 
     def add(self, session: Hashable, value: float, at: float, *, stream: str = "", weight: float = 1.0) -> list[Closed]:
-        """Take one pair, and return the sessions that are closed by it.
+        """Take one pair, and return the sessions that are handed out with it.
 
         Args:
             session: Whose it is.
@@ -89,43 +99,60 @@ class SessionMeans:
             stream: Which stream it belongs to; a session belongs to that of its first pair.
             weight: The pair's, for whoever wants to know their mean.
         """
-        done: list[Closed] = []
-        found = self._open.pop(session, None)
-        if found is not None and at - found.last >= self._idle_seconds:
-            done.append(self._close(session, found))
+        found = self._open.get(session)
+        if found is not None and self._is_over(found, at):
+            self._close(session)
             found = None
         if session in self._closed or (found is not None and found.stream != stream):
             self.left_out += 1
-            if found is not None:
-                self._open[session] = found
-            return done
-        found = found or _Open(stream, at)
+            return self._handed_out()
+        if found is None:
+            found = self._line[session] = _Session(stream, at, at)
+        else:
+            del self._open[session]
+        self._open[session] = found
         found.total += value
         found.weight += weight
         found.pairs += 1
         found.last = max(found.last, at)
         if found.pairs >= self._most_pairs:
-            done.append(self._close(session, found))
-        else:
-            self._open[session] = found
-            if len(self._open) > MOST_OPEN:
-                oldest = next(iter(self._open))
-                done.append(self._close(oldest, self._open.pop(oldest)))
-        return done
+            self._close(session)
+        elif len(self._line) > MOST_WAITING:
+            self._close(next(iter(self._line)))
+        return self._handed_out()
 
     def close(self, now: float) -> list[Closed]:
-        """Return the sessions for which nothing came for `idle_seconds` until `now`; they have counted then."""
-        done = []
+        """Return the sessions that are handed out because nothing came for `idle_seconds` until `now`."""
         while self._open:
             session, found = next(iter(self._open.items()))
             if now - found.last < self._idle_seconds:
                 break
-            del self._open[session]
-            done.append(self._close(session, found))
+            self._close(session)
+        done = self._handed_out()
+        while self._line:
+            session, found = next(iter(self._line.items()))
+            if not self._is_over(found, now):
+                break
+            self._close(session)
+            done += self._handed_out()
         return done
 
-    def _close(self, session: Hashable, found: _Open) -> Closed:
+    def _is_over(self, found: _Session, now: float) -> bool:
+        return now - found.last >= self._idle_seconds or now - found.began >= LONGEST * self._idle_seconds
+
+    def _close(self, session: Hashable) -> None:
+        self._open.pop(session).is_closed = True
         self._closed[session] = None
         if len(self._closed) > MOST_CLOSED:
             del self._closed[next(iter(self._closed))]
-        return found.closed()
+
+    def _handed_out(self) -> list[Closed]:
+        """Return those at the head of the line that are closed; they have counted then."""
+        done = []
+        while self._line:
+            session, found = next(iter(self._line.items()))
+            if not found.is_closed:
+                break
+            del self._line[session]
+            done.append(found.mean())
+        return done

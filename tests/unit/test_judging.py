@@ -318,13 +318,29 @@ def test_who_looks_when_changes_nothing(pairs: list[tuple[int, float, float]], l
         found += gathered.close(clock + 61)
         assert gathered.waiting == 0
         assert sum(each.pairs for each in found) + gathered.left_out == len(pairs)
-        return sorted((each.mean, each.pairs) for each in found)
+        return [(each.mean, each.pairs) for each in found]
 
     assert told(looks) == told(set())
 
 
+def test_sessions_count_in_the_order_in_which_they_began() -> None:
+    gathered = SessionMeans(idle_seconds=60, most_pairs=2)
+    assert gathered.add("long", 0.1, 0) == []
+    assert gathered.add("short", 0.2, 1) == []
+    assert gathered.add("short", 0.2, 2) == [], "it is closed, and waits for the one that began before it"
+    assert gathered.waiting == 3
+    assert [each.mean for each in gathered.add("long", 0.1, 50)] == [0.1, 0.2]
+    # No session makes others wait for ever, however it goes on; what comes for it later is left out.
+    slow = SessionMeans(idle_seconds=60, most_pairs=1000)
+    slow.add("endless", 0.1, 0)
+    slow.add("short", 0.2, 1)
+    told = [each.mean for at in range(30, 900, 30) for each in (*slow.close(at), *slow.add("endless", 0.3, at))]
+    assert [round(each, 3) for each in told] == [0.29, 0.2]
+    assert (slow.waiting, slow.left_out) == (0, 10)
+
+
 def test_open_and_closed_sessions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "MOST_OPEN", 2)
+    monkeypatch.setattr(sessions, "MOST_WAITING", 2)
     monkeypatch.setattr(sessions, "MOST_CLOSED", 2)
     gathered = SessionMeans()
     assert [len(gathered.add(at, 0.5, at)) for at in range(5)] == [0, 0, 1, 1, 1]
