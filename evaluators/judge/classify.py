@@ -84,9 +84,15 @@ def outcome_of(judged: Judged, metric: str) -> Outcome | None:
     Drift may be scored on the control's tokens, the other's, or both. Then the mean of both counts: each has
     its own blind spot, the greater of two would be biased upwards by noise, and a mean over half a nat says that
     one of them is.
+
+    What an evaluator asks again takes another time than what a caller was served, whatever the version: it comes
+    later, behind all callers, and finds its prompt in a cache. Noise pairs have the served answer in control's place,
+    so times count only where the candidate's pairs have, too.
     """
     told = judged.scores.get(metric)
     if told is not None:
+        if metric in _TIMED and judged.served != "control":
+            return Unscored(reason=CANDIDATE_SERVED, version=told.version)
         return told
     if metric not in _LEVELS:
         return None
@@ -98,6 +104,8 @@ def outcome_of(judged: Judged, metric: str) -> Outcome | None:
     return Unscored(reason=reasons[0] if reasons else "no_tokens", version="") if sides else None
 
 
+_TIMED: Final = frozenset(("ttft", "itl"))
+CANDIDATE_SERVED: Final = "candidate_served"
 _LEVELS: Final[Mapping[str, Callable[[Drift], float]]] = {
     "kl": lambda drift: min(max(drift.kl, 0.0), KL_CAP_NATS) / KL_CAP_NATS,
     "token_flip": lambda drift: 1 - drift.top1_agreement,
@@ -176,6 +184,10 @@ class CriterionEvidence:
             now: Unix seconds, as in `Judged.judged_at`.
         """
         self._count(self._sessions.close(now))
+
+    def has_counted(self, until: float) -> bool:
+        """Whether all sessions that began by then have counted; seconds as in `close`."""
+        return self._sessions.has_counted(until)
 
     def classify(self) -> Classification:
         """Return what the sessions that have counted say."""

@@ -14,7 +14,6 @@ When a session is closed and handed out depends on pairs' times alone, never on 
 reads the same pairs again (a new leader, `gates simulate`) finds the same means in the same order.
 """
 
-from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Final
@@ -80,7 +79,7 @@ class SessionMeans:
         self._idle_seconds = idle_seconds
         self._most_pairs = most_pairs
         self._open: dict[Hashable, _Session] = {}  # the longest idle first
-        self._line: OrderedDict[Hashable, _Session] = OrderedDict()  # not handed out yet, in the order of their first pairs
+        self._line: dict[Hashable, _Session] = {}  # not handed out yet; the one that began first is first
         self._closed: dict[Hashable, None] = {}  # the oldest first
         self.left_out = 0
 
@@ -88,6 +87,10 @@ class SessionMeans:
     def waiting(self) -> int:
         """Pairs of sessions that have not been handed out: they are open, or one that began before them is."""
         return sum(session.pairs for session in self._line.values())
+
+    def has_counted(self, until: float) -> bool:
+        """Whether all sessions that began by then have been handed out."""
+        return not self._line or next(iter(self._line.values())).began > until
 
     def add(self, session: Hashable, value: float, at: float, *, stream: str = "", weight: float = 1.0) -> list[Closed]:
         """Take one pair, and return the sessions that are handed out with it.

@@ -211,6 +211,20 @@ def test_drift_is_cut_at_its_cap_and_its_shares_are_metrics_too() -> None:
     assert outcome_of(pair({"kl": value(0.5)}, drift=drift(0.1)), "kl") == value(0.5)
 
 
+@pytest.mark.parametrize("metric", ["ttft", "itl"])
+def test_times_count_only_where_the_caller_was_served_by_control_as_in_noise_pairs(metric: str) -> None:
+    # The same version twice; asked again, it takes twice as long.
+    noise = [pair({metric: value(1 / 3)}, kind=Kind.NOISE) for _ in range(200)]
+    control_served = [pair({metric: value(1 / 3)}, served="control") for _ in range(400)]
+    candidate_served = [pair({metric: value(2 / 3)}, served="candidate") for _ in range(400)]
+    found = judged(criterion(metric), noise + control_served + candidate_served)
+    assert (found.label, found.observed, found.n) == ("pass", pytest.approx(1 / 3), 400)
+    assert found.unscored == {"candidate_served": 400}
+    slow = [pair({metric: value(0.2)}, served="control") for _ in range(400)]  # the candidate takes twice as long again
+    assert judged(criterion(metric), noise + slow + candidate_served).label == "fail"
+    assert judged(criterion("tokens"), [pair({"tokens": value(0.5)}, served="candidate")]).n == 1
+
+
 def test_drift_that_was_not_scored_is_no_zero() -> None:
     reason = Unscored(reason="lm_head", version="1")
     empty = replace(drift(0.0), n_tokens=0)

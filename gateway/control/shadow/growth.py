@@ -133,6 +133,10 @@ class _Recorded:
         self._evidence.close(now)
         self._note()
 
+    def has_counted(self, until: float) -> bool:
+        """Whether all sessions that began by then have counted."""
+        return self._evidence.has_counted(until)
+
     def classify(self) -> Classification:
         """Return what all that says."""
         return self._evidence.classify()

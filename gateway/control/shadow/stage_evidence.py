@@ -31,6 +31,9 @@ class Evidence(Protocol):
     def close(self, now: float) -> None:
         """Count the sessions that are over by now."""
 
+    def has_counted(self, until: float) -> bool:
+        """Whether all sessions that began by then have counted."""
+
     def classify(self) -> Classification:
         """Return what all that says."""
 
@@ -108,8 +111,12 @@ class StageEvidence:
 
     @property
     def is_settled(self) -> bool:
-        """Whether all sessions of the stage's `max_samples` pairs have had the time to end; True before there are."""
-        return self._enough_at is None or self._now >= self._enough_at + self._idle_seconds
+        """Whether all sessions of the stage's `max_samples` pairs have counted; True before there are so many pairs."""
+        enough_at = self._enough_at
+        if enough_at is None:
+            return True
+        is_idle = self._now >= enough_at + self._idle_seconds
+        return is_idle and all(gate.evidence.has_counted(enough_at) for gate in self._gates.values())
 
     def add(self, judged: Judged) -> None:
         """Take in the next pair."""
