@@ -1,9 +1,9 @@
 """One criterion and the pairs that came: pass, fail or inconclusive, with *observed, limit, n, e*.
 
 FAIL when the evidence against "the candidate is no worse than allowed" reaches 1/alpha, PASS when the
-evidence against "it is worse than allowed" does, INCONCLUSIVE else. Only one of the two can be true of
-a candidate, so alpha is the chance of ever saying the wrong one, however often one looks. Both can never
-be reached together. Evidence may also fall again: a verdict is of now, and whoever acts on a FAIL acts at once.
+evidence against "it is worse than allowed" reaches 1/pass_alpha, INCONCLUSIVE else. Only one of the two can
+be true of a candidate, so these are the chances of ever saying the wrong one, however often one looks.
+Evidence may also fall again: a verdict is of now, and whoever acts on a FAIL acts at once.
 
 Numbers are means of sessions (`sessions.py`) in the order in which they were closed; the order has no part in
 the result. Two streams are kept: the candidate's pairs, and noise pairs of one version with itself.
@@ -52,7 +52,7 @@ class Classification:
         observed: Mean over sessions: the metric's, or candidate - control of one that compares the arms' own.
         limit: What it is held against; None before the first noise pair where noise pairs tell it.
         n: Sessions of the candidate that have counted.
-        e_fail, e_pass: E-values for failing and for passing, finite; 1/alpha decides.
+        e_fail, e_pass: E-values for failing and for passing, finite; 1/alpha and 1/pass_alpha decide.
         low, high: Where the mean is at every look at once, with a chance of 1 - alpha.
         noise: Mean over sessions of noise pairs; None without.
         noise_n: Sessions of noise pairs.
@@ -237,10 +237,9 @@ class CriterionEvidence:
     def _classified(self) -> Classification:
         criterion, trial = self.criterion, self._trial.evidence
         log_fail, log_pass = self._log_e_values()
-        enough = -log(criterion.alpha)
-        if log_fail >= enough:
+        if log_fail >= -log(criterion.alpha):
             label = Label.FAIL
-        elif log_pass >= enough and trial.n >= criterion.min_samples:
+        elif log_pass >= -log(criterion.alpha_to_pass) and trial.n >= criterion.min_samples:
             label = Label.PASS
         else:
             label = Label.INCONCLUSIVE

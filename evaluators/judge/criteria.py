@@ -102,7 +102,9 @@ class Criterion:
         metric: The comparator's name, or `kl`, `token_flip`, `moved_share`.
         shape, direction: What its numbers are, and which way is good.
         margin, limit: In the metric's unit; a limit takes the margin's place.
-        alpha: Chance, in (0, 1), of ever failing what is fine, and of ever passing what is not.
+        alpha: Chance, in (0, 1), of ever failing what is fine.
+        pass_alpha: Chance, in (0, 1), of ever passing what is not; None: as `alpha`. A candidate goes on only where all
+            criteria pass, so each may take the whole of what failing shares out (intersection-union).
         min_samples: Sessions before it may pass.
         critical, muted: Carried along for whoever decides by it.
         scale, unit: Of the metric.
@@ -116,6 +118,7 @@ class Criterion:
     margin: float = 0.05
     limit: float | None = None
     alpha: float = ALPHA
+    pass_alpha: float | None = None
     min_samples: int = MIN_SAMPLES
     critical: bool = True
     muted: bool = False
@@ -124,8 +127,9 @@ class Criterion:
     judged_share: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.alpha < 1:
-            raise ValueError(f"alpha `{self.alpha}` of `{self.metric}` is not between 0 and 1")
+        for name, alpha in (("alpha", self.alpha), ("pass_alpha", self.alpha_to_pass)):
+            if not 0 < alpha < 1:
+                raise ValueError(f"{name} `{alpha}` of `{self.metric}` is not between 0 and 1")
         most = self.scale / 2 if self.shape is Shape.PREFERENCE else self.scale
         if not 0 <= self.margin < most:
             raise ValueError(f"margin `{self.margin}` of `{self.metric}` is not in [0, {most:g})")
@@ -133,6 +137,11 @@ class Criterion:
             raise ValueError(f"limit `{self.limit}` of `{self.metric}` is not in [0, {self.scale:g}]")
         if not 0 < self.judged_share <= 1:
             raise ValueError(f"judged_share `{self.judged_share}` of `{self.metric}` is not in (0, 1]")
+
+    @property
+    def alpha_to_pass(self) -> float:
+        """The chance of ever passing what is not fine."""
+        return self.alpha if self.pass_alpha is None else self.pass_alpha
 
     @property
     def needs_noise(self) -> bool:
@@ -170,8 +179,8 @@ class Criterion:
 
 
 def criterion(
-    metric: str, *, alpha: float = ALPHA, margin: float | None = None, limit: float | None = None,
-    min_samples: int | None = None, critical: bool = True, muted: bool = False,
+    metric: str, *, alpha: float = ALPHA, pass_alpha: float | None = None, margin: float | None = None,
+    limit: float | None = None, min_samples: int | None = None, critical: bool = True, muted: bool = False,
     kind: Metric | None = None, judged_share: float = 1.0,
 ) -> Criterion:  # fmt: skip
     """Return the criterion of a metric, with the table's defaults for what is None.
@@ -179,6 +188,7 @@ def criterion(
     Args:
         metric: A name of `METRICS`; any other name needs `kind`.
         alpha: This criterion's own part, after sharing out.
+        pass_alpha: See `Criterion`.
         margin: Given without a limit, it takes the place of the default limit too.
         limit: See `Criterion`.
         min_samples: See `Criterion`.
@@ -195,7 +205,7 @@ def criterion(
     if limit is None and margin is None:
         limit = found.limit
     return Criterion(
-        metric=metric, shape=found.shape, direction=found.direction, alpha=alpha, limit=limit,
+        metric=metric, shape=found.shape, direction=found.direction, alpha=alpha, pass_alpha=pass_alpha, limit=limit,
         margin=found.margin if margin is None else margin,
         min_samples=MIN_SAMPLES if min_samples is None else min_samples,
         critical=critical, muted=muted, scale=found.scale, unit=found.unit, judged_share=judged_share,

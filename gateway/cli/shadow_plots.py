@@ -95,7 +95,7 @@ def log_ratios(comparison: Mapping[str, Any], noise: Mapping[str, Any] | None) -
 
 
 def e_values(evidence: Sequence[Mapping[str, Any]]) -> str:
-    """Return how the evidence of each gate grew, with the bound from which it is decided."""
+    """Return how the evidence of each gate grew, with the bounds from which it fails and passes."""
 
     def draw(figure: Any) -> None:
         panels = figure.subplots(len(evidence), 1, squeeze=False)[:, 0]
@@ -105,7 +105,9 @@ def e_values(evidence: Sequence[Mapping[str, Any]]) -> str:
             style = {"lw": 1.6, "marker": "." if len(sessions) <= FEW_LOOKS else ""}
             axes.plot(sessions, _positive(each["e_fail"]), color=ALARM, label="for failing", **style)
             axes.plot(sessions, _positive(each["e_pass"]), color=GOOD, label="for passing", **style)
-            axes.axhline(each["bound"], color="#222222", lw=1.2, ls="--", label=f"1/alpha = {each['bound']:,.0f}")
+            for name, style in (("bound", "--"), ("pass_bound", ":")):
+                what = "fails" if name == "bound" else "passes"
+                axes.axhline(each[name], color="#222222", lw=1.2, ls=style, label=f"{what} from {each[name]:,.0f}")
             axes.set(xlabel="sessions", ylabel="e-value", title=f"Gate {each['gate']}")
             _logarithmic(axes)
             _legend_beside(axes)

@@ -165,9 +165,11 @@ def marked(gate: Mapping[str, Any]) -> str:
 def _rollout(rollout: Mapping[str, Any]) -> None:
     say()
     say(f"rollout {rollout['id']} of {rollout['candidate']}: {rollout['phase']}", bold=True)
-    bounds = {each["gate"]: each["bound"] for each in rollout["evidence"]}
+    evidence = {each["gate"]: each for each in rollout["evidence"]}
     for gate in rollout["gates"] or ():
         e_value = gate["e_value"]
-        bound = f" of {bounds[gate['gate']]:,.0f}" if gate["gate"] in bounds else ""
-        evidence = "" if e_value is None else f"; e-value {e_value:.3g}{bound}"
-        say(f"  gate {marked(gate)}: {gate['verdict']}: {gate['reason']}{evidence}")
+        found = evidence.get(gate["gate"])
+        which = "pass_bound" if gate["verdict"] == "pass" else "bound"
+        bound = f" of {found[which]:,.0f}" if found is not None else ""
+        told = "" if e_value is None else f"; e-value {e_value:.3g}{bound}"
+        say(f"  gate {marked(gate)}: {gate['verdict']}: {gate['reason']}{told}")

@@ -79,7 +79,8 @@ class Plan:
         stages: Shadow, if any, then the ramp, without a step of 100 %.
         promotes: Whether the plan makes the candidate the control after its last stage.
         needs_audit: Whether a rollout may start only after an audit that passed.
-        alpha: Shared out evenly over all statistical gates of all stages; muted ones take no share.
+        alpha: To fail, shared out evenly over all statistical gates of all stages; muted ones take no share. Each
+            passes at all of it.
     """
 
     stages: tuple[Stage, ...]
@@ -89,7 +90,12 @@ class Plan:
 
     @property
     def alpha_per_gate(self) -> float:
-        """The part of alpha that each statistical gate of each stage has (Bonferroni)."""
+        """The part of alpha at which each statistical gate of each stage fails (Bonferroni).
+
+        They pass at the whole of it: a rollout goes on only where all gates of all stages do, so a candidate that
+        any one of them should stop is let through with a chance of at most alpha (intersection-union test: R. Berger
+        (1982), Technometrics 24(4), 295-300, doi:10.1080/00401706.1982.10487790).
+        """
         count = sum(gate.takes_alpha for stage in self.stages for gate in stage.gates)
         return self.alpha / max(1, count)
 

@@ -24,7 +24,7 @@ class RolloutCounts:
 class RolloutView:
     """One open rollout; readings and ratio are None where this node does not lead.
 
-    From the e-value `bound` on, a gate that reads pairs is decided.
+    From the e-value `bound` on, a gate fails.
     """
 
     alias: str

@@ -51,16 +51,17 @@ def _gates(reading: RolloutsReading) -> Iterator[Metric]:
     )
     samples = GaugeMetricFamily(
         "loragate_rollout_gate_samples",
-        "The candidate's requests behind it in this stage; of a gate on pairs, sessions.",
+        "The candidate's units behind it in this stage; of a gate on pairs, sessions.",
         labels=by_gate,
     )
     e_value = GaugeMetricFamily(
         "loragate_rollout_gate_e_value",
-        "Evidence for what a gate on pairs says, while it is inconclusive that it fails; valid at every look.",
+        "Evidence for what a gate says, while it is inconclusive that it fails; valid at every look.",
         labels=by_gate,
     )
     bound = GaugeMetricFamily(
-        "loragate_rollout_gate_bound", "The e-value from which a gate on pairs is decided: 1/alpha of one gate.",
+        "loragate_rollout_gate_bound",
+        "The e-value from which a gate fails: 1/alpha, shared out over the plan's gates. It passes from 1/alpha on.",
         labels=by_gate,
     )  # fmt: skip
     values = {Verdict.PASS: 1.0, Verdict.INCONCLUSIVE: 0.0, Verdict.FAIL: -1.0}

@@ -132,6 +132,19 @@ def test_a_pass_waits_for_its_samples_and_a_fail_does_not() -> None:
     assert judged(criterion("expected"), bad).label is Label.FAIL
 
 
+def test_what_passes_takes_less_evidence_than_what_fails_where_alpha_is_shared_out() -> None:
+    shared = criterion("expected", alpha=0.001, pass_alpha=0.01)
+    for n in range(50, 300):  # no difference at all, until it passes at 1/0.01
+        same = [pair({"expected": arms(1.0, 1.0)}) for _ in range(n)]
+        found = judged(shared, same)
+        if found.label is Label.PASS:
+            assert 100 <= found.e_pass < 1_000
+            break
+    else:
+        pytest.fail("never passed")
+    assert judged(replace(shared, pass_alpha=None), same).label is Label.INCONCLUSIVE
+
+
 def test_nothing_harmless_passes_without_a_margin() -> None:
     same = [pair({"expected": arms(1.0, 1.0)}) for _ in range(1_000)]
     found = judged(criterion("expected", margin=0.0), same)

@@ -456,13 +456,13 @@ def test_a_replay_goes_on_to_the_next_stage_that_reads_pairs_with_pairs_of_its_o
 ) -> None:
     async def work(world: World) -> None:
         await begun(world)
-        pairs = plant(store, [*many(300, A, B), *many(150, A, B, bad=0.5)])
+        pairs = plant(store, [*many(200, A, B), *many(150, A, B, bad=0.5)])
         spaced = [replace(each, at=40.0 * place, judged_at=40.0 * place) for place, each in enumerate(pairs)]
         step = {**STEP, "gates": ["refusal"]}
         plan = parse_plan({"shadow": {**SHADOW, "gates": ["refusal"]}, "steps": [step, {"weight": "100%"}]})
         stop = simulate(plan, world.rollout(), spaced)
         assert stop.outcome is Outcome.ROLLED_BACK
-        assert 300 < stop.pairs < 450
+        assert 200 < stop.pairs < 350
 
     run(store, tmp_path, work)
 

@@ -201,7 +201,14 @@ def report(found: list[Judged] | None = None, **more: Any) -> dict[str, Any]:
         {"gate": "kl", "verdict": "fail", "reason": "kl 0.55 > 0.1 (n=40, e=2,312)", "observed": 0.55, "limit": 0.1,
          "n": 40, "e_value": 2312.0, "is_muted": False, "is_critical": True},
     ]  # fmt: skip
-    curve = {"gate": "kl", "bound": 400.0, "sessions": [0, 20, 40], "e_fail": [1.0, 30.0, 2312.0], "e_pass": [1, 0, 0]}
+    curve = {
+        "gate": "kl",
+        "bound": 400.0,
+        "pass_bound": 100.0,
+        "sessions": [0, 20, 40],
+        "e_fail": [1.0, 30.0, 2312.0],
+        "e_pass": [1, 0, 0],
+    }
     rollout = {
         "id": "ro-5e1f09ab", "candidate": CANDIDATE, "control": CONTROL, "phase": "rolled_back", "is_open": False,
         "stage": 1, "gates": gates, "evidence": [curve],
@@ -251,6 +258,7 @@ def test_the_evidence_of_a_rollout_grows_to_what_its_gates_say() -> None:
     assert curve.e_fail == sorted(curve.e_fail)
     assert curve.e_fail[-1] == pytest.approx(min(MOST_EVIDENCE, kl.e_value or 0.0))
     assert curve.bound == pytest.approx(1 / PLAN.alpha_per_gate)
+    assert curve.pass_bound == pytest.approx(1 / PLAN.alpha)
     assert max(curve.e_fail) >= curve.bound
 
 
@@ -324,7 +332,7 @@ def test_every_plot_is_a_drawing_with_its_words_as_text() -> None:
     for drawing, words in (
         (kl_over_pairs(candidate, 0.1), ("limit 0.1", "noise 0.0000", "facts", "mean so far")),
         (log_ratios(candidate, noise["drift"]), ("80.0%", "noise", "share of the tokens")),
-        (e_values(view["rollout"]["evidence"]), ("Gate kl", "1/alpha = 400")),
+        (e_values(view["rollout"]["evidence"]), ("Gate kl", "fails from 400")),
         (by_task, ("expected: control → version", "chrf: noise → version", "facts (20)")),
     ):
         root = ElementTree.fromstring(drawing)

@@ -163,7 +163,8 @@ def _rollout(journey: Journey, evidence: Grown | None) -> ShadowedRollout:
         gates=[reading_view(each) for each in evidence.readings] if evidence is not None else None,
         evidence=[
             EvidenceView(
-                gate=each.gate, bound=each.bound, sessions=each.sessions, e_fail=each.e_fail, e_pass=each.e_pass
+                gate=each.gate, bound=each.bound, pass_bound=each.pass_bound, sessions=each.sessions,
+                e_fail=each.e_fail, e_pass=each.e_pass
             )
             for each in (evidence.curves if evidence is not None else ())
         ],

@@ -29,13 +29,14 @@ class Curve:
 
     Attributes:
         gate: Its name.
-        bound: From this e-value on it is decided.
+        bound, pass_bound: From these e-values on it fails, or passes.
         sessions: (n_points,) sessions that count.
         e_fail, e_pass: (n_points,) evidence that the limit is exceeded, and that it is kept.
     """
 
     gate: str
     bound: float
+    pass_bound: float
     sessions: list[int]
     e_fail: list[float]
     e_pass: list[float]
@@ -154,7 +155,12 @@ class _Recorded:
         """Return how it grew."""
         sessions, e_fail, e_pass = (list(values) for values in zip(*self._points, strict=True))
         return Curve(
-            gate=self._demand.metric, bound=1.0 / self._demand.alpha, sessions=sessions, e_fail=e_fail, e_pass=e_pass
+            gate=self._demand.metric,
+            bound=1.0 / self._demand.alpha,
+            pass_bound=1.0 / self._demand.alpha_to_pass,
+            sessions=sessions,
+            e_fail=e_fail,
+            e_pass=e_pass,
         )
 
 

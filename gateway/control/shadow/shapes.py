@@ -116,7 +116,8 @@ class EvidenceView(BaseModel):
     """How the evidence for a gate grew."""
 
     gate: str
-    bound: float = Field(description="1/alpha: from here on it is decided")
+    bound: float = Field(description="1/alpha, shared out over all gates: from here on it fails")
+    pass_bound: float = Field(description="1/alpha, not shared out: from here on it passes")
     sessions: list[int] = Field(description="After so many sessions")
     e_fail: list[float] = Field(description="Evidence that the limit is exceeded; capped at 1e12")
     e_pass: list[float]

@@ -17,7 +17,7 @@ from evaluators.judge.criteria import METRICS, Criterion, criterion, registered
 from evaluators.observation import Judged, Kind, Score
 from gateway.decide.gates import Gate, Source
 from gateway.decide.pair_gates import MOST_NAMED, Finding, judge_pairs
-from gateway.decide.plan import Stage
+from gateway.decide.plan import Plan, Stage
 from gateway.decide.rollout import Rollout
 from gateway.decide.verdict import Reading, Verdict
 
@@ -46,12 +46,12 @@ def criterion_evidence(demand: Criterion, idle_seconds: int) -> Evidence:
     return CriterionEvidence(demand, idle_seconds=idle_seconds)
 
 
-def criterion_of(gate: Gate, alpha: float, judged_share: float = 1.0) -> Criterion | None:
+def criterion_of(gate: Gate, plan: Plan, judged_share: float = 1.0) -> Criterion | None:
     """Return what a gate demands; None if it names a comparator that is not installed here.
 
     Args:
         gate: One that reads pairs.
-        alpha: Its own part.
+        plan: Whose alpha: shared out to fail, whole to pass.
         judged_share: The share of pairs that a model judges.
     """
     kind = None
@@ -62,7 +62,8 @@ def criterion_of(gate: Gate, alpha: float, judged_share: float = 1.0) -> Criteri
         kind = registered(comparator.shape, comparator.direction)
     is_preference = (kind or METRICS[gate.name]).shape is Shape.PREFERENCE
     return criterion(
-        gate.name, alpha=alpha, margin=gate.margin, limit=gate.limit, min_samples=gate.min_samples,
+        gate.name, alpha=plan.alpha_per_gate, pass_alpha=plan.alpha, margin=gate.margin, limit=gate.limit,
+        min_samples=gate.min_samples,
         critical=gate.is_critical, muted=gate.is_muted, kind=kind, judged_share=judged_share if is_preference else 1.0,
     )  # fmt: skip
 
@@ -98,7 +99,7 @@ class StageEvidence:
         for gate in stage.gates:
             if gate.source is not Source.PAIRS:
                 continue
-            demand = criterion_of(gate, rollout.plan.alpha_per_gate, judged_share)
+            demand = criterion_of(gate, rollout.plan, judged_share)
             if demand is None:
                 why = f"no comparator `{gate.name}` is installed on this gateway (n=0)"
                 self._missing[gate.name] = Finding(verdict=Verdict.INCONCLUSIVE, reason=why)
