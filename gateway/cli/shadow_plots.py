@@ -105,9 +105,8 @@ def e_values(evidence: Sequence[Mapping[str, Any]]) -> str:
             style = {"lw": 1.6, "marker": "." if len(sessions) <= FEW_LOOKS else ""}
             axes.plot(sessions, _positive(each["e_fail"]), color=ALARM, label="for failing", **style)
             axes.plot(sessions, _positive(each["e_pass"]), color=GOOD, label="for passing", **style)
-            for name, style in (("bound", "--"), ("pass_bound", ":")):
-                what = "fails" if name == "bound" else "passes"
-                axes.axhline(each[name], color="#222222", lw=1.2, ls=style, label=f"{what} from {each[name]:,.0f}")
+            for name, what, dashes in (("bound", "fails", "--"), ("pass_bound", "passes", ":")):
+                axes.axhline(each[name], color="#222222", lw=1.2, ls=dashes, label=f"{what} from {each[name]:,.0f}")
             axes.set(xlabel="sessions", ylabel="e-value", title=f"Gate {each['gate']}")
             _logarithmic(axes)
             _legend_beside(axes)
