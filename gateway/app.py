@@ -270,7 +270,12 @@ class Worker:
     def _report(self, number: int) -> Report:
         rollouts = {route.rollout.id for route in self._table.routes.values() if route.rollout is not None}
         return Report(
-            number, self.ledger.cells(), self.placing.counts, self.tallies.report(rollouts), self.mirror.counts
+            number,
+            self.ledger.cells(),
+            self.placing.counts,
+            self.tallies.report(rollouts),
+            self.tallies.outcomes(),
+            self.mirror.counts,
         )
 
     def _is_heard(self) -> bool:

@@ -50,6 +50,7 @@ from gateway.store.snapshot import read_base
 from gateway.store.sql import Store, open_store
 from gateway.workers.channel import Configure
 from gateway.workers.pool import WorkerPool
+from gateway.workers.unit_book import UnitBook
 
 log = logging.getLogger("loragate")
 
@@ -118,6 +119,7 @@ class Node:
         self.engines = fleet_of(settings, self._engine_urls, records, self.loads, read_base(self.folder))
         self.pool = pool
         self.pool.configure, self.pool.depot = self._configure, self.engines
+        self.pool.units = UnitBook(time.time)  # noqa: TID251 (the composition root gives the clock)
         self.state = LiveState(
             self.folder, self.store, desired, self.pool, self.engines, with_keys=settings.auth, now=time.time,  # noqa: TID251 (the composition root gives the clock)
             rollback_seconds=settings.adapters.rollback_days * DAY_SECONDS,
@@ -295,9 +297,10 @@ class Node:
             await self.pool.collect()
 
     async def _tallies(self) -> list[Tally]:
-        if self.state.desired.rollouts:
+        rollouts = {each.id for each in self.state.desired.rollouts}
+        if rollouts:
             await self.pool.collect()
-        return self.pool.tallies()
+        return self.pool.tallies(rollouts)
 
     async def _review(self) -> None:
         while True:

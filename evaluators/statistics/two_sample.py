@@ -19,7 +19,7 @@ doi:10.1214/23-STS894 (the infimum over a composite null is an e-process).
 """
 
 from collections.abc import Callable
-from math import sqrt
+from math import exp, log, sqrt
 from typing import Final
 
 from evaluators.statistics.betting import Evidence, log_e_above, log_e_below
@@ -29,21 +29,38 @@ _GOLDEN: Final = (sqrt(5) - 1) / 2
 _STEPS: Final = 44
 
 
-def log_e_worse(first: Evidence, other: Evidence, margin: float) -> float:
+def log_e_worse(first: Evidence, other: Evidence, margin: float, *, kept: float = 0.0) -> float:
     """Return the log e-value, in nats, against "first's mean is at least other's - margin".
 
     Args:
         first, other: Streams of different sessions.
         margin: In [0, 1).
+        kept: The share, in [0, 1), of each factor's capital that is not staked. Where one stream is many times as long,
+            bets on it are lost at means that the other cannot exclude, and more than the other can win; what is kept
+            bounds that loss.
     """
     _check(margin)
-    return _least(lambda mean: log_e_below(first, max(0.0, mean - margin)) + log_e_above(other, mean), margin)
+    return _least(
+        lambda mean: _saved(log_e_below(first, max(0.0, mean - margin)), kept) + _saved(log_e_above(other, mean), kept),
+        margin,
+    )
 
 
-def log_e_not_worse(first: Evidence, other: Evidence, margin: float) -> float:
+def log_e_not_worse(first: Evidence, other: Evidence, margin: float, *, kept: float = 0.0) -> float:
     """Return the log e-value, in nats, against "first's mean is at most other's - margin"; see `log_e_worse`."""
     _check(margin)
-    return _least(lambda mean: log_e_above(first, max(0.0, mean - margin)) + log_e_below(other, mean), margin)
+    return _least(
+        lambda mean: _saved(log_e_above(first, max(0.0, mean - margin)), kept) + _saved(log_e_below(other, mean), kept),
+        margin,
+    )
+
+
+def _saved(log_capital: float, kept: float) -> float:
+    """Return the log of what is kept and staked together; convex where the log of what was staked is."""
+    if not kept:
+        return log_capital
+    top = max(log_capital, 0.0)
+    return top + log(kept * exp(-top) + (1 - kept) * exp(log_capital - top))
 
 
 def _check(margin: float) -> None:

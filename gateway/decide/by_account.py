@@ -22,13 +22,13 @@ OTHERS: Final = "others"
 MOST_TOLD: Final = 5
 
 
-def judge_by_account(gate: Gate, streams: Streams | None, alpha: float) -> Reading:
-    """Return what a gate makes of a step's counts, whichever account is left out.
+def judge_by_account(gate: Gate, streams: Streams | None, alpha: float, pass_alpha: float | None = None) -> Reading:
+    """Return what a gate makes of a step's units, whichever account is left out.
 
     Args:
-        gate, streams, alpha: As `judge_streams` takes them.
+        gate, streams, alpha, pass_alpha: As `judge_streams` takes them.
     """
-    whole = judge_streams(gate, streams, alpha)
+    whole = judge_streams(gate, streams, alpha, pass_alpha)
     if streams is None or not streams.accounts:
         return whole
     whole = replace(whole, accounts=tuple(map(_share, streams.accounts[:MOST_TOLD])))
@@ -37,7 +37,7 @@ def judge_by_account(gate: Gate, streams: Streams | None, alpha: float) -> Readi
     if streams.callers < 2:
         return replace(whole, reason=f"{whole.reason}; {_all_of_one(streams)}")
     for account in streams.accounts:
-        rest = judge_streams(gate, without(streams, account), alpha)
+        rest = judge_streams(gate, without(streams, account), alpha, pass_alpha)
         if rest.verdict is not whole.verdict:
             said = "fails" if whole.verdict is Verdict.FAIL else "passes"
             reason = (
@@ -68,7 +68,8 @@ def _all_of_one(streams: Streams) -> str:
 
 
 def _share(each: AccountStreams) -> AccountShare:
+    candidate, control = each.candidate.whole.first, each.control.whole.first
     return AccountShare(
-        account=each.account, n=each.candidate.n, bad=each.candidate.bad, control_n=each.control.n,
-        control_bad=each.control.bad, units=each.units,
+        account=each.account, n=candidate.n, bad=candidate.bad, control_n=control.n, control_bad=control.bad,
+        units=candidate.n + control.n,
     )  # fmt: skip

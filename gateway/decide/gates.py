@@ -1,23 +1,21 @@
 """What a plan's gates are called and take, and those that live traffic and people answer.
 
-`error_rate`, `latency` and `feedback` ask one question of two streams of yes and no: is the
-candidate's share of bad requests (or thumbs) more than the control's plus a margin? Both arms' shares are bounded
-at every look at once (`confidence.py`), each with half of the gate's alpha:
+`error_rate`, `latency` and `feedback` ask one question of two arms' units: is the candidate's mean share of bad
+requests (or the share of its thumbs that are down) more than the control's plus a margin, or more than so many times
+it? Units count once (`unit_shares.py`), and one e-value answers from both arms' sums:
 
-* FAIL when the candidate's lower bound is above the control's upper bound + margin,
-* PASS when the candidate's upper bound is at or below the control's lower bound + margin,
-* INCONCLUSIVE otherwise. Of no data nothing is known: the bounds are then 0 and 1.
+* FAIL when the evidence against "no worse than allowed" reaches 1/alpha of the gate,
+* PASS when the evidence against "worse than allowed" reaches 1/alpha of the plan,
+* INCONCLUSIVE otherwise. Of no data nothing is known.
 
-Both errors at once: unless some arm's true share ever leaves its bounds, which has a chance
-of at most alpha over all looks, no candidate within the margin fails, and none beyond it
-passes. With `limit`, an absolute ceiling, the same holds of the candidate's bounds alone.
+So a candidate within the margin ever fails with a chance of at most the gate's alpha, and one beyond it ever passes
+with at most the plan's, however often one looks. With `limit`, an absolute ceiling, the same is asked of the candidate
+alone, and of both demands the mean of the e-values fails and the lesser passes.
 
-What it rests on: within a step each arm's chance of a bad request stays the same, and one
-request tells nothing of the next. Weather that both arms share (an engine down for a
-minute) moves both rates together and cancels in the difference; this is simulated in the
-tests, not proved. Who gives a thumb is not drawn by lot, but alike in both arms. Requests that
-fail together (one unit's, one crash's) count as more evidence than they are; `min_samples`
-does not hold a FAIL back, so choose a margin that such a cluster does not exceed.
+What it rests on: arms are drawn by unit, and one unit tells nothing of the next. Requests of one unit may have
+everything to do with each other. Weather that both arms share (an engine down for a minute) moves both and cancels:
+that is simulated (`simulations/`), and with `ratio` proved. Who gives a thumb is not drawn by lot, but alike in both
+arms.
 """
 
 from bisect import bisect_left
@@ -25,12 +23,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import accumulate
+from math import exp, log
 from types import MappingProxyType
 from typing import Any, Final
 
 from evaluators.compare.comparator import Direction, Shape
 from evaluators.judge.criteria import METRICS, MIN_SAMPLES, REGISTERED, Metric, registered
-from gateway.decide.confidence import NOTHING, Count, bounds
+from gateway.decide.assign import TOTAL_WEIGHT
+from gateway.decide.unit_shares import (
+    NO_UNITS,
+    Units,
+    log_above,
+    log_below,
+    log_not_times_worse,
+    log_not_worse,
+    log_times_worse,
+    log_worse,
+    mean_of,
+)
 from gateway.decide.verdict import Reading, Verdict
 
 
@@ -68,6 +78,10 @@ def _pair_kind(metric: Metric) -> GateKind:
     return GateKind(defaults=MappingProxyType(defaults), source=Source.PAIRS, scale=metric.scale)
 
 
+def _live_kind(**defaults: float | None) -> GateKind:
+    return GateKind(defaults=MappingProxyType(defaults), source=Source.COUNTS)
+
+
 # Of whatever shape: its comparator says that, and is not asked here.
 _REGISTERED_KIND: Final = _pair_kind(registered(Shape.SIMILARITY, Direction.HIGHER_IS_BETTER))
 
@@ -76,9 +90,9 @@ _REGISTERED_KIND: Final = _pair_kind(registered(Shape.SIMILARITY, Direction.HIGH
 # is twice as many. Thumbs are few: 5 % more of them down is what some hundreds can show.
 GATES: Final[Mapping[str, GateKind]] = MappingProxyType(
     {
-        "error_rate": GateKind(defaults=MappingProxyType({"margin": 0.01, "limit": None}), source=Source.COUNTS),
-        "latency": GateKind(defaults=MappingProxyType({"margin": 0.05, "quantile": 0.95}), source=Source.COUNTS),
-        "feedback": GateKind(defaults=MappingProxyType({"margin": 0.05, "limit": None}), source=Source.COUNTS),
+        "error_rate": _live_kind(margin=0.01, limit=None),
+        "latency": _live_kind(margin=0.05, quantile=0.95),
+        "feedback": _live_kind(margin=0.05, limit=None),
         "manual": GateKind(defaults=MappingProxyType({}), source=Source.PERSON),
     }
     | {name: _pair_kind(metric) for name, metric in METRICS.items()}
@@ -99,6 +113,7 @@ class Gate:
     Attributes:
         name: In `GATES`, or `score:` and the name of a comparator that the user has registered.
         margin, limit, quantile: As its kind has them, in its unit; of pairs a limit takes the margin's place.
+        ratio: Of counts: how many times the control's share is fine, in the margin's place; None: the margin holds.
         min_samples: Of pairs: sessions before it may pass.
         is_critical: Whether a failure rolls back at once; else it pauses and asks a person.
         is_muted: Whether it is read and told, and decides nothing.
@@ -109,6 +124,7 @@ class Gate:
     margin: float = 0.0
     limit: float | None = None
     quantile: float | None = None
+    ratio: float | None = None
     min_samples: int | None = None
     is_critical: bool = True
     is_muted: bool = False
@@ -142,78 +158,115 @@ class Gate:
             values["muted"] = True
         if self.may_rest_on_one:
             values["single_account"] = True
+        if self.ratio is not None:
+            values["ratio"] = self.ratio
         return values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountStreams:
-    """What one account, or all that have no name of their own, has contributed to `Streams`; `units` of both arms."""
+    """What one account, or all that have no name of their own, has contributed to `Streams`."""
 
     account: str
-    control: Count = NOTHING
-    candidate: Count = NOTHING
-    units: int = 0
+    control: Units = NO_UNITS
+    candidate: Units = NO_UNITS
 
     @property
     def n(self) -> int:
-        """Of both arms."""
+        """Units of both arms."""
         return self.control.n + self.candidate.n
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Streams:
-    """Both arms' requests of one step, and how many were bad in the sense of one gate.
+    """Both arms' units of one step, by their requests that were bad in the sense of one gate.
 
     Attributes:
         control, candidate: Of all accounts.
-        threshold_seconds: For `latency`, above which time a request was counted as bad; fixed before the step began
-            (`latency_threshold`).
+        threshold_seconds: For `latency`, above which time a request was counted as bad; fixed before its unit was
+            counted (`latency_threshold`).
         accounts: The same by account, the largest first; together all of it. Empty where accounts are not told apart.
         callers: How many accounts have sent more than a stray request in the step.
+        weight: The candidate's, in basis points.
+        multiplicity: How often a unit was counted, by several gateways that it called at: of each copy's e-value that
+            root is taken, and the geometric mean of e-values is at most their mean, which is an e-value.
     """
 
-    control: Count
-    candidate: Count
+    control: Units
+    candidate: Units
     threshold_seconds: float | None = None
     accounts: tuple[AccountStreams, ...] = ()
     callers: int = 0
+    weight: int = 0
+    multiplicity: float = 1.0
 
 
-def judge_streams(gate: Gate, streams: Streams | None, alpha: float) -> Reading:
-    """Return what a statistical gate makes of a step's counts.
+def judge_streams(gate: Gate, streams: Streams | None, alpha: float, pass_alpha: float | None = None) -> Reading:
+    """Return what a statistical gate makes of a step's units.
 
     Args:
-        gate: With its margin, and a limit perhaps.
+        gate: With its margin or ratio, and a limit perhaps.
         streams: None when there is no measurement, which is inconclusive.
-        alpha: This gate's chance, in (0, 1), of ever answering wrongly in this step.
+        alpha: This gate's chance, in (0, 1), of ever failing what is fine.
+        pass_alpha: Its chance of ever passing what is not; None: as `alpha`.
     """
     flags: dict[str, Any] = {"is_critical": gate.is_critical, "is_muted": gate.is_muted}
     if streams is None:
         why = "not measured yet: too few requests (n=0)"
         return Reading(gate=gate.name, verdict=Verdict.INCONCLUSIVE, reason=why, **flags)
     control, candidate = streams.control, streams.candidate
-    low, high = bounds(candidate, alpha / 2)
-    control_low, control_high = bounds(control, alpha / 2)
-    absolute = 1.0 if gate.limit is None else gate.limit
-    fails_margin, fails_limit = low > control_high + gate.margin, low > absolute
-    passes = high <= control_low + gate.margin and high <= absolute
-    what = _measured(gate.name, streams.threshold_seconds)
-    ceiling = f"control {control.rate:.2%} + margin {gate.margin:.2%}"
-    if gate.limit is not None and (fails_limit or gate.limit < control.rate + gate.margin):
+    fails, passes = (each / streams.multiplicity for each in _evidence(gate, streams))
+    verdict, evidence = Verdict.INCONCLUSIVE, fails
+    if fails >= -log(alpha):
+        verdict = Verdict.FAIL
+    elif passes >= -log(pass_alpha or alpha):
+        verdict, evidence = Verdict.PASS, passes
+    rate, limit = candidate.whole.rate, _allowed(gate, control.whole.rate)
+    is_limit = gate.limit is not None and (gate.limit < limit or (verdict is Verdict.FAIL and rate > gate.limit))
+    what, ceiling = _measured(gate.name, streams.threshold_seconds), _ceiling(gate, control.whole.rate)
+    if is_limit and gate.limit is not None:
         ceiling, limit = f"limit {gate.limit:.2%}", gate.limit
-    else:
-        limit = min(1.0, control.rate + gate.margin)
-    if fails_margin or fails_limit:
-        verdict, relation = Verdict.FAIL, f"> {ceiling}"
-    elif passes:
-        verdict, relation = Verdict.PASS, f"≤ {ceiling}"
-    else:
-        verdict, relation = Verdict.INCONCLUSIVE, f"not told apart from {ceiling}"
-    numbers = f"n={candidate.n:,}, control n={control.n:,}, candidate between {low:.2%} and {high:.2%}"
+    e_value = exp(min(evidence, _LARGEST_EXPONENT))
+    numbers = f"n={candidate.n:,} units, control n={control.n:,}, e={e_value:.3g}"
+    if streams.multiplicity >= _TOLD_MULTIPLICITY:
+        numbers += f", each counted {streams.multiplicity:.1f} times by several gateways"
     return Reading(
-        gate=gate.name, verdict=verdict, reason=f"{what} {candidate.rate:.2%} {relation} ({numbers})",
-        observed=candidate.rate, limit=limit, n=candidate.n, **flags,
+        gate=gate.name, verdict=verdict, observed=rate, limit=min(1.0, limit), n=candidate.n, e_value=e_value,
+        reason=f"{what} {rate:.2%} {_RELATION[verdict]} {ceiling} ({numbers})",
+        **flags,
     )  # fmt: skip
+
+
+_LARGEST_EXPONENT: Final = 700.0  # exp(710) is no float any more
+_TOLD_MULTIPLICITY: Final = 1.05
+_RELATION: Final = {Verdict.FAIL: ">", Verdict.PASS: "≤", Verdict.INCONCLUSIVE: "not told apart from"}
+
+
+def _evidence(gate: Gate, streams: Streams) -> tuple[float, float]:
+    """Return the log e-values for failing and for passing."""
+    control, candidate = streams.control, streams.candidate
+    if gate.ratio is None:
+        fails = [log_worse(control, candidate, gate.margin)]
+        passes = [log_not_worse(control, candidate, gate.margin)]
+    elif 0 < streams.weight < TOTAL_WEIGHT:
+        fails = [log_times_worse(control, candidate, gate.ratio, streams.weight)]
+        passes = [log_not_times_worse(control, candidate, gate.ratio, streams.weight)]
+    else:
+        fails, passes = [0.0], [0.0]
+    if gate.limit is not None:
+        fails.append(log_above(candidate, gate.limit))
+        passes.append(log_below(candidate, gate.limit))
+    return mean_of(fails), min(passes)
+
+
+def _allowed(gate: Gate, control: float) -> float:
+    return control + gate.margin if gate.ratio is None else control * gate.ratio
+
+
+def _ceiling(gate: Gate, control: float) -> str:
+    if gate.ratio is None:
+        return f"control {control:.2%} + margin {gate.margin:.2%}"
+    return f"{gate.ratio:g} × control {control:.2%}"
 
 
 def _measured(name: str, threshold_seconds: float | None) -> str:

@@ -27,6 +27,9 @@ _STEP_KEYS: Final = ("weight", "min_time", "max_time", "min_samples", "max_sampl
 _FLAGS: Final = ("critical", "muted")
 # Of gates on counts alone: one account may decide it.
 _SINGLE_ACCOUNT: Final = "single_account"
+# Of the same: how many times the control's share is fine, in place of a margin; beyond 100 times nothing is compared.
+_RATIO: Final = "ratio"
+MOST_TIMES: Final = 100
 _LEAST: Final = "min_samples"
 
 
@@ -230,7 +233,7 @@ class _Reader:
             self.problems.append(f"{where}: `{name}` needs live traffic, which a candidate in shadow does not have")
         known = () if kind.source is Source.PERSON else (*kind.defaults, *_FLAGS)
         if kind.source is Source.COUNTS:
-            known = (*known, _SINGLE_ACCOUNT)
+            known = (*known, _RATIO, _SINGLE_ACCOUNT)
         if parameters is not None and not isinstance(parameters, Mapping):
             self._problem(f"{where}.{name}", parameters, f"a mapping with {', '.join(known) or 'nothing'}")
             return None
@@ -246,14 +249,28 @@ class _Reader:
         }
         if kind.source is Source.PAIRS and given.get("limit") is None and given.get("margin") is not None:
             read["limit"] = None  # of the two that which is given holds, not the other's default
-        least = kind.defaults.get(_LEAST)
+        least, ratio = kind.defaults.get(_LEAST), self._ratio(where, given)
         return Gate(
-            name=name, margin=read.get("margin") or 0.0, limit=read.get("limit"), quantile=read.get("quantile"),
+            name=name, margin=0.0 if ratio is not None else read.get("margin") or 0.0, limit=read.get("limit"),
+            quantile=read.get("quantile"), ratio=ratio,
             min_samples=None if least is None else self._count(f"{where}.{_LEAST}", given.get(_LEAST), int(least), 1),
             is_critical=given.get("critical") is None or self._flag(f"{where}.critical", given["critical"]),
             is_muted=self._flag(f"{where}.muted", given.get("muted")),
             may_rest_on_one=self._flag(f"{where}.{_SINGLE_ACCOUNT}", given.get(_SINGLE_ACCOUNT)),
         )  # fmt: skip
+
+    def _ratio(self, where: str, given: Mapping[Any, Any]) -> float | None:
+        value = given.get(_RATIO)
+        if value is None:
+            return None
+        if given.get("margin"):
+            self.problems.append(f"{where}: give `margin` or `ratio`; each says how much worse than control is fine")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= MOST_TIMES:
+            self._problem(
+                f"{where}.{_RATIO}", value, f"a number in 1..{MOST_TIMES}: how many times the control's share"
+            )
+            return None
+        return float(value)
 
     def _share(self, where: str, value: object, default: float | None, scale: float = 1.0) -> float | None:
         if value is None:

@@ -41,10 +41,18 @@ class Base:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutTag:
-    """To which stage of which rollout a request counts."""
+    """To which stage of which rollout a request counts.
+
+    Attributes:
+        id, stage: Of the rollout.
+        entered_at: When the stage began, Unix seconds.
+        threshold_seconds: Above which a request of the stage is slow; None until it can be said.
+    """
 
     id: str
     stage: int
+    entered_at: float = 0.0
+    threshold_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

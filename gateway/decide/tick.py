@@ -51,7 +51,8 @@ def _read(gate: Gate, rollout: Rollout, facts: Facts) -> Reading:
         return judge_manual(gate, rollout.approved_by)
     if gate.source is Source.PAIRS:
         return judge_pairs(gate, facts.findings.get(gate.name))
-    return judge_by_account(gate, facts.streams.get(gate.name), rollout.plan.alpha_per_gate)
+    plan = rollout.plan
+    return judge_by_account(gate, facts.streams.get(gate.name), plan.alpha_per_gate, plan.alpha)
 
 
 def decide(rollout: Rollout, facts: Facts, now: float) -> StepPassed | StepFailed | StepInconclusive | None:

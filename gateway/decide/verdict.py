@@ -25,7 +25,7 @@ _BADNESS: Final = {verdict: rank for rank, verdict in enumerate(Verdict)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountShare:
-    """What one account has contributed to a gate's counts: all and bad ones, of the candidate and of the control."""
+    """What one account has contributed to a gate's counts: of each arm units, and those whose first request was bad."""
 
     account: str
     n: int
@@ -45,7 +45,7 @@ class Reading:
         reason: The sentence for people: observed, limit, n.
         observed: What was measured of the candidate; None when nothing was.
         limit: What it was held against; None where there is no number.
-        n: How many of the candidate's samples stand behind it; of pairs, sessions.
+        n: How many of the candidate's units stand behind it; of pairs, sessions.
         e_value: Evidence for what the verdict says (inconclusive: that it fails), valid at every look; None where
             none is made.
         is_muted: Whether it is told and decides nothing.

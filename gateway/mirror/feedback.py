@@ -25,6 +25,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
         alias, version, arm: The name that was asked for, what served it, and as which arm.
         rollout, stage: To which stage of which rollout it counts; empty and 0 outside of one.
         account: To whom the request's key belongs.
+        unit: A mark of the unit that it was assigned an arm by; empty where there is none.
     """
 
     alias: str
@@ -33,6 +34,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     rollout: str = ""
     stage: int = 0
     account: str = ""
+    unit: str = ""
 
 
 class Feedback(msgspec.Struct, frozen=True, kw_only=True):

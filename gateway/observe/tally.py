@@ -5,6 +5,9 @@ are sums. Units are sets: a unit that meets several workers counts once. They ar
 a hash that knows nothing of the arm, so that memory is bounded and the arms' share is not
 moved: those whose hash is below a threshold are kept, and it halves whenever there are too many.
 
+What gates read of requests is by unit (`units.py`): for that each worker tells how they ended, and the node makes
+units of it, with the sums beside them.
+
 Callers choose their units, so what one account alone says must be told apart: the largest
 accounts are counted by name beside the sums of all, and a unit's hash ends with its account's
 mark. What is in the sums and under no name is the others'.
@@ -12,7 +15,7 @@ mark. What is in the sums and under no name is the others'.
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -20,6 +23,7 @@ import msgspec
 
 from gateway.decide.assign import Arm, sample_hash
 from gateway.observe.ledger import DURATION_BOUNDS, Histogram
+from gateway.observe.units import ArmUnits, Outcomes, multiplicity
 from gateway.pipeline import Exposure
 
 # Units kept for each stage: with 4,096 at 50 % the share is known to 0.8 points.
@@ -38,17 +42,19 @@ _REMEMBERED: Final = 16_384
 
 
 class ArmTally(msgspec.Struct, gc=False, kw_only=True):
-    """One arm's requests that ran to an end, those of them that failed, and their times in seconds."""
+    """One arm's requests that ran to an end, those of them that failed, their times in seconds, and its units."""
 
     requests: int = 0
     errors: int = 0
     duration: Histogram = msgspec.field(default_factory=lambda: Histogram.of(DURATION_BOUNDS))
+    by_unit: ArmUnits = msgspec.field(default_factory=ArmUnits)
 
     def add(self, other: "ArmTally") -> None:
         """Add another worker's."""
         self.requests += other.requests
         self.errors += other.errors
         self.duration.add(other.duration)
+        self.by_unit.add(other.by_unit)
 
 
 class Units(msgspec.Struct, kw_only=True):
@@ -94,6 +100,11 @@ class AccountTally(msgspec.Struct, gc=False, kw_only=True):
         """Of both arms."""
         return self.control.requests + self.candidate.requests
 
+    @property
+    def size(self) -> int:
+        """By which the largest are found; the node's tallies of units tell no requests."""
+        return self.requests + self.control.by_unit.n + self.candidate.by_unit.n
+
     def add(self, other: "AccountTally") -> None:
         """Add another worker's."""
         self.control.add(other.control)
@@ -101,7 +112,10 @@ class AccountTally(msgspec.Struct, gc=False, kw_only=True):
 
 
 class Tally(msgspec.Struct, kw_only=True):
-    """One stage of one rollout: all requests, and those of the largest accounts once more, by account."""
+    """One stage of one rollout: all requests, and those of the largest accounts once more, by account.
+
+    `multiplicity` is of what several gateways have counted: see `units.multiplicity`.
+    """
 
     rollout: str
     stage: int
@@ -110,6 +124,7 @@ class Tally(msgspec.Struct, kw_only=True):
     candidate: ArmTally = msgspec.field(default_factory=ArmTally)
     units: Units = msgspec.field(default_factory=Units)
     accounts: dict[str, AccountTally] = msgspec.field(default_factory=dict)
+    multiplicity: float = 1.0
 
     def add(self, other: "Tally") -> None:
         """Add another worker's tally of the same stage."""
@@ -124,7 +139,7 @@ class Tally(msgspec.Struct, kw_only=True):
         found = self.accounts.get(name)
         if found is None:
             if len(self.accounts) >= 2 * MOST_ACCOUNTS:
-                largest = sorted(self.accounts, key=lambda each: (-self.accounts[each].requests, each))
+                largest = sorted(self.accounts, key=lambda each: (-self.accounts[each].size, each))
                 self.accounts = {each: self.accounts[each] for each in largest[:MOST_ACCOUNTS]}
             found = self.accounts[name] = AccountTally()
         return found
@@ -138,13 +153,14 @@ class Tallies:
     reported once and goes too.
     """
 
-    __slots__ = ("_by_stage",)
+    __slots__ = ("_by_stage", "_outcomes")
 
     def __init__(self) -> None:
         self._by_stage: dict[tuple[str, int], Tally] = {}
+        self._outcomes: dict[tuple[str, int], Outcomes] = {}
 
     def count(self, exposure: Exposure, *, is_error: bool, seconds: float) -> None:
-        """Count a request that has ended while its client was there, and its unit."""
+        """Count a request that has ended while its client was there, and note how for its unit."""
         tally = self._tally(exposure)
         account = tally.accounts.get(exposure.account) or tally.account(exposure.account)
         place = bisect_left(DURATION_BOUNDS, seconds)
@@ -155,7 +171,13 @@ class Tallies:
             arm.errors += is_error
             arm.duration.counts[place] += 1
             arm.duration.sum += seconds
-        _see(tally, exposure)
+        unit = _see(tally, exposure)
+        if unit is not None:
+            threshold = exposure.tag.threshold_seconds
+            self._of(exposure).add(
+                unit, exposure.account, is_candidate=is_candidate, is_bad=is_error,
+                is_slow=None if threshold is None else seconds > threshold,
+            )  # fmt: skip
 
     def left(self, exposure: Exposure) -> None:
         """Count the unit of a request whose client has left.
@@ -175,6 +197,20 @@ class Tallies:
             self._by_stage[tag.id, tag.stage] = tally
         return tally
 
+    def _of(self, exposure: Exposure) -> Outcomes:
+        tag = exposure.tag
+        found = self._outcomes.get((tag.id, tag.stage))
+        if found is None:
+            found = self._outcomes[tag.id, tag.stage] = Outcomes(
+                rollout=tag.id, stage=tag.stage, alias=exposure.alias, entered_at=tag.entered_at
+            )
+        return found
+
+    def outcomes(self) -> list[Outcomes]:
+        """Return how requests have ended since this was last asked."""
+        told, self._outcomes = list(self._outcomes.values()), {}
+        return told
+
     def report(self, rollouts: Collection[str]) -> list[Tally]:
         """Return every tally, and drop those of rollouts that are not among the open ones."""
         told = list(self._by_stage.values())
@@ -183,9 +219,13 @@ class Tallies:
         return told
 
 
-def _see(tally: Tally, exposure: Exposure) -> None:
-    if exposure.unit is not None:
-        tally.units.see(_hash_of(exposure.tag.id, exposure.account, exposure.unit), exposure.arm)
+def _see(tally: Tally, exposure: Exposure) -> int | None:
+    """Take note of a request's unit, and return its hash; None where nothing is split."""
+    if exposure.unit is None:
+        return None
+    number = _hash_of(exposure.tag.id, exposure.account, exposure.unit)
+    tally.units.see(number, exposure.arm)
+    return number
 
 
 @lru_cache(maxsize=_REMEMBERED)
@@ -229,3 +269,19 @@ def summed(reports: Iterable[Iterable[Tally]]) -> list[Tally]:
                 total[key] = Tally(rollout=tally.rollout, stage=tally.stage, alias=tally.alias)
             total[key].add(tally)
     return [total[key] for key in sorted(total)]
+
+
+def shared(replicas: Sequence[Tally]) -> Tally:
+    """Return what several gateways have counted of one stage, with how often they have counted the same units.
+
+    Args:
+        replicas: One tally of each; at least one.
+    """
+    (total,) = summed([[each] for each in replicas])
+    halvings = total.units.halvings
+    samples = []
+    for each in replicas:
+        numbers = each.units.control | each.units.candidate
+        samples.append({number for number in numbers if not number >> (_HASH_BITS - halvings)})
+    total.multiplicity = multiplicity(samples)
+    return total

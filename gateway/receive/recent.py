@@ -8,9 +8,10 @@ It knows no words of anybody.
 from collections import deque
 from collections.abc import Iterable
 
+from gateway.decide.assign import sample_hash
 from gateway.decide.authenticate import Principal
 from gateway.mirror.feedback import OWN_ID, About, Named
-from gateway.pipeline import Placement
+from gateway.pipeline import Exposure, Placement
 
 
 class Recent:
@@ -54,9 +55,17 @@ class Recent:
         return found
 
 
+def _mark(exposure: Exposure | None) -> str:
+    """Return a digest in the place of the unit, which may be somebody's name."""
+    if exposure is None or exposure.unit is None:
+        return ""
+    return f"{sample_hash(exposure.tag.id, exposure.unit):016x}"
+
+
 def _about(placed: Placement, account: str) -> About:
-    tag = placed.exposure.tag if placed.exposure is not None else None
+    exposure = placed.exposure
+    tag = exposure.tag if exposure is not None else None
     return About(
         alias=placed.alias, version=placed.version, arm=str(placed.arm), rollout=tag.id if tag else "",
-        stage=tag.stage if tag else 0, account=account,
+        stage=tag.stage if tag else 0, account=account, unit=_mark(exposure),
     )  # fmt: skip

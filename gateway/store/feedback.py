@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, case, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Subquery, case, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from gateway.mirror.feedback import About, Feedback
@@ -78,20 +78,18 @@ class Feedbacks:
         return [rows.decode(record, Feedback, table.name) for record in records]
 
     def counts(self, rollout: str, stage: int) -> dict[str, tuple[int, int]]:
-        """Return by arm how many scores and thumbs a stage got, and how many of them are bad; labels count for none."""
-        n_bad = func.sum(case((table.c.is_bad, 1), else_=0))
-        query = select(table.c.arm, func.count(), n_bad).where(table.c.rollout == rollout, table.c.stage == stage)
-        query = query.where(table.c.is_bad.is_not(None), table.c.is_resolved.is_(True)).group_by(table.c.arm)
+        """Return by arm how many units gave scores or thumbs, and of how many the first is bad; labels do not count."""
+        firsts = _firsts(rollout, stage)
+        query = select(firsts.c.arm, func.count(), _n_bad(firsts)).where(firsts.c.place == 1).group_by(firsts.c.arm)
         found = self._store.reading(lambda connection: connection.execute(query).all())
         return {arm: (n, int(bad)) for arm, n, bad in found}
 
     def counts_by_account(self, rollout: str, stage: int, most: int) -> dict[str, dict[str, tuple[int, int]]]:
         """Return the same by account and arm, of the accounts that gave the most; at most so many rows."""
-        n_bad = func.sum(case((table.c.is_bad, 1), else_=0))
-        query = select(table.c.account, table.c.arm, func.count(), n_bad)
-        query = query.where(table.c.rollout == rollout, table.c.stage == stage)
-        query = query.where(table.c.is_bad.is_not(None), table.c.is_resolved.is_(True))
-        query = query.group_by(table.c.account, table.c.arm).order_by(func.count().desc(), table.c.account).limit(most)
+        firsts = _firsts(rollout, stage)
+        query = select(firsts.c.account, firsts.c.arm, func.count(), _n_bad(firsts)).where(firsts.c.place == 1)
+        query = query.group_by(firsts.c.account, firsts.c.arm)
+        query = query.order_by(func.count().desc(), firsts.c.account).limit(most)
         found: dict[str, dict[str, tuple[int, int]]] = {}
         for account, arm, n, bad in self._store.reading(lambda connection: connection.execute(query).all()):
             found.setdefault(account, {})[arm] = (n, int(bad))
@@ -110,6 +108,18 @@ class Feedbacks:
                 return gone
 
 
+def _firsts(rollout: str, stage: int) -> Subquery:
+    """Return what a stage's units said, each with its place among what the unit has said: the first is what counts."""
+    place = func.row_number().over(partition_by=(table.c.account, table.c.unit), order_by=(table.c.at, table.c.id))
+    query = select(table.c.account, table.c.arm, table.c.is_bad, place.label("place"))
+    query = query.where(table.c.rollout == rollout, table.c.stage == stage)
+    return query.where(table.c.is_bad.is_not(None), table.c.is_resolved.is_(True)).subquery()
+
+
+def _n_bad(firsts: Subquery) -> ColumnElement[int]:
+    return func.sum(case((firsts.c.is_bad, 1), else_=0))
+
+
 def _id(request_id: str, account: str) -> str:
     return Feedback(request_id=request_id, account=account).id
 
@@ -118,7 +128,8 @@ def _put(connection: Connection, given: Feedback) -> None:
     about = given.about
     row: dict[str, Any] = {
         "rollout": about.rollout if about else "", "stage": about.stage if about else 0,
-        "arm": about.arm if about else "", "account": given.account, "is_bad": given.is_bad,
+        "arm": about.arm if about else "", "account": given.account, "unit": about.unit if about else "",
+        "is_bad": given.is_bad,
         "is_resolved": about is not None, "at": given.at,
         "record": rows.encode(given),
     }  # fmt: skip

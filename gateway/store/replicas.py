@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection, delete, insert, select, update
 
-from gateway.observe.tally import Tally, summed
+from gateway.observe.tally import Tally, shared
 from gateway.store import rows
 from gateway.store.schema import replicas as table
 from gateway.store.schema import rollouts
@@ -82,8 +82,12 @@ class Replicas:
 
         alive, stored = self._store.writing(work)
         self._told = counted
-        found = summed([rows.decode(record, Tally, "tallies")] for _, record in stored)
-        return Heard(alive=self._living(alive), tallies=tuple(found))
+        by_stage: dict[tuple[str, int], list[Tally]] = {}
+        for _, record in stored:
+            tally = rows.decode(record, Tally, "tallies")
+            by_stage.setdefault((tally.rollout, tally.stage), []).append(tally)
+        found = tuple(shared(by_stage[key]) for key in sorted(by_stage))
+        return Heard(alive=self._living(alive), tallies=found)
 
     def _living(self, found: Iterable[Any]) -> tuple[Replica, ...]:
         now = self._clock()

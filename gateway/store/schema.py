@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 
 # Every revision that this release can read, oldest first; any other is of a later release.
-REVISIONS: Final = ("0001", "0002", "0003")
+REVISIONS: Final = ("0001", "0002", "0003", "0004")
 HEAD: Final = REVISIONS[-1]
 # Not Alembic's own `alembic_version`, which another application in the same database may have.
 REVISION_TABLE: Final = "loragate_schema"
@@ -251,6 +251,7 @@ feedback = Table(
     Column("stage", Integer, nullable=False),
     Column("arm", Text, nullable=False),
     Column("account", Text, nullable=False),
+    Column("unit", Text, nullable=False, server_default=""),
     Column("is_bad", Boolean),
     Column("is_resolved", Boolean, nullable=False),
     Column("at", Double, nullable=False),

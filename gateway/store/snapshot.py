@@ -120,7 +120,13 @@ def _tag(rollout: RolloutRecord) -> RolloutTag | None:
     """Return what requests of a rollout count to; None while its body tells no stage."""
     state = rollout.body.get("state")
     stage = state.get("stage") if isinstance(state, dict) else None
-    return RolloutTag(id=rollout.id, stage=stage) if isinstance(stage, int) else None
+    if not isinstance(state, dict) or not isinstance(stage, int):
+        return None
+    threshold, entered_at = rollout.body.get("threshold_seconds"), state.get("entered_at")
+    return RolloutTag(
+        id=rollout.id, stage=stage, entered_at=float(entered_at) if isinstance(entered_at, int | float) else 0.0,
+        threshold_seconds=float(threshold) if isinstance(threshold, int | float) else None,
+    )  # fmt: skip
 
 
 def read_base(folder: Path) -> Base | None:

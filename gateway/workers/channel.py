@@ -19,6 +19,7 @@ from gateway.observe.engine_counts import PlacementCounts
 from gateway.observe.ledger import Cell
 from gateway.observe.mirror_counts import MirrorCounts
 from gateway.observe.tally import Tally
+from gateway.observe.units import Outcomes
 from gateway.receive.limits import Limits
 from gateway.receive.rates import Spendings
 
@@ -134,12 +135,13 @@ class Used(msgspec.Struct, tag="used", frozen=True):
 
 
 class Report(msgspec.Struct, tag="report", frozen=True):
-    """From a worker: its counts since it started; unasked (number 0) when it ends."""
+    """From a worker: its counts since it started, and `outcomes` since it last told them; unasked (0) when it ends."""
 
     number: int
     cells: list[Cell]
     placement: PlacementCounts
     tallies: list[Tally] = []
+    outcomes: list[Outcomes] = []
     mirror: MirrorCounts = msgspec.field(default_factory=MirrorCounts)
 
 

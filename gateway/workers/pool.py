@@ -5,7 +5,7 @@ import logging
 import signal
 import socket
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 import msgspec
@@ -15,7 +15,7 @@ from gateway.mirror.feedback import About, Named
 from gateway.observe.engine_counts import PlacementCounts
 from gateway.observe.ledger import Cell
 from gateway.observe.mirror_counts import MirrorCounts
-from gateway.observe.tally import Tally
+from gateway.observe.tally import Tally, summed
 from gateway.workers import channel
 from gateway.workers.channel import (
     Applied,
@@ -46,6 +46,7 @@ from gateway.workers.counts import Counts, Sums
 from gateway.workers.ports import Deaf, Depot, Listener
 from gateway.workers.sharing import Sharing, share_of
 from gateway.workers.slot import MESSAGE, SILENT, TABLE, Answer, Slot, all_answered
+from gateway.workers.unit_book import UnitBook
 from gateway.workers.watch import CONFIRM_SECONDS, LOOK_SECONDS, Attention, AwakeClock
 
 log = logging.getLogger("loragate.workers")
@@ -70,7 +71,8 @@ class WorkerPool:
         size: How many workers.
         module: What a worker process runs.
 
-    Set before `run`: `configure`, which returns the first message for a worker, given the newest table; and `depot`.
+    Set before `run`: `configure`, which returns the first message for a worker, given the newest table; `depot`; and
+    `units`.
     """
 
     def __init__(self, listener: socket.socket, size: int, module: str = "gateway.workers.worker") -> None:
@@ -81,6 +83,7 @@ class WorkerPool:
         self._table = b""
         self._engines: NewEngines | None = None  # newer than the table's
         self.depot: Depot
+        self.units: UnitBook
         self.listener: Listener = Deaf()
         self._number = 0
         self._past = Counts()
@@ -195,9 +198,13 @@ class WorkerPool:
         """The sums of what `collect` has brought of engines and queues."""
         return self._sums().placement()
 
-    def tallies(self) -> list[Tally]:
-        """Return what `collect` has last brought of rollouts, a stage's workers added up, ended ones included."""
-        return self._sums().tallies()
+    def tallies(self, rollouts: Collection[str]) -> list[Tally]:
+        """Return what `collect` has last brought of rollouts, a stage's workers added up, ended ones included.
+
+        Args:
+            rollouts: The open ones; units of others are forgotten.
+        """
+        return summed([self._sums().tallies(), self.units.tallies(rollouts)])
 
     @property
     def mirror(self) -> MirrorCounts:
@@ -339,6 +346,7 @@ class WorkerPool:
                 slot.answered(message.number, well=False)
             case Report():
                 slot.counts.take(message)
+                self.units.take(message.outcomes)
                 slot.answered(message.number, well=True)
             case Recalled():
                 if message.number in slot.answers:  # else it is too late

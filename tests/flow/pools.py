@@ -17,6 +17,7 @@ from gateway.store.keys import create_key
 from gateway.store.snapshot import encode, of_state
 from gateway.workers.channel import Configure
 from gateway.workers.pool import WorkerPool
+from gateway.workers.unit_book import UnitBook
 from tests.fakes.engine import FakeEngine
 from tests.patience import PATIENCE_SECONDS
 
@@ -75,7 +76,7 @@ async def running_pool(
         )  # fmt: skip
 
     pool = WorkerPool(listener, size, module)
-    pool.configure, pool.depot = configure, Depot()
+    pool.configure, pool.depot, pool.units = configure, Depot(), UnitBook(lambda: 0.0)
     task = asyncio.create_task(pool.run())
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from gateway.decide.advance import TRANSITIONS, IllegalEvent, advance, create
 from gateway.decide.assign import Split
-from gateway.decide.confidence import Count
 from gateway.decide.events import (
     Aborted,
     Approved,
@@ -35,6 +34,7 @@ from gateway.decide.read_plan import parse_plan
 from gateway.decide.replay import record_of, replay
 from gateway.decide.rollout import Effect, FlipControl, Phase, Rollout, SetMirror, SetWeight, Transition
 from gateway.decide.tick import Facts, decide
+from gateway.decide.unit_shares import Count, units_of
 from gateway.decide.verdict import Reading, Verdict, worst
 
 V1, V2, V0 = "support@111111111111", "support@222222222222", "support@000000000000"
@@ -184,7 +184,9 @@ def test_no_event_at_all_gives_the_candidate_traffic_after_a_rollback_or_an_abor
 
 
 counts = st.builds(
-    lambda n, share: Count(n=n, bad=round(n * share)), st.integers(0, 20_000), st.sampled_from([0, 0.001, 0.02, 0.5, 1])
+    lambda n, share: units_of(Count(n=n, bad=round(n * share))),
+    st.integers(0, 20_000),
+    st.sampled_from([0, 0.001, 0.02, 0.5, 1]),
 )
 streams = st.builds(Streams, control=counts, candidate=counts)
 findings = st.dictionaries(

@@ -9,7 +9,6 @@ import pytest
 
 from gateway.decide.advance import TRANSITIONS, IllegalEvent, advance, create
 from gateway.decide.assign import Split
-from gateway.decide.confidence import Count
 from gateway.decide.events import (
     AUTOMATION,
     Aborted,
@@ -32,6 +31,7 @@ from gateway.decide.read_plan import parse_plan
 from gateway.decide.replay import EVENTS, ReplayError, event_of, record_of, replay
 from gateway.decide.rollout import FlipControl, Notify, NotifyPage, Phase, Rollout, SetMirror, SetWeight, Transition
 from gateway.decide.tick import Facts, decide, read_gates
+from gateway.decide.unit_shares import Count, units_of
 from gateway.decide.verdict import Reading, Verdict, worst
 
 V1, V2, V0 = "support@111111111111", "support@222222222222", "support@000000000000"
@@ -346,9 +346,9 @@ def test_an_inconclusive_stage_pauses_and_pages() -> None:
 # The tick
 
 
-GOOD = Streams(control=Count(n=100_000, bad=100), candidate=Count(n=5_000, bad=5))
-BAD = Streams(control=Count(n=100_000, bad=100), candidate=Count(n=100, bad=50))
-FEW = Streams(control=Count(n=100, bad=0), candidate=Count(n=1, bad=0))
+GOOD = Streams(control=units_of(Count(n=100_000, bad=100)), candidate=units_of(Count(n=5_000, bad=5)))
+BAD = Streams(control=units_of(Count(n=100_000, bad=100)), candidate=units_of(Count(n=100, bad=50)))
+FEW = Streams(control=units_of(Count(n=100, bad=0)), candidate=units_of(Count(n=1, bad=0)))
 
 
 def facts(streams: Streams, samples: int = 5_000, stage: int = 1, latency: Streams | None = None) -> Facts:
@@ -373,7 +373,7 @@ def test_automation_rolls_back_at_once_whatever_the_least_time_and_in_a_pause(ph
     assert isinstance(event, StepFailed)
     transition = advance(state, event)
     assert transition.after.phase is Phase.ROLLED_BACK
-    assert "error rate 50.00% > control 0.10% + margin 1.00% (n=100, control n=100,000" in transition.why
+    assert "error rate 50.00% > control 0.10% + margin 1.00% (n=100 units, control n=100,000" in transition.why
 
 
 def test_one_gate_that_fails_is_enough_and_one_that_is_not_measured_holds() -> None:

@@ -13,7 +13,6 @@ from gateway.control.rollouts.journey import Journey, Last
 from gateway.decide.advance import advance, create
 from gateway.decide.assign import Arm, bucket
 from gateway.decide.by_account import OTHERS, judge_by_account
-from gateway.decide.confidence import Count
 from gateway.decide.events import Created, Started, StepFailed, StepPassed
 from gateway.decide.gates import AccountStreams, Gate, Streams
 from gateway.decide.ratio import Exposures
@@ -21,9 +20,11 @@ from gateway.decide.read_plan import InvalidPlan, parse_plan
 from gateway.decide.replay import record_of, replay
 from gateway.decide.rollout import Transition
 from gateway.decide.route import RolloutTag
+from gateway.decide.unit_shares import Count, units_of
 from gateway.decide.verdict import Verdict
-from gateway.observe.tally import MOST_ACCOUNTS, Tallies, Tally, summed
+from gateway.observe.tally import MOST_ACCOUNTS, Tally, summed
 from gateway.pipeline import Exposure
+from tests.unit_counts import Worker
 
 TAG = RolloutTag(id="ro-1", stage=1)
 WEIGHT = 5_000
@@ -34,12 +35,11 @@ GATE = Gate(name="error_rate", margin=0.01)
 def streams(*accounts: tuple[str, tuple[int, int], tuple[int, int]], callers: int | None = None) -> Streams:
     """Counts by account: (control n, bad) and (candidate n, bad)."""
     read = tuple(
-        AccountStreams(account=name, control=Count(n=n, bad=bad), candidate=Count(n=m, bad=worse))
+        AccountStreams(account=name, control=units_of(Count(n=n, bad=bad)), candidate=units_of(Count(n=m, bad=worse)))
         for name, (n, bad), (m, worse) in accounts
     )
-    control, candidate = Count(), Count()
-    for each in read:
-        control, candidate = control.plus(each.control), candidate.plus(each.candidate)
+    control = units_of(Count(n=sum(c[0] for _, c, _ in accounts), bad=sum(c[1] for _, c, _ in accounts)))
+    candidate = units_of(Count(n=sum(c[0] for _, _, c in accounts), bad=sum(c[1] for _, _, c in accounts)))
     many = len(read) if callers is None else callers
     return Streams(control=control, candidate=candidate, accounts=read, callers=many)
 
@@ -96,7 +96,7 @@ def test_without_counts_by_account_a_gate_reads_the_sums() -> None:
 
 
 def ask(
-    tallies: Tallies, account: str, units: int, *, fails: Arm | None = None, only: Arm | None = None, first: int = 0
+    tallies: Worker, account: str, units: int, *, fails: Arm | None = None, only: Arm | None = None, first: int = 0
 ) -> None:
     """Send a request of each of so many units; those of one arm fail, or are the only ones that are sent."""
     for number in range(first, first + units):
@@ -104,10 +104,10 @@ def ask(
         arm = Arm.CANDIDATE if bucket("salt", unit) < WEIGHT else Arm.CONTROL
         if only in (None, arm):
             exposure = Exposure(TAG, "support", arm, unit, account)
-            tallies.count(exposure, is_error=arm is fails, seconds=0.1)
+            tallies.count(exposure, is_error=arm is fails)
 
 
-def stage(tallies: Tallies) -> StageCounts:
+def stage(tallies: Worker) -> StageCounts:
     """What the leader reads of it, after the channel and the store."""
     told = msgspec.json.decode(msgspec.json.encode(tallies.report({"ro-1"})), type=list[Tally])
     return counts_of(summed([told]), journey().rollout)
@@ -130,7 +130,7 @@ def journey(plan: Any = PLAN) -> Journey:
 
 
 def test_the_same_unit_of_two_accounts_is_two_units() -> None:
-    tallies = Tallies()
+    tallies = Worker()
     for account in ("a", "b", "a"):
         ask(tallies, account, 50)
     counts = stage(tallies)
@@ -139,7 +139,7 @@ def test_the_same_unit_of_two_accounts_is_two_units() -> None:
 
 
 def test_the_largest_accounts_have_names_and_all_others_are_one() -> None:
-    tallies = Tallies()
+    tallies = Worker()
     ask(tallies, "largest", 100)
     for number in range(1_000):
         ask(tallies, f"small-{number}", 2)
@@ -157,7 +157,7 @@ def test_the_largest_accounts_have_names_and_all_others_are_one() -> None:
 
 
 def test_accounts_of_workers_add_up() -> None:
-    one, other = Tallies(), Tallies()
+    one, other = Worker(), Worker()
     ask(one, "a", 30)
     ask(other, "a", 30)
     ask(other, "b", 20)
@@ -166,7 +166,7 @@ def test_accounts_of_workers_add_up() -> None:
 
 
 def test_one_key_with_units_of_its_own_choosing_does_not_end_a_rollout() -> None:
-    tallies = Tallies()
+    tallies = Worker()
     ask(tallies, "honest", 300)
     ask(tallies, "attacker", 2_000, fails=Arm.CANDIDATE)
     at = 101.0 + 3_600
@@ -178,7 +178,7 @@ def test_one_key_with_units_of_its_own_choosing_does_not_end_a_rollout() -> None
 
 
 def test_one_key_that_sends_the_candidates_units_alone_does_not_pause_a_rollout() -> None:
-    tallies = Tallies()
+    tallies = Worker()
     ask(tallies, "honest", 2_000)
     ask(tallies, "attacker", 3_000, only=Arm.CANDIDATE)
     counts = stage(tallies)
@@ -193,7 +193,7 @@ def test_one_key_that_sends_the_candidates_units_alone_does_not_pause_a_rollout(
 
 
 def test_units_that_were_left_out_of_a_stage_do_not_come_back_in_the_next() -> None:
-    tallies = Tallies()
+    tallies = Worker()
     ask(tallies, "honest", 2_000)
     ask(tallies, "attacker", 3_000, only=Arm.CANDIDATE)
     counts = stage(tallies)
@@ -202,7 +202,7 @@ def test_units_that_were_left_out_of_a_stage_do_not_come_back_in_the_next() -> N
 
 
 def test_a_stray_request_makes_no_second_caller() -> None:
-    tallies = Tallies()
+    tallies = Worker()
     ask(tallies, "app", 2_000, fails=Arm.CANDIDATE)
     ask(tallies, "curl", FEWEST_REQUESTS - 1)
     event = judged(journey(), stage(tallies), 101.0)
@@ -211,7 +211,7 @@ def test_a_stray_request_makes_no_second_caller() -> None:
 
 
 def test_thumbs_of_one_account_are_not_everybodys_where_others_call_and_give_none() -> None:
-    tallies = Tallies()
+    tallies = Worker()
     ask(tallies, "honest", 300)
     ask(tallies, "attacker", 300)
     told = journey({"steps": [{"weight": "50%", "gates": ["feedback"]}, {"weight": "100%"}]})
@@ -225,7 +225,7 @@ def test_thumbs_of_one_account_are_not_everybodys_where_others_call_and_give_non
 
 
 def test_the_journal_tells_who_said_it_and_replays_to_the_same_state() -> None:
-    tallies = Tallies()
+    tallies = Worker()
     for account in ("a", "b"):
         ask(tallies, account, 2_000, fails=Arm.CANDIDATE)
     begun = journey()

@@ -1,74 +1,33 @@
-"""Gates from live traffic and from people, the bounds they stand on, and the split's own test."""
+"""Gates from live traffic and from people, and the split's own test. Units have one request each here."""
 
-from math import inf, log
+from math import inf
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.decide.confidence import Count, bounds, log_e_value
 from gateway.decide.gates import GATES, Gate, Streams, judge_manual, judge_streams, latency_threshold
 from gateway.decide.ratio import Exposures, judge_ratio
+from gateway.decide.unit_shares import Count, units_of
 from gateway.decide.verdict import Verdict
 
 ERROR_RATE = Gate(name="error_rate", margin=0.01)
-ALPHA = 0.01 / 8  # a plan of four steps with two gates each
+ALPHA, PASS_ALPHA = 0.01 / 8, 0.01  # a plan of four steps with two gates each
 
 
 def streams(control: tuple[int, int], candidate: tuple[int, int], threshold_seconds: float | None = None) -> Streams:
     return Streams(
-        control=Count(n=control[0], bad=control[1]),
-        candidate=Count(n=candidate[0], bad=candidate[1]),
+        control=units_of(Count(n=control[0], bad=control[1])),
+        candidate=units_of(Count(n=candidate[0], bad=candidate[1])),
         threshold_seconds=threshold_seconds,
     )
 
 
-# Bounds
-
-
-def test_bounds_of_nothing_are_everything() -> None:
-    assert bounds(Count(), 0.05) == (0.0, 1.0)
-
-
-def test_bounds_of_all_or_none_reach_the_end() -> None:
-    low, high = bounds(Count(n=100, bad=0), 0.05)
-    assert (low, 0.04 < high < 0.07) == (0.0, True)
-    low, high = bounds(Count(n=100, bad=100), 0.05)
-    assert (0.93 < low < 0.96, high) == (True, 1.0)
-
-
-def test_the_e_value_is_the_mixture_over_the_rate() -> None:
-    # One bad of one: the mixture gives it ½, so against p the evidence is ½ / p.
-    assert log_e_value(Count(n=1, bad=1), 0.1) == pytest.approx(log(0.5 / 0.1))
-    # Two of two: ½ · ¾.
-    assert log_e_value(Count(n=2, bad=2), 0.1) == pytest.approx(log(0.5 * 0.75 / 0.01))
-
-
-@given(st.integers(0, 10**7), st.floats(0, 1), st.floats(1e-6, 0.5))
-def test_bounds_hold_the_observed_rate_and_stand_where_the_evidence_is_enough(
-    n: int, share: float, alpha: float
-) -> None:
-    count = Count(n=n, bad=round(n * share))
-    low, high = bounds(count, alpha)
-    assert 0 <= low <= count.rate <= 1
-    assert low <= high <= 1
-    for edge in (low, high):
-        if 1e-9 < edge < 1 - 1e-9:
-            assert log_e_value(count, edge) == pytest.approx(-log(alpha), rel=1e-3, abs=1e-3)
-
-
-@given(st.integers(1, 10**5), st.floats(0, 1))
-def test_less_alpha_gives_wider_bounds(n: int, share: float) -> None:
-    count = Count(n=n, bad=round(n * share))
-    wide, narrow = bounds(count, 0.001), bounds(count, 0.1)
-    assert wide[0] <= narrow[0]
-    assert narrow[1] <= wide[1]
+# Counts
 
 
 @pytest.mark.parametrize("alpha", [0, 1, -1, 2])
 def test_an_alpha_out_of_range_is_refused(alpha: float) -> None:
-    with pytest.raises(ValueError, match=f"alpha `{alpha}`"):
-        bounds(Count(), alpha)
     with pytest.raises(ValueError, match=f"alpha `{alpha}`"):
         judge_ratio([], alpha)
 
@@ -79,22 +38,19 @@ def test_counts_that_cannot_be_are_refused(n: int, bad: int) -> None:
         Count(n=n, bad=bad)
 
 
-def test_counts_of_workers_are_added() -> None:
-    assert Count(n=5, bad=1).plus(Count(n=7, bad=2)) == Count(n=12, bad=3)
-
-
 # error_rate and latency
 
 
 def test_a_candidate_as_good_as_control_passes_with_enough_requests() -> None:
-    reading = judge_streams(ERROR_RATE, streams((140_580, 141), (1_420, 1)), ALPHA)
+    reading = judge_streams(ERROR_RATE, streams((104_940, 105), (1_060, 1)), ALPHA, PASS_ALPHA)
     assert reading.verdict is Verdict.PASS
     assert reading.reason == (
-        "error rate 0.07% ≤ control 0.10% + margin 1.00% "
-        "(n=1,420, control n=140,580, candidate between 0.00% and 1.05%)"
+        "error rate 0.09% ≤ control 0.10% + margin 1.00% (n=1,060 units, control n=104,940, e=115)"
     )
-    assert (reading.n, reading.observed, reading.limit) == (1_420, 1 / 1_420, pytest.approx(0.011, abs=1e-4))
-    assert judge_streams(ERROR_RATE, streams((99_000, 99), (1_000, 1)), ALPHA).verdict is Verdict.INCONCLUSIVE
+    assert (reading.n, reading.observed, reading.limit) == (1_060, 1 / 1_060, pytest.approx(0.011, abs=1e-5))
+    assert reading.e_value == pytest.approx(115, abs=0.5)
+    fewer = streams((89_100, 89), (900, 1))
+    assert judge_streams(ERROR_RATE, fewer, ALPHA, PASS_ALPHA).verdict is Verdict.INCONCLUSIVE
 
 
 # What the docs promise: how many requests of the candidate it takes at 1 % of traffic.

@@ -309,7 +309,7 @@ def test_thumbs_are_read_by_their_gate_in_steps_with_live_traffic(store: Store, 
         book = Feedbacks(store)
         for number in range(60):
             for arm, thumb in (("control", "up"), ("candidate", "down")):
-                about = About(alias="support", version=B, arm=arm, rollout="ro-0", stage=1)
+                about = About(alias="support", version=B, arm=arm, rollout="ro-0", stage=1, unit=f"{arm}-{number}")
                 given = Feedback(request_id=f"{arm}-{number}", account="k", thumb=thumb, about=about)  # type: ignore[arg-type]
                 book.put(given)
         await world.look()

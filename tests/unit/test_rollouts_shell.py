@@ -40,6 +40,7 @@ from gateway.decide.ratio import Exposures
 from gateway.decide.read_plan import InvalidPlan, parse_plan
 from gateway.decide.replay import KIND, replay
 from gateway.decide.rollout import Phase, Rollout
+from gateway.decide.unit_shares import Count, Shares, Units, units_of
 from gateway.observe.ledger import DURATION_BOUNDS, Cell
 from gateway.observe.tally import Tally
 from gateway.store.desired import Desired, RouteRecord
@@ -48,6 +49,7 @@ from gateway.store.leader import Leader
 from gateway.store.sql import Store, open_store
 from tests.unit.test_route_operations import Engines, Workers
 from tests.unit.test_route_plan import ENTRIES, SUPPORT, A, B, C
+from tests.unit_counts import by_unit
 
 T = TypeVar("T")
 ORDER = Order(by="key-1", reason="a better tone")
@@ -92,6 +94,7 @@ class World:
         """Let the rollout `ro-0` have these counts of a stage."""
         tally = Tally(rollout="ro-0", stage=stage, alias="support")
         tally.candidate.requests, tally.candidate.errors, tally.control.requests = n, errors, control
+        tally.candidate.by_unit, tally.control.by_unit = by_unit(n, errors), by_unit(control, 0)
         tally.units.control, tally.units.candidate = set(range(units[0])), set(range(units[1]))
         self.tallies = [tally]
 
@@ -197,13 +200,11 @@ def test_counts_are_those_of_the_present_stage_alone() -> None:
     assert counts_of([other], journey().rollout) == StageCounts(stage=1)
 
 
-def test_slow_is_above_the_threshold_and_without_one_latency_is_not_measured() -> None:
-    durations = [0] * (len(DURATION_BOUNDS) + 1)
-    durations[2], durations[3], durations[-1] = 5, 3, 2  # ≤ 0.1 s, ≤ 0.3 s, beyond all bounds
-    counts = StageCounts(stage=1, candidate=ArmCounts(requests=10, durations=tuple(durations)))
-    facts = facts_of(counts, journey(LATENCY, threshold_seconds=0.1))
-    slow = facts.streams["latency"]
-    assert (slow.candidate.n, slow.candidate.bad, slow.threshold_seconds) == (10, 5, 0.1)
+def test_slow_is_what_units_took_too_long_for_and_without_a_threshold_latency_is_not_measured() -> None:
+    slow = Units(whole=Shares(first=Count(n=10, bad=5), over=((3, 8, 4),)))
+    counts = StageCounts(stage=1, candidate=ArmCounts(requests=80, slow=slow))
+    read = facts_of(counts, journey(LATENCY, threshold_seconds=0.1)).streams["latency"]
+    assert (read.candidate, read.threshold_seconds) == (slow, 0.1)
     assert "latency" not in facts_of(counts, journey(LATENCY)).streams
 
 
@@ -220,7 +221,7 @@ def test_a_threshold_needs_enough_of_the_control_and_a_gate_that_asks_for_it() -
 
 
 def test_a_mismatch_of_the_ratio_pauses_what_would_pass_and_lets_what_fails_roll_back() -> None:
-    arm = ArmCounts(requests=2_000, units=1_000)
+    arm = ArmCounts(requests=2_000, units=1_000, failing=units_of(Count(n=2_000)))
     even = StageCounts(stage=1, control=arm, candidate=arm)
     odd = replace(even, candidate=replace(arm, units=700))
     assert isinstance(judged(journey(), even, 200.0), StepPassed)
@@ -228,7 +229,7 @@ def test_a_mismatch_of_the_ratio_pauses_what_would_pass_and_lets_what_fails_roll
     assert isinstance(event, StepInconclusive)
     assert event.readings[0].gate == "sample_ratio"
     assert "mismatch" in event.readings[0].reason
-    failing = replace(odd, candidate=replace(odd.candidate, errors=2_000))
+    failing = replace(odd, candidate=replace(odd.candidate, failing=units_of(Count(n=2_000, bad=2_000))))
     assert isinstance(judged(journey(), failing, 200.0), StepFailed)
     paused = journey()
     paused = replace(paused, rollout=replace(paused.rollout, phase=Phase.PAUSED))
@@ -258,7 +259,7 @@ def test_people_are_told_what_a_rollout_waits_for() -> None:
     started = journey()
     waits = standing_of(started, StageCounts(stage=1), 101.0).waits_for
     assert waits == ("9 s more of its least time", "50 more samples", "gate `error_rate`, which is inconclusive")
-    arm = ArmCounts(requests=2_000)
+    arm = ArmCounts(requests=2_000, failing=units_of(Count(n=2_000)))
     ready = standing_of(started, StageCounts(stage=1, control=arm, candidate=arm), 200.0)
     assert ready.waits_for == ("the leader's next look",)
     assert [reading.verdict for reading in ready.readings] == ["pass"]
@@ -402,7 +403,8 @@ def test_a_later_stages_threshold_is_the_controls_from_the_stage_before(store: S
         await world.rollouts.start("support", B, {"steps": [{"weight": "1%", **step}, {"weight": "2%", **step}]}, ORDER)
         tally = Tally(rollout="ro-0", stage=1)
         tally.control.duration.counts = [0, *QUICK[:-1]]  # a bucket slower than before
-        tally.candidate.duration.counts = list(QUICK)
+        for arm in (tally.control, tally.candidate):
+            arm.by_unit.slow = by_unit(1_000, 0).failing
         world.tallies = [tally]
         await world.look()
         journey = await world.rollouts.journey("ro-0")

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
+import msgspec
 import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
@@ -25,6 +26,10 @@ def feedbacks(store: Store) -> Feedbacks:
 
 def said(request: str, at: float = 1.0, account: str = "key-1", **what: object) -> Feedback:
     return Feedback(request_id=request, account=account, at=at, **what)  # type: ignore[arg-type]
+
+
+def of_unit(about: About, unit: str) -> About:
+    return msgspec.structs.replace(about, unit=unit)
 
 
 def test_a_later_word_of_the_same_account_takes_the_place_of_the_first(feedbacks: Feedbacks) -> None:
@@ -59,8 +64,8 @@ def test_feedback_waits_until_it_is_known_what_it_is_about(feedbacks: Feedbacks)
         feedbacks.put(said(request, at=float(number), score=0.2, comment="words"))
     assert [each.request_id for each in feedbacks.unresolved(2)] == ["r3", "r1"]
     assert feedbacks.counts("ro-1", 1) == {}
-    assert feedbacks.resolve("r3", "key-1", ABOUT)
-    assert feedbacks.resolve("r1", "key-1", ABOUT, comment="")
+    assert feedbacks.resolve("r3", "key-1", of_unit(ABOUT, "u3"))
+    assert feedbacks.resolve("r1", "key-1", of_unit(ABOUT, "u1"), comment="")
     assert not feedbacks.resolve("r9", "key-1", ABOUT)
     feedbacks.drop("r2", "key-1")
     assert feedbacks.unresolved() == []
@@ -74,13 +79,23 @@ def test_feedback_is_counted_by_stage_and_arm_and_labels_for_neither(feedbacks: 
         About(alias="support", version="support@1", arm=arm, rollout="ro-1", stage=stage)
         for arm, stage in (("control", 1), ("candidate", 2))
     )
-    feedbacks.put(said("r1", score=0.5, about=ABOUT))
-    feedbacks.put(said("r2", score=0.4, about=ABOUT))
+    feedbacks.put(said("r1", score=0.5, about=of_unit(ABOUT, "u1")))
+    feedbacks.put(said("r2", score=0.4, about=of_unit(ABOUT, "u2")))
     feedbacks.put(said("r3", label="rude", about=ABOUT))
     feedbacks.put(said("r4", thumb="up", about=control))
     feedbacks.put(said("r5", thumb="down", about=later))
     assert feedbacks.counts("ro-1", 1) == {"candidate": (2, 1), "control": (1, 0)}
     assert feedbacks.counts("ro-1", 2) == {"candidate": (1, 1)}
+
+
+def test_a_unit_counts_by_the_first_that_it_said_and_within_its_account(feedbacks: Feedbacks) -> None:
+    about = of_unit(ABOUT, "u")
+    for number in range(9):
+        feedbacks.put(said(f"r{number}", at=float(number), thumb="down" if number else "up", about=about))
+    feedbacks.put(said("other", account="key-2", thumb="down", about=about))
+    assert feedbacks.counts("ro-1", 1) == {"candidate": (2, 1)}
+    by_account = feedbacks.counts_by_account("ro-1", 1, 10)
+    assert by_account == {"key-1": {"candidate": (1, 0)}, "key-2": {"candidate": (1, 1)}}
 
 
 def test_old_feedback_goes(feedbacks: Feedbacks) -> None:

@@ -1,294 +1,273 @@
-"""From where a request's unit comes, and how a conversation's beginning is told."""
+"""Units count once: what workers tell of them, what the node makes of it, and what gates make of that."""
 
-from typing import Any
+from collections.abc import Iterable
+from math import exp, log
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.decide.assign import DEFAULT_SOURCES, Split, check_sources
-from gateway.decide.authenticate import Principal, Role
-from gateway.decide.limit import Rates
+from gateway.control.rollouts.account_counts import accounts_of, arm_counts
+from gateway.decide.assign import Arm
+from gateway.decide.gates import Gate, Streams, judge_streams
 from gateway.decide.route import RolloutTag
-from gateway.receive.conversation import beginning_of
-from gateway.receive.endpoints import ENDPOINTS, Dialect
-from gateway.receive.request import Request
-from gateway.receive.wire import LargeFields, read
-from gateway.store.desired import Desired, MirrorPolicy, RolloutRecord, RouteLimits, RouteRecord
-from gateway.store.snapshot import encode, of_state, to_table
-
-CALLER = Principal(id="key-2", role=Role.APP, account="key-1")
-HI = {"role": "user", "content": "hi"}
-
-
-def request(
-    body: dict[str, Any] | bytes, header: bytes | None = None, *, path: bytes = b"/v1/chat/completions",
-    caller: Principal = CALLER,
-) -> Request:  # fmt: skip
-    data = body if isinstance(body, bytes) else msgspec.json.encode(body)
-    return Request(
-        b"id", ENDPOINTS[path], data, read(data), caller, "support",
-        unit=header, arm=None, keep_alive=True, is_http10=False, extra_headers=b"", received_at=0.0,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("body", "header", "unit"),
-    [
-        ({}, None, "key-1"),
-        ({"user": "u"}, None, "u"),
-        ({"safety_identifier": "s", "user": "u", "prompt_cache_key": "p"}, None, "s"),
-        ({"safety_identifier": 5, "user": "", "prompt_cache_key": "p"}, None, "p"),
-        ({"user": ["u"]}, None, "key-1"),
-        ({"user": "u"}, b"h", "h"),
-        ({"user": "u"}, b"", "u"),
-        ({}, b"\xe9", "é"),
-    ],
+from gateway.decide.unit_shares import (
+    FRESH,
+    IDLE_SECONDS,
+    MOST_REQUESTS,
+    ROUND_SECONDS,
+    Count,
+    Shares,
+    Units,
+    log_above,
+    log_below,
+    log_not_times_worse,
+    log_not_worse,
+    log_times_worse,
+    log_worse,
+    round_of,
+    units_of,
 )
-def test_the_unit_is_the_most_specific_name_and_else_the_key_through_its_rotations(
-    body: dict[str, Any], header: bytes | None, unit: str
+from gateway.decide.verdict import Verdict
+from gateway.observe import units as units_module
+from gateway.observe.tally import Tally, shared, summed
+from gateway.observe.units import MOST_OUTCOMES, Outcomes, StageUnits, UnitShares, multiplicity
+from gateway.pipeline import Exposure
+from tests.unit_counts import Worker
+
+BEGAN = 1_000.0
+TAG = RolloutTag(id="ro-1", stage=1, entered_at=BEGAN, threshold_seconds=0.5)
+OPEN = {"ro-1"}
+
+
+def ask(worker: Worker, unit: str, bad: Iterable[bool], *, account: str = "app", arm: Arm = Arm.CANDIDATE) -> None:
+    for each in bad:
+        worker.count(Exposure(TAG, "support", arm, unit, account), is_error=each, seconds=1.0 if each else 0.1)
+
+
+def told(worker: Worker) -> Tally:
+    """What the leader reads, after the store."""
+    (tally,) = worker.report(OPEN)
+    return msgspec.json.decode(msgspec.json.encode(tally), type=Tally)
+
+
+def whole(tally: Tally) -> Shares:
+    return arm_counts(tally.candidate, 0).failing.whole
+
+
+# What the node counts
+
+
+def test_a_unit_counts_by_its_first_request_at_once_and_by_its_share_once_it_is_over() -> None:
+    worker = Worker(BEGAN)
+    ask(worker, "u", [True, False, False])
+    assert whole(told(worker)) == Shares(first=Count(n=1, bad=1))
+    ask(worker, "u", [False] * 10)
+    assert whole(told(worker)) == Shares(first=Count(n=1, bad=1), over=((1, 8, 1),)), "of its first eight"
+    ask(worker, "u", [True] * 100)
+    assert whole(told(worker)) == Shares(first=Count(n=1, bad=1), over=((1, 8, 1),)), "however many more"
+
+
+@pytest.mark.parametrize(("sent", "of"), [(1, 1), (2, 2), (3, 2), (4, 4), (5, 4), (7, 4)])
+def test_a_unit_that_falls_silent_is_over_with_what_it_has_sent(sent: int, of: int) -> None:
+    worker = Worker(BEGAN)
+    ask(worker, "u", [False] * (sent - 1) + [True])
+    assert not whole(told(worker)).over
+    worker.now += IDLE_SECONDS
+    (share,) = whole(told(worker)).over
+    assert share == (int(sent == of), of, 1)
+    worker.now += 1
+    ask(worker, "u", [True] * MOST_REQUESTS)
+    assert len(whole(told(worker)).over) == 1, "it has counted"
+
+
+def test_slow_is_counted_likewise_of_units_whose_first_request_could_be_called_slow() -> None:
+    worker = Worker(BEGAN)
+    ask(worker, "timed", [True] * 8)
+    early = RolloutTag(id="ro-1", stage=1, entered_at=BEGAN)  # nobody can say yet what is slow
+    for tag in (early, *[TAG] * 7):
+        worker.count(Exposure(tag, "support", Arm.CANDIDATE, "early", "app"), is_error=False, seconds=9.0)
+    counts = arm_counts(told(worker).candidate, 0)
+    assert counts.slow.whole == Shares(first=Count(n=1, bad=1), over=((8, 8, 1),))
+    assert counts.failing.whole == Shares(first=Count(n=2, bad=1), over=((0, 8, 1), (8, 8, 1)))
+
+
+def test_a_unit_counts_once_more_in_each_round_so_that_what_breaks_late_is_found() -> None:
+    worker = Worker(BEGAN)
+    ask(worker, "regular", [False] * 8)
+    told(worker)
+    worker.now += ROUND_SECONDS
+    ask(worker, "regular", [True] * 8)
+    ask(worker, "new", [True] * 8)
+    told(worker)
+    worker.now += 60
+    ask(worker, "regular", [True] * 8)
+    counts = arm_counts(told(worker).candidate, 0).failing
+    assert counts.whole == Shares(first=Count(n=2, bad=1), over=((0, 8, 1), (8, 8, 1)))
+    assert counts.rounds == ((1, Shares(first=Count(n=2, bad=2), over=((8, 8, 2),))),)
+
+
+@pytest.mark.parametrize(("seconds", "number"), [(0, 0), (599, 0), (600, 1), (1_199, 1), (1_200, 2), (86_399, 8)])
+def test_each_round_is_as_long_as_all_before_it(seconds: float, number: int) -> None:
+    assert round_of(seconds) == number
+    assert round_of(-5.0) == 0, "a clock that was set back"
+
+
+def test_requests_of_one_unit_at_several_workers_are_one_units() -> None:
+    workers = [Worker(BEGAN) for _ in range(2)]
+    for worker in workers:
+        ask(worker, "u", [True] * 4)
+    node = Worker(BEGAN)
+    for worker in workers:
+        node.book.take(worker.tallies.outcomes())
+    assert whole(told(node)) == Shares(first=Count(n=1, bad=1), over=((8, 8, 1),))
+    assert workers[0].tallies.outcomes() == [], "each outcome is told once"
+
+
+def test_the_same_unit_of_two_accounts_is_two_and_accounts_add_up_to_the_whole() -> None:
+    worker = Worker(BEGAN)
+    for account, bad in (("a", True), ("b", False)):
+        ask(worker, "u", [bad] * 8, account=account)
+    tally = told(worker)
+    by_account = {each.account: each.candidate.failing.whole.first for each in accounts_of(tally)}
+    assert by_account == {"a": Count(n=1, bad=1), "b": Count(n=1)}
+    assert whole(tally).first == Count(n=2, bad=1)
+
+
+def test_what_is_kept_is_bounded_and_what_does_not_fit_is_counted_or_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = Outcomes(rollout="ro-1", stage=1, alias="a", entered_at=BEGAN)
+    for unit in range(MOST_OUTCOMES + 3):
+        outcomes.add(unit, "app", is_candidate=True, is_bad=False, is_slow=None)
+    assert (len(outcomes.units), outcomes.lost) == (MOST_OUTCOMES, 3)
+    monkeypatch.setattr(units_module, "MOST_OPEN", 10)
+    monkeypatch.setattr(units_module, "MOST_COUNTED", 100)
+    stage = StageUnits(BEGAN)
+    stage.take(outcomes, BEGAN)
+    assert (len(stage._open), len(stage._counted)) == (10, 100)
+    (account,) = stage.accounts.values()
+    assert account.candidate.failing[0] == UnitShares(n=MOST_OUTCOMES, over={"0/1": MOST_OUTCOMES - 10})
+
+
+def test_stages_of_rollouts_that_have_ended_are_forgotten() -> None:
+    worker = Worker(BEGAN)
+    ask(worker, "u", [True])
+    assert worker.report({"ro-2"})[0].candidate.by_unit.n == 0
+    assert worker.book._stages == {}
+
+
+def test_gateways_that_share_their_callers_are_seen_to_count_them_twice() -> None:
+    assert multiplicity([]) == 1.0
+    assert multiplicity([{1, 2}, {3}]) == 1.0
+    assert multiplicity([{1, 2}, {1, 2}, {1, 2}]) == 3.0
+    assert multiplicity([{1, 2}, {1}]) == pytest.approx(5 / 3)
+    replicas = []
+    for units in (range(60), range(30, 90)):
+        worker = Worker(BEGAN)
+        for unit in units:
+            ask(worker, str(unit), [False] * 8)
+        replicas.append(told(worker))
+    together = shared(replicas)
+    assert (together.multiplicity, whole(together).first.n) == (pytest.approx(1.5), 120)
+    assert summed([replicas])[0].multiplicity == 1.0
+
+
+# What gates make of it
+
+
+def arm(good: int, bad: int, of: int = 8) -> Units:
+    """Units that are over, each all good or all bad."""
+    over = tuple(each for each in ((0, of, good), (of, of, bad)) if each[2])
+    return Units(whole=Shares(first=Count(n=good + bad, bad=bad), over=over))
+
+
+GATE = Gate(name="error_rate", margin=0.01)
+
+
+def test_a_client_that_always_fails_says_one_thing_however_often_it_asks() -> None:
+    once = judge_streams(GATE, Streams(control=arm(1_000, 0), candidate=arm(99, 2)), 0.01 / 6)
+    assert once.verdict is Verdict.INCONCLUSIVE
+    assert once.observed == pytest.approx(2 / 101)
+    as_requests = judge_streams(
+        GATE, Streams(control=units_of(Count(n=30_000)), candidate=units_of(Count(n=3_030, bad=60))), 0.01 / 6
+    )
+    assert as_requests.verdict is Verdict.FAIL, "which its requests would have rolled back"
+
+
+def test_everything_that_fails_is_found_by_first_requests_before_any_unit_is_over() -> None:
+    candidate, control = Units(whole=Shares(first=Count(n=4, bad=4))), Units(whole=Shares(first=Count(n=76)))
+    found = judge_streams(GATE, Streams(control=control, candidate=candidate), 0.01 / 6)
+    assert (found.verdict, found.observed, found.n) == (Verdict.FAIL, 1.0, 4)
+
+
+def test_what_breaks_after_everybody_has_counted_is_found_by_the_round() -> None:
+    before = Shares(first=Count(n=200), over=((0, 8, 200),))
+    control = Units(whole=before, rounds=((3, before),))
+    broken = Units(whole=before, rounds=((3, Shares(first=Count(n=12, bad=12))),))
+    well = Units(whole=before, rounds=((3, Shares(first=Count(n=12))),))
+    assert judge_streams(GATE, Streams(control=control, candidate=broken), 0.01 / 6).verdict is Verdict.FAIL
+    assert judge_streams(GATE, Streams(control=control, candidate=well), 0.01 / 6).verdict is Verdict.INCONCLUSIVE
+
+
+def test_rounds_cost_what_was_set_aside_for_them() -> None:
+    control, candidate = arm(400, 0), arm(90, 10)
+    alone = log_worse(control, candidate, 0.01)
+    in_first_round_too = Units(whole=candidate.whole, rounds=((1, candidate.whole),))
+    both = log_worse(Units(whole=control.whole, rounds=((1, control.whole),)), in_first_round_too, 0.01)
+    assert both == pytest.approx(alone + log(1 - FRESH / 2) - log(1 - FRESH), abs=1e-3)
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 400), st.integers(0, 40), st.integers(100, 9_000))
+@settings(deadline=None)
+def test_evidence_for_one_verdict_is_never_enough_for_the_other(
+    good: int, bad: int, control_good: int, control_bad: int, weight: int
 ) -> None:
-    assert request(body, header).unit(DEFAULT_SOURCES) == unit
-
-
-def test_a_route_chooses_its_sources_and_their_order() -> None:
-    asked = request({"user": "u", "prompt_cache_key": "p", "messages": [HI]}, b"h")
-    assert asked.unit(("prompt_cache_key", "header")) == "p"
-    assert asked.unit(("safety_identifier", "key", "user")) == "key-1"
-    assert asked.unit(("safety_identifier",)) == "key-1"
-    conversation = asked.unit(("conversation",))
-    assert conversation == beginning_of(asked.body, Dialect.COMPLETIONS, "key-1") != "key-1"
-
-
-def test_a_front_ends_header_is_the_unit_where_the_route_says_so() -> None:
-    asked = request({"user": "u"})
-    asked.unit_headers = {b"x-openwebui-user-id": b"someone"}
-    assert asked.unit(("header:x-openwebui-user-id", "user")) == "someone"
-    asked.unit_headers = {}
-    assert asked.unit(("header:x-openwebui-user-id", "user")) == "u"
-
-
-@pytest.mark.parametrize(
-    ("body", "unit"),
-    [
-        ({"metadata": {"user_id": "u"}}, "u"), ({"metadata": {"user_id": 7}}, "7"), ({"metadata": {}}, "key-1"),
-        ({"metadata": "u"}, "key-1"), ({"metadata": {"user_id": {"id": "u"}}}, "key-1"), ({}, "key-1"),
-        ({"metadata": {"user_id": True}}, "key-1"), ({"metadata": {"user_id": ""}}, "key-1"),
-        ({"metadata": {"user_id": 1.5}}, "key-1"), ({"metadata": None}, "key-1"), ({"metadata": ["u"]}, "key-1"),
-        (b'{"x":"\\ud83d","metadata":{"user_id":"u"}}', "u"),
-        (b'{"metadata":{"user_id":1},"metadata":{"user_id":"u"}}', "u"),
-    ],
-)  # fmt: skip
-def test_a_value_of_the_body_is_the_unit_if_it_is_text_or_a_whole_number(body: Any, unit: str) -> None:
-    assert request(body).unit(("body:metadata.user_id",)) == unit
-
-
-@pytest.mark.parametrize("path", [b"/v1/messages", b"/v1/messages/count_tokens"])
-def test_a_person_has_one_unit_for_messages_and_for_counting_their_tokens(path: bytes) -> None:
-    assert request({"messages": [HI], "metadata": {"user_id": "u"}}, path=path).unit(DEFAULT_SOURCES) == "u"
-
-
-def test_a_large_body_tells_its_unit_by_metadata_alone() -> None:
-    large = {"messages": [{"role": "user", "content": "x" * 2**20}], "metadata": {"user_id": "u"}, "who": "w"}
-    assert request(large).unit(("body:who", "body:metadata.user_id")) == "u"
-    small = {**large, "messages": [HI]}
-    assert request(small).unit(("body:who", "body:metadata.user_id")) == "w"
-
-
-def test_anthropics_metadata_names_the_user_of_a_message() -> None:
-    body = {"metadata": {"user_id": "someone"}}
-    assert request(body, path=b"/v1/messages").unit(DEFAULT_SOURCES) == "someone"
-    assert request({**body, "user": "u"}, path=b"/v1/messages").unit(DEFAULT_SOURCES) == "u"
-    assert request(body).unit(DEFAULT_SOURCES) == "key-1", "OpenAI's metadata says nothing of who asks"
-
-
-def test_a_route_may_trust_only_keys_above_app_with_units() -> None:
-    above = Principal(id="key-3", role=Role.APP_PIN)
-    for source, header, body in (
-        ("header", b"mine", {}),
-        ("user", None, {"user": "mine"}),
-        ("body:a.b", None, {"a": {"b": "mine"}}),
+    control, candidate = arm(control_good, control_bad), arm(good, bad)
+    for fails, passes in (
+        (log_worse(control, candidate, 0.01), log_not_worse(control, candidate, 0.01)),
+        (log_above(candidate, 0.05), log_below(candidate, 0.05)),
+        (log_times_worse(control, candidate, 2.0, weight), log_not_times_worse(control, candidate, 2.0, weight)),
     ):
-        assert request(body, header).unit((f"trusted:{source}", "key")) == "key-1"
-        assert request(body, header, caller=above).unit((f"trusted:{source}", "key")) == "mine"
+        assert min(fails, passes) <= log(4)
 
 
-@pytest.mark.parametrize(
-    ("source", "word"),
-    [
-        ("ip", "header:NAME, body:PATH"), ("header:", "lower case"), ("header:X-User", "lower case"),
-        ("header:a b", "lower case"), ("header:" + "x" * 65, "lower case"), ("header:authorization", "secret"),
-        ("header:cookie", "secret"), ("body:", "path"), ("body:a..b", "path"), ("body:a.b.c.d.e", "path"),
-        ("body:a b", "path"), ("trusted:key", "unknown"), ("trusted:trusted:user", "unknown"), ("trusted:", "unknown"),
-        ("trusted:header:Cookie", "lower case"), ("x" * 10_000, "unknown"),
-    ],
-)  # fmt: skip
-def test_a_source_that_cannot_be_is_refused_with_what_may_be(source: str, word: str) -> None:
-    with pytest.raises(ValueError, match=word) as caught:
-        check_sources((source,))
-    assert len(str(caught.value)) < 600
+def test_counted_twice_is_half_the_evidence() -> None:
+    once = Streams(control=arm(1_000, 0), candidate=arm(90, 10))
+    twice = Streams(control=arm(2_000, 0), candidate=arm(180, 20), multiplicity=2.0)
+    readings = [judge_streams(GATE, each, 0.01 / 6) for each in (once, twice)]
+    assert log(readings[1].e_value or 0) == pytest.approx(log(readings[0].e_value or 0), rel=0.15)
+    assert "each counted 2.0 times by several gateways" in readings[1].reason
 
 
-def test_sources_of_ones_own_are_taken_and_bounded() -> None:
-    own = ("header:x-openwebui-user-id", "body:metadata.user_id", "trusted:header", "trusted:body:user_id", "key")
-    check_sources(own)
-    with pytest.raises(ValueError, match="at most 20"):
-        check_sources(tuple(f"header:x-{number}" for number in range(21)))
-    with pytest.raises(ValueError, match="twice"):
-        check_sources(("header:a", "header:a"))
-    table = to_table(encode(of_state(
-        Desired(routes=(RouteRecord(alias="a", control="a@1", salt="s", unit=own),)), version=1, base=None, engines=(),
-        with_keys=False,
-    )))  # fmt: skip
-    assert table.unit_headers == (b"x-openwebui-user-id",)
+# A ratio in place of a margin
+
+TIMES = Gate(name="error_rate", ratio=2.0)
 
 
-TEXT = st.text(max_size=20)
-TURNS = st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": TEXT}), max_size=4)
+def test_a_ratio_finds_what_is_five_times_as_bad_and_small() -> None:
+    streams = Streams(
+        control=units_of(Count(n=10**5, bad=100)), candidate=units_of(Count(n=10**5 // 4, bad=125)), weight=2_000
+    )
+    found = judge_streams(TIMES, streams, 0.01 / 6)
+    assert found.verdict is Verdict.FAIL
+    assert found.reason.startswith("error rate 0.50% > 2 × control 0.10% (n=25,000 units, control n=100,000, e=")
+    assert judge_streams(GATE, streams, 0.01 / 6, 0.01).verdict is Verdict.PASS, "which a margin of a point lets on"
 
 
-def chat(turns: list[dict[str, Any]], **more: Any) -> str | None:
-    return beginning_of(msgspec.json.encode({"messages": turns, **more}), Dialect.COMPLETIONS, "k")
+def test_a_ratio_passes_what_is_as_good_and_says_nothing_without_a_split() -> None:
+    arms = {"control": units_of(Count(n=50_000, bad=250)), "candidate": units_of(Count(n=50_000, bad=250))}
+    assert judge_streams(TIMES, Streams(**arms, weight=5_000), 0.01 / 6, 0.01).verdict is Verdict.PASS
+    assert judge_streams(TIMES, Streams(**arms, weight=0), 0.01 / 6, 0.01).e_value == 1.0
 
 
-@given(st.lists(TEXT, max_size=2), TEXT, TURNS)
-def test_what_follows_does_not_change_how_a_conversation_begins(
-    systems: list[str], first: str, more: list[dict[str, Any]]
-) -> None:
-    begin = [*({"role": "system", "content": each} for each in systems), {"role": "user", "content": first}]
-    assert chat(begin) == chat(begin + more) is not None
-    assert chat(begin + more, temperature=1) == chat(begin)
-    assert chat([*begin[:-1], {"role": "user", "content": first + "!"}]) != chat(begin)
-
-
-def test_half_an_emoji_in_a_later_turn_does_not_move_a_conversation() -> None:
-    cut = msgspec.json.encode({"messages": [HI, {"role": "user", "content": "cut"}]}).replace(b"cut", rb"cut \ud83d")
-    read(cut)  # it is served
-    assert beginning_of(cut, Dialect.COMPLETIONS, "k") == chat([HI])
-
-
-def test_a_turn_is_the_same_however_it_is_written() -> None:
-    parts = [{"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}]
-    assert chat([HI]) == chat([{"role": "user", "content": parts}]) == chat([{**HI, "name": "x"}])
-    image = {"type": "image_url", "image_url": {"url": "data:1"}}
-    other = {"type": "image_url", "image_url": {"url": "data:2"}}
-    assert chat([{"role": "user", "content": [image]}]) != chat([{"role": "user", "content": [other]}])
-    assert chat([{"role": "system", "content": "hi"}, HI]) != chat([HI])
-    assert chat([{"role": "assistant", "content": "Hello!"}, HI]) == chat([HI])
-
-
-def test_the_same_words_of_two_callers_are_two_conversations() -> None:
-    body = msgspec.json.encode({"messages": [HI]})
-    assert beginning_of(body, Dialect.COMPLETIONS, "a") != beginning_of(body, Dialect.COMPLETIONS, "b")
-
-
-@pytest.mark.parametrize(
-    ("body", "dialect"),
-    [
-        ({"system": "s", "messages": [HI]}, Dialect.MESSAGES),
-        ({"instructions": "s", "input": "hi"}, Dialect.RESPONSES),
-        ({"instructions": "s", "input": [{**HI, "type": "message"}]}, Dialect.RESPONSES),
-    ],
-)
-def test_every_dialect_has_a_beginning_and_its_system_prompt_is_part_of_it(
-    body: dict[str, Any], dialect: Dialect
-) -> None:
-    told = beginning_of(msgspec.json.encode(body), dialect, "k")
-    assert told == beginning_of(msgspec.json.encode({**body, "stream": True}), dialect, "k") is not None
-    without = {name: value for name, value in body.items() if name not in ("system", "instructions")}
-    assert told != beginning_of(msgspec.json.encode(without), dialect, "k")
-
-
-@pytest.mark.parametrize(
-    ("body", "dialect"),
-    [
-        (b'{"prompt": "hi"}', Dialect.COMPLETIONS),
-        (b'{"messages": []}', Dialect.COMPLETIONS),
-        (b'{"messages": "hi"}', Dialect.MESSAGES),
-        (b'{"messages": [5, {"role": "assistant"}]}', Dialect.COMPLETIONS),
-        (b'{"input": "hi", "previous_response_id": "r"}', Dialect.RESPONSES),
-        (b'{"input": ["hi"]}', Dialect.PLAIN),
-        (b"", Dialect.COMPLETIONS),
-    ],
-)
-def test_what_has_no_beginning_is_not_guessed(body: bytes, dialect: Dialect) -> None:
-    assert beginning_of(body, dialect, "k") is None
-
-
-# What is declared of a route reaches the workers
-
-
-def test_a_routes_declaration_reaches_the_table() -> None:
-    record = RouteRecord(
-        alias="a", control="a@1", salt="s", unit=("conversation", "key"), limits=RouteLimits(max_in_flight=3),
-        mirror=MirrorPolicy(share=100),
-    )  # fmt: skip
-    rollout = RolloutRecord(id="r", alias="a", is_open=True, body={"state": {"stage": 4}})
-    desired = Desired(routes=(record,), rollouts=(rollout,))
-    made = to_table(encode(of_state(desired, version=1, base=None, engines=(), with_keys=False, replicas=3)))
-    route = made.routes["a"]
-    assert (route.unit, route.rates) == (("conversation", "key"), Rates(max_in_flight=3))
-    assert (route.rollout, route.split) == (RolloutTag(id="r", stage=4), Split("a@1"))
-    assert (made.replicas, made.has_rates) == (3, True)
-
-
-@pytest.mark.parametrize("body", [{}, {"state": None}, {"state": {}}, {"state": {"stage": "4"}}])
-def test_a_rollout_that_tells_no_stage_counts_nothing(body: dict[str, Any]) -> None:
-    record = RouteRecord(alias="a", control="a@1", salt="s")
-    desired = Desired(routes=(record,), rollouts=(RolloutRecord(id="r", alias="a", is_open=True, body=body),))
-    made = to_table(encode(of_state(desired, version=1, base=None, engines=(), with_keys=False)))
-    assert (made.routes["a"].rollout, made.has_rates) == (None, False)
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "told"),
-    [
-        ("unit", (), "no source"),
-        ("unit", ("header", "ip"), "`ip` is unknown"),
-        ("unit", ("key", "key"), "twice"),
-        ("mirror", {"share": 10_001}, "`10001`"),
-        ("mirror", {"capture": "some"}, "some"),
-        ("limits", {"max_in_flight": 0}, "`0`"),
-        ("limits", {"tokens_per_minute": -5}, "`-5`"),
-        ("limits", {"per_day": 5}, "per_day"),
-    ],
-)
-def test_a_route_that_cannot_be_served_is_refused_with_the_reason(field: str, value: Any, told: str) -> None:
-    data = msgspec.json.encode({"alias": "a", "control": "a@1", "salt": "s", field: value})
-    with pytest.raises(msgspec.ValidationError, match=told):
-        msgspec.json.decode(data, type=RouteRecord)
-
-
-HALVES = '"%s"' % ("\\ud800" * 12_000)
-PADDING = "[" + "[]," * 30_000 + "0]"
-
-
-@pytest.mark.parametrize("more", [f'"x":{HALVES}', f'"x":{PADDING}'], ids=["halves of surrogate pairs", "arrays"])
-@pytest.mark.parametrize(
-    ("members", "sources"),
-    [
-        ('"metadata":{"user_id":"u"}', ("body:metadata.user_id",)),
-        ('"metadata":{"pad":"%s","user_id":"u"}' % ("x" * 20_000), ("body:metadata.user_id",)),
-        ('"metadata":{"pad":"\\ud800","user_id":"u"}', ("body:metadata.user_id",)),
-        ('"metadata":{"user_id":"a"},"metadata":{"user_id":"u"}', ("body:metadata.user_id",)),
-        ('"metadata":"text"', ("body:metadata",)),
-        ('"metadata":{"a":{"b":7}}', ("body:metadata.a.b",)),
-        ('"tenant":{"id":"u"}', ("body:tenant.id",)),
-        ('"ten\\u0061nt":"u"', ("body:tenant",)),
-        ('"user":"u"', ("user",)),
-        ('"messages":[{"role":"user","content":"hi \\ud800"}]', ("conversation",)),
-    ],
-    ids=lambda each: str(each)[:40],
-)
-def test_a_small_body_that_is_read_in_steps_tells_the_same_unit(
-    members: str, sources: tuple[str, ...], more: str
-) -> None:
-    body = "{%s,%s}"
-    plain, in_steps = request((body % (members, '"x":0')).encode()), request((body % (members, more)).encode())
-    assert not isinstance(plain.fields, LargeFields)
-    assert isinstance(in_steps.fields, LargeFields)
-    for path in (b"/v1/chat/completions", b"/v1/messages"):
-        plain.endpoint = in_steps.endpoint = ENDPOINTS[path]
-        assert in_steps.unit(sources) == plain.unit(sources)
-        assert in_steps.user() == plain.user()
+@given(st.integers(1, 8), st.floats(1.0, 20.0), st.integers(1, 9_999))
+@settings(deadline=None)
+def test_a_bet_on_a_ratio_is_fair_where_that_is_the_ratio(bad: int, ratio: float, weight: int) -> None:
+    # One unit with something bad, in either arm, weighed by how likely it is there where the ratio is exactly that.
+    candidate, control = Units(whole=Shares(over=((bad, 8, 1),))), Units()
+    odds = ratio * weight / (ratio * weight + 10_000 - weight)
+    for log_e in (log_times_worse, log_not_times_worse):
+        mean = odds * exp(log_e(control, candidate, ratio, weight)) + (1 - odds) * exp(
+            log_e(candidate, control, ratio, weight)
+        )
+        assert mean == pytest.approx(1.0)

@@ -15,6 +15,7 @@ from gateway.receive.limits import Limits
 from gateway.workers import channel
 from gateway.workers.channel import Configure, Recalled, Report, Start
 from gateway.workers.pool import WorkerPool
+from gateway.workers.unit_book import UnitBook
 from tests.flow.pools import table_of
 from tests.patience import PATIENCE_SECONDS
 
@@ -114,7 +115,7 @@ def test_the_processes_that_were_started_early_are_the_ones_that_serve() -> None
             await pool.start()
             early = pool.pids()
             assert len(early) == 2
-            pool.configure = configure
+            pool.configure, pool.units = configure, UnitBook(lambda: 0.0)
             running = asyncio.get_running_loop().create_task(pool.run())
             async with asyncio.timeout(PATIENCE_SECONDS):
                 while pool.ready < 2:

@@ -1,14 +1,14 @@
 """Who has sent a stage's requests: the counts of each account that has a name of its own, and of all others. Pure."""
 
-from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from gateway.decide.by_account import OTHERS
-from gateway.decide.confidence import Count
+from gateway.decide.unit_shares import NO_SHARES, NO_UNITS, Count, Shares, Units
 from gateway.observe.ledger import DURATION_BOUNDS
 from gateway.observe.tally import MOST_ACCOUNTS, ArmTally, Tally, mark_of, marks
+from gateway.observe.units import WHOLE, UnitShares
 
 # An account that has sent fewer in a stage does not count as one that calls: somebody's trial request must not make
 # the one application that calls wait for a second one.
@@ -23,29 +23,23 @@ class ArmCounts:
         requests, errors: How many, and how many of them failed.
         durations: (n_buckets + 1,) requests by `DURATION_BOUNDS`.
         units: Distinct units among a sample of all units.
+        failing, slow: All units, each once, by their requests that failed, or that were slow.
     """
 
     requests: int = 0
     errors: int = 0
     durations: tuple[int, ...] = (0,) * (len(DURATION_BOUNDS) + 1)
     units: int = 0
-
-    def failed(self) -> Count:
-        """Return how many failed."""
-        return Count(n=self.requests, bad=self.errors)
-
-    def slow(self, threshold_seconds: float) -> Count:
-        """Return how many took longer than `threshold_seconds`, one of the bounds."""
-        total = sum(self.durations)
-        quick = sum(self.durations[: bisect_right(DURATION_BOUNDS, threshold_seconds)])
-        return Count(n=total, bad=total - quick)
+    failing: Units = NO_UNITS
+    slow: Units = NO_UNITS
 
     def without(self, other: "ArmCounts") -> "ArmCounts":
         """Return what is left when a part is taken out."""
         return ArmCounts(
             requests=max(0, self.requests - other.requests), errors=max(0, self.errors - other.errors),
             durations=tuple(max(0, all_ - part) for all_, part in zip(self.durations, other.durations, strict=True)),
-            units=max(0, self.units - other.units),
+            units=max(0, self.units - other.units), failing=self.failing.without(other.failing),
+            slow=self.slow.without(other.slow),
         )  # fmt: skip
 
 
@@ -73,7 +67,23 @@ class AccountCounts:
 
 def arm_counts(tally: ArmTally, units: int) -> ArmCounts:
     """Return what was counted of an arm."""
-    return ArmCounts(requests=tally.requests, errors=tally.errors, durations=tuple(tally.duration.counts), units=units)
+    return ArmCounts(
+        requests=tally.requests, errors=tally.errors, durations=tuple(tally.duration.counts), units=units,
+        failing=_units(tally.by_unit.failing), slow=_units(tally.by_unit.slow),
+    )  # fmt: skip
+
+
+def _units(rounds: Mapping[int, UnitShares]) -> Units:
+    found = {number: _shares(each) for number, each in sorted(rounds.items())}
+    return Units(whole=found.pop(WHOLE, NO_SHARES), rounds=tuple(found.items()))
+
+
+def _shares(told: UnitShares) -> Shares:
+    over = []
+    for share, units in told.over.items():
+        bad, of = share.split("/")
+        over.append((int(bad), int(of), units))
+    return Shares(first=Count(n=told.n, bad=told.bad), over=tuple(sorted(over)))
 
 
 def accounts_of(tally: Tally) -> tuple[AccountCounts, ...]:

@@ -18,7 +18,6 @@ from gateway.control.rollouts.account_counts import (
 )
 from gateway.control.rollouts.journey import Journey
 from gateway.decide.by_account import named
-from gateway.decide.confidence import Count
 from gateway.decide.events import AUTOMATION, StepFailed, StepInconclusive, StepPassed
 from gateway.decide.gates import AccountStreams, Gate, Streams, latency_threshold
 from gateway.decide.pair_gates import Finding
@@ -26,6 +25,7 @@ from gateway.decide.plan import Stage
 from gateway.decide.ratio import Exposures, Ratio, judge_ratio
 from gateway.decide.rollout import Phase, Rollout
 from gateway.decide.tick import Facts, decide, read_gates
+from gateway.decide.unit_shares import Units
 from gateway.decide.verdict import Reading, Verdict
 from gateway.observe.ledger import DURATION_BOUNDS
 from gateway.observe.tally import Tally
@@ -67,12 +67,16 @@ NO_PAIRS: Final = StagePairs()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageCounts:
-    """Both arms' requests in one stage of a rollout, the same by account, and what its pairs say."""
+    """Both arms' requests in one stage of a rollout, the same by account, and what its pairs say.
+
+    `multiplicity` is how often units were counted: see `Streams`.
+    """
 
     stage: int
     control: ArmCounts = NO_COUNTS
     candidate: ArmCounts = NO_COUNTS
     accounts: tuple[AccountCounts, ...] = ()
+    multiplicity: float = 1.0
     pairs: StagePairs = NO_PAIRS
 
 
@@ -87,6 +91,7 @@ def counts_of(tallies: Sequence[Tally], rollout: Rollout, pairs: StagePairs = NO
                 control=arm_counts(tally.control, len(tally.units.control)),
                 candidate=arm_counts(tally.candidate, len(tally.units.candidate)),
                 accounts=accounts_of(tally),
+                multiplicity=tally.multiplicity,
                 pairs=pairs,
             )
     return StageCounts(stage=rollout.stage, pairs=pairs)
@@ -94,10 +99,10 @@ def counts_of(tallies: Sequence[Tally], rollout: Rollout, pairs: StagePairs = NO
 
 def facts_of(counts: StageCounts, journey: Journey) -> Facts:
     """Return what the gates read of a stage's counts."""
-    streams = {ERROR_RATE: _streams(counts, ArmCounts.failed)}
-    threshold = journey.threshold_seconds
+    weight, threshold = journey.rollout.weight, journey.threshold_seconds
+    streams = {ERROR_RATE: _streams(counts, weight, lambda arm: arm.failing)}
     if threshold is not None:
-        slow = _streams(counts, lambda arm: arm.slow(threshold))
+        slow = _streams(counts, weight, lambda arm: arm.slow)
         streams[LATENCY] = replace(slow, threshold_seconds=threshold)
     pairs, stage = counts.pairs, journey.rollout.current
     if pairs.thumbs is not None:
@@ -110,17 +115,15 @@ def facts_of(counts: StageCounts, journey: Journey) -> Facts:
     )  # fmt: skip
 
 
-def _streams(counts: StageCounts, read: Callable[[ArmCounts], Count]) -> Streams:
+def _streams(counts: StageCounts, weight: int, read: Callable[[ArmCounts], Units]) -> Streams:
     """Return what a gate reads of both arms, of all and of each account."""
     accounts = tuple(
-        AccountStreams(
-            account=each.account, control=read(each.control), candidate=read(each.candidate), units=each.units
-        )
+        AccountStreams(account=each.account, control=read(each.control), candidate=read(each.candidate))
         for each in counts.accounts
     )
     return Streams(
         control=read(counts.control), candidate=read(counts.candidate), accounts=accounts,
-        callers=callers_of(counts.accounts),
+        callers=callers_of(counts.accounts), weight=weight, multiplicity=counts.multiplicity,
     )  # fmt: skip
 
 

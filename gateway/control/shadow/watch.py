@@ -21,10 +21,10 @@ from gateway.control.rollouts.journey import Journey
 from gateway.control.shadow.stage_evidence import StageEvidence
 from gateway.decide.assign import Arm
 from gateway.decide.by_account import OTHERS, without
-from gateway.decide.confidence import Count
 from gateway.decide.gates import AccountStreams, Streams
 from gateway.decide.plan import Stage
 from gateway.decide.rollout import Rollout
+from gateway.decide.unit_shares import Count, Units, units_of
 from gateway.decide.verdict import Reading
 from gateway.observe.tally import MOST_ACCOUNTS
 from gateway.store.evaluators import Evaluators
@@ -95,19 +95,22 @@ class Watch:
         if stage is None or all(gate.name != FEEDBACK for gate in stage.gates):
             return None
         counts = self._feedbacks.counts(rollout.id, rollout.stage)
-        control, candidate = (_count(counts, arm) for arm in Arm)
+        control, candidate = (_units(counts, arm) for arm in Arm)
         by_account = self._feedbacks.counts_by_account(rollout.id, rollout.stage, 2 * MOST_ACCOUNTS)
         accounts = [
-            AccountStreams(account=name, control=_count(each, Arm.CONTROL), candidate=_count(each, Arm.CANDIDATE))
+            AccountStreams(account=name, control=_units(each, Arm.CONTROL), candidate=_units(each, Arm.CANDIDATE))
             for name, each in by_account.items()
         ]
+        weight = rollout.weight
         rest = Streams(control=control, candidate=candidate)
         for each in accounts:
             rest = without(rest, each)
         if rest.control.n or rest.candidate.n:
             accounts.append(AccountStreams(account=OTHERS, control=rest.control, candidate=rest.candidate))
         accounts.sort(key=lambda each: -each.n)
-        return Streams(control=control, candidate=candidate, accounts=tuple(accounts), callers=len(accounts))
+        return Streams(
+            control=control, candidate=candidate, accounts=tuple(accounts), callers=len(accounts), weight=weight
+        )
 
     def _warnings(self) -> tuple[str, ...]:
         return () if self._evaluators.alive() else (NOBODY_COMPARES,)
@@ -139,9 +142,9 @@ class Watch:
                 return
 
 
-def _count(counts: Mapping[str, tuple[int, int]], arm: Arm) -> Count:
+def _units(counts: Mapping[str, tuple[int, int]], arm: Arm) -> Units:
     n, bad = counts.get(arm, (0, 0))
-    return Count(n=n, bad=bad)
+    return units_of(Count(n=n, bad=bad))
 
 
 class _Book:

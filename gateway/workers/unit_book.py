@@ -1,0 +1,59 @@
+"""The units of all stages that this gateway's workers tell of, as tallies to be added to theirs."""
+
+from collections.abc import Callable, Collection, Iterable
+from typing import Final
+
+from gateway.observe.tally import MOST_ACCOUNTS, AccountTally, ArmTally, Tally
+from gateway.observe.units import ArmUnits, Counted, Outcomes, StageUnits
+
+# Stages at once; the oldest go first. Those of rollouts that have ended go at the next look.
+MOST_STAGES: Final = 1024
+
+
+class UnitBook:
+    """Makes units of what workers tell; one writer.
+
+    Args:
+        now: Returns Unix seconds.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._stages: dict[tuple[str, int], tuple[str, StageUnits]] = {}
+
+    def take(self, told: Iterable[Outcomes]) -> None:
+        """Take what a worker tells."""
+        now = self._now()
+        for outcomes in told:
+            key = (outcomes.rollout, outcomes.stage)
+            if key not in self._stages:
+                while len(self._stages) >= MOST_STAGES:
+                    del self._stages[next(iter(self._stages))]
+                self._stages[key] = (outcomes.alias, StageUnits(outcomes.entered_at))
+            self._stages[key][1].take(outcomes, now)
+
+    def tallies(self, rollouts: Collection[str]) -> list[Tally]:
+        """Return the units of these rollouts' stages, and forget all others."""
+        self._stages = {key: each for key, each in self._stages.items() if key[0] in rollouts}
+        found, now = [], self._now()
+        for (rollout, stage), (alias, units) in self._stages.items():
+            units.close(now)
+            found.append(_tally(Tally(rollout=rollout, stage=stage, alias=alias), units.accounts))
+        return found
+
+
+def _tally(tally: Tally, accounts: dict[str, Counted]) -> Tally:
+    for each in accounts.values():
+        tally.control.by_unit.add(each.control)
+        tally.candidate.by_unit.add(each.candidate)
+    largest = sorted(accounts, key=lambda name: (-accounts[name].control.n - accounts[name].candidate.n, name))
+    for name in largest[: 2 * MOST_ACCOUNTS]:
+        each = accounts[name]
+        tally.accounts[name] = AccountTally(control=_arm(each.control), candidate=_arm(each.candidate))
+    return tally
+
+
+def _arm(units: ArmUnits) -> ArmTally:
+    arm = ArmTally()
+    arm.by_unit.add(units)
+    return arm
