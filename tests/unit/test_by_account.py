@@ -20,6 +20,7 @@ from gateway.decide.read_plan import InvalidPlan, parse_plan
 from gateway.decide.replay import record_of, replay
 from gateway.decide.rollout import Transition
 from gateway.decide.route import RolloutTag
+from gateway.decide.rules import RULES
 from gateway.decide.unit_shares import Count, units_of
 from gateway.decide.verdict import Verdict
 from gateway.observe.tally import MOST_ACCOUNTS, Tally, summed
@@ -126,7 +127,7 @@ def transitions(plan: Any = PLAN) -> tuple[Transition, Transition]:
 def journey(plan: Any = PLAN) -> Journey:
     _, started = transitions(plan)
     last = Last(at=100.0, by="me", event="Started")
-    return Journey(rollout=started.after, by="me", reason="r", started_at=100.0, last=last)
+    return Journey(rollout=started.after, by="me", reason="r", started_at=100.0, last=last, rules=RULES)
 
 
 def test_the_same_unit_of_two_accounts_is_two_units() -> None:

@@ -40,6 +40,7 @@ from gateway.decide.ratio import Exposures
 from gateway.decide.read_plan import InvalidPlan, parse_plan
 from gateway.decide.replay import KIND, replay
 from gateway.decide.rollout import Phase, Rollout
+from gateway.decide.rules import RULES
 from gateway.decide.unit_shares import Count, Shares, Units, units_of
 from gateway.observe.ledger import DURATION_BOUNDS, Cell
 from gateway.observe.tally import Tally
@@ -137,6 +138,7 @@ def journey(plan: object = RAMP, **fields: Any) -> Journey:
         "reason": "r",
         "started_at": 1.0,
         "last": Last(at=1.0, by="k", event="Started"),
+        "rules": RULES,
     }
     return Journey(rollout=rollout, **{**values, **fields})
 

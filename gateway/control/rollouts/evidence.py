@@ -24,6 +24,7 @@ from gateway.decide.pair_gates import Finding
 from gateway.decide.plan import Stage
 from gateway.decide.ratio import Exposures, Ratio, judge_ratio
 from gateway.decide.rollout import Phase, Rollout
+from gateway.decide.rules import RULES, what_changed
 from gateway.decide.tick import Facts, decide, read_gates
 from gateway.decide.unit_shares import Units
 from gateway.decide.verdict import Reading, Verdict
@@ -202,13 +203,23 @@ def next_stage(rollout: Rollout) -> Stage | None:
 def judged(journey: Journey, counts: StageCounts, now: float) -> StepPassed | StepFailed | StepInconclusive | None:
     """Return what automation brings about now, or None to wait.
 
-    A critical gate's failure comes first: to take a bad candidate back is right whatever the split. Then a mismatch
+    A critical gate's failure comes first: to take a bad candidate back is right whatever the split. Then a stage that
+    began by other rules is paused (`decide/rules.py`). Then a mismatch
     of the sample ratio, which makes comparisons worthless: nothing goes forward on them, and nothing is rolled back
     for it.
     """
-    rollout = journey.rollout
+    rollout, stage = journey.rollout, journey.rollout.current
+    if journey.rules != RULES:  # pairs of before were read by other rules; what is counted from now on is by these
+        counts = replace(counts, pairs=NO_PAIRS)
     facts = facts_of(counts, journey)
     event = decide(rollout, facts, now)
+    if journey.rules != RULES and stage is not None and not isinstance(event, StepFailed):
+        if rollout.phase is Phase.PAUSED:
+            return None
+        return StepInconclusive(
+            at=now, by=AUTOMATION, reason=what_changed(stage), stage=facts.stage, samples=facts.samples,
+            readings=read_gates(rollout, facts),
+        )  # fmt: skip
     if isinstance(event, StepFailed) or rollout.phase is not Phase.CANARY:
         return event
     ratio = ratio_of(counts, journey)

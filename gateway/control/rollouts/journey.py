@@ -16,6 +16,7 @@ from gateway.decide.plan import Stage, canonical
 from gateway.decide.ratio import Exposures
 from gateway.decide.read_plan import InvalidPlan, parse_plan
 from gateway.decide.rollout import Rollout, Transition
+from gateway.decide.rules import RULES
 from gateway.store.desired import RolloutRecord
 from gateway.store.errors import StoreUnreadable
 
@@ -45,6 +46,7 @@ class Journey:
         journal_after: Number of a journal entry before its first.
         judged_share: The share of pairs that a model was to judge when it began.
         entered: Index in the plan of each stage that was entered, in order: of stage 1, of stage 2, and so on.
+        rules: By which its present stage is judged (`decide/rules.py`); 1 of what an earlier release has stored.
     """
 
     rollout: Rollout
@@ -57,6 +59,7 @@ class Journey:
     journal_after: int = 0
     judged_share: float = 1.0
     entered: tuple[int, ...] = ()
+    rules: int = 1
 
     def stages(self) -> Iterator[tuple[int, Stage]]:
         """Yield each stage that was entered, with its number; of a rollout of an earlier release its present one."""
@@ -90,6 +93,7 @@ class Journey:
             # Whoever resumes after a mismatch has seen to it: what was counted before proves nothing any more.
             periods=() if is_again else periods,
             entered=(*self.entered, rollout.index) if is_new else self.entered,
+            rules=RULES if is_again else self.rules,
         )  # fmt: skip
 
     def with_threshold(self, seconds: float) -> "Journey":

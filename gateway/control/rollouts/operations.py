@@ -26,6 +26,7 @@ from gateway.decide.events import Aborted, Approved, Created, Event, Paused, Pro
 from gateway.decide.plan import Plan
 from gateway.decide.read_plan import parse_plan
 from gateway.decide.rollout import Rollout
+from gateway.decide.rules import RULES
 from gateway.observe.rollout_counts import RolloutCounts
 from gateway.observe.tally import Tally
 from gateway.store.desired import RolloutRecord, RouteRecord
@@ -123,7 +124,7 @@ class RolloutOperations:
                 drafted = Journey(
                     rollout=created.after, by=order.by, reason=order.reason, started_at=now,
                     last=Last(at=now, by=order.by, event="Created"), journal_after=head.number if head else 0,
-                    judged_share=judged_share(route),
+                    judged_share=judged_share(route), rules=RULES,
                 )  # fmt: skip
                 threshold = threshold_of(durations, started.after.current)
                 journey = drafted.after(started, threshold_seconds=threshold)
