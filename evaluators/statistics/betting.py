@@ -57,6 +57,8 @@ def _shares() -> tuple[float, ...]:
 SHARES: Final = _shares()
 _LOG_SHARES: Final = tuple(map(log, SHARES))
 _NOTHING: Final = (0.0,) * len(BETS)
+# Bets that have e^-40 of the best one's capital are no part of a sum of doubles.
+_NEGLIGIBLE: Final = 40.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,3 +141,30 @@ def _log_capital(n: int, sums: Sequence[float], boundary: float) -> float:
     ]
     top = max(terms)
     return top + log(sum([exp(term - top) for term in terms]))
+
+
+def slope_above(evidence: Evidence, boundary: float) -> tuple[float, float]:
+    """Return `log_e_above` and its slope in the boundary, never above 0."""
+    return _log_capital_and_slope(evidence.n, evidence.up, boundary)
+
+
+def slope_below(evidence: Evidence, boundary: float) -> tuple[float, float]:
+    """Return `log_e_below` and its slope in the boundary, never below 0."""
+    log_e, slope = _log_capital_and_slope(evidence.n, evidence.down, 1.0 - boundary)
+    return log_e, -slope
+
+
+def _log_capital_and_slope(n: int, sums: Sequence[float], boundary: float) -> tuple[float, float]:
+    if n == 0:
+        return 0.0, 0.0
+    terms = [
+        share + gained - n * log1p(bet * boundary) for share, gained, bet in zip(_LOG_SHARES, sums, BETS, strict=True)
+    ]
+    top = max(terms)
+    capital = slope = 0.0
+    for term, bet in zip(terms, BETS, strict=True):
+        if term > top - _NEGLIGIBLE:
+            part = exp(term - top)
+            capital += part
+            slope += part * bet / (1.0 + bet * boundary)
+    return top + log(capital), -n * slope / capital

@@ -8,6 +8,8 @@ readings says something else, the gate is inconclusive, and its reason names the
 Leaving something out makes no verdict more likely, so each gate's part of alpha still holds. It
 costs time: a verdict waits until the accounts beside the largest one show it too. Where one
 account makes all the traffic there is nobody else to ask; then it decides, and the reason says so.
+
+Nor does one account hide a bad candidate, by failing on the control alone: see `_against_hiding` in `gates.py`.
 """
 
 from dataclasses import replace
@@ -37,7 +39,7 @@ def judge_by_account(gate: Gate, streams: Streams | None, alpha: float, pass_alp
     if streams.callers < 2:
         return replace(whole, reason=f"{whole.reason}; {_all_of_one(streams)}")
     for account in streams.accounts:
-        rest = judge_streams(gate, without(streams, account), alpha, pass_alpha)
+        rest = judge_streams(gate, streams.without(account), alpha, pass_alpha)
         if rest.verdict is not whole.verdict:
             said = "fails" if whole.verdict is Verdict.FAIL else "passes"
             reason = (
@@ -45,14 +47,6 @@ def judge_by_account(gate: Gate, streams: Streams | None, alpha: float, pass_alp
             )
             return replace(whole, verdict=Verdict.INCONCLUSIVE, reason=reason)
     return whole
-
-
-def without(streams: Streams, account: AccountStreams) -> Streams:
-    """Return the counts of all but one account."""
-    return replace(
-        streams, control=streams.control.without(account.control),
-        candidate=streams.candidate.without(account.candidate),
-    )  # fmt: skip
 
 
 def named(account: str) -> str:

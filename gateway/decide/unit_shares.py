@@ -211,10 +211,13 @@ def _with_rounds(control: Units, candidate: Units, log_e: Callable[[Shares, Shar
     return top + log(sum(part * exp(each - top) for part, each in parts))
 
 
+# Gates are read several times at each look, with and without each account: mostly of counts that stand still.
+@lru_cache(maxsize=4096)
 def _worse(control: Shares, candidate: Shares, margin: float) -> float:
     return _either(control, candidate, lambda one, other: log_e_worse(other, one, margin, kept=KEPT))
 
 
+@lru_cache(maxsize=4096)
 def _not_worse(control: Shares, candidate: Shares, margin: float) -> float:
     return _either(control, candidate, lambda one, other: log_e_not_worse(other, one, margin, kept=KEPT))
 
@@ -230,7 +233,6 @@ def _one_sided(shares: Shares, limit: float, *, is_above: bool) -> float:
     return mean_of([log_e(each, 1 - limit) for each in (_of_first(shares.first), _of_over(shares.over))])
 
 
-# Gates are read anew at each look, and again without each account: mostly of counts that stand still.
 @lru_cache(maxsize=4096)
 def _of_first(count: Count) -> Evidence:
     return Evidence().add(1.0, count.n - count.bad).add(0.0, count.bad)

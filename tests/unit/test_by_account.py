@@ -62,6 +62,17 @@ def test_what_fails_for_several_accounts_fails() -> None:
     assert (reading.accounts[0].n, reading.accounts[0].bad, reading.accounts[0].control_n) == (500, 400, 500)
 
 
+def test_one_account_that_fails_on_the_control_alone_does_not_hide_a_bad_candidate() -> None:
+    hiding = ("hiding", (400, 300), (400, 0))  # the control fails 15 % in all, the candidate 8 %
+    several = (("a", (800, 1), (800, 80)), ("b", (800, 1), (800, 80)))
+    reading = judge_by_account(GATE, streams(hiding, *several), 0.01)
+    assert reading.verdict is Verdict.FAIL
+    assert "error rate 10.00% > control 0.12% + margin 1.00% (n=1,600 units" in reading.reason
+    assert reading.reason.endswith("; without account `hiding`, beside which it looks well")
+    alone = judge_by_account(GATE, streams(hiding, several[0]), 0.01)
+    assert alone.verdict is Verdict.INCONCLUSIVE, "what one account says beside it is one account's word"
+
+
 def test_one_account_alone_cannot_pass_a_gate_where_several_call() -> None:
     reading = judge_by_account(GATE, streams(("loud", (50_000, 0), (50_000, 0)), ("few", (20, 0), (20, 0))), 0.01)
     assert reading.verdict is Verdict.INCONCLUSIVE

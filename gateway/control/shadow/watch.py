@@ -20,7 +20,7 @@ from gateway.control.rollouts.evidence import FEEDBACK, NO_PAIRS, StagePairs
 from gateway.control.rollouts.journey import Journey
 from gateway.control.shadow.stage_evidence import StageEvidence
 from gateway.decide.assign import Arm
-from gateway.decide.by_account import OTHERS, without
+from gateway.decide.by_account import OTHERS
 from gateway.decide.gates import AccountStreams, Streams
 from gateway.decide.plan import Stage
 from gateway.decide.rollout import Rollout
@@ -104,7 +104,7 @@ class Watch:
         weight = rollout.weight
         rest = Streams(control=control, candidate=candidate)
         for each in accounts:
-            rest = without(rest, each)
+            rest = rest.without(each)
         if rest.control.n or rest.candidate.n:
             accounts.append(AccountStreams(account=OTHERS, control=rest.control, candidate=rest.candidate))
         accounts.sort(key=lambda each: -each.n)
