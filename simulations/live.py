@@ -175,7 +175,9 @@ def first_verdict(scene: Scene, step: Step, verdict: Verdict, alpha: float = 0.0
     if verdict is Verdict.PASS:
         looks = np.unique(np.ceil(1.02 ** np.arange(0, log(scene.seconds) / log(1.02))).astype(int))
     elif scene.ratio is None:
-        looks = looks[_most_evidence(scene, step, looks) >= -log(alpha / GATES)]
+        rests = [step.account != name for name in range(len(scene.accounts))]
+        most = [_most_evidence(scene, step, looks, who) for who in (np.full(len(step.at), True), *rests)]
+        looks = looks[np.max(most, axis=0) >= -log(alpha / GATES)]
     for look in looks:
         streams = _streams(scene, step, float(look))
         if judge_by_account(scene.gate, streams, alpha / GATES, alpha).verdict is verdict:
@@ -183,13 +185,13 @@ def first_verdict(scene: Scene, step: Step, verdict: Verdict, alpha: float = 0.0
     return np.inf, 0
 
 
-def _most_evidence(scene: Scene, step: Step, looks: Array) -> Array:
-    """Return (n_looks,) log e-values for failing that are never below the gate's: at the control's mean."""
+def _most_evidence(scene: Scene, step: Step, looks: Index, who: Mask) -> Array:
+    """Return (n_looks,) log e-values for failing of some accounts, never below the gate's: at the control's mean."""
     parts = [np.full(len(looks), log(FRESH))]
     for number in np.unique(step.round):
         share = 1 - FRESH if number == 0 else FRESH * 2.0 ** -int(number)
         for is_first in (True, False):
-            picked = (step.round == number) & ((step.of == 0) == is_first)
+            picked = who & (step.round == number) & ((step.of == 0) == is_first)
             parts.append(_at_controls_mean(scene, step, looks, picked) + log(share / 2))
     return np.logaddexp.reduce(parts)
 

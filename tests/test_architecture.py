@@ -40,6 +40,8 @@ PURE = (
     "gateway/serve/model_list.py",
     "gateway/observe/ledger.py",
     "gateway/observe/tally.py",
+    "gateway/observe/units.py",
+    "gateway/workers/unit_book.py",
     "gateway/observe/rollout_counts.py",
     "gateway/observe/shadow_counts.py",
     "gateway/control/shadow/growth.py",
@@ -252,6 +254,8 @@ def test_decisions_import_the_standard_library_and_pure_files_only() -> None:
         # What gates of compared pairs are called, and what is allowed where a plan says nothing.
         "evaluators/judge/criteria.py",
         "evaluators/compare/comparator.py",
+        # What both arms' units say is weighed by the same bets as what pairs say.
+        "evaluators/statistics",
     )
     offenders = [
         (path, name)

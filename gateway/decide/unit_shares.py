@@ -41,8 +41,8 @@ MOST_REQUESTS: Final = 8
 IDLE_SECONDS: Final = 30.0
 # The first round ends so long after a stage began; each that follows is twice as long as all before it.
 ROUND_SECONDS: Final = 600.0
-# Rounds' part of the capital: what finding a candidate that breaks late costs one that is bad from the start, 0.2 nats.
-FRESH: Final = 0.2
+# Rounds' part of the capital: what finding a candidate that breaks late costs one that is bad from the start, 0.1 nats.
+FRESH: Final = 0.1
 # What each arm's bets do not stake: at a weight of 1 % the control has a hundred times the candidate's units.
 KEPT: Final = 0.1
 # Alternatives for how many times worse: from 1.4 to 32 times the ratio that is allowed, and as much below it.
@@ -100,6 +100,11 @@ class Shares:
         if 2 * units < self.first.n or not units:
             return self.first.rate
         return sum(bad / of * n for bad, of, n in self.over) / units
+
+    @property
+    def some_bad(self) -> int:
+        """Units that had something bad, as far as they have counted."""
+        return max(self.first.bad, sum(n for bad, _, n in self.over if bad))
 
     def without(self, other: "Shares") -> "Shares":
         """Return what is left when a part is taken out; see `Count.without`."""

@@ -25,7 +25,7 @@ _BADNESS: Final = {verdict: rank for rank, verdict in enumerate(Verdict)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountShare:
-    """What one account has contributed to a gate's counts: of each arm units, and those whose first request was bad."""
+    """What one account has contributed to a gate's counts: of each arm units, and those that had something bad."""
 
     account: str
     n: int
