@@ -36,6 +36,7 @@ LONGEST = 300  # requests of one unit
 # Of a look: what one collection, one beat of the gateways and one look of the leader cost before anything is decided.
 DELAY_SECONDS = 2
 _ARMS = ((0, "control"), (1, "candidate"))
+_HOPELESS = 5.5  # nats; a part of what is less than a sixth of a per cent's evidence adds nothing to it
 _EACH = 16  # more than requests by which a unit is judged
 _BETS, _LOG_SHARES = np.array(BETS), np.log(np.array(SHARES))
 
@@ -207,13 +208,22 @@ def _at_controls_mean(scene: Scene, step: Step, looks: Array, picked: Array) -> 
         for which, count in zip((0, 1), n, strict=True)
     ]
     found = np.full(len(looks), -np.inf)
-    may = np.flatnonzero((mean[1] > mean[0] + scene.margin) & (n[0] > 0))
+    allowed = np.minimum(1.0, mean[0] + scene.margin)
+    # No bet on numbers in [0, 1] wins more than n times the divergence of a coin with their mean.
+    most = np.maximum(n[1], 1) * _divergence(mean[1], allowed)
+    may = np.flatnonzero((mean[1] > allowed) & (n[0] > 0) & (most >= _HOPELESS))
     if len(may):
-        boundary = np.minimum(1.0, mean[0][may] + scene.margin)
+        boundary = allowed[may]
         mine = _capital(badness, arm == 1, upto[may], n[1][may], boundary)
         theirs = _capital(1 - badness, arm == 0, upto[may], n[0][may], 1 - mean[0][may])
         found[may] = mine + theirs
     return found
+
+
+def _divergence(one: Array, other: Array) -> Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        parts = [np.where(p > 0, p * np.log(p / q), 0.0) for p, q in ((one, other), (1 - one, 1 - other))]
+    return parts[0] + parts[1]
 
 
 def _upto(values: Array, upto: Index) -> Array:

@@ -110,7 +110,7 @@ def support(gateway: RunningGateway, engine: FakeEngine, tmp_path: Path) -> Iter
     yield Support(gateway, engine, alias, versions)
     engine.set(failing="")
     # One that is left open may move on later, in the middle of another test's journal.
-    gateway.admin("POST", f"routes/{alias}/rollout/abort", {"reason": "the test is over"})
+    gateway.admin("POST", f"rollouts/{alias}/abort", {"reason": "the test is over"})
 
 
 def test_a_good_candidate_is_promoted_by_plan_and_a_failing_one_taken_back_by_itself(support: Support) -> None:

@@ -1,15 +1,20 @@
 """Seeded simulations of what the gates promise: false alarms no more often than alpha, at every look."""
 
 from collections.abc import Callable
-from math import log, sqrt
 
 import numpy as np
 import pytest
 
-from gateway.decide.confidence import Count, log_e_value
+from gateway.control.rollouts.account_counts import arm_counts
+from gateway.decide.assign import Arm
 from gateway.decide.gates import Gate, Streams, judge_streams
 from gateway.decide.ratio import Exposures, judge_ratio
+from gateway.decide.route import RolloutTag
+from gateway.decide.unit_shares import Count, units_of
 from gateway.decide.verdict import Verdict
+from gateway.pipeline import Exposure
+from simulations.live import Account, Scene, drawn, first_verdict
+from tests.unit_counts import Worker
 
 pytestmark = pytest.mark.simulation
 
@@ -20,7 +25,7 @@ Rates = Callable[[np.random.Generator], np.ndarray]
 
 
 def share_with(verdict: Verdict, rates: Rates, excess: float, *, share: float, per_look: int) -> float:
-    """Return the share of runs in which the gate ever says `verdict`, looking after every interval.
+    """Return the share of runs in which the gate ever says `verdict`, looking after every interval; a unit asks once.
 
     Args:
         verdict: What is counted.
@@ -37,17 +42,30 @@ def share_with(verdict: Verdict, rates: Rates, excess: float, *, share: float, p
         control_n = per_look - candidate_n
         control_bad = draw.binomial(control_n, rate).cumsum()
         candidate_bad = draw.binomial(candidate_n, np.minimum(1.0, rate + excess)).cumsum()
-        sums = zip(control_n.cumsum(), control_bad, candidate_n.cumsum(), candidate_bad, strict=True)
+        sums = [
+            each
+            for each in zip(control_n.cumsum(), control_bad, candidate_n.cumsum(), candidate_bad, strict=True)
+            if _may_say(verdict, *map(int, each))
+        ]
         hits += any(
             judge_streams(
                 GATE,
-                Streams(control=Count(n=int(n), bad=int(bad)), candidate=Count(n=int(m), bad=int(worse))),
+                Streams(
+                    control=units_of(Count(n=int(n), bad=int(bad))),
+                    candidate=units_of(Count(n=int(m), bad=int(worse))),
+                ),
                 ALPHA,
             ).verdict
             is verdict
             for n, bad, m, worse in sums
         )
     return hits / RUNS
+
+
+def _may_say(verdict: Verdict, n: int, bad: int, m: int, worse: int) -> bool:
+    """Whether the means allow it at all: there is no evidence that a mean is beyond where it is seen."""
+    difference = worse / max(1, m) - bad / max(1, n) - GATE.margin
+    return difference > 0 if verdict is Verdict.FAIL else difference < 0
 
 
 def steady(rate: float) -> Rates:
@@ -62,26 +80,6 @@ def stormy(draw: np.random.Generator) -> np.ndarray:
 def drifting(draw: np.random.Generator) -> np.ndarray:
     """A rate that wanders between 0 and 30 %."""
     return 0.15 + 0.15 * np.sin(np.linspace(0, 6, LOOKS) + 6 * draw.random())
-
-
-def share_that_ever_misses(is_missed: Callable[[int, int], bool], rate: float) -> float:
-    """Return the share of 2,000 streams in which `is_missed(n, bad)` at any of 200 looks, every 10 requests."""
-    draw = np.random.default_rng(11)
-    bad = draw.binomial(10, rate, (2_000, 200)).cumsum(axis=1)
-    return sum(any(is_missed(10 * at, int(seen)) for at, seen in enumerate(run, 1)) for run in bad) / 2_000
-
-
-@pytest.mark.parametrize("rate", [0.01, 0.3])
-def test_bounds_miss_the_truth_no_more_often_than_alpha_where_a_fixed_interval_does_far_more_often(rate: float) -> None:
-    def is_outside(n: int, bad: int) -> bool:
-        return log_e_value(Count(n=n, bad=bad), rate) >= -log(ALPHA)
-
-    def is_outside_fixed(n: int, bad: int) -> bool:
-        return n >= 100 and abs(bad / n - rate) > 1.96 * sqrt(rate * (1 - rate) / n)
-
-    misses, fixed = share_that_ever_misses(is_outside, rate), share_that_ever_misses(is_outside_fixed, rate)
-    assert 0 < misses <= ALPHA  # never missing at all would mean that the test has no power
-    assert fixed > 4 * ALPHA
 
 
 WEATHER = {"low": steady(0.001), "high": steady(0.05), "storm": stormy, "drift": drifting}
@@ -127,3 +125,59 @@ def test_a_split_that_is_off_by_a_tenth_is_found() -> None:
             judge_ratio([Exposures(weight=1_000, control=100_000 - candidate, candidate=candidate)]).verdict
             is Verdict.FAIL
         )
+
+
+# Units that call more than once
+
+
+def share_of_runs(scene: Scene, verdict: Verdict, runs: int) -> float:
+    draw = np.random.default_rng(20_261_130)
+    return float(np.mean([np.isfinite(first_verdict(scene, drawn(scene, draw), verdict)[0]) for _ in range(runs)]))
+
+
+@pytest.mark.parametrize("requests", [1.0, 30.0])
+@pytest.mark.parametrize("weight", [0.05, 0.5])
+def test_units_that_always_fail_in_both_arms_do_not_roll_a_harmless_candidate_back(
+    requests: float, weight: float
+) -> None:
+    assert share_of_runs(Scene(weight=weight, requests=requests, bad=(0.02, 0.02)), Verdict.FAIL, 300) <= 0.01
+
+
+def test_an_outage_of_both_arms_does_not_roll_a_harmless_candidate_back() -> None:
+    assert share_of_runs(Scene(weight=0.05, outage=("anywhere", 30.0)), Verdict.FAIL, 300) <= 0.01
+
+
+HONEST = Account(share=0.2, bad=(0.0, 0.0))
+
+
+def test_one_account_neither_rolls_a_candidate_back_nor_hides_what_is_wrong_with_it() -> None:
+    loud = (Account(share=0.2, bad=(0.0, 1.0)), *[HONEST] * 4)
+    assert share_of_runs(Scene(weight=0.05, accounts=loud), Verdict.FAIL, 100) <= 0.01
+    hiding = (Account(share=0.2, bad=(1.0, 0.0)), *[HONEST] * 4)
+    assert share_of_runs(Scene(weight=0.5, accounts=hiding, errors=(0.001, 0.1)), Verdict.FAIL, 20) >= 0.9
+
+
+def test_a_candidate_that_fails_everything_is_found_within_seconds() -> None:
+    scene = Scene(weight=0.05, rate=100.0, requests=1.0, errors=(0.001, 1.0), seconds=60)
+    draw = np.random.default_rng(20_261_130)
+    times = [first_verdict(scene, drawn(scene, draw), Verdict.FAIL)[0] for _ in range(100)]
+    assert np.quantile(times, 0.99) <= 5.0
+
+
+def test_a_candidate_that_breaks_after_everybody_has_called_is_found_by_its_rounds() -> None:
+    # Forty units of each arm that call all the time; from the eleventh minute on the candidate's requests fail.
+    worker = Worker(0.0)
+    for second in range(0, 660, 5):
+        worker.now = float(second)
+        for unit in range(80):
+            arm = Arm.CANDIDATE if unit % 2 else Arm.CONTROL
+            tag = RolloutTag(id="r", stage=1)
+            is_error = arm is Arm.CANDIDATE and second >= 600
+            worker.count(Exposure(tag, "support", arm, str(unit), "app"), is_error=is_error)
+        (tally,) = worker.report({"r"})
+        control, candidate = (arm_counts(each, 0).failing for each in (tally.control, tally.candidate))
+        verdict = judge_streams(GATE, Streams(control=control, candidate=candidate), 0.01 / 6).verdict
+        assert (verdict is Verdict.FAIL) == (second >= 605), second
+        if verdict is Verdict.FAIL:
+            break
+    assert candidate.whole.first.bad == 0, "by what they said in the first ten minutes it is well"
