@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import structs
 
 from gateway.control.rollouts.carrying_out import routed
@@ -15,7 +17,7 @@ from gateway.decide.authenticate import Principal, Role
 from gateway.decide.read_plan import parse_plan
 from gateway.decide.rollout import Phase, Rollout
 from gateway.decide.route import Base, EngineView, Route, RouteTable
-from gateway.decide.sample import Mirror, pick_copy
+from gateway.decide.sample import Mirror, noise_of_control, pick_copy
 from gateway.mirror.taken import NoPair, Taken, sample_of, session_of, task_of
 from gateway.pipeline import Call, answer
 from gateway.store.desired import Desired, JudgePolicy, MirrorPolicy, RolloutRecord, RouteRecord, Shadow
@@ -174,6 +176,19 @@ def test_no_noise_is_asked_in_a_stage_where_nobody_reads_it() -> None:
     shadow = Shadow(candidate=B, share=10_000)
     for policy in (None, MirrorPolicy(share=9), MirrorPolicy(share=9, noise_share=5_000)):
         assert shares(built(route(shadow=shadow, mirror=policy)), 0) == {"candidate control": 1.0}
+
+
+def test_a_stage_that_an_earlier_release_stored_is_read_as_one_that_needs_no_noise() -> None:
+    stored = b'{"candidate": "%s", "share": 500}' % B.encode()
+    assert msgspec.json.decode(stored, type=Shadow) == Shadow(candidate=B, share=500, needs_noise=False)
+
+
+@given(st.integers(0, 10_000), st.integers(0, 10_000))
+def test_noise_of_control_is_never_more_than_asked_and_leaves_some_of_controls_copies(share: int, weight: int) -> None:
+    of_control = noise_of_control(share, weight)
+    assert 0 <= of_control <= 10_000
+    assert of_control * (10_000 - weight) <= share * 10_000 + 10_000, "rounding apart"
+    assert weight == 0 or of_control <= max(share, 7_000)
 
 
 def test_a_judge_gets_noise_for_its_calibration_in_a_stage_and_a_route_its_own_share_without_one() -> None:
