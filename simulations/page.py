@@ -1,15 +1,10 @@
-"""The tables of docs/statistics.md, made of results.json, each between its own two marks."""
+"""The tables of the pages in docs/, made of results.json, each between its own two marks."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 Results = Mapping[str, Any]
-
-
-def tables(results: Results) -> dict[str, str]:
-    """Return each table's name and its text."""
-    return {name: make(results) for name, make in _TABLES.items()}
 
 
 def tables_of(name: str, results: Results) -> str:
@@ -17,13 +12,14 @@ def tables_of(name: str, results: Results) -> str:
     return _TABLES[name](results)
 
 
-def rewritten(page: str, results: Results) -> str:
-    """Return the page with its tables as the results say.
+def rewritten(page: str, results: Results, names: Iterable[str]) -> str:
+    """Return a page with its tables, of these names, as the results say.
 
     Raises:
         ValueError: The page has no place for a table.
     """
-    for name, table in tables(results).items():
+    for name in names:
+        table = tables_of(name, results)
         pattern = re.compile(rf"(<!-- simulated: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         if not pattern.search(page):
             raise ValueError(f"the page has no place for `{name}`: `<!-- simulated: {name} -->` … `<!-- end -->`")
@@ -90,6 +86,77 @@ def _alarms(results: Results) -> str:
     return _table("sessions | run length promised | mean until a false alarm | median delay", rows)
 
 
+def _noise_share(results: Results) -> str:
+    shares = list(next(iter(results["noise_share"].values())))
+    head = " | ".join(
+        ["pairs of both kinds, median, by the share of noise pairs", *(f"{float(s):.0%}" for s in shares)]
+    )
+    rows = [[case, *map(_count, told.values())] for case, told in results["noise_share"].items()]
+    return _table(head.replace("%", " %"), rows)
+
+
+def _needed(results: Results) -> str:
+    rows = [
+        [case, *("; ".join(map(_count, each)) for each in told.values())]
+        for case, told in results["pairs_needed"].items()
+    ]
+    gates = list(next(iter(results["pairs_needed"].values())))
+    return _table(" | ".join(["", *(f"{count} gates" for count in gates)]), rows)
+
+
+def _margins(results: Results) -> str:
+    rows = [
+        [
+            case,
+            _count(told["none"]),
+            f"{100 * told['margin']:g} points",
+            _count(told["default"], missing="never: allowed"),
+        ]
+        for case, told in results["default_margins"].items()
+    ]
+    return _table("sessions until it fails, median | margin 0 | default margin | at the default margin", rows)
+
+
+def _order(results: Results) -> str:
+    rows = [[case, *map(_percent, told.values())] for case, told in results["session_order"].items()]
+    return _table("ever rolled back, sessions count | as they end | as they began (ours)", rows)
+
+
+def _sliding(results: Results) -> str:
+    rows = [[case, *map(_percent, told.values())] for case, told in results["sliding"].items()]
+    return _table("the interval lacks the truth | at a look | ever in 20,000 sessions", rows)
+
+
+def _marks(results: Results) -> str:
+    rows = [
+        [case, _percent(told["wrong"]), _percent(told["any_wrong"]), _percent(told["found"]) if told["found"] else ""]
+        for case, told in results["marks"].items()
+    ]
+    return _table("marked where | of the marks wrong | reports with a wrong mark | of the differences marked", rows)
+
+
+def _psi(results: Results) -> str:
+    rows = [
+        [case, f"{told['mean']:.3f}", f"{told['formula']:.3f}", _percent(told["above"]), f"{told['bits']:.4f}"]
+        for case, told in results["psi_bias"].items()
+    ]
+    head = "two draws of one mix | mean PSI | (k - 1)(1/n + 1/m) | PSI of 0.2 or more | mean Jensen-Shannon, bits"
+    return _table(head, rows)
+
+
+def _correlated(results: Results) -> str:
+    rows = [[case, *map(_count, told.values())] for case, told in results["correlated_alarms"].items()]
+    return _table("sessions that repeat the one before | at the limit | half of the tolerance away from it", rows)
+
+
+def _ratio(results: Results) -> str:
+    rows = [
+        [case, *(_percent(each) if each < 1 else _count(each) for each in told.values())]
+        for case, told in results["sample_ratio"].items()
+    ]
+    return _table("units until a mismatch is told, median | concentration 100 | 1,000 (ours)", rows)
+
+
 _TABLES: dict[str, Callable[[Results], str]] = {
     "false_rollbacks": _shares("false_rollbacks", 5),
     "false_passes": _shares("false_passes", 5),
@@ -103,4 +170,18 @@ _TABLES: dict[str, Callable[[Results], str]] = {
     "passing": _waiting("passing"),
     "noise_power": _noise,
     "alarms": _alarms,
+    "default_margins": _margins,
+    "noise_share": _noise_share,
+    "pairs_needed": _needed,
+    "session_order": _order,
+    "sliding": _sliding,
+    "marks": _marks,
+    "psi_bias": _psi,
+    "correlated_alarms": _correlated,
+    "sample_ratio": _ratio,
+}
+# Page in docs/ → its tables.
+PAGES: dict[str, tuple[str, ...]] = {
+    "statistics.md": tuple(name for name in _TABLES if name != "pairs_needed"),
+    "gates.md": ("pairs_needed",),
 }

@@ -301,8 +301,9 @@ class CriterionEvidence:
         if unscored and unscored >= MANY * (unscored + self._pairs):
             most = ", ".join(f"{reason} {count:,}" for reason, count in self._unscored.most_common(3))
             told.append(f"{unscored:,} pairs unscored: {most}")
-        if self._sessions.left_out and self._sessions.left_out >= MANY * self._pairs:
-            told.append(f"{self._sessions.left_out:,} pairs of sessions that had counted")
+        late = self._sessions.left_out - self._sessions.of_other_stream
+        if late and late >= MANY * self._pairs:
+            told.append(f"{late:,} pairs of sessions that had counted")
         if waiting and not self._trial.evidence.n:
             told.append(f"{waiting:,} pairs of open sessions")
         if self._cut:

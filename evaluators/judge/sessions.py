@@ -71,6 +71,8 @@ class SessionMeans:
 
     Attributes:
         left_out: Pairs that came for a session which had counted already, or for its other stream.
+        of_other_stream: Those of them that came for the other stream: where two are read, a session of several pairs
+            has some.
     """
 
     def __init__(self, idle_seconds: float = IDLE_SECONDS, most_pairs: int = MOST_PAIRS) -> None:
@@ -80,8 +82,9 @@ class SessionMeans:
         self._most_pairs = most_pairs
         self._open: dict[Hashable, _Session] = {}  # the longest idle first
         self._line: dict[Hashable, _Session] = {}  # not handed out yet; the one that began first is first
-        self._closed: dict[Hashable, None] = {}  # the oldest first
+        self._closed: dict[Hashable, str] = {}  # session → its stream, the oldest first
         self.left_out = 0
+        self.of_other_stream = 0
 
     @property
     def waiting(self) -> int:
@@ -106,8 +109,10 @@ class SessionMeans:
         if found is not None and self._is_over(found, at):
             self._close(session)
             found = None
+        known = found.stream if found is not None else self._closed.get(session)
         if session in self._closed or (found is not None and found.stream != stream):
             self.left_out += 1
+            self.of_other_stream += known != stream
             return self._handed_out()
         if found is None:
             found = self._line[session] = _Session(stream, at, at)
@@ -144,8 +149,9 @@ class SessionMeans:
         return now - found.last >= self._idle_seconds or now - found.began >= LONGEST * self._idle_seconds
 
     def _close(self, session: Hashable) -> None:
-        self._open.pop(session).is_closed = True
-        self._closed[session] = None
+        found = self._open.pop(session)
+        found.is_closed = True
+        self._closed[session] = found.stream
         if len(self._closed) > MOST_CLOSED:
             del self._closed[next(iter(self._closed))]
 

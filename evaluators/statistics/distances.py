@@ -1,8 +1,9 @@
 """How far two distributions over categories are apart: for reports and limits of people, not for gates.
 
-Both are made of counts and both are finite whatever is empty. Neither knows how much data stands behind it: of
-few observations two draws of one mix look apart, by about (categories - 1) / n for PSI. So alarms come from
-`detector`, and these say how big what was found is.
+Both are made of counts and both are finite whatever is empty. Neither knows how much data stands behind it: two
+draws of one mix, n and m observations, look apart by (categories - 1) · (1/n + 1/m) on average for PSI, and by an
+eighth of that over ln 2 for Jensen-Shannon (docs/statistics.md has a table). So alarms come from `detector`, and these
+say how big what was found is.
 """
 
 from collections.abc import Iterable, Mapping

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from gateway.cli.shadow import queue_line
 from gateway.cli.shadow_plots import PlotsMissing, e_values, kl_over_pairs, log_ratios, scores_by_task
-from gateway.cli.shadow_table import levels_of, marked, over_time_line, several
+from gateway.cli.shadow_table import LEGEND, levels_of, marked, marked_out, over_time_line, several
 from gateway.cli.tables import when
 
 __all__ = ["PlotsMissing", "page"]
@@ -119,15 +119,17 @@ def _tiles(each: Mapping[str, Any]) -> str:
     drift, judge = each["drift"], each["judge"]
     tiles: list[tuple[str, str]] = []
     if drift is not None:
+        kl = {"stands_out": drift["stands_out"].get("kl")}
         tiles += [
-            (f"{drift['kl']:.4f}", "KL, nats a token" + _within(drift)),
+            (marked_out(f"{drift['kl']:.4f}", kl), "KL, nats a token" + _within(drift)),
             (_number(drift["noise"], ".4f"), "KL of noise"),
             (f"{drift['quantiles']['p90']:.3f}", "KL, 90th percentile"),
             (f"{drift['moved_share']:.1%}", "tokens moved by over 1 nat"),
             (f"{drift['top1_agreement']:.1%}", "same first choice"),
         ]
     if judge is not None:
-        tiles.append((f"{judge['win_ratio']:.1%}", f"judge's win ratio (itself: {_number(judge['noise'], '.1%')})"))
+        ratio = marked_out(f"{judge['win_ratio']:.1%}", judge)
+        tiles.append((ratio, f"judge's win ratio (itself: {_number(judge['noise'], '.1%')})"))
     for name, about in (("control_tokens", "control's"), ("other_tokens", "version's")):
         if each[name] is not None:
             tiles.append((f"{each[name]['mean']:.0f}", f"{about} tokens a reply"))
@@ -171,9 +173,10 @@ def _told(figure: Mapping[str, Any]) -> tuple[str, str, str, str]:
             None if value is None else 2 * value - 1 for value in (figure["mean"], figure["noise"], *bounds)
         )
         between = "–" if low is None or high is None else f"{low:+.1%} … {high:+.1%}"
-        return _number(mean, "+.1%"), between, _number(noise, "+.1%"), "–"
+        return marked_out(_number(mean, "+.1%"), figure), between, _number(noise, "+.1%"), "–"
     between = "–" if bounds[0] is None else f"{bounds[0]:.3f} … {bounds[1]:.3f}"
-    return f"{figure['mean']:.4f}", between, _number(figure["noise"], ".4f"), _number(figure["excess"], "+.4f")
+    mean_told = marked_out(f"{figure['mean']:.4f}", figure)
+    return mean_told, between, _number(figure["noise"], ".4f"), _number(figure["excess"], "+.4f")
 
 
 def _end(report: Mapping[str, Any]) -> Iterator[str]:
@@ -196,7 +199,7 @@ def _end(report: Mapping[str, Any]) -> Iterator[str]:
         lines.append(f"Spent in the last hour: {report['spent_tokens']:,} tokens")
     yield from (f"<p>{escape(line[:1].upper() + line[1:])}</p>" for line in lines)
     yield (
-        '<p class="sub">Intervals hold at every look at once with 95 %, over session means. A score of 1 is equal to '
+        f'<p class="sub">{escape(LEGEND)} A score of 1 is equal to '
         "the control; where each answer has a number of its own, the score is the difference. Excess is how much more "
         "the sides differ than a version does from itself.</p>"
     )

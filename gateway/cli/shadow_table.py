@@ -10,11 +10,19 @@ from gateway.cli.tables import show_table, when
 # More columns do not fit on a terminal; the JSON and the page have all.
 MOST_TASKS: Final = 4
 _LEVELS: Final = ("kl", "token_flip", "moved_share")
+OUT: Final = "*"
 _HEADINGS: Final = {
     "candidate": "{version}, candidate, against {control}",
     "base": "{version} against the base {control}",
     "noise": "{version} against itself: noise",
 }
+
+
+# What the figures are, for whoever reads them; the page says the same.
+LEGEND: Final = (
+    "Means and intervals are over sessions. 95 % is at this look: the pairs that are read slide on. "
+    f"{OUT} stands out: of all figures that are marked in this report at most 5 % differ by chance alone."
+)
 
 
 def show(report: Mapping[str, Any]) -> None:
@@ -25,6 +33,9 @@ def show(report: Mapping[str, Any]) -> None:
         say("Nothing was compared: mirror the route's requests (`mirror`), or roll out with a `shadow` stage.")
     for each in report["comparisons"]:
         _comparison(each)
+    if report["comparisons"]:
+        say()
+        say(f"  {LEGEND}")
     if report["rollout"] is not None:
         _rollout(report["rollout"])
     for each in report["over_time"]:
@@ -84,12 +95,18 @@ def levels_of(each: Mapping[str, Any]) -> list[dict[str, Any]]:
         "is_difference": False, "low": None, "high": None, "excess": None,
     }  # fmt: skip
     excess = None if drift["noise"] is None else drift["kl"] - drift["noise"]
-    return [
+    levels: list[dict[str, Any]] = [
         {**shared, "comparator": "kl", "mean": drift["kl"], "noise": drift["noise"], "low": drift["low"],
          "high": drift["high"], "excess": excess},
         {**shared, "comparator": "token_flip", "mean": 1 - drift["top1_agreement"]},
         {**shared, "comparator": "moved_share", "mean": drift["moved_share"]},
     ]  # fmt: skip
+    return [{**level, "stands_out": drift["stands_out"].get(level["comparator"])} for level in levels]
+
+
+def marked_out(text: str, view: Mapping[str, Any]) -> str:
+    """Return a figure's text, with a mark if it stands out."""
+    return f"{text} {OUT}" if view["stands_out"] else text
 
 
 def _row(figure: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -106,10 +123,10 @@ def _row(figure: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> tuple
 
 
 def _mean(figure: Mapping[str, Any], digits: int) -> str:
-    """Return a mean, or both arms' where each answer has a number of its own."""
+    """Return a mean, or both arms' where each answer has a number of its own; marked if it stands out."""
     if figure["is_difference"]:
-        return f"{figure['control']:.1%} → {figure['candidate']:.1%}"
-    return f"{figure['mean']:.{digits}f}"
+        return marked_out(f"{figure['control']:.1%} → {figure['candidate']:.1%}", figure)
+    return marked_out(f"{figure['mean']:.{digits}f}", figure)
 
 
 def _between(low: float | None, high: float | None, digits: int, *, is_difference: bool) -> str:
@@ -151,7 +168,7 @@ def _lengths(each: Mapping[str, Any]) -> None:
 def _judge(judge: Mapping[str, Any]) -> None:
     noise = "no noise measured" if judge["noise"] is None else f"{judge['noise']:.1%} against itself"
     say(
-        f"  judge: {judge['win_ratio']:.1%} for the version ({noise}); "
+        f"  judge: {marked_out(format(judge['win_ratio'], '.1%'), judge)} for the version ({noise}); "
         f"{judge['wins']:,} won, {judge['ties']:,} tied, {judge['losses']:,} lost"
     )
 

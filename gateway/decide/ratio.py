@@ -28,9 +28,11 @@ from gateway.decide.verdict import Verdict
 # Chance of ever raising a false alarm in one rollout. Practice alarms at 0.0005 to 0.01: a mismatch is rare
 # and means a bug (Fabijan et al. 2019, KDD, doi:10.1145/3292500.3330722).
 ALPHA: Final = 0.001
-# Concentration of the mixture around the intended shares, in units: quickest for mismatches of about a
-# standard deviation at 100 units, and slow by a logarithm for smaller ones.
-CONCENTRATION: Final = 100.0
+# Concentration of the mixture around the intended shares, in units: quickest for mismatches that stand out after some
+# thousand units. Against 100, small leaks are found after an eighth fewer units (1 % of the candidate's units in
+# control, step of 50 %: 173,000 in place of 197,000), and gross ones some hundred units later (docs/statistics.md,
+# section 5).
+CONCENTRATION: Final = 1_000.0
 _LARGEST_EXPONENT: Final = 700.0  # exp(710) is no float any more
 
 

@@ -13,8 +13,15 @@ from zlib import crc32
 
 from gateway.decide.assign import TOTAL_WEIGHT, bucket
 
-# Of the copies, the share whose own version is asked again: what differs there is noise.
+# Of the copies, the share whose own version is asked again: what differs there is noise. Shadowing without a rollout
+# takes so many, for the noise beside a report's figures, and a stage of a rollout for its route's judge's calibration.
 DEFAULT_NOISE_SHARE: Final = 1_000
+# Where a gate is held against noise: at 10 % the few noise pairs are what it waits for. From `make simulate`: 10 points
+# less similar than noise fail a margin of 5 after a quarter of the pairs that 10 % takes, and what is as similar passes
+# with the fewest. More would fail a little sooner, and leave less to the stage's other gates.
+NEEDED_NOISE_SHARE: Final = 3_500
+# Of what control served, so many copies at most: the others are what `ttft` and `itl` compare.
+MOST_NOISE_OF_CONTROL: Final = 7_000
 NOISE: Final = "noise"
 
 _32_BITS: Final = 0xFFFF_FFFF
@@ -36,7 +43,8 @@ class Mirror:
         control, other: The two versions that are compared: control and candidate, or base and the alias's control.
         salt: Its own, so that copies are independent of the split.
         share: Basis points of the requests.
-        noise_share: Basis points of the copies that are compared with the same version again.
+        noise_share: Basis points of the copies that are compared with the same version again. What the candidate served
+            never is: nobody reads how a candidate differs from itself.
         capture: What may be kept of the words.
     """
 
@@ -88,6 +96,32 @@ def pick_copy(mirror: Mirror, version: str, request_id: bytes) -> Copy | None:
         served = "candidate"
     else:  # of a split that is not this mirror's
         return None
-    if bucket(mirror.salt, request_id.decode("latin-1")) < mirror.noise_share:
+    has_noise = mirror.kind == "base" or served == "control"
+    if has_noise and bucket(mirror.salt, request_id.decode("latin-1")) < mirror.noise_share:
         return Copy(NOISE, version, version, "control")
     return Copy(mirror.kind, mirror.control, mirror.other, served)
+
+
+def stage_noise_share(own: int, *, is_needed: bool, is_judged: bool) -> int:
+    """Return which share of a rollout stage's pairs is noise, in basis points: as much as somebody reads.
+
+    Args:
+        own: The route's.
+        is_needed: Whether a gate of the stage is held against noise pairs.
+        is_judged: Whether a model judges the route's pairs: noise pairs show whether it is fit.
+    """
+    if is_needed:
+        return max(own, NEEDED_NOISE_SHARE)
+    return own if is_judged else 0
+
+
+def noise_of_control(noise_share: int, weight: int) -> int:
+    """Return how much of control's copies must be noise so that `noise_share` of all copies is, in basis points.
+
+    Args:
+        noise_share: Of the copies of both arms.
+        weight: The candidate's, in basis points: of what it serves no noise pairs are made.
+    """
+    of_control = TOTAL_WEIGHT - weight
+    scaled = TOTAL_WEIGHT if of_control == 0 else round(noise_share * TOTAL_WEIGHT / of_control)
+    return scaled if weight == 0 else min(scaled, max(noise_share, MOST_NOISE_OF_CONTROL))

@@ -149,7 +149,8 @@ def _over_time(reading: ShadowReading) -> Iterator[Metric]:
     labels = ("alias", "version", "metric")
     psi = GaugeMetricFamily(
         "loragate_drift_psi",
-        "Population stability index against the accepted baseline; from 0.2 on something has moved." + _LEADER,
+        "Population stability index against the accepted baseline; of k categories, n and m sessions it is "
+        "(k - 1)(1/n + 1/m) where nothing has moved, and alarms are told by `loragate_drift_alarm`." + _LEADER,
         labels=labels,
     )
     js = GaugeMetricFamily(

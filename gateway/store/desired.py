@@ -113,7 +113,8 @@ class MirrorPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         share: Basis points of the requests.
         capture: What is kept of the words: `full` in the store until they expire, `metrics_only` nothing beyond the
             memory of this gateway; `off` copies nothing, for a rollout neither.
-        noise_share: Basis points of the copies that are compared with the same version again.
+        noise_share: Basis points of the copies that are compared with the same version again; in a rollout's stage
+            see `gateway/decide/sample.py`.
         tokens_per_hour: What evaluators may spend on the alias in an hour; None without a bound.
         retention_seconds: How long the store keeps copies, 0 until they were judged; None for the settings' time.
         redact: Names of redactors, applied before anything is stored; `gateway/mirror/redact.py`.
@@ -139,10 +140,17 @@ class MirrorPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class Shadow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The candidate that a rollout's stage compares with control, and the share of requests it wants, basis points."""
+    """What a rollout's stage wants to be compared.
+
+    Attributes:
+        candidate: Which is compared with control.
+        share: Basis points of the requests.
+        needs_noise: Whether one of its gates is held against noise pairs.
+    """
 
     candidate: str
     share: int
+    needs_noise: bool = False
 
     def __post_init__(self) -> None:
         _check_share("shadowed", self.share)

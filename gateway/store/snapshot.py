@@ -12,7 +12,7 @@ import msgspec
 from gateway.decide.assign import Split, headers_of
 from gateway.decide.limit import rates_of
 from gateway.decide.route import Base, EngineView, RolloutTag, Route, RouteTable
-from gateway.decide.sample import Mirror
+from gateway.decide.sample import Mirror, noise_of_control, stage_noise_share
 from gateway.store import copies
 from gateway.store.desired import Desired, KeyRecord, MirrorPolicy, RolloutRecord, RouteRecord
 from gateway.store.keys import principals
@@ -96,7 +96,8 @@ def _mirror(record: RouteRecord, base: Base | None) -> Mirror | None:
     """Return how an alias's requests are copied; None if they are not.
 
     What a rollout's stage asks for comes first, then the policy: against the candidate where there is one, else
-    against the base. The rest of the policy holds for both.
+    against the base. The rest of the policy holds for both, but for the share of noise pairs: a stage has as many as
+    its gates and the route's judge read.
     """
     policy, shadow = record.mirror or MirrorPolicy(), record.shadow
     share = policy.share if shadow is None else shadow.share
@@ -109,9 +110,14 @@ def _mirror(record: RouteRecord, base: Base | None) -> Mirror | None:
         kind, control, other = "base", base.name, record.control
     else:
         return None
+    noise = policy.noise_share
+    if shadow is not None:
+        noise = stage_noise_share(noise, is_needed=shadow.needs_noise, is_judged=policy.judge is not None)
+    if kind == "candidate":
+        noise = noise_of_control(noise, record.weight)
     return Mirror(
         kind="candidate" if kind == "candidate" else "base", control=control, other=other,
-        salt=f"{record.salt}:mirror", share=share, noise_share=policy.noise_share,
+        salt=f"{record.salt}:mirror", share=share, noise_share=noise,
         capture="full" if policy.capture == "full" else "metrics_only",
     )  # fmt: skip
 

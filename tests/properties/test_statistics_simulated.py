@@ -1,6 +1,7 @@
 """Seeded simulations of what verdicts promise; `make simulate` has the same at full size, with tables and plots."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 from evaluators.judge.classify import CriterionEvidence
 from evaluators.judge.criteria import criterion
 from evaluators.observation import Judged, Kind, Score
+from gateway.decide.ratio import ALPHA as RATIO_ALPHA
 from simulations import promises
+from simulations.__main__ import SIMULATIONS
 from simulations.capital import first_crossings, log_e_below
-from simulations.page import rewritten
+from simulations.page import PAGES, rewritten
 from simulations.promises import Size
 from simulations.traffic import Traffic
 
@@ -21,12 +24,22 @@ FULL = Size()
 simulation = pytest.mark.simulation
 
 
-def test_the_page_says_what_the_last_simulation_found() -> None:
-    page = (ROOT / "docs" / "statistics.md").read_text()
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_says_what_the_last_simulation_found(name: str) -> None:
+    page = (ROOT / "docs" / name).read_text()
     results = json.loads((ROOT / "docs" / "statistics" / "results.json").read_text())
     assert results["size"] == {"runs": FULL.runs, "looks": FULL.looks, "seed": FULL.seed, "alpha": FULL.alpha}
-    assert page == rewritten(page, results)
-    assert all((ROOT / "docs" / name).is_file() for name in _figures(page))
+    assert page == rewritten(page, results, PAGES[name])
+    assert sorted(re.findall(r"<!-- simulated: (\w+) -->", page)) == sorted(PAGES[name])
+    if name == "statistics.md":
+        assert all((ROOT / "docs" / name).is_file() for name in _figures(page))
+
+
+def test_every_simulation_has_a_table_on_one_page() -> None:
+    results = json.loads((ROOT / "docs" / "statistics" / "results.json").read_text())
+    told = [table for tables in PAGES.values() for table in tables]
+    assert sorted(told) == sorted(SIMULATIONS)
+    assert sorted(results) == sorted(["size", *SIMULATIONS])
 
 
 def _figures(page: str) -> list[str]:
@@ -50,6 +63,15 @@ def test_the_last_full_simulation_kept_every_promise() -> None:
     naive, ours = (told["ever"] for told in results["sessions"].values())
     assert naive > 10 * alpha
     assert ours <= alpha
+    for case, told in results["session_order"].items():
+        assert told["as they began"] <= alpha, case
+    for case, told in results["sliding"].items():
+        assert told["at_a_look"] <= 0.05, case
+        assert ("all sessions" in case) is (told["ever"] <= 0.05), case
+    for case, told in results["marks"].items():
+        assert "e-BH" not in case or told["wrong"] <= 0.05, case
+    for case, told in results["sample_ratio"].items():
+        assert "right split" not in case or max(told.values()) <= RATIO_ALPHA, case
     for case, told in results["alarms"].items():
         assert "mean" not in told or told["mean"] >= told["promised"], case
 

@@ -82,10 +82,9 @@ def test_explain_names_the_gate_that_failed(told: tuple[RunningGateway, dict[str
     assert "rolled back" in story
 
 
-def test_noise_is_no_drift_and_every_copy_could_be_compared(told: tuple[RunningGateway, dict[str, Any]]) -> None:
+def test_every_copy_could_be_compared_and_none_was_spent_on_noise_that_no_gate_reads(
+    told: tuple[RunningGateway, dict[str, Any]],
+) -> None:
     _, report = told
     assert set(report["failed"]) <= {"rollout_over"}  # what waited when the overfitted one was taken back
-    noise = [each for each in report["comparisons"] if each["kind"] == "noise" and each["drift"] is not None]
-    assert noise
-    # Both sides of a noise pair are the same computation in other company.
-    assert all(each["drift"]["kl"] < 0.01 for each in noise)
+    assert {each["kind"] for each in report["comparisons"]} == {"candidate"}

@@ -321,10 +321,22 @@ def test_pairs_without_a_session_stand_for_themselves() -> None:
     assert judged(criterion("chrf", limit=0.5), [pair({"chrf": value(0.5)}, session="") for _ in range(3)]).n == 3
 
 
+def test_pairs_of_a_sessions_other_stream_are_no_latecomers() -> None:
+    kinds = [Kind.CANDIDATE, Kind.NOISE, Kind.CANDIDATE, Kind.NOISE]
+    turns = [pair({"chrf": value(0.5)}, session=f"s{at // 4}", kind=kind, at=at) for at, kind in enumerate(kinds * 5)]
+    found = judged(criterion("chrf"), turns)
+    assert found.left_out == 10
+    assert "had counted" not in found.reason
+
+
 def test_a_session_is_of_one_stream_where_both_are_compared() -> None:
     mixed = [pair({"chrf": value(0.5)}, session="s", kind=kind) for kind in (Kind.NOISE, Kind.CANDIDATE, Kind.NOISE)]
     found = judged(criterion("chrf"), mixed)
     assert (found.n, found.noise_n, found.left_out) == (0, 1, 1)
+    gathered = SessionMeans(idle_seconds=60, most_pairs=2)
+    for at, stream in enumerate(("noise", "trial", "noise", "trial", "noise")):
+        gathered.add("s", 0.5, at, stream=stream)
+    assert (gathered.left_out, gathered.of_other_stream) == (3, 2), "one came after it had counted"
     found = judged(criterion("chrf", limit=0.4), mixed)  # here they do not meet
     assert (found.n, found.noise_n, found.left_out) == (1, 1, 0)
 

@@ -1,19 +1,26 @@
 """Which requests are copied, for what, and what a copy says of its session and task."""
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import structs
 
+from gateway.control.rollouts.carrying_out import routed
+from gateway.control.shadow.stage_evidence import needs_noise
 from gateway.decide.assign import Arm, Split, bucket
 from gateway.decide.authenticate import Principal, Role
+from gateway.decide.read_plan import parse_plan
+from gateway.decide.rollout import Phase, Rollout
 from gateway.decide.route import Base, EngineView, Route, RouteTable
-from gateway.decide.sample import Mirror, pick_copy
+from gateway.decide.sample import Mirror, noise_of_control, pick_copy
 from gateway.mirror.taken import NoPair, Taken, sample_of, session_of, task_of
 from gateway.pipeline import Call, answer
-from gateway.store.desired import Desired, MirrorPolicy, RolloutRecord, RouteRecord, Shadow
+from gateway.store.desired import Desired, JudgePolicy, MirrorPolicy, RolloutRecord, RouteRecord, Shadow
 from gateway.store.snapshot import encode, of_state, to_table
 
 A, B = "support@" + "a" * 12, "support@" + "b" * 12
@@ -46,7 +53,10 @@ def test_being_copied_tells_nothing_of_the_arm() -> None:
 def test_what_is_asked_anew_is_the_version_that_the_caller_did_not_get() -> None:
     assert pick_copy(mirror(noise_share=0), A, b"1") == ("candidate", A, B, "control")
     assert pick_copy(mirror(noise_share=0), B, b"1") == ("candidate", A, B, "candidate")
-    assert pick_copy(mirror(noise_share=10_000), B, b"1") == ("noise", B, B, "control")
+    assert pick_copy(mirror(noise_share=10_000), A, b"1") == ("noise", A, A, "control")
+    assert pick_copy(mirror(noise_share=10_000), B, b"1") == ("candidate", A, B, "candidate")
+    of_base = mirror(kind="base", control="base", other=A, noise_share=10_000)
+    assert pick_copy(of_base, A, b"1") == ("noise", A, A, "control")
     assert pick_copy(mirror(), "support@" + "c" * 12, b"1") is None
     assert pick_copy(mirror(share=0), A, b"1") is None
 
@@ -128,6 +138,90 @@ def test_only_what_the_split_serves_is_copied() -> None:
     both = EngineView(url="http://e", versions=frozenset([A, B]))
     object.__setattr__(table, "engines", (both,))
     assert placed("support").mirror == mirror()
+
+
+# How many pairs are noise
+
+
+def shares(found: Mirror, weight: int) -> dict[str, float]:
+    """What share of an alias's copies is of each kind and was served by whom, at a candidate's weight."""
+    counts: Counter[str] = Counter()
+    for number, each in enumerate(IDS):
+        version = B if number * 7_919 % 10_000 < weight else A
+        copy = pick_copy(replace(found, share=10_000), version, each)
+        assert copy is not None
+        assert copy.kind != "noise" or copy.control == A
+        counts[f"{copy.kind} {copy.served}"] += 1
+    return {name: count / len(IDS) for name, count in counts.items()}
+
+
+@pytest.mark.parametrize("weight", [0, 100, 2_500, 5_000])
+def test_where_a_gate_is_held_against_noise_a_third_of_the_pairs_is_noise_whatever_the_weight(weight: int) -> None:
+    shadow = Shadow(candidate=B, share=10_000, needs_noise=True)
+    found = shares(built(route(shadow=shadow, candidate=B, weight=weight)), weight)
+    assert 0.3 < found["noise control"] < 0.4
+    assert found["candidate control"] >= 0.14  # `ttft` and `itl` compare these alone
+
+
+def test_the_candidates_own_noise_is_never_asked_and_control_is_compared_up_to_the_end() -> None:
+    for weight in (7_500, 9_900):
+        shadow = Shadow(candidate=B, share=10_000, needs_noise=True)
+        found = shares(built(route(shadow=shadow, candidate=B, weight=weight)), weight)
+        assert found["candidate control"] > 0.25 * (1 - weight / 10_000)
+    by_hand = built(route(mirror=MirrorPolicy(share=9), candidate=B, weight=10_000))
+    assert shares(by_hand, 10_000) == {"candidate candidate": 1.0}
+
+
+def test_no_noise_is_asked_in_a_stage_where_nobody_reads_it() -> None:
+    shadow = Shadow(candidate=B, share=10_000)
+    for policy in (None, MirrorPolicy(share=9), MirrorPolicy(share=9, noise_share=5_000)):
+        assert shares(built(route(shadow=shadow, mirror=policy)), 0) == {"candidate control": 1.0}
+
+
+def test_a_stage_that_an_earlier_release_stored_is_read_as_one_that_needs_no_noise() -> None:
+    stored = b'{"candidate": "%s", "share": 500}' % B.encode()
+    assert msgspec.json.decode(stored, type=Shadow) == Shadow(candidate=B, share=500, needs_noise=False)
+
+
+@given(st.integers(0, 10_000), st.integers(0, 10_000))
+def test_noise_of_control_is_never_more_than_asked_and_leaves_some_of_controls_copies(share: int, weight: int) -> None:
+    of_control = noise_of_control(share, weight)
+    assert 0 <= of_control <= 10_000
+    assert of_control * (10_000 - weight) <= share * 10_000 + 10_000, "rounding apart"
+    assert weight == 0 or of_control <= max(share, 7_000)
+
+
+def test_a_judge_gets_noise_for_its_calibration_in_a_stage_and_a_route_its_own_share_without_one() -> None:
+    judged = MirrorPolicy(share=9, noise_share=2_000, judge=JudgePolicy(url="http://127.0.0.1:1", model="m"))
+    shadow = Shadow(candidate=B, share=10_000)
+    assert built(route(shadow=shadow, mirror=judged)).noise_share == 2_000
+    assert built(route(mirror=MirrorPolicy(share=9, noise_share=2_000))).noise_share == 2_000
+    assert built(route(mirror=MirrorPolicy(share=9))).noise_share == 1_000
+    by_hand = route(mirror=MirrorPolicy(share=9), candidate=B, weight=5_000)
+    assert shares(built(by_hand), 5_000)["noise control"] == pytest.approx(0.1, abs=0.02)
+
+
+def test_where_a_gate_needs_noise_and_the_route_wants_some_the_greater_share_holds() -> None:
+    shadow = Shadow(candidate=B, share=10_000, needs_noise=True)
+    for own, found in ((0, 3_500), (1_000, 3_500), (6_000, 6_000)):
+        assert built(route(shadow=shadow, mirror=MirrorPolicy(share=9, noise_share=own))).noise_share == found
+
+
+@pytest.mark.parametrize(
+    ("gates", "needed"),
+    [(["refusal", {"kl": {"limit": 0.5}}], False), (["kl"], False), (["judge", "failed"], False),
+     ([{"kl": {"margin": 0.1}}], True), (["refusal", "chrf"], True), ([{"chrf": {"limit": 0.5}}], False),
+     ([{"ttft": {"muted": True}}], True), (["score:missing"], False)],
+)  # fmt: skip
+def test_a_stage_asks_for_noise_where_one_of_its_gates_is_held_against_it(gates: list[Any], needed: bool) -> None:
+    plan = parse_plan({"shadow": {"pairs": 100, "gates": gates}, "steps": [{"weight": "10%"}]})
+    rollout = Rollout(id="ro-1", alias="support", control=A, candidate=B, home=A, plan=plan, phase=Phase.SHADOW)
+    assert needs_noise(rollout) is needed
+    record = routed(RouteRecord(alias="support", control=A, salt="s"), rollout, 0)
+    assert record.shadow == Shadow(candidate=B, share=1_000, needs_noise=needed)
+    stepping = replace(rollout, phase=Phase.CANARY, index=1, weight=1_000)
+    assert not needs_noise(stepping), "its gates read no pairs"
+    assert routed(record, stepping, 0).shadow is None
 
 
 # Sessions and tasks

@@ -1,6 +1,7 @@
 """A report says what each version does differently, by task and beside noise, in numbers, words and plots."""
 
 import json
+import random
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -16,9 +17,10 @@ from gateway.cli.shadow_html import PlotsMissing, page
 from gateway.cli.shadow_plots import MOST_PANELS, e_values, kl_over_pairs, log_ratios, scores_by_task
 from gateway.cli.shadow_table import show
 from gateway.control.shadow.api import mirror_lines, summaries
+from gateway.control.shadow.discoveries import FALSE_DISCOVERIES
 from gateway.control.shadow.growth import MOST_EVIDENCE, grown
 from gateway.control.shadow.growth import MOST_POINTS as MOST_CURVE_POINTS
-from gateway.control.shadow.intervals import interval_of
+from gateway.control.shadow.intervals import e_against, e_against_noise, estimate_of
 from gateway.control.shadow.report import MOST_POINTS, MOST_TASKS, comparisons_of, quantile, thinned
 from gateway.decide.read_plan import parse_plan
 from gateway.decide.rollout import Phase, Rollout
@@ -140,20 +142,146 @@ def test_noise_is_the_controls_and_else_the_versions_own() -> None:
 
 
 def test_an_interval_holds_the_mean_and_counts_a_session_once() -> None:
-    low, high = interval_of((f"s{number}", 0.2) for number in range(100))
+    low, high = estimate_of((f"s{number}", 0.2) for number in range(100)).interval()
     assert low is not None
     assert high is not None
     assert low < 0.2 < high
     one_by_one = [(f"s{number}", value) for number in range(20) for value in (0.0, 0.4)]
-    assert interval_of(one_by_one) == interval_of((f"s{number}", 0.2) for number in range(20))
-    assert interval_of([("s", 0.2)] * 100) == (None, None)
+    assert estimate_of(one_by_one) == estimate_of((f"s{number}", 0.2) for number in range(20))
+    assert estimate_of([("s", 0.2)] * 100).interval() == (None, None)
 
 
 def test_an_interval_is_of_the_scale_that_is_given() -> None:
-    low, high = interval_of(((f"s{number}", 9.0 if number % 2 else 1.0) for number in range(200)), largest=5.0)
+    estimate = estimate_of(((f"s{number}", 9.0 if number % 2 else 1.0) for number in range(200)), largest=5.0)
+    low, high = estimate.interval()
+    assert estimate.mean == pytest.approx(3.0)
     assert low is not None
     assert high is not None
     assert low < 3.0 < high < 5.0
+
+
+SESSIONS = st.sampled_from([f"s{number}" for number in range(12)])
+
+
+@given(
+    st.lists(st.tuples(SESSIONS, st.floats(-1, 9)), min_size=1, max_size=80), st.sampled_from([1.0, 5.0])
+)  # fmt: skip
+def test_a_mean_lies_in_its_interval_whatever_the_sessions(found: list[tuple[str, float]], largest: float) -> None:
+    estimate = estimate_of(found, largest=largest)
+    low, high = estimate.interval()
+    if len({session for session, _ in found}) < 2:
+        assert (low, high) == (None, None)
+    else:
+        assert low is not None
+        assert high is not None
+        assert 0 <= low <= estimate.mean <= high <= largest
+
+
+@given(st.lists(st.tuples(SESSIONS, st.booleans(), st.booleans(), st.floats(0, 9)), min_size=2, max_size=60))
+def test_every_mean_of_a_report_lies_in_its_interval(drawn: list[tuple[str, bool, bool, float]]) -> None:
+    found = [
+        judged(number, session=session, drift=drift(kl), scores={
+            "expected": expected(float(control), float(candidate)), "chrf": score(min(1.0, kl / 9)),
+            "judge": score(float(candidate)),
+        })
+        for number, (session, control, candidate, kl) in enumerate(drawn)
+    ]  # fmt: skip
+    (view,) = comparisons_of(found)
+    assert view.drift is not None
+    assert view.judge is not None
+    told = [(each.mean, each.low, each.high) for task in (view, *view.tasks) for each in task.figures]
+    told += [(view.drift.kl, view.drift.low, view.drift.high), (view.judge.win_ratio, view.judge.low, view.judge.high)]
+    for mean, low, high in told:
+        assert low is None or high is None or low <= mean <= high
+    marked = figure(view, "expected")
+    assert marked.candidate - marked.control == pytest.approx(2 * marked.mean - 1, abs=1e-9)
+
+
+def test_a_busy_session_counts_once_in_the_mean_too() -> None:
+    busy = [judged(1_000 + number, session="busy", scores={"expected": expected(1, 0)}) for number in range(100)]
+    others = [judged(number, scores={"expected": expected(1, 1)}) for number in range(150)]
+    told = figure(comparisons_of([*others, *busy])[0], "expected")
+    assert (told.n, told.sessions) == (250, 151)
+    assert told.candidate == pytest.approx(150 / 151)
+    assert told.low <= told.mean <= told.high
+    assert told.mean == pytest.approx((1 + 150 / 151 - 1) / 2)
+
+
+def test_times_count_only_where_the_caller_got_controls_answer() -> None:
+    timed = {"ttft": score(0.3)}
+    served = [judged(number, scores=timed, served="candidate" if number % 2 else "control") for number in range(40)]
+    told = figure(comparisons_of(served)[0], "ttft")
+    assert (told.n, told.unscored) == (20, {"candidate_served": 20})
+
+
+# What stands out
+
+
+def test_what_differs_for_sure_stands_out_and_what_may_be_chance_does_not() -> None:
+    found = [
+        judged(number, Kind.NOISE if number % 3 == 0 else Kind.CANDIDATE, drift=drift(0.5 if number % 3 else 0.0),
+               scores={"expected": expected(1, number % 2), "refusal": expected(0, 0), "chrf": score(0.9),
+                       "edit": score(0.5 if number % 3 else 0.9), "judge": score(0.5)})
+        for number in range(300)
+    ]  # fmt: skip
+    candidate, noise = comparisons_of(found)
+    marks = {each.comparator: each.stands_out for each in candidate.figures}
+    assert marks == {"chrf": False, "edit": True, "expected": True, "refusal": False}
+    assert candidate.drift is not None
+    assert candidate.drift.stands_out == {"kl": True, "token_flip": False, "moved_share": False}
+    assert candidate.judge is not None
+    assert candidate.judge.stands_out is False
+    assert {each.comparator: each.stands_out for each in candidate.tasks[0].figures}["edit"] is True
+    assert {each.stands_out for each in noise.figures} == {None}, "what they are held against is not marked"
+
+
+def test_without_noise_nothing_is_said_of_a_similarity() -> None:
+    told = figure(comparisons_of([judged(n, scores={"chrf": score(0.1)}) for n in range(50)])[0], "chrf")
+    assert (told.e_value, told.stands_out) == (None, None)
+
+
+def test_more_figures_ask_for_more_evidence_of_one_and_less_where_many_differ() -> None:
+    def report_of(count: int, different: int) -> list[bool | None]:
+        same, worse = expected(1, 1), expected(1, 0)
+        found = [
+            judged(number, scores={f"score:{name}": worse if name < different else same for name in range(count)})
+            for number in range(11)
+        ]
+        return [each.stands_out for each in comparisons_of(found)[0].figures]
+
+    assert report_of(1, 1) == [True]
+    assert report_of(60, 1).count(True) == 0
+    assert report_of(60, 60) == [True] * 60
+
+
+def test_a_session_of_both_kinds_says_nothing_of_the_noise() -> None:
+    trial = estimate_of((f"s{number}", 0.2) for number in range(60))
+    noise = estimate_of((f"s{number}", 0.9) for number in range(30, 90))
+    assert e_against_noise(trial, noise) == e_against_noise(trial, estimate_of((f"s{n}", 0.9) for n in range(60, 90)))
+    assert e_against_noise(trial, estimate_of((f"s{number}", 0.9) for number in range(30))) is None
+
+
+@pytest.mark.simulation
+def test_of_what_is_marked_no_more_is_chance_than_is_said() -> None:
+    draw = random.Random(13)
+    shares = []
+    for _ in range(40):
+        found = [
+            judged(number, task="", scores={
+                f"score:{name}": expected(draw.random() < 0.5, draw.random() < (0.5 if name < 12 else 0.05))
+                for name in range(16)
+            })
+            for number in range(120)
+        ]  # fmt: skip
+        marked = [each.comparator for each in comparisons_of(found)[0].figures if each.stands_out]
+        wrong = [name for name in marked if int(name.removeprefix("score:")) < 12]
+        shares.append(len(wrong) / max(1, len(marked)))
+        assert len(marked) - len(wrong) >= 3
+    assert sum(shares) / len(shares) <= FALSE_DISCOVERIES
+
+
+def test_evidence_against_a_mean_is_none_where_there_is_no_number() -> None:
+    assert e_against(estimate_of([]), 0.5) == 1.0
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=50).map(sorted), st.floats(0.01, 1))
@@ -319,7 +447,7 @@ def test_the_page_stands_for_itself_and_takes_words_of_callers_for_words() -> No
 def test_the_page_says_what_the_report_says() -> None:
     text = read(page(report())).text
     for words in (CANDIDATE, "rolled back", "kl 0.55 > 0.1 (n=40, e=2,312)", "facts", "no_expected", "engine_busy",
-                  "3 waiting", "1,234 tokens", "answers are longer",
+                  "3 waiting", "1,234 tokens", "answers are longer", "-100.0% *", "at most 5 % differ by chance",
                   "ok: win rate 0.500", "against itself: noise"):  # fmt: skip
         assert words in text
 
@@ -377,7 +505,8 @@ def test_the_table_has_a_column_for_each_task(capsys: pytest.CaptureFixture[str]
     assert "facts (20)" in heading
     assert "support (20)" in heading
     of_expected = next(line for line in lines if line.strip().startswith("expected"))
-    assert of_expected.count("100.0% → 0.0%") == 2  # in all, and of the task
+    assert of_expected.count("100.0% → 0.0% *") == 2  # in all, and of the task
+    assert any("95 % is at this look" in line and "* stands out" in line for line in lines)
     assert "20 no_expected" in of_expected
     of_kl = next(line for line in lines if line.strip().startswith("kl "))
     assert "1.0000" in of_kl

@@ -12,6 +12,7 @@ import msgspec
 
 from gateway.control.rollouts.journalled import digests_of
 from gateway.control.rollouts.journey import Journey, record
+from gateway.control.shadow.stage_evidence import needs_noise
 from gateway.control.state import Conflict, LiveState, Overtaken
 from gateway.decide.events import AUTOMATION, RolledBack, StepFailed, StepInconclusive
 from gateway.decide.replay import record_of
@@ -73,7 +74,9 @@ def routed(route: RouteRecord, rollout: Rollout, now: int) -> RouteRecord:
         is_back = rollout.phase is Phase.ROLLED_BACK
         route = (taken_back if is_back else RouteRecord.controlled_by)(route, split.control, now)
     share = rollout.mirrored_share
-    shadow = Shadow(candidate=rollout.candidate, share=share) if share else None
+    shadow = None
+    if share:
+        shadow = Shadow(candidate=rollout.candidate, share=share, needs_noise=needs_noise(rollout))
     if (route.candidate, route.weight, route.shadow) == (split.candidate, split.weight, shadow):
         return route
     return msgspec.structs.replace(route, candidate=split.candidate, weight=split.weight, shadow=shadow)

@@ -40,7 +40,10 @@ class MirrorDeclaration(_Strict):
     share: StrictInt | StrictStr = Field(description="As `2%`, or whole basis points", examples=["2%"])
     capture: Literal["full", "metrics_only", "off"] = "full"
     noise_share: StrictInt | StrictStr | None = Field(
-        None, description="Of the copies, how many are compared with the same version again", examples=["10%"]
+        None,
+        examples=["10%"],
+        description="Of the copies, how many are compared with the same version again; a rollout's stage has as many "
+        "as its gates and the route's judge read",
     )
     tokens_per_hour: StrictInt | None = Field(None, description="What evaluators may spend in an hour")
     retention: StrictInt | StrictStr | None = Field(
@@ -183,6 +186,7 @@ class ShadowView(BaseModel):
 
     candidate: str
     share: int = Field(description="Basis points of the requests")
+    needs_noise: bool = Field(False, description="Whether one of its gates is held against noise pairs")
 
 
 class MirrorView(BaseModel):
@@ -190,7 +194,7 @@ class MirrorView(BaseModel):
 
     share: int = Field(description="Basis points")
     capture: Literal["full", "metrics_only", "off"]
-    noise_share: int = Field(1_000, description="Basis points of the copies")
+    noise_share: int = Field(1_000, description="Basis points of the copies; of those in a rollout see `shadow`")
     tokens_per_hour: int | None = None
     retention_seconds: int | None = None
     redact: list[str] = []

@@ -17,7 +17,7 @@ from gateway.control.rollouts.shapes import REFUSALS, reading_view
 from gateway.control.routes.operations import UnknownRoute, is_name
 from gateway.control.shadow.growth import Grown, grown
 from gateway.control.shadow.heard import added_reasons, calibrations, queue_view
-from gateway.control.shadow.report import comparisons_of, mean
+from gateway.control.shadow.report import comparisons_of, mean_kl
 from gateway.control.shadow.shapes import (
     ComparisonView,
     EvidenceView,
@@ -199,21 +199,19 @@ def mirror_lines(counts: MirrorCounts, alias: str) -> dict[str, int]:
 def summaries(pairs: list[Judged]) -> list[ShadowSummary]:
     """Return a line for each comparison that `pairs` hold, by alias, noise left out."""
     groups: dict[tuple[str, str, str, Kind], list[Judged]] = {}
-    noise: dict[tuple[str, str], list[float]] = {}
+    noise: dict[tuple[str, str], list[Judged]] = {}
     for each in pairs:
         if each.kind is not Kind.NOISE:
             groups.setdefault((each.alias, each.other, each.control, each.kind), []).append(each)
-        elif (divergence := kl_of(each)) is not None:
-            noise.setdefault((each.alias, each.other), []).append(divergence)
+        elif kl_of(each) is not None:
+            noise.setdefault((each.alias, each.other), []).append(each)
     found = []
     for (alias, version, control, kind), group in sorted(groups.items()):
-        floor = noise.get((alias, control)) or noise.get((alias, version))
-        divergences = [value for each in group if (value := kl_of(each)) is not None]
+        floor = noise.get((alias, control)) or noise.get((alias, version)) or ()
         found.append(
             ShadowSummary(
-                alias=alias, version=version, control=control, kind=kind, n=len(group),
-                kl=mean(divergences) if divergences else None, kl_noise=mean(floor) if floor else None,
-                last_at=max(each.at for each in group),
+                alias=alias, version=version, control=control, kind=kind, n=len(group), kl=mean_kl(group),
+                kl_noise=mean_kl(floor), last_at=max(each.at for each in group),
             )
         )  # fmt: skip
     return found

@@ -1,7 +1,7 @@
 """Make a report of pairs: what each version does differently, by comparator and by task, with noise beside it.
 
-Values in, values out: who reads the store and knows the time is `api.py`. Intervals are
-always-valid ones over session means, so a report may be looked at as often as one likes.
+Values in, values out: who reads the store and knows the time is `api.py`. Means, intervals and what stands out are
+of the same session means (`intervals.py`).
 """
 
 from collections import Counter, defaultdict
@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from evaluators.drift.token_kl import HISTOGRAM_BOUNDS, KL_CAP_NATS
+from evaluators.judge.classify import outcome_of
 from evaluators.observation import Drift, Judged, Kind, Score, Unscored
-from gateway.control.shadow.intervals import interval_of
+from gateway.control.shadow.discoveries import mark
+from gateway.control.shadow.intervals import Estimate, e_against, e_against_noise, estimate_of
 from gateway.control.shadow.shapes import (
     ComparisonView,
     DriftView,
@@ -34,18 +36,23 @@ _WIN, _LOSS = 0.75, 0.25
 
 
 def comparisons_of(pairs: Sequence[Judged]) -> list[ComparisonView]:
-    """Return every comparison that `pairs` hold, candidates first, each against the noise beside it."""
+    """Return every comparison that `pairs` hold, candidates first, each against the noise beside it.
+
+    What stands out over all of them is marked.
+    """
     groups: dict[tuple[Kind, str, str], list[Judged]] = defaultdict(list)
     for each in pairs:
         groups[each.kind, each.other, each.control].append(each)
     noise = {version: group for (kind, version, _), group in groups.items() if kind is Kind.NOISE}
     order = {Kind.CANDIDATE: 0, Kind.BASE: 1, Kind.NOISE: 2}
-    return [
+    views = [
         _comparison(kind, version, control, group, () if kind is Kind.NOISE else _noise(noise, version, control))
         for (kind, version, control), group in sorted(
             groups.items(), key=lambda item: (order[item[0][0]], -item[1][-1].judged_at)
         )
     ]
+    mark(views)
+    return views
 
 
 def _noise(noise: Mapping[str, Sequence[Judged]], version: str, control: str) -> Sequence[Judged]:
@@ -77,75 +84,97 @@ def _session(judged: Judged) -> str:
 
 def figures(pairs: Sequence[Judged], noise: Sequence[Judged], *, with_levels: bool) -> list[FigureView]:
     """Return what each comparator says; `with_levels` also `kl`, `token_flip` and `moved_share`."""
-    mine, theirs = _values(pairs), _values(noise)
-    floors = {name: mean(value for _, value in values) for name, values in theirs.items()}
-    means = {name: mean(value for _, value in values) for name, values in mine.items()}
-    excess = excess_over(means, floors)
+    mine, theirs = estimates(pairs), estimates(noise)
+    floors = {name: estimate.mean for name, (_, estimate) in theirs.items()}
+    excess = excess_over({name: estimate.mean for name, (_, estimate) in mine.items()}, floors)
     unscored = _unscored(pairs)
     views = []
-    for name, values in sorted(mine.items()):
+    for name, (n, estimate) in sorted(mine.items()):
         if name == "judge" or (name in LEVELS and not with_levels):
             continue
         control, candidate = _arms(pairs, name)
-        low, high = interval_of(values, largest=KL_CAP_NATS if name == "kl" else 1.0)
+        low, high = estimate.interval()
+        floor_n, floor = theirs.get(name, (0, None))
         views.append(
             FigureView(
-                comparator=name, is_difference=control is not None, n=len(values), mean=means[name],
-                low=low, high=high, control=control, candidate=candidate,
-                noise=floors.get(name), noise_n=len(theirs.get(name, ())), excess=excess.get(name),
-                unscored=unscored.get(name, {}),
+                comparator=name, is_difference=control is not None, n=n, sessions=estimate.evidence.n,
+                mean=estimate.mean, low=low, high=high, control=control, candidate=candidate,
+                noise=floors.get(name), noise_n=floor_n, excess=excess.get(name), unscored=unscored.get(name, {}),
+                e_value=_e_value(estimate, floor, is_difference=control is not None),
             )
         )  # fmt: skip
     return views
 
 
-def _values(pairs: Iterable[Judged]) -> dict[str, list[tuple[str, float]]]:
-    """Return comparator → (session, number) of each pair that has one."""
+def estimates(pairs: Iterable[Judged]) -> dict[str, tuple[int, Estimate]]:
+    """Return comparator → how many pairs have a number, and what these say."""
     found: dict[str, list[tuple[str, float]]] = defaultdict(list)
     for each in pairs:
         for name, value in figures_of(each):
             found[name].append((_session(each), value))
-    return found
+    return {
+        name: (len(values), estimate_of(values, largest=KL_CAP_NATS if name == "kl" else 1.0))
+        for name, values in found.items()
+    }
+
+
+def _e_value(estimate: Estimate, noise: Estimate | None, *, is_difference: bool) -> float | None:
+    """Return the evidence that a version differs: from control, or of one number for the pair more than noise does."""
+    if is_difference:
+        return e_against(estimate, 0.5)
+    return None if noise is None else e_against_noise(estimate, noise)
 
 
 def _arms(pairs: Iterable[Judged], name: str) -> tuple[float | None, float | None]:
-    """Return the arms' own means, where each answer has a number of its own."""
-    scores = [each.scores.get(name) for each in pairs]
-    own = [each for each in scores if isinstance(each, Score) and each.control is not None]
+    """Return the arms' own means over sessions, where each answer has a number of its own."""
+    own = [
+        (_session(each), score.control, score.candidate or 0.0)
+        for each in pairs
+        if isinstance(score := each.scores.get(name), Score) and score.control is not None
+    ]
     if not own:
         return None, None
-    return mean(each.control or 0.0 for each in own), mean(each.candidate or 0.0 for each in own)
+    control = estimate_of((session, value) for session, value, _ in own)
+    return control.mean, estimate_of((session, value) for session, _, value in own).mean
 
 
 def _unscored(pairs: Iterable[Judged]) -> dict[str, dict[str, int]]:
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for each in pairs:
-        for name, outcome in each.scores.items():
-            if isinstance(outcome, Unscored):
+        for name in each.scores:
+            if isinstance(outcome := outcome_of(each, name), Unscored):
                 counts[name][outcome.reason] += 1
     return {name: dict(by_reason) for name, by_reason in counts.items()}
 
 
 def drift(pairs: Sequence[Judged], noise: Sequence[Judged]) -> DriftView | None:
     """Return how far the sides are apart on the same tokens, those of both answers; None where nothing was scored."""
-    found = [(_session(each), value) for each in pairs if (value := kl_of(each)) is not None]
+    rising = sorted(value for each in pairs if (value := kl_of(each)) is not None)
     failed = Counter(each.drift.reason for each in pairs if isinstance(each.drift, Unscored))
-    if not found:
+    if not rising:
         return None
     sides = [side for each in pairs for side in sides_of(each)]
-    means = {name: mean(value for _, value in values) for name, values in _values(pairs).items() if name in LEVELS}
-    low, high = interval_of(found, largest=KL_CAP_NATS)
-    floor = [value for each in noise if (value := kl_of(each)) is not None]
-    rising = sorted(value for _, value in found)
+    mine, theirs = estimates(pairs), estimates(noise)
+    told = {name: mine[name][1] for name in LEVELS}
+    floors = {name: theirs[name][1] if name in theirs else None for name in LEVELS}
+    low, high = told["kl"].interval()
+    floor = floors["kl"]
     return DriftView(
-        n=len(found), n_tokens=sum(each.n_tokens for each in sides), kl=means["kl"], low=low, high=high,
-        noise=mean(floor) if floor else None,
+        n=len(rising), n_tokens=sum(each.n_tokens for each in sides), kl=told["kl"].mean, low=low, high=high,
+        noise=floor.mean if floor is not None else None,
         quantiles={"p50": quantile(rising, 0.5), "p90": quantile(rising, 0.9), "p99": quantile(rising, 0.99),
                    "max": rising[-1]},
-        log_ratio=mean(each.log_ratio for each in sides), moved_share=means["moved_share"],
-        top1_agreement=1.0 - means["token_flip"],
+        log_ratio=mean(each.log_ratio for each in sides), moved_share=told["moved_share"].mean,
+        top1_agreement=1.0 - told["token_flip"].mean,
         bounds=list(HISTOGRAM_BOUNDS), histogram=_histogram(sides), top_moved=_moved(sides), unscored=dict(failed),
+        e_values={name: _e_value(told[name], floors[name], is_difference=False) for name in LEVELS},
     )  # fmt: skip
+
+
+def mean_kl(pairs: Iterable[Judged]) -> float | None:
+    """Return the mean divergence over sessions, nats a token, up to 5 of a pair; None where none was scored."""
+    found = [(_session(each), value) for each in pairs if (value := kl_of(each)) is not None]
+    return estimate_of(found, largest=KL_CAP_NATS).mean if found else None
 
 
 def _histogram(drifts: Iterable[Drift]) -> list[int]:
@@ -177,16 +206,18 @@ def judge(pairs: Sequence[Judged], noise: Sequence[Judged]) -> JudgeView | None:
         return None
     values = [score.value for _, score in found]
     weights = [each.weight for each, _ in found]
-    fair = [score.value for each in noise if isinstance(score := each.scores.get("judge"), Score)]
-    low, high = interval_of([(_session(each), score.value) for each, score in found])
+    fair = [(_session(each), score.value) for each in noise if isinstance(score := each.scores.get("judge"), Score)]
     is_sampled = any(weight != 1.0 for weight in weights)
+    estimate = estimate_of((_session(each), score.value) for each, score in found)
+    # Of pairs that were drawn unevenly the plain mean is another quantity, and so are its interval and evidence.
+    low, high = (None, None) if is_sampled else estimate.interval()
+    weighed = sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
     return JudgeView(
         n=len(values), wins=sum(value > _WIN for value in values), losses=sum(value < _LOSS for value in values),
         ties=sum(_LOSS <= value <= _WIN for value in values),
-        win_ratio=sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights),
-        # Of pairs that were drawn unevenly the plain mean is another quantity.
-        low=None if is_sampled else low, high=None if is_sampled else high,
-        noise=mean(fair) if fair else None, noise_n=len(fair),
+        win_ratio=weighed if is_sampled else estimate.mean, low=low, high=high,
+        noise=estimate_of(fair).mean if fair else None, noise_n=len(fair),
+        e_value=None if is_sampled else e_against(estimate, 0.5),
     )  # fmt: skip
 
 

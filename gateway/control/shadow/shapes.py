@@ -13,8 +13,11 @@ class FigureView(BaseModel):
     comparator: str = Field(examples=["expected"])
     is_difference: bool = Field(description="Whether each answer has a number of its own; then 0.5 means no difference")
     n: int = Field(description="Pairs that it could score")
-    mean: float = Field(description="Mean score in [0, 1]; of `kl` nats a token")
-    low: float | None = Field(description="Always-valid 95 % interval of the mean, from session means")
+    sessions: int = Field(
+        description="Sessions of these pairs; each counts once in all means, by the mean of its pairs"
+    )
+    mean: float = Field(description="Mean score over sessions, in [0, 1]; of `kl` nats a token, up to 5 of a pair")
+    low: float | None = Field(description="95 % interval of the mean at this look, of the same sessions")
     high: float | None
     control: float | None = Field(description="The control's own mean, where each answer has a number of its own")
     candidate: float | None = Field(description="The version's own mean")
@@ -22,6 +25,14 @@ class FigureView(BaseModel):
     noise_n: int
     excess: float | None = Field(description="How much more the sides differ than a version does from itself")
     unscored: dict[str, int] = Field(description="Pairs without a number, by reason")
+    e_value: float | None = Field(
+        description="Evidence of a difference: from control, or from noise; null: no noise to hold it against. Capped"
+    )
+    stands_out: bool | None = Field(
+        default=None,
+        description="Whether it is among the report's figures that differ for sure: at most 5 % of those that are "
+        "marked are so by chance (e-BH over all figures of the report); null: no evidence either way",
+    )
 
 
 class MovedView(BaseModel):
@@ -37,8 +48,8 @@ class DriftView(BaseModel):
 
     n: int = Field(description="Pairs that were scored")
     n_tokens: int
-    kl: float = Field(description="Mean KL divergence, nats a token")
-    low: float | None = Field(description="Always-valid 95 % interval of the mean, up to 5 nats")
+    kl: float = Field(description="Mean KL divergence over sessions, nats a token, up to 5 of a pair")
+    low: float | None = Field(description="95 % interval of the mean at this look, of the same sessions")
     high: float | None
     noise: float | None = Field(description="The same of a version with itself")
     quantiles: dict[str, float] = Field(description="Of the pairs' KL: `p50`, `p90`, `p99`, `max`")
@@ -49,6 +60,8 @@ class DriftView(BaseModel):
     histogram: list[int] = Field(description="Tokens by the size of their log-ratio; one more than bounds")
     top_moved: list[MovedView] = Field(description="The tokens moved most; only where the route keeps words")
     unscored: dict[str, int]
+    e_values: dict[str, float | None] = Field(description="Of `kl`, `token_flip`, `moved_share`: as a figure's")
+    stands_out: dict[str, bool | None] = Field(default={}, description="Of the same: as a figure's")
 
 
 class JudgeView(BaseModel):
@@ -63,6 +76,8 @@ class JudgeView(BaseModel):
     high: float | None
     noise: float | None = Field(description="Win ratio of a version against itself; a fair judge gives 0.5")
     noise_n: int
+    e_value: float | None = Field(description="Evidence that it is not 0.5; null where pairs were sampled unevenly")
+    stands_out: bool | None = Field(default=None, description="As a figure's")
 
 
 class LengthView(BaseModel):

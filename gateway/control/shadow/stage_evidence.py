@@ -68,6 +68,13 @@ def criterion_of(gate: Gate, plan: Plan, judged_share: float = 1.0) -> Criterion
     )  # fmt: skip
 
 
+def needs_noise(rollout: Rollout) -> bool:
+    """Whether a gate of the stage that a rollout stands in, muted or not, is held against noise pairs."""
+    gates = () if rollout.current is None else rollout.current.gates
+    demands = [criterion_of(gate, rollout.plan) for gate in gates if gate.source is Source.PAIRS]
+    return any(demand is not None and demand.needs_noise for demand in demands)
+
+
 def badness_of(demand: Criterion, judged: Judged) -> float | None:
     """Return how much a pair speaks against the candidate, above 0 if it does; None if it says nothing."""
     outcome = outcome_of(judged, demand.metric)

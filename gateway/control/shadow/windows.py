@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from evaluators.judge.classify import outcome_of
 from evaluators.observation import Drift, Judged, Kind, Score
 from gateway.observe.shadow_counts import KL_BOUNDS, LAG_BOUNDS, Key, ShadowReading, Tallied, WindowView
 
@@ -29,10 +30,11 @@ LEVELS: Final = ("kl", "token_flip", "moved_share")
 def figures_of(judged: Judged) -> Iterator[tuple[str, float]]:
     """Yield (comparator, number) for everything that a pair was scored by.
 
-    A comparator that looks at one answer at a time gives 0.5 for no difference. `kl` is in nats a token.
+    A comparator that looks at one answer at a time gives 0.5 for no difference. `kl` is in nats a token. Times are
+    there only where the caller got the control's answer, as in gates.
     """
-    for name, outcome in judged.scores.items():
-        if name not in LEVELS and isinstance(outcome, Score):
+    for name in judged.scores:
+        if name not in LEVELS and isinstance(outcome := outcome_of(judged, name), Score):
             yield name, outcome.value
     sides = sides_of(judged)
     if sides:
