@@ -47,7 +47,8 @@ FRESH: Final = 0.1
 KEPT: Final = 0.1
 # Alternatives for how many times worse: from 1.4 to 32 times the ratio that is allowed, and as much below it.
 _TIMES: Final = tuple(2.0 ** (step / 2) for step in range(1, 11))
-_EITHER: Final = -log(2.0)
+# Where the means say the opposite there is no evidence, and nothing is looked for: most looks at most rollouts.
+_LOST: Final = -20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,12 +220,25 @@ def _with_rounds(control: Units, candidate: Units, log_e: Callable[[Shares, Shar
 # Gates are read several times at each look, with and without each account: mostly of counts that stand still.
 @lru_cache(maxsize=4096)
 def _worse(control: Shares, candidate: Shares, margin: float) -> float:
-    return _either(control, candidate, lambda one, other: log_e_worse(other, one, margin, kept=KEPT))
+    def log_e(one: Evidence, other: Evidence) -> float:
+        return _LOST if _excess(one, other) <= margin else log_e_worse(other, one, margin, kept=KEPT)
+
+    return _either(control, candidate, log_e)
 
 
 @lru_cache(maxsize=4096)
 def _not_worse(control: Shares, candidate: Shares, margin: float) -> float:
-    return _either(control, candidate, lambda one, other: log_e_not_worse(other, one, margin, kept=KEPT))
+    def log_e(one: Evidence, other: Evidence) -> float:
+        return _LOST if _excess(one, other) >= margin else log_e_not_worse(other, one, margin, kept=KEPT)
+
+    return _either(control, candidate, log_e)
+
+
+def _excess(control: Evidence, candidate: Evidence) -> float:
+    """Return how much worse the candidate's mean is; 0 of nothing."""
+    if control.mean is None or candidate.mean is None:
+        return 0.0
+    return control.mean - candidate.mean
 
 
 def _either(control: Shares, candidate: Shares, log_e: Callable[[Evidence, Evidence], float]) -> float:
