@@ -12,7 +12,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from simulations import needed, over_time, page, plots, promises, reports, sample_ratio, session_order, two_streams
+from simulations import (
+    live_tables,
+    needed,
+    over_time,
+    page,
+    plots,
+    promises,
+    reports,
+    sample_ratio,
+    session_order,
+    two_streams,
+)
 from simulations.promises import Size
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +52,10 @@ SIMULATIONS: dict[str, Callable[[Size], Any]] = {
     "correlated_alarms": over_time.correlated_alarms,
     "psi_bias": over_time.psi_bias,
     "sample_ratio": sample_ratio.sample_ratio,
+    "live_false_rollbacks": live_tables.false_rollbacks,
+    "live_hidden": live_tables.hidden,
+    "live_power": live_tables.power,
+    "live_time": live_tables.time_to_rollback,
 }
 
 

@@ -157,7 +157,27 @@ def _ratio(results: Results) -> str:
     return _table("units until a mismatch is told, median | concentration 100 | 1,000 (ours)", rows)
 
 
+def _by_weight(name: str, head: str, told: Callable[[float | None], str]) -> Callable[[Results], str]:
+    def make(results: Results) -> str:
+        weights = list(next(iter(results[name].values())))
+        rows = [[case, *(told(values[weight]) for weight in weights)] for case, values in results[name].items()]
+        return _table(" | ".join([head, *(weight.replace("%", " %") for weight in weights)]), rows)
+
+    return make
+
+
+def _live_time(results: Results) -> str:
+    rows = [[case, _count(told["p50"]), _count(told["p99"])] for case, told in results["live_time"].items()]
+    return _table("traffic | median | 99 of 100", rows)
+
+
 _TABLES: dict[str, Callable[[Results], str]] = {
+    "live_power": _by_weight("live_power", "candidate's units until it", _count),
+    "live_time": _live_time,
+    "live_false_rollbacks": _by_weight(
+        "live_false_rollbacks", "a harmless candidate is ever rolled back", lambda share: _percent(share or 0.0)
+    ),
+    "live_hidden": _by_weight("live_hidden", "found", lambda share: f"{share or 0.0:.0%}".replace("%", " %")),
     "false_rollbacks": _shares("false_rollbacks", 5),
     "false_passes": _shares("false_passes", 5),
     "against_noise": _shares("against_noise"),
@@ -182,6 +202,7 @@ _TABLES: dict[str, Callable[[Results], str]] = {
 }
 # Page in docs/ → its tables.
 PAGES: dict[str, tuple[str, ...]] = {
-    "statistics.md": tuple(name for name in _TABLES if name != "pairs_needed"),
+    "statistics.md": tuple(name for name in _TABLES if name not in ("pairs_needed", "live_power", "live_time")),
+    "rollouts.md": ("live_power", "live_time"),
     "gates.md": ("pairs_needed",),
 }

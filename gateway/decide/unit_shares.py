@@ -235,16 +235,14 @@ def _not_worse(control: Shares, candidate: Shares, margin: float) -> float:
 
 
 def _excess(control: Evidence, candidate: Evidence) -> float:
-    """Return how much worse the candidate's mean is; 0 of nothing."""
-    if control.mean is None or candidate.mean is None:
-        return 0.0
-    return control.mean - candidate.mean
+    """Return how much worse the candidate's mean is."""
+    return (control.mean or 0.0) - (candidate.mean or 0.0)
 
 
 def _either(control: Shares, candidate: Shares, log_e: Callable[[Evidence, Evidence], float]) -> float:
-    first = log_e(_of_first(control.first), _of_first(candidate.first))
-    over = log_e(_of_over(control.over), _of_over(candidate.over))
-    return mean_of((first, over))
+    first = (_of_first(control.first), _of_first(candidate.first))
+    over = (_of_over(control.over), _of_over(candidate.over))
+    return mean_of([log_e(*both) if both[0].n and both[1].n else 0.0 for both in (first, over)])
 
 
 def _one_sided(shares: Shares, limit: float, *, is_above: bool) -> float:

@@ -79,11 +79,11 @@ class AccountShareView(BaseModel):
     """What one account has contributed to a gate's counts."""
 
     account: str = Field(description="The key's account; `others`: all that are too small to be told apart")
-    n: int = Field(description="Of the candidate")
-    bad: int = Field(description="Of those, how many are bad in the sense of the gate")
+    n: int = Field(description="Units of the candidate")
+    bad: int = Field(description="Of those, how many had something bad in the sense of the gate")
     control_n: int
     control_bad: int
-    units: int = Field(description="Distinct units of both arms, among a sample of all; 0 of feedback")
+    units: int = Field(description="Units of both arms")
 
 
 class ReadingView(BaseModel):
@@ -91,10 +91,10 @@ class ReadingView(BaseModel):
 
     gate: str = Field(examples=["error_rate"])
     verdict: Verdict
-    reason: str = Field(examples=["error rate 0.00% ≤ control 0.00% + margin 1.00% (n=1,204, control n=24,011, …)"])
+    reason: str = Field(examples=["error rate 0.00% ≤ control 0.00% + margin 1.00% (n=904 units, control n=17,176, …)"])
     observed: float | None = Field(description="What was measured of the candidate")
     limit: float | None = Field(description="What it is held against")
-    n: int = Field(description="The candidate's samples behind it; of pairs, sessions")
+    n: int = Field(description="The candidate's units behind it; of pairs, sessions")
     e_value: float | None = Field(
         description="Evidence for the verdict (inconclusive: that it fails), valid at every look; null: none is made"
     )
