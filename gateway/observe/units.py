@@ -9,6 +9,7 @@ Gateways do not share their units. One that calls at two of them counts at both;
 from the samples of units that tallies have anyway (`multiplicity`), and evidence is made smaller by it.
 """
 
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
@@ -126,8 +127,9 @@ class StageUnits:
 
     def __init__(self, entered_at: float) -> None:
         self._entered_at = entered_at
-        self._open: dict[int, _Open] = {}  # those that called last are last
-        self._counted: dict[int, int] = {}  # unit → the last round that it counted in
+        # Ordered, not plain: of a plain dict that loses its first entries all the time, the first is found ever slower.
+        self._open: OrderedDict[int, _Open] = OrderedDict()  # those that called last are last
+        self._counted: OrderedDict[int, int] = OrderedDict()  # unit → the last round that it counted in
         self.accounts: dict[str, Counted] = {}
 
     def take(self, outcomes: Outcomes, now: float) -> None:
@@ -148,20 +150,16 @@ class StageUnits:
             found.n += 1
             found.last = now
             if found.n == MOST_REQUESTS:
-                self._end(unit, found)
+                self._end(found)
             else:
                 self._open[unit] = found
         while len(self._open) > MOST_OPEN:
-            unit = next(iter(self._open))
-            self._end(unit, self._open.pop(unit))
+            self._end(self._open.popitem(last=False)[1])
 
     def close(self, now: float) -> None:
         """Count the units that have been silent for long."""
-        while self._open:
-            unit = next(iter(self._open))
-            if self._open[unit].last > now - IDLE_SECONDS:
-                return
-            self._end(unit, self._open.pop(unit))
+        while self._open and next(iter(self._open.values())).last <= now - IDLE_SECONDS:
+            self._end(self._open.popitem(last=False)[1])
 
     def _begun(self, unit: int, account: str, mark: int, now: float) -> _Open | None:
         """Return a unit that calls for the first time in the stage or in the round; None of one that does not."""
@@ -182,7 +180,7 @@ class StageUnits:
         self._counted.pop(unit, None)
         self._counted[unit] = round_
         while len(self._counted) > MOST_COUNTED:
-            del self._counted[next(iter(self._counted))]
+            self._counted.popitem(last=False)
         return opened
 
     def _gates(self, unit: _Open, bad: int, slow: int) -> Sequence[tuple[dict[int, UnitShares], int]]:
@@ -190,7 +188,7 @@ class StageUnits:
         arm = account.candidate if unit.is_candidate else account.control
         return ((arm.failing, bad), (arm.slow, slow)) if unit.is_timed else ((arm.failing, bad),)
 
-    def _end(self, unit: int, found: _Open) -> None:
+    def _end(self, found: _Open) -> None:
         of = 1 << (found.n.bit_length() - 1)  # the largest power of two that it has sent
         for gate, bits in self._gates(found, found.bad, found.slow):
             share = f"{(bits & ((1 << of) - 1)).bit_count()}/{of}"

@@ -33,7 +33,7 @@ def traffic(gateway: RunningGateway, seen: list[tuple[str, str]]) -> Iterator[No
                 if stopping.is_set():
                     return
                 raw = client.chat.completions.with_raw_response.create(
-                    model=ALIAS, messages=MESSAGES, max_tokens=4, temperature=0, user=f"user-{number % 50}"
+                    model=ALIAS, messages=MESSAGES, max_tokens=4, temperature=0, user=f"user-{number}"
                 )
                 seen.append((raw.headers["x-loragate-version"], raw.headers["x-loragate-route-reason"]))
 
