@@ -152,24 +152,28 @@ class Drift:
     Attributes:
         n_tokens: Tokens scored under both.
         log_ratio: Mean of log p(served) - log p(other) per token.
-        kl: Mean over tokens of the divergence of the two next-token distributions as far as the engine tells them
-            (a lower bound of KL(served‖other)); never negative.
+        kl: Mean over tokens of an estimate of KL(served‖other) of the two next-token distributions; may be negative.
+            None of pairs that were stored before there was one.
+        kl_bound: Mean over tokens of what that divergence is at least; never negative.
         moved_share: Share of tokens whose log-ratio exceeds 1 nat in size.
         top1_agreement: Share of tokens where both put the same token first.
         top_moved: At most five of (token text, position, log p served, log p other), the largest movers first.
             Token texts are prompts' and replies' words: they follow the route's `capture`.
         temperature: At which the tokens were drawn.
         histogram: Counts of |log-ratio| by `HISTOGRAM_BOUNDS` of token_kl.
+        n_bytes: Of the reply's text in UTF-8; None where tokens and text are not known to be the same.
     """
 
     n_tokens: int
     log_ratio: float
-    kl: float
+    kl: float | None
+    kl_bound: float
     moved_share: float
     top1_agreement: float
     top_moved: tuple[tuple[str, int, float, float], ...] = ()
     temperature: float = 1.0
     histogram: tuple[int, ...] = ()
+    n_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -127,7 +127,7 @@ class EvaluatorSettings(_Strict):
     )
     replay_seconds: float = Field(120.0, gt=0, description="Longest shadow reply; what came until then is kept")
     reply_bytes: int = Field(4 * 1024**2, ge=1, description="Largest shadow reply; what came until then is kept")
-    top_logprobs: int = Field(5, ge=0, description="Likeliest tokens told at each position, for drift")
+    top_logprobs: int = Field(20, ge=0, description="Likeliest tokens told at each position, for drift")
     score_at_once: int = Field(
         1,
         ge=1,

@@ -180,7 +180,7 @@ def _shadow() -> ShadowReading:
             Judged(
                 sample="", alias="support", kind=kind, control=version, other=other,
                 scores={"chrf": score, "judge": score},
-                drift=Drift(n_tokens=1, log_ratio=0.1, kl=0.1, moved_share=0.0, top1_agreement=1.0),
+                drift=Drift(n_tokens=1, log_ratio=0.1, kl=0.1, kl_bound=0.08, moved_share=0.0, top1_agreement=1.0),
             )
         )  # fmt: skip
     evaluators = EvaluatorCounts(alive=1, flagged={"support": False})

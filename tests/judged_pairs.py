@@ -16,7 +16,9 @@ def difference(control: float, candidate: float) -> Score:
 
 def drift(kl: float) -> Drift:
     """What token scoring says of two versions that are `kl` nats a token apart."""
-    return Drift(n_tokens=20, log_ratio=kl, kl=kl, moved_share=min(1.0, kl / 5), top1_agreement=max(0.0, 1 - kl / 3))
+    return Drift(
+        n_tokens=20, log_ratio=kl, kl=kl, kl_bound=kl, moved_share=min(1.0, kl / 5), top1_agreement=max(0.0, 1 - kl / 3)
+    )
 
 
 def judged(control: str, other: str, **fields: Any) -> Judged:

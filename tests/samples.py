@@ -23,8 +23,8 @@ def sample(number: int, alias: str = "support", **more: Any) -> Sample:
 def judged(of: Sample, **more: Any) -> Judged:
     """What an evaluator makes of a sample."""
     drift = Drift(
-        n_tokens=9, log_ratio=0.25, kl=0.5, moved_share=1 / 9, top1_agreement=8 / 9, histogram=(8, 0, 1),
-        top_moved=((" moved", 3, -0.5, -2.5),),
+        n_tokens=9, log_ratio=0.25, kl=0.5, kl_bound=0.4, moved_share=1 / 9, top1_agreement=8 / 9,
+        histogram=(8, 0, 1), top_moved=((" moved", 3, -0.5, -2.5),), n_bytes=40,
     )  # fmt: skip
     plain = Judged(
         sample=of.id, alias=of.alias, rollout=of.rollout, stage=of.stage, kind=Kind(of.kind), control=of.control,

@@ -3,37 +3,45 @@
 Both versions are given the same ids, prompt and reply, and tell in one prefill each how likely every token
 of the reply was. Nothing is generated and no text is turned into tokens again: the ids are the engine's own.
 
-What is estimated, precisely:
+What the numbers are, precisely:
 
 * Direction: `served` is the version that drew the tokens, `other` the one that did not. Swap them for the
   other direction's tokens; the two are different numbers.
-* `kl`: per position, the divergence KL(served‖other) of the two distributions of the next token, coarsened to
-  the tokens that *both* sides tell and one bucket for the rest. Coarsening can only lose divergence (the
-  data-processing inequality), so this is a lower bound, and it is never negative. It is a mean over the
-  *given* prefixes, whatever drew them, so it means the same at every sampling temperature; the prefixes
-  themselves are those of the temperature that was used.
-* `log_ratio`: mean of log p(served) - log p(other) of the tokens drawn. Where they were drawn from `served` at
-  temperature 1 with no top-p, top-k or penalty, its expectation is KL(served‖other) per token. At another
-  temperature the tokens follow the tempered distribution while both log-probabilities are raw, so it is
-  not a divergence then (at 0 it is the ratio along the greedy path, and may be negative): it is
+* `kl_bound`: per position, a lower bound of the divergence KL(served‖other) of the two distributions of the next token
+  (`divergence.lower_bound`). It is a mean over the *given* prefixes, whatever drew them, so it is a bound at every
+  sampling temperature; the prefixes themselves are those of the temperature that was used. What speaks against a
+  version is made of it.
+* `kl`: per position, an estimate of the same divergence (`divergence.estimate`), which takes the drawn token as a
+  sample of what is not told. Where tokens were drawn from `served` at temperature 1 with no top-p, top-k or penalty,
+  its expectation is the divergence, and it may be negative, of a token and of a short reply. At lower temperatures the
+  tail is drawn too seldom and too little of it is counted, so there a reply's estimate is no less than its
+  bound (docs/drift.md has what remains). What speaks for a version is made of it, and people are shown it.
+* `log_ratio`: mean of log p(served) - log p(other) of the tokens drawn. Its expectation is that of `kl`, under the same
+  conditions, and it varies more. At another temperature the tokens follow the tempered distribution while both
+  log-probabilities are raw, so it is not a divergence then (at 0 it is the ratio along the greedy path): it is
   reported with its temperature and not called KL, and no gate reads it.
 * Log-probabilities are the model's own, before temperature and penalties: vLLM's `--logprobs-mode
-  raw_logprobs`, its default. An engine started with a `processed_*` mode tells others, and then both mean
+  raw_logprobs`, its default. An engine started with a `processed_*` mode tells others, and then all of them mean
   something else.
 * Length: each number is a mean over a reply's tokens, so that a reply counts once however long it is; means
   over replies and sessions are made of these, not of tokens.
 * The stop token counts where the engine told it among the reply's ids (a reply of our own replay), and does not
   where ids came from text (the caller's reply).
+* `n_bytes`: of the reply's text in UTF-8, so that nats a token can be turned into bits a byte, which versions with
+  other tokenizers can be compared by. Known where the tokens spell that text and nothing else.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from evaluators.drift.divergence import Told, estimate, lower_bound
 from evaluators.observation import Drift, Unscored
 
 VERSION: Final = "1"
+# Likeliest tokens that engines are asked for: vLLM's own maximum by default (`--max-logprobs`).
+TOP: Final = 20
 # Beyond this a reply is as far away as a gate needs to know; 1 nat a token is already another voice.
 KL_CAP_NATS: Final = 5.0
 # Upper ends of the histogram's buckets, in nats; one more bucket holds the rest. Float32 noise lies in the first.
@@ -43,8 +51,6 @@ MOVED_NATS: Final = 1.0
 MOST_MOVED: Final = 5
 # Engines write -inf as -9999 (JSON has none); one impossible token shall not drown a reply.
 LOWEST_NATS: Final = -100.0
-# Float32 sums of probabilities are right to about this, so a smaller rest is not known.
-SMALLEST_REST: Final = 1e-6
 # Log-probabilities a little above zero are rounding; more is no probability.
 _ROUNDING: Final = 1e-3
 
@@ -54,17 +60,22 @@ class _Garbled(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _Position:
     """One position as one side tells it."""
 
-    logprobs: Mapping[int, float]
-    top: frozenset[int]  # the likeliest; empty where the side did not tell it
+    told: Told
+    first: frozenset[int]  # the likeliest; empty where the side did not tell it
     text: str
+
+    def logprob(self, token: int) -> float:
+        """Return a told token's log-probability."""
+        return self.told.logprobs[token]
 
 
 def drift_of(
-    ids: Sequence[int], start: int, served: Sequence[Any], other: Sequence[Any], *, temperature: float | None = None
-) -> Drift | Unscored:
+    ids: Sequence[int], start: int, served: Sequence[Any], other: Sequence[Any], *,
+    top: int = TOP, temperature: float | None = None, text: str | None = None,
+) -> Drift | Unscored:  # fmt: skip
     """Compare what two versions tell of the tokens from `start` on.
 
     Args:
@@ -73,7 +84,9 @@ def drift_of(
         served: The `prompt_logprobs` of the version that drew the reply: a list with an entry for each id, the
             first null, the others token id → `{logprob, rank, decoded_token}`.
         other: Those of the other version over the same ids.
+        top: How many of the likeliest tokens both were asked for.
         temperature: At which the reply was drawn; None means the engine's default, 1.
+        text: The reply's; None where it is not known.
 
     Returns:
         The drift, or why there is none: `no_tokens` (an empty reply) or `garbled` (the engine told nonsense).
@@ -85,16 +98,30 @@ def drift_of(
         if len(served) != len(ids) or len(other) != len(ids):
             raise _Garbled("not as many positions as tokens")
         told = [
-            (ids[at], _read(served[at], ids[at]), _read(other[at], ids[at])) for at in range(start, len(ids))
-        ]  # fmt: skip
+            (ids[at], _read(served[at], ids[at], top), _read(other[at], ids[at], top)) for at in range(start, len(ids))
+        ]
     except (_Garbled, TypeError, ValueError, KeyError, AttributeError):
         return Unscored(reason="garbled", version=VERSION)
-    return _summed(told, 1.0 if temperature is None else temperature)
+    n_bytes = None if text is None else _bytes_spelt([served.text for _, served, _ in told], text)
+    return _summed(told, 1.0 if temperature is None else temperature, n_bytes)
 
 
 def level(kl: float) -> float:
     """Return a divergence in nats as a level in [0, 1]."""
-    return min(kl, KL_CAP_NATS) / KL_CAP_NATS
+    return min(max(kl, 0.0), KL_CAP_NATS) / KL_CAP_NATS
+
+
+def bits_per_byte(drifts: Iterable[Drift]) -> float | None:
+    """Return the estimated divergence of some replies in bits for each byte of their text.
+
+    All nats of the replies / log 2 / all of their bytes; replies whose estimate or bytes are not known are left out.
+    None if none is left.
+    """
+    known = [each for each in drifts if each.kl is not None and each.n_bytes]
+    if not known:
+        return None
+    nats = math.fsum((each.kl or 0.0) * each.n_tokens for each in known)
+    return nats / math.log(2) / sum(each.n_bytes or 0 for each in known)
 
 
 def without_words(drift: Drift | Unscored | None) -> Drift | Unscored | None:
@@ -104,42 +131,45 @@ def without_words(drift: Drift | Unscored | None) -> Drift | Unscored | None:
     return replace(drift, top_moved=tuple(("", at, one, two) for _, at, one, two in drift.top_moved))
 
 
-def _summed(told: Sequence[tuple[int, _Told, _Told]], temperature: float) -> Drift:
-    moves = [served.logprobs[token] - other.logprobs[token] for token, served, other in told]
-    agreements = [bool(served.top & other.top) for _, served, other in told if served.top and other.top]
-    largest = sorted(range(len(told)), key=lambda at: (-abs(moves[at]), at))[:MOST_MOVED]
+def _summed(
+    told: Sequence[tuple[int, _Position, _Position]], temperature: float, n_bytes: int | None
+) -> Drift:  # fmt: skip
+    n = len(told)
+    moves = [served.logprob(token) - other.logprob(token) for token, served, other in told]
+    agreements = [bool(served.first & other.first) for _, served, other in told if served.first and other.first]
+    largest = sorted(range(n), key=lambda at: (-abs(moves[at]), at))[:MOST_MOVED]
+    bound = math.fsum(lower_bound(served.told, other.told) for _, served, other in told) / n
+    kl = math.fsum(estimate(served.told, other.told, token) for token, served, other in told) / n
     return Drift(
-        n_tokens=len(told),
-        log_ratio=math.fsum(moves) / len(told),
-        kl=math.fsum(coarse_kl(served.logprobs, other.logprobs) for _, served, other in told) / len(told),
-        moved_share=sum(abs(move) > MOVED_NATS for move in moves) / len(told),
+        n_tokens=n,
+        log_ratio=math.fsum(moves) / n,
+        # At temperature 1 a maximum would be biased upwards; elsewhere the estimate is biased downwards.
+        kl=kl if temperature == 1.0 else max(kl, bound),
+        kl_bound=bound,
+        moved_share=sum(abs(move) > MOVED_NATS for move in moves) / n,
         top1_agreement=sum(agreements) / len(agreements) if agreements else 1.0,
         top_moved=tuple(
-            (served.text or other.text, at, served.logprobs[token], other.logprobs[token])
+            (served.text or other.text, at, served.logprob(token), other.logprob(token))
             for at in largest if moves[at]
             for token, served, other in [told[at]]
         ),
         temperature=temperature,
         histogram=_histogram(moves),
+        n_bytes=n_bytes,
     )  # fmt: skip
 
 
-def coarse_kl(served: Mapping[int, float], other: Mapping[int, float]) -> float:
-    """Return KL(served‖other) in nats of two distributions of which only some log-probabilities are told.
+def _bytes_spelt(pieces: Sequence[str], text: str) -> int | None:
+    """Return the bytes of a reply's text, if that is what its tokens spell; else None.
 
-    Tokens that one side does not tell are in both sides' rest; 0 where no token is told by both.
+    A special token may follow, such as the stop token. Pieces of a character are told as U+FFFD, so what comes behind
+    the first of them is not compared; white space is not either, since some tokenizers leave out the first.
     """
-    both = served.keys() & other.keys()
-    parts: list[float] = []
-    rest_served = rest_other = 1.0
-    for token in both:
-        p = math.exp(served[token])
-        parts.append(p * (served[token] - other[token]))
-        rest_served -= p
-        rest_other -= math.exp(other[token])
-    if rest_served > SMALLEST_REST:
-        parts.append(rest_served * math.log(rest_served / max(rest_other, SMALLEST_REST)))
-    return max(0.0, math.fsum(parts))
+    spelt, _, unknown = "".join("".join(pieces).split()).partition("\ufffd")
+    shown = "".join(text.split())
+    if not shown or not (shown.startswith(spelt) if unknown else spelt.startswith(shown)):
+        return None
+    return len(text.encode()) if spelt else None
 
 
 def _histogram(moves: Sequence[float]) -> tuple[int, ...]:
@@ -149,7 +179,9 @@ def _histogram(moves: Sequence[float]) -> tuple[int, ...]:
     return tuple(counts)
 
 
-def _read(position: Mapping[str, Mapping[str, Any]], token: int) -> _Told:
+def _read(position: Mapping[str, Mapping[str, Any]], token: int, top: int) -> _Position:
+    if len(position) > top + 1:
+        raise _Garbled("more is told than was asked for")
     logprobs: dict[int, float] = {}
     text = ""
     has_first = len(position) > 1  # more than the reply's token: then the likeliest are among them
@@ -167,5 +199,7 @@ def _read(position: Mapping[str, Mapping[str, Any]], token: int) -> _Told:
     if token not in logprobs:
         raise _Garbled("the token itself is missing")
     most = max(logprobs.values())
-    top = frozenset(each for each, logprob in logprobs.items() if logprob == most) if has_first else frozenset()
-    return _Told(logprobs, top, text)
+    first = frozenset(each for each, logprob in logprobs.items() if logprob == most) if has_first else frozenset()
+    # The likeliest `top` and the reply's token are told: where that is one more, it is none of the likeliest.
+    likeliest = logprobs.keys() if len(logprobs) <= top else logprobs.keys() - {token}
+    return _Position(Told(logprobs, frozenset(likeliest)), first, text)

@@ -7,21 +7,28 @@ Evidence may also fall again: a verdict is of now, and whoever acts on a FAIL ac
 
 Numbers are means of sessions (`sessions.py`) in the order in which they were closed; the order has no part in
 the result. Two streams are kept: the candidate's pairs, and noise pairs of one version with itself.
+
+Of `kl` a pair says two things (`outcomes.py`), so two tracks of such streams are kept: FAIL is judged by what the
+divergence is at least, PASS by its estimate. What is certain to be no more than the truth cannot fail a candidate that
+is within its limit, and could pass one that is not; an estimate without bias passes it with a chance of alpha at most.
+Were both to reach their bounds, it fails. Held against noise, FAIL takes the noise's estimate on the other side: bound
+less bound would be of no known sign. A pair's numbers are cut at 5 nats; a negative estimate is cut at 0 only when it
+is the mean of a session.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import exp, log
 from types import MappingProxyType
 from typing import Final
 
 from evaluators.compare.comparator import Shape
-from evaluators.drift.token_kl import KL_CAP_NATS
 from evaluators.judge.criteria import HIGHER, Criterion
+from evaluators.judge.outcomes import KL, NO_ESTIMATE, capped_share, kl_bound_of, kl_estimate_of, outcome_of
 from evaluators.judge.sessions import IDLE_SECONDS, MOST_PAIRS, Closed, SessionMeans
-from evaluators.observation import Drift, Judged, Kind, Outcome, Score, Unscored
+from evaluators.observation import Judged, Kind, Score, Unscored
 from evaluators.statistics.betting import Evidence, log_e_above, log_e_below
 from evaluators.statistics.confidence_sequence import bounds
 from evaluators.statistics.two_sample import log_e_not_worse, log_e_worse
@@ -49,7 +56,9 @@ class Classification:
         metric: The criterion's.
         label: `pass`, `fail` or `inconclusive`.
         reason: The sentence for people: observed, limit, n, e.
-        observed: Mean over sessions: the metric's, or candidate - control of one that compares the arms' own.
+        observed: Mean over sessions: the metric's, or candidate - control of one that compares the arms' own. Of `kl`
+            the estimate; None where no pair has one.
+        bound: Of `kl`, the mean over sessions of what it is at least; None of others.
         limit: What it is held against; None before the first noise pair where noise pairs tell it.
         n: Sessions of the candidate that have counted.
         e_fail, e_pass: E-values for failing and for passing, finite; 1/alpha and 1/pass_alpha decide.
@@ -65,6 +74,7 @@ class Classification:
     label: Label
     reason: str
     observed: float | None = None
+    bound: float | None = None
     limit: float | None = None
     n: int = 0
     e_fail: float = 1.0
@@ -76,41 +86,6 @@ class Classification:
     pairs: int = 0
     unscored: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     left_out: int = 0
-
-
-def outcome_of(judged: Judged, metric: str) -> Outcome | None:
-    """Return what a pair says of a metric; None if nobody asked.
-
-    Drift may be scored on the control's tokens, the other's, or both. Then the mean of both counts: each has
-    its own blind spot, the greater of two would be biased upwards by noise, and a mean over half a nat says that
-    one of them is.
-
-    What an evaluator asks again takes another time than what a caller was served, whatever the version: it comes
-    later, behind all callers, and finds its prompt in a cache. Noise pairs have the served answer in control's place,
-    so times count only where the candidate's pairs have, too.
-    """
-    told = judged.scores.get(metric)
-    if told is not None:
-        if metric in _TIMED and judged.served != "control":
-            return Unscored(reason=CANDIDATE_SERVED, version=told.version)
-        return told
-    if metric not in _LEVELS:
-        return None
-    sides = [side for side in (judged.drift, judged.drift_back) if side is not None]
-    values = [_LEVELS[metric](side) for side in sides if isinstance(side, Drift) and side.n_tokens > 0]
-    if values:
-        return Score(value=sum(values) / len(values), version="")
-    reasons = [side.reason for side in sides if isinstance(side, Unscored)]
-    return Unscored(reason=reasons[0] if reasons else "no_tokens", version="") if sides else None
-
-
-_TIMED: Final = frozenset(("ttft", "itl"))
-CANDIDATE_SERVED: Final = "candidate_served"
-_LEVELS: Final[Mapping[str, Callable[[Drift], float]]] = {
-    "kl": lambda drift: min(max(drift.kl, 0.0), KL_CAP_NATS) / KL_CAP_NATS,
-    "token_flip": lambda drift: 1 - drift.top1_agreement,
-    "moved_share": lambda drift: drift.moved_share,
-}
 
 
 @dataclass(slots=True)
@@ -136,6 +111,31 @@ class _Stream:
         self.weights += session.weight
 
 
+class _Track:
+    """Sessions of the candidate's pairs and of noise pairs, by one kind of number.
+
+    Attributes:
+        sessions: Those that are open.
+        trial, noise: Those that have counted.
+    """
+
+    def __init__(self, idle_seconds: float, most_pairs: int) -> None:
+        self.sessions = SessionMeans(idle_seconds, most_pairs)
+        self.trial, self.noise = _Stream(), _Stream()
+
+    def add(self, session: Hashable, value: float, at: float, *, is_noise: bool, weight: float = 1.0) -> None:
+        """Take a pair's number."""
+        self._count(self.sessions.add(session, value, at, stream=_NOISE if is_noise else _TRIAL, weight=weight))
+
+    def close(self, now: float) -> None:
+        """Count the sessions for which no pair has come lately."""
+        self._count(self.sessions.close(now))
+
+    def _count(self, closed: list[Closed]) -> None:
+        for session in closed:
+            (self.noise if session.stream == _NOISE else self.trial).count(session)
+
+
 class CriterionEvidence:
     """Gathers what pairs say of one criterion; one writer."""
 
@@ -148,8 +148,8 @@ class CriterionEvidence:
         self._begin()
 
     def _begin(self) -> None:
-        self._sessions = SessionMeans(*self._settings)
-        self._trial, self._noise = _Stream(), _Stream()
+        self._for = _Track(*self._settings)
+        self._against = _Track(*self._settings) if self.criterion.metric == KL else self._for
         self._pairs = 0
         self._unscored: Counter[str] = Counter()
         self._cut = 0
@@ -158,10 +158,15 @@ class CriterionEvidence:
     def add(self, judged: Judged) -> None:
         """Take one pair; a pair that says nothing of the criterion's metric changes nothing."""
         outcome = outcome_of(judged, self.criterion.metric)
-        if outcome is None or (isinstance(outcome, Score) and not self._is_current(outcome.version)):
+        # A divergence may have a bound where it has no estimate; both are of the same version.
+        is_kl = self.criterion.metric == KL and KL not in judged.scores and kl_bound_of(judged) is not None
+        if outcome is None or ((is_kl or isinstance(outcome, Score)) and not self._is_current(outcome.version)):
             return
         self._known = None
         is_noise = judged.kind is Kind.NOISE
+        if is_kl:
+            self._add_kl(judged, is_noise=is_noise)
+            return
         value = self._goodness(outcome) if isinstance(outcome, Score) else None
         if value is None:
             if not is_noise:
@@ -171,11 +176,30 @@ class CriterionEvidence:
         if self.criterion.most_weight is not None:
             weight, value = self._weighed(judged.weight, value)
         self._pairs += not is_noise
+        for track in self._tracks():
+            track.add(*self._place(judged, value, is_noise=is_noise), is_noise=is_noise, weight=weight)
+
+    def _add_kl(self, judged: Judged, *, is_noise: bool) -> None:
+        """Take the estimate of a pair for its candidate, and of the candidate's own pairs the bound against it."""
+        estimate = kl_estimate_of(judged)
+        against = estimate if is_noise else kl_bound_of(judged)
+        self._pairs += not is_noise
+        for track, nats in ((self._for, estimate), (self._against, against)):
+            if nats is not None:
+                goodness = 1 - capped_share(nats)
+                track.add(*self._place(judged, goodness, is_noise=is_noise), is_noise=is_noise)
+        if estimate is None and not is_noise:
+            self._unscored[NO_ESTIMATE] += 1
+
+    def _place(self, judged: Judged, value: float, *, is_noise: bool) -> tuple[Hashable, float, float]:
+        """Return whose a number is, the number, and when it came."""
         session = judged.session or judged.sample
         # Where both streams meet in one e-value a session belongs to one of them; else they do not touch.
         key = (session, _NOISE) if is_noise and not self.criterion.needs_noise else session
-        at = max(judged.at, judged.judged_at)
-        self._count(self._sessions.add(key, value, at, stream=_NOISE if is_noise else _TRIAL, weight=weight))
+        return key, value, max(judged.at, judged.judged_at)
+
+    def _tracks(self) -> tuple[_Track, ...]:
+        return (self._for,) if self._for is self._against else (self._for, self._against)
 
     def close(self, now: float) -> None:
         """Count the sessions for which no pair has come lately.
@@ -183,11 +207,18 @@ class CriterionEvidence:
         Args:
             now: Unix seconds, as in `Judged.judged_at`.
         """
-        self._count(self._sessions.close(now))
+        before = self._counted()
+        for track in self._tracks():
+            track.close(now)
+        if self._counted() != before:
+            self._known = None
+
+    def _counted(self) -> list[int]:
+        return [stream.evidence.n for track in self._tracks() for stream in (track.trial, track.noise)]
 
     def has_counted(self, until: float) -> bool:
         """Whether all sessions that began by then have counted; seconds as in `close`."""
-        return self._sessions.has_counted(until)
+        return all(track.sessions.has_counted(until) for track in self._tracks())
 
     def classify(self) -> Classification:
         """Return what the sessions that have counted say."""
@@ -221,40 +252,41 @@ class CriterionEvidence:
         share = min(weight, most) / most
         return share, boundary + share * (value - boundary)
 
-    def _count(self, closed: list[Closed]) -> None:
-        for session in closed:
-            self._known = None
-            (self._noise if session.stream == _NOISE else self._trial).count(session)
-
     def _log_e_values(self) -> tuple[float, float]:
         criterion, boundary = self.criterion, self.criterion.boundary
-        trial, noise = self._trial.evidence, self._noise.evidence
+        ours, theirs = self._for, self._against
         if boundary is not None:
-            return log_e_below(trial, boundary), log_e_above(trial, boundary)
+            return log_e_below(theirs.trial.evidence, boundary), log_e_above(ours.trial.evidence, boundary)
         margin = criterion.margin / criterion.scale
-        return log_e_worse(trial, noise, margin), log_e_not_worse(trial, noise, margin)
+        return (
+            log_e_worse(theirs.trial.evidence, theirs.noise.evidence, margin),
+            log_e_not_worse(ours.trial.evidence, ours.noise.evidence, margin),
+        )
 
     def _classified(self) -> Classification:
-        criterion, trial = self.criterion, self._trial.evidence
+        criterion, trial = self.criterion, self._for.trial
         log_fail, log_pass = self._log_e_values()
         if log_fail >= -log(criterion.alpha):
             label = Label.FAIL
-        elif log_pass >= -log(criterion.alpha_to_pass) and trial.n >= criterion.min_samples:
+        elif log_pass >= -log(criterion.alpha_to_pass) and trial.evidence.n >= criterion.min_samples:
             label = Label.PASS
         else:
             label = Label.INCONCLUSIVE
-        low, high = bounds(trial, criterion.alpha)
-        ends = sorted(self._in_unit(end, self._trial) for end in (low, high))
+        low, high = bounds(trial.evidence, criterion.alpha)
+        is_known = trial.evidence.n > 0
+        ends = sorted(self._in_unit(end, trial) for end in (low, high))
         e_fail, e_pass = (exp(min(each, _LARGEST_EXPONENT)) for each in (log_fail, log_pass))
-        observed, noise = self._mean(self._trial), self._mean(self._noise)
-        limit = self._limit(noise)
-        return Classification(
-            metric=criterion.metric, label=label, observed=observed, limit=limit, n=trial.n,
-            e_fail=e_fail, e_pass=e_pass, low=ends[0] if trial.n else None, high=ends[1] if trial.n else None,
-            noise=noise, noise_n=self._noise.evidence.n,
-            pairs=self._pairs, unscored=MappingProxyType(dict(self._unscored)), left_out=self._sessions.left_out,
-            reason=self._reason(label, observed, limit, e_pass if label is Label.PASS else e_fail),
+        found = Classification(
+            metric=criterion.metric, label=label, reason="",
+            observed=self._mean(trial), limit=self._limit(self._mean(self._for.noise)),
+            bound=self._mean(self._against.trial) if criterion.metric == KL else None,
+            n=(self._against if label is Label.FAIL or not is_known else self._for).trial.evidence.n,
+            e_fail=e_fail, e_pass=e_pass, low=ends[0] if is_known else None, high=ends[1] if is_known else None,
+            noise=self._mean(self._for.noise), noise_n=self._for.noise.evidence.n,
+            pairs=self._pairs, unscored=MappingProxyType(dict(self._unscored)),
+            left_out=self._against.sessions.left_out,
         )  # fmt: skip
+        return replace(found, reason=self._reason(found))
 
     def _mean(self, stream: _Stream) -> float | None:
         mean = stream.evidence.mean
@@ -275,21 +307,31 @@ class CriterionEvidence:
             return None
         return noise - criterion.margin if criterion.direction is HIGHER else noise + criterion.margin
 
-    def _reason(self, label: Label, observed: float | None, limit: float | None, e_value: float) -> str:
-        criterion, n = self.criterion, self._trial.evidence.n
-        details = [f"n={n:,}", f"e={e_value:.3g}"]
-        if criterion.needs_noise:
-            details.insert(1, f"noise n={self._noise.evidence.n:,}")
-        details += self._remarks()
-        if observed is None:
+    def _reason(self, found: Classification) -> str:
+        criterion, label = self.criterion, found.label
+        told, beside = self._numbers(found)
+        if told is None:
             return f"{criterion.metric} not measured yet ({', '.join(['n=0', *self._remarks()])})"
-        told = f"{criterion.metric} {self._told(observed)}"
-        if limit is None:
-            return f"{told}: no noise pairs to hold it against ({', '.join(details)})"
-        against = self._told(limit) + criterion.unit
+        details = [*beside, f"n={found.n:,}"]
+        if criterion.needs_noise:
+            details.append(f"noise n={found.noise_n:,}")
+        details.append(f"e={found.e_pass if label is Label.PASS else found.e_fail:.3g}")
+        inside = ", ".join(details + self._remarks())
+        if found.limit is None:
+            return f"{told}: no noise pairs to hold it against ({inside})"
+        against = self._told(found.limit) + criterion.unit
         if label is Label.INCONCLUSIVE:
-            return f"{told} not told apart from {against} ({', '.join(details)})"
-        return f"{told} {_RELATION[criterion.direction is HIGHER][label]} {against} ({', '.join(details)})"
+            return f"{told} not told apart from {against} ({inside})"
+        return f"{told} {_RELATION[criterion.direction is HIGHER][label]} {against} ({inside})"
+
+    def _numbers(self, found: Classification) -> tuple[str | None, list[str]]:
+        """Return what was observed, and what is told beside it: of `kl` bound and estimate, first what decides."""
+        metric = self.criterion.metric
+        estimate = None if found.observed is None else self._told(found.observed)
+        bound = None if found.bound is None else f"at least {self._told(found.bound)}"
+        if bound is not None and (found.label is Label.FAIL or estimate is None):
+            return f"{metric} {bound}", [] if estimate is None else [f"estimate {estimate}"]
+        return None if estimate is None else f"{metric} {estimate}", [] if bound is None else [bound]
 
     def _told(self, value: float) -> str:
         return f"{value:+.3f}" if self.criterion.is_relative else f"{value:.3f}"
@@ -297,14 +339,14 @@ class CriterionEvidence:
     def _remarks(self) -> list[str]:
         """What a reader must know beside the numbers."""
         told = []
-        unscored, waiting = self._unscored.total(), self._sessions.waiting
+        unscored, waiting = self._unscored.total(), self._against.sessions.waiting
         if unscored and unscored >= MANY * (unscored + self._pairs):
             most = ", ".join(f"{reason} {count:,}" for reason, count in self._unscored.most_common(3))
             told.append(f"{unscored:,} pairs unscored: {most}")
-        late = self._sessions.left_out - self._sessions.of_other_stream
+        late = self._against.sessions.left_out - self._against.sessions.of_other_stream
         if late and late >= MANY * self._pairs:
             told.append(f"{late:,} pairs of sessions that had counted")
-        if waiting and not self._trial.evidence.n:
+        if waiting and not self._against.trial.evidence.n:
             told.append(f"{waiting:,} pairs of open sessions")
         if self._cut:
             told.append(f"{self._cut:,} weights cut")

@@ -83,8 +83,10 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
         "ttft": Metric(shape=_SIMILARITY),
         "itl": Metric(shape=_SIMILARITY),
         "tokens": Metric(shape=_SIMILARITY),
-        # A mean of half a nat: control gives what the candidate says, token for token, 60 % of the
-        # candidate's own likelihood. Of one model in another precision a few hundredths are seen.
+        # Half a nat a token, of the divergence over the whole vocabulary: in the geometric mean a token has 60 % of the
+        # likelihood under the other version that it has under the one which drew it. To pass, that is estimated; to
+        # fail, a bound must exceed it that tells some 85 % (docs/drift.md). Of one model in another precision a few
+        # hundredths are seen.
         "kl": Metric(shape=_LEVEL, direction=LOWER, limit=0.5, scale=KL_CAP_NATS, unit=" nats"),
         # One first choice in five, and one token in ten by more than 1 nat: as much as half a nat goes with.
         "token_flip": Metric(shape=_LEVEL, direction=LOWER, limit=0.2),

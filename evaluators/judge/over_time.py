@@ -14,8 +14,8 @@ from math import log2
 from types import MappingProxyType
 from typing import Final
 
-from evaluators.judge.classify import outcome_of
 from evaluators.judge.criteria import METRICS
+from evaluators.judge.outcomes import outcome_of
 from evaluators.judge.sessions import IDLE_SECONDS, SessionMeans
 from evaluators.observation import Judged, Kind, Score
 from evaluators.statistics.betting import Evidence

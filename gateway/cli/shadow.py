@@ -51,7 +51,8 @@ def list_shadows(as_json: bool, **given: Any) -> None:
 def report(alias: str, since: str, rollout: str | None, html: Path | None, as_json: bool, **given: Any) -> None:
     """Show what is known of ALIAS: each version's scores and drift by task, against noise, and its gates.
 
-    KL is in nats a token. Intervals are of 95 %, at this look; what stands out over all figures has a `*`.
+    KL is in nats a token: as estimated, and what it is at least. Intervals are of 95 %, at this look; what stands out
+    over all figures has a `*`.
     """
     query = f"?since_seconds={_seconds(since)}" + (f"&rollout={segment(rollout)}" if rollout else "")
     found = _control(given).ask_running("GET", f"{_PATH}/{segment(alias)}{query}")

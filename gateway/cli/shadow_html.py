@@ -98,7 +98,8 @@ def _comparison(each: Mapping[str, Any], report: Mapping[str, Any]) -> Iterator[
     drift = each["drift"]
     if drift is not None:
         if each["kind"] != "noise":
-            yield kl_over_pairs(each, _kl_limit(report, each))
+            if drift["kl"] is not None:
+                yield kl_over_pairs(each, _kl_limit(report, each))
             yield log_ratios(each, _noise_drift(report, each))
         if drift["top_moved"]:
             yield "<h3>Tokens that moved most</h3>"
@@ -121,9 +122,14 @@ def _tiles(each: Mapping[str, Any]) -> str:
     if drift is not None:
         kl = {"stands_out": drift["stands_out"].get("kl")}
         tiles += [
-            (marked_out(f"{drift['kl']:.4f}", kl), "KL, nats a token" + _within(drift)),
-            (_number(drift["noise"], ".4f"), "KL of noise"),
-            (f"{drift['quantiles']['p90']:.3f}", "KL, 90th percentile"),
+            (
+                marked_out(_number(drift["kl"], ".4f"), kl),
+                "KL, estimated, nats a token" + _within(drift, "low", "high"),
+            ),
+            (f"{drift['kl_bound']:.4f}", "KL at least" + _within(drift, "kl_bound_low", "kl_bound_high")),
+            (_number(drift["bits_per_byte"], ".4f"), "KL, estimated, bits a byte"),
+            (_number(drift["noise"], ".4f"), "KL of noise, estimated"),
+            (_number(drift["quantiles"].get("p90"), ".3f"), "KL, estimated, 90th percentile"),
             (f"{drift['moved_share']:.1%}", "tokens moved by over 1 nat"),
             (f"{drift['top1_agreement']:.1%}", "same first choice"),
         ]
@@ -140,8 +146,8 @@ def _tiles(each: Mapping[str, Any]) -> str:
     )
 
 
-def _within(drift: Mapping[str, Any]) -> str:
-    return "" if drift["low"] is None else f" ({drift['low']:.3f} … {drift['high']:.3f})"
+def _within(drift: Mapping[str, Any], low: str, high: str) -> str:
+    return "" if drift[low] is None else f" ({drift[low]:.3f} … {drift[high]:.3f})"
 
 
 def _figures(each: Mapping[str, Any]) -> Iterator[str]:

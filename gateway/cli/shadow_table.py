@@ -9,7 +9,7 @@ from gateway.cli.tables import show_table, when
 
 # More columns do not fit on a terminal; the JSON and the page have all.
 MOST_TASKS: Final = 4
-_LEVELS: Final = ("kl", "token_flip", "moved_share")
+_LEVELS: Final = ("kl", "kl_bound", "token_flip", "moved_share")
 OUT: Final = "*"
 _HEADINGS: Final = {
     "candidate": "{version}, candidate, against {control}",
@@ -94,13 +94,19 @@ def levels_of(each: Mapping[str, Any]) -> list[dict[str, Any]]:
         "n": drift["n"], "unscored": drift["unscored"], "control": None, "candidate": None, "noise": None,
         "is_difference": False, "low": None, "high": None, "excess": None,
     }  # fmt: skip
-    excess = None if drift["noise"] is None else drift["kl"] - drift["noise"]
     levels: list[dict[str, Any]] = [
-        {**shared, "comparator": "kl", "mean": drift["kl"], "noise": drift["noise"], "low": drift["low"],
-         "high": drift["high"], "excess": excess},
+        {**shared, "comparator": "kl_bound", "mean": drift["kl_bound"], "low": drift["kl_bound_low"],
+         "high": drift["kl_bound_high"]},
         {**shared, "comparator": "token_flip", "mean": 1 - drift["top1_agreement"]},
         {**shared, "comparator": "moved_share", "mean": drift["moved_share"]},
     ]  # fmt: skip
+    if drift["kl"] is not None:
+        excess = None if drift["noise"] is None else drift["kl"] - drift["noise"]
+        estimate = {
+            **shared, "comparator": "kl", "mean": drift["kl"], "noise": drift["noise"], "low": drift["low"],
+            "high": drift["high"], "excess": excess,
+        }  # fmt: skip
+        levels.insert(0, estimate)
     return [{**level, "stands_out": drift["stands_out"].get(level["comparator"])} for level in levels]
 
 
@@ -111,7 +117,7 @@ def marked_out(text: str, view: Mapping[str, Any]) -> str:
 
 def _row(figure: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     name = figure["comparator"]
-    digits = 4 if name == "kl" else 3
+    digits = 4 if name in ("kl", "kl_bound") else 3
     interval = _between(figure["low"], figure["high"], digits, is_difference=figure["is_difference"])
     noise = "-" if figure["noise"] is None else _number(figure["noise"], digits, is_difference=figure["is_difference"])
     of_tasks = []
@@ -142,9 +148,12 @@ def _number(value: float, digits: int, *, is_difference: bool) -> str:
 
 
 def _drift(drift: Mapping[str, Any]) -> None:
-    quantiles = ", ".join(f"{name} {value:.4f}" for name, value in drift["quantiles"].items())
     noise = "no noise measured" if drift["noise"] is None else f"noise {drift['noise']:.4f}"
-    say(f"  KL {drift['kl']:.4f} nats a token ({noise}); {quantiles}; {drift['n_tokens']:,} tokens")
+    known = [noise, *(f"{name} {value:.4f}" for name, value in drift["quantiles"].items())]
+    if drift["bits_per_byte"] is not None:
+        known.append(f"{drift['bits_per_byte']:.4f} bits a byte")
+    kl = "not estimated" if drift["kl"] is None else f"estimated {drift['kl']:.4f}"
+    say(f"  KL {kl}, at least {drift['kl_bound']:.4f} nats a token ({', '.join(known)}); {drift['n_tokens']:,} tokens")
     say(
         f"  {drift['moved_share']:.1%} of the tokens moved by over 1 nat; "
         f"same first choice for {drift['top1_agreement']:.1%}"

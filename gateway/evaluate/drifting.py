@@ -65,19 +65,21 @@ async def drifts_of(
         return Drifts(drift=asked, back=None if sample.kind == Kind.NOISE else asked)
     served = sample.control if sample.served == "control" else sample.other
 
-    async def measured(ids: tuple[int, ...] | Unscored, drawn_from: str, other: str) -> tuple[Drift | Unscored, int]:
+    async def measured(
+        ids: tuple[int, ...] | Unscored, text: str, drawn_from: str, other: str
+    ) -> tuple[Drift | Unscored, int]:
         if isinstance(ids, Unscored):
             return ids, 0
-        return await scorer.drift(
-            engine, Given(prompt=asked, reply=ids, temperature=prompt.temperature), drawn_from, other
-        )  # fmt: skip
+        scored = Given(prompt=asked, reply=ids, temperature=prompt.temperature, text=text)
+        return await scorer.drift(engine, scored, drawn_from, other)
 
     async def of_given() -> tuple[Drift | Unscored, int]:
-        return await measured(await _ids_given(scorer, engine, sample, given), served, sample.replayed)
+        ids = await _ids_given(scorer, engine, sample, given)
+        return await measured(ids, given.text, served, sample.replayed)
 
     async def of_replayed() -> tuple[Drift | Unscored, int]:
         ids = _unscored("no_token_ids") if replayed.token_ids is None else replayed.token_ids
-        return await measured(ids, sample.replayed, served)
+        return await measured(ids, replayed.text, sample.replayed, served)
 
     if sample.kind == Kind.NOISE:
         noise, cost = await of_given()

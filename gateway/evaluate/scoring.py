@@ -4,10 +4,15 @@ Ids are the engine's own. Those of a replay come with it; a caller's reply is te
 its ids, and they count only if they give back the very text. vLLM on CPUs dies of two requests for
 `prompt_logprobs` at once where its fault is not cured (vllm-project/vllm #16668), and everywhere they need
 memory for a row of the vocabulary per token: one at a time on each engine, over all evaluators.
+
+Both versions are asked for as many of the likeliest tokens. An engine that allows fewer (`--max-logprobs`) says how
+many, and is asked for those from then on: the bound is looser then and the estimate varies more; neither is wrong.
 """
 
 import asyncio
 import contextlib
+import logging
+import re
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +20,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from evaluators.drift.token_kl import VERSION, drift_of
+from evaluators.drift.token_kl import TOP, VERSION, drift_of
 from evaluators.observation import Drift, Unscored
 from gateway.evaluate.calls import CallFailed
 from gateway.evaluate.engines import Engine
@@ -25,9 +30,14 @@ from gateway.store.errors import StoreError
 _POLL_SECONDS: Final = 0.2
 # A turn is prolonged while it is used, so that of an evaluator that died with it this much is lost.
 TURN_SECONDS: Final = 10.0
-# A token told with its 5 likeliest others takes 500 bytes of JSON.
-_BYTES_PER_TOKEN: Final = 4096
+# Of JSON for a token told at a position: 80 to 100 as a rule, more where its text is long or escaped.
+_BYTES_PER_TOLD: Final = 256
 _OK: Final = 200
+_BAD_REQUEST: Final = 400
+# As vLLM refuses more than its `--max-logprobs` (vllm/sampling_params.py, `_validate_logprobs`).
+_TOO_MANY: Final = re.compile(rb"prompt logprobs of \d+, which is greater than max allowed: (\d+)")
+
+log = logging.getLogger("loragate.evaluate")
 
 
 class TurnTaking(Protocol):
@@ -52,7 +62,7 @@ class ScoringBounds:
         both_answers: Score both answers of a pair; else one of them, drawn by a coin.
     """
 
-    top: int = 5
+    top: int = TOP
     at_once: int = 1
     tokens: int = 8192
     seconds: float = 60.0
@@ -61,15 +71,30 @@ class ScoringBounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """Token ids to be scored, prompt and reply, and at which temperature the reply was drawn."""
+    """What is scored.
+
+    Attributes:
+        prompt, reply: Token ids.
+        temperature: At which the reply was drawn.
+        text: Of the reply; None where it is not all that the ids say.
+    """
 
     prompt: tuple[int, ...]
     reply: tuple[int, ...]
     temperature: float | None = None
+    text: str | None = None
 
 
 class _Refused(Exception):
     """There is no score; the message says why in a word."""
+
+
+class _TooMany(_Refused):
+    """The engine tells fewer of the likeliest tokens."""
+
+    def __init__(self, allowed: int) -> None:
+        super().__init__("max_logprobs")
+        self.allowed = allowed
 
 
 class Scorer:
@@ -88,6 +113,7 @@ class Scorer:
         self._places: dict[str, asyncio.Semaphore] = {}
         self._holding: set[str] = set()
         self._lock = threading.Lock()
+        self._most_top: dict[str, int] = {}  # of engines that allow fewer than is wished
 
     @property
     def both_answers(self) -> bool:
@@ -131,16 +157,25 @@ class Scorer:
                     told.append(await self._score(engine, version, ids))
         except _Refused as refused:
             return _unscored(str(refused)), cost
-        return drift_of(ids, len(given.prompt), told[0], told[1], temperature=given.temperature), cost
+        return drift_of(
+            ids, len(given.prompt), told[0], told[1],
+            top=self._top(engine), temperature=given.temperature, text=given.text,
+        ), cost  # fmt: skip
+
+    def _top(self, engine: Engine) -> int:
+        """Return how many of the likeliest tokens an engine is asked for."""
+        return min(self._bounds.top, self._most_top.get(engine.url, self._bounds.top))
 
     async def _score(self, engine: Engine, version: str, ids: Sequence[int]) -> list[Any]:
-        body = {
-            "model": version, "prompt": list(ids), "max_tokens": 1, "temperature": 0,
-            "prompt_logprobs": self._bounds.top,
-        }  # fmt: skip
-        await engine.idle()
-        most_bytes = 1_048_576 + _BYTES_PER_TOKEN * len(ids)
-        reply = await self._ask(engine, "/v1/completions", body, most_bytes)
+        try:
+            reply = await self._ask_score(engine, version, ids)
+        except _TooMany as refused:
+            log.warning(
+                "%s tells the %d likeliest tokens at most, %d are wished: drift's bound is looser (--max-logprobs)",
+                engine.url, refused.allowed, self._top(engine),
+            )  # fmt: skip
+            self._most_top[engine.url] = refused.allowed
+            reply = await self._ask_score(engine, version, ids)
         engine.spend(len(ids))
         try:
             told = reply["choices"][0]["prompt_logprobs"]
@@ -149,6 +184,13 @@ class Scorer:
         if not isinstance(told, list):
             raise _Refused("no_logprobs")
         return told
+
+    async def _ask_score(self, engine: Engine, version: str, ids: Sequence[int]) -> dict[str, Any]:
+        top = self._top(engine)
+        body = {"model": version, "prompt": list(ids), "max_tokens": 1, "temperature": 0, "prompt_logprobs": top}
+        await engine.idle()
+        most_bytes = 1_048_576 + _BYTES_PER_TOLD * (top + 1) * len(ids)
+        return await self._ask(engine, "/v1/completions", body, most_bytes)
 
     async def _tokenize(self, engine: Engine, asked: dict[str, Any]) -> tuple[int, ...]:
         reply = await self._ask(engine, "/tokenize", asked, 1_048_576 + 16 * self._bounds.tokens)
@@ -162,6 +204,8 @@ class Scorer:
             reply = await engine.ask(path, body, seconds=self._bounds.seconds, most_bytes=most_bytes)
         except CallFailed as failed:
             raise _Refused(failed.reason) from None
+        if reply.status == _BAD_REQUEST and (few := _TOO_MANY.search(reply.body)):
+            raise _TooMany(int(few[1]))
         if reply.status != _OK:
             raise _Refused(f"status_{reply.status}")
         try:

@@ -30,7 +30,8 @@ class WindowView:
 
     Attributes:
         n: Pairs in the window.
-        scores: Comparator → mean score in [0, 1]; `kl` is in nats a token, `token_flip` and `moved_share` are shares.
+        scores: Comparator → mean score in [0, 1]; `kl` and `kl_bound` are in nats a token, `token_flip` and
+            `moved_share` are shares.
         noise: The same of the pairs that compare the version (or its control) with itself, as far as there are any.
         excess: Comparator → how much more the sides differ than a version does from itself.
     """
@@ -72,7 +73,7 @@ class ShadowReading:
 
     Attributes:
         pairs: Pairs read from the store since this gateway leads.
-        kl: Histograms of the pairs' KL, by `KL_BOUNDS`.
+        kl: Histograms of the pairs' estimated KL, by `KL_BOUNDS`.
         lag: Histograms of how late a pair was compared, by alias and `LAG_BOUNDS`.
         windows: Means over the last pairs.
         evaluators: Counts that evaluators report.

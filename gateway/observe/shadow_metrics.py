@@ -11,7 +11,7 @@ _BY_VERSION: Final = ("alias", "version", "kind")
 _LEADER: Final = " Exported by the leader alone."
 _WINDOW: Final = " Over the last 1,000 pairs, at most a day old." + _LEADER
 # `judge` and the levels of drift have series of their own.
-_APART: Final = frozenset(("judge", "kl", "token_flip", "moved_share"))
+_APART: Final = frozenset(("judge", "kl", "kl_bound", "token_flip", "moved_share"))
 
 
 def shadow_series(reading: ShadowReading) -> Iterator[Metric]:
@@ -43,14 +43,16 @@ def _pairs(reading: ShadowReading) -> Iterator[Metric]:
 
 def _drift(reading: ShadowReading) -> Iterator[Metric]:
     kl = HistogramMetricFamily(
-        "loragate_drift_kl_nats", "KL divergence of a pair, in nats a token, from scoring the same tokens." + _LEADER,
+        "loragate_drift_kl_nats",
+        "Estimated KL divergence of a pair, in nats a token; a negative estimate counts as 0." + _LEADER,
         labels=_BY_VERSION,
     )  # fmt: skip
     for key, tallied in sorted(reading.kl.items()):
         kl.add_metric(key, _cumulative(KL_BOUNDS, tallied), tallied.sum)
     yield kl
     for comparator, name, about in (
-        ("kl", "loragate_drift_kl_mean_nats", "Mean KL divergence in nats a token."),
+        ("kl", "loragate_drift_kl_mean_nats", "Mean of the estimated KL divergence in nats a token."),
+        ("kl_bound", "loragate_drift_kl_bound_mean_nats", "Mean of what the KL divergence is at least, nats a token."),
         ("token_flip", "loragate_token_flip_ratio", "Share of tokens where the versions' first choices differ."),
         ("moved_share", "loragate_token_moved_ratio", "Share of tokens whose log-probability moved by over 1 nat."),
     ):

@@ -41,12 +41,19 @@ class _Unscored(msgspec.Struct, frozen=True, array_like=True, tag="unscored"):
 class _Drift(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="drift"):
     n_tokens: int
     log_ratio: float
-    kl: float
+    # Pairs of before `kl_bound` have a bound alone, under the name of `kl`; see `_unpacked_drift`.
+    kl: float | None
+    kl_bound: float | None = None
     moved_share: float
     top1_agreement: float
     top_moved: Moved = ()
     temperature: float = 1.0
     histogram: tuple[int, ...] = ()
+    n_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kl is None and self.kl_bound is None:
+            raise ValueError("drift without any divergence")
 
 
 class _NoDrift(msgspec.Struct, frozen=True, kw_only=True, tag="unscored"):
@@ -140,6 +147,8 @@ def _unpacked_drift(packed: _Drift | _NoDrift | None, moved: Moved) -> Drift | U
     if isinstance(packed, _NoDrift):
         return Unscored(reason=packed.reason, version=packed.version)
     values = {name: getattr(packed, name) for name in _Drift.__struct_fields__}
+    if packed.kl_bound is None:  # stored before estimates were: its `kl` is a bound, and no estimate
+        values |= {"kl": None, "kl_bound": packed.kl}
     return Drift(**{**values, "top_moved": packed.top_moved or moved})
 
 

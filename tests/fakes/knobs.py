@@ -80,6 +80,8 @@ class Knobs:
     """Share of its KV cache that its metrics say is full."""
     no_priorities: bool = False
     """Refuse a request with a priority, as vLLM does unless it was started with `--scheduling-policy priority`."""
+    max_logprobs: int = 20
+    """More prompt log-probabilities are refused, as by vLLM beyond its `--max-logprobs`."""
     no_ids: bool = False
     """Tell no token ids, as engines other than vLLM."""
     lossy: bool = False

@@ -86,6 +86,10 @@ def generation(route: Route, model: str, body: Body, knobs: Knobs) -> Plan:
     if route.needs is not None and route.needs not in body:
         message = f"[{{'type': 'missing', 'loc': ('body', '{route.needs}'), 'msg': 'Field required'}}]"
         return whole(400, replies.error(400, message, "Bad Request", route.needs), knobs=knobs)
+    if (body.get("prompt_logprobs") or 0) > knobs.max_logprobs:
+        told = f"Requested prompt logprobs of {body['prompt_logprobs']}, which is greater than max allowed: "
+        refused = replies.error(400, f"{told}{knobs.max_logprobs}", "BadRequestError", "prompt_logprobs")
+        return whole(400, refused, knobs=knobs)
     choices = (body.get("n") or 1) * len(prompts_of(body))
     answers = [answer(model, body, index, knobs.events) for index in range(choices)]
     if body.get("stream") and route.stream is not None:

@@ -114,7 +114,9 @@ def test_a_pair_is_replayed_scored_in_both_directions_and_stored_once(
     assert (judged.kind, judged.control, judged.other) == (Kind.CANDIDATE, CONTROL, CANDIDATE)
     assert isinstance(judged.drift, Drift)
     assert isinstance(judged.drift_back, Drift)
-    assert judged.drift.kl > 0.01
+    assert judged.drift.kl_bound > 0.01
+    assert judged.drift.n_bytes
+    assert judged.drift_back.n_bytes
     assert judged.drift.temperature == 0.7
     assert judged.drift.top_moved[0][0] != ""
     edit = judged.scores["edit"]
@@ -151,6 +153,21 @@ def test_one_answer_of_a_pair_is_scored_by_a_coin_and_the_other_where_that_canno
     asyncio.run(work())
     late = [each for each in Pairs(store).since(0) if each.sample in {one.id for one in more}]
     assert all(isinstance(each.drift, Drift) and not isinstance(each.drift_back, Drift) for each in late)
+
+
+def test_an_engine_that_tells_fewer_of_the_likeliest_tokens_is_asked_for_as_many_as_it_tells(
+    store: Store, engine: FakeEngine, tmp_path: Path
+) -> None:
+    engine.set(max_logprobs=5)
+    made = [sample(engine, number, asked={"seed": number}) for number in range(4)]
+    before = len(engine.generations)
+    found = evaluated(store, engine, made, tmp_path)
+    assert all(isinstance(each.drift, Drift) and each.drift.kl_bound > 0.01 for each in found)
+    bodies = [msgspec.json.decode(each.body) for each in engine.generations[before:]]
+    asked = [each["prompt_logprobs"] for each in bodies if "prompt_logprobs" in each]
+    assert set(asked) == {20, 5}
+    assert asked.count(20) <= 4, "once known it is not asked for more"
+    assert asked.count(5) == 4 * len(made)
 
 
 def test_an_engine_that_runs_something_else_is_waited_for_but_not_for_long(

@@ -201,7 +201,7 @@ def test_the_hours_budget_and_the_share_hold() -> None:
 
 
 def test_a_pair_that_moved_is_judged_oftener_whichever_of_its_answers_was_scored() -> None:
-    moved = Drift(n_tokens=10, log_ratio=2.0, kl=1.0, moved_share=1.0, top1_agreement=0.2)
+    moved = Drift(n_tokens=10, log_ratio=2.0, kl=1.0, kl_bound=0.8, moved_share=1.0, top1_agreement=0.2)
     weights = []
     with fake_judge(fair) as (url, _):
 

@@ -19,7 +19,7 @@ import pytest
 
 from adapters.fusion import fuse
 from adapters.recipe import Method, Parent, Recipe
-from evaluators.drift.token_kl import coarse_kl
+from evaluators.drift.divergence import Told, estimate, lower_bound
 from evaluators.observation import Drift, Unscored
 from gateway.demo.adapters import demo_adapters
 from gateway.demo.base_model import demo_base
@@ -35,7 +35,7 @@ SCALES = {"support-0": 0.0, "support-25": 0.25, "support-50": 0.5, "support-100"
 FULL = "support-100"
 QUESTIONS = ("How do I reset my password?", "What is the capital of France?", "How long does a refund take?")
 TOKENS = 24
-TOP = 5
+TOP = 20  # vLLM's own maximum by default
 # Nats, of a mean over a reply's tokens. Both sides compute in float32 and sum in another order: measured here, the
 # largest difference of a reply is 1e-5.
 TOLERANCE = 1e-3
@@ -91,19 +91,21 @@ def replies(vllm: Path) -> dict[str, list[Given]]:
         }  # fmt: skip
         told = http.post("/v1/chat/completions", json=body).raise_for_status().json()
         prompt, reply = told["prompt_token_ids"], told["choices"][0]["token_ids"]
-        return Given(prompt=tuple(prompt), reply=tuple(reply), temperature=1.0)
+        return Given(
+            prompt=tuple(prompt), reply=tuple(reply), temperature=1.0, text=told["choices"][0]["message"]["content"]
+        )
 
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(vllm)), base_url="http://engine", timeout=120) as http:
         return {model: [answer(http, model, question) for question in QUESTIONS] for model in ("base", FULL)}
 
 
 @asynccontextmanager
-async def scoring(uds: Path) -> AsyncIterator[tuple[Scorer, Engine]]:
+async def scoring(uds: Path, top: int = TOP) -> AsyncIterator[tuple[Scorer, Engine]]:
     engines = Engines([f"unix://{uds}"], EngineBounds(), time.monotonic)
     try:
         (engine,) = engines
         await engine.look()
-        yield Scorer(OneProcess(), "test", ScoringBounds(top=TOP)), engine
+        yield Scorer(OneProcess(), "test", ScoringBounds(top=top)), engine
     finally:
         await engines.close()
 
@@ -144,7 +146,8 @@ def peer(base: Path, versions: dict[str, Path], replies: dict[str, list[Given]])
 def test_the_same_version_twice_has_no_drift(vllm: Path, replies: dict[str, list[Given]]) -> None:
     found = drifts(vllm, replies["base"], "base", "base")
     print("KL(base‖base):", [each.kl for each in found], "log-ratio:", [each.log_ratio for each in found])
-    assert max(each.kl for each in found) < NUMERICAL_NOISE
+    assert max(abs(each.kl) for each in found) < NUMERICAL_NOISE
+    assert max(each.kl_bound for each in found) < NUMERICAL_NOISE
     assert max(abs(each.log_ratio) for each in found) < NUMERICAL_NOISE
     assert {each.moved_share for each in found} == {0.0}
     assert {each.top1_agreement for each in found} == {1.0}
@@ -158,27 +161,42 @@ def test_a_trained_adapters_drift_is_what_transformers_gives_from_the_same_ids(
         at = numpy.arange(len(each.reply))
         ratio = float(numpy.mean(p[at, each.reply] - q[at, each.reply]))
         whole = float(numpy.mean((numpy.exp(p) * (p - q)).sum(axis=1)))
-        bound = statistics.fmean(coarse_kl(told(one, token), told(two, token)) for one, two, token in zip(
-            p, q, each.reply, strict=True))  # fmt: skip
+        sides = [(told(one, token), told(two, token), token) for one, two, token in zip(p, q, each.reply, strict=True)]
+        bound = statistics.fmean(lower_bound(one, two) for one, two, _ in sides)
+        kl = statistics.fmean(estimate(one, two, token) for one, two, token in sides)
         print(
-            f"log-ratio {drift.log_ratio:.5f} (peer {ratio:.5f}), kl {drift.kl:.5f} (peer {bound:.5f}), KL {whole:.5f}"
+            f"log-ratio {drift.log_ratio:.5f} (peer {ratio:.5f}), KL at least {drift.kl_bound:.5f} (peer {bound:.5f}), "
+            f"estimated {drift.kl:.5f} (peer {kl:.5f}), whole {whole:.5f}"
         )
         assert drift.log_ratio == pytest.approx(ratio, abs=TOLERANCE)
-        assert drift.kl == pytest.approx(bound, abs=TOLERANCE)
-        assert drift.kl <= whole + TOLERANCE  # told in part, it can only be less
+        assert drift.kl == pytest.approx(kl, abs=TOLERANCE)
+        assert drift.kl_bound == pytest.approx(bound, abs=TOLERANCE)
+        assert 0.75 * whole < drift.kl_bound <= whole + TOLERANCE
         assert drift.n_tokens == len(each.reply)
-    assert statistics.fmean(each.kl for each in found) > 0.1
+        assert each.text is not None
+        assert drift.n_bytes == len(each.text.encode()), "the tokens spell the text"
+    assert statistics.fmean(each.kl_bound for each in found) > 0.1
 
 
-def told(logprobs: Any, token: int) -> dict[int, float]:
+def told(logprobs: Any, token: int) -> Told:
     """What an engine tells of one position: its likeliest tokens, and the reply's."""
-    shown = {int(each) for each in numpy.argpartition(-logprobs, TOP)[:TOP]} | {token}
-    return {each: float(logprobs[each]) for each in shown}
+    likeliest = frozenset(int(each) for each in numpy.argpartition(-logprobs, TOP)[:TOP])
+    return Told({each: float(logprobs[each]) for each in likeliest | {token}}, likeliest)
+
+
+def test_an_engine_that_allows_fewer_log_probabilities_is_asked_for_as_many_as_it_allows(
+    vllm: Path, replies: dict[str, list[Given]]
+) -> None:
+    async def work() -> list[Drift | Unscored]:
+        async with scoring(vllm, top=TOP + 10) as (scorer, engine):
+            return [(await scorer.drift(engine, each, "base", FULL))[0] for each in replies["base"][:2]]
+
+    assert asyncio.run(work()) == drifts(vllm, replies["base"][:2], "base", FULL)
 
 
 def test_more_of_an_adapter_is_more_drift(vllm: Path, replies: dict[str, list[Given]]) -> None:
     by_scale = {
-        factor: statistics.fmean(each.kl for each in drifts(vllm, replies["base"], "base", name))
+        factor: statistics.fmean(each.kl_bound for each in drifts(vllm, replies["base"], "base", name))
         for name, factor in SCALES.items()
     }
     print("KL(base‖scaled):", {factor: round(kl, 5) for factor, kl in by_scale.items()})

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from evaluators.judge.over_time import BaselineOf
+from evaluators.judge.over_time import BaselineOf, OverTime
 from evaluators.observation import Judged, Kind
 from gateway.control.rollouts import explain
 from gateway.control.shadow.baselines import FEWEST_SESSIONS, completed, decode, encode, made_from, sessions_in
@@ -74,6 +74,25 @@ def test_the_first_pairs_with_the_base_complete_a_rollouts_baseline_and_are_all_
     numbers = done.read().numbers
     assert (numbers["output_length"].n, numbers["kl"].n, done.after) == (300, 250, 99)
     assert completed(made_from([], version=B, alias="support", rollout="ro-0", at=1.0), window, 9).read() == window
+
+
+def test_a_baseline_of_before_there_were_estimates_says_nothing_of_how_far_the_base_is() -> None:
+    gathered = BaselineOf(B)
+    for pair in traffic(250):
+        gathered.add(pair)
+    made = completed(made_from([], version=B, alias="support", rollout="", at=1.0), gathered.close(1e12), 9)
+    stored = encode(made)
+    assert "kl" in made.read().numbers
+    del stored["has_estimates"]
+    old = decode(stored)
+    assert old is not None
+    assert set(old.read().numbers) == set(made.read().numbers) - {"kl"}
+    # What is further from the base by today's estimate than by yesterday's bound is no change of the version.
+    further = list(traffic(400, kl=4.0))
+    for baseline, told in ((old, set()), (made, {"kl"})):
+        watch = OverTime(B, baseline.read(), run_length=1_000)
+        alarms = [alarm for pair in further for alarm in watch.add(pair)] + watch.close(1e12)
+        assert {alarm.what for alarm in alarms} == told
 
 
 # The watch

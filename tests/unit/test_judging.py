@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from evaluators.compare.comparator import Direction, Shape
 from evaluators.compare.registry import BUILT_IN
 from evaluators.judge import sessions
-from evaluators.judge.classify import Classification, CriterionEvidence, Label, outcome_of
+from evaluators.judge.classify import Classification, CriterionEvidence, Label
 from evaluators.judge.criteria import METRICS, Criterion, criterion, registered
+from evaluators.judge.outcomes import outcome_against, outcome_of
 from evaluators.judge.over_time import LEAST_SESSIONS, BaselineOf, OverTime, categories_of, numbers_of
 from evaluators.judge.sessions import MOST_PAIRS, SessionMeans
 from evaluators.observation import Drift, Judged, Kind, Outcome, Score, Unscored
@@ -44,8 +45,16 @@ def value(number: float, version: str = "1") -> Score:
     return Score(value=number, version=version)
 
 
-def drift(kl: float, **more: float) -> Drift:
-    return Drift(n_tokens=10, log_ratio=kl, kl=kl, **({"moved_share": 0.0, "top1_agreement": 1.0} | more))
+def drift(kl: float | None, **more: float) -> Drift:
+    plain = {
+        "n_tokens": 10,
+        "log_ratio": kl or 0.0,
+        "kl": kl,
+        "kl_bound": kl,
+        "moved_share": 0.0,
+        "top1_agreement": 1.0,
+    }
+    return Drift(**(plain | more))
 
 
 def judged(of: Criterion, pairs: Iterable[Judged]) -> Classification:
@@ -210,9 +219,105 @@ def test_noise_pairs_have_no_part_in_what_compares_the_arms() -> None:
 def test_drift_is_in_nats_and_takes_the_mean_of_the_directions_that_were_scored() -> None:
     found = judged(criterion("kl"), [pair(drift=drift(0.9), drift_back=drift(0.5)) for _ in range(100)])
     assert (found.observed, found.limit, found.label) == (pytest.approx(0.7), pytest.approx(0.5), "fail")
-    assert found.reason.startswith("kl 0.700 > 0.500 nats (n=100, e=")
+    assert found.reason.startswith("kl at least 0.700 > 0.500 nats (estimate 0.700, n=100, e=")
     one_sided = [pair(drift=Unscored(reason="no_logprobs", version="1"), drift_back=drift(0.3)) for _ in range(100)]
     assert judged(criterion("kl"), one_sided).observed == pytest.approx(0.3)
+
+
+def estimated(kl: float | None, bound: float, n: int = 300, **more: object) -> list[Judged]:
+    """Pairs whose estimate and bound are told apart."""
+    return [pair(drift=drift(kl, kl_bound=bound), **more) for _ in range(n)]
+
+
+def test_a_divergence_fails_by_what_it_is_at_least_and_passes_by_its_estimate() -> None:
+    # The truth is above the limit, but the bound is not: neither what passed it before, nor a failure.
+    between = judged(criterion("kl"), estimated(0.7, 0.4))
+    assert (between.label, between.observed, between.bound) == (
+        "inconclusive", pytest.approx(0.7), pytest.approx(0.4)
+    )  # fmt: skip
+    assert between.e_pass < 1 > between.e_fail
+    assert between.reason.startswith("kl 0.700 not told apart from 0.500 nats (at least 0.400, n=300, e=")
+    above = judged(criterion("kl"), estimated(0.8, 0.7))
+    assert (above.label, above.n) == ("fail", 300)
+    assert above.reason.startswith("kl at least 0.700 > 0.500 nats (estimate 0.800, n=300, e=")
+    below = judged(criterion("kl"), estimated(0.25, 0.2))
+    assert (below.label, below.low is not None and below.low < 0.25 < (below.high or 0)) == ("pass", True)
+    assert below.reason.startswith("kl 0.250 ≤ 0.500 nats (at least 0.200, n=300, e=")
+
+
+def test_pairs_of_before_there_were_estimates_may_fail_a_divergence_and_pass_nothing() -> None:
+    near = judged(criterion("kl"), estimated(None, 0.01, 2_000))
+    assert (near.label, near.observed, near.bound, near.n) == ("inconclusive", None, pytest.approx(0.01), 2_000)
+    assert (near.e_pass, near.low, near.high) == (1.0, None, None)
+    assert near.reason.startswith("kl at least 0.010 not told apart from 0.500 nats (n=2,000, e=")
+    assert "2,000 pairs unscored: no_estimate 2,000" in near.reason
+    far = judged(criterion("kl"), estimated(None, 0.9))
+    assert (far.label, far.n) == ("fail", 300)
+    assert far.reason.startswith("kl at least 0.900 > 0.500 nats (n=300, e=")
+    # Beside new ones they speak against the candidate, and not for it.
+    mixed = estimated(None, 0.01, 400) + estimated(0.1, 0.01, 20)
+    assert judged(criterion("kl"), mixed).label is Label.INCONCLUSIVE
+    assert judged(criterion("kl"), mixed + estimated(0.1, 0.01, 100)).label is Label.PASS
+    with_bad = estimated(None, 1.0, 100) + estimated(0.1, 0.05, 3)
+    assert judged(criterion("kl"), with_bad).label is Label.FAIL
+
+
+def test_a_negative_estimate_is_cut_only_when_it_is_the_mean_of_a_session() -> None:
+    turns = [
+        pair(drift=drift(kl, kl_bound=0.0), session=f"s{at}")
+        for at in range(100) for kl in (-0.3, 0.5)
+    ]  # fmt: skip
+    found = judged(criterion("kl"), turns)
+    assert (found.n, found.observed) == (100, pytest.approx(0.1))
+    assert judged(criterion("kl"), estimated(-0.3, 0.0)).observed == 0.0
+
+
+def test_against_noise_what_is_at_least_is_held_against_noises_estimate() -> None:
+    of = criterion("kl", margin=0.5)
+    noise = estimated(0.02, 0.0, kind=Kind.NOISE)
+    assert judged(of, estimated(1.2, 1.0) + noise).label is Label.FAIL
+    assert judged(of, estimated(1.2, 0.4) + noise).label is Label.INCONCLUSIVE
+    assert judged(of, estimated(0.03, 0.02) + noise).label is Label.PASS
+    # By bounds alone it would be 1.0 beyond noise; by the noise's estimate it is within the margin.
+    loud = estimated(0.8, 0.0, kind=Kind.NOISE)
+    found = judged(of, estimated(1.1, 1.0) + loud)
+    assert (found.label, found.noise, found.limit) == ("pass", pytest.approx(0.8), pytest.approx(1.3))
+    assert found.e_fail < 1
+    # Noise of before there were estimates says too little to be held against.
+    old = estimated(None, 0.0, kind=Kind.NOISE)
+    assert judged(of, estimated(1.2, 1.0) + old).label is Label.INCONCLUSIVE
+
+
+def test_what_was_said_is_said_anew_when_a_session_has_ended() -> None:
+    evidence = CriterionEvidence(criterion("kl"), idle_seconds=60)
+    evidence.add(pair(drift=drift(0.1), at=0.0))
+    before = evidence.classify()
+    assert before.n == 0
+    evidence.close(30.0)
+    assert evidence.classify() is before, "nothing has changed"
+    evidence.close(61.0)
+    assert evidence.classify().n == 1
+
+
+def test_noise_without_a_number_is_not_among_the_candidates_unscored_pairs() -> None:
+    evidence = CriterionEvidence(criterion("kl"))
+    for kind in (Kind.NOISE, Kind.CANDIDATE):
+        evidence.add(pair(drift=Unscored(reason="late", version="1"), kind=kind))
+    assert evidence.classify().unscored == {"late": 1}
+
+
+def test_what_speaks_against_a_candidate_is_the_bound() -> None:
+    (one,) = estimated(0.5, 0.25, 1)
+    assert outcome_against(one, "kl") == value(0.05, "")
+    assert outcome_of(one, "kl") == value(0.1, "")
+    (old,) = estimated(None, 0.25, 1)
+    assert outcome_against(old, "kl") == value(0.05, "")
+    assert outcome_of(old, "kl") == Unscored(reason="no_estimate", version="")
+    assert outcome_against(pair(), "kl") is None
+    assert outcome_against(pair({"chrf": value(0.5)}), "chrf") == value(0.5)
+    assert outcome_against(pair({"kl": value(0.5)}, drift=drift(0.1)), "kl") == value(0.5)
+    empty = pair(drift=drift(0.0, n_tokens=0))
+    assert outcome_of(empty, "kl") == Unscored(reason="no_tokens", version="")
 
 
 def test_drift_is_cut_at_its_cap_and_its_shares_are_metrics_too() -> None:

@@ -22,7 +22,7 @@ FIRST, SECOND, TIE = Choice.FIRST, Choice.SECOND, Choice.TIE
 
 
 def drift(moved: float) -> Drift:
-    return Drift(n_tokens=10, log_ratio=0.0, kl=0.0, moved_share=moved, top1_agreement=1.0)
+    return Drift(n_tokens=10, log_ratio=0.0, kl=0.0, kl_bound=0.0, moved_share=moved, top1_agreement=1.0)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What is exported of pairs: means over bounded windows, noise beside them, counts that only grow."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,7 +30,7 @@ KEY = ("support", CANDIDATE, "candidate")
 
 
 def drift(kl: float, top1: float = 1.0, moved: float = 0.0) -> Drift:
-    return Drift(n_tokens=10, log_ratio=kl, kl=kl, moved_share=moved, top1_agreement=top1)
+    return Drift(n_tokens=10, log_ratio=kl, kl=kl, kl_bound=max(0.0, 0.75 * kl), moved_share=moved, top1_agreement=top1)
 
 
 def judged(kind: Kind = Kind.CANDIDATE, *, at: float = 1_000.0, alias: str = "support", **more: Any) -> Judged:
@@ -68,7 +69,7 @@ def test_a_window_has_the_means_of_what_could_be_scored() -> None:
     window = board.reading(1_010.0).windows[KEY]
     assert window.n == 3
     assert window.scores == pytest.approx(
-        {"chrf": 0.75, "judge": 0.0, "kl": 0.2, "token_flip": 0.1, "moved_share": 0.1}
+        {"chrf": 0.75, "judge": 0.0, "kl": 0.2, "kl_bound": 0.15, "token_flip": 0.1, "moved_share": 0.1}
     )
 
 
@@ -84,9 +85,24 @@ def test_excess_is_what_noise_does_not_explain() -> None:
     pairs = [judged(scores={"chrf": score(0.6)}, drift=drift(0.5))]
     pairs += [judged(Kind.NOISE, scores={"chrf": score(0.9)}, drift=drift(0.1))]
     window = board_of(pairs).reading(1_010.0).windows[KEY]
-    assert window.noise == pytest.approx({"chrf": 0.9, "kl": 0.1, "token_flip": 0.0, "moved_share": 0.0})
+    assert window.noise == pytest.approx(
+        {"chrf": 0.9, "kl": 0.1, "kl_bound": 0.075, "token_flip": 0.0, "moved_share": 0.0}
+    )
     assert window.excess["chrf"] == pytest.approx(0.3)
     assert window.excess["kl"] == pytest.approx(0.4)
+    assert "kl_bound" not in window.excess, "a bound less a bound bounds nothing"
+
+
+def test_a_negative_estimate_is_part_of_the_mean_and_counts_as_0_in_the_histogram() -> None:
+    reading = board_of([judged(drift=drift(-0.2)), judged(drift=drift(0.4))]).reading(1_010.0)
+    assert reading.windows[KEY].scores["kl"] == pytest.approx(0.1)
+    assert (reading.kl[KEY].counts[0], reading.kl[KEY].sum) == (1, pytest.approx(0.4))
+
+
+def test_pairs_of_before_there_were_estimates_show_their_bound_alone() -> None:
+    old = replace(drift(0.4), kl=None)
+    window = board_of([judged(drift=old)]).reading(1_010.0).windows[KEY]
+    assert window.scores == pytest.approx({"kl_bound": 0.3, "token_flip": 0.0, "moved_share": 0.0})
 
 
 def test_noise_has_no_floor_of_its_own() -> None:

@@ -1,6 +1,7 @@
 """A report says what each version does differently, by task and beside noise, in numbers, words and plots."""
 
 import json
+import math
 import random
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
@@ -39,10 +40,10 @@ def expected(control: float, candidate: float) -> Score:
     return score((1 + candidate - control) / 2, control, candidate)
 
 
-def drift(kl: float, **more: Any) -> Drift:
+def drift(nats: float, **more: Any) -> Drift:
     histogram = (8, 2, *(0,) * (len(HISTOGRAM_BOUNDS) - 1))
-    values = {"n_tokens": 10, "log_ratio": kl, "moved_share": 0.1, "top1_agreement": 0.9, "histogram": histogram}
-    return Drift(kl=kl, **{**values, **more})
+    values = {"n_tokens": 10, "log_ratio": nats, "moved_share": 0.1, "top1_agreement": 0.9, "histogram": histogram}
+    return Drift(**{"kl": nats, "kl_bound": max(0.0, nats), **values, **more})
 
 
 def judged(number: int, kind: Kind = Kind.CANDIDATE, **more: Any) -> Judged:
@@ -104,6 +105,55 @@ def test_drift_is_told_with_its_noise_its_spread_and_the_tokens_that_moved_most(
     assert view.n_tokens == 400
     assert view.histogram == [320, 80, *(0,) * (len(HISTOGRAM_BOUNDS) - 1)]
     assert [(each.token, each.count, each.log_ratio) for each in view.top_moved] == [(HOSTILE, 20, pytest.approx(8.9))]
+
+
+def told_apart() -> list[Judged]:
+    """Pairs whose estimate, bound and bytes differ; in each session of four one estimate is negative."""
+    kls = (0.5, 0.3, 0.3, -0.1)
+    return [
+        judged(number, session=f"{number // 4}", drift=drift(kls[number % 4], kl_bound=0.2, n_tokens=10, n_bytes=40))
+        for number in range(80)
+    ]
+
+
+def test_the_estimate_and_the_bound_of_drift_are_told_apart_each_with_its_interval() -> None:
+    view = comparisons_of(told_apart())[0].drift
+    assert view is not None
+    assert (view.kl, view.kl_bound) == (pytest.approx(0.25), pytest.approx(0.2))
+    assert view.low is not None
+    assert view.kl_bound_low is not None
+    assert view.low < 0.25 < (view.high or 0)
+    assert view.kl_bound_low < 0.2 < (view.kl_bound_high or 0)
+    assert view.quantiles["p50"] == pytest.approx(0.3)
+    assert view.bits_per_byte == pytest.approx(0.25 * 10 / math.log(2) / 40)
+    (task,) = comparisons_of(told_apart())[0].tasks
+    assert figure(task, "kl_bound").mean == pytest.approx(0.2)
+    assert figure(task, "kl").mean == pytest.approx(0.25)
+
+
+def test_table_and_page_name_the_estimate_the_bound_and_the_bits_a_byte(capsys: pytest.CaptureFixture[str]) -> None:
+    found = report(told_apart())
+    show(found)
+    told = capsys.readouterr().out
+    assert "KL estimated 0.2500, at least 0.2000 nats a token" in told
+    assert "0.0902 bits a byte" in told
+    rows = [line.split()[0] for line in told.splitlines() if line.startswith("  k")]
+    assert rows == ["kl", "kl_bound"]
+    text = read(page(found)).text
+    for words in ("KL, estimated, nats a token", "KL at least", "KL, estimated, bits a byte", "0.0902"):
+        assert words in text
+
+
+def test_pairs_of_before_there_were_estimates_are_told_by_their_bound(capsys: pytest.CaptureFixture[str]) -> None:
+    old = [replace(each, drift=drift(0.0, kl=None, kl_bound=0.2)) for each in told_apart()]
+    view = comparisons_of(old)[0].drift
+    assert view is not None
+    assert (view.n, view.kl, view.low, view.quantiles, view.bits_per_byte) == (80, None, None, {}, None)
+    assert view.kl_bound == pytest.approx(0.2)
+    found = report(old)
+    show(found)
+    assert "KL not estimated, at least 0.2000 nats a token" in capsys.readouterr().out
+    assert "KL at least" in read(page(found)).text
 
 
 def test_words_that_a_route_does_not_keep_are_not_told() -> None:

@@ -20,7 +20,8 @@ outcomes = unscored | st.builds(
     Score, value=shares, version=st.text(), control=st.none() | shares, candidate=st.none() | shares
 )
 drifts = st.none() | unscored | st.builds(
-    Drift, n_tokens=st.integers(0, 9), log_ratio=numbers, kl=numbers, moved_share=shares, top1_agreement=shares,
+    Drift, n_tokens=st.integers(0, 9), log_ratio=numbers, kl=st.none() | numbers, kl_bound=numbers, moved_share=shares,
+    top1_agreement=shares, n_bytes=st.none() | st.integers(1, 9),
     top_moved=st.lists(st.tuples(st.text(), st.integers(0, 9), numbers, numbers), max_size=2).map(tuple),
     temperature=numbers, histogram=st.lists(st.integers(0, 9), max_size=3).map(tuple),
 )  # fmt: skip
@@ -51,6 +52,18 @@ def numbers_of(found: list[Judged]) -> list[int]:
 @settings(max_examples=60)
 def test_any_judged_pair_is_read_as_it_was_written(pair: Judged) -> None:
     assert decode(encode(pair)) == pair
+
+
+def test_of_a_pair_stored_before_there_were_estimates_the_number_is_a_bound() -> None:
+    written = encode(judged(sample(1))).replace('"kl_bound":0.4,', "").replace(',"n_bytes":40', "")
+    assert '"kl":0.5' in written
+    assert "bound" not in written
+    drift = decode(written).drift
+    assert isinstance(drift, Drift)
+    assert (drift.kl, drift.kl_bound, drift.n_bytes) == (None, 0.5, None)
+    assert decode(encode(decode(written))) == decode(written)
+    with pytest.raises(StoreUnreadable, match="in `pairs`"):
+        decode(written.replace('"kl":0.5', '"kl":null'))
 
 
 @pytest.mark.parametrize("damaged", ["", "{}", '{"sample":"1"}', encode(judged(sample(1))).replace("0.75", '"0.75"')])

@@ -1,14 +1,21 @@
-"""Drift from an engine's prompt_logprobs: a lower bound of the divergence, never negative, never NaN."""
+"""Drift from an engine's prompt_logprobs: a bound and an estimate of the divergence, of all tokens of a reply."""
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from evaluators.drift.token_kl import HISTOGRAM_BOUNDS, KL_CAP_NATS, coarse_kl, drift_of, level, without_words
+from evaluators.drift.token_kl import (
+    HISTOGRAM_BOUNDS,
+    KL_CAP_NATS,
+    TOP,
+    bits_per_byte,
+    drift_of,
+    level,
+    without_words,
+)
 from evaluators.observation import Drift, Unscored
 
 
@@ -32,17 +39,11 @@ def measured(ids: Sequence[int], served: list[Any], other: list[Any], **more: An
     return drift
 
 
-def shares(weights: list[float]) -> list[float]:
-    return [each / sum(weights) for each in weights]
-
-
-distributions = st.lists(st.floats(1e-6, 1.0), min_size=8, max_size=8).map(shares)
-
-
 def test_the_same_numbers_on_both_sides_are_no_drift_at_all() -> None:
     served = told({3: -0.1, 4: -3.0}, {5: -0.5, 6: -1.0})
     drift = measured((1, 3, 5), served, served)
-    assert (drift.kl, drift.log_ratio, drift.moved_share, drift.top1_agreement) == (0.0, 0.0, 0.0, 1.0)
+    assert (drift.kl_bound, drift.log_ratio, drift.moved_share, drift.top1_agreement) == (0.0, 0.0, 0.0, 1.0)
+    assert drift.kl == pytest.approx(0.0, abs=1e-9)
     assert drift.top_moved == ()
     assert drift.histogram == (2, *[0] * len(HISTOGRAM_BOUNDS))
 
@@ -75,40 +76,89 @@ def test_top1_agreement_compares_the_likeliest_token_and_not_the_replys() -> Non
     assert drift.top1_agreement == 0.5
 
 
-@given(distributions, distributions, st.sets(st.integers(0, 7), min_size=1), st.sets(st.integers(0, 7), min_size=1))
-def test_what_is_told_bounds_the_divergence_from_below_and_is_never_negative(
-    p: list[float], q: list[float], told_p: set[int], told_q: set[int]
-) -> None:
-    true = sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
-    coarse = coarse_kl({at: math.log(p[at]) for at in told_p}, {at: math.log(q[at]) for at in told_q})
-    assert 0.0 <= coarse <= true + 1e-5
+def test_bound_and_estimate_are_means_over_the_replys_tokens() -> None:
+    # Of the first token both sides tell all; the second is the same on both sides.
+    served = told({3: math.log(0.9), 4: math.log(0.1)}, {5: 0.0})
+    other = told({3: math.log(0.5), 4: math.log(0.5)}, {5: 0.0})
+    drift = measured((1, 3, 5), served, other)
+    truth = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)
+    assert drift.kl_bound == pytest.approx(truth / 2, abs=1e-5)
+    assert drift.kl == pytest.approx(truth / 2, abs=1e-5)
 
 
-@given(distributions, distributions)
-def test_telling_more_tokens_never_lowers_the_bound(p: list[float], q: list[float]) -> None:
-    logs = [({at: math.log(p[at]) for at in range(n)}, {at: math.log(q[at]) for at in range(n)}) for n in (2, 5, 8)]
-    two, five, all_of_them = (coarse_kl(*each) for each in logs)
-    assert two <= five + 1e-5
-    assert five <= all_of_them + 1e-5
-    assert all_of_them == pytest.approx(sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)), abs=1e-4)
+def test_a_drawn_token_that_is_none_of_the_likeliest_is_a_sample_and_no_part_of_them() -> None:
+    # Asked for one token: 9 is the likeliest of both, 3 was drawn.
+    served, other = ({9: math.log(0.8), 3: math.log(a)} for a in (0.1, 0.02))
+    drift = measured((1, 3), told(served), told(other), top=1)
+    of_rests = math.log(0.2 / 0.2)
+    assert drift.kl == pytest.approx(0.2 * of_rests + math.log(0.1 / 0.02) - of_rests)
+    # Asked for two, it is one of the likeliest, and counts in full and not as a sample.
+    both = measured((1, 3), told(served), told(other), top=2)
+    assert both.kl == pytest.approx(0.1 * math.log(0.1 / 0.02) + 0.1 * math.log(0.1 / 0.18))
 
 
-def test_a_token_that_one_side_does_not_tell_is_in_both_rests() -> None:
-    drift = measured((1, 3), told({3: math.log(0.5), 4: math.log(0.3)}), told({3: math.log(0.5), 5: math.log(0.4)}))
-    assert drift.kl == pytest.approx(0.0, abs=1e-6)
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0, None])
+def test_where_the_tail_is_drawn_too_seldom_the_estimate_is_no_less_than_the_bound(temperature: float | None) -> None:
+    # The rests differ, and what was drawn of them says the contrary.
+    served = told({9: math.log(0.5), 3: math.log(0.1)})
+    other = told({9: math.log(0.8), 3: math.log(0.15)})
+    drift = measured((1, 3), served, other, top=1, temperature=temperature)
+    assert drift.kl_bound > 0.1
+    if temperature in (1.0, None):
+        assert drift.kl is not None
+        assert drift.kl < 0
+    else:
+        assert drift.kl == drift.kl_bound
 
 
 def test_a_token_impossible_for_the_other_is_large_and_finite() -> None:
     drift = measured((1, 3), told({3: 0.0}), told({3: -9999.0, 4: 0.0}))
     assert drift.kl == pytest.approx(100.0)
-    assert level(drift.kl) == 1.0
+    assert drift.kl_bound == pytest.approx(100.0)
+    assert level(100.0) == 1.0
     assert level(KL_CAP_NATS / 2) == 0.5
+    assert level(-0.1) == 0.0
 
 
 def test_a_rest_that_rounding_made_negative_counts_as_none() -> None:
     certain = told({3: 1e-7, 4: -17.0})
     drift = measured((1, 3), certain, told({3: -1e-7, 4: -16.0}))
-    assert 0.0 <= drift.kl < 1e-6
+    assert 0.0 <= drift.kl_bound < 1e-6
+    assert drift.kl == pytest.approx(0.0, abs=1e-6)
+
+
+def test_more_than_was_asked_for_is_nonsense() -> None:
+    many = told(dict.fromkeys(range(TOP + 2), -3.5))
+    assert isinstance(drift_of((1, 3), 1, many, many), Unscored)
+    assert isinstance(drift_of((1, 3), 1, many, many, top=TOP + 1), Drift)
+
+
+def spelt(pieces: Sequence[str], text: str) -> int | None:
+    """The bytes of a reply of these tokens, said to be this text."""
+    rows: list[Any] = [None, *({str(at): {"logprob": -0.5, "decoded_token": piece}} for at, piece in enumerate(pieces))]
+    return measured((9, *range(len(pieces))), rows, rows, text=text).n_bytes
+
+
+def test_a_replys_bytes_are_known_where_its_tokens_spell_its_text() -> None:
+    assert spelt(["Grüß", " Gott"], "Grüß Gott") == 11
+    assert spelt(["Hi", "!", "<|im_end|>"], "Hi!") == 3, "the stop token is none of the text"
+    assert spelt(["Hi", "there"], " Hi there") == 9, "some tokenizers leave out white space"
+    assert spelt(["Hi ", "\ufffd", "\ufffd", "!"], "Hi 🙂!") == 8, "a character may be several tokens"
+    assert spelt(["I", " think", " Hi"], "Hi") is None, "it holds more than its text"
+    assert spelt(["\ufffd", "\ufffd"], "🙂") is None
+    assert spelt(["Hi"], "") is None
+    assert measured((9, 0), told({0: -1.0}), told({0: -1.0})).n_bytes is None
+
+
+def test_bits_per_byte_are_all_nats_over_all_bytes() -> None:
+    one = measured((9, 0), told({0: 0.0}), told({0: -math.log(2), 1: -math.log(2)}), top=1)
+    assert one.kl == pytest.approx(math.log(2), abs=1e-5)
+    short, long = (replace(one, n_tokens=n, n_bytes=4 * n) for n in (1, 3))
+    assert bits_per_byte([short, long]) == pytest.approx(0.25, abs=1e-5)
+    # Twice the bytes a token, as a tokenizer with longer tokens has, is half of it.
+    assert bits_per_byte([replace(short, n_bytes=8)]) == pytest.approx(0.125, abs=1e-5)
+    assert bits_per_byte([short, one, replace(long, kl=None)]) == bits_per_byte([short])
+    assert bits_per_byte([one]) is None
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 from fastapi import FastAPI, Query
 from fastapi import Path as InPath
 
+from evaluators.judge.outcomes import kl_estimate_of
 from evaluators.observation import Judged, Kind
 from gateway.control.operations import Operations
 from gateway.control.rollouts.journey import Journey
@@ -29,7 +30,6 @@ from gateway.control.shadow.shapes import (
     ShadowSummary,
     ShadowsView,
 )
-from gateway.control.shadow.windows import kl_of
 from gateway.observe.mirror_counts import MirrorCounts
 from gateway.store.evaluators import Evaluators
 from gateway.store.feedback import Feedbacks
@@ -203,7 +203,7 @@ def summaries(pairs: list[Judged]) -> list[ShadowSummary]:
     for each in pairs:
         if each.kind is not Kind.NOISE:
             groups.setdefault((each.alias, each.other, each.control, each.kind), []).append(each)
-        elif kl_of(each) is not None:
+        elif kl_estimate_of(each) is not None:
             noise.setdefault((each.alias, each.other), []).append(each)
     found = []
     for (alias, version, control, kind), group in sorted(groups.items()):

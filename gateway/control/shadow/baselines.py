@@ -41,6 +41,8 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
         window: What those pairs say, as `Window.to_json` writes it.
         after: The number of the last pair that it was made of: later ones are held against it. 0: it is not complete.
         alarms: What is watched → the alarm that was told. It is not told again until another version is accepted.
+        has_estimates: Whether what it says of KL was estimated. Releases before kept a lower bound, which is no measure
+            to hold estimates against.
     """
 
     version: str
@@ -50,10 +52,15 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     window: dict[str, Any] = {}
     after: int = 0
     alarms: dict[str, Noted] = {}
+    has_estimates: bool = False
 
     def read(self) -> Window:
-        """Return the window."""
-        return window_from(self.window) if self.window else Window()
+        """Return the window; without KL where that is another measure than today's."""
+        window = window_from(self.window) if self.window else Window()
+        if self.has_estimates or KL not in window.numbers:
+            return window
+        known = {name: numbers for name, numbers in window.numbers.items() if name != KL}
+        return Window(numbers=MappingProxyType(known), categories=window.categories)
 
 
 def encode(baseline: Baseline) -> dict[str, Any]:
@@ -92,7 +99,9 @@ def made_from(pairs: Iterable[Judged], *, version: str, alias: str, rollout: str
     window = gathered.close(float("inf"))
     if sessions_in(window) < FEWEST_SESSIONS:
         return Baseline(version=version, alias=alias, at=at)
-    return Baseline(version=version, alias=alias, rollout=rollout, at=at, window=window.to_json())
+    return Baseline(
+        version=version, alias=alias, rollout=rollout, at=at, window=window.to_json(), has_estimates=True
+    )  # fmt: skip
 
 
 def completed(baseline: Baseline, first: Window, after: int) -> Baseline:
@@ -107,4 +116,4 @@ def completed(baseline: Baseline, first: Window, after: int) -> Baseline:
     if baseline.rollout:
         known = {**window.numbers, **({KL: first.numbers[KL]} if KL in first.numbers else {})}
         first = Window(numbers=MappingProxyType(known), categories=window.categories)
-    return msgspec.structs.replace(baseline, window=first.to_json(), after=after)
+    return msgspec.structs.replace(baseline, window=first.to_json(), after=after, has_estimates=True)

@@ -56,12 +56,16 @@ class Estimate:
 
 
 def estimate_of(values: Iterable[tuple[str, float]], *, largest: float = 1.0) -> Estimate:
-    """Return what numbers say, each given with its session; what is beyond [0, `largest`] counts as that end."""
+    """Return what numbers say, each given with its session.
+
+    A number beyond `largest` counts as that; a session whose mean is negative, as that of estimates may be, as 0.
+    """
     sums: dict[str, tuple[int, float]] = {}
     for session, value in values:
         count, total = sums.get(session, (0, 0.0))
-        sums[session] = (count + 1, total + min(max(value, 0.0), largest) / largest)
-    means = {session: min(1.0, total / count) for session, (count, total) in sums.items()}  # rounding may exceed 1
+        sums[session] = (count + 1, total + min(value, largest) / largest)
+    # Rounding may exceed 1.
+    means = {session: min(1.0, max(0.0, total / count)) for session, (count, total) in sums.items()}
     return Estimate(means=means, largest=largest, evidence=_evidence(means))
 
 

@@ -8,8 +8,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
-from evaluators.drift.token_kl import HISTOGRAM_BOUNDS, KL_CAP_NATS
-from evaluators.judge.classify import outcome_of
+from evaluators.drift.token_kl import HISTOGRAM_BOUNDS, KL_CAP_NATS, bits_per_byte
+from evaluators.judge.outcomes import kl_estimate_of, outcome_of, sides_of
 from evaluators.observation import Drift, Judged, Kind, Score, Unscored
 from gateway.control.shadow.discoveries import mark
 from gateway.control.shadow.intervals import Estimate, e_against, e_against_noise, estimate_of
@@ -23,12 +23,13 @@ from gateway.control.shadow.shapes import (
     PointView,
     TaskView,
 )
-from gateway.control.shadow.windows import LEVELS, excess_over, figures_of, kl_of, sides_of
+from gateway.control.shadow.windows import LEVELS, excess_over, figures_of
 
 T = TypeVar("T")
 # Enough for a plot that is 800 points wide.
 MOST_POINTS: Final = 500
 MOST_MOVED: Final = 5
+BOUND: Final = "kl_bound"
 # Tasks are the callers' words: the report shows the largest, so that it stays one.
 MOST_TASKS: Final = 20
 # A judge's score is one of 0, 0.5 and 1; a mean over more than one verdict may lie between.
@@ -72,7 +73,7 @@ def _comparison(
         control_tokens=lengths(each.control_tokens for each in pairs),
         other_tokens=lengths(each.other_tokens for each in pairs),
         points=[
-            PointView(at=each.at, task=each.task, kl=kl_of(each))
+            PointView(at=each.at, task=each.task, kl=kl_estimate_of(each))
             for each in thinned(pairs, MOST_POINTS)
         ],
     )  # fmt: skip
@@ -83,7 +84,7 @@ def _session(judged: Judged) -> str:
 
 
 def figures(pairs: Sequence[Judged], noise: Sequence[Judged], *, with_levels: bool) -> list[FigureView]:
-    """Return what each comparator says; `with_levels` also `kl`, `token_flip` and `moved_share`."""
+    """Return what each comparator says; `with_levels` also `kl`, `kl_bound`, `token_flip` and `moved_share`."""
     mine, theirs = estimates(pairs), estimates(noise)
     floors = {name: estimate.mean for name, (_, estimate) in theirs.items()}
     excess = excess_over({name: estimate.mean for name, (_, estimate) in mine.items()}, floors)
@@ -100,7 +101,7 @@ def figures(pairs: Sequence[Judged], noise: Sequence[Judged], *, with_levels: bo
                 comparator=name, is_difference=control is not None, n=n, sessions=estimate.evidence.n,
                 mean=estimate.mean, low=low, high=high, control=control, candidate=candidate,
                 noise=floors.get(name), noise_n=floor_n, excess=excess.get(name), unscored=unscored.get(name, {}),
-                e_value=_e_value(estimate, floor, is_difference=control is not None),
+                e_value=_e_value(name, estimate, floor, is_difference=control is not None),
             )
         )  # fmt: skip
     return views
@@ -113,13 +114,18 @@ def estimates(pairs: Iterable[Judged]) -> dict[str, tuple[int, Estimate]]:
         for name, value in figures_of(each):
             found[name].append((_session(each), value))
     return {
-        name: (len(values), estimate_of(values, largest=KL_CAP_NATS if name == "kl" else 1.0))
+        name: (len(values), estimate_of(values, largest=KL_CAP_NATS if name in ("kl", BOUND) else 1.0))
         for name, values in found.items()
     }
 
 
-def _e_value(estimate: Estimate, noise: Estimate | None, *, is_difference: bool) -> float | None:
-    """Return the evidence that a version differs: from control, or of one number for the pair more than noise does."""
+def _e_value(name: str, estimate: Estimate, noise: Estimate | None, *, is_difference: bool) -> float | None:
+    """Return the evidence that a version differs: from control, or of one number for the pair more than noise does.
+
+    None of `kl_bound`: a bound that exceeds a bound says nothing.
+    """
+    if name == BOUND:
+        return None
     if is_difference:
         return e_against(estimate, 0.5)
     return None if noise is None else e_against_noise(estimate, noise)
@@ -149,31 +155,34 @@ def _unscored(pairs: Iterable[Judged]) -> dict[str, dict[str, int]]:
 
 def drift(pairs: Sequence[Judged], noise: Sequence[Judged]) -> DriftView | None:
     """Return how far the sides are apart on the same tokens, those of both answers; None where nothing was scored."""
-    rising = sorted(value for each in pairs if (value := kl_of(each)) is not None)
-    failed = Counter(each.drift.reason for each in pairs if isinstance(each.drift, Unscored))
-    if not rising:
-        return None
-    sides = [side for each in pairs for side in sides_of(each)]
+    rising = sorted(value for each in pairs if (value := kl_estimate_of(each)) is not None)
     mine, theirs = estimates(pairs), estimates(noise)
-    told = {name: mine[name][1] for name in LEVELS}
-    floors = {name: theirs[name][1] if name in theirs else None for name in LEVELS}
-    low, high = told["kl"].interval()
-    floor = floors["kl"]
+    if BOUND not in mine:
+        return None
+    failed = Counter(each.drift.reason for each in pairs if isinstance(each.drift, Unscored))
+    sides = [side for each in pairs for side in sides_of(each)]
+    told = {name: mine[name][1] for name in LEVELS if name in mine}
+    floors = {name: theirs[name][1] if name in theirs else None for name in told}
+    kl, bound, floor = told.get("kl"), told[BOUND], floors.get("kl")
+    low, high = (None, None) if kl is None else kl.interval()
+    bound_low, bound_high = bound.interval()
     return DriftView(
-        n=len(rising), n_tokens=sum(each.n_tokens for each in sides), kl=told["kl"].mean, low=low, high=high,
-        noise=floor.mean if floor is not None else None,
+        n=mine[BOUND][0], n_tokens=sum(each.n_tokens for each in sides),
+        kl=None if kl is None else kl.mean, low=low, high=high,
+        kl_bound=bound.mean, kl_bound_low=bound_low, kl_bound_high=bound_high, bits_per_byte=bits_per_byte(sides),
+        noise=None if floor is None else floor.mean,
         quantiles={"p50": quantile(rising, 0.5), "p90": quantile(rising, 0.9), "p99": quantile(rising, 0.99),
-                   "max": rising[-1]},
+                   "max": rising[-1]} if rising else {},
         log_ratio=mean(each.log_ratio for each in sides), moved_share=told["moved_share"].mean,
         top1_agreement=1.0 - told["token_flip"].mean,
         bounds=list(HISTOGRAM_BOUNDS), histogram=_histogram(sides), top_moved=_moved(sides), unscored=dict(failed),
-        e_values={name: _e_value(told[name], floors[name], is_difference=False) for name in LEVELS},
+        e_values={name: _e_value(name, told[name], floors[name], is_difference=False) for name in told},
     )  # fmt: skip
 
 
 def mean_kl(pairs: Iterable[Judged]) -> float | None:
-    """Return the mean divergence over sessions, nats a token, up to 5 of a pair; None where none was scored."""
-    found = [(_session(each), value) for each in pairs if (value := kl_of(each)) is not None]
+    """Return the mean estimate over sessions, nats a token, up to 5 of a pair; None where there is none."""
+    found = [(_session(each), value) for each in pairs if (value := kl_estimate_of(each)) is not None]
     return estimate_of(found, largest=KL_CAP_NATS).mean if found else None
 
 

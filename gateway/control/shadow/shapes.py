@@ -16,7 +16,9 @@ class FigureView(BaseModel):
     sessions: int = Field(
         description="Sessions of these pairs; each counts once in all means, by the mean of its pairs"
     )
-    mean: float = Field(description="Mean score over sessions, in [0, 1]; of `kl` nats a token, up to 5 of a pair")
+    mean: float = Field(
+        description="Mean score over sessions, in [0, 1]; of `kl` and `kl_bound` nats a token, up to 5 of a pair"
+    )
     low: float | None = Field(description="95 % interval of the mean at this look, of the same sessions")
     high: float | None
     control: float | None = Field(description="The control's own mean, where each answer has a number of its own")
@@ -48,11 +50,21 @@ class DriftView(BaseModel):
 
     n: int = Field(description="Pairs that were scored")
     n_tokens: int
-    kl: float = Field(description="Mean KL divergence over sessions, nats a token, up to 5 of a pair")
-    low: float | None = Field(description="95 % interval of the mean at this look, of the same sessions")
+    kl: float | None = Field(
+        description="Mean over sessions of the estimated KL divergence, nats a token, up to 5 of a pair; null: the "
+        "pairs are of a release without it"
+    )
+    low: float | None = Field(description="95 % interval of that mean at this look, of the same sessions")
     high: float | None
-    noise: float | None = Field(description="The same of a version with itself")
-    quantiles: dict[str, float] = Field(description="Of the pairs' KL: `p50`, `p90`, `p99`, `max`")
+    kl_bound: float = Field(description="Mean over sessions of what the KL divergence is at least, nats a token")
+    kl_bound_low: float | None = Field(description="95 % interval of that mean at this look")
+    kl_bound_high: float | None
+    bits_per_byte: float | None = Field(
+        description="The estimate in bits for each byte of the answers' text, of all answers whose bytes are known; it "
+        "compares versions with other tokenizers. Null: none is known"
+    )
+    noise: float | None = Field(description="`kl` of a version with itself")
+    quantiles: dict[str, float] = Field(description="Of the pairs' `kl`: `p50`, `p90`, `p99`, `max`; empty without it")
     log_ratio: float = Field(description="Mean log p(served) - log p(other) a token, both answers together")
     moved_share: float = Field(description="Share of tokens that moved by more than 1 nat")
     top1_agreement: float = Field(description="Share of tokens where both put the same token first")
@@ -94,7 +106,7 @@ class TaskView(BaseModel):
 
     task: str = Field(description="Empty for requests that named none")
     n: int
-    figures: list[FigureView] = Field(description="With `kl`, in nats a token")
+    figures: list[FigureView] = Field(description="With `kl` and `kl_bound`, in nats a token")
     control_tokens: LengthView | None
     other_tokens: LengthView | None
 

@@ -12,8 +12,9 @@ from typing import Protocol
 
 from evaluators.compare.comparator import Direction, Shape
 from evaluators.compare.registry import comparators
-from evaluators.judge.classify import Classification, CriterionEvidence, outcome_of
+from evaluators.judge.classify import Classification, CriterionEvidence
 from evaluators.judge.criteria import METRICS, Criterion, criterion, registered
+from evaluators.judge.outcomes import outcome_against
 from evaluators.observation import Judged, Kind, Score
 from gateway.decide.gates import Gate, Source
 from gateway.decide.pair_gates import MOST_NAMED, Finding, judge_pairs
@@ -77,7 +78,7 @@ def needs_noise(rollout: Rollout) -> bool:
 
 def badness_of(demand: Criterion, judged: Judged) -> float | None:
     """Return how much a pair speaks against the candidate, above 0 if it does; None if it says nothing."""
-    outcome = outcome_of(judged, demand.metric)
+    outcome = outcome_against(judged, demand.metric)
     if not isinstance(outcome, Score):
         return None
     goodness = outcome.value if demand.direction is Direction.HIGHER_IS_BETTER else 1 - outcome.value

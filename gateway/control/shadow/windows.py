@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from evaluators.judge.classify import outcome_of
-from evaluators.observation import Drift, Judged, Kind, Score
+from evaluators.judge.outcomes import kl_bound_of, kl_estimate_of, outcome_of
+from evaluators.observation import Judged, Kind, Score
 from gateway.observe.shadow_counts import KL_BOUNDS, LAG_BOUNDS, Key, ShadowReading, Tallied, WindowView
 
 BLOCK_PAIRS: Final = 100
@@ -24,34 +24,26 @@ LONGEST_SECONDS: Final = 24 * 3600.0
 # 500 adapters, each with a candidate, a base and a noise window, and room for versions that come and go.
 MOST_WINDOWS: Final = 2_000
 # 0 is equal for these, 1 (or 0.5) for everything else.
-LEVELS: Final = ("kl", "token_flip", "moved_share")
+LEVELS: Final = ("kl", "kl_bound", "token_flip", "moved_share")
 
 
 def figures_of(judged: Judged) -> Iterator[tuple[str, float]]:
     """Yield (comparator, number) for everything that a pair was scored by.
 
-    A comparator that looks at one answer at a time gives 0.5 for no difference. `kl` is in nats a token. Times are
-    there only where the caller got the control's answer, as in gates.
+    A comparator that looks at one answer at a time gives 0.5 for no difference. `kl` (an estimate, which may be
+    negative) and `kl_bound` (what it is at least) are in nats a token. Times are there only where the caller got the
+    control's answer, as in gates.
     """
     for name in judged.scores:
         if name not in LEVELS and isinstance(outcome := outcome_of(judged, name), Score):
             yield name, outcome.value
-    sides = sides_of(judged)
-    if sides:
-        yield "kl", sum(each.kl for each in sides) / len(sides)
-        yield "token_flip", sum(1.0 - each.top1_agreement for each in sides) / len(sides)
-        yield "moved_share", sum(each.moved_share for each in sides) / len(sides)
-
-
-def sides_of(judged: Judged) -> list[Drift]:
-    """Return the drift on the control's tokens and on the other's, as far as scored; gates take the mean of both."""
-    both = (judged.drift, judged.drift_back)
-    return [each for each in both if isinstance(each, Drift) and each.n_tokens > 0]
-
-
-def kl_of(judged: Judged) -> float | None:
-    """Return a pair's divergence in nats a token; None where it was not scored."""
-    return next((value for name, value in figures_of(judged) if name == "kl"), None)
+    for name, value in (("kl", kl_estimate_of(judged)), ("kl_bound", kl_bound_of(judged))):
+        if value is not None:
+            yield name, value
+    for name in ("token_flip", "moved_share"):
+        found = outcome_of(judged, name)
+        if isinstance(found, Score):
+            yield name, found.value
 
 
 @dataclass(slots=True)
@@ -106,10 +98,13 @@ def added_up(blocks: Iterable[Block]) -> dict[str, float]:
 
 
 def excess_over(scores: Mapping[str, float], noise: Mapping[str, float]) -> dict[str, float]:
-    """Return how much more the sides differ than a version does from itself, of what both have."""
+    """Return how much more the sides differ than a version does from itself, of what both have.
+
+    Not of `kl_bound`: a bound less a bound bounds nothing.
+    """
     return {
         name: scores[name] - noise[name] if name in LEVELS else noise[name] - scores[name]
-        for name in scores.keys() & noise.keys()
+        for name in scores.keys() & noise.keys() - {"kl_bound"}
     }
 
 
@@ -150,9 +145,9 @@ class Board:
         self._pairs.move_to_end(key)
         self._controls[key] = judged.control
         self._windows.setdefault(key, Window()).add(judged)
-        divergence = kl_of(judged)
+        divergence = kl_estimate_of(judged)
         if divergence is not None:
-            self._kl.setdefault(key, Histogram(KL_BOUNDS)).add(divergence)
+            self._kl.setdefault(key, Histogram(KL_BOUNDS)).add(max(0.0, divergence))  # sums only grow
         lag = self._lag.setdefault(judged.alias, Histogram(LAG_BOUNDS))
         lag.add(max(0.0, judged.judged_at - judged.at))
         if len(self._pairs) > MOST_WINDOWS:
