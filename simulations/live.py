@@ -22,6 +22,7 @@ from gateway.decide.unit_shares import (
     MOST_REQUESTS,
     NO_SHARES,
     ROUND_SECONDS,
+    TIMES,
     Count,
     Shares,
     Units,
@@ -37,6 +38,7 @@ LONGEST = 300  # requests of one unit
 DELAY_SECONDS = 2
 _ARMS = ((0, "control"), (1, "candidate"))
 _HOPELESS = 5.5  # nats; a part of what is less than a sixth of a per cent's evidence adds nothing to it
+_ROUNDING = 0.01  # nats
 _EACH = 16  # more than requests by which a unit is judged
 _BETS, _LOG_SHARES = np.array(BETS), np.log(np.array(SHARES))
 
@@ -175,10 +177,8 @@ def first_verdict(scene: Scene, step: Step, verdict: Verdict, alpha: float = 0.0
     looks = np.arange(1, scene.seconds + 1)
     if verdict is Verdict.PASS:
         looks = np.unique(np.ceil(1.02 ** np.arange(0, log(scene.seconds) / log(1.02))).astype(int))
-    elif scene.ratio is None:
-        rests = [step.account != name for name in range(len(scene.accounts))]
-        most = [_most_evidence(scene, step, looks, who) for who in (np.full(len(step.at), True), *rests)]
-        looks = looks[np.max(most, axis=0) >= -log(alpha / GATES)]
+    else:
+        looks = looks[_most_evidence(scene, step, looks) >= -log(alpha / GATES)]
     for look in looks:
         streams = _streams(scene, step, float(look))
         if judge_by_account(scene.gate, streams, alpha / GATES, alpha).verdict is verdict:
@@ -186,14 +186,30 @@ def first_verdict(scene: Scene, step: Step, verdict: Verdict, alpha: float = 0.0
     return np.inf, 0
 
 
-def _most_evidence(scene: Scene, step: Step, looks: Index, who: Mask) -> Array:
-    """Return (n_looks,) log e-values for failing of some accounts, never below the gate's: at the control's mean."""
+def _most_evidence(scene: Scene, step: Step, looks: Index) -> Array:
+    """Return (n_looks,) log e-values for failing that are never below the gate's.
+
+    Where several accounts call, a gate fails only if it would without any one, be it that another one hides it.
+    """
+    names = range(len(scene.accounts))
+    if not names:
+        return _of_accounts(scene, step, looks, np.full(len(step.at), True))
+    without = {
+        pair: _of_accounts(scene, step, looks, ~np.isin(step.account, pair))
+        for pair in {tuple(sorted({one, other})) for one in names for other in names}
+    }
+    return np.min([np.max([each for pair, each in without.items() if name in pair], axis=0) for name in names], axis=0)
+
+
+def _of_accounts(scene: Scene, step: Step, looks: Index, who: Mask) -> Array:
+    """Return (n_looks,) log e-values for failing of some accounts, at the control's mean: the least is below that."""
     parts = [np.full(len(looks), log(FRESH))]
     for number in np.unique(step.round):
         share = 1 - FRESH if number == 0 else FRESH * 2.0 ** -int(number)
         for is_first in (True, False):
             picked = who & (step.round == number) & ((step.of == 0) == is_first)
-            parts.append(_at_controls_mean(scene, step, looks, picked) + log(share / 2))
+            evidence = _at_controls_mean if scene.ratio is None else _of_ratio
+            parts.append(evidence(scene, step, looks, picked) + log(share / 2))
     return np.logaddexp.reduce(parts)
 
 
@@ -218,6 +234,25 @@ def _at_controls_mean(scene: Scene, step: Step, looks: Array, picked: Array) -> 
         theirs = _capital(1 - badness, arm == 0, upto[may], n[0][may], 1 - mean[0][may])
         found[may] = mine + theirs
     return found
+
+
+def _of_ratio(scene: Scene, step: Step, looks: Index, picked: Mask) -> Array:
+    """Return (n_looks,) what bets on whose the bad requests are have won: no bound, but the gate's own number."""
+    order = np.argsort(step.at[picked], kind="stable")
+    arm = step.arm[picked][order]
+    badness = step.bad[picked][order] / np.maximum(step.of[picked][order], 1)
+    upto = np.searchsorted(step.at[picked][order], looks, side="right")
+    allowed = _chance(scene.ratio or 1.0, scene.weight)
+    won = []
+    for times in TIMES:
+        other = _chance((scene.ratio or 1.0) * times, scene.weight)
+        gain = np.where(arm == 1, other / allowed - 1, (1 - other) / (1 - allowed) - 1)
+        won.append(_upto(np.log1p(badness * gain), upto))
+    return np.logaddexp.reduce(won) - log(len(TIMES)) + _ROUNDING
+
+
+def _chance(ratio: float, weight: float) -> float:
+    return ratio * weight / (ratio * weight + 1 - weight)
 
 
 def _divergence(one: Array, other: Array) -> Array:

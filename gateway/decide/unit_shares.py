@@ -46,7 +46,7 @@ FRESH: Final = 0.1
 # What each arm's bets do not stake: at a weight of 1 % the control has a hundred times the candidate's units.
 KEPT: Final = 0.1
 # Alternatives for how many times worse: from 1.4 to 32 times the ratio that is allowed, and as much below it.
-_TIMES: Final = tuple(2.0 ** (step / 2) for step in range(1, 11))
+TIMES: Final = tuple(2.0 ** (step / 2) for step in range(1, 11))
 # Where the means say the opposite there is no evidence, and nothing is looked for: most looks at most rollouts.
 _LOST: Final = -20.0
 
@@ -189,12 +189,12 @@ def log_times_worse(control: Units, candidate: Units, ratio: float, weight: int)
         ratio: Above 0.
         weight: The candidate's, in basis points, in 1..9999.
     """
-    return _with_rounds(control, candidate, lambda one, other: _times(one, other, ratio, weight, _TIMES))
+    return _with_rounds(control, candidate, lambda one, other: _times(one, other, ratio, weight, TIMES))
 
 
 def log_not_times_worse(control: Units, candidate: Units, ratio: float, weight: int) -> float:
     """Return the log e-value, in nats, against "the candidate's mean is at least `ratio` times the control's"."""
-    return _times(control.whole, candidate.whole, ratio, weight, tuple(1 / each for each in _TIMES))
+    return _times(control.whole, candidate.whole, ratio, weight, tuple(1 / each for each in TIMES))
 
 
 def mean_of(logs: Sequence[float]) -> float:

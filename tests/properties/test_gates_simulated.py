@@ -20,7 +20,7 @@ pytestmark = pytest.mark.simulation
 
 GATE = Gate(name="error_rate", margin=0.01)
 ALPHA = 0.05  # larger than in any plan, so that what breaks the promise would show
-RUNS, LOOKS = 400, 50
+RUNS, LOOKS = 150, 25
 Rates = Callable[[np.random.Generator], np.ndarray]
 
 
@@ -140,11 +140,11 @@ def share_of_runs(scene: Scene, verdict: Verdict, runs: int) -> float:
 def test_units_that_always_fail_in_both_arms_do_not_roll_a_harmless_candidate_back(
     requests: float, weight: float
 ) -> None:
-    assert share_of_runs(Scene(weight=weight, requests=requests, bad=(0.02, 0.02)), Verdict.FAIL, 300) <= 0.01
+    assert share_of_runs(Scene(weight=weight, requests=requests, bad=(0.02, 0.02)), Verdict.FAIL, 120) <= 0.01
 
 
 def test_an_outage_of_both_arms_does_not_roll_a_harmless_candidate_back() -> None:
-    assert share_of_runs(Scene(weight=0.05, outage=("anywhere", 30.0)), Verdict.FAIL, 300) <= 0.01
+    assert share_of_runs(Scene(weight=0.05, outage=("anywhere", 30.0)), Verdict.FAIL, 120) <= 0.01
 
 
 HONEST = Account(share=0.2, bad=(0.0, 0.0))
@@ -152,9 +152,9 @@ HONEST = Account(share=0.2, bad=(0.0, 0.0))
 
 def test_one_account_neither_rolls_a_candidate_back_nor_hides_what_is_wrong_with_it() -> None:
     loud = (Account(share=0.2, bad=(0.0, 1.0)), *[HONEST] * 4)
-    assert share_of_runs(Scene(weight=0.05, accounts=loud), Verdict.FAIL, 100) <= 0.01
+    assert share_of_runs(Scene(weight=0.05, accounts=loud), Verdict.FAIL, 40) <= 0.01
     hiding = (Account(share=0.2, bad=(1.0, 0.0)), *[HONEST] * 4)
-    assert share_of_runs(Scene(weight=0.5, accounts=hiding, errors=(0.001, 0.1)), Verdict.FAIL, 20) >= 0.9
+    assert share_of_runs(Scene(weight=0.5, accounts=hiding, errors=(0.001, 0.1)), Verdict.FAIL, 5) == 1
 
 
 def test_a_candidate_that_fails_everything_is_found_within_seconds() -> None:
