@@ -79,7 +79,7 @@ _ENOUGH = {"ratio": 60_000, "margin 0": 20_000}
 
 
 def power(size: Size, requests: float = 1.0) -> Answers:
-    """Return, for each case and step, how many of the candidate's units it takes: the median of a fortieth of the runs."""
+    """Return, for each case and step, how many of the candidate's units it takes: the median of some runs."""
     found: Answers = {}
     runs = max(10, size.runs // 40)
     for case, (scene, verdict) in POWER.items():
