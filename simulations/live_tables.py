@@ -47,7 +47,7 @@ HARMLESS: Mapping[str, Scene] = {
 def false_rollbacks(size: Size, cases: Mapping[str, Scene] = HARMLESS) -> Answers:
     """Return, for each case and weight, the share of runs of half an hour in which the gate ever fails.
 
-    Half of the runs of other simulations, and a quarter where several accounts call, which take longer.
+    Half of the runs of other simulations, and a twentieth where several accounts call, which take longer.
     """
     found: Answers = {}
     for case, scene in cases.items():
@@ -55,7 +55,7 @@ def false_rollbacks(size: Size, cases: Mapping[str, Scene] = HARMLESS) -> Answer
         for weight in WEIGHTS:
             rng = np.random.default_rng(size.seed + sum(map(ord, case)) + round(1_000 * weight))
             there = replace(scene, weight=weight)
-            runs = size.runs // (4 if scene.accounts else 2)
+            runs = size.runs // (20 if scene.accounts else 2)
             hits = sum(
                 np.isfinite(first_verdict(there, drawn(there, rng), Verdict.FAIL, size.alpha)[0]) for _ in range(runs)
             )
