@@ -1,14 +1,17 @@
 """What `simulations/live.py` is asked, and the tables that its answers make."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 from typing import Any
 
 import numpy as np
 
+from gateway.decide.assign import TOTAL_WEIGHT
+from gateway.decide.gates import Gate, Streams, judge_streams
+from gateway.decide.unit_shares import Count, units_of
 from gateway.decide.verdict import Verdict
-from simulations.live import Account, Scene, drawn, first_verdict
+from simulations.live import GATES, Account, Scene, drawn, first_verdict
 from simulations.promises import Size
 
 Answers = dict[str, dict[str, Any]]
@@ -63,43 +66,46 @@ def false_rollbacks(size: Size, cases: Mapping[str, Scene] = HARMLESS) -> Answer
     return found
 
 
-# Units of one request: (errors of control, of candidate), margin or ratio, and what is waited for.
-POWER: Mapping[str, tuple[Scene, Verdict]] = {
-    "fails: all fail": (Scene(weight=0.05, errors=(0.001, 1.0)), Verdict.FAIL),
-    "fails: 10 % fail": (Scene(weight=0.05, errors=(0.001, 0.1)), Verdict.FAIL),
-    "fails: 5 % against 1 %": (Scene(weight=0.05, errors=(0.01, 0.05)), Verdict.FAIL),
-    "fails: 0.5 % against 0.1 %, margin 0": (Scene(weight=0.05, errors=(0.001, 0.005), margin=0.0), Verdict.FAIL),
-    "fails: 0.5 % against 0.1 %, ratio 1": (Scene(weight=0.05, errors=(0.001, 0.005), ratio=1.0), Verdict.FAIL),
-    "fails: 0.5 % against 0.1 %, ratio 2": (Scene(weight=0.05, errors=(0.001, 0.005), ratio=2.0), Verdict.FAIL),
-    "passes: no errors": (Scene(weight=0.05, errors=(0.0, 0.0)), Verdict.PASS),
-    "passes: 0.5 % in both": (Scene(weight=0.05, errors=(0.005, 0.005)), Verdict.PASS),
-    "passes: latency, 5 % slow in both, margin 5 %": (
-        Scene(weight=0.05, errors=(0.05, 0.05), margin=0.05), Verdict.PASS,
-    ),
-}  # fmt: skip
-# The candidate's units that a run has at most, and more at higher weights: beyond what nine in ten runs take.
-_ENOUGH = {"ratio": 12_000, "margin 0": 6_000}
+# Units of one request: the gate, the errors of control and of candidate, and what is waited for.
+POWER: Mapping[str, tuple[Gate, float, float, Verdict]] = {
+    "fails: all fail": (Gate(name="error_rate", margin=0.01), 0.0, 1.0, Verdict.FAIL),
+    "fails: 10 % fail": (Gate(name="error_rate", margin=0.01), 0.0, 0.1, Verdict.FAIL),
+    "fails: 5 % against 1 %": (Gate(name="error_rate", margin=0.01), 0.01, 0.05, Verdict.FAIL),
+    "fails: 0.5 % against 0.1 %, margin 0": (Gate(name="error_rate"), 0.001, 0.005, Verdict.FAIL),
+    "fails: 0.5 % against 0.1 %, ratio 1": (Gate(name="error_rate", ratio=1.0), 0.001, 0.005, Verdict.FAIL),
+    "fails: 0.5 % against 0.1 %, ratio 2": (Gate(name="error_rate", ratio=2.0), 0.001, 0.005, Verdict.FAIL),
+    "passes: no errors": (Gate(name="error_rate", margin=0.01), 0.0, 0.0, Verdict.PASS),
+    "passes: 0.5 % in both": (Gate(name="error_rate", margin=0.01), 0.005, 0.005, Verdict.PASS),
+    "passes: `latency`, 5 % slow in both": (Gate(name="latency", margin=0.05), 0.05, 0.05, Verdict.PASS),
+}
+_MOST_UNITS = 1_000_000
 
 
-def power(size: Size, requests: float = 1.0) -> Answers:
-    """Return, for each case and step, how many of the candidate's units it takes: the median of some runs."""
-    found: Answers = {}
-    runs = max(10, size.runs // 40)
-    for case, (scene, verdict) in POWER.items():
-        found[case] = {}
-        least = next((units for word, units in _ENOUGH.items() if word in case), 2_500)
-        for weight in STEPS:
-            rng = np.random.default_rng(size.seed + sum(map(ord, case)) + round(1_000 * weight))
-            enough = least * (1 + 4 * weight)
-            there = replace(scene, weight=weight, requests=requests, rate=enough / weight / 1_800, seconds=1_800)
-            units = [first_verdict(there, drawn(there, rng), verdict, size.alpha) for _ in range(runs)]
-            found[case][f"{weight:.0%}"] = _median([n if np.isfinite(at) else np.inf for at, n in units])
-    return found
+def power(size: Size) -> Answers:
+    """Return, for each case and step, how many of the candidate's units it takes at exactly the expected rates."""
+    return {
+        case: {f"{weight:.0%}": _units_until(gate, weight, rates, verdict, size.alpha) for weight in STEPS}
+        for case, (gate, *rates, verdict) in POWER.items()
+    }
 
 
-def _median(values: list[float]) -> float | None:
-    middle = float(np.quantile(values, 0.5, method="higher"))
-    return middle if np.isfinite(middle) else None
+def _units_until(gate: Gate, weight: float, rates: Sequence[float], verdict: Verdict, alpha: float) -> float | None:
+    """Return after how many units the gate says so and goes on saying so for as many again by a fifth."""
+    n, since = 1, None
+    while n < _MOST_UNITS:
+        control, candidate = (
+            units_of(Count(n=units, bad=round(rate * units)))
+            for units, rate in zip((round(n * (1 - weight) / weight), n), rates, strict=True)
+        )
+        streams = Streams(control=control, candidate=candidate, weight=round(TOTAL_WEIGHT * weight))
+        if judge_streams(gate, streams, alpha / GATES, alpha).verdict is not verdict:
+            since = None
+        elif since is None:
+            since = n
+        elif n >= 1.2 * since:
+            return float(since)
+        n += max(1, n // 100)
+    return None
 
 
 def time_to_rollback(size: Size) -> Answers:
