@@ -19,7 +19,6 @@ WEIGHTS = (0.01, 0.05, 0.50)
 STEPS = (0.05, 0.25, 0.50)
 
 HONEST = (0.0, 0.0)
-_LOUD = {"both arms": (1.0, 1.0), "the candidate alone": (0.0, 1.0), "the control alone": (1.0, 0.0)}
 
 # Of harmless candidates: what it is, and the scene at any weight.
 HARMLESS: Mapping[str, Scene] = {
@@ -29,12 +28,6 @@ HARMLESS: Mapping[str, Scene] = {
         )
         for bad in (0.005, 0.02, 0.05)
         for requests in (1, 10, 30)
-    },
-    **{
-        f"an account with 20 % of units fails in {where}": Scene(
-            weight=0.05, accounts=(Account(share=0.2, bad=bad), *[Account(share=0.2, bad=HONEST)] * 4)
-        )
-        for where, bad in _LOUD.items()
     },
     "engines down for 30 s from the first second": Scene(weight=0.05, outage=(1.0, 30.0)),
     "engines down for 30 s anywhere": Scene(weight=0.05, outage=("anywhere", 30.0)),
@@ -50,7 +43,7 @@ HARMLESS: Mapping[str, Scene] = {
 def false_rollbacks(size: Size, cases: Mapping[str, Scene] = HARMLESS) -> Answers:
     """Return, for each case and weight, the share of runs of half an hour in which the gate ever fails.
 
-    Half of the runs of other simulations, and a twentieth where several accounts call, which take longer.
+    Half of the runs of other simulations: each takes longer.
     """
     found: Answers = {}
     for case, scene in cases.items():
@@ -58,7 +51,7 @@ def false_rollbacks(size: Size, cases: Mapping[str, Scene] = HARMLESS) -> Answer
         for weight in WEIGHTS:
             rng = np.random.default_rng(size.seed + sum(map(ord, case)) + round(1_000 * weight))
             there = replace(scene, weight=weight)
-            runs = size.runs // (20 if scene.accounts else 2)
+            runs = size.runs // 2
             hits = sum(
                 np.isfinite(first_verdict(there, drawn(there, rng), Verdict.FAIL, size.alpha)[0]) for _ in range(runs)
             )
@@ -135,10 +128,10 @@ def hidden(size: Size) -> Answers:
         accounts = (Account(share=share, bad=(1.0, 0.0)), *[Account(share=rest, bad=HONEST)] * 4)
         scene = Scene(weight=0.05, accounts=accounts, errors=(0.001, 0.1))
         found[f"an account with {share:.0%} of units fails on the control alone".replace("%", " %")] = {}
-        for weight in WEIGHTS[1:]:
+        for weight in WEIGHTS[2:]:
             rng = np.random.default_rng(size.seed + round(100 * share) + round(1_000 * weight))
             there = replace(scene, weight=weight)
-            runs = max(20, size.runs // 100)
+            runs = max(10, size.runs // 200)
             hits = sum(
                 np.isfinite(first_verdict(there, drawn(there, rng), Verdict.FAIL, size.alpha)[0]) for _ in range(runs)
             )
