@@ -19,7 +19,7 @@ arms.
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import accumulate
@@ -277,26 +277,25 @@ _TOLD_HIDING: Final = 2.0  # nats
 
 def _failing(gate: Gate, streams: Streams) -> list[float]:
     """Return the log e-values against "no worse than allowed", of each thing that is allowed."""
-    control, candidate = streams.control, streams.candidate
-    if gate.ratio is None:
-        found = [log_worse(control, candidate, gate.margin)]
-    elif 0 < streams.weight < TOTAL_WEIGHT:
-        found = [log_times_worse(control, candidate, gate.ratio, streams.weight)]
-    else:
-        found = [0.0]
-    return found if gate.limit is None else [*found, log_above(candidate, gate.limit)]
+    return _evidence(gate, streams, log_worse, log_times_worse, log_above)
 
 
 def _passing(gate: Gate, streams: Streams) -> list[float]:
     """Return the log e-values against "worse than allowed", of each thing that is allowed."""
+    return _evidence(gate, streams, log_not_worse, log_not_times_worse, log_below)
+
+
+def _evidence(
+    gate: Gate, streams: Streams, by_margin: Callable[[Units, Units, float], float],
+    by_ratio: Callable[[Units, Units, float, int], float], by_limit: Callable[[Units, float], float],
+) -> list[float]:  # fmt: skip
     control, candidate = streams.control, streams.candidate
+    found = 0.0  # where one arm alone is served, no ratio can be told
     if gate.ratio is None:
-        found = [log_not_worse(control, candidate, gate.margin)]
+        found = by_margin(control, candidate, gate.margin)
     elif 0 < streams.weight < TOTAL_WEIGHT:
-        found = [log_not_times_worse(control, candidate, gate.ratio, streams.weight)]
-    else:
-        found = [0.0]
-    return found if gate.limit is None else [*found, log_below(candidate, gate.limit)]
+        found = by_ratio(control, candidate, gate.ratio, streams.weight)
+    return [found] if gate.limit is None else [found, by_limit(candidate, gate.limit)]
 
 
 def _allowed(gate: Gate, control: float) -> float:
