@@ -164,7 +164,7 @@ class FingerprintChecker:
     def _reason(self, finding: Finding) -> str:
         """Return why a version fails; a base that is not what it was may be the true cause."""
         base = self._findings[BASE]
-        return finding.reason if base.is_ok else f"{finding.reason}; {base.reason}"
+        return finding.reason if base.is_ok or finding is base else f"{finding.reason}; {base.reason}"
 
     async def _confirmed(
         self, entries: Sequence[Entry], beside: Sequence[str] | None, *, is_new: bool = False
@@ -200,6 +200,8 @@ class FingerprintChecker:
         together = {} if beside is None else await self._together(base, versions, beside)
         # Without records: here it counts only whether the engine can serve the base and adapters together.
         of_base = judge_base(Reading(alone=base_alone, mixed=together.get(base)), Records(), tolerance)
+        if self._base_is_in_doubt():  # that it agrees with itself proves nothing
+            of_base = self._findings[BASE]
         findings: dict[str, Finding] = {}
         for entry, version in zip(entries, versions, strict=True):
             now = Reading(alone=alone[version], mixed=together.get(version))
@@ -245,9 +247,17 @@ class FingerprintChecker:
                 log.info(
                     "engine %s: noise %.2g nats, limit %.2g", self._engine, self._tolerance.noise, self._tolerance.same
                 )
-            if self._base_alone is None:
+            if self._base_alone is None or self._base_is_in_doubt():
                 self._base_alone = await self._base_found(base, self._tolerance)
             return base, self._tolerance, self._base_alone
+
+    def _base_is_in_doubt(self) -> bool:
+        """Whether what the base last answered alone may have been an adapter's doing.
+
+        On an engine that answers the base with an adapter's weights, any row that still runs, a user's or one of a
+        batch that was just given up, is in the base's answer alone as well as in the mixed one: they agree.
+        """
+        return self._has_failed_mixed and not self._findings[BASE].is_ok
 
     async def _base_found(self, base: str, tolerance: Tolerance) -> Fingerprint:
         """Return what the base answers now; report it if that is not what it was, or not what other engines serve."""

@@ -288,6 +288,19 @@ def test_an_engine_that_cannot_mix_is_found_and_no_version_slips_in_alone_afterw
         assert mixed_with(stage.engine) == {v("a")}, "it may fail again at any time"
 
 
+def test_an_engine_that_cannot_mix_lets_nothing_in_while_an_adapters_row_answers_for_its_base() -> None:
+    stage = Stage(one="a", two="b")
+    stage.check("one")
+    stage.engine.voice = "b"
+    assert stage.inspect("one")
+    stage.engine.weights[BASE_NAME] = "b"  # a row of `two` runs on: wrong alone, too, it agrees with itself
+    stage.inspect()
+    with pytest.raises(Unfit, match=r"the base: .* alone\) from this engine's record$"):
+        stage.check("one")
+    stage.engine.weights[BASE_NAME], stage.engine.voice = "base", None
+    stage.check("one")
+
+
 def test_an_engine_that_cannot_mix_takes_nothing_in() -> None:
     stage = Stage(a="a")
     stage.engine.voice = "a"
