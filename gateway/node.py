@@ -42,7 +42,6 @@ from gateway.store.errors import SessionsNotKept, StoreError, StoreUnavailable
 from gateway.store.feedback import Feedbacks
 from gateway.store.fingerprints import FingerprintStore
 from gateway.store.leader import Leader
-from gateway.store.moving import take_in
 from gateway.store.pairs import Pairs
 from gateway.store.replicas import Replica, Replicas
 from gateway.store.samples import Samples
@@ -71,7 +70,6 @@ def _first_state(store: Store, records: FingerprintStore, folder: Path) -> tuple
     """
     copy = read_copy(folder)
     try:
-        take_in(store, folder)
         records.load()
         stored = store.read()
     except SessionsNotKept:

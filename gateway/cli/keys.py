@@ -17,7 +17,6 @@ from gateway.decide.plan_text import NotReadable, seconds_of
 from gateway.settings import load
 from gateway.store.errors import StaleWrite, StoreError
 from gateway.store.keys import KeyOutOfUse, UnknownKey, create_key, key_view, revoke_key, rotate_key
-from gateway.store.moving import take_in
 from gateway.store.sql import Store, open_store
 
 
@@ -248,7 +247,6 @@ def _open(folder: Path) -> Store:
 def _read(folder: Path) -> Any:
     try:
         store = _open(folder)
-        take_in(store, folder)
         return store.read()
     except StoreError as error:
         raise fail(str(error)) from None

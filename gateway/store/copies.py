@@ -7,12 +7,13 @@ unless all of it is as it was written, since one flipped bit may name another mo
 import hashlib
 import logging
 import os
+import tempfile
 from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
 
-from gateway.store.desired import Desired, replace_file
+from gateway.store.desired import Desired
 
 log = logging.getLogger("loragate.copies")
 
@@ -37,7 +38,7 @@ def write(path: Path, content: bytes) -> None:
         OSError: It cannot be written; what was there stays.
     """
     digest = hashlib.sha256(content).hexdigest()
-    replace_file(path, msgspec.json.encode(_Sealed(sha256=digest, content=msgspec.Raw(content))))
+    _replace(path, msgspec.json.encode(_Sealed(sha256=digest, content=msgspec.Raw(content))))
 
 
 def read(path: Path, kind: type[T]) -> T | None:
@@ -87,3 +88,17 @@ def save_copy(folder: Path, desired: Desired) -> None:
 def read_copy(folder: Path) -> Desired | None:
     """Return the state that was last kept on disk; None if there is none that can be believed."""
     return read(folder / COPY_FILE, Desired)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Put `content` at `path`, readable by the owner alone; a crash leaves the old file."""
+    descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(scratch).replace(path)
+    except BaseException:  # interrupted, too: no scratch file stays
+        Path(scratch).unlink(missing_ok=True)
+        raise

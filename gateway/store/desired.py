@@ -1,17 +1,7 @@
-"""The desired state as a value, and as a file of its own: replaced whole, or not at all.
+"""The desired state as a value: what operators have asked for. Its version grows by one with every change."""
 
-Readers see the old file or the new one, never half of either (write, fsync, rename). The
-version grows by one with every change. `sql.py` keeps the state; the file is that of earlier
-releases.
-"""
-
-import fcntl
-import os
 import re
-import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Collection
 from typing import Any, Final, Literal
 
 import msgspec
@@ -21,9 +11,7 @@ from gateway.decide.assign import DEFAULT_SOURCES, TOTAL_WEIGHT, Split, check_so
 from gateway.decide.authenticate import Role
 from gateway.decide.engine_fields import check_rules
 from gateway.decide.sample import DEFAULT_NOISE_SHARE
-from gateway.store.errors import StoreUnreadable
 
-STATE_FILE: Final = "state.json"
 # Of one alias's former controls; a rollback reaches back no further.
 LONGEST_HISTORY: Final = 100
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -277,57 +265,3 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def with_catalog(self, catalog: Catalog) -> "Desired":
         """Return the state with another catalog."""
         return msgspec.structs.replace(self, adapters=tuple(catalog))
-
-
-class DesiredStore:
-    """The state file of releases before 0.2 in a folder, made with the first change."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._path = folder / STATE_FILE
-
-    def read(self) -> Desired:
-        """Return the state as it stands; an empty one before the first change.
-
-        Raises:
-            StoreUnreadable: The file is damaged, or written by a later release.
-        """
-        try:
-            return msgspec.json.decode(self._path.read_bytes(), type=Desired)
-        except FileNotFoundError:
-            return Desired()
-        except OSError as error:
-            raise StoreUnreadable(f"`{self._path}` cannot be read ({error.strerror})") from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise StoreUnreadable(
-                f"`{self._path}` cannot be read ({error}); restore it from a backup, or move it away to begin anew"
-            ) from None
-
-    def write(self, desired: Desired) -> Desired:
-        """Replace the state; returns it with its new version. Call within `locked`."""
-        desired = msgspec.structs.replace(desired, version=desired.version + 1)
-        replace_file(self._path, msgspec.json.format(msgspec.json.encode(desired)))
-        return desired
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other writers out; short, since they wait."""
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-        with os.fdopen(descriptor, "r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Put `content` at `path`, readable by the owner alone; a crash leaves the old file."""
-    descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(scratch).replace(path)
-    except BaseException:  # interrupted, too: no scratch file stays
-        Path(scratch).unlink(missing_ok=True)
-        raise

@@ -1,10 +1,11 @@
 """Bring the tables to this release's schema, or refuse those of a later one.
 
 An empty database gets the tables as they are now; only one that an earlier release has written is migrated step by
-step, since Alembic takes a fifth of a second to import. A test holds the two ways to each other.
+step, since Alembic takes a fifth of a second to import.
 """
 
 from pathlib import Path
+from typing import Final
 
 from sqlalchemy import Connection, insert, inspect, select, text
 
@@ -12,7 +13,8 @@ from gateway.store.errors import StoreTooNew
 from gateway.store.schema import FIRST_ROWS, HEAD, PARTIAL_INDEXES, REVISION_TABLE, REVISIONS, metadata, revision
 
 # Any number, the same in every release: two replicas that start at once must not both migrate.
-_LOCK = 0x10_7A_6A_7E
+_LOCK: Final = 0x10_7A_6A_7E
+MIGRATIONS: Final = Path(__file__).with_name("migrations")
 
 
 def revision_of(connection: Connection) -> str | None:
@@ -35,8 +37,8 @@ def check_is_known(found: str | None) -> None:
         )
 
 
-def bring_up(connection: Connection, head: str = HEAD) -> None:
-    """Make the tables, or migrate them to `head`, in the transaction of `connection`: whole, or not at all.
+def bring_up(connection: Connection) -> None:
+    """Make the tables, or migrate them, in the transaction of `connection`: whole, or not at all.
 
     Raises:
         StoreTooNew: The store is of a later release.
@@ -45,16 +47,19 @@ def bring_up(connection: Connection, head: str = HEAD) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     found = revision_of(connection)
     check_is_known(found)
-    if found == head:
-        return
-    if found is None and head == HEAD:
+    if found is None:
         _make(connection)
-        return
+    elif found != HEAD:
+        migrate(connection, HEAD)
+
+
+def migrate(connection: Connection, head: str, scripts: Path = MIGRATIONS) -> None:
+    """Run the migrations in `scripts` that lead from the schema that is there to `head`."""
     from alembic import command
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    config.set_main_option("script_location", str(scripts))
     config.attributes["connection"] = connection
     command.upgrade(config, head)
 

@@ -1,8 +1,8 @@
 """The tables, the same for SQLite and PostgreSQL.
 
 What is looked up or kept unique has a column; the rest of a record is its JSON, so that a new
-field needs no migration. `tests/unit/test_store_schema.py` holds this page and the migrations
-to each other.
+field needs no migration. A change to a table needs a migration after `r0004_baseline.py`, and a test
+that a migrated store has the very tables of a new one.
 """
 
 from typing import Any, Final
@@ -22,8 +22,8 @@ from sqlalchemy import (
     Text,
 )
 
-# Every revision that this release can read, oldest first; any other is of a later release.
-REVISIONS: Final = ("0001", "0002", "0003", "0004")
+# Every revision that this release can read, oldest first. Schemas before 0004 were never released.
+REVISIONS: Final = ("0004",)
 HEAD: Final = REVISIONS[-1]
 # Not Alembic's own `alembic_version`, which another application in the same database may have.
 REVISION_TABLE: Final = "loragate_schema"
@@ -41,7 +41,6 @@ revision = Table(
     PrimaryKeyConstraint("version_num", name=f"{REVISION_TABLE}_pkc"),
 )  # fmt: skip
 
-# `moved`: the digest of the state file of an earlier release that was taken in.
 # `journal_number` and `journal_hash`: the last journal record, so that cutting off the end is seen.
 state = Table(
     "state", metadata,
@@ -50,7 +49,6 @@ state = Table(
     Column("fence", BigInteger, nullable=False),
     Column("journal_number", BigInteger, nullable=False),
     Column("journal_hash", Text, nullable=False),
-    Column("moved", Text, nullable=False),
     PrimaryKeyConstraint("id", name="state_pkey"),
 )  # fmt: skip
 
@@ -294,7 +292,7 @@ PARTIAL_INDEXES: Final = {"rollouts_open": "CREATE UNIQUE INDEX rollouts_open ON
 
 # What a new store begins with.
 FIRST_ROWS: Final[tuple[tuple[Table, tuple[dict[str, Any], ...]], ...]] = (
-    (state, ({"id": ONLY, "version": 0, "fence": 0, "journal_number": 0, "journal_hash": "", "moved": ""},)),
+    (state, ({"id": ONLY, "version": 0, "fence": 0, "journal_number": 0, "journal_hash": ""},)),
     (leader, ({"id": ONLY, "holder": "", "beats": 0},)),
     (counters, ({"name": "pairs", "value": 0}, {"name": "forgetting", "value": 0})),
 )

@@ -10,15 +10,11 @@ import pytest
 from sqlalchemy import event, text
 
 from evaluators.observation import Drift
-from gateway.store import rows
-from gateway.store.database import Database, address_of
 from gateway.store.feedback import Feedbacks
-from gateway.store.migrate import bring_up
 from gateway.store.pairs import Pairs
 from gateway.store.samples import MOST_DEATHS, WAIT_SECONDS, Depth, Samples
 from gateway.store.sql import Store, open_store
 from tests.samples import judged, sample
-from tests.unit.test_store import rollout
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -357,22 +353,4 @@ def test_no_step_of_an_evaluator_reads_a_whole_table(tmp_path: Path) -> None:
     whole = re.compile("SCAN (samples|sample_texts|pairs|pair_words|feedback)(?! USING COVERING INDEX)")
     assert [step for step in steps if whole.match(step[0])] == []
     assert [step for step in steps if "TEMP B-TREE" in step[0] and "FROM pairs" in step[1]] == []
-    store.close()
-
-
-def test_a_store_from_before_shadow_evaluation_is_migrated_with_all_that_is_in_it(where: str) -> None:
-    database = Database(address_of(where), 10)
-    database.write(lambda connection: bring_up(connection, "0002"))
-    database.write(lambda connection: rows.write_rollouts(connection, [rollout(1), rollout(2, "legal", is_open=False)]))
-    database.write(lambda connection: rows.write_journal(connection, [{"what": "one"}, {"what": "two"}]))
-    tally = text("INSERT INTO tallies (rollout, stage, replica, record) VALUES ('r1', 1, 'x', '{}')")
-    database.write(lambda connection: connection.execute(tally))
-    store = open_store(where, now=lambda: 0.0)
-    assert {each.id for each in store.rollouts()} == {"r1", "r2"}
-    assert [each.record for each in store.journal()] == [{"what": "one"}, {"what": "two"}]
-    assert store.verify_journal() is None
-    assert store.reading(lambda connection: connection.scalar(text("SELECT count(*) FROM tallies"))) == 1
-    samples = Samples(store)
-    assert (samples.put([sample(1)], DAY), samples.depth().pending) == (0, 1)
-    database.dispose()
     store.close()

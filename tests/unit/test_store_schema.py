@@ -1,100 +1,92 @@
-"""The schema: made from nothing, migrated, refused when it is too new; and what earlier releases kept is taken in."""
+"""The schema: made from nothing, migrated, and refused when it is too new."""
 
-import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import inspect, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.store import schema
 from gateway.store.database import Database, address_of
-from gateway.store.desired import Desired, DesiredStore
-from gateway.store.errors import StoreTooNew, StoreUnreadable
-from gateway.store.fingerprints import FingerprintStore
-from gateway.store.migrate import bring_up, revision_of
-from gateway.store.moving import take_in
+from gateway.store.desired import Desired
+from gateway.store.errors import StoreError, StoreTooNew, StoreUnreadable
+from gateway.store.migrate import MIGRATIONS, bring_up, migrate, revision_of
 from gateway.store.sql import Store, open_store
-from tests.unit.test_store import entry, key, made, rollout, route
+from tests.unit.test_store import key, route
 
 
 def new_store(where: str | Path) -> Store:
     return open_store(where, now=time.time)
 
 
-def test_the_migrations_make_the_very_tables_that_the_code_uses(where: str) -> None:
-    from alembic.autogenerate import compare_metadata
-    from alembic.migration import MigrationContext
-
+def test_a_new_store_is_made_without_alembic(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first start does not wait for its import."""
+    monkeypatch.setitem(sys.modules, "alembic", None)
     database = Database(address_of(where), 10)
-    database.write(lambda connection: bring_up(connection, schema.REVISIONS[0]))
     database.write(bring_up)
-
-    def compare(connection: object) -> list[object]:
-        context = MigrationContext.configure(connection, opts={"version_table": schema.REVISION_TABLE})  # type: ignore[arg-type]
-        return list(compare_metadata(context, schema.metadata))
-
-    assert database.read(compare) == []
+    found = database.read(lambda connection: set(inspect(connection).get_table_names()))
+    assert found == {*schema.metadata.tables, schema.REVISION_TABLE}
     database.dispose()
 
 
-def _told(index: Any) -> str:
-    options = {name: str(value) for name, value in index.get("dialect_options", {}).items()}
-    return f"{index['name']} {index['column_names']} {bool(index['unique'])} {options}"
+def test_the_baseline_is_the_head_until_there_is_a_migration() -> None:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    chain = [each.revision for each in ScriptDirectory.from_config(config).walk_revisions()]
+    assert tuple(reversed(chain)) == schema.REVISIONS
 
 
-def test_a_store_that_is_made_at_once_is_one_that_was_migrated_from_the_first_release(
-    where: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def described(connection: Connection) -> dict[str, Any]:
-        found = inspect(connection)
-        tables = {*schema.metadata.tables, schema.REVISION_TABLE}
-        assert set(found.get_table_names()) == tables
-        return {
-            name: (
-                [each | {"type": str(each["type"])} for each in found.get_columns(name)],
-                found.get_pk_constraint(name),
-                found.get_unique_constraints(name),
-                sorted(_told(each) for each in found.get_indexes(name)),
-                sorted(tuple(row) for row in connection.execute(text(f"SELECT * FROM {name}"))),
-            )
-            for name in tables
-        }
-
-    def empty(connection: Connection) -> None:
-        schema.metadata.drop_all(connection)
-        schema.revision.drop(connection)
-
-    database = Database(address_of(where), 10)
-    database.write(lambda connection: bring_up(connection, schema.REVISIONS[0]))
-    database.write(bring_up)
-    migrated = database.read(described)
-    database.write(empty)
-    monkeypatch.setitem(sys.modules, "alembic", None)  # a new store does without, so the first start does not wait
-    database.write(bring_up)
-    assert database.read(described) == migrated
-    database.dispose()
+NEXT = '''"""A migration of a release to come."""
+import sqlalchemy as sa
+from alembic import op
+revision = "0005"
+down_revision = "0004"
+def upgrade():
+    op.add_column("keys", sa.Column("wings", sa.Integer, nullable=False, server_default="2"))
+    op.execute("UPDATE keys SET wings = 3 WHERE id = 'key-1'")
+    {more}
+'''
 
 
-def test_a_store_of_the_previous_release_is_migrated_with_all_that_is_in_it(where: str) -> None:
-    database = Database(address_of(where), 10)
-    database.write(lambda connection: bring_up(connection, schema.REVISIONS[-2]))
-    record = msgspec.json.encode(key(1)).decode()
-    insert = text("INSERT INTO keys (id, digest, position, record) VALUES ('key-1', :digest, 1, :record)")
-    database.write(lambda connection: connection.execute(insert, {"digest": key(1).digest, "record": record}))
-    database.write(lambda connection: connection.execute(text("UPDATE state SET version = 8")))
+def write_migrations(folder: Path, more: str = "") -> Path:
+    """The migrations of a release to come: these and one more."""
+    shutil.copytree(MIGRATIONS, folder)
+    (folder / "versions" / "r0005_wings.py").write_text(NEXT.replace("{more}", more))
+    return folder
+
+
+def test_a_later_release_migrates_a_store_with_all_that_is_in_it(where: str, tmp_path: Path) -> None:
     store = new_store(where)
-    assert store.read() == Desired(version=8, keys=(key(1),))
-    assert store.write(Desired(rollouts=(rollout(1),)), expected=8, journal=[{"what": "new"}]).version == 9
-    assert database.read(revision_of) == schema.HEAD
-    database.dispose()
+    written = store.write(Desired(keys=(key(1), key(2))), expected=0, journal=[{"what": "new"}])
+    store.database.write(lambda connection: migrate(connection, "0005", write_migrations(tmp_path / "later")))
+    wings = text("SELECT wings FROM keys ORDER BY position")
+    assert store.database.read(lambda connection: list(connection.scalars(wings))) == [3, 2]
+    assert store.database.read(revision_of) == "0005"
+    store.database.write(lambda connection: connection.execute(text("UPDATE loragate_schema SET version_num = '0004'")))
+    assert store.read() == written
+    assert store.verify_journal() is None
+    store.close()
+
+
+def test_a_migration_that_fails_leaves_the_store_as_it_was(where: str, tmp_path: Path) -> None:
+    store = new_store(where)
+    written = store.write(Desired(keys=(key(1),)), expected=0)
+    broken = write_migrations(tmp_path / "broken", "op.drop_table('no_such_table')")
+    with pytest.raises((StoreError, SQLAlchemyError), match="no_such_table"):
+        store.database.write(lambda connection: migrate(connection, "0005", broken))
+    assert store.database.read(revision_of) == "0004"
+    assert "wings" not in store.database.read(lambda at: [each["name"] for each in inspect(at).get_columns("keys")])
+    assert store.read() == written
     store.close()
 
 
@@ -138,63 +130,6 @@ def test_a_record_with_a_field_that_only_a_later_release_knows_is_not_guessed_at
         store.read()
 
 
-def old_folder(folder: Path) -> Desired:
-    """A state folder as an earlier release left it."""
-    desired = Desired(version=41, keys=(key(1), key(2)), adapters=(entry("a"),), routes=(route("a"),))
-    content = json.loads(msgspec.json.encode(desired))
-    del content["rollouts"]
-    (folder / "state.json").write_text(json.dumps(content))
-    (folder / "fingerprints").mkdir()
-    version = entry("a").ref.version
-    (folder / "fingerprints" / f"{version}.json").write_bytes(
-        msgspec.json.encode({"http://b": made(1), "http://a": made(2)})
-    )
-    (folder / "fingerprints" / "damaged@1.json").write_text("{")
-    return desired
-
-
-def test_what_an_earlier_release_kept_is_taken_in_once(where: str, store: Store, tmp_path: Path) -> None:
-    desired = old_folder(tmp_path)
-    assert take_in(store, tmp_path)
-    assert store.read() == desired
-    assert [(each.number, each.state, each.route) for each in store.history("a")] == [(1, 41, route("a"))]
-    records = FingerprintStore(store)
-    records.load()
-    assert list(records.of(entry("a").ref.version).items()) == [("http://b", made(1)), ("http://a", made(2))]
-    assert not (tmp_path / "state.json").exists()
-    assert not (tmp_path / "fingerprints").exists()
-    assert (tmp_path / "state.json.moved").exists()
-    assert not take_in(store, tmp_path)
-    assert store.read() == desired
-
-
-def test_a_crash_before_the_file_is_renamed_takes_nothing_in_twice(store: Store, tmp_path: Path) -> None:
-    desired = old_folder(tmp_path)
-    take_in(store, tmp_path)
-    store.write(msgspec.structs.replace(desired, keys=()), expected=41)
-    (tmp_path / "state.json.moved").rename(tmp_path / "state.json")
-    assert take_in(store, tmp_path)
-    assert store.read().keys == ()
-    assert not (tmp_path / "state.json").exists()
-
-
-def test_an_old_file_beside_a_store_that_has_another_state_is_refused(store: Store, tmp_path: Path) -> None:
-    old_folder(tmp_path)
-    written = store.write(Desired(keys=(key(7),)), expected=0)
-    with pytest.raises(StoreUnreadable, match="move the one away that is not wanted"):
-        take_in(store, tmp_path)
-    assert store.read() == written
-    assert (tmp_path / "state.json").exists()
-
-
-def test_a_damaged_old_file_is_told_and_left(store: Store, tmp_path: Path) -> None:
-    (tmp_path / "state.json").write_text("{")
-    with pytest.raises(StoreUnreadable, match=r"state\.json"):
-        take_in(store, tmp_path)
-    assert store.version() == 0
-    assert (tmp_path / "state.json").exists()
-
-
 def test_a_file_that_is_no_database_is_told_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "state.db").write_text("hello" * 1000)
     with pytest.raises(StoreUnreadable, match="restore it from a backup"):
@@ -212,11 +147,6 @@ def test_a_folder_means_sqlite_in_it_readable_by_its_owner_alone(tmp_path: Path)
         assert raw.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     raw.close()
     store.close()
-
-
-def test_the_state_file_of_earlier_releases_reads_as_before(tmp_path: Path) -> None:
-    desired = old_folder(tmp_path)
-    assert DesiredStore(tmp_path).read() == desired
 
 
 def test_workers_never_import_the_database_and_alembic_is_imported_only_to_migrate(tmp_path: Path) -> None:
