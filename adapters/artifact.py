@@ -132,7 +132,6 @@ def manifest_of(config: Mapping[str, Any], header: Header, digest: str, size: in
         targets_lm_head="lm_head" in saved or any(pair.leaf == "lm_head" for pair in pairs),
         targets_embeddings=any(pair.targets_embeddings for pair in pairs),
         dtypes=tuple(sorted({tensor.dtype for tensor in header.tensors.values()})),
-        smallest_rank=min(ranks, default=0),
         largest_rank=max(ranks, default=0),
         modules=len(parts.pairs),
     )

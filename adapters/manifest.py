@@ -27,7 +27,6 @@ class Manifest:
     targets_lm_head: bool = False
     targets_embeddings: bool = False
     dtypes: tuple[str, ...] = ()
-    smallest_rank: int = 0
     largest_rank: int = 0
     modules: int = 0
 

@@ -191,11 +191,6 @@ class Node:
         """Whether it has been told to stop."""
         return self._stop.is_set()
 
-    def request_stop(self) -> None:
-        """Begin to stop: drain, then end."""
-        self._hurry.set()
-        self._stop.set()
-
     def _signalled(self, number: signal.Signals) -> None:
         """Stop, leaving load balancers time; Ctrl-C or a second signal leaves none, and one more ends all at once."""
         if self._is_draining:
@@ -206,7 +201,7 @@ class Node:
         self._stop.set()
 
     async def run(self, on_ready: Callable[[], None]) -> None:
-        """Serve until stopped by a signal or `request_stop`.
+        """Serve until stopped by a signal.
 
         Raises:
             EngineNotStarted: The machine's own engine did not come up.

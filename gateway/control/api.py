@@ -4,7 +4,6 @@ Who may do what is decided in `guard.py`, before anything else; what comes twice
 out once by `idempotent.py`; errors become replies here, in one place.
 """
 
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 from fastapi import FastAPI, Request, Response
@@ -31,7 +30,6 @@ from gateway.store.idempotency import IdempotencyKeys
 
 __all__ = ["OPEN_PATHS", "Probes", "build_control"]
 
-Tell = Callable[[Request, Exception], Awaitable[Response]]
 # `Exception` last: what nobody has foreseen is a 500 in the same shape, without its text.
 _TOLD: Final = (*STATUS, LoragateError, HTTPException, RequestValidationError, Exception)
 

@@ -18,6 +18,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any, Final
 
+from evaluators.statistics.multiple import bonferroni
 from gateway.decide.assign import TOTAL_WEIGHT
 from gateway.decide.gates import Gate, Source
 from gateway.decide.journal import canonical_json
@@ -97,7 +98,7 @@ class Plan:
         (1982), Technometrics 24(4), 295-300, doi:10.1080/00401706.1982.10487790).
         """
         count = sum(gate.takes_alpha for stage in self.stages for gate in stage.gates)
-        return self.alpha / max(1, count)
+        return bonferroni(self.alpha, count)
 
     @property
     def config_hash(self) -> str:
