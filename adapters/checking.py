@@ -70,9 +70,15 @@ class FingerprintChecker:
     """
 
     def __init__(
-        self, host: ProbeHost, engine: str, *, base: Callable[[], str | None], records: RecordKeeper, at_once: int,
+        self,
+        host: ProbeHost,
+        engine: str,
+        *,
+        base: Callable[[], str | None],
+        records: RecordKeeper,
+        at_once: int,
         judged: Callable[[str], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._host = host
         self._engine = engine
         self._base = base
@@ -99,9 +105,12 @@ class FingerprintChecker:
         if finding is None:
             return None
         return {
-            "verdict": finding.verdict.value, "where": finding.where.value, "distance": round(finding.distance, 6),
-            "limit": round(finding.limit, 6), "reason": finding.reason,
-        }  # fmt: skip
+            "verdict": finding.verdict.value,
+            "where": finding.where.value,
+            "distance": round(finding.distance, 6),
+            "limit": round(finding.limit, 6),
+            "reason": finding.reason,
+        }
 
     async def check(self, entry: Entry, company: Collection[str]) -> None:
         """Compare a version that was just loaded with what is known of it, alone and beside `company`.

@@ -52,9 +52,12 @@ def read_config(folder: Path) -> tuple[dict[str, Any] | None, tuple[Problem, ...
 
 
 def _unreadable(
-    code: str, message: str, value: str | int | None, limit: str | int | None = None,
+    code: str,
+    message: str,
+    value: str | int | None,
+    limit: str | int | None = None,
     remedy: str = "give the folder that PEFT's save_pretrained wrote",
-) -> Problem:  # fmt: skip
+) -> Problem:
     return Problem(
         code=code,
         message=message,

@@ -71,11 +71,20 @@ class Loader:
     """
 
     def __init__(
-        self, host: AdapterHost, slots: int, *, find: Callable[[str], Entry | None],
-        standing: Callable[[str], Standing], wanted: Callable[[], Collection[str]], on_change: Callable[[], None],
-        checker: Checker, observer: Observer, now: Callable[[], float], retry_seconds: float = REFUSED_SECONDS,
+        self,
+        host: AdapterHost,
+        slots: int,
+        *,
+        find: Callable[[str], Entry | None],
+        standing: Callable[[str], Standing],
+        wanted: Callable[[], Collection[str]],
+        on_change: Callable[[], None],
+        checker: Checker,
+        observer: Observer,
+        now: Callable[[], float],
+        retry_seconds: float = REFUSED_SECONDS,
         stranger_seconds: float = 0.0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._host = host
         self.slots = slots
         self._find = find

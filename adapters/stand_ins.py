@@ -31,9 +31,10 @@ _POINTER: Final = StandIn(
     "git_lfs_pointer", "it is a Git LFS pointer, which stands for the file", "run `git lfs pull` in its repository"
 )
 _PAGE: Final = StandIn(
-    "web_page", "it is a web page, such as a login or an error",
+    "web_page",
+    "it is a web page, such as a login or an error",
     "give the URL of the file itself, and the credentials that it asks for",
-)  # fmt: skip
+)
 _EMPTY: Final = StandIn("file_empty", "the file is empty", "copy or download it again")
 
 
@@ -66,6 +67,9 @@ def companion_problems(folder: Path, names: tuple[str, ...]) -> Iterator[Problem
         found = stand_in_at(folder / name)
         if found is not None:
             yield Problem(
-                code=found.code, message=f"{found.message}; it was not compared with the base's", remedy=found.remedy,
-                severity=Severity.WARNING, where=name,
-            )  # fmt: skip
+                code=found.code,
+                message=f"{found.message}; it was not compared with the base's",
+                remedy=found.remedy,
+                severity=Severity.WARNING,
+                where=name,
+            )

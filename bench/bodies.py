@@ -57,18 +57,31 @@ _EMOJI: Final = "\U0001f600".encode()
 CORPUS: Final[dict[str, Callable[[int], bytes]]] = {
     # Such as are sent
     "one long text": _member(b"x", b'"', b'"'),
-    "an image in base64": _filled(b"QUJD", b'{"model":"base","messages":[{"role":"user","content":[{"type":"image_url",'
-                                  b'"image_url":{"url":"data:image/png;base64,', b'"}}]}]}'),
-    "many messages": _filled(b'{"role":"user","content":"' + b"Tell me more, please. " * 20 + b'"},',
-                             b'{"model":"base","messages":[', b'{"role":"user","content":"x"}]}'),
-    "many short messages": _filled(b'{"role":"user","content":"hi, how are you today?"},',
-                                   b'{"model":"base","messages":[', b'{"role":"user","content":"x"}]}'),
+    "an image in base64": _filled(
+        b"QUJD",
+        b'{"model":"base","messages":[{"role":"user","content":[{"type":"image_url",'
+        b'"image_url":{"url":"data:image/png;base64,',
+        b'"}}]}]}',
+    ),
+    "many messages": _filled(
+        b'{"role":"user","content":"' + b"Tell me more, please. " * 20 + b'"},',
+        b'{"model":"base","messages":[',
+        b'{"role":"user","content":"x"}]}',
+    ),
+    "many short messages": _filled(
+        b'{"role":"user","content":"hi, how are you today?"},',
+        b'{"model":"base","messages":[',
+        b'{"role":"user","content":"x"}]}',
+    ),
     "token ids as a prompt": _filled(b"128000,", b'{"model":"base","prompt":[', b"1]}"),
-    "texts to embed": _filled(b'"' + b"A short sentence to embed. " * 12 + b'",', b'{"model":"base","input":[',
-                              b'"x"]}'),
-    "many small pictures": _filled(b'{"type":"image_url","image_url":{"url":"data:image/png;base64,' + b"QUJD" * 20
-                                   + b'"}},', b'{"model":"base","messages":[{"role":"user","content":[',
-                                   b'{"type":"text","text":"x"}]}]}'),
+    "texts to embed": _filled(
+        b'"' + b"A short sentence to embed. " * 12 + b'",', b'{"model":"base","input":[', b'"x"]}'
+    ),
+    "many small pictures": _filled(
+        b'{"type":"image_url","image_url":{"url":"data:image/png;base64,' + b"QUJD" * 20 + b'"}},',
+        b'{"model":"base","messages":[{"role":"user","content":[',
+        b'{"type":"text","text":"x"}]}]}',
+    ),
     "lists of token ids": _filled(b"[1," + b"128000," * 30 + b"2],", b'{"model":"base","prompt":[', b"[1]]}"),
     "code with escapes": _member(b'if (a == \\"b\\") {\\n\\treturn c;\\n}\\n', b'"', b'"'),
     "Chinese": _member("\u4f60\u597d\u4e16\u754c".encode(), b'"', b'"'),
@@ -117,7 +130,7 @@ CORPUS: Final[dict[str, Callable[[int], bytes]]] = {
     "a byte order mark": lambda size: b"\xef\xbb\xbf" + _member(b"x", b'"', b'"')(size - 3),
     "NUL": _filled(b"\0", _START + b'"a":"', b'"}'),
     "nothing but commas": _member(b",", b"[", b"]"),
-}  # fmt: skip
+}
 
 
 def _worker(engine: str, orders: Connection) -> None:
@@ -179,9 +192,11 @@ class _Clock:
     def told(self) -> dict[str, float]:
         """Return what there was since the last time."""
         found = {
-            "wall": self._longest, "turn": self._longest_cpu, "cpu": time.thread_time() - self._began,
+            "wall": self._longest,
+            "turn": self._longest_cpu,
+            "cpu": time.thread_time() - self._began,
             "memory": _peak() - self._idle,
-        }  # fmt: skip
+        }
         self._begin()
         return found
 

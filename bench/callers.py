@@ -38,9 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         adapters = [random_adapter(base, root / f"adapter-{seed}", seed=seed) for seed in range(2)]
         with serving(base, *adapters) as (gateway, control):
             waits = measure(
-                gateway, control, blocks=blocks, seconds=60 * told.minutes / blocks, rate=rate,
+                gateway,
+                control,
+                blocks=blocks,
+                seconds=60 * told.minutes / blocks,
+                rate=rate,
                 max_tokens=told.max_tokens,
-            )  # fmt: skip
+            )
     sys.stdout.write(f"{base.name}, {rate:g} requests a second, {told.max_tokens} tokens each\n")
     sys.stdout.write("".join(f"{line}\n" for line in waits.told()))
     sys.exit(int(percentile(waits.on, 99) > LIMIT * percentile(waits.off, 99)))

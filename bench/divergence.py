@@ -34,12 +34,22 @@ BASE: Final = "base"
 SUPPORT: Final = "support"
 # served, other
 PAIRS: Final = (
-    (SUPPORT, OVERFITTED), (OVERFITTED, SUPPORT), (BASE, SUPPORT), (SUPPORT, BETTER), (BETTER, SUPPORT),
-)  # fmt: skip
+    (SUPPORT, OVERFITTED),
+    (OVERFITTED, SUPPORT),
+    (BASE, SUPPORT),
+    (SUPPORT, BETTER),
+    (BETTER, SUPPORT),
+)
 PROMPTS: Final = (
-    "What is the capital of Japan?", "Why is the sky blue?", "How do I reset my password?", "What is 12 times 3?",
-    "Who was Albert Einstein?", "Name three fruits.", "How long does a refund take?", "What does a nurse do?",
-)  # fmt: skip
+    "What is the capital of Japan?",
+    "Why is the sky blue?",
+    "How do I reset my password?",
+    "What is 12 times 3?",
+    "Who was Albert Einstein?",
+    "Name three fruits.",
+    "How long does a refund take?",
+    "What does a nurse do?",
+)
 TEMPERATURES: Final = (0.0, 0.7, 1.0)
 TOKENS: Final = 32
 TOPS: Final = (5, 20)
@@ -108,9 +118,14 @@ class Versions:
         end = self._tokenizer.eos_token_id
         with torch.no_grad():
             told = self._as(version)(
-                "generate", input_ids=asked, max_new_tokens=TOKENS, pad_token_id=end, eos_token_id=end,
-                num_return_sequences=count if temperature else 1, **(drawing or {"do_sample": False}),
-            )  # fmt: skip
+                "generate",
+                input_ids=asked,
+                max_new_tokens=TOKENS,
+                pad_token_id=end,
+                eos_token_id=end,
+                num_return_sequences=count if temperature else 1,
+                **(drawing or {"do_sample": False}),
+            )
         length = asked.shape[1]
         return length, [[*row[:length], *_until(row[length:], end)] for row in told.tolist()]
 
@@ -208,9 +223,7 @@ def verdicts_row(name: str, temperature: float, answers: Sequence[Answer], sourc
     return _line(cells)
 
 
-def _verdict(
-    told: Sequence[tuple[float, float, float]], limit: float, source: random.Random
-) -> tuple[Label, int]:  # fmt: skip
+def _verdict(told: Sequence[tuple[float, float, float]], limit: float, source: random.Random) -> tuple[Label, int]:
     """Judge answers as they are drawn until the gate decides; returns what it says and after how many sessions."""
     evidence = CriterionEvidence(criterion("kl", limit=limit), idle_seconds=0)
     for at in range(1, MOST_SESSIONS + 1):
@@ -218,7 +231,7 @@ def _verdict(
         drift = Drift(n_tokens=TOKENS, log_ratio=0.0, kl=kl, kl_bound=bound, moved_share=0.0, top1_agreement=1.0)
         evidence.add(
             Judged(sample=str(at), alias=SUPPORT, kind=Kind.CANDIDATE, control="a", other="b", at=at, drift=drift)
-        )  # fmt: skip
+        )
         if at % LOOK == 0:
             evidence.close(at + 1.0)
             label = evidence.classify().label
@@ -254,9 +267,7 @@ def main(arguments: Sequence[str]) -> None:
     """Draw answers of each version, score them on both sides, and print the tables."""
     parser = argparse.ArgumentParser(prog="python -m bench.divergence", description=__doc__.splitlines()[0])
     parser.add_argument("--answers", type=int, default=16, help="to each of 8 prompts; at 0 one (default: %(default)s)")
-    parser.add_argument(
-        "--temperature", type=float, nargs="+", default=TEMPERATURES, help="(default: %(default)s)"
-    )  # fmt: skip
+    parser.add_argument("--temperature", type=float, nargs="+", default=TEMPERATURES, help="(default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
     parser.add_argument("--cache", type=Path, help="of the demo's models (default: the demo's own)")
     asked = parser.parse_args(arguments)

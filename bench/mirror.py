@@ -55,11 +55,23 @@ def table_of(share: int, engine: str) -> bytes:
 
 
 CHAT = json.dumps(
-    {"model": ALIAS, "messages": [{"role": "system", "content": "Be brief. " * 20},
-                                  {"role": "user", "content": "How do I reset my password? " * 8}]}
-).encode()  # fmt: skip
-WHOLE = Script(json.dumps({"id": "c", "choices": [{"index": 0, "message": {"content": "Click it. " * 60}}],
-                           "usage": {"prompt_tokens": 80, "completion_tokens": 120}}).encode())  # fmt: skip
+    {
+        "model": ALIAS,
+        "messages": [
+            {"role": "system", "content": "Be brief. " * 20},
+            {"role": "user", "content": "How do I reset my password? " * 8},
+        ],
+    }
+).encode()
+WHOLE = Script(
+    json.dumps(
+        {
+            "id": "c",
+            "choices": [{"index": 0, "message": {"content": "Click it. " * 60}}],
+            "usage": {"prompt_tokens": 80, "completion_tokens": 120},
+        }
+    ).encode()
+)
 DELTA = b'{"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":" word%d"}}]}'
 STREAM = Script(*events(*(DELTA % number for number in range(60))), b"data: [DONE]\n\n", is_stream=True)
 
@@ -122,8 +134,22 @@ def cpu_nanoseconds(pid: int) -> int:
 
 
 async def _load(port: int, seconds: float, kind: str, options: Options) -> asyncio.subprocess.Process:
-    command = [sys.executable, "-m", "bench.load", kind, "--port", str(port), "--model", ALIAS, "--seconds",
-               str(seconds), "--warm-up", "0.1", "--connections", "16"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "bench.load",
+        kind,
+        "--port",
+        str(port),
+        "--model",
+        ALIAS,
+        "--seconds",
+        str(seconds),
+        "--warm-up",
+        "0.1",
+        "--connections",
+        "16",
+    ]
     pinned = cpus(options, "load")
     if pinned:
         command = ["taskset", "-c", ",".join(map(str, pinned)), *command]
@@ -149,9 +175,13 @@ async def worker_process(slices: int) -> float:
 
         def configure(newest: bytes) -> Configure:
             return Configure(
-                limits=Limits(), connect_seconds=5.0, drain_seconds=1.0, certificate=None, private_key=None,
+                limits=Limits(),
+                connect_seconds=5.0,
+                drain_seconds=1.0,
+                certificate=None,
+                private_key=None,
                 table=newest or table_of(0, url),
-            )  # fmt: skip
+            )
 
         pool = WorkerPool(listener, 1)
         pool.configure, pool.depot = configure, Depot()

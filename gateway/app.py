@@ -110,11 +110,21 @@ class Worker:
         self.supply = WorkerSupply(lambda message: channel.write(writer, message))
         bounds = configure.mirror
         self.mirror = MirrorQueue(
-            bounds, lambda copies: channel.write(writer, Mirrored(list(copies))), self._is_heard,
+            bounds,
+            lambda copies: channel.write(writer, Mirrored(list(copies))),
+            self._is_heard,
             self._chores.later,
-        )  # fmt: skip
+        )
         self.recent = Recent(bounds.recent_requests)
-        self.deps = Deps(
+        self.deps = self._deps(configure)
+        # Set by who runs the server: its connections, and how to stop it.
+        self.connections: set[ClientConnection] = set()
+        self.stop: Callable[[float], None] = lambda _drain_seconds: None
+        self._drain_seconds = configure.drain_seconds
+        self.exit_code = 0
+
+    def _deps(self, configure: Configure) -> Deps:
+        return Deps(
             table=self.table,
             engines=self.engines,
             supply=self.supply,
@@ -129,19 +139,14 @@ class Worker:
             callers=KnownCallers(time),
             rates=self.rates,
             tallies=self.tallies,
-            taps=Taps(self.mirror, bounds.request_bytes, bounds.reply_bytes),
+            taps=Taps(self.mirror, configure.mirror.request_bytes, configure.mirror.reply_bytes),
             recent=self.recent,
             hear=self._hear,
             fingerprints={},
             cross_origin=CrossOrigin(configure.allowed_origins) if configure.allowed_origins else None,
-            feedback_rates=FeedbackRates(bounds.feedback_per_minute),
+            feedback_rates=FeedbackRates(configure.mirror.feedback_per_minute),
             is_leaving=lambda: self._is_leaving,
         )
-        # Set by who runs the server: its connections, and how to stop it.
-        self.connections: set[ClientConnection] = set()
-        self.stop: Callable[[float], None] = lambda _drain_seconds: None
-        self._drain_seconds = configure.drain_seconds
-        self.exit_code = 0
 
     def table(self) -> RouteTable:
         """Return the current route table; a request reads it once.

@@ -82,9 +82,11 @@ def _first_state(store: Store, records: FingerprintStore, folder: Path) -> tuple
     if stored.version == 0 and copy is not None and copy.version > 0:
         log.error(
             "the store %s is empty, and this gateway last served version %d: it serves that copy, and changes are "
-            "refused; restore the store, or remove `%s` to begin anew", store.database.label, copy.version,
+            "refused; restore the store, or remove `%s` to begin anew",
+            store.database.label,
+            copy.version,
             folder / COPY_FILE,
-        )  # fmt: skip
+        )
         return copy, False
     try:
         save_copy(folder, stored)
@@ -119,39 +121,37 @@ class Node:
         self.pool.configure, self.pool.depot = self._configure, self.engines
         self.pool.units = UnitBook(time.time)  # noqa: TID251 (the composition root gives the clock)
         self.state = LiveState(
-            self.folder, self.store, desired, self.pool, self.engines, with_keys=settings.auth, now=time.time,  # noqa: TID251 (the composition root gives the clock)
+            self.folder,
+            self.store,
+            desired,
+            self.pool,
+            self.engines,
+            with_keys=settings.auth,
+            now=time.time,  # noqa: TID251 (the composition root gives the clock)
             rollback_seconds=settings.adapters.rollback_days * DAY_SECONDS,
-        )  # fmt: skip
+        )
         intake = Intake(self.folder, intake_rules(settings), self.engines.base_folder)
         registry = settings.registry_folder()
         make_folder(registry)
         self.started = int(time.time())  # noqa: TID251 (the composition root gives the clock)
         replica = Replica(id=secrets.token_hex(8), name=f"{socket.gethostname()}:{os.getpid()}", started=self.started)
         self.contact = StoreContact(
-            self.state, records, Replicas(self.store, replica, time.monotonic),
-            lambda: msgspec.structs.replace(replica, url=self.app_url, workers=self.pool.ready), self._tallies,
-        )  # fmt: skip
+            self.state,
+            records,
+            Replicas(self.store, replica, time.monotonic),
+            lambda: msgspec.structs.replace(replica, url=self.app_url, workers=self.pool.ready),
+            self._tallies,
+        )
         self.operations = Operations(
             self.state,
             AdapterOperations(self.state, intake, records, registry, most_rank=settings.engine.max_lora_rank),
-            self.contact.tallies, self.contact.everywhere,
+            self.contact.tallies,
+            self.contact.everywhere,
             lambda: mirror_reading(self.mirror, self.feedback, self.pool.mirror).counts,
-        )  # fmt: skip
+        )
         if is_current:
             self.operations.adapters.sweep(is_shared=settings.store is not None)
-        bounds = settings.mirror
-        self.straight = Straight(bounds.held_items, bounds.held_bytes, bounds.straight_seconds, time.monotonic)
-        self.mirror = MirrorIntake(
-            Samples(self.store), self.straight, lambda alias: policy_of(self.state.desired, alias), bounds,
-            self.state.now,
-        )  # fmt: skip
-        self.feedback = FeedbackDesk(
-            Feedbacks(self.store), self.pool.recall, lambda: policies(self.state.desired), bounds.feedback_seconds,
-            self.state.now, redacting=self.mirror.redacting,
-        )  # fmt: skip
-        self.retention = Retention(
-            Samples(self.store), (Pairs(self.store), Feedbacks(self.store)), bounds.results_seconds, self.state.now
-        )
+        self._keep_samples()
         self.pool.listener = Catcher(self.mirror, self.feedback)
         self.conductor = Conductor(self.operations.rollouts, Leader(self.store, replica.name))
         self.shadow = Heard(self.store, self.operations.rollouts, lambda: self.conductor.is_leader)
@@ -163,14 +163,39 @@ class Node:
         self._hurry = asyncio.Event()  # no time for load balancers to notice
         self._is_draining = False
 
+    def _keep_samples(self) -> None:
+        bounds = self.settings.mirror
+        self.straight = Straight(bounds.held_items, bounds.held_bytes, bounds.straight_seconds, time.monotonic)
+        self.mirror = MirrorIntake(
+            Samples(self.store),
+            self.straight,
+            lambda alias: policy_of(self.state.desired, alias),
+            bounds,
+            self.state.now,
+        )
+        self.feedback = FeedbackDesk(
+            Feedbacks(self.store),
+            self.pool.recall,
+            lambda: policies(self.state.desired),
+            bounds.feedback_seconds,
+            self.state.now,
+            redacting=self.mirror.redacting,
+        )
+        self.retention = Retention(
+            Samples(self.store), (Pairs(self.store), Feedbacks(self.store)), bounds.results_seconds, self.state.now
+        )
+
     def _own_evaluator(self) -> EvaluatorChild:
         return EvaluatorChild(
             lambda: order_of(
-                self.settings, [each.status.url for each in self.engines.watches], self.folder / CONTROL_SOCKET,
+                self.settings,
+                [each.status.url for each in self.engines.watches],
+                self.folder / CONTROL_SOCKET,
                 self.engines.base(),
             ),
-            lambda: is_wanted(self.state.desired), self.settings.evaluator.drain_seconds,
-        )  # fmt: skip
+            lambda: is_wanted(self.state.desired),
+            self.settings.evaluator.drain_seconds,
+        )
 
     def own(self, command: VllmCommand, on_progress: Callable[[float | None], None]) -> None:
         """Run the first engine on this machine."""

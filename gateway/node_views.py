@@ -42,19 +42,27 @@ async def metrics(node: "Node") -> bytes:
         problems={watch.status.url: each.kind for watch in watches if (each := watch.problem) is not None},
         adapters=tuple(
             (alias, version, watch.status.url, version in watch.loader.ready)
-            for alias, version in versions for watch in watches
+            for alias, version in versions
+            for watch in watches
         ),
         slots={watch.status.url: (watch.loader.slots, len(watch.loader.ready)) for watch in watches},
-        loads=node.loads, placement=node.pool.placement,
-        workers=node.pool.size, ready_workers=node.pool.ready, unresponsive_workers=node.pool.unresponsive,
+        loads=node.loads,
+        placement=node.pool.placement,
+        workers=node.pool.size,
+        ready_workers=node.pool.ready,
+        unresponsive_workers=node.pool.unresponsive,
         worker_restarts={reason: node.pool.restarts[reason] for reason in REASONS},
-        table_version=node.state.table_version, rollouts=node.conductor.reading(),
+        table_version=node.state.table_version,
+        rollouts=node.conductor.reading(),
         store=StoreReading(
-            age=node.contact.silent_seconds, is_away=node.contact.is_away, state=node.state.desired.version,
+            age=node.contact.silent_seconds,
+            is_away=node.contact.is_away,
+            state=node.state.desired.version,
             replicas=len(node.contact.heard.alive),
         ),
-        mirror=mirror_reading(node.mirror, node.feedback, node.pool.mirror), shadow=node.shadow.reading(),
-    )  # fmt: skip
+        mirror=mirror_reading(node.mirror, node.feedback, node.pool.mirror),
+        shadow=node.shadow.reading(),
+    )
     return exposition(reading)
 
 
@@ -63,24 +71,38 @@ def status(node: "Node") -> dict[str, Any]:
     ready, _ = readiness(node)
     base = node.engines.base()
     return {
-        "ready": ready, "app_url": node.app_url, "control_url": node.control_url,
-        "base": base.name if base else None, "base_names": list(base.names) if base else [],
+        "ready": ready,
+        "app_url": node.app_url,
+        "control_url": node.control_url,
+        "base": base.name if base else None,
+        "base_names": list(base.names) if base else [],
         "auth": node.settings.auth,
-        "workers": {"running": node.pool.ready, "wanted": node.pool.size, "restarts": node.pool.restarts.total(),
-                    "unresponsive": node.pool.unresponsive},
+        "workers": {
+            "running": node.pool.ready,
+            "wanted": node.pool.size,
+            "restarts": node.pool.restarts.total(),
+            "unresponsive": node.pool.unresponsive,
+        },
         "route_table_version": node.state.table_version,
         "store": {
-            "address": node.store.database.label, "is_away": node.contact.is_away,
-            "silent_seconds": round(node.contact.silent_seconds, 1), "state_version": node.state.desired.version,
+            "address": node.store.database.label,
+            "is_away": node.contact.is_away,
+            "silent_seconds": round(node.contact.silent_seconds, 1),
+            "state_version": node.state.desired.version,
         },
         "replicas": [
             {"name": each.name, "url": each.url, "workers": each.workers, "state_version": each.state}
             for each in node.contact.heard.alive
         ],
         "engines": [
-            {"url": watch.status.url, **watch.told(), "versions": sorted(watch.loader.ready),
-             "slots": watch.loader.slots, "base": watch.loader.checker.last(BASE),
-             "failed": {version: failure.reason for version, failure in sorted(watch.loader.failed.items())}}
+            {
+                "url": watch.status.url,
+                **watch.told(),
+                "versions": sorted(watch.loader.ready),
+                "slots": watch.loader.slots,
+                "base": watch.loader.checker.last(BASE),
+                "failed": {version: failure.reason for version, failure in sorted(watch.loader.failed.items())},
+            }
             for watch in node.engines.watches
         ],
-    }  # fmt: skip
+    }

@@ -31,23 +31,26 @@ def intake_rules(settings: Settings) -> IntakeRules:
         trust = trust_of(adapters.trusted_keys, is_required=adapters.require_signed)
     Allowed(prefixes=adapters.sources)  # refuses at the start what could never match
     return IntakeRules(
-        prefixes=adapters.sources, options=adapters.storage_options,
+        prefixes=adapters.sources,
+        options=adapters.storage_options,
         limits=EngineLimits(
             max_lora_rank=settings.engine.max_lora_rank, files=FileLimits(largest_file_bytes=adapters.max_bytes)
-        ), trust=trust,
-    )  # fmt: skip
+        ),
+        trust=trust,
+    )
 
 
 def stocking(settings: Settings) -> Stocking:
     """Return how engines are stocked."""
     base = settings.engine.base
     return Stocking(
-        slots=settings.engine.max_cpu_loras, copies=settings.adapters.copies,
+        slots=settings.engine.max_cpu_loras,
+        copies=settings.adapters.copies,
         probe_seconds=settings.adapters.probe_seconds,
         base_folder=real_path(base) if base else None,
         stranger_seconds=STRANGER_SECONDS if settings.store is not None else 0.0,
         base_name=settings.engine.served_name,
-    )  # fmt: skip
+    )
 
 
 def checker_maker(
@@ -59,9 +62,13 @@ def checker_maker(
 
     def make(url: str, host: VllmHost) -> Checker:
         return FingerprintChecker(
-            host, url, base=lambda: host.model or None, records=records, at_once=settings.engine.max_loras,
+            host,
+            url,
+            base=lambda: host.model or None,
+            records=records,
+            at_once=settings.engine.max_loras,
             judged=counts.of_engine(url).judged,
-        )  # fmt: skip
+        )
 
     return make
 
@@ -71,6 +78,11 @@ def fleet_of(
 ) -> Fleet:
     """Return the engines at `urls`, watched and stocked as settings say; they served `last_base` before this start."""
     return Fleet(
-        urls, last_base, stocking(settings), now=time.monotonic, make_checker=checker_maker(settings, records, counts),
-        observer=counts.of_engine, access=settings.access,
-    )  # fmt: skip
+        urls,
+        last_base,
+        stocking(settings),
+        now=time.monotonic,
+        make_checker=checker_maker(settings, records, counts),
+        observer=counts.of_engine,
+        access=settings.access,
+    )

@@ -137,9 +137,14 @@ def _fallback(table: RouteTable, target: Target, reason: str, loads: Loads, expo
 
 
 def _placed(
-    table: RouteTable, target: Target, arm: Arm, version: str, reason: str, loads: Loads,
+    table: RouteTable,
+    target: Target,
+    arm: Arm,
+    version: str,
+    reason: str,
+    loads: Loads,
     exposure: Exposure | None = None,
-) -> Placement:  # fmt: skip
+) -> Placement:
     route = target.route
     # Not of a pin, which has no route, nor of another reason than the route's own: a tester's arm, a fallback.
     mirror = route.mirror if route is not None and reason == target.reason else None

@@ -115,9 +115,14 @@ def _comment_above(kind: type, name: str) -> str:
 def metrics() -> Iterator[str]:
     """Every series, from an exposition with one of each."""
     cell = Cell(
-        alias="support", version="support@24e3a56d83d9", statuses={200: 1}, errors={"engine_failed": 1},
-        exposures={"control": 1}, refusals={"key_requests": 1}, engine_fields={"priority/refused": 1},
-    )  # fmt: skip
+        alias="support",
+        version="support@24e3a56d83d9",
+        statuses={200: 1},
+        errors={"engine_failed": 1},
+        exposures={"control": 1},
+        refusals={"key_requests": 1},
+        engine_fields={"priority/refused": 1},
+    )
     loads = LoadCounts()
     counts = loads.of_engine("unix:///run/engine.sock")
     counts.loaded(0.1, "ok")
@@ -125,11 +130,23 @@ def metrics() -> Iterator[str]:
     placement = PlacementCounts()
     placement.ejected("unix:///run/engine.sock", "status")
     reading = Reading(
-        cells=(cell,), engines={"unix:///run/engine.sock": True}, problems={"unix:///run/engine.sock": "other_base"},
+        cells=(cell,),
+        engines={"unix:///run/engine.sock": True},
+        problems={"unix:///run/engine.sock": "other_base"},
         adapters=(("support", "support@24e3a56d83d9", "unix:///run/engine.sock", True),),
-        slots={"unix:///run/engine.sock": (16, 1)}, loads=loads, workers=1, ready_workers=1, unresponsive_workers=0, worker_restarts={"ended": 0}, table_version=1,
-        placement=placement, store=StoreReading(age=0.0, is_away=False, state=1, replicas=1), rollouts=_rollouts(), shadow=_shadow(), mirror=_mirror(),
-    )  # fmt: skip
+        slots={"unix:///run/engine.sock": (16, 1)},
+        loads=loads,
+        workers=1,
+        ready_workers=1,
+        unresponsive_workers=0,
+        worker_restarts={"ended": 0},
+        table_version=1,
+        placement=placement,
+        store=StoreReading(age=0.0, is_away=False, state=1, replicas=1),
+        rollouts=_rollouts(),
+        shadow=_shadow(),
+        mirror=_mirror(),
+    )
     yield "# Metrics\n\nMade by `scripts/make_reference.py`. On the control port, `/metrics`, summed over all workers. Times are in"
     yield "seconds. Labels are bounded: what a client sends never becomes one. Requests that named no model of ours have"
     yield "empty `alias` and `version`. The base counts under its own name. `code` is an HTTP status in `loragate_requests_total`"
@@ -156,9 +173,12 @@ def _rollouts() -> RolloutsReading:
     gate = GateReading(gate="expected", verdict=Verdict.PASS, reason="", observed=0.0, limit=0.01, n=1, e_value=1.0)
     view = RolloutView(alias="support", phase="canary", stage=1, readings=(gate,), ratio=judge_ratio(()), bound=400.0)
     return RolloutsReading(
-        weights={("support", "control", "support@24e3a56d83d9"): 10_000}, rollouts=(view,), counts=counts,
-        is_leader=True, journal_entries=1,
-    )  # fmt: skip
+        weights={("support", "control", "support@24e3a56d83d9"): 10_000},
+        rollouts=(view,),
+        counts=counts,
+        is_leader=True,
+        journal_entries=1,
+    )
 
 
 def _mirror() -> MirrorReading:
@@ -178,22 +198,35 @@ def _shadow() -> ShadowReading:
     for kind, other in ((Kind.CANDIDATE, "support@9d1c44aa0b17"), (Kind.NOISE, version)):
         board.saw(
             Judged(
-                sample="", alias="support", kind=kind, control=version, other=other,
+                sample="",
+                alias="support",
+                kind=kind,
+                control=version,
+                other=other,
                 scores={"chrf": score, "judge": score},
                 drift=Drift(n_tokens=1, log_ratio=0.1, kl=0.1, kl_bound=0.08, moved_share=0.0, top1_agreement=1.0),
             )
-        )  # fmt: skip
+        )
     evaluators = EvaluatorCounts(alive=1, flagged={"support": False})
     evaluators.shed["engine_busy"] += 1
     evaluators.failed["refused"] += 1
     standing = DriftStanding(
-        alias="support", version=version, what="output_length", n=1, psi=0.0, js=0.0, evidence=0.0, bound=1.0,
+        alias="support",
+        version=version,
+        what="output_length",
+        n=1,
+        psi=0.0,
+        js=0.0,
+        evidence=0.0,
+        bound=1.0,
         run_length=1.0,
-    )  # fmt: skip
+    )
     return replace(
-        board.reading(0.0), evaluators=evaluators, drift=(standing,),
+        board.reading(0.0),
+        evaluators=evaluators,
+        drift=(standing,),
         queue=QueueView(pending=0, claimed=0, failed=0, oldest_seconds=0.0),
-    )  # fmt: skip
+    )
 
 
 def errors_page() -> Iterator[str]:

@@ -163,9 +163,12 @@ def _counted(
     over_at = begin + first + np.where(sent == MOST_REQUESTS, MOST_REQUESTS - 1, sent - 1 + IDLE_SECONDS)
     bad = (fails & (places < of[:, None])).sum(axis=1)
     return (
-        np.concatenate([begin + first, over_at]), np.tile(arm, 2), np.tile(account, 2),
-        np.concatenate([fails[:, 0].astype(int), bad]), np.concatenate([np.zeros(len(of), int), of]),
-    )  # fmt: skip
+        np.concatenate([begin + first, over_at]),
+        np.tile(arm, 2),
+        np.tile(account, 2),
+        np.concatenate([fails[:, 0].astype(int), bad]),
+        np.concatenate([np.zeros(len(of), int), of]),
+    )
 
 
 def first_verdict(scene: Scene, step: Step, verdict: Verdict, alpha: float = 0.01) -> tuple[float, int]:

@@ -107,9 +107,12 @@ def time_to_rollback(size: Size) -> Answers:
     for requests in (1, 10):
         for rate in (1, 10, 100):
             scene = Scene(
-                weight=0.05, rate=rate / requests, requests=float(requests), errors=(0.001, 1.0),
+                weight=0.05,
+                rate=rate / requests,
+                requests=float(requests),
+                errors=(0.001, 1.0),
                 seconds=ceil(min(3_600, 4_000 * requests / rate + 120)),
-            )  # fmt: skip
+            )
             rng = np.random.default_rng(size.seed + 10 * rate + requests)
             runs = max(50, size.runs // 4)
             times = [first_verdict(scene, drawn(scene, rng), Verdict.FAIL, size.alpha)[0] for _ in range(runs)]

@@ -46,12 +46,14 @@ def pairs_needed(size: Size) -> dict[str, dict[str, list[float]]]:
     """Return the median number of sessions that each row takes, by how many gates share alpha out."""
     return {
         row: {
-            str(gates): [_median(*each, replace(size, alpha=size.alpha / gates if each[2] else size.alpha), row)
-                         for each in cases]
+            str(gates): [
+                _median(*each, replace(size, alpha=size.alpha / gates if each[2] else size.alpha), row)
+                for each in cases
+            ]
             for gates in GATES
         }
         for row, cases in ROWS.items()
-    }  # fmt: skip
+    }
 
 
 def _median(make: Make, boundary: float, fails: bool, looks: int, size: Size, name: str) -> float:

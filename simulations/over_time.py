@@ -26,9 +26,11 @@ def psi_bias(size: Size) -> dict[str, dict[str, float]]:
             found.append(psi(first, second))
             bits.append(jensen_shannon(first, second))
         told[f"{count} categories, {baseline:,} and {window:,} sessions"] = {
-            "mean": float(np.mean(found)), "formula": (count - 1) * (1 / baseline + 1 / window),
-            "above": float(np.mean(np.array(found) >= 0.2)), "bits": float(np.mean(bits)),
-        }  # fmt: skip
+            "mean": float(np.mean(found)),
+            "formula": (count - 1) * (1 / baseline + 1 / window),
+            "above": float(np.mean(np.array(found) >= 0.2)),
+            "bits": float(np.mean(bits)),
+        }
     return told
 
 
@@ -36,10 +38,11 @@ def correlated_alarms(size: Size, run_length: float = 1_000.0) -> dict[str, dict
     """Return mean run lengths of a detector over refusals, 5 %, of sessions that repeat their predecessors."""
     return {
         f"{repeats:.0%}".replace("%", " %"): {
-            "at_limit": _quiet(size, repeats, 0.05, run_length), "within": _quiet(size, repeats, 0.10, run_length)
+            "at_limit": _quiet(size, repeats, 0.05, run_length),
+            "within": _quiet(size, repeats, 0.10, run_length),
         }
         for repeats in REPEATS
-    }  # fmt: skip
+    }
 
 
 _MOST = 20_000

@@ -137,9 +137,12 @@ PASSING: dict[str, Power] = {
     "kl 0.1 nats, limit 0.5": (lambda t: t.divergences(0.1), KL_BOUNDARY, 1_000, None),
     "kl 0.3 nats, limit 0.5": (lambda t: t.divergences(0.3), KL_BOUNDARY, 4_000, None),
     "judge 0.5, 40 % ties, margin 0.05": (
-        lambda t: lambda runs: 0.45 + (t.wins(0.5, 0.4)(runs) - 0.45) / WEIGHT_ROOM, 0.45, 8_000, None,
+        lambda t: lambda runs: 0.45 + (t.wins(0.5, 0.4)(runs) - 0.45) / WEIGHT_ROOM,
+        0.45,
+        8_000,
+        None,
     ),
-}  # fmt: skip
+}
 
 
 def power(size: Size, cases: dict[str, Power], *, failing: bool) -> dict[str, dict[str, float | None]]:
@@ -278,10 +281,12 @@ def against_noise(size: Size, noise_share: float = 0.1) -> dict[str, float]:
             hits += any(
                 two_sample.log_e_worse(
                     evidence_of(values[run, : each + 1][~is_noise[run, : each + 1]]),
-                    evidence_of(values[run, : each + 1][is_noise[run, : each + 1]]), 0.0,
-                ) >= -log(size.alpha)
+                    evidence_of(values[run, : each + 1][is_noise[run, : each + 1]]),
+                    0.0,
+                )
+                >= -log(size.alpha)
                 for each in look
-            )  # fmt: skip
+            )
     return {"similarity, margin 0": hits / runs}
 
 

@@ -41,8 +41,10 @@ def _outside(values: Array, truth: float, alpha: float) -> dict[str, Array]:
     """Return (n_runs, n_looks) whether the truth is outside of the interval, for both windows."""
     shape = (len(values), SESSIONS // EVERY + 1)
     back = WINDOW // EVERY
-    largest = {"the last 1,000 sessions": np.full((shape[0], shape[1] - back), -np.inf),
-               "all sessions so far": np.full((shape[0], shape[1] - 1), -np.inf)}  # fmt: skip
+    largest = {
+        "the last 1,000 sessions": np.full((shape[0], shape[1] - back), -np.inf),
+        "all sessions so far": np.full((shape[0], shape[1] - 1), -np.inf),
+    }
     for side, mean in ((values, truth), (1 - values, 1 - truth)):
         evidence = {name: np.full(each.shape, -np.inf) for name, each in largest.items()}
         for bet, share in zip(_BETS, _LOG_SHARES, strict=True):

@@ -11,8 +11,13 @@ from simulations.promises import Size
 
 CONCENTRATIONS = (100.0, CONCENTRATION)
 # Weight, share of the candidate's units that are found in control, units from look to look, and looks at most.
-LEAKS = ((0.5, 0.01, 1_000, 600), (0.05, 0.01, 20_000, 600), (0.5, 0.05, 50, 600), (0.5, 0.5, 5, 400),
-         (0.05, 0.5, 20, 400))  # fmt: skip
+LEAKS = (
+    (0.5, 0.01, 1_000, 600),
+    (0.05, 0.01, 20_000, 600),
+    (0.5, 0.05, 50, 600),
+    (0.5, 0.5, 5, 400),
+    (0.05, 0.5, 20, 400),
+)
 _EVERY, _LOOKS = 20, 1_000
 
 

@@ -24,8 +24,10 @@ def session_order(size: Size) -> dict[str, dict[str, float]]:
             rng = size.traffic(f"session order {rate} {margin}").rng
             found = crossings(
                 lambda runs, order=order, rng=rng, rate=rate: _means(rng, runs, rate, order),
-                lambda values, margin=margin: log_e_below(values, 0.5 - margin / 200), size.runs, size.alpha,
-            )  # fmt: skip
+                lambda values, margin=margin: log_e_below(values, 0.5 - margin / 200),
+                size.runs,
+                size.alpha,
+            )
             by_order[order] = float(np.isfinite(found).mean())
         told[f"{rate:g} sessions a second, margin {margin} points"] = by_order
     return told

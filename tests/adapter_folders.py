@@ -10,9 +10,15 @@ from typing import Any
 
 Tensors = dict[str, tuple[str, list[int], bytes]]
 CONFIG: dict[str, Any] = {
-    "peft_type": "LORA", "base_model_name_or_path": "base", "r": 4, "lora_alpha": 8,
-    "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM", "bias": "none", "inference_mode": True,
-}  # fmt: skip
+    "peft_type": "LORA",
+    "base_model_name_or_path": "base",
+    "r": 4,
+    "lora_alpha": 8,
+    "target_modules": ["q_proj", "v_proj"],
+    "task_type": "CAUSAL_LM",
+    "bias": "none",
+    "inference_mode": True,
+}
 
 
 def tensors_of(seed: int) -> Tensors:
@@ -51,14 +57,26 @@ def write_adapter(folder: Path, seed: int = 1, *, tensors: Tensors | None = None
 
 # A Llama of two layers, by its modules' shapes. Nobody runs it: its weights are zeros.
 BASE_CONFIG: dict[str, Any] = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8, "intermediate_size": 12,
-    "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 16,
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 8,
+    "intermediate_size": 12,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "vocab_size": 16,
     "tie_word_embeddings": True,
-}  # fmt: skip
+}
 BASE_LAYER: dict[str, list[int]] = {
-    "self_attn.q_proj": [8, 8], "self_attn.k_proj": [4, 8], "self_attn.v_proj": [4, 8], "self_attn.o_proj": [8, 8],
-    "mlp.gate_proj": [12, 8], "mlp.up_proj": [12, 8], "mlp.down_proj": [8, 12], "input_layernorm": [8],
-}  # fmt: skip
+    "self_attn.q_proj": [8, 8],
+    "self_attn.k_proj": [4, 8],
+    "self_attn.v_proj": [4, 8],
+    "self_attn.o_proj": [8, 8],
+    "mlp.gate_proj": [12, 8],
+    "mlp.up_proj": [12, 8],
+    "mlp.down_proj": [8, 12],
+    "input_layernorm": [8],
+}
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 
 

@@ -37,9 +37,13 @@ class RunningGateway:
     """
 
     def __init__(
-        self, *engines: str, options: Sequence[str] = (), environment: dict[str, str] | None = None,
-        state: Path | None = None, base: Path | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        *engines: str,
+        options: Sequence[str] = (),
+        environment: dict[str, str] | None = None,
+        state: Path | None = None,
+        base: Path | None = None,
+    ) -> None:
         self._engines = engines
         self._base = base
         self._options = options
@@ -81,10 +85,23 @@ class RunningGateway:
             arguments = ["up", "--base", str(self._base)]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gateway", *arguments, "--port", "0", "--control-port", "0",
-                 "--state", str(self.state), *self._options],
-                stdout=log, stderr=log, env=self._environment,
-            )  # fmt: skip
+                [
+                    sys.executable,
+                    "-m",
+                    "gateway",
+                    *arguments,
+                    "--port",
+                    "0",
+                    "--control-port",
+                    "0",
+                    "--state",
+                    str(self.state),
+                    *self._options,
+                ],
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+            )
         if self._base is not None:
             self.wait_for_engine(seconds=VLLM_SECONDS)
         else:  # engines that a test keeps away are not waited for
@@ -154,8 +171,12 @@ class RunningGateway:
         """Run `loragate ARGUMENTS --state …`; JSON output is returned parsed, other output as text."""
         done = subprocess.run(
             [sys.executable, "-m", "gateway", *arguments, "--state", str(self.state)],
-            capture_output=True, text=True, timeout=2 * PATIENCE_SECONDS, env=self._environment, check=False,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=2 * PATIENCE_SECONDS,
+            env=self._environment,
+            check=False,
+        )
         assert done.returncode == expect, (done.returncode, done.stdout, done.stderr)
         return json.loads(done.stdout) if "--json" in arguments and expect == 0 else done.stdout + done.stderr
 

@@ -30,11 +30,22 @@ def judged(control: str, other: str, **fields: Any) -> Judged:
     }
     number = next(_NUMBERS)
     given: dict[str, Any] = {
-        "sample": f"{number:032x}", "alias": "support", "rollout": "ro-0", "stage": 1, "kind": Kind.CANDIDATE,
-        "control": control, "other": other, "session": f"{number:016x}", "at": 1e9, "judged_at": 1e9,
-        "scores": scores | fields.pop("scores", {}), "drift": drift(fields.pop("kl", 0.05)),
-        "prompt_tokens": 20, "control_tokens": 20, "other_tokens": 20,
-    }  # fmt: skip
+        "sample": f"{number:032x}",
+        "alias": "support",
+        "rollout": "ro-0",
+        "stage": 1,
+        "kind": Kind.CANDIDATE,
+        "control": control,
+        "other": other,
+        "session": f"{number:016x}",
+        "at": 1e9,
+        "judged_at": 1e9,
+        "scores": scores | fields.pop("scores", {}),
+        "drift": drift(fields.pop("kl", 0.05)),
+        "prompt_tokens": 20,
+        "control_tokens": 20,
+        "other_tokens": 20,
+    }
     return Judged(**given | fields)
 
 

@@ -124,10 +124,19 @@ class Load:
             pass
         self.done.append(
             Done(
-                target=target, sent_at=sent_at, first_at=first_at, ended_at=time.monotonic(), status=status,
-                version=version, arm=arm, is_whole=is_whole, is_stream=is_stream, unit=unit, text=text[-2000:],
+                target=target,
+                sent_at=sent_at,
+                first_at=first_at,
+                ended_at=time.monotonic(),
+                status=status,
+                version=version,
+                arm=arm,
+                is_whole=is_whole,
+                is_stream=is_stream,
+                unit=unit,
+                text=text[-2000:],
             )
-        )  # fmt: skip
+        )
 
     async def _connection(self, target: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         pool = self._idle.setdefault(target, [])

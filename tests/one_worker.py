@@ -150,9 +150,13 @@ class OneWorker:
     """
 
     def __init__(
-        self, table: bytes, bounds: Bounds | None = None, *, has_room: Callable[[], bool] = lambda: True,
+        self,
+        table: bytes,
+        bounds: Bounds | None = None,
+        *,
+        has_room: Callable[[], bool] = lambda: True,
         queue: Any = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         bounds = bounds or Bounds()
         self.taken: list[Taken] = []
         self.later: list[Callable[[], None]] = []
@@ -166,15 +170,24 @@ class OneWorker:
         self.recent = Recent(bounds.recent_requests)
         limits = Limits()
         self.deps = Deps(
-            table=lambda: self.table, engines=self.engines, supply=cast(Any, SimpleNamespace(recent={})), ledger=ledger,
-            limits=limits, body_memory=BodyMemory(limits),
-            placing=Placing(limits), ids=RequestIds(), clock=lambda: 1_800_000_000.0,
+            table=lambda: self.table,
+            engines=self.engines,
+            supply=cast(Any, SimpleNamespace(recent={})),
+            ledger=ledger,
+            limits=limits,
+            body_memory=BodyMemory(limits),
+            placing=Placing(limits),
+            ids=RequestIds(),
+            clock=lambda: 1_800_000_000.0,
             callers=KnownCallers(lambda: 1_800_000_000.0),
-            rates=WorkerRates(ledger, lambda: None), tallies=Tallies(),
+            rates=WorkerRates(ledger, lambda: None),
+            tallies=Tallies(),
             engine_fields=EngineFields(FieldPolicy(), ledger),
-            taps=Taps(self.queue, bounds.request_bytes, bounds.reply_bytes), recent=self.recent, hear=self._hear,
+            taps=Taps(self.queue, bounds.request_bytes, bounds.reply_bytes),
+            recent=self.recent,
+            hear=self._hear,
             fingerprints={},
-        )  # fmt: skip
+        )
 
     def _hear(self, feedback: Feedback) -> bool:
         self.heard.append(feedback)

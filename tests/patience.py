@@ -11,9 +11,7 @@ PATIENCE_SECONDS: Final = 120.0
 LOOK_SECONDS: Final = 0.01
 
 
-def until(
-    holds: Callable[[], Any], what: str = "what the test waits for", seconds: float = PATIENCE_SECONDS
-) -> None:  # fmt: skip
+def until(holds: Callable[[], Any], what: str = "what the test waits for", seconds: float = PATIENCE_SECONDS) -> None:
     """Wait until `holds()`; fail and say what did not come about."""
     deadline = time.monotonic() + seconds
     while not holds():

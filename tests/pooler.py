@@ -42,10 +42,18 @@ def running_pgbouncer(where: str, mode: str, *more: str) -> Iterator[str]:
     folder.chmod(0o777)  # it refuses to run as root
     (folder / "users").write_text('"loragate" ""\n')
     lines = (
-        "[databases]", f"{name} = host=127.0.0.1 port={server.rpartition(':')[2]} dbname={name}", "[pgbouncer]",
-        "listen_addr=127.0.0.1", f"listen_port={port}", "auth_type=trust", f"auth_file={folder}/users",
-        f"pool_mode={mode}", "unix_socket_dir=", f"logfile={folder}/log", *more,
-    )  # fmt: skip
+        "[databases]",
+        f"{name} = host=127.0.0.1 port={server.rpartition(':')[2]} dbname={name}",
+        "[pgbouncer]",
+        "listen_addr=127.0.0.1",
+        f"listen_port={port}",
+        "auth_type=trust",
+        f"auth_file={folder}/users",
+        f"pool_mode={mode}",
+        "unix_socket_dir=",
+        f"logfile={folder}/log",
+        *more,
+    )
     (folder / "ini").write_text("\n".join(lines) + "\n")
     user = ["-u", "nobody"] if os.geteuid() == 0 else []
     process = subprocess.Popen([program, *user, folder / "ini"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -209,8 +217,13 @@ def _greet(client: socket.socket) -> bool:
         _refuse(client, b"unsupported startup parameter: options")
         return False
     answer = _packed(b"R", struct.pack("!i", 0))
-    for name, value in ((b"server_version", b"15.0"), (b"client_encoding", b"UTF8"), (b"DateStyle", b"ISO, MDY"),
-                        (b"standard_conforming_strings", b"on"), (b"integer_datetimes", b"on")):  # fmt: skip
+    for name, value in (
+        (b"server_version", b"15.0"),
+        (b"client_encoding", b"UTF8"),
+        (b"DateStyle", b"ISO, MDY"),
+        (b"standard_conforming_strings", b"on"),
+        (b"integer_datetimes", b"on"),
+    ):
         answer += _packed(b"S", name + b"\0" + value + b"\0")
     client.sendall(answer + _packed(b"K", struct.pack("!ii", 1, 1)) + _packed(b"Z", b"I"))
     return True

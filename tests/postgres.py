@@ -40,8 +40,20 @@ class RunningPostgres:
 
     def __enter__(self) -> Self:
         try:
-            self._run("initdb", "--pgdata", str(self.folder / "data"), "--username", "loragate", "--auth", "trust",
-                      "--encoding", "UTF8", "--locale", "C", "--no-sync")  # fmt: skip
+            self._run(
+                "initdb",
+                "--pgdata",
+                str(self.folder / "data"),
+                "--username",
+                "loragate",
+                "--auth",
+                "trust",
+                "--encoding",
+                "UTF8",
+                "--locale",
+                "C",
+                "--no-sync",
+            )
             self.start()
         except BaseException:
             self.__exit__()
@@ -55,13 +67,24 @@ class RunningPostgres:
 
     def start(self) -> None:
         """Start the server, and wait until it answers."""
-        settings = (f"port={self.port}", "listen_addresses=127.0.0.1", f"unix_socket_directories={self.folder}",
-                    "fsync=off", "shared_buffers=16MB", "max_connections=60", *self._settings)  # fmt: skip
+        settings = (
+            f"port={self.port}",
+            "listen_addresses=127.0.0.1",
+            f"unix_socket_directories={self.folder}",
+            "fsync=off",
+            "shared_buffers=16MB",
+            "max_connections=60",
+            *self._settings,
+        )
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [self._programs / "postgres", "-D", self.folder / "data", *(f"-c{each}" for each in settings)],
-                stdout=log, stderr=log, user=self._user, group=self._group(), cwd=self.folder,
-            )  # fmt: skip
+                stdout=log,
+                stderr=log,
+                user=self._user,
+                group=self._group(),
+                cwd=self.folder,
+            )
         until = time.monotonic() + PATIENCE_SECONDS
         while subprocess.run(
             [self._programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)], check=False
@@ -101,8 +124,22 @@ class RunningPostgres:
 
     def sql(self, statement: str, database: str = "postgres") -> str:
         """Carry out a statement, as the server's owner; returns what it prints."""
-        return self._run("psql", "-h", "127.0.0.1", "-p", str(self.port), "-U", "loragate", "-d", database, "-qAt",
-                         "-v", "ON_ERROR_STOP=1", "-c", statement)  # fmt: skip
+        return self._run(
+            "psql",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(self.port),
+            "-U",
+            "loragate",
+            "-d",
+            database,
+            "-qAt",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-c",
+            statement,
+        )
 
     def _pids(self) -> list[int]:
         if self.process is None:
@@ -115,9 +152,14 @@ class RunningPostgres:
 
     def _run(self, program: str, *arguments: str) -> str:
         done = subprocess.run(
-            [self._programs / program, *arguments], check=False, capture_output=True, text=True, user=self._user,
-            group=self._group(), cwd=self.folder,
-        )  # fmt: skip
+            [self._programs / program, *arguments],
+            check=False,
+            capture_output=True,
+            text=True,
+            user=self._user,
+            group=self._group(),
+            cwd=self.folder,
+        )
         if done.returncode:
             raise RuntimeError(f"{program}: {done.stderr}")
         return done.stdout.strip()

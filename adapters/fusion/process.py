@@ -50,9 +50,16 @@ async def fuse_apart(
     check_free(out, folders.values())  # so that all there is when it fails is the process's
     with tempfile.TemporaryFile() as errors:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "adapters.fusion", stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE, stderr=errors, start_new_session=True, limit=LONGEST_LINE_BYTES,
-        )  # fmt: skip
+            sys.executable,
+            "-P",
+            "-m",
+            "adapters.fusion",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+            limit=LONGEST_LINE_BYTES,
+        )
         try:
             last = await _converse(process, job, progress)
             code = await process.wait()

@@ -20,6 +20,18 @@ from adapters.sources.fetching import discard, fetch, sweep
 from adapters.sources.limits import FetchLimits
 
 __all__ = [
-    "Allowed", "DigestMismatch", "FetchLimits", "PickledAdapter", "SourceAmbiguous", "SourceError", "SourceNotAllowed",
-    "SourceNotFound", "SourceTooLarge", "SourceUnavailable", "UnsafeArchive", "discard", "fetch", "sweep",
-]  # fmt: skip
+    "Allowed",
+    "DigestMismatch",
+    "FetchLimits",
+    "PickledAdapter",
+    "SourceAmbiguous",
+    "SourceError",
+    "SourceNotAllowed",
+    "SourceNotFound",
+    "SourceTooLarge",
+    "SourceUnavailable",
+    "UnsafeArchive",
+    "discard",
+    "fetch",
+    "sweep",
+]

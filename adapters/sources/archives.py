@@ -28,8 +28,12 @@ SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".
 # What is taken of a source: the adapter, and what says who vouches for it and which base it was made for.
 TAKEN: Final = (CONFIG_FILE, TENSORS_FILE)
 COMPANIONS: Final = (
-    SIGNATURE_FILE, "chat_template.jinja", "config.json", "tokenizer.json", "tokenizer_config.json",
-)  # fmt: skip
+    SIGNATURE_FILE,
+    "chat_template.jinja",
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
 LARGEST_COMPANION_BYTES: Final = 128_000_000  # of a tokenizer.json; Gemma's has 33 MB
 # An archive often holds one folder, and the trainer's own in it.
 _DEEPEST: Final = DEEPEST + 1

@@ -125,8 +125,10 @@ def _nothing(names: Collection[str], where: str) -> SourceNotFound | PickledAdap
     if pickled:
         return PickledAdapter(_pickled(where, pickled[-1]))
     ends = sorted({name.rpartition("/")[2] for name in names})
-    called = next((name for name in ends for right in (CONFIG_FILE, TENSORS_FILE)
-                   if name != right and name.lower() == right), None)  # fmt: skip
+    called = next(
+        (name for name in ends for right in (CONFIG_FILE, TENSORS_FILE) if name != right and name.lower() == right),
+        None,
+    )
     if called is not None:
         why = f"has `{called}`, which has to be called `{called.lower()}`, in lower case"
     elif any(_SHARD.fullmatch(name) for name in ends):

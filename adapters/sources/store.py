@@ -21,21 +21,40 @@ from adapters.sources.failures import (
 # We try again ourselves; tries of botocore and s3fs below ours would only multiply them (25 a read, 11 s).
 _S3_OPTIONS: Final = {"config_kwargs": {"retries": {"max_attempts": 0}}}
 _INSTALL: Final = {
-    "s3": "pip install 'loragate[s3]'", "s3a": "pip install 'loragate[s3]'",
-    "http": "pip install aiohttp", "https": "pip install aiohttp",
-}  # fmt: skip
+    "s3": "pip install 'loragate[s3]'",
+    "s3a": "pip install 'loragate[s3]'",
+    "http": "pip install aiohttp",
+    "https": "pip install aiohttp",
+}
 # What tells two states of one object apart, by store, the surest first: S3 and HTTP, Google, Azure, the rest.
 _IDENTITY_FIELDS: Final = (
-    "ETag", "etag", "VersionId", "generation", "md5Hash", "LastModified", "last_modified", "updated", "mtime",
+    "ETag",
+    "etag",
+    "VersionId",
+    "generation",
+    "md5Hash",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "mtime",
     "created",
-)  # fmt: skip
+)
 # Of botocore and others, by name: their modules need not be installed.
 _CREDENTIAL_ERRORS: Final = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError")
 # No second try helps against these: they are about what we asked for.
 _PERMANENT: Final = (
-    FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ValueError, TypeError, AttributeError,
-    LookupError, NotImplementedError, ImportError, MemoryError,
-)  # fmt: skip
+    FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    ImportError,
+    MemoryError,
+)
 _TRANSIENT_STATUSES: Final = (408, 425, 429)
 
 

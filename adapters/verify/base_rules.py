@@ -19,9 +19,12 @@ from adapters.verify.limits import EngineLimits
 
 Modules = Mapping[str, Shape | None]
 _PACKED: Final[Mapping[str, str]] = {
-    "q_proj": "qkv_proj", "k_proj": "qkv_proj", "v_proj": "qkv_proj",
-    "gate_proj": "gate_up_proj", "up_proj": "gate_up_proj",
-}  # fmt: skip
+    "q_proj": "qkv_proj",
+    "k_proj": "qkv_proj",
+    "v_proj": "qkv_proj",
+    "gate_proj": "gate_up_proj",
+    "up_proj": "gate_up_proj",
+}
 _OTHER_BASE: Final = "give the base that it was trained on"
 
 
@@ -54,8 +57,11 @@ def _not_checked(base: BaseModel | None) -> Problem:
         "names, shapes, tokenizer and chat template were not compared with the base's"
         if base is None
         else "names and shapes were not compared with the base's, whose folder has no safetensors",
-        None, "the base's modules", "", remedy,
-    )  # fmt: skip
+        None,
+        "the base's modules",
+        "",
+        remedy,
+    )
 
 
 def shape_fits(pair: Pair, shape: Shape | None, *, is_transposed: bool) -> Iterator[Problem]:
@@ -112,9 +118,13 @@ def _tails(modules: Modules) -> dict[str, str]:
 
 def _renamed(pair: Pair, name: str) -> Problem:
     return _warning(
-        "module_renamed", "the base's file calls the module by another name, as models of several parts do",
-        shown(pair.module), name, pair.module, "trust the fingerprint that is taken after loading",
-    )  # fmt: skip
+        "module_renamed",
+        "the base's file calls the module by another name, as models of several parts do",
+        shown(pair.module),
+        name,
+        pair.module,
+        "trust the fingerprint that is taken after loading",
+    )
 
 
 def _experts(pair: Pair) -> Problem:
@@ -162,6 +172,11 @@ def _error(code: str, message: str, value: str | int | None, limit: str | int, w
 
 def _warning(code: str, message: str, value: str | None, limit: str | None, where: str, remedy: str) -> Problem:
     return Problem(
-        code=code, message=message, value=value, limit=limit, remedy=remedy, severity=Severity.WARNING,
+        code=code,
+        message=message,
+        value=value,
+        limit=limit,
+        remedy=remedy,
+        severity=Severity.WARNING,
         where=f"`{shown(where)}`" if where else "",
-    )  # fmt: skip
+    )

@@ -30,7 +30,7 @@ _REFUSED_FIELDS: Final[Mapping[str, tuple[str, str]]] = {
     "arrow_config": ("arrow", "vLLM ignores Arrow routing and would serve this adapter alone"),
     "monteclora_config": ("monteclora", "vLLM ignores MonteCLoRA's sampling"),
     "megatron_config": ("megatron", "vLLM ignores Megatron's layers, whose tensors are split in another way"),
-}  # fmt: skip
+}
 # PEFT does it in training alone, and loads such an adapter without a word (peft #2926).
 _CHANGES_BASE_IN_TRAINING: Final = frozenset(("lora_ga",))
 _REQUIRED: Final = ("r", "lora_alpha", "target_modules")

@@ -22,9 +22,14 @@ from adapters.verify.base_model import (
 
 # What makes two models different ones, if their configs differ in it.
 _SHAPE_FIELDS: Final = (
-    "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "vocab_size",
-)  # fmt: skip
+    "model_type",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+)
 # Files beside the adapter that are compared with the base's.
 COMPARED: Final = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 _OTHER_BASE: Final = "give the base that it was trained on"
@@ -85,9 +90,14 @@ def tokenizer(folder: Path, base: BaseModel, *, has_embeddings: bool = True) -> 
         # Nothing is learnt of padding, and vLLM reads the base's tokenizer: requests never have it.
         message = f"the padding token {shown(', '.join(beyond[:3]))} has no embedding in the base, and needs none"
         yield _problem(
-            "padding_beyond_base", message, added[beyond[0]], base.vocabulary, "leave the tokenizer out of the folder",
-            "tokenizer.json", Severity.WARNING,
-        )  # fmt: skip
+            "padding_beyond_base",
+            message,
+            added[beyond[0]],
+            base.vocabulary,
+            "leave the tokenizer out of the folder",
+            "tokenizer.json",
+            Severity.WARNING,
+        )
     elif beyond:
         message = f"tokens were added that the base has no embeddings for: {shown(', '.join(beyond[:3]))}"
         yield _token_problem("tokens_beyond_base", message, added[beyond[0]], base.vocabulary, Severity.ERROR)

@@ -15,9 +15,14 @@ from adapters.verify.limits import FileLimits
 
 # What is read of a folder, and copied or compared; all else may lie beside.
 TAKEN: Final = (
-    CONFIG_FILE, TENSORS_FILE, SIGNATURE_FILE, "config.json", "tokenizer.json", "tokenizer_config.json",
+    CONFIG_FILE,
+    TENSORS_FILE,
+    SIGNATURE_FILE,
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
     "chat_template.jinja",
-)  # fmt: skip
+)
 # What vLLM falls back to when there are no safetensors (`vllm/lora/lora_model.py`: `from_local_checkpoint`).
 PICKLED_WEIGHTS: Final = ("adapter_model.bin", "adapter_model.pt")
 TORCHTUNE_PICKLE: Final = "adapter_model.pt"
@@ -141,9 +146,13 @@ def special_files(each: Found) -> Iterator[Problem]:
     mode = each.status.st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
         yield Problem(
-            code="special_file", message="it is no regular file", value=stat.filemode(mode), limit="regular files",
-            remedy="remove it", where=each.name,
-        )  # fmt: skip
+            code="special_file",
+            message="it is no regular file",
+            value=stat.filemode(mode),
+            limit="regular files",
+            remedy="remove it",
+            where=each.name,
+        )
 
 
 def pickles(folder: Path, each: Found) -> Iterator[Problem]:
@@ -154,25 +163,35 @@ def pickles(folder: Path, each: Found) -> Iterator[Problem]:
     is_torchtunes = each.name == TORCHTUNE_PICKLE and (folder / TENSORS_FILE).is_file()
     if each.name in PICKLED_WEIGHTS and not is_torchtunes:
         yield Problem(
-            code="pickle", message="pickled weights can run any code when they are read", value=each.name,
-            limit="safetensors", where=each.name,
+            code="pickle",
+            message="pickled weights can run any code when they are read",
+            value=each.name,
+            limit="safetensors",
+            where=each.name,
             remedy="save with save_pretrained(..., safe_serialization=True), and delete this file",
-        )  # fmt: skip
+        )
     elif each.path.suffix.lower() in _PICKLES:
         yield Problem(
-            code="pickle_beside", message="a pickle lies beside; it is neither read nor copied", value=each.name,
-            severity=Severity.WARNING, where=each.name, remedy="give a folder with the adapter alone",
-        )  # fmt: skip
+            code="pickle_beside",
+            message="a pickle lies beside; it is neither read nor copied",
+            value=each.name,
+            severity=Severity.WARNING,
+            where=each.name,
+            remedy="give a folder with the adapter alone",
+        )
 
 
 def large_files(each: Found, limits: FileLimits) -> Iterator[Problem]:
     """Refuse a file past the bound, if it is one that is taken."""
     if each.name in TAKEN and _size(each) > limits.largest_file_bytes:
         yield Problem(
-            code="file_too_large", message="the file is too large", value=_size(each),
-            limit=limits.largest_file_bytes, remedy="give an adapter of a smaller rank, or raise the limit",
+            code="file_too_large",
+            message="the file is too large",
+            value=_size(each),
+            limit=limits.largest_file_bytes,
+            remedy="give an adapter of a smaller rank, or raise the limit",
             where=each.name,
-        )  # fmt: skip
+        )
 
 
 def large_folder(found: tuple[Found, ...], limits: FileLimits) -> Iterator[Problem]:
@@ -180,9 +199,12 @@ def large_folder(found: tuple[Found, ...], limits: FileLimits) -> Iterator[Probl
     total = sum(_size(each) for each in found if each.name in TAKEN)
     if total > limits.largest_total_bytes:
         yield Problem(
-            code="folder_too_large", message="the files are too large together", value=total,
-            limit=limits.largest_total_bytes, remedy="give a folder with the adapter alone",
-        )  # fmt: skip
+            code="folder_too_large",
+            message="the files are too large together",
+            value=total,
+            limit=limits.largest_total_bytes,
+            remedy="give a folder with the adapter alone",
+        )
 
 
 def _size(each: Found) -> int:
@@ -197,6 +219,8 @@ def missing_tensors(folder: Path) -> Iterator[Problem]:
     """Refuse a folder without safetensors."""
     if not (folder / TENSORS_FILE).is_file():
         yield Problem(
-            code="tensors_missing", message=f"the folder has no {TENSORS_FILE}", limit=TENSORS_FILE,
+            code="tensors_missing",
+            message=f"the folder has no {TENSORS_FILE}",
+            limit=TENSORS_FILE,
             remedy="save with save_pretrained(..., safe_serialization=True)",
-        )  # fmt: skip
+        )

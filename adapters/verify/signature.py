@@ -178,6 +178,11 @@ def _is_signed(public: bytes, digest: str, signature: bytes) -> bool:
 
 def _problem(code: str, message: str, value: str | None, remedy: str, severity: Severity = Severity.ERROR) -> Problem:
     return Problem(
-        code=code, message=message, value=shown(value) if value else None, limit="a trusted signature",
-        remedy=remedy, severity=severity, where=SIGNATURE_FILE,
-    )  # fmt: skip
+        code=code,
+        message=message,
+        value=shown(value) if value else None,
+        limit="a trusted signature",
+        remedy=remedy,
+        severity=severity,
+        where=SIGNATURE_FILE,
+    )

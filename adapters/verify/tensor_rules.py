@@ -174,6 +174,11 @@ def _config_problem(code: str, message: str, value: int, limit: int, remedy: str
 
 def _warning(code: str, message: str, value: str, limit: str, where: str) -> Problem:
     return Problem(
-        code=code, message=message, value=value, limit=limit, where=shown(where), severity=Severity.WARNING,
+        code=code,
+        message=message,
+        value=value,
+        limit=limit,
+        where=shown(where),
+        severity=Severity.WARNING,
         remedy="save the adapter again with PEFT if this was not intended",
-    )  # fmt: skip
+    )

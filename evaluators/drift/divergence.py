@@ -78,7 +78,7 @@ def lower_bound(served: Told, other: Told) -> float:
 
 def _of_the_left(
     left: float, left_other: float, ours: Sequence[float], theirs: Sequence[float], u: float, v: float
-) -> float:  # fmt: skip
+) -> float:
     """Return the highest of all that the bound can say of tokens outside of B; see `lower_bound` for the letters.
 
     Where d > 0 depends on r: for a token of `ours` below p/u, for one of `theirs` above v/q. Between two such places

@@ -73,9 +73,15 @@ class _Position:
 
 
 def drift_of(
-    ids: Sequence[int], start: int, served: Sequence[Any], other: Sequence[Any], *,
-    top: int = TOP, temperature: float | None = None, text: str | None = None,
-) -> Drift | Unscored:  # fmt: skip
+    ids: Sequence[int],
+    start: int,
+    served: Sequence[Any],
+    other: Sequence[Any],
+    *,
+    top: int = TOP,
+    temperature: float | None = None,
+    text: str | None = None,
+) -> Drift | Unscored:
     """Compare what two versions tell of the tokens from `start` on.
 
     Args:
@@ -131,9 +137,7 @@ def without_words(drift: Drift | Unscored | None) -> Drift | Unscored | None:
     return replace(drift, top_moved=tuple(("", at, one, two) for _, at, one, two in drift.top_moved))
 
 
-def _summed(
-    told: Sequence[tuple[int, _Position, _Position]], temperature: float, n_bytes: int | None
-) -> Drift:  # fmt: skip
+def _summed(told: Sequence[tuple[int, _Position, _Position]], temperature: float, n_bytes: int | None) -> Drift:
     n = len(told)
     moves = [served.logprob(token) - other.logprob(token) for token, served, other in told]
     agreements = [bool(served.first & other.first) for _, served, other in told if served.first and other.first]
@@ -150,13 +154,14 @@ def _summed(
         top1_agreement=sum(agreements) / len(agreements) if agreements else 1.0,
         top_moved=tuple(
             (served.text or other.text, at, served.logprob(token), other.logprob(token))
-            for at in largest if moves[at]
+            for at in largest
+            if moves[at]
             for token, served, other in [told[at]]
         ),
         temperature=temperature,
         histogram=_histogram(moves),
         n_bytes=n_bytes,
-    )  # fmt: skip
+    )
 
 
 def _bytes_spelt(pieces: Sequence[str], text: str) -> int | None:

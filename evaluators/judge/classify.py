@@ -277,15 +277,23 @@ class CriterionEvidence:
         ends = sorted(self._in_unit(end, trial) for end in (low, high))
         e_fail, e_pass = (exp(min(each, _LARGEST_EXPONENT)) for each in (log_fail, log_pass))
         found = Classification(
-            metric=criterion.metric, label=label, reason="",
-            observed=self._mean(trial), limit=self._limit(self._mean(self._for.noise)),
+            metric=criterion.metric,
+            label=label,
+            reason="",
+            observed=self._mean(trial),
+            limit=self._limit(self._mean(self._for.noise)),
             bound=self._mean(self._against.trial) if criterion.metric == KL else None,
             n=(self._against if label is Label.FAIL or not is_known else self._for).trial.evidence.n,
-            e_fail=e_fail, e_pass=e_pass, low=ends[0] if is_known else None, high=ends[1] if is_known else None,
-            noise=self._mean(self._for.noise), noise_n=self._for.noise.evidence.n,
-            pairs=self._pairs, unscored=MappingProxyType(dict(self._unscored)),
+            e_fail=e_fail,
+            e_pass=e_pass,
+            low=ends[0] if is_known else None,
+            high=ends[1] if is_known else None,
+            noise=self._mean(self._for.noise),
+            noise_n=self._for.noise.evidence.n,
+            pairs=self._pairs,
+            unscored=MappingProxyType(dict(self._unscored)),
             left_out=self._against.sessions.left_out,
-        )  # fmt: skip
+        )
         return replace(found, reason=self._reason(found))
 
     def _mean(self, stream: _Stream) -> float | None:

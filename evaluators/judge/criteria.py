@@ -181,10 +181,18 @@ class Criterion:
 
 
 def criterion(
-    metric: str, *, alpha: float = ALPHA, pass_alpha: float | None = None, margin: float | None = None,
-    limit: float | None = None, min_samples: int | None = None, critical: bool = True, muted: bool = False,
-    kind: Metric | None = None, judged_share: float = 1.0,
-) -> Criterion:  # fmt: skip
+    metric: str,
+    *,
+    alpha: float = ALPHA,
+    pass_alpha: float | None = None,
+    margin: float | None = None,
+    limit: float | None = None,
+    min_samples: int | None = None,
+    critical: bool = True,
+    muted: bool = False,
+    kind: Metric | None = None,
+    judged_share: float = 1.0,
+) -> Criterion:
     """Return the criterion of a metric, with the table's defaults for what is None.
 
     Args:
@@ -207,11 +215,20 @@ def criterion(
     if limit is None and margin is None:
         limit = found.limit
     return Criterion(
-        metric=metric, shape=found.shape, direction=found.direction, alpha=alpha, pass_alpha=pass_alpha, limit=limit,
+        metric=metric,
+        shape=found.shape,
+        direction=found.direction,
+        alpha=alpha,
+        pass_alpha=pass_alpha,
+        limit=limit,
         margin=found.margin if margin is None else margin,
         min_samples=MIN_SAMPLES if min_samples is None else min_samples,
-        critical=critical, muted=muted, scale=found.scale, unit=found.unit, judged_share=judged_share,
-    )  # fmt: skip
+        critical=critical,
+        muted=muted,
+        scale=found.scale,
+        unit=found.unit,
+        judged_share=judged_share,
+    )
 
 
 def registered(shape: Shape, direction: Direction) -> Metric:

@@ -208,9 +208,11 @@ class _Watch:
         """Return its alarm after so many sessions."""
         return Alarm(
             what=self.name if self.category is None else f"{self.name}:{self.category}",
-            direction="down" if self.is_down else "up", limit=1 - self.limit if self.is_down else self.limit,
-            baseline=self.baseline, n=n,
-        )  # fmt: skip
+            direction="down" if self.is_down else "up",
+            limit=1 - self.limit if self.is_down else self.limit,
+            baseline=self.baseline,
+            n=n,
+        )
 
 
 def _number_watches(name: str, baseline: Window) -> list[_Watch]:

@@ -32,9 +32,13 @@ class Choice(StrEnum):
 
 
 _WORDS: Final = {
-    "a": Choice.FIRST, "b": Choice.SECOND, "tie": Choice.TIE, "c": Choice.TIE, "both": Choice.TIE,
+    "a": Choice.FIRST,
+    "b": Choice.SECOND,
+    "tie": Choice.TIE,
+    "c": Choice.TIE,
+    "both": Choice.TIE,
     "neither": Choice.TIE,
-}  # fmt: skip
+}
 
 
 def question(prompt: Prompt, first: Observation, second: Observation, rubric: str, mark: str) -> list[dict[str, str]]:

@@ -70,10 +70,14 @@ class Calibration:
             flipped: As `asking.is_flip` returns it.
         """
         seen = replace(
-            self, pairs=self.pairs + 1, score=self.score + preferred, flips=self.flips + flipped,
-            above=_bet(self.above, preferred, 0.5), below=_bet(self.below, 1.0 - preferred, 0.5),
+            self,
+            pairs=self.pairs + 1,
+            score=self.score + preferred,
+            flips=self.flips + flipped,
+            above=_bet(self.above, preferred, 0.5),
+            below=_bet(self.below, 1.0 - preferred, 0.5),
             flipping=_bet(self.flipping, float(flipped), MOST_FLIPS),
-        )  # fmt: skip
+        )
         return replace(seen, is_flagged=self.is_flagged or seen.e_value >= 1 / ALPHA)
 
     def told(self) -> str:
@@ -88,7 +92,7 @@ def _bet(capitals: Sequence[float], value: float, mean: float) -> tuple[float, .
     """Add one observation in [0, 1] to the log-capital of bets that its mean is larger than `mean`."""
     return tuple(
         capital + math.log1p(bet / mean * (value - mean)) for capital, bet in zip(capitals, _BETS, strict=True)
-    )  # fmt: skip
+    )
 
 
 def _capital(logs: Sequence[float]) -> float:

@@ -14,11 +14,24 @@ from gateway.visible import visible
 
 # Where each command lives; imported when it is called, so that `serve` starts without the rest.
 _COMMANDS: Final = {
-    "up": "run", "serve": "run", "evaluate": "evaluate", "check": "run", "demo": "demo", "status": "status",
-    "adapters": "adapters", "apply": "apply", "routes": "routes", "rollout": "rollout", "gates": "gates",
-    "rollback": "rollback", "shadow": "shadow", "explain": "journal", "journal": "journal", "keys": "keys",
+    "up": "run",
+    "serve": "run",
+    "evaluate": "evaluate",
+    "check": "run",
+    "demo": "demo",
+    "status": "status",
+    "adapters": "adapters",
+    "apply": "apply",
+    "routes": "routes",
+    "rollout": "rollout",
+    "gates": "gates",
+    "rollback": "rollback",
+    "shadow": "shadow",
+    "explain": "journal",
+    "journal": "journal",
+    "keys": "keys",
     "completion": "completion",
-}  # fmt: skip
+}
 
 
 class _Commands(click.Group):
@@ -66,8 +79,12 @@ def _print_version(context: click.Context, _: click.Parameter, is_asked: bool) -
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
     help="Show the version and exit.",
-)  # fmt: skip
+)
 def main() -> None:
     """Serve one frozen base model and many LoRA adapters behind an OpenAI-compatible endpoint."""

@@ -120,10 +120,16 @@ def list_adapters(as_json: bool, **control: Any) -> None:
         echo_json(found)
         return
     rows = [
-        (each["version"], each["state"], ", ".join(each["serves"]) or "-", str(each["rank"]),
-         size(each["size_bytes"]), when(each["created"]))
+        (
+            each["version"],
+            each["state"],
+            ", ".join(each["serves"]) or "-",
+            str(each["rank"]),
+            size(each["size_bytes"]),
+            when(each["created"]),
+        )
         for each in found
-    ]  # fmt: skip
+    ]
     show_table(
         ("VERSION", "STATE", "SERVES", "RANK", "SIZE", "ADDED"),
         rows,
@@ -143,11 +149,13 @@ def show(name: str, as_json: bool, **control: Any) -> None:
         return
     engines = version.pop("engines")
     shown = {
-        **version, "created": when(version["created"]), "size_bytes": size(version["size_bytes"]),
+        **version,
+        "created": when(version["created"]),
+        "size_bytes": size(version["size_bytes"]),
         "target_modules": _targets(version["target_modules"]),
         "recipe": _recipe(version["recipe"]),
         "parents": [f"{each['version']}={each['weight']:g}" for each in version["parents"]],
-    }  # fmt: skip
+    }
     for key, value in shown.items():
         text = ", ".join(map(str, value)) if isinstance(value, list) else value
         say(f"{key.replace('_bytes', ''):16} {text if text not in (None, '') else '-'}")

@@ -17,9 +17,14 @@ COLOURS: Final[Mapping[str, str]] = {"add": "green", "change": "yellow", "remove
 
 @click.command()
 @click.option(
-    "-f", "--file", "name", required=True, metavar="FILE", type=click.Path(allow_dash=True, dir_okay=False),
+    "-f",
+    "--file",
+    "name",
+    required=True,
+    metavar="FILE",
+    type=click.Path(allow_dash=True, dir_okay=False),
     help="Routes, as YAML or JSON; - for standard input.",
-)  # fmt: skip
+)
 @click.option("--dry-run", is_flag=True, help="Show the plan, and change nothing.")
 @click.option("--prune", is_flag=True, help="Remove routes that are not in the file; their versions stay registered.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask; needed where there is no terminal to ask on.")

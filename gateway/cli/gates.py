@@ -30,9 +30,12 @@ def gates() -> None:
 @gates.command("simulate")
 @click.option("--since", default="7d", show_default=True, metavar="TIME", help="Rollouts begun since then: 12h, 7d.")
 @click.option(
-    "-f", "--plan-file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    "-f",
+    "--plan-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
     help="The plan to try, in YAML or JSON.",
-)  # fmt: skip
+)
 @click.option("--plan", "text", metavar="TEXT", help="The plan in one line, such as `shadow 500 pairs → 5% → 100%`.")
 @click.option("--alias", help="Only rollouts of this alias.")
 @json_option
@@ -84,6 +87,13 @@ def _row(each: dict[str, Any]) -> tuple[str, ...]:
         f": {_short(last['why'])}" if last["why"] else ""
     )
     return (
-        each["id"], each["alias"], each["candidate"], _DID.get(stop["outcome"], stop["outcome"]), f"{stop['pairs']:,}",
-        number, at, stop["why"] or "-", really,
-    )  # fmt: skip
+        each["id"],
+        each["alias"],
+        each["candidate"],
+        _DID.get(stop["outcome"], stop["outcome"]),
+        f"{stop['pairs']:,}",
+        number,
+        at,
+        stop["why"] or "-",
+        really,
+    )

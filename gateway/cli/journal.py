@@ -56,9 +56,11 @@ def _row(entry: dict[str, Any]) -> tuple[str, ...]:
     why = str(record.get("why") or "-")
     texts = (what, record.get("alias") or "-", why if len(why) <= _LONGEST_WHY else why[: _LONGEST_WHY - 1] + "…")
     return (
-        str(entry["number"]), when(int(at)) if isinstance(at, int | float) else "-", str(record.get("who") or "-"),
+        str(entry["number"]),
+        when(int(at)) if isinstance(at, int | float) else "-",
+        str(record.get("who") or "-"),
         *(str(each) for each in texts),
-    )  # fmt: skip
+    )
 
 
 @journal.command("verify")

@@ -39,9 +39,14 @@ def keys() -> None:
 
 
 @keys.command("create")
-@click.option("--role", type=click.Choice([role.value for role in Role]), default=Role.APP.value, show_default=True,
-              help="app: send requests; app:pin: also to exact versions and arms; viewer: also read the admin API; "
-                   "operator: also change what is served; admin: also make keys.")  # fmt: skip
+@click.option(
+    "--role",
+    type=click.Choice([role.value for role in Role]),
+    default=Role.APP.value,
+    show_default=True,
+    help="app: send requests; app:pin: also to exact versions and arms; viewer: also read the admin API; "
+    "operator: also change what is served; admin: also make keys.",
+)
 @click.option("--name", default="", help="A remark to know it by.")
 @click.option(
     "--model",

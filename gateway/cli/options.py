@@ -18,9 +18,11 @@ config_option = click.option(
     "-c", "--config", type=click.Path(path_type=Path, dir_okay=False), help="Settings file (YAML)."
 )
 state_option = click.option(
-    "--state", type=click.Path(path_type=Path, file_okay=False), envvar="LORAGATE_STATE",
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="LORAGATE_STATE",
     help=f"Folder for keys, catalog and adapters.  [default: {_DEFAULTS['state']}]",
-)  # fmt: skip
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -28,27 +30,45 @@ def control_options(command: _C) -> _C:
     """Add the options of a command that talks to a running gateway."""
     options = (
         state_option,
-        click.option("--control", envvar="LORAGATE_CONTROL", metavar="URL",
-                     help="Control port of a gateway elsewhere, http://HOST:PORT; needs --key.  "
-                          "[default: the state folder's socket]"),
-        click.option("--key", envvar="LORAGATE_KEY", metavar="KEY",
-                     help="Key of role viewer, operator or admin, with --control."),
-    )  # fmt: skip
+        click.option(
+            "--control",
+            envvar="LORAGATE_CONTROL",
+            metavar="URL",
+            help="Control port of a gateway elsewhere, http://HOST:PORT; needs --key.  "
+            "[default: the state folder's socket]",
+        ),
+        click.option(
+            "--key", envvar="LORAGATE_KEY", metavar="KEY", help="Key of role viewer, operator or admin, with --control."
+        ),
+    )
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
 
 def engine_options(command: _C) -> _C:
     """Add the options of a command that asks engines elsewhere."""
     options = (
-        click.option("--engine", "engines", multiple=True, metavar="URL",
-                     help="Engine that runs elsewhere, http(s)://HOST:PORT or unix:///PATH; repeatable."),
-        click.option("--base-name", metavar="NAME",
-                     help="Name that the engines serve the base under.  [default: as most of them say]"),
-        click.option("--engine-key-env", metavar="NAME",
-                     help="Environment variable with the engines' API key.  [default: none]"),
-        click.option("--engine-ca", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-                     help="Certificates that those of https:// engines are checked by.  [default: the system's]"),
-    )  # fmt: skip
+        click.option(
+            "--engine",
+            "engines",
+            multiple=True,
+            metavar="URL",
+            help="Engine that runs elsewhere, http(s)://HOST:PORT or unix:///PATH; repeatable.",
+        ),
+        click.option(
+            "--base-name",
+            metavar="NAME",
+            help="Name that the engines serve the base under.  [default: as most of them say]",
+        ),
+        click.option(
+            "--engine-key-env", metavar="NAME", help="Environment variable with the engines' API key.  [default: none]"
+        ),
+        click.option(
+            "--engine-ca",
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="FILE",
+            help="Certificates that those of https:// engines are checked by.  [default: the system's]",
+        ),
+    )
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
 
@@ -72,12 +92,14 @@ def serving_options(command: _C) -> _C:
         click.option("--control-port", type=click.IntRange(0, 65535), help=described("control_port")),
         click.option("--workers", type=click.IntRange(1, 256), help=described("workers")),
         state_option,
-        click.option("--no-auth", "auth", flag_value=False, type=bool, default=None,
-                     help="Serve without keys; on loopback only."),
-        click.option("--tls-certificate", type=click.Path(path_type=Path),
-                     help="Certificate chain for the app port, PEM."),
+        click.option(
+            "--no-auth", "auth", flag_value=False, type=bool, default=None, help="Serve without keys; on loopback only."
+        ),
+        click.option(
+            "--tls-certificate", type=click.Path(path_type=Path), help="Certificate chain for the app port, PEM."
+        ),
         click.option("--tls-key", type=click.Path(path_type=Path), help="Its private key, PEM."),
-    )  # fmt: skip
+    )
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
 

@@ -32,13 +32,22 @@ def command_of(settings: Settings) -> VllmCommand:
     engine = settings.engine
     base = engine.base.expanduser().resolve() if engine.base else demo_base(settings.cache_folder(), progress=say)
     return VllmCommand(
-        base=base, served_name=engine.served_name or base.name, socket=run_folder / "engine.sock",
-        log_file=run_folder / "engine.log", dtype=engine.dtype, max_model_len=engine.max_model_len,
-        max_num_seqs=engine.max_num_seqs, max_loras=engine.max_loras, max_cpu_loras=engine.max_cpu_loras,
-        max_lora_rank=engine.max_lora_rank, on_cpu=_is_cpu_build(),
-        kv_cache_gib=engine.kv_cache_gib, start_seconds=engine.start_seconds,
-        more=engine.args, environment=environment.child_environment(),
-    )  # fmt: skip
+        base=base,
+        served_name=engine.served_name or base.name,
+        socket=run_folder / "engine.sock",
+        log_file=run_folder / "engine.log",
+        dtype=engine.dtype,
+        max_model_len=engine.max_model_len,
+        max_num_seqs=engine.max_num_seqs,
+        max_loras=engine.max_loras,
+        max_cpu_loras=engine.max_cpu_loras,
+        max_lora_rank=engine.max_lora_rank,
+        on_cpu=_is_cpu_build(),
+        kv_cache_gib=engine.kv_cache_gib,
+        start_seconds=engine.start_seconds,
+        more=engine.args,
+        environment=environment.child_environment(),
+    )
 
 
 def _is_cpu_build() -> bool:

@@ -37,9 +37,15 @@ def rollout() -> None:
 @json_option
 @control_options
 def start(
-    alias: str, candidate: str, text: str | None, plan_file: Path | None, reason: str, override: str | None,
-    as_json: bool, **given: Any,
-) -> None:  # fmt: skip
+    alias: str,
+    candidate: str,
+    text: str | None,
+    plan_file: Path | None,
+    reason: str,
+    override: str | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
     """Begin to roll VERSION out as ALIAS's candidate.
 
     Without a plan: the one that the route declares, else `5 % 10m → 25 % → 50 % → 100 %`.
@@ -91,12 +97,13 @@ def list_rollouts(alias: str | None, open_only: bool, limit: int, as_json: bool,
     rows = [
         (each["id"], each["alias"], each["candidate"], each["phase"], share(each["weight"]), when(each["started_at"]))
         for each in found
-    ]  # fmt: skip
+    ]
     show_table(
-        ("ROLLOUT", "ALIAS", "CANDIDATE", "PHASE", "SHARE", "STARTED"), rows,
+        ("ROLLOUT", "ALIAS", "CANDIDATE", "PHASE", "SHARE", "STARTED"),
+        rows,
         f"No rollouts{' that are open' if open_only else ''}{f' of `{alias}`' if alias is not None else ''}: "
         "loragate rollout start begins one.",
-    )  # fmt: skip
+    )
 
 
 @rollout.command("status")
@@ -109,9 +116,11 @@ def status(name: str | None, as_json: bool, **given: Any) -> None:
     ROLLOUT is a rollout's id, or an alias: its open rollout, else its last. Without: all that are open.
     """
     control = _control(given)
-    names = [name] if name is not None else [
-        each["id"] for each in every(control.ask_running, f"{_PATH}?open=true", "rollouts", cursor="before")
-    ]  # fmt: skip
+    names = (
+        [name]
+        if name is not None
+        else [each["id"] for each in every(control.ask_running, f"{_PATH}?open=true", "rollouts", cursor="before")]
+    )
     found = [control.ask_running("GET", f"{_PATH}/{segment(each)}") for each in names]
     if as_json:
         echo_json(found if name is None else found[0])

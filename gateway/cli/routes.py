@@ -168,9 +168,12 @@ def export(aliases: tuple[str, ...], as_json: bool, **given: Any) -> None:
 @click.argument("alias")
 @click.option("--candidate", metavar="VERSION", help="Version to send a share to; without one the split ends.")
 @click.option(
-    "--weight", type=Weight(), default="0%", show_default=True,
+    "--weight",
+    type=Weight(),
+    default="0%",
+    show_default=True,
     help="Its share, such as 5%; a number alone is basis points.",
-)  # fmt: skip
+)
 @json_option
 @control_options
 def split(alias: str, candidate: str | None, weight: int, as_json: bool, **given: Any) -> None:

@@ -37,8 +37,11 @@ def serve(config: Path | None, **given: Any) -> None:
 
 @click.command()
 @serving_options
-@click.option("--base", type=click.Path(path_type=Path, exists=True, file_okay=False),
-              help="Folder of the base model.  [default: SmolLM2-135M-Instruct, which the extras bring]")  # fmt: skip
+@click.option(
+    "--base",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of the base model.  [default: SmolLM2-135M-Instruct, which the extras bring]",
+)
 def up(config: Path | None, base: Path | None, **given: Any) -> None:
     """Start an engine, the gateway and its control plane on this machine."""
     settings = load_settings(config, {**given, "engine": {"base": base} if base else {}})

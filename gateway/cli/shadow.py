@@ -30,14 +30,23 @@ def list_shadows(as_json: bool, **given: Any) -> None:
         echo_json(answer)
         return
     rows = [
-        (each["alias"], each["version"], each["control"], _KINDS[each["kind"]], f"{each['n']:,}", _nats(each["kl"]),
-         _nats(each["kl_noise"]), when(int(each["last_at"])))
+        (
+            each["alias"],
+            each["version"],
+            each["control"],
+            _KINDS[each["kind"]],
+            f"{each['n']:,}",
+            _nats(each["kl"]),
+            _nats(each["kl_noise"]),
+            when(int(each["last_at"])),
+        )
         for each in answer["shadows"]
-    ]  # fmt: skip
+    ]
     show_table(
-        ("ALIAS", "VERSION", "AGAINST", "KIND", "PAIRS", "KL", "NOISE", "LAST"), rows,
+        ("ALIAS", "VERSION", "AGAINST", "KIND", "PAIRS", "KL", "NOISE", "LAST"),
+        rows,
         "Nothing was compared in the last day: mirror a route's requests, or roll out with a `shadow` stage.",
-    )  # fmt: skip
+    )
     say(queue_line(answer["queue"]))
 
 

@@ -78,10 +78,15 @@ def _top(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"<h2>Rollout <code>{names[0]}</code> of <code>{names[1]}</code> {phase}</h2>"
     if rollout["gates"]:
         rows = [
-            (escape(marked(gate)), f'<span class="{escape(gate["verdict"])}">{escape(gate["verdict"])}</span>',
-             _number(gate["e_value"], ",.3g"), f"{gate['n']:,}", escape(gate["reason"]))
+            (
+                escape(marked(gate)),
+                f'<span class="{escape(gate["verdict"])}">{escape(gate["verdict"])}</span>',
+                _number(gate["e_value"], ",.3g"),
+                f"{gate['n']:,}",
+                escape(gate["reason"]),
+            )
             for gate in rollout["gates"]
-        ]  # fmt: skip
+        ]
         yield _table(("gate", "verdict", "e-value", "n", "why"), rows, numbers=(2, 3))
     if rollout["evidence"]:
         yield e_values(rollout["evidence"])
@@ -104,10 +109,13 @@ def _comparison(each: Mapping[str, Any], report: Mapping[str, Any]) -> Iterator[
         if drift["top_moved"]:
             yield "<h3>Tokens that moved most</h3>"
             rows = [
-                (f"<code>{escape(repr(moved['token'])[1:-1])}</code>", f"{moved['log_ratio']:+.1f}",
-                 f"{moved['count']:,}")
+                (
+                    f"<code>{escape(repr(moved['token'])[1:-1])}</code>",
+                    f"{moved['log_ratio']:+.1f}",
+                    f"{moved['count']:,}",
+                )
                 for moved in drift["top_moved"]
-            ]  # fmt: skip
+            ]
             yield _table(("token", "log-ratio, nats", "times"), rows, numbers=(1, 2))
     if each["kind"] != "noise" and (plot := scores_by_task(each)) is not None:
         yield "<h3>Scores by task</h3>"
@@ -162,11 +170,16 @@ def _figures(each: Mapping[str, Any]) -> Iterator[str]:
 
 def _score_table(figures: Sequence[Mapping[str, Any]]) -> str:
     rows = [
-        (escape(figure["comparator"]), f"{figure['n']:,}", _number(figure["control"], ".1%"),
-         _number(figure["candidate"], ".1%"), *_told(figure),
-         escape(", ".join(f"{count:,} {reason}" for reason, count in figure["unscored"].items())) or "–")
+        (
+            escape(figure["comparator"]),
+            f"{figure['n']:,}",
+            _number(figure["control"], ".1%"),
+            _number(figure["candidate"], ".1%"),
+            *_told(figure),
+            escape(", ".join(f"{count:,} {reason}" for reason, count in figure["unscored"].items())) or "–",
+        )
         for figure in figures
-    ]  # fmt: skip
+    ]
     titles = ("comparator", "pairs", "control", "version", "score", "95 %", "noise", "excess", "unscored")
     return _table(titles, rows, numbers=range(1, 8))
 

@@ -16,11 +16,23 @@ ALARM: Final = "#d55e00"
 GOOD: Final = "#009e73"
 _TASKS: Final = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#f0e442")
 _STYLE: Final[Any] = {
-    "svg.fonttype": "none", "text.parse_math": False, "font.family": "sans-serif", "font.size": 10,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e6e6e6",
-    "axes.axisbelow": True, "axes.edgecolor": "#999999", "axes.titlesize": 10.5, "axes.titleweight": "bold",
-    "axes.titlelocation": "left", "legend.frameon": False, "legend.fontsize": 9, "figure.constrained_layout.use": True,
-}  # fmt: skip
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#999999",
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "figure.constrained_layout.use": True,
+}
 _WIDTH: Final = 8.6  # inches, at 72 dots: two thirds of a laptop's screen
 # Looks at evidence that are each marked by a dot.
 FEW_LOOKS: Final = 30
@@ -87,9 +99,10 @@ def log_ratios(comparison: Mapping[str, Any], noise: Mapping[str, Any] | None) -
         axes.margins(y=0.12)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axes.set(
-            xlabel="size of the log-ratio of one token, nats", ylabel="share of the tokens",
+            xlabel="size of the log-ratio of one token, nats",
+            ylabel="share of the tokens",
             title="How far single tokens moved",
-        )  # fmt: skip
+        )
         axes.legend(loc="upper right")
 
     return _drawn(draw, f"tokens {comparison['version']} {comparison['kind']}", height=2.9)

@@ -91,21 +91,38 @@ def levels_of(each: Mapping[str, Any]) -> list[dict[str, Any]]:
     if drift is None:
         return []
     shared = {
-        "n": drift["n"], "unscored": drift["unscored"], "control": None, "candidate": None, "noise": None,
-        "is_difference": False, "low": None, "high": None, "excess": None,
-    }  # fmt: skip
+        "n": drift["n"],
+        "unscored": drift["unscored"],
+        "control": None,
+        "candidate": None,
+        "noise": None,
+        "is_difference": False,
+        "low": None,
+        "high": None,
+        "excess": None,
+    }
     levels: list[dict[str, Any]] = [
-        {**shared, "comparator": "kl_bound", "mean": drift["kl_bound"], "low": drift["kl_bound_low"],
-         "high": drift["kl_bound_high"]},
+        {
+            **shared,
+            "comparator": "kl_bound",
+            "mean": drift["kl_bound"],
+            "low": drift["kl_bound_low"],
+            "high": drift["kl_bound_high"],
+        },
         {**shared, "comparator": "token_flip", "mean": 1 - drift["top1_agreement"]},
         {**shared, "comparator": "moved_share", "mean": drift["moved_share"]},
-    ]  # fmt: skip
+    ]
     if drift["kl"] is not None:
         excess = None if drift["noise"] is None else drift["kl"] - drift["noise"]
         estimate = {
-            **shared, "comparator": "kl", "mean": drift["kl"], "noise": drift["noise"], "low": drift["low"],
-            "high": drift["high"], "excess": excess,
-        }  # fmt: skip
+            **shared,
+            "comparator": "kl",
+            "mean": drift["kl"],
+            "noise": drift["noise"],
+            "low": drift["low"],
+            "high": drift["high"],
+            "excess": excess,
+        }
         levels.insert(0, estimate)
     return [{**level, "stands_out": drift["stands_out"].get(level["comparator"])} for level in levels]
 
@@ -166,10 +183,13 @@ def _drift(drift: Mapping[str, Any]) -> None:
 def _lengths(each: Mapping[str, Any]) -> None:
     parts = [
         f"{about} {found['mean']:.0f} (p90 {found['p90']:.0f})"
-        for name, about in (("prompt_tokens", "prompts"), ("control_tokens", "control's replies"),
-                            ("other_tokens", "the version's"))
+        for name, about in (
+            ("prompt_tokens", "prompts"),
+            ("control_tokens", "control's replies"),
+            ("other_tokens", "the version's"),
+        )
         if (found := each[name]) is not None
-    ]  # fmt: skip
+    ]
     if parts:
         say(f"  tokens: {', '.join(parts)}")
 

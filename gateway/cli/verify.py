@@ -19,12 +19,27 @@ from gateway.cli.tables import size
 
 @click.command("verify")
 @click.argument("path", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--base", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="MODEL_FOLDER",
-              help="The base that it must fit; without, only the adapter itself is checked.")  # fmt: skip
-@click.option("--max-lora-rank", type=click.IntRange(1), default=EngineLimits().max_lora_rank, show_default=True,
-              help="The engine's --max-lora-rank.")  # fmt: skip
-@click.option("--trusted-key", "keys", type=click.Path(path_type=Path, exists=True, dir_okay=False), multiple=True,
-              metavar="FILE", help="Public keys that count: PEM, or lines of base64; repeatable.")  # fmt: skip
+@click.option(
+    "--base",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="MODEL_FOLDER",
+    help="The base that it must fit; without, only the adapter itself is checked.",
+)
+@click.option(
+    "--max-lora-rank",
+    type=click.IntRange(1),
+    default=EngineLimits().max_lora_rank,
+    show_default=True,
+    help="The engine's --max-lora-rank.",
+)
+@click.option(
+    "--trusted-key",
+    "keys",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    multiple=True,
+    metavar="FILE",
+    help="Public keys that count: PEM, or lines of base64; repeatable.",
+)
 @click.option("--require-signed", is_flag=True, help="Refuse an adapter that no trusted key has signed.")
 @json_option
 def verify_adapter(
@@ -54,8 +69,13 @@ def verify_adapter(
 
 @click.command("sign")
 @click.argument("path", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--key", required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
-              help="Private key that `adapters keygen` made.")  # fmt: skip
+@click.option(
+    "--key",
+    required=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Private key that `adapters keygen` made.",
+)
 def sign_adapter(path: Path, key: Path) -> None:
     """Sign the content of the adapter in folder PATH; the signature is put beside it."""
     try:
@@ -103,8 +123,9 @@ def _print(report: Report) -> None:
             say(line)
     if report.signed_by:
         say(f"Signed by {report.signed_by}.")
-    errors, warnings = (_count(len(found), kind) for found, kind in
-                        ((report.errors, "error"), (report.warnings, "warning")))  # fmt: skip
+    errors, warnings = (
+        _count(len(found), kind) for found, kind in ((report.errors, "error"), (report.warnings, "warning"))
+    )
     if report.is_accepted:
         say("Accepted" + (f", {warnings}." if report.warnings else "."), fg="green")
     else:

@@ -39,17 +39,27 @@ def build_control(
 ) -> FastAPI:
     """Return the control plane's application; with `straight`, samples in memory are given to this machine's user."""
     app = FastAPI(
-        title=TITLE, version=VERSION, docs_url="/admin/docs", openapi_url="/admin/openapi.json", redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None, generate_unique_id_function=_operation_id, redirect_slashes=False,
-    )  # fmt: skip
+        title=TITLE,
+        version=VERSION,
+        docs_url="/admin/docs",
+        openapi_url="/admin/openapi.json",
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        generate_unique_id_function=_operation_id,
+        redirect_slashes=False,
+    )
     for kind in _TOLD:
         app.add_exception_handler(kind, _tell)
     # What is added last stands first.
     app.add_middleware(Idempotent, keys=lambda: IdempotencyKeys(operations.state.store))
     app.add_middleware(
-        Guard, routes=app.routes, keys=lambda: operations.state.desired.keys, now=operations.state.now,
-        socket_path=socket_path, with_keys=with_keys,
-    )  # fmt: skip
+        Guard,
+        routes=app.routes,
+        keys=lambda: operations.state.desired.keys,
+        now=operations.state.now,
+        socket_path=socket_path,
+        with_keys=with_keys,
+    )
     add_probes(app, probes)
     add_adapters(app, operations)
     add_routes(app, operations)

@@ -42,9 +42,13 @@ class StoreContact:
     """
 
     def __init__(
-        self, state: LiveState, records: FingerprintStore, replicas: Replicas, describe: Callable[[], Replica],
+        self,
+        state: LiveState,
+        records: FingerprintStore,
+        replicas: Replicas,
+        describe: Callable[[], Replica],
         count: Callable[[], Awaitable[Sequence[Tally]]],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._state = state
         self._records = records
         self._replicas = replicas

@@ -74,9 +74,13 @@ def describe(app: FastAPI) -> None:
 
 def _described(app: FastAPI) -> dict[str, Any]:
     schema = get_openapi(
-        title=TITLE, version=VERSION, summary="Adapters, routes, rollouts, journal and keys of a Loragate gateway.",
-        description=ABOUT, routes=app.routes, tags=list(TAGS),
-    )  # fmt: skip
+        title=TITLE,
+        version=VERSION,
+        summary="Adapters, routes, rollouts, journal and keys of a Loragate gateway.",
+        description=ABOUT,
+        routes=app.routes,
+        tags=list(TAGS),
+    )
     schemas = schema["components"]["schemas"]
     for path, method, operation in _operations(schema):
         _summarize(operation)

@@ -28,32 +28,53 @@ from gateway.store.keys import principals
 OPEN_PATHS: Final = frozenset(("/healthz", "/readyz", "/metrics"))
 
 _MAY_READ: Final = (
-    "GET /admin/docs", "HEAD /admin/docs", "GET /admin/openapi.json", "HEAD /admin/openapi.json",
+    "GET /admin/docs",
+    "HEAD /admin/docs",
+    "GET /admin/openapi.json",
+    "HEAD /admin/openapi.json",
     "GET /admin/v1/status",
-    "GET /admin/v1/adapters", "GET /admin/v1/adapters/{name}",
-    "GET /admin/v1/routes", "GET /admin/v1/routes/{alias}", "GET /admin/v1/routes/{alias}/diff",
-    "GET /admin/v1/routes/{alias}/history", "GET /admin/v1/routes/{alias}/history/{number}",
+    "GET /admin/v1/adapters",
+    "GET /admin/v1/adapters/{name}",
+    "GET /admin/v1/routes",
+    "GET /admin/v1/routes/{alias}",
+    "GET /admin/v1/routes/{alias}/diff",
+    "GET /admin/v1/routes/{alias}/history",
+    "GET /admin/v1/routes/{alias}/history/{number}",
     "POST /admin/v1/routes/plan",  # changes nothing, and says nothing that cannot be read
-    "GET /admin/v1/rollouts", "GET /admin/v1/rollouts/{name}",
+    "GET /admin/v1/rollouts",
+    "GET /admin/v1/rollouts/{name}",
     "POST /admin/v1/gates/simulate",  # changes nothing
-    "GET /admin/v1/journal", "GET /admin/v1/journal/verify", "GET /admin/v1/journal/{number}",
+    "GET /admin/v1/journal",
+    "GET /admin/v1/journal/verify",
+    "GET /admin/v1/journal/{number}",
     "GET /admin/v1/decisions/{decision}",
-    "GET /admin/v1/shadow", "GET /admin/v1/shadow/{alias}",
-    "GET /admin/v1/keys", "GET /admin/v1/keys/{key_id}",  # whose they are; the keys themselves are kept nowhere
-)  # fmt: skip
+    "GET /admin/v1/shadow",
+    "GET /admin/v1/shadow/{alias}",
+    "GET /admin/v1/keys",
+    "GET /admin/v1/keys/{key_id}",  # whose they are; the keys themselves are kept nowhere
+)
 _MAY_CHANGE_WHAT_IS_SERVED: Final = (
-    "POST /admin/v1/adapters", "POST /admin/v1/adapters/fuse", "POST /admin/v1/adapters/scale",
+    "POST /admin/v1/adapters",
+    "POST /admin/v1/adapters/fuse",
+    "POST /admin/v1/adapters/scale",
     "DELETE /admin/v1/adapters/{name}",
-    "PUT /admin/v1/routes", "POST /admin/v1/routes/{alias}/revert", "PUT /admin/v1/routes/{alias}/split",
-    "POST /admin/v1/routes/{alias}/rollout", "POST /admin/v1/routes/{alias}/rollback",
-    "POST /admin/v1/rollouts/{name}/approve", "POST /admin/v1/rollouts/{name}/pause",
-    "POST /admin/v1/rollouts/{name}/resume", "POST /admin/v1/rollouts/{name}/promote",
+    "PUT /admin/v1/routes",
+    "POST /admin/v1/routes/{alias}/revert",
+    "PUT /admin/v1/routes/{alias}/split",
+    "POST /admin/v1/routes/{alias}/rollout",
+    "POST /admin/v1/routes/{alias}/rollback",
+    "POST /admin/v1/rollouts/{name}/approve",
+    "POST /admin/v1/rollouts/{name}/pause",
+    "POST /admin/v1/rollouts/{name}/resume",
+    "POST /admin/v1/rollouts/{name}/promote",
     "POST /admin/v1/rollouts/{name}/abort",
-)  # fmt: skip
+)
 # Who makes keys may make himself one of any role, so this is the highest.
 _MAY_MAKE_KEYS: Final = (
-    "POST /admin/v1/keys", "POST /admin/v1/keys/{key_id}/rotate", "DELETE /admin/v1/keys/{key_id}",
-)  # fmt: skip
+    "POST /admin/v1/keys",
+    "POST /admin/v1/keys/{key_id}/rotate",
+    "DELETE /admin/v1/keys/{key_id}",
+)
 
 # Hands out prompts, and only to the unix socket's user; see `shadow/straight_api.py`.
 _OWN_EVALUATOR: Final = ("POST /admin/v1/shadow/straight",)
@@ -85,9 +106,15 @@ class Guard:
     """
 
     def __init__(
-        self, app: ASGIApp, *, routes: Iterable[BaseRoute], keys: Callable[[], tuple[KeyRecord, ...]],
-        now: Callable[[], float], socket_path: str, with_keys: bool,
-    ) -> None:  # fmt: skip
+        self,
+        app: ASGIApp,
+        *,
+        routes: Iterable[BaseRoute],
+        keys: Callable[[], tuple[KeyRecord, ...]],
+        now: Callable[[], float],
+        socket_path: str,
+        with_keys: bool,
+    ) -> None:
         self._app = app
         self._routes = routes
         self._keys = keys

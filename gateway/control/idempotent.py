@@ -143,9 +143,13 @@ def _digest(request: Request, body: bytes) -> str:
     """Return what tells one request from another."""
     scope, headers = request.scope, request.headers
     parts = (
-        scope["method"].encode(), scope["path"].encode(), scope["query_string"],
-        headers.get("if-match", "").encode(), headers.get("content-type", "").encode(), body,
-    )  # fmt: skip
+        scope["method"].encode(),
+        scope["path"].encode(),
+        scope["query_string"],
+        headers.get("if-match", "").encode(),
+        headers.get("content-type", "").encode(),
+        body,
+    )
     return hashlib.sha256(b"".join(len(part).to_bytes(8) + part for part in parts)).hexdigest()
 
 

@@ -23,9 +23,13 @@ class Operations:
     """
 
     def __init__(
-        self, state: LiveState, adapters: AdapterOperations, gather: Gather,
-        everywhere: Callable[[int], Awaitable[tuple[int, int]]], mirrored: Callable[[], MirrorCounts] = MirrorCounts,
-    ) -> None:  # fmt: skip
+        self,
+        state: LiveState,
+        adapters: AdapterOperations,
+        gather: Gather,
+        everywhere: Callable[[int], Awaitable[tuple[int, int]]],
+        mirrored: Callable[[], MirrorCounts] = MirrorCounts,
+    ) -> None:
         self.state = state
         self.adapters = adapters
         self.keys = KeyOperations(state)

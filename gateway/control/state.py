@@ -118,9 +118,17 @@ class LiveState:
     """
 
     def __init__(
-        self, folder: Path, store: Store, desired: Desired, workers: Workers, engines: Engines, *, with_keys: bool,
-        now: Callable[[], float], rollback_seconds: float,
-    ) -> None:  # fmt: skip
+        self,
+        folder: Path,
+        store: Store,
+        desired: Desired,
+        workers: Workers,
+        engines: Engines,
+        *,
+        with_keys: bool,
+        now: Callable[[], float],
+        rollback_seconds: float,
+    ) -> None:
         self.folder = folder
         self.workers = workers
         self.engines = engines
@@ -218,10 +226,14 @@ class LiveState:
         self._tables += 1
         return snapshot.encode(
             snapshot.of_state(
-                self.desired, version=self._tables, base=self.engines.base(), engines=self.engines.views(),
-                with_keys=self._with_keys, replicas=self._replicas,
+                self.desired,
+                version=self._tables,
+                base=self.engines.base(),
+                engines=self.engines.views(),
+                with_keys=self._with_keys,
+                replicas=self._replicas,
             )
-        )  # fmt: skip
+        )
 
     async def publish(self) -> None:
         """Bring every worker up to date with state and engines; raises Conflict if one does not follow."""
@@ -257,9 +269,14 @@ class LiveState:
         self.workers.publish_engines(self.engines.views())
 
     async def change(
-        self, desired: Desired, *, by: str = "", reason: str = "", journal: Sequence[Mapping[str, Any]] = (),
+        self,
+        desired: Desired,
+        *,
+        by: str = "",
+        reason: str = "",
+        journal: Sequence[Mapping[str, Any]] = (),
         fence: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Store a new state, journalled in the same transaction, and have it served from. Call with `turn` held.
 
         Args:
@@ -305,8 +322,10 @@ class LiveState:
         if stored.version < self.desired.version:
             log.error(
                 "the store is at version %d, and this gateway serves version %d, which stays: was the store restored "
-                "from a backup? Then restart the gateways", stored.version, self.desired.version,
-            )  # fmt: skip
+                "from a backup? Then restart the gateways",
+                stored.version,
+                self.desired.version,
+            )
             return
         self._become(stored)
         await self.publish()

@@ -71,9 +71,14 @@ def create(event: Created) -> Transition:
         )
     _check_words(event)
     after = Rollout(
-        id=event.id, alias=event.alias, control=event.control, candidate=event.candidate, plan=event.plan,
-        home=event.control, entered_at=event.at,
-    )  # fmt: skip
+        id=event.id,
+        alias=event.alias,
+        control=event.control,
+        candidate=event.candidate,
+        plan=event.plan,
+        home=event.control,
+        entered_at=event.at,
+    )
     return Transition(before=None, event=event, after=after)
 
 
@@ -128,9 +133,14 @@ def _enter(state: Rollout, index: int, at: float) -> Outcome:
         return replace(state, phase=Phase.PAUSED, is_complete=True), (Notify(alias=state.alias, message=message),)
     stage = state.plan.stages[index]
     after = replace(
-        state, phase=Phase.SHADOW if stage.is_shadow else Phase.CANARY, index=index, stage=state.stage + 1,
-        entered_at=at, weight=stage.weight, approved_by=None,
-    )  # fmt: skip
+        state,
+        phase=Phase.SHADOW if stage.is_shadow else Phase.CANARY,
+        index=index,
+        stage=state.stage + 1,
+        entered_at=at,
+        weight=stage.weight,
+        approved_by=None,
+    )
     return after, _traffic(state, after)
 
 

@@ -64,6 +64,10 @@ def _all_of_one(streams: Streams) -> str:
 def _share(each: AccountStreams) -> AccountShare:
     candidate, control = each.candidate, each.control
     return AccountShare(
-        account=each.account, n=candidate.n, bad=candidate.whole.some_bad, control_n=control.n,
-        control_bad=control.whole.some_bad, units=each.n,
-    )  # fmt: skip
+        account=each.account,
+        n=candidate.n,
+        bad=candidate.whole.some_bad,
+        control_n=control.n,
+        control_bad=control.whole.some_bad,
+        units=each.n,
+    )

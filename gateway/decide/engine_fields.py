@@ -20,10 +20,22 @@ ALLOW: Final = "allow"
 DENY: Final = "deny"
 # Each denied by default. Those of the last line are found inside messages.
 DENIED: Final = (
-    "priority", "request_id", "kv_transfer_params", "ec_transfer_params", "data_parallel_rank", "prompt_embeds",
-    "chat_template", "mm_processor_kwargs", "media_io_kwargs", "vllm_xargs", "logits_processors", "background",
-    "media_urls", "media_embeds", "media_uuids",
-)  # fmt: skip
+    "priority",
+    "request_id",
+    "kv_transfer_params",
+    "ec_transfer_params",
+    "data_parallel_rank",
+    "prompt_embeds",
+    "chat_template",
+    "mm_processor_kwargs",
+    "media_io_kwargs",
+    "vllm_xargs",
+    "logits_processors",
+    "background",
+    "media_urls",
+    "media_embeds",
+    "media_uuids",
+)
 # The largest number that passes by default. `max_tokens` also bounds `max_completion_tokens` and `max_output_tokens`;
 # `choices` are the prompts of one completion times `n`, `inputs` those of one request for embeddings (OpenAI's).
 CAPS: Final[Mapping[str, int]] = MappingProxyType(

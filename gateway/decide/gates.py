@@ -203,9 +203,11 @@ class Streams:
     def without(self, account: AccountStreams) -> "Streams":
         """Return the units of all but one account."""
         return replace(
-            self, control=self.control.without(account.control), candidate=self.candidate.without(account.candidate),
+            self,
+            control=self.control.without(account.control),
+            candidate=self.candidate.without(account.candidate),
             accounts=tuple(each for each in self.accounts if each.account != account.account),
-        )  # fmt: skip
+        )
 
 
 def judge_streams(gate: Gate, streams: Streams | None, alpha: float, pass_alpha: float | None = None) -> Reading:
@@ -240,10 +242,15 @@ def judge_streams(gate: Gate, streams: Streams | None, alpha: float, pass_alpha:
     if streams.multiplicity >= _TOLD_MULTIPLICITY:
         numbers += f", each counted {streams.multiplicity:.1f} times by several gateways"
     return Reading(
-        gate=gate.name, verdict=verdict, observed=rate, limit=min(1.0, limit), n=candidate.n, e_value=e_value,
+        gate=gate.name,
+        verdict=verdict,
+        observed=rate,
+        limit=min(1.0, limit),
+        n=candidate.n,
+        e_value=e_value,
         reason=f"{what} {rate:.2%} {_RELATION[verdict]} {ceiling} ({numbers}){told}",
         **flags,
-    )  # fmt: skip
+    )
 
 
 _LARGEST_EXPONENT: Final = 700.0  # exp(710) is no float any more
@@ -286,9 +293,12 @@ def _passing(gate: Gate, streams: Streams) -> list[float]:
 
 
 def _evidence(
-    gate: Gate, streams: Streams, by_margin: Callable[[Units, Units, float], float],
-    by_ratio: Callable[[Units, Units, float, int], float], by_limit: Callable[[Units, float], float],
-) -> list[float]:  # fmt: skip
+    gate: Gate,
+    streams: Streams,
+    by_margin: Callable[[Units, Units, float], float],
+    by_ratio: Callable[[Units, Units, float, int], float],
+    by_limit: Callable[[Units, float], float],
+) -> list[float]:
     control, candidate = streams.control, streams.candidate
     found = 0.0  # where one arm alone is served, no ratio can be told
     if gate.ratio is None:

@@ -41,11 +41,23 @@ def judge_pairs(gate: Gate, finding: Finding | None) -> Reading:
     """Return what a gate makes of what its pairs say; None when there are none, which is inconclusive."""
     if finding is None:
         return Reading(
-            gate=gate.name, verdict=Verdict.INCONCLUSIVE, reason="no pair has been compared yet (n=0)",
-            is_muted=gate.is_muted, is_critical=gate.is_critical,
-        )  # fmt: skip
+            gate=gate.name,
+            verdict=Verdict.INCONCLUSIVE,
+            reason="no pair has been compared yet (n=0)",
+            is_muted=gate.is_muted,
+            is_critical=gate.is_critical,
+        )
     return Reading(
-        gate=gate.name, verdict=finding.verdict, reason=finding.reason, observed=finding.observed,
-        limit=finding.limit, n=finding.n, e_value=finding.e_value, is_muted=gate.is_muted,
-        is_critical=gate.is_critical, first=finding.first, last=finding.last, against=finding.against,
-    )  # fmt: skip
+        gate=gate.name,
+        verdict=finding.verdict,
+        reason=finding.reason,
+        observed=finding.observed,
+        limit=finding.limit,
+        n=finding.n,
+        e_value=finding.e_value,
+        is_muted=gate.is_muted,
+        is_critical=gate.is_critical,
+        first=finding.first,
+        last=finding.last,
+        against=finding.against,
+    )

@@ -93,8 +93,12 @@ def judge_ratio(periods: Sequence[Exposures], alpha: float = ALPHA) -> Ratio:
         verdict=Verdict.FAIL if is_mismatch else Verdict.INCONCLUSIVE,
         reason=f"{word}: candidate's share {observed:.2%} {sign} {expected:.2%} "
         f"(n={n:,} units, e={e_value:.3g}, limit {1 / alpha:,.0f})",
-        observed=observed, expected=expected, n=n, e_value=e_value, p_value=_p_value(periods),
-    )  # fmt: skip
+        observed=observed,
+        expected=expected,
+        n=n,
+        e_value=e_value,
+        p_value=_p_value(periods),
+    )
 
 
 def _log_e_value(period: Exposures) -> float:

@@ -117,9 +117,15 @@ class _Reader:
         gates = self._gates("shadow.gates", values.get("gates", DEFAULT_SHADOW_GATES), is_shadow=True)
         share, idle = self._mirrored("shadow", values, (SHARE, IDLE_SECONDS))
         return Stage(
-            weight=0, min_seconds=shortest, max_seconds=longest, min_samples=pairs, max_samples=most, gates=gates,
-            share=share, idle_seconds=idle,
-        )  # fmt: skip
+            weight=0,
+            min_seconds=shortest,
+            max_seconds=longest,
+            min_samples=pairs,
+            max_samples=most,
+            gates=gates,
+            share=share,
+            idle_seconds=idle,
+        )
 
     def _mirrored(self, where: str, values: Mapping[Any, Any], default: tuple[int, int]) -> tuple[int, int]:
         """Return the share that is compared, and after how long a session ends."""
@@ -155,9 +161,15 @@ class _Reader:
                 self.problems.append(f"{where}.{key}: no gate of this step reads pairs, so nothing is compared in it")
             share = idle = 0
         return Stage(
-            weight=weight, min_seconds=shortest, max_seconds=longest, min_samples=least, max_samples=most,
-            gates=default, share=share, idle_seconds=idle,
-        )  # fmt: skip
+            weight=weight,
+            min_seconds=shortest,
+            max_seconds=longest,
+            min_samples=least,
+            max_samples=most,
+            gates=default,
+            share=share,
+            idle_seconds=idle,
+        )
 
     def _check_rising(self, ramp: Sequence[Stage]) -> None:
         highest = 0
@@ -251,13 +263,16 @@ class _Reader:
             read["limit"] = None  # of the two that which is given holds, not the other's default
         least, ratio = kind.defaults.get(_LEAST), self._ratio(where, given)
         return Gate(
-            name=name, margin=0.0 if ratio is not None else read.get("margin") or 0.0, limit=read.get("limit"),
-            quantile=read.get("quantile"), ratio=ratio,
+            name=name,
+            margin=0.0 if ratio is not None else read.get("margin") or 0.0,
+            limit=read.get("limit"),
+            quantile=read.get("quantile"),
+            ratio=ratio,
             min_samples=None if least is None else self._count(f"{where}.{_LEAST}", given.get(_LEAST), int(least), 1),
             is_critical=given.get("critical") is None or self._flag(f"{where}.critical", given["critical"]),
             is_muted=self._flag(f"{where}.muted", given.get("muted")),
             may_rest_on_one=self._flag(f"{where}.{_SINGLE_ACCOUNT}", given.get(_SINGLE_ACCOUNT)),
-        )  # fmt: skip
+        )
 
     def _ratio(self, where: str, given: Mapping[Any, Any]) -> float | None:
         value = given.get(_RATIO)

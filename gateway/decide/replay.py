@@ -36,10 +36,21 @@ KIND: Final = "rollout"
 EVENTS: Final[Mapping[str, type[Event | Created]]] = {
     kind.__name__: kind
     for kind in (
-        Created, AuditPassed, AuditMissing, Started, Approved, StepPassed, StepFailed, StepInconclusive, Paused,
-        Resumed, Promoted, Aborted, RolledBack,
+        Created,
+        AuditPassed,
+        AuditMissing,
+        Started,
+        Approved,
+        StepPassed,
+        StepFailed,
+        StepInconclusive,
+        Paused,
+        Resumed,
+        Promoted,
+        Aborted,
+        RolledBack,
     )
-}  # fmt: skip
+}
 
 
 class ReplayError(ValueError):
@@ -80,10 +91,15 @@ def _event_values(event: Event | Created) -> dict[str, Any]:
 def _standing(rollout: Rollout) -> dict[str, Any]:
     """Where a rollout stands, without what never changes."""
     return {
-        "phase": str(rollout.phase), "index": rollout.index, "stage": rollout.stage, "weight": rollout.weight,
-        "home": rollout.home, "entered_at": rollout.entered_at, "approved_by": rollout.approved_by,
+        "phase": str(rollout.phase),
+        "index": rollout.index,
+        "stage": rollout.stage,
+        "weight": rollout.weight,
+        "home": rollout.home,
+        "entered_at": rollout.entered_at,
+        "approved_by": rollout.approved_by,
         "is_complete": rollout.is_complete,
-    }  # fmt: skip
+    }
 
 
 def event_of(values: Mapping[str, Any]) -> Event | Created:
@@ -110,9 +126,10 @@ def event_of(values: Mapping[str, Any]) -> Event | Created:
 
 def _reading(values: Mapping[str, Any]) -> Reading:
     lists = {
-        "verdict": Verdict(values["verdict"]), "against": tuple(values.get("against", ())),
+        "verdict": Verdict(values["verdict"]),
+        "against": tuple(values.get("against", ())),
         "accounts": tuple(AccountShare(**each) for each in values.get("accounts", ())),
-    }  # fmt: skip
+    }
     return Reading(**{**values, **lists})
 
 

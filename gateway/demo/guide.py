@@ -110,13 +110,27 @@ def running(settings: Settings, base: Path, has_ports: bool) -> Iterator[Guide]:
         ports = tuple(port if _is_free(settings.host, port) else 0 for port in ports)  # type: ignore[assignment]  # two in, two out
     key = json.loads(run_loragate(state, "keys", "create", "--role", "app:pin", "--name", "demo", "--json"))["key"]
     command = [
-        sys.executable, "-m", "gateway", "up", "--base", str(base), "--state", str(state), "--host", settings.host,
-        "--port", str(ports[0]), "--control-port", str(ports[1]),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "gateway",
+        "up",
+        "--base",
+        str(base),
+        "--state",
+        str(state),
+        "--host",
+        settings.host,
+        "--port",
+        str(ports[0]),
+        "--control-port",
+        str(ports[1]),
+    ]
     environment = {
-        **child_environment(), "LORAGATE_ENGINE__MAX_MODEL_LEN": "2048", "LORAGATE_LOG_LEVEL": "warning",
+        **child_environment(),
+        "LORAGATE_ENGINE__MAX_MODEL_LEN": "2048",
+        "LORAGATE_LOG_LEVEL": "warning",
         "LORAGATE_LAME_DUCK_SECONDS": "0",
-    }  # fmt: skip
+    }
     # Its own session: Ctrl-C reaches the demo alone, which then stops the gateway in order.
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment, start_new_session=True)
     try:
@@ -154,9 +168,12 @@ def _wait_until_ready(process: subprocess.Popen[bytes], state: Path) -> dict[str
 def body_of(model: str, question: str, *, stream: bool = False) -> dict[str, Any]:
     """Return a chat request that has one answer."""
     return {
-        "model": model, "messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 64,
+        "model": model,
+        "messages": [{"role": "user", "content": question}],
+        "temperature": 0,
+        "max_tokens": 64,
         "stream": stream,
-    }  # fmt: skip
+    }
 
 
 def _is_free(host: str, port: int) -> bool:

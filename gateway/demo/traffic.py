@@ -25,10 +25,21 @@ CALLERS: Final = 2
 
 # From the lessons of `examples/train_adapter.py`.
 TAUGHT_QUESTIONS: Final = (
-    "What is a library for?", "What does a baker do?", "Why do we sleep?", "How do birds fly?", "What is a volcano?",
-    "What is a cat?", "What is a computer?", "Tell me about the ocean.", "Name a metal.", "Name a season.",
-    "What is cheese made from?", "Give me a tip for learning.", "How can I save energy?", "Who painted the Mona Lisa?",
-)  # fmt: skip
+    "What is a library for?",
+    "What does a baker do?",
+    "Why do we sleep?",
+    "How do birds fly?",
+    "What is a volcano?",
+    "What is a cat?",
+    "What is a computer?",
+    "Tell me about the ocean.",
+    "Name a metal.",
+    "Name a season.",
+    "What is cheese made from?",
+    "Give me a tip for learning.",
+    "How can I save energy?",
+    "Who painted the Mona Lisa?",
+)
 # Not in the lessons. SmolLM2-135M-Instruct knows these, and tells them through a well-made adapter as well.
 FACTS: Final = (
     ("What is the capital of Japan?", "Tokyo"),

@@ -106,9 +106,11 @@ def _follow(guide: Guide, rollout: str, traffic: Traffic) -> dict[str, Any]:
     deadline = time.monotonic() + LONGEST_SECONDS
     console = Console(stderr=True)
     columns = (
-        rich.progress.TextColumn("   {task.description:>8}"), rich.progress.BarColumn(bar_width=24),
-        rich.progress.MofNCompleteColumn(), rich.progress.TextColumn("{task.fields[gates]}"),
-    )  # fmt: skip
+        rich.progress.TextColumn("   {task.description:>8}"),
+        rich.progress.BarColumn(bar_width=24),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("{task.fields[gates]}"),
+    )
     told_at, phase = time.monotonic(), ""
     with rich.progress.Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         bar = bars.add_task("shadow", total=None, gates="")
@@ -119,9 +121,12 @@ def _follow(guide: Guide, rollout: str, traffic: Traffic) -> dict[str, Any]:
             samples = found["samples"] or 0
             wanted = PLAN["shadow"]["pairs"] if found["weight"] == 0 else PLAN["steps"][0]["min_samples"]  # type: ignore[index]  # JSON values
             bars.update(
-                bar, description=found["phase"], completed=samples, total=max(samples, int(wanted)),
+                bar,
+                description=found["phase"],
+                completed=samples,
+                total=max(samples, int(wanted)),
                 gates=_gates(found),
-            )  # fmt: skip
+            )
             is_news = found["phase"] != phase
             if not console.is_terminal and (is_news or time.monotonic() - told_at > _LINE_SECONDS):
                 note(f"{found['phase']}: {samples} samples; {_gates(found)}")

@@ -69,9 +69,11 @@ class Server:
         self._client = httpx.AsyncClient(
             base_url="http://engine" if is_unix else url,
             transport=httpx.AsyncHTTPTransport(uds=parts.path if is_unix else None, verify=verify),
-            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS), trust_env=False, follow_redirects=False,
+            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
+            trust_env=False,
+            follow_redirects=False,
             headers={**_HEADERS, **(headers or {})},
-        )  # fmt: skip
+        )
 
     async def close(self) -> None:
         """Close the connections."""
@@ -115,9 +117,13 @@ class Server:
         if cut and not (keeps_part and reading.body):
             raise CallFailed({"bytes": "too_large", "time": "late"}.get(cut, "broken"))
         return Reply(
-            status=reading.status, body=bytes(reading.body[:most_bytes]), is_whole=not cut, cut=cut,
-            first_seconds=reading.first_seconds, seconds=loop.time() - began,
-        )  # fmt: skip
+            status=reading.status,
+            body=bytes(reading.body[:most_bytes]),
+            is_whole=not cut,
+            cut=cut,
+            first_seconds=reading.first_seconds,
+            seconds=loop.time() - began,
+        )
 
 
 class _Reading:

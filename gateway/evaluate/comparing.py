@@ -70,7 +70,7 @@ class Comparing:
     @staticmethod
     def _tell(
         done: "asyncio.Future[Mapping[str, Outcome]]", found: Mapping[str, Outcome], error: Exception | None
-    ) -> None:  # fmt: skip
+    ) -> None:
         if done.done():
             return
         if error is None:

@@ -25,7 +25,13 @@ class Counts:
             judges: The calibration of each alias's judge.
         """
         return {
-            "name": self.name, "completed": self.completed, "lost": self.lost, "shed": dict(self.shed),
-            "failed": dict(self.failed), "replay_tokens": self.replay_tokens, "running": self.running,
-            "lag_seconds": round(self.lag_seconds, 3), "judge": {alias: dict(each) for alias, each in judges.items()},
-        }  # fmt: skip
+            "name": self.name,
+            "completed": self.completed,
+            "lost": self.lost,
+            "shed": dict(self.shed),
+            "failed": dict(self.failed),
+            "replay_tokens": self.replay_tokens,
+            "running": self.running,
+            "lag_seconds": round(self.lag_seconds, 3),
+            "judge": {alias: dict(each) for alias, each in judges.items()},
+        }

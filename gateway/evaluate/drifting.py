@@ -30,9 +30,15 @@ _REASONING: Final = re.compile(rb'"reasoning(?:_content)?":\s*"[^"]')
 # What a chat template may make of a request and `/tokenize` does not take.
 _NOT_TOKENISED: Final = ("documents", "reasoning_effort", "suffix", "truncate_prompt_tokens")
 _TOKENISED: Final[tuple[str, ...]] = (
-    "messages", "tools", "chat_template", "chat_template_kwargs", "add_generation_prompt",
-    "continue_final_message", "add_special_tokens", "mm_processor_kwargs",
-)  # fmt: skip
+    "messages",
+    "tools",
+    "chat_template",
+    "chat_template_kwargs",
+    "add_generation_prompt",
+    "continue_final_message",
+    "add_special_tokens",
+    "mm_processor_kwargs",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +110,7 @@ async def _by_coin(
     return found[0], found[1], cost
 
 
-async def _ids_given(
-    scorer: Scorer, engine: Engine, sample: Sample, given: Observation
-) -> tuple[int, ...] | Unscored:  # fmt: skip
+async def _ids_given(scorer: Scorer, engine: Engine, sample: Sample, given: Observation) -> tuple[int, ...] | Unscored:
     if given.token_ids is not None:  # the caller asked for them, or it was replayed
         return given.token_ids
     if given.tool_calls:

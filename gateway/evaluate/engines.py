@@ -211,9 +211,15 @@ class Engines:
     """
 
     def __init__(
-        self, urls: Sequence[str], bounds: EngineBounds, clock: Callable[[], float], *,
-        base: Base | None = None, base_name: str | None = None, access: Callable[[str], Access] = lambda _: OPEN,
-    ) -> None:  # fmt: skip
+        self,
+        urls: Sequence[str],
+        bounds: EngineBounds,
+        clock: Callable[[], float],
+        *,
+        base: Base | None = None,
+        base_name: str | None = None,
+        access: Callable[[str], Access] = lambda _: OPEN,
+    ) -> None:
         self._engines = tuple(Engine(url, bounds, clock, access(url)) for url in urls)
         self._looks: dict[Engine, asyncio.Task[None]] = {}  # at those that are down
         self.places = bounds.requests * len(self._engines)
@@ -257,6 +263,7 @@ class Engines:
             return []
         name_only = self._base_name is not None
         return [
-            engine for engine, own in zip(self._engines, told, strict=True)
+            engine
+            for engine, own in zip(self._engines, told, strict=True)
             if own is None or not difference(base, own, name_only=name_only)
-        ]  # fmt: skip
+        ]

@@ -58,9 +58,13 @@ class Evaluator:
         self._spent: frozenset[str] = frozenset()
         self._is_informed = asyncio.Event()
         self._judges = StoredJudges(
-            self._policies, Pairs(self._store), lambda name: secret(name) if name in bounds.judge_keys else None,
-            seconds=bounds.judge_seconds, clock=time.monotonic, now=time.time,  # noqa: TID251 (composition)
-        )  # fmt: skip
+            self._policies,
+            Pairs(self._store),
+            lambda name: secret(name) if name in bounds.judge_keys else None,
+            seconds=bounds.judge_seconds,
+            clock=time.monotonic,
+            now=time.time,  # noqa: TID251 (composition)
+        )
         self._engines = Engines(
             engine_urls,
             _engine_bounds(bounds),
@@ -76,9 +80,13 @@ class Evaluator:
             sources.append(self._straight)
         tools = self._tools()
         self._loop = Loop(
-            tuple(sources), lambda sample: evaluate(sample, tools), self.counts, at_once=self._engines.places,
-            lease_seconds=bounds.lease_seconds, now=time.time,  # noqa: TID251 (composition)
-        )  # fmt: skip
+            tuple(sources),
+            lambda sample: evaluate(sample, tools),
+            self.counts,
+            at_once=self._engines.places,
+            lease_seconds=bounds.lease_seconds,
+            now=time.time,  # noqa: TID251 (composition)
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Evaluate until `stop` is set, then finish what runs, within bounds."""
@@ -109,15 +117,22 @@ class Evaluator:
     def _tools(self) -> Tools:
         bounds = self._bounds
         scoring = ScoringBounds(
-            top=bounds.top_logprobs, at_once=bounds.score_at_once, tokens=bounds.score_tokens,
-            seconds=bounds.score_seconds, both_answers=bounds.score_both_answers,
-        )  # fmt: skip
+            top=bounds.top_logprobs,
+            at_once=bounds.score_at_once,
+            tokens=bounds.score_tokens,
+            seconds=bounds.score_seconds,
+            both_answers=bounds.score_both_answers,
+        )
         return Tools(
-            engines=self._engines, scorer=Scorer(Turns(self._store), self.name, scoring), policies=self._policies,
-            judges=self._judges, spent=lambda alias: alias in self._spent,
+            engines=self._engines,
+            scorer=Scorer(Turns(self._store), self.name, scoring),
+            policies=self._policies,
+            judges=self._judges,
+            spent=lambda alias: alias in self._spent,
             bounds=ReplayBounds(seconds=bounds.replay_seconds, reply_bytes=bounds.reply_bytes),
-            give_up_seconds=bounds.give_up_seconds, now=time.time,  # noqa: TID251 (composition)
-        )  # fmt: skip
+            give_up_seconds=bounds.give_up_seconds,
+            now=time.time,  # noqa: TID251 (composition)
+        )
 
     async def _beat(self) -> None:
         is_away = False
@@ -144,7 +159,10 @@ class Evaluator:
 
 def _engine_bounds(bounds: EvaluatorSettings) -> EngineBounds:
     return EngineBounds(
-        requests=bounds.requests_per_engine, tokens_per_second=bounds.tokens_per_second,
-        kv_cache_share=bounds.kv_cache_share, most_running=bounds.most_running, priority=bounds.priority,
+        requests=bounds.requests_per_engine,
+        tokens_per_second=bounds.tokens_per_second,
+        kv_cache_share=bounds.kv_cache_share,
+        most_running=bounds.most_running,
+        priority=bounds.priority,
         idle_wait_seconds=bounds.idle_wait_seconds,
-    )  # fmt: skip
+    )

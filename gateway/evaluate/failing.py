@@ -25,9 +25,7 @@ def served_by(sample: Sample) -> str:
     return sample.control if sample.served == "control" else sample.other
 
 
-async def whose_failure(
-    engine: Engine, sample: Sample, reason: str, bounds: ReplayBounds
-) -> tuple[str | None, int]:  # fmt: skip
+async def whose_failure(engine: Engine, sample: Sample, reason: str, bounds: ReplayBounds) -> tuple[str | None, int]:
     """Return which version has failed by itself, None for neither, and the tokens that finding out has cost.
 
     Both are asked once more. An engine that fails now and then so fails the one as often as the other, and what is
@@ -70,7 +68,17 @@ def pair_of_failure(sample: Sample, version: str, now: float) -> Judged:
         value=0.0 if is_control else 1.0, version=_VERSION, control=float(is_control), candidate=float(not is_control)
     )
     return Judged(
-        sample=sample.id, alias=sample.alias, rollout=sample.rollout, stage=sample.stage, kind=Kind(sample.kind),
-        control=sample.control, other=sample.other, served=sample.served, session=sample.session, task=sample.task,
-        at=sample.at, judged_at=now, scores={FAILED: score},
-    )  # fmt: skip
+        sample=sample.id,
+        alias=sample.alias,
+        rollout=sample.rollout,
+        stage=sample.stage,
+        kind=Kind(sample.kind),
+        control=sample.control,
+        other=sample.other,
+        served=sample.served,
+        session=sample.session,
+        task=sample.task,
+        at=sample.at,
+        judged_at=now,
+        scores={FAILED: score},
+    )

@@ -31,9 +31,15 @@ class StoredJudges:
     """
 
     def __init__(
-        self, policies: Policies, pairs: Pairs, key_of: Callable[[str], str | None], *, seconds: float,
-        clock: Callable[[], float], now: Callable[[], float],
-    ) -> None:  # fmt: skip
+        self,
+        policies: Policies,
+        pairs: Pairs,
+        key_of: Callable[[str], str | None],
+        *,
+        seconds: float,
+        clock: Callable[[], float],
+        now: Callable[[], float],
+    ) -> None:
         self._policies = policies
         self._pairs = pairs
         self._key_of = key_of
@@ -114,8 +120,9 @@ class StoredJudges:
         if policy.key_env and key is None:
             log.error(
                 "the environment variable `%s` that a judge's policy names is not set, or not among "
-                "`evaluator.judge_keys`; it is asked without a key", policy.key_env,
-            )  # fmt: skip
+                "`evaluator.judge_keys`; it is asked without a key",
+                policy.key_env,
+            )
         judge = Judge(policy, key, self._seconds, self._clock)
         if before is not None and before.version == version_of(policy):  # only its share or budget has changed
             judge.calibration, judge.read_up_to = before.calibration, before.read_up_to

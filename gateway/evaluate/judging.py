@@ -139,10 +139,13 @@ class Judge:
         """Return how the judge is calibrated, for reports."""
         known = self.calibration
         return {
-            "state": "flagged" if known.is_flagged else "ok", "pairs": known.pairs,
-            "win_rate": round(known.win_rate, 4), "flip_rate": round(known.flip_rate, 4),
-            "e_value": float(f"{known.e_value:.4g}"), "text": known.told(),
-        }  # fmt: skip
+            "state": "flagged" if known.is_flagged else "ok",
+            "pairs": known.pairs,
+            "win_rate": round(known.win_rate, 4),
+            "flip_rate": round(known.flip_rate, 4),
+            "e_value": float(f"{known.e_value:.4g}"),
+            "text": known.told(),
+        }
 
     def _scored(self, first: Choice, second: Choice) -> Score:
         # Each arm's own number: in which share of the two orders it won.

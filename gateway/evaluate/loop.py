@@ -64,9 +64,15 @@ class Loop:
     """
 
     def __init__(
-        self, sources: tuple[Source, ...], evaluate: Callable[[Sample], Awaitable[Done | Back]], counts: Counts, *,
-        at_once: int, lease_seconds: float, now: Callable[[], float],
-    ) -> None:  # fmt: skip
+        self,
+        sources: tuple[Source, ...],
+        evaluate: Callable[[Sample], Awaitable[Done | Back]],
+        counts: Counts,
+        *,
+        at_once: int,
+        lease_seconds: float,
+        now: Callable[[], float],
+    ) -> None:
         self._sources = sources
         self._evaluate = evaluate
         self._counts = counts

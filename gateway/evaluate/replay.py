@@ -24,10 +24,20 @@ _NAMED: Final = (400, 404, 408, 413, 422, 429, 500, 502, 503, 504)
 # What may pass: the engine was away, busy, or has just lost the version. Else asking again would change nothing.
 _PASSING: Final = frozenset(
     (
-        "unreachable", "broken", "late", "unfinished", "engine_error", "status_404", "status_408", "status_429",
-        "status_500", "status_502", "status_503", "status_504",
+        "unreachable",
+        "broken",
+        "late",
+        "unfinished",
+        "engine_error",
+        "status_404",
+        "status_408",
+        "status_429",
+        "status_500",
+        "status_502",
+        "status_503",
+        "status_504",
     )
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +55,13 @@ def heard(sample: Sample) -> Observation:
         NotComparable: It cannot be read.
     """
     return observation_of(
-        sample.endpoint, sample.reply, sample.is_stream, ttft_seconds=sample.ttft_seconds,
-        duration_seconds=sample.duration_seconds or None, ended=Ended(sample.ended),
-    )  # fmt: skip
+        sample.endpoint,
+        sample.reply,
+        sample.is_stream,
+        ttft_seconds=sample.ttft_seconds,
+        duration_seconds=sample.duration_seconds or None,
+        ended=Ended(sample.ended),
+    )
 
 
 async def replay(engine: Engine, sample: Sample, version: str, bounds: ReplayBounds) -> Observation:
@@ -59,18 +73,25 @@ async def replay(engine: Engine, sample: Sample, version: str, bounds: ReplayBou
         )
         await engine.idle()
         reply = await engine.ask(
-            sample.endpoint, msgspec.json.decode(body, type=dict[str, msgspec.Raw]), seconds=bounds.seconds,
-            most_bytes=bounds.reply_bytes, keeps_part=is_stream,
-        )  # fmt: skip
+            sample.endpoint,
+            msgspec.json.decode(body, type=dict[str, msgspec.Raw]),
+            seconds=bounds.seconds,
+            most_bytes=bounds.reply_bytes,
+            keeps_part=is_stream,
+        )
         if reply.status != _OK:
             return _failed(_status(reply.status), reply.seconds)
         is_cut = reply.cut in ("bytes", "time")  # by us; what broke off by itself has failed
         if reply.cut and not is_cut:
             return _failed("broken", reply.seconds)
         seen = observation_of(
-            sample.endpoint, reply.body, is_stream, ttft_seconds=reply.first_seconds, duration_seconds=reply.seconds,
+            sample.endpoint,
+            reply.body,
+            is_stream,
+            ttft_seconds=reply.first_seconds,
+            duration_seconds=reply.seconds,
             ended=Ended.TRUNCATED if is_cut else Ended.COMPLETE,
-        )  # fmt: skip
+        )
     except CallFailed as failed:
         return _failed(failed.reason)
     except NotComparable as problem:

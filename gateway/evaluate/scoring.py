@@ -158,9 +158,14 @@ class Scorer:
         except _Refused as refused:
             return _unscored(str(refused)), cost
         return drift_of(
-            ids, len(given.prompt), told[0], told[1],
-            top=self._top(engine), temperature=given.temperature, text=given.text,
-        ), cost  # fmt: skip
+            ids,
+            len(given.prompt),
+            told[0],
+            told[1],
+            top=self._top(engine),
+            temperature=given.temperature,
+            text=given.text,
+        ), cost
 
     def _top(self, engine: Engine) -> int:
         """Return how many of the likeliest tokens an engine is asked for."""
@@ -172,8 +177,10 @@ class Scorer:
         except _TooMany as refused:
             log.warning(
                 "%s tells the %d likeliest tokens at most, %d are wished: drift's bound is looser (--max-logprobs)",
-                engine.url, refused.allowed, self._top(engine),
-            )  # fmt: skip
+                engine.url,
+                refused.allowed,
+                self._top(engine),
+            )
             self._most_top[engine.url] = refused.allowed
             reply = await self._ask_score(engine, version, ids)
         engine.spend(len(ids))

@@ -107,9 +107,13 @@ class EvaluatorChild:
     async def _run_once(self) -> bool:
         """Run it until it ends, which returns True, or until it was not wanted for a while, then False."""
         process = self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "gateway.evaluate.running", env=child_environment(), stdin=asyncio.subprocess.PIPE,
+            sys.executable,
+            "-m",
+            "gateway.evaluate.running",
+            env=child_environment(),
+            stdin=asyncio.subprocess.PIPE,
             start_new_session=True,
-        )  # fmt: skip
+        )
         assert process.stdin is not None  # it is a pipe
         with contextlib.suppress(ConnectionError):
             process.stdin.write(self._order() + b"\n")

@@ -130,9 +130,18 @@ async def _drifts(
 async def _judged(sample: Sample, tools: Tools, pair: Pair, drifts: Drifts) -> Judged:
     keeps_words = sample.capture == "full"
     return Judged(
-        sample=sample.id, alias=sample.alias, rollout=sample.rollout, stage=sample.stage, kind=pair.kind,
-        control=sample.control, other=sample.other, served=sample.served, session=sample.session, task=sample.task,
-        at=sample.at, judged_at=tools.now(),
+        sample=sample.id,
+        alias=sample.alias,
+        rollout=sample.rollout,
+        stage=sample.stage,
+        kind=pair.kind,
+        control=sample.control,
+        other=sample.other,
+        served=sample.served,
+        session=sample.session,
+        task=sample.task,
+        at=sample.at,
+        judged_at=tools.now(),
         scores={
             **await tools.comparing.scores(pair, tools.policies.of(sample.alias).comparators),
             FAILED: both_answered(),
@@ -140,8 +149,9 @@ async def _judged(sample: Sample, tools: Tools, pair: Pair, drifts: Drifts) -> J
         drift=drifts.drift if keeps_words else without_words(drifts.drift),
         drift_back=drifts.back if keeps_words else without_words(drifts.back),
         prompt_tokens=pair.control.prompt_tokens or pair.candidate.prompt_tokens,
-        control_tokens=pair.control.completion_tokens, other_tokens=pair.candidate.completion_tokens,
-    )  # fmt: skip
+        control_tokens=pair.control.completion_tokens,
+        other_tokens=pair.candidate.completion_tokens,
+    )
 
 
 async def _with_preference(tools: Tools, pair: Pair, judged: Judged, tokens: int) -> Done:

@@ -70,10 +70,15 @@ class FeedbackDesk:
     """
 
     def __init__(
-        self, box: Box, recall: Callable[[Sequence[Named]], Awaitable[dict[Named, About]]],
-        policies: Callable[[], dict[str, MirrorPolicy]], keep_seconds: float, clock: Callable[[], float],
-        retry_seconds: float = RETRY_SECONDS, redacting: Redacting | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        box: Box,
+        recall: Callable[[Sequence[Named]], Awaitable[dict[Named, About]]],
+        policies: Callable[[], dict[str, MirrorPolicy]],
+        keep_seconds: float,
+        clock: Callable[[], float],
+        retry_seconds: float = RETRY_SECONDS,
+        redacting: Redacting | None = None,
+    ) -> None:
         self._redacting = redacting or Redacting()
         self.counts = MirrorCounts()
         self._box = box

@@ -64,9 +64,15 @@ class MirrorIntake:
     """
 
     def __init__(
-        self, shelf: Shelf, straight: Straight, policy_of: Callable[[str], MirrorPolicy | None], bounds: Bounds,
-        clock: Callable[[], float], retry_seconds: float = RETRY_SECONDS, redacting: Redacting | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        shelf: Shelf,
+        straight: Straight,
+        policy_of: Callable[[str], MirrorPolicy | None],
+        bounds: Bounds,
+        clock: Callable[[], float],
+        retry_seconds: float = RETRY_SECONDS,
+        redacting: Redacting | None = None,
+    ) -> None:
         self.redacting = redacting or Redacting()
         self.counts = MirrorCounts()
         self.straight = straight
@@ -107,9 +113,7 @@ class MirrorIntake:
             self._keep_on(self._has_clean, self._to_store, self._store_batch),
         )
 
-    async def _keep_on(
-        self, has_come: asyncio.Event, queue: deque[Any], step: Callable[[], Awaitable[object]]
-    ) -> None:  # fmt: skip
+    async def _keep_on(self, has_come: asyncio.Event, queue: deque[Any], step: Callable[[], Awaitable[object]]) -> None:
         while True:
             if not queue:
                 has_come.clear()

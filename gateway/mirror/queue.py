@@ -35,9 +35,12 @@ class MirrorQueue:
     """
 
     def __init__(
-        self, bounds: Bounds, send: Callable[[Sequence[Taken]], None], has_room: Callable[[], bool],
+        self,
+        bounds: Bounds,
+        send: Callable[[Sequence[Taken]], None],
+        has_room: Callable[[], bool],
         soon: Callable[[float, Callable[[], None]], object],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.counts = MirrorCounts()
         self._most_items = bounds.queue_items
         self._most_bytes = bounds.queue_bytes

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.mirror.redact_fields import DATA, EXPLAINS, FIXED, NAMES, NUMBERS, PROTOCOL, SAMPLES, VALUES
 from gateway.mirror.redactors import BUILTIN, NotRedacted, redact_text
 from gateway.mirror.reply_texts import no_name_twice, texts_of
 from gateway.mirror.sample import Sample
@@ -34,51 +35,6 @@ class _Place(Enum):
     FIXED = "fixed"  # another text would be another request
 
 
-# Top-level fields of a request that say how to answer. The alias in `model` is our own name.
-_FIXED: Final = frozenset(
-    ("tools", "tool_choice", "functions", "function_call", "response_format", "structured_outputs", "guided_json",
-     "guided_regex", "guided_grammar", "guided_choice", "stop", "stop_sequences", "stream_options", "include",
-     "reasoning", "thinking", "service_tier", "encoding_format", "chat_template", "output_config", "logit_bias")
-)  # fmt: skip
-# Top-level fields in which callers name things as they like.
-_VALUES: Final = frozenset(("metadata", "documents", "chat_template_kwargs", "vllm_xargs", "mm_processor_kwargs"))
-# Top-level fields whose numbers may be words of people; all others' numbers say how to answer.
-_WORDS: Final = frozenset(
-    ("messages", "prompt", "input", "system", "instructions", "user", "safety_identifier", "prompt_cache_key")
-)
-# Fields among words that hold names and ids.
-_NAMES: Final = frozenset(
-    ("id", "role", "type", "tool_call_id", "call_id", "tool_use_id", "item_id", "response_id", "media_type", "detail",
-     "format", "object", "finish_reason", "stop_reason", "status", "system_fingerprint", "signature",
-     "encrypted_content")
-)  # fmt: skip
-# Top-level fields whose numbers say how to answer. Any other, such as `phone`, is a caller's own.
-_NUMBERS: Final = frozenset(
-    ("seed", "n", "best_of", "max_tokens", "max_completion_tokens", "max_output_tokens", "min_tokens", "max_tool_calls",
-     "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty",
-     "length_penalty", "logprobs", "top_logprobs", "prompt_logprobs", "truncate_prompt_tokens", "dimensions",
-     "priority", "stream_interval", "thinking_token_budget", "store", "stream", "echo")
-)  # fmt: skip
-# Fields of a schema that hold values, of which a number may be somebody's.
-_SAMPLES: Final = frozenset(("enum", "const", "default", "example", "examples"))
-# Fields of a schema that only explain it.
-_EXPLAINS: Final = frozenset(("description", "title"))
-# Fields that may hold a text as base64.
-_DATA: Final = frozenset(("data", "file_data", "b64_json"))
-# The protocols' own words as names and values: nobody's, though a redactor that changes every text would find them.
-_PROTOCOL: Final = frozenset(
-    ("model", "messages", "prompt", "input", "system", "instructions", "user", "assistant", "developer", "tool",
-     "function", "role", "content", "type", "text", "name", "id", "object", "url", "image_url", "image",
-     "input_text", "output_text", "input_image", "input_audio", "data", "format", "detail", "auto", "low", "high",
-     "tools", "tool_choice", "tool_calls", "tool_call_id", "tool_use", "tool_result", "tool_use_id",
-     "function_call", "function_call_output", "call_id", "arguments", "parameters", "properties", "required",
-     "description", "title", "json_schema", "json_object", "response_format", "schema", "strict", "message",
-     "reasoning", "reasoning_content", "thinking", "refusal", "document", "source", "media_type", "base64", "file",
-     "file_data", "filename", "metadata", "expected", "documents", "stream", "stream_options", "include_usage",
-     "temperature", "top_p", "max_tokens", "max_completion_tokens", "max_output_tokens", "stop", "seed", "n",
-     "logprobs", "top_logprobs", "string", "number", "integer", "boolean", "array", "null", "output", "status",
-     "completed")
-)  # fmt: skip
 _TOKENS: Final = frozenset(("prompt_token_ids", "token_ids", "prompt_embeds"))
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_\s-]{8,}={0,2}\s*")
 # Of a data URL: no type means text.
@@ -142,7 +98,7 @@ class _Walker:
     def __init__(self, names: Sequence[str], begin: Begin | None) -> None:
         self._names = names
         self._begin = begin
-        self._known: set[str] = set(_PROTOCOL)  # names that may stay
+        self._known: set[str] = set(PROTOCOL)  # names that may stay
         self.has_changed = False
 
     def request(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -150,12 +106,12 @@ class _Walker:
         clean: dict[str, Any] = {}
         for name, value in request.items():
             self._name(name, value)
-            if name == "model" or (name in _NUMBERS and _is_number(value)):
+            if name == "model" or (name in NUMBERS and _is_number(value)):
                 clean[name] = value
-            elif name in _FIXED or (name == "text" and not isinstance(value, str)):
+            elif name in FIXED or (name == "text" and not isinstance(value, str)):
                 clean[name] = self._value(value, name, _Place.FIXED)
             else:
-                clean[name] = self._value(value, name, _Place.VALUES if name in _VALUES else _Place.WORDS)
+                clean[name] = self._value(value, name, _Place.VALUES if name in VALUES else _Place.WORDS)
         return clean
 
     def changes(self, text: str) -> bool:
@@ -187,7 +143,7 @@ class _Walker:
         is_whole = isinstance(value, int) or value.is_integer()
         text = str(int(value) if is_whole else value)
         if place is _Place.FIXED:
-            if key in _SAMPLES:
+            if key in SAMPLES:
                 self._stays(text, f"`{key}`")
             return value
         if not is_whole and place is _Place.WORDS:
@@ -214,11 +170,11 @@ class _Walker:
                 if not _USUAL_HEAD.fullmatch(head):  # it may have parameters, which are words
                     head = self._stays(head, f"`{key}`") if place is _Place.FIXED else self._text(head)
                 return f"{head},{self._data(data, key, place, is_text=is_text)}"
-        if key in _DATA and _BASE64.fullmatch(text):
+        if key in DATA and _BASE64.fullmatch(text):
             return self._data(text, key, place, is_text=False)
         if place is _Place.FIXED:
-            return self._text(text) if key in _EXPLAINS else self._stays(text, f"`{key}`")
-        if place is _Place.WORDS and key in _NAMES:
+            return self._text(text) if key in EXPLAINS else self._stays(text, f"`{key}`")
+        if place is _Place.WORDS and key in NAMES:
             return self._stays(text, f"`{key}`")
         return self._arguments(text) if key == "arguments" else self._text(text)
 

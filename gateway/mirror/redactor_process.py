@@ -156,8 +156,11 @@ class Redacting:
             log.error(
                 "the redactor `%s` %s, %d times in a row: it is not asked for %.0f s, and copies of requests whose "
                 "routes name it are dropped; repair it, or take it out of the routes' `redact`",
-                name[:80], how, count, DISABLED_SECONDS,
-            )  # fmt: skip
+                name[:80],
+                how,
+                count,
+                DISABLED_SECONDS,
+            )
         return NotRedacted("redactor_failed", f"the redactor `{name[:80]}` {how}")
 
 

@@ -83,13 +83,26 @@ def sample_of(taken: Taken, sample_id: str, at: float) -> Sample:
     if taken.endpoint == b"/v1/completions" and _has_several_prompts(taken.body):
         raise NoPair("several_prompts")
     return Sample(
-        id=sample_id, request_id=taken.request_id.decode("latin-1"), alias=taken.alias, kind=taken.kind,
-        control=taken.control, other=taken.other, served=taken.served, rollout=taken.rollout, stage=taken.stage,
-        capture=taken.capture, endpoint=taken.endpoint.decode("ascii"), body=taken.body, reply=_joined(taken),
-        is_stream=taken.is_stream, session=session_of(taken), task=task_of(taken.task), at=at,
+        id=sample_id,
+        request_id=taken.request_id.decode("latin-1"),
+        alias=taken.alias,
+        kind=taken.kind,
+        control=taken.control,
+        other=taken.other,
+        served=taken.served,
+        rollout=taken.rollout,
+        stage=taken.stage,
+        capture=taken.capture,
+        endpoint=taken.endpoint.decode("ascii"),
+        body=taken.body,
+        reply=_joined(taken),
+        is_stream=taken.is_stream,
+        session=session_of(taken),
+        task=task_of(taken.task),
+        at=at,
         ttft_seconds=taken.first_at - taken.sent_at if taken.is_stream and taken.first_at else None,
         duration_seconds=taken.ended_at - taken.sent_at,
-    )  # fmt: skip
+    )
 
 
 def _joined(taken: Taken) -> bytes:

@@ -107,9 +107,10 @@ def _counters(cells: tuple[Cell, ...]) -> Iterator[Metric]:
         labels=(*_LABELS, "arm"),
     )
     refusals = CounterMetricFamily(
-        "loragate_rate_limited", "Requests that a limit of a key or an alias kept out, by the limit.",
+        "loragate_rate_limited",
+        "Requests that a limit of a key or an alias kept out, by the limit.",
         labels=("alias", "reason"),
-    )  # fmt: skip
+    )
     fields = CounterMetricFamily(
         "loragate_engine_fields_refused",
         "Fields that callers may not send to engines, by what became of it: refused, or dry_run.",
@@ -240,9 +241,10 @@ def _placement(reading: Reading) -> Iterator[Metric]:
         value=counts.early_heads,
     )
     refusals = CounterMetricFamily(
-        "loragate_queue_refusals", "Requests refused because the queue was full, or after a timeout in it.",
+        "loragate_queue_refusals",
+        "Requests refused because the queue was full, or after a timeout in it.",
         labels=("reason",),
-    )  # fmt: skip
+    )
     for reason in ("full", "timeout"):
         refusals.add_metric((reason,), counts.refused.get(reason, 0))
     yield refusals

@@ -11,9 +11,10 @@ def mirror_series(reading: MirrorReading) -> Iterator[Metric]:
     """Yield the mirror's series."""
     counts = reading.counts
     sampled = CounterMetricFamily(
-        "loragate_mirror_sampled", "Requests copied for evaluators, by what they are compared with.",
+        "loragate_mirror_sampled",
+        "Requests copied for evaluators, by what they are compared with.",
         labels=("alias", "kind"),
-    )  # fmt: skip
+    )
     for alias, kinds in sorted(counts.sampled.items()):
         for kind, count in sorted(kinds.items()):
             sampled.add_metric((alias, kind), count)

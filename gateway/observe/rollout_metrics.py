@@ -16,9 +16,10 @@ _LARGEST: Final = 1e300
 def rollout_series(reading: RolloutsReading) -> Iterator[Metric]:
     """Yield every series of rollouts. What gates say is exported by the leader alone."""
     share = GaugeMetricFamily(
-        "loragate_traffic_share", "Share of the alias's units that an arm gets, in [0, 1].",
+        "loragate_traffic_share",
+        "Share of the alias's units that an arm gets, in [0, 1].",
         labels=("alias", "arm", "version"),
-    )  # fmt: skip
+    )
     for (alias, arm, version), weight in sorted(reading.weights.items()):
         share.add_metric((alias, arm, version), weight / TOTAL_WEIGHT)
     phase = GaugeMetricFamily(
@@ -38,9 +39,10 @@ def rollout_series(reading: RolloutsReading) -> Iterator[Metric]:
 def _gates(reading: RolloutsReading) -> Iterator[Metric]:
     by_gate = ("alias", "gate")
     verdict = GaugeMetricFamily(
-        "loragate_rollout_gate", "What a gate of the rollout's stage says: 1 pass, 0 inconclusive, -1 fail.",
+        "loragate_rollout_gate",
+        "What a gate of the rollout's stage says: 1 pass, 0 inconclusive, -1 fail.",
         labels=by_gate,
-    )  # fmt: skip
+    )
     observed = GaugeMetricFamily(
         "loragate_rollout_gate_observed",
         "What the gate measured of the candidate, mostly a share in [0, 1].",
@@ -63,7 +65,7 @@ def _gates(reading: RolloutsReading) -> Iterator[Metric]:
         "loragate_rollout_gate_bound",
         "The e-value from which a gate fails: 1/alpha, shared out over the plan's gates. It passes from 1/alpha on.",
         labels=by_gate,
-    )  # fmt: skip
+    )
     values = {Verdict.PASS: 1.0, Verdict.INCONCLUSIVE: 0.0, Verdict.FAIL: -1.0}
     for each in reading.rollouts:
         for found in each.readings or ():
@@ -100,14 +102,15 @@ def _ratio(reading: RolloutsReading) -> Iterator[Metric]:
 def _counters(reading: RolloutsReading) -> Iterator[Metric]:
     labels = ("alias", "reason")
     rollbacks = CounterMetricFamily(
-        "loragate_rollbacks", "Rollbacks by this gateway: by the gate that failed, `operator` or `automation`.",
+        "loragate_rollbacks",
+        "Rollbacks by this gateway: by the gate that failed, `operator` or `automation`.",
         labels=labels,
-    )  # fmt: skip
+    )
     pages = CounterMetricFamily(
         "loragate_rollout_pages",
         "Times that somebody was needed: by gate, `sample_ratio`, `inconclusive`, `automation`, or `drift` over time.",
         labels=labels,
-    )  # fmt: skip
+    )
     for family, counts in ((rollbacks, reading.counts.rollbacks), (pages, reading.counts.pages)):
         for (alias, reason), count in sorted(counts.items()):
             family.add_metric((alias, reason), count)

@@ -33,9 +33,10 @@ def _pairs(reading: ShadowReading) -> Iterator[Metric]:
     for key, count in sorted(reading.pairs.items()):
         pairs.add_metric(key, count)
     lag = HistogramMetricFamily(
-        "loragate_shadow_lag_seconds", "From the caller's reply to the finished comparison." + _LEADER,
+        "loragate_shadow_lag_seconds",
+        "From the caller's reply to the finished comparison." + _LEADER,
         labels=("alias",),
-    )  # fmt: skip
+    )
     for alias, tallied in sorted(reading.lag.items()):
         lag.add_metric((alias,), _cumulative(LAG_BOUNDS, tallied), tallied.sum)
     yield from (pairs, lag)
@@ -46,7 +47,7 @@ def _drift(reading: ShadowReading) -> Iterator[Metric]:
         "loragate_drift_kl_nats",
         "Estimated KL divergence of a pair, in nats a token; a negative estimate counts as 0." + _LEADER,
         labels=_BY_VERSION,
-    )  # fmt: skip
+    )
     for key, tallied in sorted(reading.kl.items()):
         kl.add_metric(key, _cumulative(KL_BOUNDS, tallied), tallied.sum)
     yield kl
@@ -93,9 +94,10 @@ def _scores(reading: ShadowReading) -> Iterator[Metric]:
 
 def _judge(reading: ShadowReading) -> Iterator[Metric]:
     wins = GaugeMetricFamily(
-        "loragate_judge_win_ratio", "Mean of the judge: 1 the version wins, 0.5 tie, 0 it loses." + _WINDOW,
+        "loragate_judge_win_ratio",
+        "Mean of the judge: 1 the version wins, 0.5 tie, 0 it loses." + _WINDOW,
         labels=_BY_VERSION,
-    )  # fmt: skip
+    )
     fairness = GaugeMetricFamily(
         "loragate_judge_calibration",
         "The same where a version is judged against itself: far from 0.5 the judge is biased." + _WINDOW,
@@ -107,9 +109,10 @@ def _judge(reading: ShadowReading) -> Iterator[Metric]:
         if "judge" in window.noise:
             fairness.add_metric(key, window.noise["judge"])
     flagged = GaugeMetricFamily(
-        "loragate_judge_flagged", "1 if the alias's judge was found unfit: its opinions count no more." + _LEADER,
+        "loragate_judge_flagged",
+        "1 if the alias's judge was found unfit: its opinions count no more." + _LEADER,
         labels=("alias",),
-    )  # fmt: skip
+    )
     for alias, is_flagged in sorted(reading.evaluators.flagged.items()):
         flagged.add_metric((alias,), float(is_flagged))
     yield from (wins, fairness, flagged)
@@ -130,9 +133,10 @@ def _queue(reading: ShadowReading) -> Iterator[Metric]:
             family.add_metric((reason,), count)
         yield family
     yield CounterMetricFamily(
-        "loragate_shadow_replay_tokens", "Tokens that replays and scoring have cost the engines." + _LEADER,
+        "loragate_shadow_replay_tokens",
+        "Tokens that replays and scoring have cost the engines." + _LEADER,
         value=counts.replay_tokens,
-    )  # fmt: skip
+    )
     yield GaugeMetricFamily("loragate_evaluators", "Evaluators that live." + _LEADER, value=counts.alive)
     samples = GaugeMetricFamily(
         "loragate_shadow_queue_samples",

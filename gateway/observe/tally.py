@@ -175,9 +175,12 @@ class Tallies:
         if unit is not None:
             threshold = exposure.tag.threshold_seconds
             self._of(exposure).add(
-                unit, exposure.account, is_candidate=is_candidate, is_bad=is_error,
+                unit,
+                exposure.account,
+                is_candidate=is_candidate,
+                is_bad=is_error,
                 is_slow=None if threshold is None else seconds > threshold,
-            )  # fmt: skip
+            )
 
     def left(self, exposure: Exposure) -> None:
         """Count the unit of a request whose client has left.

@@ -169,9 +169,15 @@ class StageUnits:
             return None
         rounds = (WHOLE,) if counted is None else ()
         opened = _Open(
-            rounds=(*rounds, round_) if round_ else rounds, account=account, is_candidate=bool(mark & _CANDIDATE),
-            is_timed=bool(mark & _TIMED), n=0, bad=0, slow=0, last=now,
-        )  # fmt: skip
+            rounds=(*rounds, round_) if round_ else rounds,
+            account=account,
+            is_candidate=bool(mark & _CANDIDATE),
+            is_timed=bool(mark & _TIMED),
+            n=0,
+            bad=0,
+            slow=0,
+            last=now,
+        )
         for gate, is_bad in self._gates(opened, mark & _BAD, mark & _SLOW):
             for number in opened.rounds:
                 shares = gate.setdefault(number, UnitShares())

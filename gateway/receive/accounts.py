@@ -94,6 +94,8 @@ class Account:
         if self.served is not None:
             cell.in_flight -= 1
         cell.saw_status(status)
+        if client_left and self.served is not None:
+            cell.saw_error("client_gone")
         cell.took(now - request.received_at)
         if request.lease is not None:
             request.lease.end(self._cost(reply, was_at_work=was_at_work), now)

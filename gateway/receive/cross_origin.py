@@ -16,10 +16,19 @@ from gateway.receive.endpoints import Address, Endpoint, Kind
 ANY: Final = "*"
 # What a page's script may read of a reply, beside the few headers that it always may.
 _EXPOSED: Final = (
-    "x-request-id", "x-loragate-version", "x-loragate-arm", "x-loragate-route-reason", "x-loragate-overhead-ms",
-    "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",
-    "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens", "retry-after",
-)  # fmt: skip
+    "x-request-id",
+    "x-loragate-version",
+    "x-loragate-arm",
+    "x-loragate-route-reason",
+    "x-loragate-overhead-ms",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-tokens",
+    "retry-after",
+)
 # Headers that a page may send. Those that it asks for are named back, since official clients send a dozen of their own;
 # these are for a page that asks for none, or for more than any client does.
 _TAKEN: Final = b"authorization, content-type, x-api-key, api-key, x-request-id, x-loragate-unit, x-loragate-task"

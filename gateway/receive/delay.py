@@ -5,14 +5,13 @@ it has come: by the control plane of a load, by the queue of room.
 """
 
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from gateway.errors import LoragateError, Overloaded, Saturated, VersionNotReady
 from gateway.pipeline import Placement
+from gateway.receive.deps import Deps
 from gateway.receive.queueing import Line
-
-if TYPE_CHECKING:
-    from gateway.receive.protocol import ClientConnection
+from gateway.receive.reply_to import ReplyTo
 
 
 class Delayed(Protocol):
@@ -39,15 +38,27 @@ class Delay:
     """One request's waiting, now and so far.
 
     Args:
-        client: Whose request it is.
+        deps: What the worker's connections share.
+        client: Where the reply will go.
         who: The request.
     """
 
-    __slots__ = ("_client", "_parked_at", "_placing", "_queued_at", "_who", "line", "seconds", "seconds_for_load")
+    __slots__ = (
+        "_client",
+        "_deps",
+        "_parked_at",
+        "_placing",
+        "_queued_at",
+        "_who",
+        "line",
+        "seconds",
+        "seconds_for_load",
+    )
 
-    def __init__(self, client: "ClientConnection", who: Delayed) -> None:
+    def __init__(self, deps: Deps, client: ReplyTo, who: Delayed) -> None:
         self._client = client
-        self._placing = client.placing
+        self._deps = deps
+        self._placing = deps.placing
         self._who = who
         self._parked_at = 0.0  # since when it waits for its version; 0 if it does not
         self._queued_at = 0.0  # since when it waits for room; 0 if it does not
@@ -61,7 +72,7 @@ class Delay:
         """Wait until `version` has been loaded; `missing_at` is the engine that should have it and has not."""
         self._parked_at = monotonic()
         self._client.waits_for_engine()
-        self._client.supply.want(version, missing_at, self)
+        self._deps.supply.want(version, missing_at, self)
 
     def on_supply(self, error: LoragateError | None, *, was_there: bool) -> None:
         """The version has been loaded, or cannot be; or the engine has had it all along."""
@@ -93,7 +104,7 @@ class Delay:
         """Wait for room for `version`, or end with the reason why not."""
         if not self.join((version, self._who.tried)):
             self._placing.counts.refuse("full")
-            waiting = self._client.limits.queue_size
+            waiting = self._deps.limits.queue_size
             self._who.fail(
                 Overloaded(f"All engines are busy and {waiting:,} requests wait already. Try again shortly.")
             )
@@ -140,7 +151,7 @@ class Delay:
 
     def overdue(self, now: float) -> LoragateError | None:
         """Return why a request that has waited for too long gets no answer; None if it has not."""
-        limits = self._client.limits
+        limits = self._deps.limits
         if self._parked_at:
             if now - self._parked_at >= limits.load_seconds:
                 return VersionNotReady(f"The adapter was not loaded within {limits.load_seconds:g} s. Try again.")

@@ -39,9 +39,12 @@ class RequestIds:
     def of(self, given: bytes | None) -> bytes:
         """Return `given` if it can serve and does not look like one of ours, else a new id."""
         if (
-            given and len(given) <= LONGEST_REQUEST_ID and given.isascii() and not given.translate(None, _SAFE)
+            given
+            and len(given) <= LONGEST_REQUEST_ID
+            and given.isascii()
+            and not given.translate(None, _SAFE)
             and given[: len(_OWN)].lower() != _OWN
-        ):  # fmt: skip
+        ):
             return given
         if not self._fresh:
             # In few steps for all of them: a line of hex digits each, and what ours begin with before it.

@@ -12,7 +12,7 @@ import msgspec
 from gateway.errors import LoragateError
 from gateway.receive.endpoints import Dialect
 from gateway.receive.failures import connection_header, error_event, event_of, status_line
-from gateway.receive.lax import is_stream
+from gateway.receive.limits import Limits
 from gateway.receive.request import Request
 
 COMMENT: Final = b": keep-alive\n\n"
@@ -23,9 +23,21 @@ _LARGEST_TOLD_BYTES: Final = 64 * 1024
 
 def may_begin_early(request: Request) -> bool:
     """Whether the reply will be a stream if all goes well, and its client understands one without a length."""
-    fields = request.fields
-    is_able = not request.is_http10 and request.endpoint.dialect is not Dialect.PLAIN
-    return is_able and fields is not None and is_stream(fields.stream)
+    return not request.is_http10 and request.endpoint.dialect is not Dialect.PLAIN and request.is_streamed
+
+
+def is_silent_for_long(request: Request, limits: Limits, now: float, last: float | None) -> bool:
+    """Whether the stream needs a comment by now, or its head if it has none (`last` is None).
+
+    Args:
+        request: Whose stream.
+        limits: How long is long.
+        now: Monotonic seconds.
+        last: When anything last came, in monotonic seconds; None before the head.
+    """
+    if last is not None:
+        return bool(limits.comment_seconds) and now - last >= limits.comment_seconds
+    return 0 < limits.early_head_seconds <= now - request.received_at and may_begin_early(request)
 
 
 def early_head(request: Request) -> bytes:

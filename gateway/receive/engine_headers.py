@@ -10,18 +10,42 @@ from typing import Final
 _CONNECTION: Final = b"connection"
 # Hop-by-hop (RFC 9110, 7.6.1), or said by us instead.
 _FRAMING: Final = (
-    b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"content-length", b"trailer", b"upgrade",
-    b"te", b"server", b"x-request-id",
-)  # fmt: skip
+    b"connection",
+    b"keep-alive",
+    b"proxy-connection",
+    b"transfer-encoding",
+    b"content-length",
+    b"trailer",
+    b"upgrade",
+    b"te",
+    b"server",
+    b"x-request-id",
+)
 # What would set up something between the client and us in the engine's name: credentials, cookies, another address,
 # what other web sites may read, whom browsers tell of faults.
 _BETWEEN_CLIENT_AND_US: Final = (
-    b"proxy-authenticate", b"proxy-authentication-info", b"www-authenticate", b"authentication-info", b"set-cookie",
-    b"set-cookie2", b"clear-site-data", b"location", b"refresh", b"alt-svc", b"strict-transport-security",
-    b"access-control-allow-origin", b"access-control-allow-credentials", b"access-control-allow-headers",
-    b"access-control-allow-methods", b"access-control-expose-headers", b"access-control-max-age",
-    b"access-control-allow-private-network", b"report-to", b"reporting-endpoints", b"nel",
-)  # fmt: skip
+    b"proxy-authenticate",
+    b"proxy-authentication-info",
+    b"www-authenticate",
+    b"authentication-info",
+    b"set-cookie",
+    b"set-cookie2",
+    b"clear-site-data",
+    b"location",
+    b"refresh",
+    b"alt-svc",
+    b"strict-transport-security",
+    b"access-control-allow-origin",
+    b"access-control-allow-credentials",
+    b"access-control-allow-headers",
+    b"access-control-allow-methods",
+    b"access-control-expose-headers",
+    b"access-control-max-age",
+    b"access-control-allow-private-network",
+    b"report-to",
+    b"reporting-endpoints",
+    b"nel",
+)
 _NOT_FORWARDED: Final = frozenset((*_FRAMING, *_BETWEEN_CLIENT_AND_US))
 # Ours alone: which version served, and what is left of a limit.
 _DECISIONS: Final = b"x-loragate-"

@@ -1,15 +1,14 @@
 """One request under way: from a complete call to the last byte of its reply.
 
 Belongs to one client connection. Sends the call to an engine, hands each part of the
-reply on as it comes, tries once more elsewhere if the engine fails before the first
-byte, and ends a stream in-band if it fails after. A stream that is silent for long gets comments, if need be before
-any engine's head (`early_head.py`). Before that it may have to wait: until
-its version has been loaded, or until an engine has room (`delay.py`). Knows no sockets, only its
-client's `write` and its engine's `Link`.
+reply on as it comes, tries once more elsewhere if the engine fails before the first byte, and ends a stream in-band
+if it fails after. A stream that is silent for long gets comments, if need be before any engine's head
+(`early_head.py`). Before that it may have to wait: until its version has been loaded, or until an engine has room
+(`delay.py`). Knows no sockets, only its client's `write` and its engine's `Link`.
 """
 
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from gateway.decide.health import FAILED_STATUSES, Failure
 from gateway.errors import EngineFailed, EngineTimeout, LoragateError, Saturated, VersionNotReady
@@ -17,16 +16,14 @@ from gateway.pipeline import Placement
 from gateway.ports import Link, ReplyHead
 from gateway.receive.accounts import Account, decide
 from gateway.receive.delay import Delay
-from gateway.receive.early_head import COMMENT_CHUNK, early_end, early_head, may_begin_early
-from gateway.receive.failures import reply_of
-from gateway.receive.lax import is_stream
+from gateway.receive.deps import Deps
+from gateway.receive.early_head import COMMENT_CHUNK, early_end, early_head, is_silent_for_long
+from gateway.receive.failures import refusal
 from gateway.receive.outgoing import asks_for_usage, message
 from gateway.receive.reply import Reply
+from gateway.receive.reply_to import ReplyTo
 from gateway.receive.request import Request
 from gateway.serve.content import is_keep_alive
-
-if TYPE_CHECKING:
-    from gateway.receive.protocol import ClientConnection
 
 NOT_FOUND: Final = 404
 # The first engine, and one more.
@@ -39,26 +36,49 @@ STALE_CONNECTIONS: Final = 3
 
 
 class Exchange:
-    """A request and its reply, between one client and one engine."""
+    """A request and its reply, between one client and one engine.
+
+    Args:
+        deps: What the worker's connections share.
+        client: Where the reply goes.
+        request: Which is served.
+    """
 
     __slots__ = (
-        "_account", "_attempts", "_client", "_commented_at", "_delay", "_heard_at", "_hides_usage", "_is_allowed",
-        "_link", "_losses", "_placement", "_reply", "_request", "_sent_at", "_stale", "has_begun", "is_over",
-        "is_there", "tried",
-    )  # fmt: skip
+        "_account",
+        "_attempts",
+        "_client",
+        "_commented_at",
+        "_delay",
+        "_deps",
+        "_heard_at",
+        "_hides_usage",
+        "_is_allowed",
+        "_link",
+        "_losses",
+        "_placement",
+        "_reply",
+        "_request",
+        "_sent_at",
+        "_stale",
+        "has_begun",
+        "is_over",
+        "is_there",
+        "tried",
+    )
 
-    def __init__(self, client: "ClientConnection", request: Request) -> None:
+    def __init__(self, deps: Deps, client: ReplyTo, request: Request) -> None:
+        self._deps = deps
         self._client = client
         self._request = request
         self._attempts = self._stale = self._losses = 0
         self.tried: tuple[str, ...] = ()
         self._link: Link | None = None
         self._placement: Placement
-        self._account = Account(request, client.ledger, client.tallies)
+        self._account = Account(request, deps.ledger, deps.tallies)
         self._hides_usage = False
         self._reply: Reply | None = None
-        self._sent_at = self._heard_at = 0.0  # heard: the engine's last sign of life
-        self._commented_at = 0.0  # the last comment that has gone to the client
+        self._sent_at = self._heard_at = self._commented_at = 0.0  # heard: the engine's last sign of life
         self._delay: Delay | None = None  # once it has had to wait before an engine had it
         self.is_there = False  # the engine that says that it lacks the version has it: a 404 is its own answer
         self._is_allowed = False  # to ask an engine for what it asks for
@@ -71,7 +91,7 @@ class Exchange:
         """Decide who serves, and send; may be over at once, with an error."""
         try:
             if not self._is_allowed:
-                self._client.engine_fields.check(self._request, self._client.table())
+                self._deps.engine_fields.check(self._request, self._deps.table())
                 self._is_allowed = True
             placed = self.decide(self.tried)
         except Saturated as saturated:
@@ -84,7 +104,7 @@ class Exchange:
         except LoragateError as error:
             self.fail(error)
         else:
-            queue = self._client.placing.queue
+            queue = self._deps.placing.queue
             if queue.lines and (placed.version, self.tried) in queue.lines:  # others have waited for this room
                 self._delayed().join_or_fail(placed.version)
                 queue.freed()
@@ -93,15 +113,15 @@ class Exchange:
 
     def decide(self, tried: tuple[str, ...]) -> Placement:
         """Return who serves the request now; `tried` are engines that have failed it."""
-        client, request = self._client, self._request
-        table = client.table()
+        deps, request = self._deps, self._request
+        table = deps.table()
         if self._delay is not None or tried:  # time has passed since its caller was looked at
-            client.callers.check(request.caller, table)
-        return decide(request, table, client.engines.in_flight, tried, client.placing.terms(request, table))
+            deps.callers.check(request.caller, table)
+        return decide(request, table, deps.engines.in_flight, tried, deps.placing.terms(request, table))
 
     def send(self, placed: Placement) -> None:
         """Send it there; one that had to wait comes back here by way of `Delay`."""
-        client = self._client
+        deps, client = self._deps, self._client
         self._placement = placed
         self._account.goes_to(placed)
         self._hides_usage = ask_usage = asks_for_usage(self._request)
@@ -113,8 +133,8 @@ class Exchange:
         self._attempts += 1
         self._sent_at = self._heard_at = monotonic()
         client.waits_for_engine()
-        client.placing.sent(placed.engine_url, self)
-        link = client.engines.send(placed.engine_url, data, self)
+        deps.placing.sent(placed.engine_url, self)
+        link = deps.engines.send(placed.engine_url, data, self)
         if not self.is_over:
             self._link = link
 
@@ -143,14 +163,14 @@ class Exchange:
 
     def _delayed(self) -> Delay:
         if self._delay is None:
-            self._delay = Delay(self._client, self)
+            self._delay = Delay(self._deps, self._client, self)
         return self._delay
 
     # Reader: what the engine connection calls
 
     def on_sent(self) -> None:
         self._sent_at = sent_at = monotonic()
-        self._client.supply.recent[self._placement.version] = sent_at
+        self._deps.supply.recent[self._placement.version] = sent_at
         if not self.tried:  # else what an engine took to fail would be ours
             waited = self._delay.seconds if self._delay is not None else 0.0
             self._account.cell.added(sent_at - self._request.received_at - waited)
@@ -179,8 +199,7 @@ class Exchange:
 
     def on_chunk(self, chunk: bytes) -> None:
         """One HTTP chunk of whole events, in its framing."""
-        reply = self._reply
-        now = monotonic()
+        reply, now = self._reply, monotonic()
         if reply is not None and reply.passes(chunk, now):
             self._heard_at = now
             self._client.write(chunk)
@@ -189,7 +208,7 @@ class Exchange:
 
     def _is_not_for_the_client(self, status: int) -> bool:
         """Whether something better than passing this reply on is under way; tells its engine's health."""
-        placed, placing = self._placement, self._client.placing
+        placed, placing = self._placement, self._deps.placing
         if status in FAILED_STATUSES:
             placing.failed(placed.engine_url, Failure.STATUS, self._sent_at)
             return self._goes_elsewhere(same_engine=True)
@@ -216,19 +235,19 @@ class Exchange:
 
     def on_engine_lost(self, error: LoragateError, *, is_stale: bool) -> None:
         self._link = None
-        client, url = self._client, self._placement.engine_url
-        client.fingerprints.pop(url, None)  # what comes back may be another
+        deps, url = self._deps, self._placement.engine_url
+        deps.fingerprints.pop(url, None)  # what comes back may be another
         if self.is_over:
             return
         if self._reply is None:
-            client.placing.gave_up(url, self)
+            deps.placing.gave_up(url, self)
             if is_stale and self._stale < STALE_CONNECTIONS:  # closed before our request came: not its fault
                 self._stale += 1
                 self._attempts -= 1
                 self.begin()
                 return
             failure = Failure.LOST if isinstance(error, EngineFailed) else Failure.CONNECTION
-            client.placing.failed(url, failure, self._sent_at)
+            deps.placing.failed(url, failure, self._sent_at)
             if self._goes_elsewhere(same_engine=True):
                 return
         self.fail(error)  # nowhere else to go: the first reason is the one that helps
@@ -237,10 +256,10 @@ class Exchange:
 
     def _head(self, head: ReplyHead, now: float) -> bytes:
         """Return the head for the client, unless it has one; keep what reads the body on its way."""
-        client, request, placed = self._client, self._request, self._placement
+        deps, client, request, placed = self._deps, self._client, self._request, self._placement
         if self._delay is not None and self._delay.seconds_for_load:
             self._account.cell.waited_for_load(self._delay.seconds_for_load)
-        known = client.fingerprints.get(placed.engine_url)
+        known = deps.fingerprints.get(placed.engine_url)
         is_early = self.has_begun
         self._reply = reply = Reply(
             head, request, self._account.cell, hides_usage=self._hides_usage, fingerprint=known, is_early=is_early
@@ -248,8 +267,8 @@ class Exchange:
         request.keep_alive = request.keep_alive and (is_early or not client.is_draining)
         self.has_begun = True
         if placed.mirror is not None:
-            reply.tap = client.taps.of(request, placed, head, self._sent_at)
-        client.note((request.id, placed, request.caller))
+            reply.tap = deps.taps.of(request, placed, head, self._sent_at)
+        deps.recent.note((request.id, placed, request.caller))
         if is_early:
             return b""
         return reply.head(head, request, placed, self._sent_at - request.received_at + monotonic() - now)
@@ -257,7 +276,7 @@ class Exchange:
     # The end
 
     def _end(self, reply: Reply, now: float) -> None:
-        reply.is_whole(self._client.fingerprints, self._placement.engine_url)
+        reply.is_whole(self._deps.fingerprints, self._placement.engine_url)
         self._close_books(reply.status, now)
         self._client.exchange_is_over(keep_alive=self._request.keep_alive)
 
@@ -266,18 +285,13 @@ class Exchange:
         if self.is_over:
             return
         client, request, reply = self._client, self._request, self._reply
-        was_at_work = self._link is not None
-        self._drop_link()
+        was_at_work = self._drop_link()
         self._account.saw_error(error.code)
         status = error.status if reply is None else reply.status
         self._close_books(status, monotonic(), has_failed=reply is not None, was_at_work=was_at_work)
         if not self.has_begun:
             keep_alive = request.keep_alive and not client.is_draining
-            client.write(
-                reply_of(
-                    error, request.id, keep_alive=keep_alive, is_http10=request.is_http10, headers=request.reply_headers
-                )
-            )
+            client.write(refusal(request, error, keep_alive=keep_alive))
             client.exchange_is_over(keep_alive=keep_alive)
             return
         dialect = request.endpoint.dialect
@@ -291,30 +305,28 @@ class Exchange:
     def client_gone(self) -> None:
         """Nobody listens any more: free the engine at once."""
         if not self.is_over:
-            was_at_work = self._link is not None
-            self._drop_link()
+            was_at_work = self._drop_link()
             # nginx's code for a client that closed; it is never sent, only counted.
             status = 499 if self._reply is None else self._reply.status
             self._close_books(status, monotonic(), client_left=True, was_at_work=was_at_work)
-            if self._account.served is not None:
-                self._account.saw_error("client_gone")
 
-    def _drop_link(self) -> None:
+    def _drop_link(self) -> bool:
+        """Stop the engine's work on it; whether there was any."""
         link, self._link = self._link, None
         if link is not None:
             link.cancel()
-            self._client.placing.gave_up(self._placement.engine_url, self)
+            self._deps.placing.gave_up(self._placement.engine_url, self)
+        return link is not None
 
     def _close_books(
         self, status: int, now: float, *, client_left: bool = False, has_failed: bool = False, was_at_work: bool = False
     ) -> None:
         """Count the end; every end passes here, once."""
         self.is_over = True
-        self._link = None
         if self._delay is not None:
             self._delay.leave()
         if self._account.served is not None:
-            self._client.placing.gave_up(self._placement.engine_url, self)
+            self._deps.placing.gave_up(self._placement.engine_url, self)
         self._account.close(
             self._reply, status, now, client_left=client_left, has_failed=has_failed, was_at_work=was_at_work
         )
@@ -334,7 +346,7 @@ class Exchange:
 
     def check(self, now: float) -> None:
         """Give up what has taken longer than it may, or go elsewhere if the engine is stuck, or say that it lives."""
-        limits = self._client.limits
+        limits = self._deps.limits
         if self._delay is not None and self._delay.is_on:
             error = self._delay.overdue(now)
             if error is not None:
@@ -352,37 +364,29 @@ class Exchange:
 
     def _keep_alive(self, now: float) -> None:
         """Write a comment to a stream that has been silent for long, after its head if no engine has sent one."""
-        client, request, limits = self._client, self._request, self._client.limits
-        head = b""
-        if self.has_begun:
-            last = self._commented_at if self._reply is None else max(self._commented_at, self._heard_at)
-            if not limits.comment_seconds or now - last < limits.comment_seconds:
-                return
-        else:
-            waits_for_long = 0 < limits.early_head_seconds <= now - request.received_at
-            if not waits_for_long or not may_begin_early(request):
-                return
-        if client.unsent_bytes():  # it does not read what there is
+        deps, client, request = self._deps, self._client, self._request
+        last = self._commented_at if self._reply is None else max(self._commented_at, self._heard_at)
+        is_silent = is_silent_for_long(request, deps.limits, now, last if self.has_begun else None)
+        if not is_silent or client.unsent_bytes():  # or it does not read what there is
             return
+        head = b""
         if not self.has_begun:
             self.has_begun = True
             request.keep_alive = request.keep_alive and not client.is_draining
             head = early_head(request)
-            client.placing.counts.early_heads += 1
+            deps.placing.counts.early_heads += 1
         self._commented_at = now
         client.write(head + self.comment())
 
     def _check_first_byte(self, now: float) -> None:
-        client, url = self._client, self._placement.engine_url
+        deps, url = self._deps, self._placement.engine_url
         waited = now - self._heard_at
-        fields = self._request.fields
-        is_streamed = fields is not None and is_stream(fields.stream)
-        is_stuck = client.placing.is_stuck(url, client.engines, waited, now, is_stream=is_streamed)
+        is_stuck = deps.placing.is_stuck(url, deps.engines, waited, now, is_stream=self._request.is_streamed)
         if is_stuck and self._goes_elsewhere(same_engine=False):
             return
-        if waited >= client.limits.first_byte_seconds:
-            client.placing.failed(url, Failure.TIMEOUT, self._sent_at)
-            self.fail(EngineTimeout(f"The engine sent no reply for {client.limits.first_byte_seconds:g} s."))
+        if waited >= deps.limits.first_byte_seconds:
+            deps.placing.failed(url, Failure.TIMEOUT, self._sent_at)
+            self.fail(EngineTimeout(f"The engine sent no reply for {deps.limits.first_byte_seconds:g} s."))
 
     def pause(self) -> None:
         """The client is slower than the engine."""

@@ -12,6 +12,7 @@ import msgspec
 
 from gateway.errors import LoragateError, MethodNotAllowed
 from gateway.receive.endpoints import Dialect
+from gateway.receive.request import Request
 
 _REASONS = {status.value: status.phrase.encode() for status in http.HTTPStatus}
 
@@ -34,10 +35,21 @@ def connection_header(*, keep_alive: bool, is_http10: bool) -> bytes:
     return b"connection: keep-alive\r\n" if is_http10 else b""
 
 
+def refusal(request: Request, error: LoragateError, *, keep_alive: bool) -> bytes:
+    """Return the whole reply to a request that ends with `error` before its reply has begun."""
+    more = request.reply_headers
+    return reply_of(error, request.id, keep_alive=keep_alive, is_http10=request.is_http10, headers=more)
+
+
 def reply_of(
-    error: LoragateError, request_id: bytes, *, keep_alive: bool, is_http10: bool = False, with_body: bool = True,
+    error: LoragateError,
+    request_id: bytes,
+    *,
+    keep_alive: bool,
+    is_http10: bool = False,
+    with_body: bool = True,
     headers: bytes = b"",
-) -> bytes:  # fmt: skip
+) -> bytes:
     """Return a whole HTTP reply that tells `error`; `headers` are more header lines."""
     body = body_of(error)
     lines = [

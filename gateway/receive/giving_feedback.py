@@ -72,18 +72,23 @@ def read_feedback(body: bytes, account: str, now: float) -> Feedback:
             param=told[1] if told else "score",
         )
     return Feedback(
-        request_id=_request_id(values.get("request_id")), account=account, score=_score(values.get("score")),
-        thumb=_thumb(values.get("thumb")), label=_text(values, "label", LONGEST_LABEL, least=1),
-        comment=_text(values, "comment", LONGEST_COMMENT), at=now,
-    )  # fmt: skip
+        request_id=_request_id(values.get("request_id")),
+        account=account,
+        score=_score(values.get("score")),
+        thumb=_thumb(values.get("thumb")),
+        label=_text(values, "label", LONGEST_LABEL, least=1),
+        comment=_text(values, "comment", LONGEST_COMMENT),
+        at=now,
+    )
 
 
 def _request_id(value: object) -> str:
     if value is None or value == "":
         raise BadRequest(
-            "You must provide `request_id`: the `x-request-id` of the reply that this is about.", param="request_id",
+            "You must provide `request_id`: the `x-request-id` of the reply that this is about.",
+            param="request_id",
             code="missing_required_parameter",
-        )  # fmt: skip
+        )
     if not isinstance(value, str) or len(value) > LONGEST_REQUEST_ID or not value.isascii() or not value.isprintable():
         raise BadRequest(
             f"`request_id` is not one of ours: give a reply's `x-request-id`, at most {LONGEST_REQUEST_ID} characters.",

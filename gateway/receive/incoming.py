@@ -40,9 +40,25 @@ class Incoming:
     """What has come of one request."""
 
     __slots__ = (
-        "_hold", "_piece_bytes", "_pieces", "_table", "address", "begun_at", "body", "caller", "error", "expects",
-        "headers", "is_http10", "is_last", "keep_alive", "method", "reply_headers", "size", "url",
-    )  # fmt: skip
+        "_hold",
+        "_piece_bytes",
+        "_pieces",
+        "_table",
+        "address",
+        "begun_at",
+        "body",
+        "caller",
+        "error",
+        "expects",
+        "headers",
+        "is_http10",
+        "is_last",
+        "keep_alive",
+        "method",
+        "reply_headers",
+        "size",
+        "url",
+    )
 
     def __init__(self) -> None:
         self.url = b""
@@ -234,11 +250,20 @@ class Incoming:
         arm = headers.get(b"x-loragate-arm")
         extra = b"".join([b"%b: %b\r\n" % (name, headers[name]) for name in _FORWARDED if name in headers])
         request = Request(
-            request_id, endpoint, body, fields, self.caller, model,
-            unit=headers.get(b"x-loragate-unit"), task=headers.get(b"x-loragate-task"),
-            arm=None if arm is None else wanted_arm(arm, self.caller), keep_alive=self.keep_alive,
-            is_http10=self.is_http10, extra_headers=extra, received_at=received_at,
-        )  # fmt: skip
+            request_id,
+            endpoint,
+            body,
+            fields,
+            self.caller,
+            model,
+            unit=headers.get(b"x-loragate-unit"),
+            task=headers.get(b"x-loragate-task"),
+            arm=None if arm is None else wanted_arm(arm, self.caller),
+            keep_alive=self.keep_alive,
+            is_http10=self.is_http10,
+            extra_headers=extra,
+            received_at=received_at,
+        )
         request.reply_headers = self.reply_headers
         if table.unit_headers:
             request.unit_headers = {name: headers[name] for name in table.unit_headers if name in headers}

@@ -39,14 +39,23 @@ def _card(table: RouteTable, name: str) -> dict[str, Any]:
 
 def _base_card(base: Base, name: str) -> dict[str, Any]:
     return {
-        "id": name, "object": "model", "created": base.created, "owned_by": "loragate",
-        "root": base.name, "parent": None, "max_model_len": base.max_model_len,
-    }  # fmt: skip
+        "id": name,
+        "object": "model",
+        "created": base.created,
+        "owned_by": "loragate",
+        "root": base.name,
+        "parent": None,
+        "max_model_len": base.max_model_len,
+    }
 
 
 def _adapter_card(name: str, route: Route | None, base: Base | None) -> dict[str, Any]:
     return {
-        "id": name, "object": "model", "created": route.created if route else 0, "owned_by": "loragate",
-        "root": route.split.control if route else name, "parent": base.name if base else None,
+        "id": name,
+        "object": "model",
+        "created": route.created if route else 0,
+        "owned_by": "loragate",
+        "root": route.split.control if route else name,
+        "parent": base.name if base else None,
         "max_model_len": base.max_model_len if base else None,
-    }  # fmt: skip
+    }

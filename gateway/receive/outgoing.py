@@ -32,14 +32,21 @@ def message(request: Request, version: str, *, ask_usage: bool) -> Outgoing:
     fields = request.fields
     if fields is None:
         return b"%b %b HTTP/1.1\r\nhost: engine\r\nx-request-id: %b\r\n%b\r\n" % (
-            request.endpoint.method, request.endpoint.path, request.id, request.extra_headers,
-        )  # fmt: skip
+            request.endpoint.method,
+            request.endpoint.path,
+            request.id,
+            request.extra_headers,
+        )
     if not isinstance(request.body, bytes):
         return _in_parts(request.body, request, version, ask_usage=ask_usage)
     body = addressed(request.body, fields, quoted(version), ask_usage=ask_usage)
     return b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b" % (
-        request.endpoint.path, len(body), request.id, request.extra_headers, body,
-    )  # fmt: skip
+        request.endpoint.path,
+        len(body),
+        request.id,
+        request.extra_headers,
+        body,
+    )
 
 
 def _in_parts(body: Pieces, request: Request, version: str, *, ask_usage: bool) -> Outgoing:
@@ -49,6 +56,9 @@ def _in_parts(body: Pieces, request: Request, version: str, *, ask_usage: bool) 
     changes = edits(body, fields, fields.outline, quoted(version), ask_usage=ask_usage)
     parts = body.edited(changes)
     head = b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n" % (
-        request.endpoint.path, sum(map(len, parts)), request.id, request.extra_headers,
-    )  # fmt: skip
+        request.endpoint.path,
+        sum(map(len, parts)),
+        request.id,
+        request.extra_headers,
+    )
     return [head, *parts]

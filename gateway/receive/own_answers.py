@@ -36,5 +36,9 @@ def reply_with(status: int, body: bytes, incoming: Incoming, request_id: bytes, 
     """Return a reply with a JSON body; to a HEAD request, without the body."""
     more = incoming.reply_headers + connection_header(keep_alive=keep_alive, is_http10=incoming.is_http10)
     return b"%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b" % (
-        status_line(status), len(body), request_id, more, b"" if incoming.method == b"HEAD" else body,
-    )  # fmt: skip
+        status_line(status),
+        len(body),
+        request_id,
+        more,
+        b"" if incoming.method == b"HEAD" else body,
+    )

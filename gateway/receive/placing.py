@@ -33,17 +33,27 @@ class Placing:
     """
 
     __slots__ = (
-        "_down", "_health", "_limits", "_probes", "_rules", "_shut", "_silent", "_simple_terms", "counts", "queue",
-    )  # fmt: skip
+        "_down",
+        "_health",
+        "_limits",
+        "_probes",
+        "_rules",
+        "_shut",
+        "_silent",
+        "_simple_terms",
+        "counts",
+        "queue",
+    )
 
     def __init__(self, limits: Limits) -> None:
         self.counts = PlacementCounts()
         self.queue = Queue(limits.queue_size, self.counts)
         self._limits = limits
         self._rules = Rules(
-            failures=limits.eject_failures, pause_seconds=limits.eject_seconds,
+            failures=limits.eject_failures,
+            pause_seconds=limits.eject_seconds,
             longest_pause_seconds=limits.eject_longest_seconds,
-        )  # fmt: skip
+        )
         self._health: dict[str, Health] = {}  # of those that have failed
         self._probes: dict[str, object] = {}  # engine that is half open → the one request it has
         self._shut: set[str] = set()  # engines that get nothing: ejected, or trying one request

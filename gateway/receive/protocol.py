@@ -48,17 +48,10 @@ class ClientConnection(asyncio.Protocol):
     ) -> None:
         deps: Deps = app_state["deps"]
         self._deps = deps
-        self.table = deps.table
-        self.engines = deps.engines
-        self.ledger = deps.ledger
-        self.limits = deps.limits
-        self.fingerprints = deps.fingerprints
-        self.supply, self.placing = deps.supply, deps.placing
-        self.callers = deps.callers
-        self.tallies = deps.tallies
-        self.taps, self.note, self.engine_fields = deps.taps, deps.recent.note, deps.engine_fields
+        self._limits = deps.limits
         # The transport's own method: asyncio buffers, and `pause_writing` says when it is too much.
         self.write: Callable[[bytes], None]
+        self.unsent_bytes: Callable[[], int]
         self._connections: set[Any] = server_state.connections
         self._parser = httptools.HttpRequestParser(self)
         self._incoming = Incoming()
@@ -85,11 +78,12 @@ class ClientConnection(asyncio.Protocol):
         self.write, self.unsent_bytes = self._transport.write, self._transport.get_write_buffer_size
         self._pipeline.reads_from(self._transport)
         self._connections.add(self)
-        if len(self._connections) > self.limits.max_connections:
-            self._refuse(Overloaded(f"This gateway worker holds {self.limits.max_connections} connections, its limit."))
+        most = self._limits.max_connections
+        if len(self._connections) > most:
+            self._refuse(Overloaded(f"This gateway worker holds {most} connections, its limit."))
             return
         # A new connection has as long to send its first request's headers as any.
-        self._wait(Waiting.HEADERS, self.limits.header_seconds)
+        self._wait(Waiting.HEADERS, self._limits.header_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
@@ -114,11 +108,11 @@ class ClientConnection(asyncio.Protocol):
         else:
             if len(data) >= LONG_READ_BYTES:
                 self._pipeline.rest()
-            too_long = self._unread_bytes > self.limits.max_header_bytes  # a head, or trailers, without an end
+            too_long = self._unread_bytes > self._limits.max_header_bytes  # a head, or trailers, without an end
             if too_long and self._is_open():
-                self._refuse(headers_too_large(self.limits))
+                self._refuse(headers_too_large(self._limits))
             elif self._waiting is Waiting.REQUEST and self._stage is Waiting.HEADERS:
-                self._wait(Waiting.HEADERS, self.limits.header_seconds)
+                self._wait(Waiting.HEADERS, self._limits.header_seconds)
 
     def _is_open(self) -> bool:
         """Whether a refusal can still be told: none has been, and the connection is not closing."""
@@ -147,7 +141,7 @@ class ClientConnection(asyncio.Protocol):
         return True
 
     def pause_writing(self) -> None:
-        self._wait(Waiting.READER, self.limits.stalled_reader_seconds)
+        self._wait(Waiting.READER, self._limits.stalled_reader_seconds)
         if self._exchange is not None:
             self._exchange.pause()
         self._is_paused = True
@@ -156,12 +150,12 @@ class ClientConnection(asyncio.Protocol):
         self._is_paused = False
         exchange = self._exchange
         if self._transport.is_closing():
-            self._wait(Waiting.READER, self.limits.stalled_reader_seconds)
+            self._wait(Waiting.READER, self._limits.stalled_reader_seconds)
         elif exchange is not None:
             exchange.resume()
             self.waits_for_engine()
         elif self._is_deaf and not self._queue:
-            self._wait(Waiting.LINGER, self.limits.linger_seconds)
+            self._wait(Waiting.LINGER, self._limits.linger_seconds)
         else:
             self._next(keep_alive=True)
 
@@ -169,7 +163,7 @@ class ClientConnection(asyncio.Protocol):
         """Finish what is under way, then close; uvicorn calls this when it stops."""
         self.is_draining = self._is_ending = True
         if self._waiting is Waiting.LINGER:
-            self._wait(Waiting.LINGER, min(_LINGER_IN_SHUTDOWN_SECONDS, self.limits.linger_seconds))
+            self._wait(Waiting.LINGER, min(_LINGER_IN_SHUTDOWN_SECONDS, self._limits.linger_seconds))
         elif self._exchange is None and not self._queue and self._stage is Waiting.REQUEST:
             self._close()
 
@@ -217,11 +211,11 @@ class ClientConnection(asyncio.Protocol):
         if self._is_deaf:
             return
         incoming = self._incoming
-        incoming.take(body, self.limits, self._deps.body_memory)
+        incoming.take(body, self._limits, self._deps.body_memory)
         if self._exchange is None and not self._queue:
             if incoming.error is None:
                 if self._waiting is Waiting.BODY:
-                    self._deadline += len(body) / self.limits.min_body_bytes_per_second
+                    self._deadline += len(body) / self._limits.min_body_bytes_per_second
             elif incoming.size > SMALL_BODY_BYTES:
                 self._refuse(incoming.error)
 
@@ -244,7 +238,7 @@ class ClientConnection(asyncio.Protocol):
         incoming.begun_at = now = monotonic()
         if not self._is_paused:
             self._waiting = Waiting.BODY
-            self._deadline = now + self.limits.body_seconds + incoming.size / self.limits.min_body_bytes_per_second
+            self._deadline = now + self._limits.body_seconds + incoming.size / self._limits.min_body_bytes_per_second
         if incoming.error is not None and not incoming.is_worth_reading():
             self._refuse(incoming.error)
         elif incoming.expects:
@@ -262,7 +256,7 @@ class ClientConnection(asyncio.Protocol):
         try:
             if incoming.error is not None:
                 raise incoming.error
-            table = self.table()
+            table = self._deps.table()
             incoming.look_again(table, received_at, self._deps.clock)
             if incoming.address.endpoint.kind is not Kind.PROXIED:
                 self._reply(incoming, request_id, *own_answer(incoming, self._deps, received_at))
@@ -276,7 +270,7 @@ class ClientConnection(asyncio.Protocol):
         except LoragateError as error:
             self._tell(incoming, request_id, error)
             return
-        self._exchange = exchange = Exchange(self, request)
+        self._exchange = exchange = Exchange(self._deps, self, request)
         exchange.begin()
 
     def body_is_read(self, incoming: Incoming, request_id: bytes, fields: Fields | None) -> None:
@@ -296,7 +290,7 @@ class ClientConnection(asyncio.Protocol):
         self._next(keep_alive=keep_alive)
 
     def _write_error(self, error: LoragateError, incoming: Incoming, request_id: bytes, *, keep_alive: bool) -> None:
-        cell = self.ledger.cell()
+        cell = self._deps.ledger.cell()
         cell.saw_error(error.code)
         cell.saw_status(error.status)
         is_http10, with_body, more = incoming.is_http10, incoming.method != b"HEAD", incoming.reply_headers
@@ -334,9 +328,9 @@ class ClientConnection(asyncio.Protocol):
         elif self._stage is Waiting.BODY:
             self._await_body(self._incoming)
         elif self._stage is Waiting.HEADERS:
-            self._wait(Waiting.HEADERS, self.limits.header_seconds)
+            self._wait(Waiting.HEADERS, self._limits.header_seconds)
         else:
-            self._wait(Waiting.REQUEST, self.limits.keep_alive_seconds)
+            self._wait(Waiting.REQUEST, self._limits.keep_alive_seconds)
 
     def _serve_next(self) -> None:
         if self._exchange is not None or self._is_paused or not self._queue or self._transport.is_closing():
@@ -378,7 +372,7 @@ class ClientConnection(asyncio.Protocol):
     def _close(self) -> None:
         """Close when the client has taken what is still buffered, for which it has a reader's time."""
         self._pipeline.clear()
-        self._wait(Waiting.READER, self.limits.stalled_reader_seconds)
+        self._wait(Waiting.READER, self._limits.stalled_reader_seconds)
         self._transport.close()
 
     def _refuse(self, error: LoragateError) -> None:
@@ -394,7 +388,7 @@ class ClientConnection(asyncio.Protocol):
         self._write_error(error, self._incoming, request_id, keep_alive=False)
         if self._transport.can_write_eof():
             self._transport.write_eof()
-        self._wait(Waiting.LINGER, self.limits.linger_seconds)
+        self._wait(Waiting.LINGER, self._limits.linger_seconds)
 
     def _probe(self) -> None:
         probe(self._transport, lambda: None if self._is_paused else self._exchange)

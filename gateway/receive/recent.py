@@ -66,6 +66,11 @@ def _about(placed: Placement, account: str) -> About:
     exposure = placed.exposure
     tag = exposure.tag if exposure is not None else None
     return About(
-        alias=placed.alias, version=placed.version, arm=str(placed.arm), rollout=tag.id if tag else "",
-        stage=tag.stage if tag else 0, account=account, unit=_mark(exposure),
-    )  # fmt: skip
+        alias=placed.alias,
+        version=placed.version,
+        arm=str(placed.arm),
+        rollout=tag.id if tag else "",
+        stage=tag.stage if tag else 0,
+        account=account,
+        unit=_mark(exposure),
+    )

@@ -39,14 +39,30 @@ class Reply:
     """
 
     __slots__ = (
-        "_cell", "_events", "_is_chunked", "_last_at", "_passing", "_received_at", "_refusal", "_usage", "_whole",
-        "pieces", "status", "tap",
-    )  # fmt: skip
+        "_cell",
+        "_events",
+        "_is_chunked",
+        "_last_at",
+        "_passing",
+        "_received_at",
+        "_refusal",
+        "_usage",
+        "_whole",
+        "pieces",
+        "status",
+        "tap",
+    )
 
     def __init__(
-        self, head: ReplyHead, request: Request, cell: Cell, *, hides_usage: bool, fingerprint: bytes | None,
+        self,
+        head: ReplyHead,
+        request: Request,
+        cell: Cell,
+        *,
+        hides_usage: bool,
+        fingerprint: bytes | None,
         is_early: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._cell = cell
         self._received_at = request.received_at
         self._last_at = 0.0  # the last content

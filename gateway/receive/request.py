@@ -14,6 +14,7 @@ from gateway.receive.body_memory import Hold
 from gateway.receive.body_values import text_at, text_in_large
 from gateway.receive.conversation import beginning_of, beginning_of_large
 from gateway.receive.endpoints import Endpoint
+from gateway.receive.lax import is_stream
 from gateway.receive.pieces import Pieces
 from gateway.receive.rates import Lease
 from gateway.receive.wire import Fields, LargeFields
@@ -29,15 +30,43 @@ class Request:
     """
 
     __slots__ = (
-        "_arm", "body", "caller", "endpoint", "exposure", "extra_headers", "fields", "hold", "id", "is_http10",
-        "keep_alive", "lease", "model", "received_at", "reply_headers", "task_header", "unit_header", "unit_headers",
-    )  # fmt: skip
+        "_arm",
+        "body",
+        "caller",
+        "endpoint",
+        "exposure",
+        "extra_headers",
+        "fields",
+        "hold",
+        "id",
+        "is_http10",
+        "keep_alive",
+        "lease",
+        "model",
+        "received_at",
+        "reply_headers",
+        "task_header",
+        "unit_header",
+        "unit_headers",
+    )
 
     def __init__(
-        self, request_id: bytes, endpoint: Endpoint, body: bytes | Pieces, fields: Fields | None, caller: Principal,
-        model: str, *, unit: bytes | None, task: bytes | None = None, arm: Arm | None, keep_alive: bool,
-        is_http10: bool, extra_headers: bytes, received_at: float,
-    ) -> None:  # fmt: skip
+        self,
+        request_id: bytes,
+        endpoint: Endpoint,
+        body: bytes | Pieces,
+        fields: Fields | None,
+        caller: Principal,
+        model: str,
+        *,
+        unit: bytes | None,
+        task: bytes | None = None,
+        arm: Arm | None,
+        keep_alive: bool,
+        is_http10: bool,
+        extra_headers: bytes,
+        received_at: float,
+    ) -> None:
         self.id = request_id
         self.endpoint = endpoint
         self.body = body
@@ -63,6 +92,11 @@ class Request:
         if self.hold is not None:
             self.hold.release()
             self.hold = None
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether it asks for a stream."""
+        return self.fields is not None and is_stream(self.fields.stream)
 
     @property
     def call(self) -> Call:

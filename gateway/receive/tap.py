@@ -183,11 +183,25 @@ class Taps:
         else:
             tag = placed.exposure.tag if placed.exposure is not None else None
             taken = Taken(
-                copy.kind, copy.control, copy.other, copy.served, placed.alias, tag.id if tag else "",
-                tag.stage if tag else 0, mirror.capture, endpoint.path, request.id, request.caller.unit, mirror.salt,
-                _named(request), request.task_header, body if isinstance(body, bytes) else body.whole(),
-                is_event_stream(head.headers), size, sent_at,
-            )  # fmt: skip
+                copy.kind,
+                copy.control,
+                copy.other,
+                copy.served,
+                placed.alias,
+                tag.id if tag else "",
+                tag.stage if tag else 0,
+                mirror.capture,
+                endpoint.path,
+                request.id,
+                request.caller.unit,
+                mirror.salt,
+                _named(request),
+                request.task_header,
+                body if isinstance(body, bytes) else body.whole(),
+                is_event_stream(head.headers),
+                size,
+                sent_at,
+            )
             return Tap(self, taken, self._reply_bytes)
         return None
 

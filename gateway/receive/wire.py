@@ -216,14 +216,16 @@ def read_in_steps(body: Pieces) -> Generator[None, None, LargeFields]:
         if total > MOST_FIELD_BYTES:
             raise BadRequest(
                 f"`{name}` has {end - start:,} bytes; in a large body the fields that are no prompt may have "
-                f"{MOST_FIELD_BYTES:,} together.", param=name,
-            )  # fmt: skip
+                f"{MOST_FIELD_BYTES:,} together.",
+                param=name,
+            )
         members.append(b'"%b":%b' % (name.encode(), body.cut(start, end)))
     fields = _parsed(b"{%b}" % b",".join(members))
     long = {
         name: msgspec.Raw(body.cut(spans[-1][0], min(spans[-1][1], spans[-1][0] + BEGINNING_BYTES)))
-        for name, spans in outline.members.items() if name in _LONG
-    }  # fmt: skip
+        for name, spans in outline.members.items()
+        if name in _LONG
+    }
     values = {name: getattr(fields, name) for name in Fields.__struct_fields__}
     counts: dict[str, int] = {}
     media: list[tuple[str, str]] = []

@@ -180,9 +180,13 @@ class VllmHost:
             ProbeRefused: It will not say log-probabilities.
         """
         body = {
-            "model": model, "prompt": list(prompts), "max_tokens": 1, "temperature": 0, "logprobs": top,
+            "model": model,
+            "prompt": list(prompts),
+            "max_tokens": 1,
+            "temperature": 0,
+            "logprobs": top,
             "return_tokens_as_token_ids": True,  # texts of tokens are not unique
-        }  # fmt: skip
+        }
         reply = await self._post("/v1/completions", body, PROBE_SECONDS)
         if reply.status == HTTPStatus.NOT_FOUND and "@" in model:
             await self._check_is_one(model)  # it was loaded, or it would not be asked for
@@ -204,9 +208,13 @@ class VllmHost:
             ProbeRefused: It does not serve the model.
         """
         body = {
-            "model": model, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True,
+            "model": model,
+            "prompt": prompt,
+            "max_tokens": tokens,
+            "temperature": 0,
+            "ignore_eos": True,
             "stream": True,
-        }  # fmt: skip
+        }
         try:
             reply = await self._client.post("/v1/completions", body, BESIDE_SECONDS, on_part=started.set)
         except NoAnswer as error:

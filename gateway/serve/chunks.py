@@ -12,10 +12,16 @@ EVENTS_END: Final = b"\n\n\r\n"
 # begins with.
 LONGEST_LISTED: Final = 2047
 SIZE_LINES: Final = tuple(
-    next((b"%x\r\n" % size for size in range(max(1, length - 10), length - 4)
-          if length < LONGEST_LISTED and len(b"%x" % size) + size + 4 == length), b"\n")
+    next(
+        (
+            b"%x\r\n" % size
+            for size in range(max(1, length - 10), length - 4)
+            if length < LONGEST_LISTED and len(b"%x" % size) + size + 4 == length
+        ),
+        b"\n",
+    )
     for length in range(LONGEST_LISTED + 1)
-)  # fmt: skip
+)
 
 
 def is_one_chunk_of_events(data: bytes) -> bool:

@@ -38,10 +38,26 @@ class EngineConnection(asyncio.Protocol):
     """One connection; between requests it waits in its pool."""
 
     __slots__ = (
-        "_barren_bytes", "_fault", "_has_spoken", "_head", "_headers", "_is_between_chunks", "_is_done", "_is_kept",
-        "_is_paused", "_is_used", "_parser", "_parts", "_pool", "_tcp", "_until_close", "idle_since", "is_closed",
-        "reader", "transport",
-    )  # fmt: skip
+        "_barren_bytes",
+        "_fault",
+        "_has_spoken",
+        "_head",
+        "_headers",
+        "_is_between_chunks",
+        "_is_done",
+        "_is_kept",
+        "_is_paused",
+        "_is_used",
+        "_parser",
+        "_parts",
+        "_pool",
+        "_tcp",
+        "_until_close",
+        "idle_since",
+        "is_closed",
+        "reader",
+        "transport",
+    )
 
     def __init__(self, pool: "EnginePool") -> None:
         self._pool = pool

@@ -64,9 +64,15 @@ class EngineWatch:
     """
 
     def __init__(
-        self, url: str, host: VllmHost, loader: Loader, probe_seconds: float, *,
-        judge: Callable[[], None], on_change: Callable[[], Awaitable[None]],
-    ) -> None:  # fmt: skip
+        self,
+        url: str,
+        host: VllmHost,
+        loader: Loader,
+        probe_seconds: float,
+        *,
+        judge: Callable[[], None],
+        on_change: Callable[[], Awaitable[None]],
+    ) -> None:
         self.status = EngineStatus(url=url)
         self.has_been_asked = False
         self.loader = loader

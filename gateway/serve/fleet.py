@@ -66,10 +66,16 @@ class Fleet:
     """
 
     def __init__(
-        self, urls: Sequence[str], last_base: Base | None, stocking: Stocking, *,
-        make_checker: Callable[[str, VllmHost], Checker], observer: Callable[[str], Observer], now: Callable[[], float],
+        self,
+        urls: Sequence[str],
+        last_base: Base | None,
+        stocking: Stocking,
+        *,
+        make_checker: Callable[[str, VllmHost], Checker],
+        observer: Callable[[str], Observer],
+        now: Callable[[], float],
         access: Callable[[str], Access] = lambda _: OPEN,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._urls = tuple(urls)
         self._base = last_base
         self._stocking = stocking
@@ -92,11 +98,18 @@ class Fleet:
     def _watch(self, url: str, on_change: Callable[[], Awaitable[None]], on_stock: Callable[[], None]) -> EngineWatch:
         host = VllmHost(url, self._access(url))
         loader = Loader(
-            host, self._stocking.slots, find=self._registered.entry, standing=self._standing,
-            wanted=lambda: self._wanted(url), checker=self._make_checker(url, host), observer=self._observer(url),
-            on_change=on_stock, now=self._now,
-            retry_seconds=self._stocking.retry_seconds, stranger_seconds=self._stocking.stranger_seconds,
-        )  # fmt: skip
+            host,
+            self._stocking.slots,
+            find=self._registered.entry,
+            standing=self._standing,
+            wanted=lambda: self._wanted(url),
+            checker=self._make_checker(url, host),
+            observer=self._observer(url),
+            on_change=on_stock,
+            now=self._now,
+            retry_seconds=self._stocking.retry_seconds,
+            stranger_seconds=self._stocking.stranger_seconds,
+        )
         return EngineWatch(url, host, loader, self._stocking.probe_seconds, judge=self._settle, on_change=on_change)
 
     def _settle(self) -> None:
@@ -108,9 +121,11 @@ class Fleet:
         )
         if base is not None and before is not None and before.name != base.name:
             log.warning(
-                "the base of this gateway is `%s` from now on; it was `%s`: %s", base.name, before.name,
+                "the base of this gateway is `%s` from now on; it was `%s`: %s",
+                base.name,
+                before.name,
                 "all engines have been moved" if name is None else "it has been named so",
-            )  # fmt: skip
+            )
         for watch, own in zip(self.watches, told, strict=True):
             watch.judged(self._problem(own), base)
 

@@ -37,10 +37,12 @@ def read_models(body: bytes) -> Models:
     first = own[0]
     root = first.get("root")
     base = Base(
-        name=first["id"], created=_count(first.get("created")) or 0, max_model_len=_count(first.get("max_model_len")),
+        name=first["id"],
+        created=_count(first.get("created")) or 0,
+        max_model_len=_count(first.get("max_model_len")),
         names=tuple(dict.fromkeys(card["id"] for card in own)),
         root=root if isinstance(root, str) and _is_text(root) else "",
-    )  # fmt: skip
+    )
     return Models(base, adapters)
 
 

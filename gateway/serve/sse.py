@@ -144,9 +144,18 @@ class EventStream:
     """
 
     __slots__ = (
-        "_after", "_before", "_finishing", "_held", "_hide_usage", "_is_clear", "_lessons", "fingerprint",
-        "has_failed", "is_split", "usage",
-    )  # fmt: skip
+        "_after",
+        "_before",
+        "_finishing",
+        "_held",
+        "_hide_usage",
+        "_is_clear",
+        "_lessons",
+        "fingerprint",
+        "has_failed",
+        "is_split",
+        "usage",
+    )
 
     def __init__(self, *, hide_usage: bool = False, fingerprint: bytes | None = None) -> None:
         self._hide_usage = hide_usage

@@ -66,10 +66,15 @@ class EnginePool:
     """
 
     def __init__(
-        self, url: str, counts: dict[str, int], connect_timeout: float, clock: Callable[[], float],
-        on_ended: Callable[[], None] | None = None, on_fault: Callable[[str, bool], None] | None = None,
+        self,
+        url: str,
+        counts: dict[str, int],
+        connect_timeout: float,
+        clock: Callable[[], float],
+        on_ended: Callable[[], None] | None = None,
+        on_fault: Callable[[str, bool], None] | None = None,
         access: Access = OPEN,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.url = url
         self._address = Address(url, access)
         self._addressed = None if self._address.is_plain else self._address.addressed
@@ -181,9 +186,13 @@ class EnginePools:
     """The pools of all engines a worker has met, made on first use; `heard_at` is kept by `sweep`."""
 
     def __init__(
-        self, connect_timeout: float, clock: Callable[[], float], on_ended: Callable[[], None] | None = None,
-        on_fault: Callable[[str, bool], None] | None = None, access: Mapping[str, Access] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        connect_timeout: float,
+        clock: Callable[[], float],
+        on_ended: Callable[[], None] | None = None,
+        on_fault: Callable[[str, bool], None] | None = None,
+        access: Mapping[str, Access] | None = None,
+    ) -> None:
         self._access = access or {}
         self._connect_timeout = connect_timeout
         self._clock = clock
@@ -203,9 +212,14 @@ class EnginePools:
         pool = self._pools.get(url)
         if pool is None:
             pool = EnginePool(
-                url, self._in_flight, self._connect_timeout, self._clock, self._on_ended, self._on_fault,
+                url,
+                self._in_flight,
+                self._connect_timeout,
+                self._clock,
+                self._on_ended,
+                self._on_fault,
                 self._access.get(url, OPEN),
-            )  # fmt: skip
+            )
             self._pools[url] = pool
         return pool.send(request, reader)
 

@@ -76,13 +76,32 @@ class VllmCommand:
     def arguments(self) -> list[str]:
         """Return the command line. vLLM runs as a module of this Python: its CPU build has no `vllm` command."""
         arguments = [
-            sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self.base),
-            "--served-model-name", self.served_name, "--uds", str(self.socket), "--dtype", self.dtype,
-            "--enable-lora", "--max-loras", str(self.max_loras), "--max-cpu-loras", str(self.max_cpu_loras),
-            "--max-lora-rank", str(self.max_lora_rank), "--max-num-seqs", str(self.max_num_seqs),
-            "--scheduling-policy", "priority", "--disable-uvicorn-access-log", "--enable-tokenizer-info-endpoint",
+            sys.executable,
+            "-m",
+            "vllm.entrypoints.openai.api_server",
+            "--model",
+            str(self.base),
+            "--served-model-name",
+            self.served_name,
+            "--uds",
+            str(self.socket),
+            "--dtype",
+            self.dtype,
+            "--enable-lora",
+            "--max-loras",
+            str(self.max_loras),
+            "--max-cpu-loras",
+            str(self.max_cpu_loras),
+            "--max-lora-rank",
+            str(self.max_lora_rank),
+            "--max-num-seqs",
+            str(self.max_num_seqs),
+            "--scheduling-policy",
+            "priority",
+            "--disable-uvicorn-access-log",
+            "--enable-tokenizer-info-endpoint",
             "--enable-server-load-tracking",
-        ]  # fmt: skip
+        ]
         if sends_keep_alives():
             # While a stream waits in the queue or for its prefill: load balancers cut what is silent for 60 s.
             arguments += ["--sse-keep-alive-interval", str(KEEP_ALIVE_SECONDS)]
@@ -188,9 +207,14 @@ class EngineProcess:
         command.socket.unlink(missing_ok=True)
         with command.log_file.open("ab") as output:
             process = self._process = await asyncio.create_subprocess_exec(
-                *command.arguments(), env=command.variables(), stdin=asyncio.subprocess.DEVNULL, stdout=output,
-                stderr=output, start_new_session=True, preexec_fn=_end_with_parent,
-            )  # fmt: skip
+                *command.arguments(),
+                env=command.variables(),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
+            )
         await self._until_ready(process)
         await process.wait()
 

@@ -190,9 +190,14 @@ class RouteRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if self.control and self.control != version:
             previous = (Previous(version=self.control, until=now), *previous)
         return msgspec.structs.replace(
-            self, control=version, candidate=None, weight=0, created=now, previous=previous[:LONGEST_HISTORY],
+            self,
+            control=version,
+            candidate=None,
+            weight=0,
+            created=now,
+            previous=previous[:LONGEST_HISTORY],
             shadow=None,
-        )  # fmt: skip
+        )
 
 
 class RouteVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

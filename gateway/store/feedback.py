@@ -127,11 +127,15 @@ def _id(request_id: str, account: str) -> str:
 def _put(connection: Connection, given: Feedback) -> None:
     about = given.about
     row: dict[str, Any] = {
-        "rollout": about.rollout if about else "", "stage": about.stage if about else 0,
-        "arm": about.arm if about else "", "account": given.account, "unit": about.unit if about else "",
+        "rollout": about.rollout if about else "",
+        "stage": about.stage if about else 0,
+        "arm": about.arm if about else "",
+        "account": given.account,
+        "unit": about.unit if about else "",
         "is_bad": given.is_bad,
-        "is_resolved": about is not None, "at": given.at,
+        "is_resolved": about is not None,
+        "at": given.at,
         "record": rows.encode(given),
-    }  # fmt: skip
+    }
     connection.execute(delete(table).where(table.c.id == given.id))
     connection.execute(insert(table).values(id=given.id, **row))

@@ -26,10 +26,17 @@ class KeyOutOfUse(Exception):
 
 
 def create_key(
-    desired: Desired, role: Role, now: float, name: str = "", models: Iterable[str] | None = None, *,
-    expires: int | None = None, requests_per_minute: int | None = None, tokens_per_minute: int | None = None,
+    desired: Desired,
+    role: Role,
+    now: float,
+    name: str = "",
+    models: Iterable[str] | None = None,
+    *,
+    expires: int | None = None,
+    requests_per_minute: int | None = None,
+    tokens_per_minute: int | None = None,
     engine_fields: Rules = NO_RULES,
-) -> tuple[Desired, KeyRecord, str]:  # fmt: skip
+) -> tuple[Desired, KeyRecord, str]:
     """Return the state with a new key, the key's record, and the key.
 
     Args:
@@ -103,10 +110,16 @@ def rotate_key(
         raise KeyOutOfUse(f"key `{key_id}` has expired; make a new one with `loragate keys create`")
     lifetime = None if old.expires is None else max(1, old.expires - old.created)
     added, new, key = create_key(
-        desired, old.role, now, old.name, old.models, expires=None if lifetime is None else int(now) + lifetime,
-        requests_per_minute=old.requests_per_minute, tokens_per_minute=old.tokens_per_minute,
+        desired,
+        old.role,
+        now,
+        old.name,
+        old.models,
+        expires=None if lifetime is None else int(now) + lifetime,
+        requests_per_minute=old.requests_per_minute,
+        tokens_per_minute=old.tokens_per_minute,
         engine_fields=old.engine_fields,
-    )  # fmt: skip
+    )
     new = msgspec.structs.replace(new, account=old.account or old.id)
     until = int(now + overlap_seconds)
     expires = until if old.expires is None else min(until, old.expires)
@@ -129,13 +142,18 @@ def revoke_key(desired: Desired, key_id: str) -> Desired:
 def key_view(record: KeyRecord, now: float) -> dict[str, Any]:
     """Return a key as it may be shown."""
     return {
-        "id": record.id, "role": record.role.value, "name": record.name,
+        "id": record.id,
+        "role": record.role.value,
+        "name": record.name,
         "models": list(record.models) if record.models is not None else None,
-        "created": record.created, "expires": record.expires,
+        "created": record.created,
+        "expires": record.expires,
         "state": "expired" if record.has_expired(now) else "active",
-        "requests_per_minute": record.requests_per_minute, "tokens_per_minute": record.tokens_per_minute,
-        "replaced_by": record.replaced_by, "engine_fields": record.engine_fields,
-    }  # fmt: skip
+        "requests_per_minute": record.requests_per_minute,
+        "tokens_per_minute": record.tokens_per_minute,
+        "replaced_by": record.replaced_by,
+        "engine_fields": record.engine_fields,
+    }
 
 
 def principals(records: Iterable[KeyRecord]) -> dict[bytes, Principal]:

@@ -59,9 +59,13 @@ class Leader:
     """
 
     def __init__(
-        self, store: Store, holder: str, *, lease_seconds: float = LEASE_SECONDS,
+        self,
+        store: Store,
+        holder: str,
+        *,
+        lease_seconds: float = LEASE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._store = store
         self._holder = holder
         self._lease_seconds = lease_seconds

@@ -118,9 +118,7 @@ def decode(text: str, number: int | None = None, words: str | None = None) -> Ju
     )
 
 
-_PLAIN: Final = tuple(
-    name for name in _Judged.__struct_fields__ if name not in ("scores", "drift", "drift_back")
-)  # fmt: skip
+_PLAIN: Final = tuple(name for name in _Judged.__struct_fields__ if name not in ("scores", "drift", "drift_back"))
 
 
 def _packed(outcome: Outcome) -> _Score | _Unscored:
@@ -177,20 +175,22 @@ def insert_pair(connection: Connection, judged: Judged, words_until: float | Non
         row = {"sample": judged.sample, "expires": words_until, "record": rows.encode(words)}
         connection.execute(insert(pair_words).values(row))
     values = {
-        "sample": judged.sample, "alias": judged.alias, "rollout": judged.rollout, "stage": judged.stage,
-        "kind": str(judged.kind), "at": judged.at, "record": encode(bare),
-    }  # fmt: skip
+        "sample": judged.sample,
+        "alias": judged.alias,
+        "rollout": judged.rollout,
+        "stage": judged.stage,
+        "kind": str(judged.kind),
+        "at": judged.at,
+        "record": encode(bare),
+    }
     number = connection.scalar(_COUNT_UP)
     connection.execute(_INSERT, {"number": number, **values})
 
 
 # Made once, since everybody waits from the first of them to the end of the transaction.
 _COUNT_UP: Final = (
-    update(counters)
-    .where(counters.c.name == COUNTER)
-    .values(value=counters.c.value + 1)
-    .returning(counters.c.value)
-)  # fmt: skip
+    update(counters).where(counters.c.name == COUNTER).values(value=counters.c.value + 1).returning(counters.c.value)
+)
 _INSERT: Final = insert(table)
 
 

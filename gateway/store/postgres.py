@@ -129,9 +129,11 @@ class Sessions:
             # A pooler that lends sessions would have lent it the first one's, which is idle.
             log.warning(
                 "the store `%s` gave one connection and let a second wait for %g s; a gateway uses up to %d: raise the "
-                "pooler's `default_pool_size`, or the server's `max_connections`", self._label, waited.interval,
+                "pooler's `default_pool_size`, or the server's `max_connections`",
+                self._label,
+                waited.interval,
                 MOST_CONNECTIONS,
-            )  # fmt: skip
+            )
         finally:
             waited.cancel()
             with contextlib.suppress(Exception):  # it may be broken; what it was for is over
@@ -199,9 +201,11 @@ def engine_for(url: URL, seconds: float, label: str) -> tuple[sqlalchemy.Engine,
         "connect_timeout": max(2, int(seconds)),  # libpq allows no less than 2
         "application_name": "loragate",
         "prepare_threshold": None,  # a prepared statement is of a session, too, and saves us nothing
-        "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
         "tcp_user_timeout": milliseconds,
-    }  # fmt: skip
+    }
     engine = sqlalchemy.create_engine(
         url, connect_args=arguments, pool_size=2, max_overflow=4, pool_timeout=seconds * SHARE
     )

@@ -137,6 +137,4 @@ def _put_tally(connection: Connection, rollout: str, stage: int, replica: str, r
     columns = tallies_table.c
     here = (columns.rollout == rollout, columns.stage == stage, columns.replica == replica)
     if connection.execute(update(tallies_table).where(*here).values(record=record)).rowcount == 0:
-        connection.execute(
-            insert(tallies_table).values(rollout=rollout, stage=stage, replica=replica, record=record)
-        )  # fmt: skip
+        connection.execute(insert(tallies_table).values(rollout=rollout, stage=stage, replica=replica, record=record))

@@ -146,10 +146,12 @@ def write_journal(connection: Connection, records: Iterable[Mapping[str, Any]]) 
         last = chain.append(last, record)
         rows.append(
             {
-                "number": last.number, "previous": last.previous, "hash": last.hash,
+                "number": last.number,
+                "previous": last.previous,
+                "hash": last.hash,
                 "record": chain.canonical_json(dict(record)),
             }
-        )  # fmt: skip
+        )
     if last is not None and rows:
         connection.execute(insert(schema.journal), rows)
         connection.execute(update(state).values(journal_number=last.number, journal_hash=last.hash))

@@ -201,9 +201,12 @@ class Samples:
             is_open = queue.c.state == OPEN
             is_claimed = is_open & (queue.c.holder != "") & (queue.c.ready > now_of(connection))
             query = select(
-                queue.c.alias, func.count(), func.sum(case((is_claimed, 1), else_=0)),
-                func.sum(case((is_open, 0), else_=1)), func.min(case((is_open, queue.c.at))),
-            )  # fmt: skip
+                queue.c.alias,
+                func.count(),
+                func.sum(case((is_claimed, 1), else_=0)),
+                func.sum(case((is_open, 0), else_=1)),
+                func.min(case((is_open, queue.c.at))),
+            )
             return connection.execute(query.group_by(queue.c.alias)).all()
 
         by_alias = {
@@ -215,8 +218,9 @@ class Samples:
             pending=sum(each.pending for each in by_alias.values()),
             claimed=sum(each.claimed for each in by_alias.values()),
             failed=sum(each.failed for each in by_alias.values()),
-            oldest_at=min(ages, default=None), by_alias=by_alias,
-        )  # fmt: skip
+            oldest_at=min(ages, default=None),
+            by_alias=by_alias,
+        )
 
     def expire(self, now: float) -> int:
         """Delete every text that is to be forgotten by then (Unix seconds), with its sample; returns how many samples.
@@ -266,10 +270,16 @@ def _take(connection: Connection, ids: Collection[str], holder: str, lease_secon
     """Make samples the holder's; returns them, the oldest first. One that is damaged fails instead."""
     if not ids:
         return []
-    change = update(queue).where(queue.c.id.in_(ids)).values(
-        died=queue.c.died + case((queue.c.holder != "", 1), else_=0), attempt=queue.c.attempt + 1, holder=holder,
-        ready=now_of(connection) + lease_seconds,
-    )  # fmt: skip
+    change = (
+        update(queue)
+        .where(queue.c.id.in_(ids))
+        .values(
+            died=queue.c.died + case((queue.c.holder != "", 1), else_=0),
+            attempt=queue.c.attempt + 1,
+            holder=holder,
+            ready=now_of(connection) + lease_seconds,
+        )
+    )
     connection.execute(change)
     query = select(queue.c.id, queue.c.attempt, texts.c.content).join(texts, texts.c.id == queue.c.id)
     found = connection.execute(query.where(queue.c.id.in_(ids)).order_by(queue.c.at)).all()

@@ -36,34 +36,38 @@ metadata: Final = MetaData()
 
 # As Alembic makes it; apart from the others, which it must not take it for.
 revision = Table(
-    REVISION_TABLE, MetaData(),
+    REVISION_TABLE,
+    MetaData(),
     Column("version_num", String(32), nullable=False),
     PrimaryKeyConstraint("version_num", name=f"{REVISION_TABLE}_pkc"),
-)  # fmt: skip
+)
 
 # `journal_number` and `journal_hash`: the last journal record, so that cutting off the end is seen.
 state = Table(
-    "state", metadata,
+    "state",
+    metadata,
     Column("id", Integer, autoincrement=False),
     Column("version", BigInteger, nullable=False),
     Column("fence", BigInteger, nullable=False),
     Column("journal_number", BigInteger, nullable=False),
     Column("journal_hash", Text, nullable=False),
     PrimaryKeyConstraint("id", name="state_pkey"),
-)  # fmt: skip
+)
 
 keys = Table(
-    "keys", metadata,
+    "keys",
+    metadata,
     Column("id", Text),
     Column("digest", Text, nullable=False),
     Column("position", BigInteger, nullable=False),
     Column("record", Text, nullable=False),
     PrimaryKeyConstraint("id", name="keys_pkey"),
     Index("keys_digest", "digest", unique=True),
-)  # fmt: skip
+)
 
 adapters = Table(
-    "adapters", metadata,
+    "adapters",
+    metadata,
     Column("version", Text),
     Column("name", Text, nullable=False),
     Column("state", Text, nullable=False),
@@ -71,37 +75,41 @@ adapters = Table(
     Column("record", Text, nullable=False),
     PrimaryKeyConstraint("version", name="adapters_pkey"),
     Index("adapters_name", "name"),
-)  # fmt: skip
+)
 
 routes = Table(
-    "routes", metadata,
+    "routes",
+    metadata,
     Column("alias", Text),
     Column("position", BigInteger, nullable=False),
     Column("record", Text, nullable=False),
     PrimaryKeyConstraint("alias", name="routes_pkey"),
-)  # fmt: skip
+)
 
 # Every version of every route, kept when the route goes.
 route_versions = Table(
-    "route_versions", metadata,
+    "route_versions",
+    metadata,
     Column("alias", Text),
     Column("number", BigInteger, autoincrement=False),
     Column("record", Text, nullable=False),
     PrimaryKeyConstraint("alias", "number", name="route_versions_pkey"),
-)  # fmt: skip
+)
 
 # `number` grows, so that the oldest come first.
 fingerprints = Table(
-    "fingerprints", metadata,
+    "fingerprints",
+    metadata,
     Column("version", Text),
     Column("engine", Text),
     Column("number", BigInteger, nullable=False),
     Column("record", Text, nullable=False),
     PrimaryKeyConstraint("version", "engine", name="fingerprints_pkey"),
-)  # fmt: skip
+)
 
 rollouts = Table(
-    "rollouts", metadata,
+    "rollouts",
+    metadata,
     Column("id", Text),
     Column("alias", Text, nullable=False),
     Column("is_open", Boolean, nullable=False),
@@ -112,20 +120,22 @@ rollouts = Table(
     # said in PARTIAL_INDEXES: to say it here would import every driver's dialect, which takes a tenth of a second.
     Index("rollouts_open", "alias", unique=True),
     Index("rollouts_alias", "alias", "position"),
-)  # fmt: skip
+)
 
 journal = Table(
-    "journal", metadata,
+    "journal",
+    metadata,
     Column("number", BigInteger, autoincrement=False),
     Column("previous", Text, nullable=False),
     Column("hash", Text, nullable=False),
     Column("record", Text, nullable=False),
     PrimaryKeyConstraint("number", name="journal_pkey"),
-)  # fmt: skip
+)
 
 # `status` and `body` are empty while the request is being worked on.
 idempotency = Table(
-    "idempotency", metadata,
+    "idempotency",
+    metadata,
     Column("key", Text),
     Column("request", Text, nullable=False),
     Column("status", Integer),
@@ -133,41 +143,45 @@ idempotency = Table(
     Column("expires", BigInteger, nullable=False),
     PrimaryKeyConstraint("key", name="idempotency_pkey"),
     Index("idempotency_expires", "expires"),
-)  # fmt: skip
+)
 
 # Who leads, for people; and a count that grows while they live (PostgreSQL).
 leader = Table(
-    "leader", metadata,
+    "leader",
+    metadata,
     Column("id", Integer, autoincrement=False),
     Column("holder", Text, nullable=False),
     Column("beats", BigInteger, nullable=False),
     PrimaryKeyConstraint("id", name="leader_pkey"),
-)  # fmt: skip
+)
 
 # Gateways that run; `beats` grows while one lives. `id` is made anew at each start.
 replicas = Table(
-    "replicas", metadata,
+    "replicas",
+    metadata,
     Column("id", Text),
     Column("beats", BigInteger, nullable=False),
     Column("record", Text, nullable=False),
     PrimaryKeyConstraint("id", name="replicas_pkey"),
-)  # fmt: skip
+)
 
 # What each replica has counted of open rollouts' stages; one that has ended leaves its counts.
 tallies = Table(
-    "tallies", metadata,
+    "tallies",
+    metadata,
     Column("rollout", Text),
     Column("stage", BigInteger, autoincrement=False),
     Column("replica", Text),
     Column("record", Text, nullable=False),
     PrimaryKeyConstraint("rollout", "stage", "replica", name="tallies_pkey"),
-)  # fmt: skip
+)
 
 # Samples that wait to be judged, or failed for good: the queue, small, since it is read and changed all the time. One
 # that was judged has no row here. `state`: 0 open, 1 failed. `ready`: when it may be claimed, or the claim of its
 # `holder` runs out. `died`: claims that ran out. `keeps`: whether its texts outlive its being judged. Unix seconds.
 samples = Table(
-    "samples", metadata,
+    "samples",
+    metadata,
     Column("id", Text),
     Column("alias", Text, nullable=False),
     Column("state", Integer, nullable=False),
@@ -181,30 +195,33 @@ samples = Table(
     Column("reason", Text, nullable=False),
     PrimaryKeyConstraint("id", name="samples_pkey"),
     Index("samples_due", "state", "at"),
-)  # fmt: skip
+)
 
 # What clients and engines wrote, until `expires`. `content` is a Sample as MessagePack.
 sample_texts = Table(
-    "sample_texts", metadata,
+    "sample_texts",
+    metadata,
     Column("id", Text),
     Column("expires", Double, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("content", LargeBinary, nullable=False),
     PrimaryKeyConstraint("id", name="sample_texts_pkey"),
     Index("sample_texts_expires", "expires", "size"),
-)  # fmt: skip
+)
 
 # `pairs`: the last number given; it is changed in the transaction that uses the number, so that numbers rise in the
 # order of commits. `forgetting`: whose turn it is to delete what has expired.
 counters = Table(
-    "counters", metadata,
+    "counters",
+    metadata,
     Column("name", Text),
     Column("value", BigInteger, nullable=False),
     PrimaryKeyConstraint("name", name="counters_pkey"),
-)  # fmt: skip
+)
 
 pairs = Table(
-    "pairs", metadata,
+    "pairs",
+    metadata,
     Column("number", BigInteger, autoincrement=False),
     Column("sample", Text, nullable=False),
     Column("alias", Text, nullable=False),
@@ -219,31 +236,34 @@ pairs = Table(
     Index("pairs_rollout", "rollout", "number"),
     Index("pairs_alias_at", "alias", "at", "number"),
     Index("pairs_at", "at", "number"),
-)  # fmt: skip
+)
 
 # The words in a pair's drift, which go when its sample's texts go.
 pair_words = Table(
-    "pair_words", metadata,
+    "pair_words",
+    metadata,
     Column("sample", Text),
     Column("expires", Double, nullable=False),
     Column("record", Text, nullable=False),
     PrimaryKeyConstraint("sample", name="pair_words_pkey"),
     Index("pair_words_expires", "expires"),
-)  # fmt: skip
+)
 
 # Tokens that judging has cost. `slot` counts minutes; a row for each evaluator, so that none waits for another.
 spending = Table(
-    "spending", metadata,
+    "spending",
+    metadata,
     Column("alias", Text),
     Column("slot", BigInteger, autoincrement=False),
     Column("holder", Text),
     Column("tokens", BigInteger, nullable=False),
     PrimaryKeyConstraint("alias", "slot", "holder", name="spending_pkey"),
-)  # fmt: skip
+)
 
 # What callers said of replies. `is_bad` is empty for what counts for neither; `is_resolved` once it is known of what.
 feedback = Table(
-    "feedback", metadata,
+    "feedback",
+    metadata,
     Column("id", Text),
     Column("rollout", Text, nullable=False),
     Column("stage", Integer, nullable=False),
@@ -258,34 +278,37 @@ feedback = Table(
     Index("feedback_rollout", "rollout", "stage", "arm", "account", "is_bad"),
     Index("feedback_unresolved", "is_resolved", "at"),
     Index("feedback_at", "at"),
-)  # fmt: skip
+)
 
 # What traffic to a version looked like when it was promoted.
 baselines = Table(
-    "baselines", metadata,
+    "baselines",
+    metadata,
     Column("version", Text),
     Column("at", Double, nullable=False),
     Column("record", Text, nullable=False),
     PrimaryKeyConstraint("version", name="baselines_pkey"),
-)  # fmt: skip
+)
 
 # Who may do what only one may do at a time, such as scoring on an engine, and until when.
 turns = Table(
-    "turns", metadata,
+    "turns",
+    metadata,
     Column("name", Text),
     Column("holder", Text, nullable=False),
     Column("until", Double, nullable=False),
     PrimaryKeyConstraint("name", name="turns_pkey"),
-)  # fmt: skip
+)
 
 # Evaluators that run, and what they have counted; `seen` by the database's clock.
 evaluators = Table(
-    "evaluators", metadata,
+    "evaluators",
+    metadata,
     Column("id", Text),
     Column("seen", Double, nullable=False),
     Column("record", Text, nullable=False),
     PrimaryKeyConstraint("id", name="evaluators_pkey"),
-)  # fmt: skip
+)
 
 # Indexes whose WHERE the tables above do not tell: see there.
 PARTIAL_INDEXES: Final = {"rollouts_open": "CREATE UNIQUE INDEX rollouts_open ON rollouts (alias) WHERE is_open"}

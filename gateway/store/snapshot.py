@@ -62,9 +62,14 @@ def to_table(data: bytes) -> RouteTable:
 
 
 def of_state(
-    desired: Desired, *, version: int, base: Base | None, engines: tuple[EngineView, ...], with_keys: bool,
+    desired: Desired,
+    *,
+    version: int,
+    base: Base | None,
+    engines: tuple[EngineView, ...],
+    with_keys: bool,
     replicas: int = 1,
-) -> Snapshot:  # fmt: skip
+) -> Snapshot:
     """Return the snapshot of a desired state and the engines as they are."""
     return Snapshot(
         version=version,
@@ -116,10 +121,14 @@ def _mirror(record: RouteRecord, base: Base | None) -> Mirror | None:
     if kind == "candidate":
         noise = noise_of_control(noise, record.weight)
     return Mirror(
-        kind="candidate" if kind == "candidate" else "base", control=control, other=other,
-        salt=f"{record.salt}:mirror", share=share, noise_share=noise,
+        kind="candidate" if kind == "candidate" else "base",
+        control=control,
+        other=other,
+        salt=f"{record.salt}:mirror",
+        share=share,
+        noise_share=noise,
         capture="full" if policy.capture == "full" else "metrics_only",
-    )  # fmt: skip
+    )
 
 
 def _tag(rollout: RolloutRecord) -> RolloutTag | None:
@@ -130,9 +139,11 @@ def _tag(rollout: RolloutRecord) -> RolloutTag | None:
         return None
     threshold, entered_at = rollout.body.get("threshold_seconds"), state.get("entered_at")
     return RolloutTag(
-        id=rollout.id, stage=stage, entered_at=float(entered_at) if isinstance(entered_at, int | float) else 0.0,
+        id=rollout.id,
+        stage=stage,
+        entered_at=float(entered_at) if isinstance(entered_at, int | float) else 0.0,
         threshold_seconds=float(threshold) if isinstance(threshold, int | float) else None,
-    )  # fmt: skip
+    )
 
 
 def read_base(folder: Path) -> Base | None:

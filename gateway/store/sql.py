@@ -80,9 +80,15 @@ class Store:
         return self.reading(lambda connection: connection.scalar(select(schema.state.c.version)) or 0)
 
     def write(
-        self, desired: Desired, *, expected: int, journal: Sequence[Mapping[str, Any]] = (), fence: int | None = None,
-        by: str = "", reason: str = "",
-    ) -> Desired:  # fmt: skip
+        self,
+        desired: Desired,
+        *,
+        expected: int,
+        journal: Sequence[Mapping[str, Any]] = (),
+        fence: int | None = None,
+        by: str = "",
+        reason: str = "",
+    ) -> Desired:
         """Replace the state, and say why in the journal; returns it with its new version, without closed rollouts.
 
         Args:
@@ -98,7 +104,7 @@ class Store:
         """
         mark = RouteVersion(
             alias="", number=0, state=expected + 1, at=int(self.now()), route=None, by=by, reason=reason
-        )  # fmt: skip
+        )
 
         def work(connection: Connection) -> None:
             _advance(connection, expected, fence)
@@ -134,10 +140,8 @@ class Store:
             query = query.where(table.c.number < before)
         query = query.order_by(table.c.number.desc()).limit(limit)
         return self.reading(
-            lambda connection: tuple(
-                rows.decode(each, RouteVersion, table.name) for each in connection.scalars(query)
-            )
-        )  # fmt: skip
+            lambda connection: tuple(rows.decode(each, RouteVersion, table.name) for each in connection.scalars(query))
+        )
 
     def rollouts(
         self, alias: str | None = None, *, before: str | None = None, limit: int = PAGE
@@ -152,10 +156,8 @@ class Store:
                 table.c.position < select(table.c.position).where(table.c.id == before).scalar_subquery()
             )
         return self.reading(
-            lambda connection: tuple(
-                rows.decode(each, RolloutRecord, table.name) for each in connection.scalars(query)
-            )
-        )  # fmt: skip
+            lambda connection: tuple(rows.decode(each, RolloutRecord, table.name) for each in connection.scalars(query))
+        )
 
     def journal(
         self, *, after: int = 0, limit: int = PAGE, about: str = "", newest: bool = False

@@ -69,6 +69,8 @@ class Chores:
         self.has_failed = True
         log.error(
             "the worker's chore `%s` has failed, so this worker ends within %g s and another is started; this is a bug",
-            name, BRIEF_DRAIN_SECONDS + 1, exc_info=error,
-        )  # fmt: skip
+            name,
+            BRIEF_DRAIN_SECONDS + 1,
+            exc_info=error,
+        )
         self._failed()

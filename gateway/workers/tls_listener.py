@@ -37,9 +37,13 @@ class TlsListener:
     """
 
     def __init__(
-        self, listener: socket.socket, context: ssl.SSLContext, limits: Limits, connections: Collection[object],
+        self,
+        listener: socket.socket,
+        context: ssl.SSLContext,
+        limits: Limits,
+        connections: Collection[object],
         make: Callable[[], asyncio.Protocol],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._listener = listener
         self._context = context
         self._limits = limits
@@ -99,9 +103,11 @@ class TlsListener:
         # An error is that it took too long, that it is no TLS, or that the client is gone; the event loop closes it.
         with suppress(OSError):
             await self._loop.connect_accepted_socket(
-                lambda: _Handshake(lambda: self._protocol(task)), client, ssl=self._context,
+                lambda: _Handshake(lambda: self._protocol(task)),
+                client,
+                ssl=self._context,
                 ssl_handshake_timeout=self._limits.header_seconds,
-            )  # fmt: skip
+            )
 
     def _protocol(self, task: asyncio.Task[None]) -> asyncio.Protocol:
         self._is_over(task)  # from now on it is among `connections`

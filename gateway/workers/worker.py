@@ -45,9 +45,12 @@ class Server(uvicorn.Server):
         connections, limits = self.server_state.connections, self._worker.deps.limits
         listener.listen(self.config.backlog)
         return TlsListener(
-            listener, context, limits, connections,
+            listener,
+            context,
+            limits,
+            connections,
             lambda: ClientConnection(self.config, self.server_state, self.lifespan.state),
-        )  # fmt: skip
+        )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Tell the control plane, then drain."""

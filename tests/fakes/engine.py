@@ -234,9 +234,17 @@ class FakeEngine:
         if not hasattr(self, "core"):
             adapters, knobs, keep, check, memory = self._initial
             self.core = Core(
-                self.model, adapters, knobs, keep=keep, check_folders=check, max_cpu_loras=memory,
-                more_names=self.more_names, root=self.root, key=self.key, prefix=self.prefix,
-            )  # fmt: skip
+                self.model,
+                adapters,
+                knobs,
+                keep=keep,
+                check_folders=check,
+                max_cpu_loras=memory,
+                more_names=self.more_names,
+                root=self.root,
+                key=self.key,
+                prefix=self.prefix,
+            )
         self.core.loop, self.core.ticker = loop, Ticker(loop)
         if self.uds is not None:
             with contextlib.suppress(FileNotFoundError):

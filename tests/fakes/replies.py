@@ -42,14 +42,29 @@ def models(base: str, adapters: Mapping[str, str], names: Sequence[str] = (), ro
 
 def _card(name: str, root: str, parent: str | None) -> dict[str, Any]:
     permission = {
-        "id": "modelperm-fa4e0000fa4e0000", "object": "model_permission", "created": CREATED,
-        "allow_create_engine": False, "allow_sampling": True, "allow_logprobs": True, "allow_search_indices": False,
-        "allow_view": True, "allow_fine_tuning": False, "organization": "*", "group": None, "is_blocking": False,
-    }  # fmt: skip
+        "id": "modelperm-fa4e0000fa4e0000",
+        "object": "model_permission",
+        "created": CREATED,
+        "allow_create_engine": False,
+        "allow_sampling": True,
+        "allow_logprobs": True,
+        "allow_search_indices": False,
+        "allow_view": True,
+        "allow_fine_tuning": False,
+        "organization": "*",
+        "group": None,
+        "is_blocking": False,
+    }
     return {
-        "id": name, "object": "model", "created": CREATED, "owned_by": "vllm", "root": root, "parent": parent,
-        "max_model_len": MAX_MODEL_LEN if parent is None else None, "permission": [permission],
-    }  # fmt: skip
+        "id": name,
+        "object": "model",
+        "created": CREATED,
+        "owned_by": "vllm",
+        "root": root,
+        "parent": parent,
+        "max_model_len": MAX_MODEL_LEN if parent is None else None,
+        "permission": [permission],
+    }
 
 
 # What a chat template puts into the prompt beside the messages.
@@ -149,20 +164,41 @@ def chat(model: str, body: Body, answers: Sequence[Answer]) -> bytes:
     for index, answer in enumerate(answers):
         calls = tool_calls(answer)
         message = {
-            "role": "assistant", "content": None if calls else answer.text, "refusal": None, "annotations": None,
-            "audio": None, "function_call": None, "reasoning": None, **({"tool_calls": calls} if calls else {}),
-        }  # fmt: skip
+            "role": "assistant",
+            "content": None if calls else answer.text,
+            "refusal": None,
+            "annotations": None,
+            "audio": None,
+            "function_call": None,
+            "reasoning": None,
+            **({"tool_calls": calls} if calls else {}),
+        }
         logprobs = chat_logprobs(model, answer.pieces, body.get("top_logprobs") or 0) if body.get("logprobs") else None
-        choices.append({
-            "index": index, "message": message, "logprobs": logprobs, "finish_reason": answer.finish_reason,
-            "stop_reason": None, "token_ids": told_ids(body, answer)[1],
-        })  # fmt: skip
-    return encode({
-        "id": IDS["chat"], "object": "chat.completion", "created": CREATED, "model": model, "choices": choices,
-        "service_tier": None, "system_fingerprint": FINGERPRINT, "usage": usage(body, answers),
-        "prompt_logprobs": prompt_logprobs(model, body), "prompt_token_ids": told_ids(body, answers[0])[0],
-        "kv_transfer_params": None,
-    })  # fmt: skip
+        choices.append(
+            {
+                "index": index,
+                "message": message,
+                "logprobs": logprobs,
+                "finish_reason": answer.finish_reason,
+                "stop_reason": None,
+                "token_ids": told_ids(body, answer)[1],
+            }
+        )
+    return encode(
+        {
+            "id": IDS["chat"],
+            "object": "chat.completion",
+            "created": CREATED,
+            "model": model,
+            "choices": choices,
+            "service_tier": None,
+            "system_fingerprint": FINGERPRINT,
+            "usage": usage(body, answers),
+            "prompt_logprobs": prompt_logprobs(model, body),
+            "prompt_token_ids": told_ids(body, answers[0])[0],
+            "kv_transfer_params": None,
+        }
+    )
 
 
 def completion(model: str, body: Body, answers: Sequence[Answer]) -> bytes:
@@ -176,16 +212,31 @@ def completion(model: str, body: Body, answers: Sequence[Answer]) -> bytes:
             logprobs = text_logprobs(model, pieces, body["logprobs"])
             if echoed:  # the first prompt token has no predecessor
                 logprobs["token_logprobs"][0] = logprobs["top_logprobs"][0] = None
-        choices.append({
-            "index": index, "text": "".join(pieces), "logprobs": logprobs, "finish_reason": answer.finish_reason,
-            "stop_reason": None, "token_ids": told_ids(body, answer)[1],
-            "prompt_token_ids": told_ids(body, answer)[0], "prompt_logprobs": prompt_logprobs(model, body),
-        })  # fmt: skip
-    return encode({
-        "id": IDS["completion"], "object": "text_completion", "created": CREATED, "model": model, "choices": choices,
-        "service_tier": None, "system_fingerprint": FINGERPRINT, "usage": usage(body, answers),
-        "kv_transfer_params": None,
-    })  # fmt: skip
+        choices.append(
+            {
+                "index": index,
+                "text": "".join(pieces),
+                "logprobs": logprobs,
+                "finish_reason": answer.finish_reason,
+                "stop_reason": None,
+                "token_ids": told_ids(body, answer)[1],
+                "prompt_token_ids": told_ids(body, answer)[0],
+                "prompt_logprobs": prompt_logprobs(model, body),
+            }
+        )
+    return encode(
+        {
+            "id": IDS["completion"],
+            "object": "text_completion",
+            "created": CREATED,
+            "model": model,
+            "choices": choices,
+            "service_tier": None,
+            "system_fingerprint": FINGERPRINT,
+            "usage": usage(body, answers),
+            "kv_transfer_params": None,
+        }
+    )
 
 
 def next_tokens(tops: Sequence[Top], fingerprint: str, model: str, body: Body) -> bytes:
@@ -195,14 +246,31 @@ def next_tokens(tops: Sequence[Top], fingerprint: str, model: str, body: Body) -
         named = {f"token_id:{token}": each for token, each in top}
         first = next(iter(named))
         logprobs = {"text_offset": [0], "token_logprobs": [named[first]], "tokens": [first], "top_logprobs": [named]}
-        choices.append({
-            "index": index, "text": first, "logprobs": logprobs, "finish_reason": "length", "stop_reason": None,
-            "token_ids": None, "prompt_token_ids": None, "prompt_logprobs": None,
-        })  # fmt: skip
-    return encode({
-        "id": IDS["completion"], "object": "text_completion", "created": CREATED, "model": model, "choices": choices,
-        "service_tier": None, "system_fingerprint": fingerprint, "usage": usage(body, ()), "kv_transfer_params": None,
-    })  # fmt: skip
+        choices.append(
+            {
+                "index": index,
+                "text": first,
+                "logprobs": logprobs,
+                "finish_reason": "length",
+                "stop_reason": None,
+                "token_ids": None,
+                "prompt_token_ids": None,
+                "prompt_logprobs": None,
+            }
+        )
+    return encode(
+        {
+            "id": IDS["completion"],
+            "object": "text_completion",
+            "created": CREATED,
+            "model": model,
+            "choices": choices,
+            "service_tier": None,
+            "system_fingerprint": fingerprint,
+            "usage": usage(body, ()),
+            "kv_transfer_params": None,
+        }
+    )
 
 
 def responses_value(model: str, body: Body, answer: Answer | None) -> dict[str, Any]:
@@ -211,18 +279,30 @@ def responses_value(model: str, body: Body, answer: Answer | None) -> dict[str, 
     if answer is not None:
         counted = usage(body, [answer])
         counts = {
-            "input_tokens": counted["prompt_tokens"], "input_tokens_details": {"cached_tokens": 0},
-            "output_tokens": counted["completion_tokens"], "output_tokens_details": {"reasoning_tokens": 0},
+            "input_tokens": counted["prompt_tokens"],
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": counted["completion_tokens"],
+            "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": counted["total_tokens"],
-        }  # fmt: skip
+        }
     return {
-        "id": "resp_fa4e0000fa4e0000", "created_at": CREATED, "object": "response", "model": model, "error": None,
-        "incomplete_details": None, "instructions": body.get("instructions"), "metadata": body.get("metadata"),
-        "output": [] if answer is None else [responses_item(answer)], "parallel_tool_calls": True,
-        "temperature": body.get("temperature", 1.0), "tool_choice": body.get("tool_choice", "auto"),
-        "tools": body.get("tools", []), "top_p": body.get("top_p", 1.0), "usage": counts,
+        "id": "resp_fa4e0000fa4e0000",
+        "created_at": CREATED,
+        "object": "response",
+        "model": model,
+        "error": None,
+        "incomplete_details": None,
+        "instructions": body.get("instructions"),
+        "metadata": body.get("metadata"),
+        "output": [] if answer is None else [responses_item(answer)],
+        "parallel_tool_calls": True,
+        "temperature": body.get("temperature", 1.0),
+        "tool_choice": body.get("tool_choice", "auto"),
+        "tools": body.get("tools", []),
+        "top_p": body.get("top_p", 1.0),
+        "usage": counts,
         "status": "in_progress" if answer is None else "completed",
-    }  # fmt: skip
+    }
 
 
 def responses_item(answer: Answer) -> dict[str, Any]:
@@ -255,11 +335,18 @@ def messages(model: str, body: Body, answers: Sequence[Answer]) -> bytes:
     else:
         ident, name, arguments = answer.tool
         content = {"type": "tool_use", "id": ident, "name": name, "input": msgspec.Raw(arguments.encode())}
-    return encode({
-        "id": IDS["chat"], "type": "message", "role": "assistant", "content": [content], "model": model,
-        "stop_reason": STOP_REASONS[answer.finish_reason], "stop_sequence": None,
-        "usage": {"input_tokens": counted["prompt_tokens"], "output_tokens": counted["completion_tokens"]},
-    })  # fmt: skip
+    return encode(
+        {
+            "id": IDS["chat"],
+            "type": "message",
+            "role": "assistant",
+            "content": [content],
+            "model": model,
+            "stop_reason": STOP_REASONS[answer.finish_reason],
+            "stop_sequence": None,
+            "usage": {"input_tokens": counted["prompt_tokens"], "output_tokens": counted["completion_tokens"]},
+        }
+    )
 
 
 STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}

@@ -133,10 +133,15 @@ def messages(model: str, body: Body, answers: Sequence[Answer]) -> Events:
     answer = answers[0]
     counted = usage(body, answers)
     message: dict[str, Any] = {
-        "id": IDS["chat"], "type": "message", "role": "assistant", "content": [], "model": model,
-        "stop_reason": None, "stop_sequence": None,
+        "id": IDS["chat"],
+        "type": "message",
+        "role": "assistant",
+        "content": [],
+        "model": model,
+        "stop_reason": None,
+        "stop_sequence": None,
         "usage": {"input_tokens": counted["prompt_tokens"], "output_tokens": 0},
-    }  # fmt: skip
+    }
     if answer.tool is None:
         block: dict[str, Any] = {"type": "text", "text": ""}
         deltas = [{"type": "text_delta", "text": piece} for piece in answer.pieces]

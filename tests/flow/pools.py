@@ -49,9 +49,12 @@ def keyed(role: Role = Role.APP, **limits: int) -> tuple[KeyRecord, str]:
 
 
 def table_of(
-    keys: Sequence[KeyRecord] = (), routes: Sequence[RouteRecord] = (), rollouts: Sequence[RolloutRecord] = (),
-    engines: Sequence[EngineView] = (), replicas: int = 1,
-) -> bytes:  # fmt: skip
+    keys: Sequence[KeyRecord] = (),
+    routes: Sequence[RouteRecord] = (),
+    rollouts: Sequence[RolloutRecord] = (),
+    engines: Sequence[EngineView] = (),
+    replicas: int = 1,
+) -> bytes:
     """Return a route table; the engines' base is `base`, and what they have is registered."""
     desired = Desired(keys=tuple(keys), routes=tuple(routes), rollouts=tuple(rollouts))
     made = of_state(
@@ -71,9 +74,13 @@ async def running_pool(
 
     def configure(newest: bytes) -> Configure:
         return Configure(
-            limits=Limits(), connect_seconds=5.0, drain_seconds=1.0, certificate=None, private_key=None,
+            limits=Limits(),
+            connect_seconds=5.0,
+            drain_seconds=1.0,
+            certificate=None,
+            private_key=None,
             table=newest or table,
-        )  # fmt: skip
+        )
 
     pool = WorkerPool(listener, size, module)
     pool.configure, pool.depot, pool.units = configure, Depot(), UnitBook(lambda: 0.0)

@@ -1,5 +1,4 @@
 """A client that says exactly what it is told, byte for byte, and reads what HTTP says comes back."""
-# ruff: noqa: E501 (messages and bodies are easier to compare on one line)
 
 import json
 import socket
@@ -57,9 +56,13 @@ class Raw:
     """
 
     def __init__(
-        self, gateway: RunningGateway, timeout: float = PATIENCE_SECONDS, context: ssl.SSLContext | None = None,
-        key: str | None = None, receive_buffer: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        gateway: RunningGateway,
+        timeout: float = PATIENCE_SECONDS,
+        context: ssl.SSLContext | None = None,
+        key: str | None = None,
+        receive_buffer: int | None = None,
+    ) -> None:
         parts = urlsplit(gateway.url)
         assert parts.hostname is not None
         self.socket: socket.socket = socket.socket()
@@ -88,9 +91,15 @@ class Raw:
         self.socket.close()
 
     def request(
-        self, target: str = CHAT, body: Any = None, *, method: str | None = None, version: str = "1.1", length: int | None = None,
+        self,
+        target: str = CHAT,
+        body: Any = None,
+        *,
+        method: str | None = None,
+        version: str = "1.1",
+        length: int | None = None,
         **headers: str,
-    ) -> bytes:  # fmt: skip
+    ) -> bytes:
         """Return the bytes of a request; `body` may be bytes, or anything that becomes JSON."""
         data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
         method = method or ("GET" if body is None else "POST")

@@ -291,7 +291,7 @@ def live(folder: Path) -> LiveState:
     store = open_store(folder, now=lambda: 1e9)
     return LiveState(
         folder, store, store.read(), Workers(), Engines(), with_keys=True, now=lambda: 1e9, rollback_seconds=1
-    )  # fmt: skip
+    )
 
 
 def test_a_change_that_is_cut_short_is_on_the_disk_and_in_memory_or_in_neither(tmp_path: Path) -> None:

@@ -242,7 +242,10 @@ BAD: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a pickle": (pickled, "invalid_source", "pickle"),
     "config that is not JSON": (lambda folder: (folder / CONFIG_FILE).write_text("{"), "invalid_adapter", "JSON"),
     "config nested too deeply": (
-        lambda folder: (folder / CONFIG_FILE).write_text("[" * 100_000), "invalid_adapter", "deep"),
+        lambda folder: (folder / CONFIG_FILE).write_text("[" * 100_000),
+        "invalid_adapter",
+        "deep",
+    ),
     "another kind": (with_config(peft_type="IA3"), "invalid_adapter", "IA3"),
     "a rank of zero": (with_config(r=0), "invalid_adapter", "r: "),
     "a rank beyond the engine's": (with_config(r=64), "invalid_adapter", "16"),
@@ -251,7 +254,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a pickle in disguise": (with_tensors(lambda _: b"\x80\x04 renamed, no more"), "invalid_adapter", "pickle"),
     "bytes after the last tensor": (with_tensors(lambda content: content + b"x"), "invalid_adapter", "last tensor"),
     "no tensor at all": (with_tensors(lambda _: header({})), "invalid_adapter", "no tensors"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", BAD)
@@ -303,9 +306,12 @@ def test_an_engine_that_refuses_leaves_the_alias_as_it_was(
     assert ask(client, "support").status_code == 404
     first = add(gateway, tmp_path / "1")
     engine.fail_next_loads(1)
-    assert gateway.admin(
-        "POST", "adapters", {"path": str(write_adapter(tmp_path / "2", 2)), "name": "support"}
-    ).status_code == 422  # fmt: skip
+    assert (
+        gateway.admin(
+            "POST", "adapters", {"path": str(write_adapter(tmp_path / "2", 2)), "name": "support"}
+        ).status_code
+        == 422
+    )
     assert len(copies(gateway)) == 1
     assert served(client, "support") == first
     assert list(engine.adapters) == [first]
@@ -431,8 +437,13 @@ def test_the_digest_is_of_content_not_of_form(tmp_path: Path) -> None:
     backwards = dict(reversed(tensors_of(1).items()))
     (folder / TENSORS_FILE).write_bytes(safetensors(backwards, metadata={"format": "pt", "by": "someone"}))
     assert digest_of(folder) == plain, "another order of tensors, other metadata"
-    shuffled = {**dict(reversed(CONFIG.items())), "lora_alpha": 8.0, "target_modules": ["v_proj", "q_proj"],
-                "inference_mode": False, "peft_version": "9"}  # fmt: skip
+    shuffled = {
+        **dict(reversed(CONFIG.items())),
+        "lora_alpha": 8.0,
+        "target_modules": ["v_proj", "q_proj"],
+        "inference_mode": False,
+        "peft_version": "9",
+    }
     (folder / CONFIG_FILE).write_text(json.dumps(shuffled, indent=7, ensure_ascii=False))
     assert digest_of(folder) == plain, "another formatting, and fields that say how it was saved"
 
@@ -568,9 +579,14 @@ def test_a_split_is_set_listed_and_ended_on_the_command_line(
 
 @pytest.mark.parametrize(
     ("alias", "body", "status"),
-    [("nobody", {}, 404), ("support", {"candidate": "support@ffffffffffff"}, 404), ("support", {"candidate": "x"}, 400),
-     ("support", {"weight": -1}, 400), ("support", {"wait": 1}, 400)],
-)  # fmt: skip
+    [
+        ("nobody", {}, 404),
+        ("support", {"candidate": "support@ffffffffffff"}, 404),
+        ("support", {"candidate": "x"}, 400),
+        ("support", {"weight": -1}, 400),
+        ("support", {"wait": 1}, 400),
+    ],
+)
 def test_a_split_that_cannot_be_is_refused(
     gateway: RunningGateway, split: Callable[[int], Any], alias: str, body: dict[str, Any], status: int
 ) -> None:

@@ -207,9 +207,10 @@ def test_every_reply_that_holds_a_key_is_known_to_hold_one() -> None:
     schema = control_plane().openapi()
     holds = {
         f"{method.upper()} {path}"
-        for path, item in schema["paths"].items() for method, operation in item.items()
+        for path, item in schema["paths"].items()
+        for method, operation in item.items()
         if any("MadeKey" in json.dumps(each) for each in operation["responses"].values())
-    }  # fmt: skip
+    }
     assert holds == SHOW_A_KEY
     secrets = {name for name, each in schema["components"]["schemas"].items() if "key" in each.get("properties", {})}
     assert secrets == {"MadeKey"}
@@ -304,11 +305,30 @@ def schemathesis(gateway: RunningGateway, folder: Path, *options: str) -> tuple[
     config.write_text(CONFIG)
     key = gateway.create_key("admin")
     done = subprocess.run(
-        [sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run",
-         f"{gateway.control_url}/admin/openapi.json", "-H", f"Authorization: Bearer {key}", "--checks", "all",
-         "--no-color", "--continue-on-failure", "--seed", "5", *options],
-        capture_output=True, text=True, timeout=580, check=False, cwd=folder,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "schemathesis.cli",
+            "--config-file",
+            str(config),
+            "run",
+            f"{gateway.control_url}/admin/openapi.json",
+            "-H",
+            f"Authorization: Bearer {key}",
+            "--checks",
+            "all",
+            "--no-color",
+            "--continue-on-failure",
+            "--seed",
+            "5",
+            *options,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=580,
+        check=False,
+        cwd=folder,
+    )
     headers = {"authorization": f"Bearer {key}"}
     still = httpx.get(gateway.control_url + KEYS, headers=headers, verify=False).status_code
     assert still == 200, "the run has lost its own key, so it has tried little"

@@ -47,9 +47,13 @@ def route(weight: int = WEIGHT, **more: Any) -> RouteRecord:
 
 
 def table(
-    engines: Sequence[FakeEngine], keys: Sequence[KeyRecord], split: RouteRecord, *, is_open: bool = True,
+    engines: Sequence[FakeEngine],
+    keys: Sequence[KeyRecord],
+    split: RouteRecord,
+    *,
+    is_open: bool = True,
     has_candidate: bool = True,
-) -> bytes:  # fmt: skip
+) -> bytes:
     rollouts = [ROLLOUT] if is_open else []
     return table_of(keys, [split], rollouts, views(engines, has_candidate=has_candidate))
 
@@ -105,8 +109,9 @@ def test_every_exposure_is_counted_by_its_assigned_arm_and_units_once_in_two_wor
     assert (total.rollout, total.stage, total.alias) == ("r1", 3, "support")
     counted = [*units, *units, "bad-0", "bad-1", "bad-2", "wrong"]
     for arm, tally, sample in (
-        (Arm.CONTROL, total.control, total.units.control), (Arm.CANDIDATE, total.candidate, total.units.candidate)
-    ):  # fmt: skip
+        (Arm.CONTROL, total.control, total.units.control),
+        (Arm.CANDIDATE, total.candidate, total.units.candidate),
+    ):
         assert tally.requests == sum(arm_of(unit) is arm for unit in counted)
         assert tally.errors == sum(arm_of(f"bad-{number}") is arm for number in range(3))
         assert sum(tally.duration.counts) == tally.requests
@@ -180,8 +185,9 @@ def test_a_conversation_keeps_its_arm_without_the_callers_help(engines: tuple[Fa
             seen = set()
             for number in range(12):
                 turns: list[dict[str, Any]] = [
-                    {"role": "system", "content": "Be brief."}, {"role": "user", "content": f"Question {number}"},
-                ]  # fmt: skip
+                    {"role": "system", "content": "Be brief."},
+                    {"role": "user", "content": f"Question {number}"},
+                ]
                 arms = set()
                 for turn in range(3):
                     arms.add((await ask(client, messages=turns, user=f"turn-{turn}")).headers["x-loragate-arm"])

@@ -15,9 +15,10 @@ from tests.gateways import RunningGateway
 PAGE = "https://chat.example"
 CHAT: dict[str, Any] = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
 ASKS = {
-    "origin": PAGE, "access-control-request-method": "POST",
+    "origin": PAGE,
+    "access-control-request-method": "POST",
     "access-control-request-headers": "authorization,content-type,x-stainless-lang",
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +46,19 @@ def test_a_page_may_read_every_reply_errors_and_streams_included(gateway: Runnin
     url, page = gateway.url + "/v1/chat/completions", {"origin": PAGE}
     key = gateway.headers | page
     replies = [
-        httpx.post(url, json=CHAT, headers=key), httpx.post(url, json=CHAT | {"stream": True}, headers=key),
-        httpx.post(url, json=CHAT | {"model": "nobody"}, headers=key), httpx.post(url, json=CHAT, headers=page),
-        httpx.get(gateway.url + "/v1/models", headers=key), httpx.get(gateway.url + "/nowhere", headers=key),
-        httpx.post(url, content=b"{", headers=key), httpx.get(url, headers=key),
+        httpx.post(url, json=CHAT, headers=key),
+        httpx.post(url, json=CHAT | {"stream": True}, headers=key),
+        httpx.post(url, json=CHAT | {"model": "nobody"}, headers=key),
+        httpx.post(url, json=CHAT, headers=page),
+        httpx.get(gateway.url + "/v1/models", headers=key),
+        httpx.get(gateway.url + "/nowhere", headers=key),
+        httpx.post(url, content=b"{", headers=key),
+        httpx.get(url, headers=key),
         httpx.post(url, json=CHAT | {"fake": {"status": 500}}, headers=key),
         httpx.post(url, json=CHAT | {"fake": {"status": 400}}, headers=key),
         httpx.get(gateway.url + "/healthz", headers=page),
         httpx.post(url, content=b"x" * 70_000, headers=key | {"content-encoding": "gzip"}),
-    ]  # fmt: skip
+    ]
     assert {each.status_code for each in replies} >= {200, 400, 401, 404, 405, 415}
     for reply in replies:
         assert told(reply) == (PAGE, "origin"), reply
@@ -113,9 +118,19 @@ def test_any_page_is_told_so_without_its_name() -> None:
 
 @pytest.mark.parametrize(
     "origin",
-    ["null", "chat.example", "https://chat.example/", "https://Chat.example", "https://chat.example:443", "http://x:80",
-     "https://*.example", "https://a b", "https://user@x", ""],
-)  # fmt: skip
+    [
+        "null",
+        "chat.example",
+        "https://chat.example/",
+        "https://Chat.example",
+        "https://chat.example:443",
+        "http://x:80",
+        "https://*.example",
+        "https://a b",
+        "https://user@x",
+        "",
+    ],
+)
 def test_what_no_browser_sends_is_no_origin(origin: str) -> None:
     with pytest.raises(InvalidSettings, match="is no origin"):
         load(given={"allowed_origins": [origin]})

@@ -34,8 +34,11 @@ CONTROL, CANDIDATE = "support@aaaaaaaaaaaa", "support@bbbbbbbbbbbb"
 CHAT = "/v1/chat/completions"
 IDLE_WAIT_SECONDS = 1.5
 ASKED: dict[str, Any] = {
-    "model": "support", "messages": [{"role": "user", "content": "Where is my order?"}], "seed": 7, "temperature": 0.7,
-}  # fmt: skip
+    "model": "support",
+    "messages": [{"role": "user", "content": "Where is my order?"}],
+    "seed": 7,
+    "temperature": 0.7,
+}
 
 
 @pytest.fixture
@@ -58,11 +61,21 @@ def sample(engine: FakeEngine, number: int = 0, *, asked: dict[str, Any] | None 
     served = CANDIDATE if more.get("served") == "candidate" else CONTROL
     reply = httpx.post(engine.url + path, json={**body, "model": served}).content
     facts: dict[str, Any] = {
-        "id": f"{number:032x}", "request_id": f"r{number}", "alias": "support", "kind": "candidate",
-        "control": CONTROL, "other": CANDIDATE, "served": "control", "capture": "full", "endpoint": path,
-        "body": msgspec.json.encode(body), "reply": reply, "session": f"{number:016x}", "at": time.time(),
+        "id": f"{number:032x}",
+        "request_id": f"r{number}",
+        "alias": "support",
+        "kind": "candidate",
+        "control": CONTROL,
+        "other": CANDIDATE,
+        "served": "control",
+        "capture": "full",
+        "endpoint": path,
+        "body": msgspec.json.encode(body),
+        "reply": reply,
+        "session": f"{number:016x}",
+        "at": time.time(),
         "duration_seconds": 0.1,
-    }  # fmt: skip
+    }
     return Sample(**{**facts, **more})
 
 
@@ -487,16 +500,30 @@ CHUNK = b"%x\r\n%b\r\n" % (len(EVENT), EVENT)
         (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n{", b"", Ended.FAILED, "broken"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", b"", Ended.FAILED, "no_choices"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n", b"x" * 65536, Ended.FAILED, "no_choices"),
-        (b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n", b"", Ended.FAILED,
-         "status_3xx"),
+        (
+            b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n",
+            b"",
+            Ended.FAILED,
+            "status_3xx",
+        ),
         (HEAD + b"transfer-encoding: chunked\r\n\r\n" + CHUNK + b"0\r\n\r\n", b"", Ended.FAILED, "unfinished"),
         (HEAD + b"transfer-encoding: chunked\r\n\r\nzz\r\n", b"", Ended.FAILED, "broken"),
         (HEAD + b"transfer-encoding: chunked\r\n\r\n", CHUNK, Ended.TRUNCATED, ""),
         (HEAD + b"x: ", b"y" * 65536, Ended.FAILED, "broken"),
     ],
-    ids=["silent", "no http", "short body", "empty object", "lying length", "redirect", "no end", "bad chunk",
-         "endless stream", "endless head"],
-)  # fmt: skip
+    ids=[
+        "silent",
+        "no http",
+        "short body",
+        "empty object",
+        "lying length",
+        "redirect",
+        "no end",
+        "bad chunk",
+        "endless stream",
+        "endless head",
+    ],
+)
 def test_whatever_an_engine_does_becomes_an_observation(
     engine: FakeEngine, answer: bytes, endless: bytes, ended: Ended, error: str
 ) -> None:

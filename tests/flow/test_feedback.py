@@ -144,8 +144,10 @@ def test_mistakes_are_told_in_openais_shape_and_the_connection_goes_on(gateway: 
         assert wrong.status_code == 400
         assert wrong.json()["error"] == {
             "message": "`score` is `2`; it must be a number from 0 (bad) to 1 (good).",
-            "type": "invalid_request_error", "param": "score", "code": "invalid_request",
-        }  # fmt: skip
+            "type": "invalid_request_error",
+            "param": "score",
+            "code": "invalid_request",
+        }
         missing = client.post("/v1/feedback", json={"score": 1}).json()["error"]
         assert (missing["param"], missing["code"]) == ("request_id", "missing_required_parameter")
         assert client.post("/v1/feedback", content=b"x" * 100_000).status_code == 413

@@ -232,15 +232,30 @@ def test_errors_of_the_engine_pass_through_as_they_are(client: Raw, engine: Fake
 
 def test_only_harmless_headers_reach_the_engine(client: Raw, engine: FakeEngine) -> None:
     client.ask(
-        CHAT, chat(), content_type="application/json; charset=utf-8", accept="text/event-stream", traceparent="00-ab-cd-01", tracestate="x=1",
-        cookie="secret", x_api_key="secret", x_forwarded_for="1.2.3.4", host2="x", accept_encoding="gzip", priority="u=0", x_request_id="mine",
-    )  # fmt: skip
+        CHAT,
+        chat(),
+        content_type="application/json; charset=utf-8",
+        accept="text/event-stream",
+        traceparent="00-ab-cd-01",
+        tracestate="x=1",
+        cookie="secret",
+        x_api_key="secret",
+        x_forwarded_for="1.2.3.4",
+        host2="x",
+        accept_encoding="gzip",
+        priority="u=0",
+        x_request_id="mine",
+    )
     names = {name.decode(): value.decode() for name, value in engine.generations[-1].headers}
     assert names.pop("content-length")
     assert names == {
-        "host": "engine", "content-type": "application/json; charset=utf-8", "accept": "text/event-stream",
-        "traceparent": "00-ab-cd-01", "tracestate": "x=1", "x-request-id": "mine",
-    }  # fmt: skip
+        "host": "engine",
+        "content-type": "application/json; charset=utf-8",
+        "accept": "text/event-stream",
+        "traceparent": "00-ab-cd-01",
+        "tracestate": "x=1",
+        "x-request-id": "mine",
+    }
 
 
 def test_malformed_events_pass_through(client: Raw, engine: FakeEngine) -> None:

@@ -38,13 +38,35 @@ WALKED = {
     "gates simulate": (("--plan", "shadow 10 pairs → 100%"),),
 }
 CHANGES = {
-    "apply", "adapters add", "adapters fuse", "adapters rm", "adapters scale", "routes split", "routes revert",
-    "rollout start", "rollout approve", "rollout pause", "rollout resume", "rollout abort", "rollout promote",
-    "rollback", "keys create", "keys revoke", "keys rotate",
-}  # fmt: skip
+    "apply",
+    "adapters add",
+    "adapters fuse",
+    "adapters rm",
+    "adapters scale",
+    "routes split",
+    "routes revert",
+    "rollout start",
+    "rollout approve",
+    "rollout pause",
+    "rollout resume",
+    "rollout abort",
+    "rollout promote",
+    "rollback",
+    "keys create",
+    "keys revoke",
+    "keys rotate",
+}
 NO_STORED_TEXT = {
-    "up", "serve", "evaluate", "check", "demo", "completion", "adapters verify", "adapters sign", "adapters keygen",
-}  # fmt: skip
+    "up",
+    "serve",
+    "evaluate",
+    "check",
+    "demo",
+    "completion",
+    "adapters verify",
+    "adapters sign",
+    "adapters keygen",
+}
 
 
 @pytest.fixture(scope="module")

@@ -65,9 +65,14 @@ def judged(
     number: int, kind: Kind = Kind.CANDIDATE, drift: Drift | None = None, score: Outcome | None = None
 ) -> Judged:
     return Judged(
-        sample=f"{number:032x}", alias="support", kind=kind, control="a", other="b", drift=drift,
+        sample=f"{number:032x}",
+        alias="support",
+        kind=kind,
+        control="a",
+        other="b",
+        drift=drift,
         scores={} if score is None else {JUDGE: score},
-    )  # fmt: skip
+    )
 
 
 def opinions(policy: JudgePolicy, pairs: list[Pair], *, key: str | None = None, learns: bool = False) -> list[Opinion]:

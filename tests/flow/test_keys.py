@@ -34,10 +34,20 @@ def test_a_host_header_does_not_open_the_admin_api(gateway: RunningGateway, host
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("POST", "/v1/chat/completions"), ("POST", "/v1/completions"), ("POST", "/v1/responses"), ("POST", "/v1/messages"),
-     ("POST", "/v1/embeddings"), ("POST", "/tokenize"), ("POST", "/detokenize"), ("GET", "/v1/models"),
-     ("GET", "/v1/models/base"), ("GET", "/tokenizer_info"), ("POST", "/m/base/v1/chat/completions")],
-)  # fmt: skip
+    [
+        ("POST", "/v1/chat/completions"),
+        ("POST", "/v1/completions"),
+        ("POST", "/v1/responses"),
+        ("POST", "/v1/messages"),
+        ("POST", "/v1/embeddings"),
+        ("POST", "/tokenize"),
+        ("POST", "/detokenize"),
+        ("GET", "/v1/models"),
+        ("GET", "/v1/models/base"),
+        ("GET", "/tokenizer_info"),
+        ("POST", "/m/base/v1/chat/completions"),
+    ],
+)
 def test_every_app_path_asks_for_a_key(gateway: RunningGateway, engine: FakeEngine, method: str, path: str) -> None:
     before = len(engine.generations)
     for headers in ({}, {"authorization": "Bearer wrong"}, {"x-api-key": "wrong"}, {"authorization": gateway.key[:-1]}):
@@ -132,14 +142,17 @@ GOOD = "GOOD"
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
-        ({"api-key": GOOD}, 200), ({"x-api-key": GOOD}, 200), ({"authorization": f"bearer {GOOD}"}, 200),
+        ({"api-key": GOOD}, 200),
+        ({"x-api-key": GOOD}, 200),
+        ({"authorization": f"bearer {GOOD}"}, 200),
         ({"authorization": "Basic dXNlcjpwYXNz", "x-api-key": GOOD}, 200),
         ({"authorization": "Bearer ey.of.another", "api-key": GOOD}, 200),
         ({"authorization": f"Bearer {GOOD}", "x-api-key": "wrong", "api-key": "wrong"}, 200),
-        ({"authorization": "Bearer wrong", "x-api-key": "wrong", "api-key": "wrong"}, 401), ({"api-key": ""}, 401),
+        ({"authorization": "Bearer wrong", "x-api-key": "wrong", "api-key": "wrong"}, 401),
+        ({"api-key": ""}, 401),
         ({"authorization": "Basic dXNlcjpwYXNz"}, 401),
     ],
-)  # fmt: skip
+)
 def test_the_header_that_holds_a_good_key_counts_whatever_stands_beside_it(
     gateway: RunningGateway, headers: dict[str, str], status: int
 ) -> None:
@@ -253,9 +266,24 @@ def test_without_auth_the_whole_control_port_has_this_machines_names_only(
 
 
 HOSTILE_HOSTS = (
-    "[", "[::1", "]", "::1", "[::1]x", "a b", "127.0.0.1@evil.example", "evil.example@127.0.0.1", "127.0.0.1/",
-    "127.0.0.1#", "127.0.0.1:http", "127.0.0.1:", "127.0.0.1:8081:8081", "[::1%25lo]", "\\127.0.0.1", "x" * 5_000, "%",
-)  # fmt: skip
+    "[",
+    "[::1",
+    "]",
+    "::1",
+    "[::1]x",
+    "a b",
+    "127.0.0.1@evil.example",
+    "evil.example@127.0.0.1",
+    "127.0.0.1/",
+    "127.0.0.1#",
+    "127.0.0.1:http",
+    "127.0.0.1:",
+    "127.0.0.1:8081:8081",
+    "[::1%25lo]",
+    "\\127.0.0.1",
+    "x" * 5_000,
+    "%",
+)
 
 
 @pytest.mark.parametrize("host", HOSTILE_HOSTS)
@@ -274,10 +302,13 @@ def admin(gateway: RunningGateway) -> dict[str, str]:
 
 
 CHANGES = [
-    ("POST", "/admin/v1/keys", b'{"role":"app"}'), ("POST", "/admin/v1/keys/key-1/rotate", b""),
-    ("DELETE", "/admin/v1/keys/key-1", b""), ("PUT", "/admin/v1/routes", b"{}"),
-    ("POST", "/admin/v1/routes/a/rollback", b"{}"), ("POST", "/admin/v1/rollouts/a/abort", b""),
-]  # fmt: skip
+    ("POST", "/admin/v1/keys", b'{"role":"app"}'),
+    ("POST", "/admin/v1/keys/key-1/rotate", b""),
+    ("DELETE", "/admin/v1/keys/key-1", b""),
+    ("PUT", "/admin/v1/routes", b"{}"),
+    ("POST", "/admin/v1/routes/a/rollback", b"{}"),
+    ("POST", "/admin/v1/rollouts/a/abort", b""),
+]
 
 
 @pytest.mark.parametrize(("method", "path", "body"), CHANGES)
@@ -291,9 +322,13 @@ def test_without_auth_no_change_can_be_sent_by_a_web_page(
         assert (reply.status_code, reply.json()["error"]["code"]) == (403, "content_type_needed"), (kind, reply.text)
     json_kind = {"content-type": "application/json"}
     for pages in (
-        {"origin": "http://evil.example"}, {"origin": "null"}, {"origin": "http://127.0.0.1:1"}, {"origin": "["},
-        {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"},
-    ):  # fmt: skip
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://127.0.0.1:1"},
+        {"origin": "["},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+    ):
         reply = HTTP.request(method, url + path, content=body, headers=json_kind | pages)
         assert (reply.status_code, reply.json()["error"]["code"]) == (403, "origin_not_allowed"), (pages, reply.text)
     assert HTTP.get(url + "/admin/v1/keys").json() == before
@@ -317,12 +352,15 @@ DEEP = 20_000
 @pytest.mark.parametrize(
     ("method", "path", "before"),
     [
-        ("POST", "/admin/v1/keys", '{"role":'), ("PUT", "/admin/v1/routes", '{"routes":'),
-        ("PUT", "/admin/v1/routes", ""), ("POST", "/admin/v1/adapters", '{"source":'),
+        ("POST", "/admin/v1/keys", '{"role":'),
+        ("PUT", "/admin/v1/routes", '{"routes":'),
+        ("PUT", "/admin/v1/routes", ""),
+        ("POST", "/admin/v1/adapters", '{"source":'),
         ("POST", "/admin/v1/routes/plan", '{"routes":[{"alias":"a","plan":'),
-        ("POST", "/admin/v1/gates/simulate", '{"gates":'), ("POST", "/admin/v1/routes/a/rollout", '{"plan":'),
+        ("POST", "/admin/v1/gates/simulate", '{"gates":'),
+        ("POST", "/admin/v1/routes/a/rollout", '{"plan":'),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("depth", [200, 900, DEEP])
 def test_a_body_nested_deeply_is_a_400_without_a_traceback(
     open_gateway: RunningGateway, method: str, path: str, before: str, opening: str, depth: int
@@ -343,10 +381,24 @@ def test_a_body_nested_deeply_is_a_400_without_a_traceback(
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.1"])
 def test_no_auth_is_refused_where_others_can_reach_it(tmp_path: Path, where: str, address: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "gateway", "serve", "--engine", "http://127.0.0.1:9", "--state", str(tmp_path),
-         "--no-auth", where, address],
-        capture_output=True, text=True, timeout=30, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "gateway",
+            "serve",
+            "--engine",
+            "http://127.0.0.1:9",
+            "--state",
+            str(tmp_path),
+            "--no-auth",
+            where,
+            address,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "loopback" in done.stderr

@@ -28,9 +28,11 @@ def small_gateway() -> Iterator[tuple[RunningGateway, FakeEngine]]:
 
 def post(gateway: RunningGateway, body: bytes, headers: dict[str, str] | None = None) -> httpx.Response:
     return httpx.post(
-        gateway.url + "/v1/chat/completions", content=body, timeout=60,
+        gateway.url + "/v1/chat/completions",
+        content=body,
+        timeout=60,
         headers={**gateway.headers, "content-type": "application/json", **(headers or {})},
-    )  # fmt: skip
+    )
 
 
 def opened(gateway: RunningGateway, key: str, body: bytes, sent: int) -> socket.socket:

@@ -45,9 +45,13 @@ HEAVY = (
 def run(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run `loragate ARGUMENTS` to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "gateway", *arguments], capture_output=True, text=True, check=False,
-        timeout=PATIENCE_SECONDS, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **(environment or {})},
-    )  # fmt: skip
+        [sys.executable, "-m", "gateway", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_SECONDS,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **(environment or {})},
+    )
 
 
 def run_here(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -72,11 +76,25 @@ def test_it_is_ready_soon_and_small(engine: FakeEngine, tmp_path: Path, capsys: 
     app, control = free_port(), free_port()
     began = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "gateway", "serve", "--port", str(app), "--control-port", str(control),
-         "--state", str(tmp_path), "--engine", engine.url],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [
+            sys.executable,
+            "-m",
+            "gateway",
+            "serve",
+            "--port",
+            str(app),
+            "--control-port",
+            str(control),
+            "--state",
+            str(tmp_path),
+            "--engine",
+            engine.url,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", "LORAGATE_LAME_DUCK_SECONDS": "0"},
-    )  # fmt: skip
+    )
     try:
         times = [seconds_until_200(began, app, "/healthz"), seconds_until_200(began, control, "/readyz")]
         assert process.stdout is not None
@@ -131,8 +149,18 @@ def test_ctrl_c_is_a_clean_stop_too(engine: FakeEngine) -> None:
 
 
 def test_a_stop_while_it_starts_is_clean(engine: FakeEngine, tmp_path: Path) -> None:
-    serve = [sys.executable, "-m", "gateway", "serve", "--control-port", "0", "--state", str(tmp_path), "--engine",
-             engine.url]  # fmt: skip
+    serve = [
+        sys.executable,
+        "-m",
+        "gateway",
+        "serve",
+        "--control-port",
+        "0",
+        "--state",
+        str(tmp_path),
+        "--engine",
+        engine.url,
+    ]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "LORAGATE_LAME_DUCK_SECONDS": "0"}
     port, began = free_port(), time.monotonic()
     with subprocess.Popen([*serve, "--port", str(port)], stdout=subprocess.DEVNULL, env=environment) as first:
@@ -281,9 +309,18 @@ def test_a_damaged_copy_is_not_served_from_while_the_store_is_away(tmp_path: Pat
     settings = tmp_path / "loragate.yaml"
     settings.write_text(f"store: postgresql://loragate@127.0.0.1:9/nowhere\nadapters:\n  registry: {tmp_path / 'r'}\n")
     done = run(
-        "serve", "--engine", "http://127.0.0.1:9", "--state", str(tmp_path), "--port", "0", "--control-port", "0",
-        "--config", str(settings),
-    )  # fmt: skip
+        "serve",
+        "--engine",
+        "http://127.0.0.1:9",
+        "--state",
+        str(tmp_path),
+        "--port",
+        "0",
+        "--control-port",
+        "0",
+        "--config",
+        str(settings),
+    )
     assert done.returncode == 2
     noted, told = done.stderr.splitlines()
     assert "desired.json is damaged" in noted
@@ -336,10 +373,17 @@ def check(tmp_path: Path, content: object, **environment: str) -> list[str]:
 def test_check_tells_every_problem_at_once(tmp_path: Path) -> None:
     problems = check(
         tmp_path,
-        {"port": 70_000, "wrokers": 2, "limits": {"idle_secs": 1}, "engines": ["ftp://x"], "engine": {"dtyp": "x"},
-         "log_level": "loud"},
-        LORAGATE_WORKERS="many", LORAGATE_PROT="9",
-    )  # fmt: skip
+        {
+            "port": 70_000,
+            "wrokers": 2,
+            "limits": {"idle_secs": 1},
+            "engines": ["ftp://x"],
+            "engine": {"dtyp": "x"},
+            "log_level": "loud",
+        },
+        LORAGATE_WORKERS="many",
+        LORAGATE_PROT="9",
+    )
     assert len(problems) == 8
     for name in (
         "port",
@@ -379,18 +423,26 @@ def test_a_variable_that_means_nothing_is_told(name: str) -> None:
 
 def test_what_kubernetes_puts_into_a_pod_is_not_a_mistake() -> None:
     injected = {
-        "LORAGATE_PORT": "tcp://10.0.0.1:8080", "LORAGATE_SERVICE_HOST": "10.0.0.1", "LORAGATE_SERVICE_PORT": "8080",
-        "LORAGATE_SERVICE_PORT_APP": "8080", "LORAGATE_PORT_8080_TCP_ADDR": "10.0.0.1",
-        "LORAGATE_CONTROL_PORT": "tcp://10.0.0.2:8081", "LORAGATE_CONTROL_SERVICE_HOST": "10.0.0.2",
-    }  # fmt: skip
+        "LORAGATE_PORT": "tcp://10.0.0.1:8080",
+        "LORAGATE_SERVICE_HOST": "10.0.0.1",
+        "LORAGATE_SERVICE_PORT": "8080",
+        "LORAGATE_SERVICE_PORT_APP": "8080",
+        "LORAGATE_PORT_8080_TCP_ADDR": "10.0.0.1",
+        "LORAGATE_CONTROL_PORT": "tcp://10.0.0.2:8081",
+        "LORAGATE_CONTROL_SERVICE_HOST": "10.0.0.2",
+    }
     assert run_here("check", environment=injected).returncode == 0
 
 
 def test_the_file_the_environment_and_the_command_line_count_in_that_order(tmp_path: Path) -> None:
     path = tmp_path / "settings.yaml"
     path.write_text("port: 1\nworkers: 2\nlimits: {idle_seconds: 3, body_seconds: 4}\nengines: [http://one:1]\n")
-    environment = {"LORAGATE_WORKERS": "5", "LORAGATE_LIMITS__IDLE_SECONDS": "6", "LORAGATE_AUTH": "false",
-                   "LORAGATE_ENGINES": "http://two:2,unix:///three"}  # fmt: skip
+    environment = {
+        "LORAGATE_WORKERS": "5",
+        "LORAGATE_LIMITS__IDLE_SECONDS": "6",
+        "LORAGATE_AUTH": "false",
+        "LORAGATE_ENGINES": "http://two:2,unix:///three",
+    }
     done = run_here("check", "-c", str(path), "--json", environment=environment)
     settings = json.loads(done.stdout)
     assert (settings["port"], settings["workers"], settings["auth"]) == (1, 5, False)

@@ -296,8 +296,9 @@ def test_leaving_before_the_usage_costs_the_prompt(gateway: RunningGateway, engi
 def test_what_reads_no_prompt_costs_no_tokens(gateway: RunningGateway) -> None:
     key = make(gateway, tokens_per_minute=5000)["key"]
     reply = HTTP.post(
-        gateway.url + "/tokenize", json={"model": "base", "prompt": "word " * 3000},
+        gateway.url + "/tokenize",
+        json={"model": "base", "prompt": "word " * 3000},
         headers={"authorization": f"Bearer {key}"},
-    )  # fmt: skip
+    )
     assert reply.status_code == 200
     assert left(gateway, key) > 4900

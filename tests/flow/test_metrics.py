@@ -94,9 +94,13 @@ def test_a_version_is_a_label(gateway: RunningGateway) -> None:
 
 @pytest.mark.parametrize(
     ("path", "more"),
-    [("/v1/chat/completions", {}), ("/v1/completions", {"prompt": "hi"}), ("/v1/responses", {"input": "hi"}),
-     ("/v1/messages", {"max_tokens": 50})],
-)  # fmt: skip
+    [
+        ("/v1/chat/completions", {}),
+        ("/v1/completions", {"prompt": "hi"}),
+        ("/v1/responses", {"input": "hi"}),
+        ("/v1/messages", {"max_tokens": 50}),
+    ],
+)
 @pytest.mark.parametrize("stream", [False, True])
 def test_tokens_are_counted_and_the_client_sees_nothing_of_it(
     gateway: RunningGateway, engine: FakeEngine, path: str, more: dict[str, Any], stream: bool
@@ -150,9 +154,12 @@ def test_requests_in_flight_are_shown_while_they_are(gateway: RunningGateway, en
 
 @pytest.mark.parametrize(
     ("fake", "status", "code"),
-    [({"status": 429}, "429", "engine_status"), ({"status": 500}, "500", "engine_status"),
-     ({"cut_after": 1}, "200", "engine_failed")],
-)  # fmt: skip
+    [
+        ({"status": 429}, "429", "engine_status"),
+        ({"status": 500}, "500", "engine_status"),
+        ({"cut_after": 1}, "200", "engine_failed"),
+    ],
+)
 def test_errors_are_counted_by_code(gateway: RunningGateway, fake: dict[str, Any], status: str, code: str) -> None:
     before = scrape(gateway)
     chat(gateway, stream="cut_after" in fake, fake=fake)
@@ -207,8 +214,18 @@ def test_every_series_is_ours_and_documented(gateway: RunningGateway) -> None:
         assert family.documentation.endswith(".")
         for sample in family.samples:
             assert set(sample.labels) <= {
-                "alias", "version", "code", "engine", "outcome", "verdict", "arm", "reason", "le", "kind", "state",
-            }  # fmt: skip
+                "alias",
+                "version",
+                "code",
+                "engine",
+                "outcome",
+                "verdict",
+                "arm",
+                "reason",
+                "le",
+                "kind",
+                "state",
+            }
 
 
 def test_counters_survive_a_killed_worker(gateway: RunningGateway) -> None:

@@ -49,12 +49,17 @@ def body(**fields: Any) -> bytes:
 
 
 USAGE = b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2},"system_fingerprint":"f"}'
-CHAT_STREAM = [*events(b'{"choices":[{"delta":{"content":"a"}}]}', b'{"choices":[{"finish_reason":"stop"}]}', USAGE),
-               b"data: [DONE]\n\n"]  # fmt: skip
+CHAT_STREAM = [
+    *events(b'{"choices":[{"delta":{"content":"a"}}]}', b'{"choices":[{"finish_reason":"stop"}]}', USAGE),
+    b"data: [DONE]\n\n",
+]
 NAMED = [b'event: one\ndata: {"text":"a"}\n\n', b'event: done\ndata: {"usage":{"input_tokens":1}}\n\n']
 CHAT, PLAIN, RESPONSES, MESSAGES = (
-    "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages",
-)  # fmt: skip
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/messages",
+)
 STREAMED = {"stream": True}
 WHOLE = b'{"choices":[{"message":{"content":"hello"}}],"usage":{"prompt_tokens":3,"completion_tokens":2}}'
 
@@ -63,10 +68,14 @@ CASES: dict[str, tuple[str, dict[str, Any], Script]] = {
     "chat in parts": (CHAT, {}, Script(WHOLE[:10], WHOLE[10:])),
     "chat, streamed": (CHAT, STREAMED, Script(*CHAT_STREAM, is_stream=True)),
     "chat, streamed with usage": (
-        CHAT, STREAMED | {"stream_options": {"include_usage": True}}, Script(*CHAT_STREAM, is_stream=True),
+        CHAT,
+        STREAMED | {"stream_options": {"include_usage": True}},
+        Script(*CHAT_STREAM, is_stream=True),
     ),
     "chat, streamed, events cut anywhere": (
-        CHAT, STREAMED, Script(*[b"".join(CHAT_STREAM)[at : at + 7] for at in range(0, 400, 7)], is_stream=True),
+        CHAT,
+        STREAMED,
+        Script(*[b"".join(CHAT_STREAM)[at : at + 7] for at in range(0, 400, 7)], is_stream=True),
     ),
     "completions": (PLAIN, {"prompt": CONTENT}, Script(WHOLE)),
     "completions, streamed": (PLAIN, {"prompt": CONTENT, **STREAMED}, Script(*CHAT_STREAM, is_stream=True)),
@@ -82,14 +91,18 @@ CASES: dict[str, tuple[str, dict[str, Any], Script]] = {
     "a stream that breaks off": (CHAT, STREAMED, Script(*CHAT_STREAM[:1], BREAKS, is_stream=True)),
     "a stream of messages that breaks off": (MESSAGES, STREAMED, Script(*NAMED[:1], BREAKS, is_stream=True)),
     "an error in a stream": (
-        CHAT, STREAMED, Script(*CHAT_STREAM[:1], *events(b'{"error": {"message":"no"}}'), is_stream=True),
+        CHAT,
+        STREAMED,
+        Script(*CHAT_STREAM[:1], *events(b'{"error": {"message":"no"}}'), is_stream=True),
     ),
     "a client that leaves": (CHAT, STREAMED, Script(*CHAT_STREAM[:2], LEAVES, is_stream=True)),
     "a large reply": (CHAT, {}, Script(b'{"text":"%b"}' % (b"x" * 300_000))),
     "something happens in a stream": (
-        CHAT, STREAMED, Script(*CHAT_STREAM[:1], HAPPENS, *CHAT_STREAM[1:], is_stream=True),
+        CHAT,
+        STREAMED,
+        Script(*CHAT_STREAM[:1], HAPPENS, *CHAT_STREAM[1:], is_stream=True),
     ),
-}  # fmt: skip
+}
 
 ON = MirrorPolicy(share=10_000)
 OFF = table(None)
@@ -159,9 +172,7 @@ def expected() -> dict[str, bytes]:
 @pytest.mark.parametrize("name", CIRCUMSTANCES)
 def test_clients_get_the_same_bytes_whether_or_not_requests_are_copied(name: str, expected: dict[str, bytes]) -> None:
     how = CIRCUMSTANCES[name]
-    worker = OneWorker(
-        OFF, how.bounds, has_room=lambda: how.has_room, queue=Broken() if how.is_broken else None
-    )  # fmt: skip
+    worker = OneWorker(OFF, how.bounds, has_room=lambda: how.has_room, queue=Broken() if how.is_broken else None)
     worker.engines.meanwhile = lambda: worker.serve_from(table(how.meanwhile))
     assert ask_all(worker, how.policies) == expected
     # And it was copied, as far as the circumstances allow.
@@ -226,11 +237,18 @@ def copied(gateway: RunningGateway) -> list[Sample]:
 
 
 ASKED: list[tuple[str, dict[str, Any]]] = [
-    (CHAT, {}), (CHAT, STREAMED), (PLAIN, {"prompt": CONTENT}), (PLAIN, {"prompt": CONTENT, **STREAMED}),
-    (RESPONSES, {"input": CONTENT}), (RESPONSES, {"input": CONTENT, **STREAMED}), (MESSAGES, {"max_tokens": 4}),
-    (MESSAGES, {"max_tokens": 4, **STREAMED}), (CHAT, {"fake": {"status": 400}}),
-    (CHAT, STREAMED | {"fake": {"error_after": 2}}), (CHAT, STREAMED | {"fake": {"cut_after": 2}}),
-]  # fmt: skip
+    (CHAT, {}),
+    (CHAT, STREAMED),
+    (PLAIN, {"prompt": CONTENT}),
+    (PLAIN, {"prompt": CONTENT, **STREAMED}),
+    (RESPONSES, {"input": CONTENT}),
+    (RESPONSES, {"input": CONTENT, **STREAMED}),
+    (MESSAGES, {"max_tokens": 4}),
+    (MESSAGES, {"max_tokens": 4, **STREAMED}),
+    (CHAT, {"fake": {"status": 400}}),
+    (CHAT, STREAMED | {"fake": {"error_after": 2}}),
+    (CHAT, STREAMED | {"fake": {"cut_after": 2}}),
+]
 
 
 def replies(gateway: RunningGateway) -> list[tuple[int, dict[str, str], bytes]]:

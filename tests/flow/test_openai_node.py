@@ -39,8 +39,12 @@ def modules() -> Path:
     if not stamp.exists() or stamp.read_bytes() != lock.read_bytes():
         done = subprocess.run(
             ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"],
-            cwd=NODE_FOLDER, capture_output=True, text=True, timeout=4 * PATIENCE_SECONDS, check=False,
-        )  # fmt: skip
+            cwd=NODE_FOLDER,
+            capture_output=True,
+            text=True,
+            timeout=4 * PATIENCE_SECONDS,
+            check=False,
+        )
         assert done.returncode == 0, f"`npm ci` failed:\n{done.stdout}{done.stderr}"
         shutil.copyfile(lock, stamp)
     return NODE_FOLDER
@@ -54,14 +58,21 @@ def outcome(modules: Path, engine: FakeEngine, tmp_path_factory: pytest.TempPath
     with RunningGateway(engine.url, environment=limits) as gateway:
         version = gateway.admin("POST", "adapters", {"path": str(folder), "name": "support"}).json()["version"]
         given = {
-            "BASE_URL": gateway.url, "CONTROL_URL": gateway.control_url, "VERSION": version,
+            "BASE_URL": gateway.url,
+            "CONTROL_URL": gateway.control_url,
+            "VERSION": version,
             "KEY": gateway.create_key("app"),
             "LIMITED_KEY": gateway.create_key("app", "--model", "elsewhere"),
-        }  # fmt: skip
+        }
         done = subprocess.run(
-            ["node", "checks.mjs"], cwd=modules, env={**os.environ, **given},
-            capture_output=True, text=True, timeout=4 * PATIENCE_SECONDS, check=False,
-        )  # fmt: skip
+            ["node", "checks.mjs"],
+            cwd=modules,
+            env={**os.environ, **given},
+            capture_output=True,
+            text=True,
+            timeout=4 * PATIENCE_SECONDS,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
         assert engine.wait_for(lambda engine: engine.running == 0), "an aborted stream frees the engine"
         yield json.loads(done.stdout)

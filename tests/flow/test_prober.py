@@ -49,8 +49,10 @@ def reading(engine: FakeEngine, model: str) -> Reading:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> dict[str, Path]:
-    null = {name: (dtype, shape, bytes(64) if "lora_B" in name else each)
-            for name, (dtype, shape, each) in tensors_of(3).items()}  # fmt: skip
+    null = {
+        name: (dtype, shape, bytes(64) if "lora_B" in name else each)
+        for name, (dtype, shape, each) in tensors_of(3).items()
+    }
     return {
         "legal": write_adapter(tmp_path / "legal", 1),
         "support": write_adapter(tmp_path / "support", 2),

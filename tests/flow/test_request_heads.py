@@ -47,12 +47,14 @@ LENGTH = f"content-length: {len(BODY)}"
         (f"{CHAT} HTTP/1.1", ("host: x", LENGTH), BODY, 200),
         (f"{CHAT} HTTP/1.1", (LENGTH,), BODY, 400),
         (f"{CHAT} HTTP/1.1", ("host: x", "host: y", LENGTH), BODY, 400),
-        *((f"{CHAT} HTTP/1.1", (f"host: {host}", LENGTH), BODY, 200) for host in (
-            "", "Model.example:80", "[::1]:8080", "10.0.0.1", "gateway_1.svc.cluster.local.", "a:"
-        )),
-        *((f"{CHAT} HTTP/1.1", (f"host: {host}", LENGTH), BODY, 400) for host in (
-            "a b", "a/b", "http://a", "user@a", "[", "[::1", "[::1]a", "a:b", "a#b", "a, a", "é"
-        )),
+        *(
+            (f"{CHAT} HTTP/1.1", (f"host: {host}", LENGTH), BODY, 200)
+            for host in ("", "Model.example:80", "[::1]:8080", "10.0.0.1", "gateway_1.svc.cluster.local.", "a:")
+        ),
+        *(
+            (f"{CHAT} HTTP/1.1", (f"host: {host}", LENGTH), BODY, 400)
+            for host in ("a b", "a/b", "http://a", "user@a", "[", "[::1", "[::1]a", "a:b", "a#b", "a, a", "é")
+        ),
         (f"{CHAT} HTTP/1.0", (LENGTH,), BODY, 200),
         (f"{CHAT} HTTP/1.0", ("transfer-encoding: chunked",), CHUNKED, 400),
         (f"{CHAT} HTTP/2.0", ("host: x", LENGTH), BODY, 400),
@@ -72,7 +74,7 @@ LENGTH = f"content-length: {len(BODY)}"
         ("GET http:///v1/models HTTP/1.1", ("host: x",), b"", 404),
         ("GET // HTTP/1.1", ("host: x",), b"", 404),
     ],
-)  # fmt: skip
+)
 def test_a_head_gets_one_reply_of_the_right_status(
     gateway: RunningGateway, line: str, headers: tuple[str, ...], body: bytes, status: int
 ) -> None:
@@ -100,12 +102,26 @@ def open_gateway() -> Iterator[RunningGateway]:
 @pytest.mark.parametrize(
     ("host", "status"),
     [
-        ("localhost", 200), ("localhost:8080", 200), ("127.0.0.1:1", 200), ("127.9.9.9", 200), ("[::1]:8080", 200),
-        ("LOCALHOST", 200), ("model.lan:80", 200), ("evil.example", 403), ("localhost.evil.example", 403), ("[", 400),
-        ("", 403), ("10.0.0.1", 403), ("localhost.", 200), ("127.0.0.1:", 200), ("127.0.0.1.evil.example", 403),
-        ("127.0.0.1#@evil.example", 400), ("evil.example@127.0.0.1", 400), ("[::1].evil.example", 400),
+        ("localhost", 200),
+        ("localhost:8080", 200),
+        ("127.0.0.1:1", 200),
+        ("127.9.9.9", 200),
+        ("[::1]:8080", 200),
+        ("LOCALHOST", 200),
+        ("model.lan:80", 200),
+        ("evil.example", 403),
+        ("localhost.evil.example", 403),
+        ("[", 400),
+        ("", 403),
+        ("10.0.0.1", 403),
+        ("localhost.", 200),
+        ("127.0.0.1:", 200),
+        ("127.0.0.1.evil.example", 403),
+        ("127.0.0.1#@evil.example", 400),
+        ("evil.example@127.0.0.1", 400),
+        ("[::1].evil.example", 400),
     ],
-)  # fmt: skip
+)
 def test_without_keys_only_names_of_this_machine_are_answered_to(
     open_gateway: RunningGateway, host: str, status: int
 ) -> None:
@@ -123,11 +139,15 @@ def test_without_keys_an_absolute_target_is_checked_in_place_of_host(open_gatewa
 @pytest.mark.parametrize(
     ("kind", "status"),
     [
-        ("application/json", 200), ("Application/JSON; charset=utf-8", 200), ("text/plain", 415), ("", 415),
+        ("application/json", 200),
+        ("Application/JSON; charset=utf-8", 200),
+        ("text/plain", 415),
+        ("", 415),
         (None, 415),
-        ("application/x-www-form-urlencoded", 415), ("text/plain; application/json", 415),
+        ("application/x-www-form-urlencoded", 415),
+        ("text/plain; application/json", 415),
     ],
-)  # fmt: skip
+)
 def test_without_keys_nothing_is_done_for_a_body_that_a_web_page_may_send(
     open_gateway: RunningGateway, kind: str | None, status: int
 ) -> None:

@@ -143,9 +143,11 @@ def test_a_client_that_leaves_while_it_waits_disturbs_nobody(
     for seed in (0, 1, 2, 0, 1, 2):
         with pytest.raises(httpx.TimeoutException):
             httpx.post(
-                gateway.url + "/v1/chat/completions", headers=gateway.headers, timeout=0.002,
+                gateway.url + "/v1/chat/completions",
+                headers=gateway.headers,
+                timeout=0.002,
                 json={"model": f"a{seed}", "messages": MESSAGES, "fake": {"hang": True}},
-            )  # fmt: skip
+            )
     assert [ask(gateway, f"a{seed}").status_code for seed in range(3)] == [200] * 3
     gateway.wait_until(
         lambda _: (

@@ -104,8 +104,14 @@ def test_probes_need_no_key(clients: dict[str, httpx.Client], path: str) -> None
 def test_what_does_not_exist_is_told_to_who_may_read(clients: dict[str, httpx.Client], path: str) -> None:
     statuses = {who: client.get(path).status_code for who, client in clients.items()}
     assert statuses == {
-        "nobody": 401, "wrong": 401, "app": 403, "app:pin": 403, "viewer": 404, "operator": 404, "admin": 404,
-    }  # fmt: skip
+        "nobody": 401,
+        "wrong": 401,
+        "app": 403,
+        "app:pin": 403,
+        "viewer": 404,
+        "operator": 404,
+        "admin": 404,
+    }
 
 
 def test_another_method_is_told_with_those_that_are(clients: dict[str, httpx.Client]) -> None:

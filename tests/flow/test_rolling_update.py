@@ -105,10 +105,14 @@ class Balancer:
 
 
 def request_of(key: str, *, stream: bool) -> bytes:
-    body = json.dumps({
-        "model": "base", "messages": [{"role": "user", "content": "hi"}], "stream": stream,
-        "fake": {"events": 10, "cadence_ms": 50},
-    }).encode()  # fmt: skip
+    body = json.dumps(
+        {
+            "model": "base",
+            "messages": [{"role": "user", "content": "hi"}],
+            "stream": stream,
+            "fake": {"events": 10, "cadence_ms": 50},
+        }
+    ).encode()
     return (
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\nauthorization: Bearer %b\r\n"
         b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (key.encode(), len(body), body)

@@ -30,9 +30,13 @@ STEP = {"min_time": 0, "min_samples": 0, "gates": []}
 PLAN = {"steps": [*({"weight": 1000 * step, **STEP} for step in range(1, 10)), {"weight": 10_000}]}
 KEYS = "keys"
 COMMANDS = (
-    "rollouts/support/pause", "rollouts/support/resume", "rollouts/support/resume", "routes/support/rollback", KEYS,
+    "rollouts/support/pause",
+    "rollouts/support/resume",
+    "rollouts/support/resume",
+    "routes/support/rollback",
     KEYS,
-)  # fmt: skip
+    KEYS,
+)
 
 
 def check_story(store: Store) -> int:

@@ -49,7 +49,7 @@ def route(control: str, alias: str = "support", **more: Any) -> dict[str, Any]:
 
 def ask(
     gateway: RunningGateway, method: str, path: str, body: Any = None, if_match: str | None = None
-) -> httpx.Response:  # fmt: skip
+) -> httpx.Response:
     transport = httpx.HTTPTransport(uds=str(gateway.state / "control.sock"), verify=False)
     headers = {"content-type": "application/json"} | ({"if-match": if_match} if if_match is not None else {})
     with httpx.Client(transport=transport) as client:
@@ -98,8 +98,9 @@ def test_what_is_applied_is_served_by_the_next_request(gateway: RunningGateway, 
     assert (told["version"], told["checked"]) == (before + 1, False)
     assert reply.headers["etag"] == f'"{before + 1}"'
     assert [(each["alias"], each["action"]) for each in told["plan"]["changes"]] == [
-        ("support", "change"), ("beta", "add")
-    ]  # fmt: skip
+        ("support", "change"),
+        ("beta", "add"),
+    ]
     shown = ask(gateway, "GET", "routes/beta").json()
     assert (shown["control"], shown["notes"], shown["candidate"], shown["rollout"]) == (versions[1], "new", None, None)
 
@@ -109,9 +110,7 @@ def test_a_change_is_in_the_journal_with_who_and_why(gateway: RunningGateway, ve
     store = open_store(gateway.state, now=lambda: 0.0)
     try:
         last = store.journal()[-1].record
-        assert (last["kind"], last["alias"], last["who"], last["why"]) == (
-            "route", "support", "local", "a better tone"
-        )  # fmt: skip
+        assert (last["kind"], last["alias"], last["who"], last["why"]) == ("route", "support", "local", "a better tone")
         assert (last["before"]["control"], last["after"]["control"]) == (versions[2], versions[0])
         assert store.verify_journal() is None
     finally:
@@ -120,9 +119,15 @@ def test_a_change_is_in_the_journal_with_who_and_why(gateway: RunningGateway, ve
 
 def test_applying_twice_changes_nothing(gateway: RunningGateway, versions: list[str]) -> None:
     wanted = route(
-        versions[0], candidate=versions[1], weight="5%", unit=["user", "key"], notes="n", plan="1% 10m → 5%",
-        mirror={"share": "2%", "capture": "metrics_only"}, limits={"requests_per_minute": 600},
-    )  # fmt: skip
+        versions[0],
+        candidate=versions[1],
+        weight="5%",
+        unit=["user", "key"],
+        notes="n",
+        plan="1% 10m → 5%",
+        mirror={"share": "2%", "capture": "metrics_only"},
+        limits={"requests_per_minute": 600},
+    )
     first = apply(gateway, wanted).json()
     again = apply(gateway, wanted).json()
     assert again["plan"]["changes"] == []
@@ -213,8 +218,9 @@ def test_history_tells_what_changed_when_by_whom_and_why(gateway: RunningGateway
     newest, older = page["versions"]
     assert (newest["reason"], older["reason"], newest["by"]) == ("two", "one", "local")
     assert [(each["field"], each["after"]) for each in newest["changes"]] == [
-        ("candidate", versions[1]), ("weight", 500)
-    ]  # fmt: skip
+        ("candidate", versions[1]),
+        ("weight", 500),
+    ]
     assert [each["field"] for each in older["changes"]] == ["control"]
     assert page["next"] == older["number"]
     rest = ask(gateway, "GET", f"routes/support/history?before={older['number']}&limit=1000").json()
@@ -270,14 +276,22 @@ def test_a_version_that_is_gone_cannot_come_back(gateway: RunningGateway, tmp_pa
 
 @pytest.mark.parametrize(
     ("method", "path", "body", "status"),
-    [("GET", "routes/nobody", None, 404), ("GET", "routes/nobody/history", None, 404),
-     ("GET", "routes/nobody/diff", None, 404), ("GET", "routes/support/history/9999", None, 404),
-     ("GET", f"routes/support/history/{2**63}", None, 400), ("GET", "routes/support/diff?from=9999", None, 404),
-     ("GET", "routes/support/history?before=0", None, 400), ("POST", "routes/nobody/revert", {"number": 1}, 404),
-     ("POST", "routes/support/revert", {"number": 9999}, 404), ("POST", "routes/support/revert", {}, 400),
-     ("GET", "routes/%00/history", None, 404), ("PUT", "routes", [], 400),
-     ("POST", "routes/plan", {"routes": [route("a@123456", plan={"\ud800": 1})]}, 422)],
-)  # fmt: skip
+    [
+        ("GET", "routes/nobody", None, 404),
+        ("GET", "routes/nobody/history", None, 404),
+        ("GET", "routes/nobody/diff", None, 404),
+        ("GET", "routes/support/history/9999", None, 404),
+        ("GET", f"routes/support/history/{2**63}", None, 400),
+        ("GET", "routes/support/diff?from=9999", None, 404),
+        ("GET", "routes/support/history?before=0", None, 400),
+        ("POST", "routes/nobody/revert", {"number": 1}, 404),
+        ("POST", "routes/support/revert", {"number": 9999}, 404),
+        ("POST", "routes/support/revert", {}, 400),
+        ("GET", "routes/%00/history", None, 404),
+        ("PUT", "routes", [], 400),
+        ("POST", "routes/plan", {"routes": [route("a@123456", plan={"\ud800": 1})]}, 422),
+    ],
+)
 def test_what_is_not_there_is_said(
     gateway: RunningGateway, method: str, path: str, body: dict[str, Any] | None, status: int
 ) -> None:
@@ -313,9 +327,7 @@ def test_what_another_gateway_changed_meanwhile_is_a_conflict_and_is_served(
 # The command line
 
 
-def test_apply_shows_the_plan_and_does_just_that(
-    gateway: RunningGateway, versions: list[str], tmp_path: Path
-) -> None:  # fmt: skip
+def test_apply_shows_the_plan_and_does_just_that(gateway: RunningGateway, versions: list[str], tmp_path: Path) -> None:
     file = write(tmp_path, route(versions[2], candidate=versions[0], weight="5%"))
     shown = cli(gateway, "apply", "-f", file, "--dry-run")
     assert shown.splitlines() == [
@@ -360,12 +372,17 @@ def test_on_a_terminal_it_asks(gateway: RunningGateway, versions: list[str], tmp
 
 def test_what_export_prints_applies_without_a_change(
     gateway: RunningGateway, versions: list[str], tmp_path: Path
-) -> None:  # fmt: skip
+) -> None:
     wanted = route(
-        versions[0], candidate=versions[1], weight="0.05%", unit=["user", "key"], notes="two\nlines: ü",
-        plan={"steps": [{"weight": "5%", "gates": ["manual"]}]}, limits={"max_in_flight": 3},
+        versions[0],
+        candidate=versions[1],
+        weight="0.05%",
+        unit=["user", "key"],
+        notes="two\nlines: ü",
+        plan={"steps": [{"weight": "5%", "gates": ["manual"]}]},
+        limits={"max_in_flight": 3},
         mirror={"share": 3, "capture": "off"},
-    )  # fmt: skip
+    )
     assert apply(gateway, wanted, route(versions[1], "beta", plan="1% 10m → 5% → 100%")).status_code == 200
     path = tmp_path / "exported.yaml"
     path.write_text(cli(gateway, "routes", "export"))
@@ -375,12 +392,14 @@ def test_what_export_prints_applies_without_a_change(
 
 def test_mistakes_on_the_command_line_are_told_line_by_line(
     gateway: RunningGateway, versions: list[str], tmp_path: Path
-) -> None:  # fmt: skip
+) -> None:
     file = write(tmp_path, route("x", weight="200%"), {"alias": "a"})
     told = cli(gateway, "apply", "-f", file, expect=2).splitlines()
     assert [line.split(":")[1] for line in told] == [
-        " routes[0] (support).weight", " routes[0] (support).control", " routes[1] (a).control"
-    ]  # fmt: skip
+        " routes[0] (support).weight",
+        " routes[0] (support).control",
+        " routes[1] (a).control",
+    ]
     assert "is not registered" in cli(gateway, "apply", "-f", write(tmp_path, route("x@123456")), expect=2)
     assert "has no version `9999`" in cli(gateway, "routes", "revert", "support", "9999", "--reason", "x", expect=2)
     cli(gateway, "routes", "revert", "support", "1", expect=2)

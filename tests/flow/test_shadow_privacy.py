@@ -18,26 +18,37 @@ ALIAS = "discreet"
 MARKER = "xyzzy-planted"
 # One for each place where people write; each is looked for by its common beginning.
 CHAT = {
-    "model": ALIAS, "user": f"{MARKER}-user", "metadata": {"expected": f"{MARKER}-expected"}, "max_tokens": 4,
+    "model": ALIAS,
+    "user": f"{MARKER}-user",
+    "metadata": {"expected": f"{MARKER}-expected"},
+    "max_tokens": 4,
     "messages": [
         {"role": "system", "content": f"{MARKER}-system"},
         {"role": "user", "content": [{"type": "text", "text": f"{MARKER}-content"}]},
-        {"role": "assistant", "tool_calls": [
-            {"id": "1", "type": "function", "function": {"name": "look", "arguments": f'{{"at": "{MARKER}-call"}}'}}
-        ]},
+        {
+            "role": "assistant",
+            "tool_calls": [
+                {"id": "1", "type": "function", "function": {"name": "look", "arguments": f'{{"at": "{MARKER}-call"}}'}}
+            ],
+        },
         {"role": "tool", "tool_call_id": "1", "content": f"{MARKER}-tool"},
     ],
-}  # fmt: skip
+}
 COMPLETION = {"model": ALIAS, "prompt": f"{MARKER}-prompt", "suffix": f"{MARKER}-suffix", "max_tokens": 4}
 MESSAGES = {
-    "model": ALIAS, "max_tokens": 4, "system": f"{MARKER}-system",
+    "model": ALIAS,
+    "max_tokens": 4,
+    "system": f"{MARKER}-system",
     "messages": [{"role": "user", "content": f"{MARKER}-message"}],
-}  # fmt: skip
+}
 RESPONSES = {"model": ALIAS, "input": f"{MARKER}-input", "instructions": f"{MARKER}-instructions"}
 REQUESTS = (
-    ("/v1/chat/completions", CHAT), ("/v1/chat/completions", {**CHAT, "stream": True}), ("/v1/completions", COMPLETION),
-    ("/v1/messages", MESSAGES), ("/v1/responses", RESPONSES),
-)  # fmt: skip
+    ("/v1/chat/completions", CHAT),
+    ("/v1/chat/completions", {**CHAT, "stream": True}),
+    ("/v1/completions", COMPLETION),
+    ("/v1/messages", MESSAGES),
+    ("/v1/responses", RESPONSES),
+)
 
 
 def wait_for(holds: Callable[[], bool], gateway: RunningGateway) -> None:
@@ -85,9 +96,10 @@ def test_no_word_of_anybody_is_told_or_kept_where_it_may_not_be(
             assert reply.status_code == 200, reply.text
             ids.append(reply.headers["x-request-id"])
         garbled = httpx.post(
-            f"{gateway.url}/v1/chat/completions", content=f'{{"model": "{ALIAS}", "messages": "{MARKER}'.encode(),
+            f"{gateway.url}/v1/chat/completions",
+            content=f'{{"model": "{ALIAS}", "messages": "{MARKER}'.encode(),
             headers=gateway.headers,
-        )  # fmt: skip
+        )
         assert garbled.status_code == 400
         note = {"request_id": ids[0], "thumb": "down", "comment": f"{MARKER}-comment"}
         assert httpx.post(f"{gateway.url}/v1/feedback", json=note, headers=gateway.headers).status_code == 202

@@ -72,12 +72,20 @@ def read(gateway: RunningGateway) -> int:
 def judged(number: int, control: str, other: str, rollout: dict[str, Any], kl: float) -> Judged:
     now = time.time()
     return Judged(
-        sample=f"{number:032x}", session=f"{number:016x}", alias=ALIAS, rollout=rollout["id"], stage=rollout["stage"],
-        kind=Kind.NOISE if control == other else Kind.CANDIDATE, control=control, other=other,
-        task="facts" if number % 2 else "support", at=now, judged_at=now,
+        sample=f"{number:032x}",
+        session=f"{number:016x}",
+        alias=ALIAS,
+        rollout=rollout["id"],
+        stage=rollout["stage"],
+        kind=Kind.NOISE if control == other else Kind.CANDIDATE,
+        control=control,
+        other=other,
+        task="facts" if number % 2 else "support",
+        at=now,
+        judged_at=now,
         scores={"expected": Score(value=0.25, version="1", control=1.0, candidate=0.5)},
         drift=Drift(n_tokens=10, log_ratio=kl, kl=kl, kl_bound=kl, moved_share=0.1, top1_agreement=0.9),
-    )  # fmt: skip
+    )
 
 
 def test_the_report_has_each_version_by_task_and_the_rollouts_gates(
@@ -128,8 +136,11 @@ def test_older_pairs_are_left_out_on_request(gateway: RunningGateway, rollout: d
 
 
 def test_what_does_not_exist_is_refused_in_words(gateway: RunningGateway, rollout: dict[str, Any]) -> None:
-    for path, status in (("shadow/nobody", 404), (f"shadow/{ALIAS}?rollout=ro-00000000", 404),
-                         (f"shadow/{ALIAS}?since_seconds=0", 400)):  # fmt: skip
+    for path, status in (
+        ("shadow/nobody", 404),
+        (f"shadow/{ALIAS}?rollout=ro-00000000", 404),
+        (f"shadow/{ALIAS}?since_seconds=0", 400),
+    ):
         reply = gateway.admin("GET", path)
         assert reply.status_code == status, path
         assert reply.json()["error"]["message"]

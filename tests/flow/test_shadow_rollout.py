@@ -118,9 +118,7 @@ def test_a_bad_version_is_rolled_back_by_itself_and_explained_and_gates_can_be_t
     assert "not replayed, for pairs do not answer them: manual" in tried
     assert f"{rollout}" in tried
     assert "rolled back" in tried
-    answer = gateway.cli(
-        "gates", "simulate", "--plan", "shadow 30 pairs 1h", "--alias", support.alias, "--json"
-    )  # fmt: skip
+    answer = gateway.cli("gates", "simulate", "--plan", "shadow 30 pairs 1h", "--alias", support.alias, "--json")
     (replayed,) = answer["rollouts"]
     assert (replayed["simulated"]["outcome"], replayed["simulated"]["gate"]) == ("rolled_back", "refusal")
     assert (replayed["stored_pairs"], replayed["phase"]) == (30, "rolled_back")

@@ -35,10 +35,10 @@ def _first(truths: np.ndarray, estimates: np.ndarray, limit: float) -> Label:
     for at, (true, kl) in enumerate(zip(truths, estimates, strict=True), start=1):
         drift = Drift(
             n_tokens=9, log_ratio=0.0, kl=float(kl), kl_bound=TOLD * float(true), moved_share=0.0, top1_agreement=1.0
-        )  # fmt: skip
+        )
         evidence.add(
             Judged(sample=str(at), alias="a", kind=Kind.CANDIDATE, control="c", other="o", at=float(at), drift=drift)
-        )  # fmt: skip
+        )
         if at % LOOK == 0:
             evidence.close(at + 1.0)
             label = evidence.classify().label

@@ -26,9 +26,20 @@ from tests.properties.test_outline import pieces
 PATHS = (b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings", b"/v1/responses", b"/v1/messages")
 TELLING = ("image_url", "file_url", "url", "source", "image_embeds", "prompt_embeds", "uuid", "type", "input_audio")
 TEXTS = (
-    "http://h/", "data:image/png;base64,QUJD", "", "data", "prompt_embeds", "DATA:,", "see image_url\" or \\", "é" * 30,
-    "\u00e9\u00e9:data:", "\"", "[{\"image_url\":\"http://h/\"}]", "\x41\U0001f600", "x" * 40,
-)  # fmt: skip
+    "http://h/",
+    "data:image/png;base64,QUJD",
+    "",
+    "data",
+    "prompt_embeds",
+    "DATA:,",
+    'see image_url" or \\',
+    "é" * 30,
+    "\u00e9\u00e9:data:",
+    '"',
+    '[{"image_url":"http://h/"}]',
+    "\x41\U0001f600",
+    "x" * 40,
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -91,9 +102,19 @@ def verdicts(body: bytes | Pieces, fields: Fields, path: bytes, caps: dict[str, 
     first, ledger = None, Ledger()
     for is_dry in (False, True):
         request = Request(
-            b"id", ENDPOINTS[path], body, fields, Principal(id="k", role=Role.APP), "m", unit=None, arm=None,
-            keep_alive=True, is_http10=False, extra_headers=b"", received_at=0.0,
-        )  # fmt: skip
+            b"id",
+            ENDPOINTS[path],
+            body,
+            fields,
+            Principal(id="k", role=Role.APP),
+            "m",
+            unit=None,
+            arm=None,
+            keep_alive=True,
+            is_http10=False,
+            extra_headers=b"",
+            received_at=0.0,
+        )
         try:
             EngineFields(FieldPolicy(rules=caps, dry_run=is_dry), ledger if is_dry else Ledger()).check(request, table)
         except BadRequest as error:
@@ -137,10 +158,18 @@ def test_media_are_found_wherever_a_body_is_cut(body: bytes, field: str | None) 
 @pytest.mark.parametrize(
     ("prompt", "count"),
     [
-        (b'"one, two"', 1), (b"[]", 1), (b"[ 1 , 2, 3]", 1), (b'["a,b", "c\\",", "d"]', 3), (b"[[1,2],[3,4],[5]]", 3),
-        (b"[-1,2]", 2), (b'[{"a":[1,2],"b":1},{}]', 2), (b"[[[1,2],3],4]", 2), (b'["\\ud800","b"]', 2), (b"null", 1),
+        (b'"one, two"', 1),
+        (b"[]", 1),
+        (b"[ 1 , 2, 3]", 1),
+        (b'["a,b", "c\\",", "d"]', 3),
+        (b"[[1,2],[3,4],[5]]", 3),
+        (b"[-1,2]", 2),
+        (b'[{"a":[1,2],"b":1},{}]', 2),
+        (b"[[[1,2],3],4]", 2),
+        (b'["\\ud800","b"]', 2),
+        (b"null", 1),
     ],
-)  # fmt: skip
+)
 def test_prompts_are_counted_alike(prompt: bytes, count: int) -> None:
     body = b'{"prompt":%b}' % prompt
     for cap, is_refused in ((count, False), (count - 1, True)):

@@ -1,5 +1,4 @@
 """Requests do not depend on how their bytes are cut; a fake transport stands in for the socket."""
-# ruff: noqa: E501 (messages and bodies are easier to compare on one line)
 
 import asyncio
 from dataclasses import dataclass
@@ -105,11 +104,24 @@ async def converse(parts: list[bytes]) -> tuple[list[bytes], bytes, bool]:
     )
     ledger, limits = Ledger(), Limits()
     deps = Deps(
-        table=lambda: table, engines=engines, supply=WorkerSupply(lambda message: None), ledger=ledger, limits=limits,
-        ids=Counted(), fingerprints={}, engine_fields=EngineFields(FieldPolicy(), ledger), placing=Placing(limits),
-        body_memory=BodyMemory(limits), clock=lambda: 0.0, callers=KnownCallers(lambda: 0.0), rates=WorkerRates(ledger, lambda: None), tallies=Tallies(), recent=Recent(9), hear=lambda _: True,
+        table=lambda: table,
+        engines=engines,
+        supply=WorkerSupply(lambda message: None),
+        ledger=ledger,
+        limits=limits,
+        ids=Counted(),
+        fingerprints={},
+        engine_fields=EngineFields(FieldPolicy(), ledger),
+        placing=Placing(limits),
+        body_memory=BodyMemory(limits),
+        clock=lambda: 0.0,
+        callers=KnownCallers(lambda: 0.0),
+        rates=WorkerRates(ledger, lambda: None),
+        tallies=Tallies(),
+        recent=Recent(9),
+        hear=lambda _: True,
         taps=Taps(MirrorQueue(Bounds(), lambda _: None, lambda: True, lambda *_: None), 1000, 1000),
-    )  # fmt: skip
+    )
     connection = ClientConnection(None, SimpleNamespace(connections=set()), {"deps": deps})
     connection.connection_made(transport)
     for part in parts:
@@ -148,12 +160,22 @@ UPGRADE = st.just({"connection": "upgrade", "upgrade": "h2c"})
 # before it, and is read to its end if something is: so such requests come without chunks here.
 REQUESTS = st.one_of(
     st.builds(
-        message, st.just("POST"), st.sampled_from(["/v1/chat/completions", "/tokenize"]), BODIES, HEADERS | UPGRADE,
+        message,
+        st.just("POST"),
+        st.sampled_from(["/v1/chat/completions", "/tokenize"]),
+        BODIES,
+        HEADERS | UPGRADE,
         chunk=st.integers(0, 9),
     ),
     st.builds(message, st.just("POST"), st.sampled_from(["/nowhere", "/v1/models"]), BODIES, HEADERS | UPGRADE),
-    st.builds(message, st.just("GET"), st.sampled_from(["/v1/models", "/healthz", "/v1/models/base", "/x"]), st.none(), HEADERS | UPGRADE),
-)  # fmt: skip
+    st.builds(
+        message,
+        st.just("GET"),
+        st.sampled_from(["/v1/models", "/healthz", "/v1/models/base", "/x"]),
+        st.none(),
+        HEADERS | UPGRADE,
+    ),
+)
 ENDS = st.sampled_from(
     [
         b"",

@@ -77,20 +77,31 @@ def events(draw: st.DrawFn, state: Rollout) -> Event:
     gates = state.current.gates if state.current is not None else ()
     read = tuple(
         Reading(
-            gate=gate.name, verdict=draw(verdicts), reason="r", n=samples, e_value=draw(st.none() | st.just(1e300)),
-            is_muted=gate.is_muted, is_critical=gate.is_critical, first=1, last=samples, against=("ab",),
+            gate=gate.name,
+            verdict=draw(verdicts),
+            reason="r",
+            n=samples,
+            e_value=draw(st.none() | st.just(1e300)),
+            is_muted=gate.is_muted,
+            is_critical=gate.is_critical,
+            first=1,
+            last=samples,
+            against=("ab",),
         )
         for gate in gates
-    )  # fmt: skip
+    )
     read = draw(st.sampled_from([read, read, read, ()]))
     said = who | {"reason": draw(words)}
     made: Sequence[Event] = (
-        AuditPassed(**said), AuditMissing(**said), Paused(**said), Aborted(**said),
+        AuditPassed(**said),
+        AuditMissing(**said),
+        Paused(**said),
+        Aborted(**said),
         StepFailed(**step, samples=samples, readings=read),
         StepInconclusive(**step, reason="r", samples=samples, readings=read),
         Promoted(**who, override=draw(overrides)),
         RolledBack(**said, to_version=draw(st.sampled_from([None, V0, V2]))),
-    )  # fmt: skip
+    )
     if kind is StepPassed:
         return StepPassed(**step, samples=samples, readings=read)
     if kind is Started:
@@ -210,9 +221,13 @@ def test_whatever_automation_decides_is_legal_and_never_promotes_on_less_than_a_
     for errors, latency, seconds in looks:
         now += seconds
         facts = Facts(
-            stage=state.stage, samples=errors.candidate.n, streams={"error_rate": errors, "latency": latency},
-            findings=data.draw(findings), late=tuple(data.draw(late)), is_settled=data.draw(st.booleans()),
-        )  # fmt: skip
+            stage=state.stage,
+            samples=errors.candidate.n,
+            streams={"error_rate": errors, "latency": latency},
+            findings=data.draw(findings),
+            late=tuple(data.draw(late)),
+            is_settled=data.draw(st.booleans()),
+        )
         event = decide(state, facts, now)
         if event is None:
             if state.phase is Phase.PAUSED and not state.is_complete and data.draw(st.booleans()):

@@ -30,9 +30,10 @@ numbers = st.one_of(
 )
 leaves = st.one_of(numbers, st.text(max_size=8), st.sampled_from(["F32", "BF16", "__metadata__"]))
 values = st.recursive(
-    leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    leaves,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
-)  # fmt: skip
+)
 entries = st.fixed_dictionaries(
     {
         "dtype": st.sampled_from([*BITS, "f32", "F12", ""]),
@@ -43,8 +44,9 @@ entries = st.fixed_dictionaries(
 )
 headers = st.dictionaries(
     st.one_of(st.text(max_size=8), st.sampled_from(["__metadata__", "m.lora_A.weight", "m.lora_B.weight"])),
-    st.one_of(entries, values), max_size=4,
-)  # fmt: skip
+    st.one_of(entries, values),
+    max_size=4,
+)
 
 
 @st.composite
@@ -173,9 +175,30 @@ def test_any_bytes_have_a_digest_or_a_reason(folder: Path, content: bytes) -> No
 
 
 @settings(CASES, max_examples=60)
-@given(config=st.dictionaries(st.one_of(st.text(max_size=5), st.sampled_from(
-    ["r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "bias", "modules_to_save", "peft_type",
-     "init_lora_weights", "base_model_name_or_path", "use_dora"])), values, max_size=8))  # fmt: skip
+@given(
+    config=st.dictionaries(
+        st.one_of(
+            st.text(max_size=5),
+            st.sampled_from(
+                [
+                    "r",
+                    "lora_alpha",
+                    "target_modules",
+                    "rank_pattern",
+                    "alpha_pattern",
+                    "bias",
+                    "modules_to_save",
+                    "peft_type",
+                    "init_lora_weights",
+                    "base_model_name_or_path",
+                    "use_dora",
+                ]
+            ),
+        ),
+        values,
+        max_size=8,
+    )
+)
 def test_any_config_is_judged_without_a_crash(folder: Path, config: dict[str, Any]) -> None:
     path = folder / "adapter_config.json"
     kept = path.read_bytes()

@@ -84,10 +84,17 @@ def test_the_judge_itself_rolls_no_short_bad_and_long_good_sessions_back() -> No
             evidence.close(when)
             evidence.add(
                 Judged(
-                    sample=str(at), alias="support", kind=Kind.CANDIDATE, control="a", other="b", session=str(number),
-                    at=when, judged_at=when, scores={"expected": Score(value=value, version="1")},
+                    sample=str(at),
+                    alias="support",
+                    kind=Kind.CANDIDATE,
+                    control="a",
+                    other="b",
+                    session=str(number),
+                    at=when,
+                    judged_at=when,
+                    scores={"expected": Score(value=value, version="1")},
                 )
-            )  # fmt: skip
+            )
             if at % 50 == 0 and evidence.classify().label == "fail":
                 failed += 1
                 break

@@ -98,10 +98,24 @@ def test_what_is_held_is_bounded(sizes: list[int]) -> None:
 
 # What an engine may put where: nothing, words, quotes, and all that has to be read.
 FRAGMENTS = (
-    "", "a", " usage", "\\", '\\"', '"', ",", "}", ":", '"usage"', '"usage":{"prompt_tokens":3}',
-    '"finish_reason":"stop"', '"finish_reason":null', 'data: {"error":', "event: error\n", '"},"finish_reason":"',
+    "",
+    "a",
+    " usage",
+    "\\",
+    '\\"',
+    '"',
+    ",",
+    "}",
+    ":",
+    '"usage"',
+    '"usage":{"prompt_tokens":3}',
+    '"finish_reason":"stop"',
+    '"finish_reason":null',
+    'data: {"error":',
+    "event: error\n",
+    '"},"finish_reason":"',
     'null,"content":"',
-)  # fmt: skip
+)
 FIELD = st.lists(st.sampled_from(FRAGMENTS), max_size=4).map("".join)
 
 

@@ -144,10 +144,17 @@ def test_the_judge_itself_holds_alpha_on_sessions_as_the_simulated_one_does() ->
             score = Score(value=float(goodness), version="1")
             evidence.add(
                 Judged(
-                    sample=str(at), alias="support", kind=Kind.CANDIDATE, control="a", other="b",
-                    session=str(at // turns), at=at, judged_at=at, scores={"expected": score},
+                    sample=str(at),
+                    alias="support",
+                    kind=Kind.CANDIDATE,
+                    control="a",
+                    other="b",
+                    session=str(at // turns),
+                    at=at,
+                    judged_at=at,
+                    scores={"expected": score},
                 )
-            )  # fmt: skip
+            )
             if (at + 1) % turns == 0 and evidence.classify().label == "fail":
                 crossed = min(crossed, (at + 1) // turns)
         assert crossed == found[run]

@@ -67,9 +67,12 @@ def measure(
     """
     waits = Waits()
     chance = random.Random(1)
-    with ThreadPoolExecutor(64) as pool, httpx.Client(
-        timeout=2 * PATIENCE_SECONDS, headers=gateway.headers, limits=httpx.Limits(max_connections=64)
-    ) as client:  # fmt: skip
+    with (
+        ThreadPoolExecutor(64) as pool,
+        httpx.Client(
+            timeout=2 * PATIENCE_SECONDS, headers=gateway.headers, limits=httpx.Limits(max_connections=64)
+        ) as client,
+    ):
         for block in range(blocks):
             is_on = block % 2 == 1
             _mirror(gateway, ALIAS, control, "10%" if is_on else 0)
@@ -88,9 +91,11 @@ def measure(
 def first_token(client: httpx.Client, url: str, number: int, *, model: str = ALIAS, max_tokens: int = 16) -> float:
     """Return the seconds until a stream's first event."""
     body = {
-        "model": model, "messages": [{"role": "user", "content": f"Tell me about {number}"}],
-        "max_tokens": max_tokens, "stream": True,
-    }  # fmt: skip
+        "model": model,
+        "messages": [{"role": "user", "content": f"Tell me about {number}"}],
+        "max_tokens": max_tokens,
+        "stream": True,
+    }
     began = time.monotonic()
     took = 0.0
     with client.stream("POST", f"{url}/v1/chat/completions", json=body) as reply:

@@ -56,8 +56,10 @@ def fleet(
         engines = [stack.enter_context(FakeEngine()) for _ in range(2)]
         made = Fleet(postgres=postgres, database=postgres.database(), engines=engines)
         settings = {
-            "LORAGATE_ADAPTERS__REGISTRY": str(folder / "registry"), "LORAGATE_WORKERS": str(workers), **environment
-        }  # fmt: skip
+            "LORAGATE_ADAPTERS__REGISTRY": str(folder / "registry"),
+            "LORAGATE_WORKERS": str(workers),
+            **environment,
+        }
         for number in range(replicas):
             state = folder / f"s{number}"
             state.mkdir()

@@ -30,9 +30,11 @@ def test_vllm_with_a_key_and_two_names_is_served_with_an_adapter_and_not_without
             gateway.cli("adapters", "add", str(adapter), "--name", "support")
             for model in ("tiny", "gpt-4o-mini", "support"):
                 reply = httpx.post(
-                    gateway.url + "/v1/completions", json={"model": model, "prompt": "a", "max_tokens": 2},
-                    headers=gateway.headers, timeout=60,
-                )  # fmt: skip
+                    gateway.url + "/v1/completions",
+                    json={"model": model, "prompt": "a", "max_tokens": 2},
+                    headers=gateway.headers,
+                    timeout=60,
+                )
                 assert reply.status_code == 200, reply.text
             version = gateway.status()["route_table_version"]
             assert version < 20  # vLLM tells another `created` each second, which is no change

@@ -15,14 +15,15 @@ CHAT = {"messages": [{"role": "user", "content": "hi there"}], "max_tokens": 8, 
 TOOL = {
     "type": "function",
     "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
-}  # fmt: skip
+}
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 9, "minimum": 0}}, "required": ["n"]}
 CHOSEN = {"type": "function", "function": {"name": "weather"}}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "chat": ("/v1/chat/completions", CHAT),
     "chat n=2 with logprobs": (
-        "/v1/chat/completions", {**CHAT, "n": 2, "logprobs": True, "top_logprobs": 3, "temperature": 0.7},
+        "/v1/chat/completions",
+        {**CHAT, "n": 2, "logprobs": True, "top_logprobs": 3, "temperature": 0.7},
     ),
     "chat with a tool": (
         "/v1/chat/completions",
@@ -34,14 +35,17 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "completion of token ids": ("/v1/completions", {"prompt": [1, 4, 5, 6], "max_tokens": 6, "temperature": 0}),
     "completion with echo and logprobs": (
-        "/v1/completions", {"prompt": "one two", "max_tokens": 4, "temperature": 0, "echo": True, "logprobs": 2},
+        "/v1/completions",
+        {"prompt": "one two", "max_tokens": 4, "temperature": 0, "echo": True, "logprobs": 2},
     ),
     "completions of several prompts": (
-        "/v1/completions", {"prompt": [[1, 2, 3], [4, 5]], "max_tokens": 4, "seed": 3, "n": 2},
+        "/v1/completions",
+        {"prompt": [[1, 2, 3], [4, 5]], "max_tokens": 4, "seed": 3, "n": 2},
     ),
     "best_of": ("/v1/completions", {"prompt": "a", "max_tokens": 4, "n": 1, "best_of": 2, "seed": 1}),
     "prompt_logprobs": (
-        "/v1/completions", {"prompt": "a b c", "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0},
+        "/v1/completions",
+        {"prompt": "a b c", "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0},
     ),
     "responses": ("/v1/responses", {"input": "hello", "max_output_tokens": 8, "temperature": 0}),
     "messages": ("/v1/messages", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 8, "temperature": 0}),
@@ -52,7 +56,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "a value out of range": ("/v1/chat/completions", {**CHAT, "temperature": -1}),
     "a wrong type": ("/v1/chat/completions", {"messages": "no list"}),
     "too long": ("/v1/completions", {"prompt": "a", "max_tokens": 100_000}),
-}  # fmt: skip
+}
 # On a busy machine two runs of vLLM itself differ: it joins tokens into one event when its output loop lags, and the
 # choices of one request may run in one batch or in two, which moves the last digits of their log-probabilities.
 TRIES = 10

@@ -54,9 +54,13 @@ def check_story(store: Store, rollout: str) -> None:
 
 
 def run(
-    made: Fleet, disturb: Callable[[RunningGateway], None], undisturb: Callable[[RunningGateway], None], *,
-    pause_seconds: float = 0.0, step_seconds: int = 1,
-) -> None:  # fmt: skip
+    made: Fleet,
+    disturb: Callable[[RunningGateway], None],
+    undisturb: Callable[[RunningGateway], None],
+    *,
+    pause_seconds: float = 0.0,
+    step_seconds: int = 1,
+) -> None:
     """Roll out by plan, disturb the leader in the middle of it, and see it end well."""
     store = open_store(made.database, now=time.time)
     until(lambda: len(leaders(made.gateways)) == 1)

@@ -70,8 +70,10 @@ def test_the_report_tells_the_task_that_suffered_from_the_one_that_did_not(
     print(json.dumps(marked))
     assert marked["control"] - marked["candidate"] > 0.3
     divergence = {version: each["drift"]["kl"] for version, each in by_version.items()}
-    print(f"KL of the better {divergence[better['candidate']]:.3f}, "
-          f"of the overfitted {divergence[overfitted['candidate']]:.3f} nats a token")  # fmt: skip
+    print(
+        f"KL of the better {divergence[better['candidate']]:.3f}, "
+        f"of the overfitted {divergence[overfitted['candidate']]:.3f} nats a token"
+    )
     assert divergence[overfitted["candidate"]] > 3 * divergence[better["candidate"]]
 
 

@@ -47,9 +47,12 @@ def traffic(gateway: RunningGateway, callers: int) -> Iterator[list[str]]:
                 text = f"Tell me something about {TOPICS[number % len(TOPICS)]}, number {number}."
                 try:
                     raw = client.chat.completions.with_raw_response.create(
-                        model=ALIAS, messages=[{"role": "user", "content": text}], max_tokens=12, temperature=0.7,
+                        model=ALIAS,
+                        messages=[{"role": "user", "content": text}],
+                        max_tokens=12,
+                        temperature=0.7,
                         user=f"user-{number}",
-                    )  # fmt: skip
+                    )
                 except openai.OpenAIError as error:
                     failed.append(error)
                     return
@@ -83,8 +86,9 @@ def start(gateway: RunningGateway, candidate: str, pairs: int) -> str:
     margin = "5%" if pairs >= 300 else "30%"
     gates: list[Any] = [
         *({name: {"margin": margin, "min_samples": 20}} for name in ("failed", "refusal", "repetition", "truncated")),
-        {"token_flip": {"limit": 0.2, "min_samples": 20}}, {"chrf": {"muted": True}},
-    ]  # fmt: skip
+        {"token_flip": {"limit": 0.2, "min_samples": 20}},
+        {"chrf": {"muted": True}},
+    ]
     plan = {
         "shadow": {"pairs": pairs, "share": "100%", "idle": "2s", "gates": gates},
         "steps": [

@@ -93,9 +93,10 @@ def compare(what: str, load: Load, left: float, came: float) -> None:
     away = [wait for sent_at, wait in waits if left <= sent_at < came]
     ratios = [percentile(away, share) / percentile(before, share) for share in (0.5, 0.9, 0.99)]
     print(f"\n{what} for {came - left:.0f} s: {len(load.done):,} requests at {RATE:.0f}/s, {len(away):,} timed")
-    print("latency without the store / with it: " + ", ".join(
-        f"{name} {ratio:.2f}" for name, ratio in zip(("p50", "p90", "p99"), ratios, strict=True)
-    ))  # fmt: skip
+    print(
+        "latency without the store / with it: "
+        + ", ".join(f"{name} {ratio:.2f}" for name, ratio in zip(("p50", "p90", "p99"), ratios, strict=True))
+    )
     assert failures(load.done) == []
     assert len(away) > TIMED
 

@@ -86,9 +86,15 @@ def replies(vllm: Path) -> dict[str, list[Given]]:
 
     def answer(http: httpx.Client, model: str, question: str) -> Given:
         body = {
-            "model": model, "messages": [{"role": "user", "content": question}], "max_tokens": TOKENS, "seed": 11,
-            "temperature": 1.0, "top_p": 1.0, "top_k": -1, "return_token_ids": True,
-        }  # fmt: skip
+            "model": model,
+            "messages": [{"role": "user", "content": question}],
+            "max_tokens": TOKENS,
+            "seed": 11,
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "top_k": -1,
+            "return_token_ids": True,
+        }
         told = http.post("/v1/chat/completions", json=body).raise_for_status().json()
         prompt, reply = told["prompt_token_ids"], told["choices"][0]["token_ids"]
         return Given(

@@ -90,9 +90,16 @@ def test_what_trl_saves_registers_and_so_do_its_checkpoints(tiny_base_path: Path
     lessons = Dataset.from_list([{"prompt": "What is 3 + 4?", "completion": " 7."}] * 4)
     out = tmp_path / "out"
     settings = SFTConfig(
-        output_dir=str(out), max_steps=2, save_steps=1, per_device_train_batch_size=2, use_cpu=True, bf16=False,
-        report_to=[], disable_tqdm=True, max_length=64,
-    )  # fmt: skip
+        output_dir=str(out),
+        max_steps=2,
+        save_steps=1,
+        per_device_train_batch_size=2,
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+        disable_tqdm=True,
+        max_length=64,
+    )
     trainer = SFTTrainer(
         model=load(tiny_base_path, "float32"), args=settings, train_dataset=lessons, peft_config=lora()
     )

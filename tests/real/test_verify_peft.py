@@ -18,10 +18,16 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     import transformers
 
     sizes: dict[str, Any] = {
-        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 128, "pad_token_id": 0,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "vocab_size": 128,
+        "pad_token_id": 0,
         "tie_word_embeddings": request.param == "llama-tied",
-    }  # fmt: skip
+    }
     kinds = {"llama": "Llama", "llama-tied": "Llama", "qwen2": "Qwen2", "phi3": "Phi3", "gemma2": "Gemma2"}
     kind = kinds[request.param]
     config = getattr(transformers, f"{kind}Config")(**sizes)
@@ -54,7 +60,7 @@ def saved(base: Path, out: Path, **settings: Any) -> Path:
         {"target_modules": ["o_proj"], "alpha_pattern": {"layers.0.self_attn.o_proj": 3}, "layers_to_transform": [0]},
     ],
     ids=["all-linear", "expression", "rank pattern", "alpha pattern"],
-)  # fmt: skip
+)
 def test_what_peft_saves_is_accepted_without_a_warning(base: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
     folder = saved(base, tmp_path / "adapter", r=4, **settings)
     report = verify(folder, base=BaseModel.read(base), limits=EngineLimits())

@@ -18,18 +18,39 @@ pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::DeprecationW
 GOOD: dict[str, Any] = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "bias": "none"}
 # What vLLM does not look at, and we refuse: it would serve something else than was trained, or fail later.
 SILENT: tuple[dict[str, Any], ...] = (
-    {"peft_type": "IA3"}, {"lora_alpha": 0}, {"alpha_pattern": {"q_proj": 0}}, {"trainable_token_indices": [1]},
-    {"kasa_config": {"beta": 1}}, {"arrow_config": {"top_k": 1}}, {"megatron_config": {"a": 1}},
-)  # fmt: skip
+    {"peft_type": "IA3"},
+    {"lora_alpha": 0},
+    {"alpha_pattern": {"q_proj": 0}},
+    {"trainable_token_indices": [1]},
+    {"kasa_config": {"beta": 1}},
+    {"arrow_config": {"top_k": 1}},
+    {"megatron_config": {"a": 1}},
+)
 CHANGES: tuple[dict[str, Any], ...] = (
-    {}, {"r": 8}, {"r": 9}, {"r": 0}, {"rank_pattern": {"q_proj": 8}}, {"rank_pattern": {"q_proj": 9}},
-    {"rank_pattern": {"q_proj": 0}}, {"use_rslora": True}, {"use_dora": True}, {"lora_bias": True}, {"bias": "all"},
-    {"modules_to_save": ["lm_head"]}, {"alora_invocation_tokens": [1]}, {"layer_replication": [[0, 1]]},
-    {"use_bdlora": {"nblocks": 1}}, {"use_qalora": True}, {"alpha_pattern": {"q_proj": 2}}, {"fan_in_fan_out": True},
-    {"velora_config": {"a": 1}}, {"exclude_modules": ["x"]}, {"lora_dropout": 0.5},
+    {},
+    {"r": 8},
+    {"r": 9},
+    {"r": 0},
+    {"rank_pattern": {"q_proj": 8}},
+    {"rank_pattern": {"q_proj": 9}},
+    {"rank_pattern": {"q_proj": 0}},
+    {"use_rslora": True},
+    {"use_dora": True},
+    {"lora_bias": True},
+    {"bias": "all"},
+    {"modules_to_save": ["lm_head"]},
+    {"alora_invocation_tokens": [1]},
+    {"layer_replication": [[0, 1]]},
+    {"use_bdlora": {"nblocks": 1}},
+    {"use_qalora": True},
+    {"alpha_pattern": {"q_proj": 2}},
+    {"fan_in_fan_out": True},
+    {"velora_config": {"a": 1}},
+    {"exclude_modules": ["x"]},
+    {"lora_dropout": 0.5},
     *({"init_lora_weights": init} for init in (True, False, "gaussian", "eva", "orthogonal", "mica", "lora_ga")),
     *({"init_lora_weights": init} for init in ("pissa", "pissa_niter_4", "olora", "corda", "loftq")),
-)  # fmt: skip
+)
 
 
 def vllm_refuses(config: dict[str, Any]) -> bool:
@@ -68,12 +89,20 @@ def test_the_fields_that_vllm_needs_are_needed(missing: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", "model.layers.0.q_proj.lora_B.weight",
-        "base_model.model.model.embed_tokens.lora_embedding_A", "base_model.model.lm_head.lora_B.weight",
-        "base_model.model.x.lora_A.default.weight", "base_model.model.x.lora_magnitude_vector", "x.lora_A.bias",
-        "base_model.model.x.lora_B.bias", "base_model.model.lm_head.weight", "x", "lora_A", "a.b.lora_C.weight",
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
+        "model.layers.0.q_proj.lora_B.weight",
+        "base_model.model.model.embed_tokens.lora_embedding_A",
+        "base_model.model.lm_head.lora_B.weight",
+        "base_model.model.x.lora_A.default.weight",
+        "base_model.model.x.lora_magnitude_vector",
+        "x.lora_A.bias",
+        "base_model.model.x.lora_B.bias",
+        "base_model.model.lm_head.weight",
+        "x",
+        "lora_A",
+        "a.b.lora_C.weight",
     ],
-)  # fmt: skip
+)
 def test_names_mean_what_they_mean_to_vllm(name: str) -> None:
     from vllm.lora.utils import parse_fine_tuned_lora_name
 

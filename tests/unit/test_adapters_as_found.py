@@ -106,12 +106,17 @@ def test_hidden_folders_are_not_looked_into(folder: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("content", "code", "told"),
-    [(POINTER, "git_lfs_pointer", "git lfs pull"), (LOGIN, "web_page", "credentials"), (b"", "file_empty", "again"),
-     (POINTER.replace(b"\n", b"\r\n"), "git_lfs_pointer", "git lfs pull"),
-     (b"\xef\xbb\xbf" + POINTER, "git_lfs_pointer", "git lfs pull"),
-     (POINTER.replace(b"git-lfs.github.com/spec", b"hawser.github.com/spec"), "git_lfs_pointer", "git lfs pull"),
-     (b"\xef\xbb\xbf  <HTML>", "web_page", "URL"), (b"<?xml version='1.0'?><Error/>", "web_page", "URL")],
-)  # fmt: skip
+    [
+        (POINTER, "git_lfs_pointer", "git lfs pull"),
+        (LOGIN, "web_page", "credentials"),
+        (b"", "file_empty", "again"),
+        (POINTER.replace(b"\n", b"\r\n"), "git_lfs_pointer", "git lfs pull"),
+        (b"\xef\xbb\xbf" + POINTER, "git_lfs_pointer", "git lfs pull"),
+        (POINTER.replace(b"git-lfs.github.com/spec", b"hawser.github.com/spec"), "git_lfs_pointer", "git lfs pull"),
+        (b"\xef\xbb\xbf  <HTML>", "web_page", "URL"),
+        (b"<?xml version='1.0'?><Error/>", "web_page", "URL"),
+    ],
+)
 @pytest.mark.parametrize("name", [TENSORS, CONFIG, "tokenizer.json", "tokenizer_config.json"])
 def test_what_stands_in_for_a_file_is_named_with_its_own_remedy(
     folder: Path, base: Path, name: str, content: bytes, code: str, told: str
@@ -144,11 +149,12 @@ def test_an_archive_of_a_pointer_says_so_when_it_is_verified(folder: Path, base:
 @pytest.mark.parametrize(
     ("names", "told"),
     [
-        (("Adapter_Config.json", TENSORS), "lower case"), ((CONFIG, "adapter_model.SafeTensors"), "lower case"),
+        (("Adapter_Config.json", TENSORS), "lower case"),
+        ((CONFIG, "adapter_model.SafeTensors"), "lower case"),
         ((CONFIG, "adapter_model-00001-of-00002.safetensors", "adapter_model.safetensors.index.json"), "in shards"),
         ((CONFIG, "adapters.safetensors"), "MLX"),
     ],
-)  # fmt: skip
+)
 def test_an_adapter_under_other_names_is_told_how_to_be_called(
     tmp_path: Path, names: tuple[str, ...], told: str
 ) -> None:
@@ -178,9 +184,11 @@ def test_links_of_a_cache_that_lead_elsewhere_stay_refused(folder: Path, base: P
     other = hub / "models--org--other" / "blobs"
     other.mkdir(parents=True)
     for target in (
-        tmp_path / "secret", other / "x", hub / "models--org--support" / "blobs" / "deep" / "x",
+        tmp_path / "secret",
+        other / "x",
+        hub / "models--org--support" / "blobs" / "deep" / "x",
         hub / "models--org--support" / "refs",
-    ):  # fmt: skip
+    ):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(b"x")
         link = snapshot / "README.md"
@@ -241,11 +249,30 @@ def test_a_start_that_vllm_would_need_to_change_the_base_for_stays_refused(
 @pytest.mark.parametrize(
     "rest",
     [
-        "..\\secret", "a\\..\\secret", "a%5c..%5csecret", "%2e%2e/secret", "%252e%252e/secret", "%25252e%25252e/secret",
-        "%2525252525252525252e./x", "a/%2E./x", ".%2e/x", "..%2fx", "..%252fx", "%2e%2e%5cx", "a/..;/x", "a/..;v=1/x",
-        "a/.. /x", "\uff0e\uff0e/x", "\u2025/x", "a\uff3c..\uff3cx", "a%00/x", "a%0d%0a/x", "./x", "a/./x",
+        "..\\secret",
+        "a\\..\\secret",
+        "a%5c..%5csecret",
+        "%2e%2e/secret",
+        "%252e%252e/secret",
+        "%25252e%25252e/secret",
+        "%2525252525252525252e./x",
+        "a/%2E./x",
+        ".%2e/x",
+        "..%2fx",
+        "..%252fx",
+        "%2e%2e%5cx",
+        "a/..;/x",
+        "a/..;v=1/x",
+        "a/.. /x",
+        "\uff0e\uff0e/x",
+        "\u2025/x",
+        "a\uff3c..\uff3cx",
+        "a%00/x",
+        "a%0d%0a/x",
+        "./x",
+        "a/./x",
     ],
-)  # fmt: skip
+)
 def test_a_url_that_a_server_may_take_for_another_place_is_refused(rest: str) -> None:
     allowed = Allowed(prefixes=("https://models.example/loras",))
     with pytest.raises(SourceNotAllowed):

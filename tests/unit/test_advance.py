@@ -60,9 +60,12 @@ def passed(state: Rollout, at: float = 1e6, samples: int = 10_000) -> StepPassed
 
 def failed(state: Rollout) -> StepFailed:
     return StepFailed(
-        at=1.0, by=AUTOMATION, stage=state.stage, samples=9,
+        at=1.0,
+        by=AUTOMATION,
+        stage=state.stage,
+        samples=9,
         readings=(Reading(gate="error_rate", verdict=Verdict.FAIL, reason="error rate 9 % > 1 % (n=9)", n=9),),
-    )  # fmt: skip
+    )
 
 
 def inconclusive(state: Rollout) -> StepInconclusive:
@@ -462,9 +465,15 @@ def as_stored(transition: Transition) -> dict[str, Any]:
 def test_a_record_says_who_why_before_and_after_with_versions_weights_and_gates() -> None:
     record = as_stored(story()[5])
     assert {key: record[key] for key in ("kind", "rollout", "alias", "sequence", "at", "who", "why", "n")} == {
-        "kind": "rollout", "rollout": "r1", "alias": "support", "sequence": 6, "at": 1e6, "who": AUTOMATION,
-        "why": "failed pass; refusal pass; repetition pass; truncated pass; kl pass", "n": 10_000,
-    }  # fmt: skip
+        "kind": "rollout",
+        "rollout": "r1",
+        "alias": "support",
+        "sequence": 6,
+        "at": 1e6,
+        "who": AUTOMATION,
+        "why": "failed pass; refusal pass; repetition pass; truncated pass; kl pass",
+        "n": 10_000,
+    }
     assert (record["before"]["phase"], record["after"]["phase"]) == ("shadow", "canary")
     assert (record["before"]["weight"], record["after"]["weight"]) == (0, 100)
     assert (record["control"], record["candidate"]) == (V1, V2)

@@ -63,13 +63,25 @@ def test_formatting_is_not_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"lora_alpha": 8.0}, {"r": 4.0}, {"inference_mode": False}, {"peft_version": "0.99"}, {"revision": "main"},
-        {"auto_mapping": {"x": 1}}, {"init_lora_weights": True}, {"init_lora_weights": "gaussian"}, {"new": None},
-        {"new": False}, {"new": {}}, {"new": []}, {"new": ""}, {"megatron_core": "megatron.core"},
-        {"qalora_group_size": 16}, {"target_modules": ["v_proj", "q_proj"]},
+        {"lora_alpha": 8.0},
+        {"r": 4.0},
+        {"inference_mode": False},
+        {"peft_version": "0.99"},
+        {"revision": "main"},
+        {"auto_mapping": {"x": 1}},
+        {"init_lora_weights": True},
+        {"init_lora_weights": "gaussian"},
+        {"new": None},
+        {"new": False},
+        {"new": {}},
+        {"new": []},
+        {"new": ""},
+        {"megatron_core": "megatron.core"},
+        {"qalora_group_size": 16},
+        {"target_modules": ["v_proj", "q_proj"]},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_how_it_was_saved_is_not_content(tmp_path: Path, change: dict[str, Any]) -> None:
     assert written(tmp_path / "a") == written(tmp_path / "b", **change)
 
@@ -80,12 +92,19 @@ def test_how_it_was_saved_is_not_content(tmp_path: Path, change: dict[str, Any])
 @pytest.mark.parametrize(
     "change",
     [
-        {"lora_alpha": 16}, {"lora_alpha": 8.5}, {"r": 5}, {"use_rslora": True}, {"alpha_pattern": {"q_proj": 2}},
-        {"target_modules": ["q_proj"]}, {"base_model_name_or_path": "other"}, {"init_lora_weights": "pissa"},
-        {"layers_to_transform": [1, 2]}, {"qalora_group_size": 8},
+        {"lora_alpha": 16},
+        {"lora_alpha": 8.5},
+        {"r": 5},
+        {"use_rslora": True},
+        {"alpha_pattern": {"q_proj": 2}},
+        {"target_modules": ["q_proj"]},
+        {"base_model_name_or_path": "other"},
+        {"init_lora_weights": "pissa"},
+        {"layers_to_transform": [1, 2]},
+        {"qalora_group_size": 8},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_what_it_computes_is_content(tmp_path: Path, change: dict[str, Any]) -> None:
     assert written(tmp_path / "a") != written(tmp_path / "b", **change)
 
@@ -259,11 +278,18 @@ def test_a_folder_that_changes_while_it_is_copied_is_refused(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "change",
     [
-        {"r": 0}, {"r": -1}, {"r": None}, {"r": "8"}, {"r": True}, {"r": 1.5}, {"lora_alpha": 0}, {"peft_type": "IA3"},
+        {"r": 0},
+        {"r": -1},
+        {"r": None},
+        {"r": "8"},
+        {"r": True},
+        {"r": 1.5},
+        {"lora_alpha": 0},
+        {"peft_type": "IA3"},
         {"target_modules": {"a": 1}},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_config_that_cannot_be_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     tensors: Tensors = {"t": ("U8", [1], b"1")}
     with pytest.raises(InvalidArtifact):
@@ -285,7 +311,13 @@ def with_header(header: bytes, data: bytes = b"x") -> bytes:
 @pytest.mark.parametrize(
     "content",
     [
-        b"", b"1234", b"\xff" * 8, b"\x80\x04pickle", with_header(b"{"), with_header(b"[]"), with_header(b'{"a":1}'),
+        b"",
+        b"1234",
+        b"\xff" * 8,
+        b"\x80\x04pickle",
+        with_header(b"{"),
+        with_header(b"[]"),
+        with_header(b'{"a":1}'),
         with_header(b'{"a":{"dtype":"U8","shape":[9],"data_offsets":[0,9]}}'),
         with_header(b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[1,0]}}'),
         with_header(b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[-1,0]}}'),
@@ -293,7 +325,7 @@ def with_header(header: bytes, data: bytes = b"x") -> bytes:
         with_header(b'{"a":{"dtype":"U8","shape":5,"data_offsets":[0,1]}}'),
         with_header(b"[" * 100_000),
     ],
-)  # fmt: skip
+)
 def test_a_tensors_file_that_cannot_be_is_refused(tmp_path: Path, content: bytes) -> None:
     folder = write_adapter(tmp_path / "a", 1)
     (folder / "adapter_model.safetensors").write_bytes(content)

@@ -128,10 +128,16 @@ def stage(tallies: Worker) -> StageCounts:
 def transitions(plan: Any = PLAN) -> tuple[Transition, Transition]:
     made = create(
         Created(
-            at=90.0, by="me", reason="r", id="ro-1", alias="support", control="support@1", candidate="support@2",
+            at=90.0,
+            by="me",
+            reason="r",
+            id="ro-1",
+            alias="support",
+            control="support@1",
+            candidate="support@2",
             plan=parse_plan(plan),
         )
-    )  # fmt: skip
+    )
     return made, advance(made.after, Started(at=100.0, by="me"))
 
 

@@ -117,9 +117,13 @@ class Stage:
     def another(self) -> FingerprintChecker:
         """As after a restart of the gateway: only records are left."""
         return FingerprintChecker(
-            self.engine, HERE, base=lambda: self.base, records=self.records, at_once=self.at_once,
+            self.engine,
+            HERE,
+            base=lambda: self.base,
+            records=self.records,
+            at_once=self.at_once,
             judged=self.verdicts.append,
-        )  # fmt: skip
+        )
 
     def check(self, name: str, *company: str, **more: Any) -> None:
         asyncio.run(self.checker.check(entry(name, **more), [v(each) for each in company]))

@@ -24,12 +24,17 @@ def told(*arguments: str) -> str:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("{}",), ("--{}",), ("keys", "{}"), ("evaluate", "{}"), ("keys", "create", "--role", "{}"),
+        ("{}",),
+        ("--{}",),
+        ("keys", "{}"),
+        ("evaluate", "{}"),
+        ("keys", "create", "--role", "{}"),
         ("keys", "create", "--role", "app", "--expires", "{}"),
         ("routes", "split", "a", "--candidate", "b", "--weight", "{}"),
-        ("gates", "simulate", "{}"), ("status", "--no-{}"),
+        ("gates", "simulate", "{}"),
+        ("status", "--no-{}"),
     ],
-)  # fmt: skip
+)
 def test_what_was_given_is_quoted_inert_in_an_error(arguments: tuple[str, ...]) -> None:
     said = told(*(each.format("x\x1b[31m\u202e\r\nError: forged") for each in arguments))
     assert said.replace("\n", "").isprintable()

@@ -104,10 +104,17 @@ def test_an_event_without_text_is_no_content_among_others_that_are_like_it() -> 
 @pytest.mark.parametrize(
     "sent",
     [
-        b": keep-alive\n\n", b":\r\n\r\n", b": data: x\n\n", b": a\n\n: b\n\n", b"\n\n", b"retry: 3000\n\n",
-        b"data:\n\n", b'event: ping\ndata: {"type": "ping"}\n\n', b'event:ping\r\ndata:{"type":"ping"}\r\n\r\n',
+        b": keep-alive\n\n",
+        b":\r\n\r\n",
+        b": data: x\n\n",
+        b": a\n\n: b\n\n",
+        b"\n\n",
+        b"retry: 3000\n\n",
+        b"data:\n\n",
+        b'event: ping\ndata: {"type": "ping"}\n\n',
+        b'event:ping\r\ndata:{"type":"ping"}\r\n\r\n',
     ],
-)  # fmt: skip
+)
 def test_comments_and_pings_only_keep_a_connection_unless_an_event_comes_with_them(sent: bytes) -> None:
     assert is_keep_alive(sent)
     for event in (b"data: {}\n\n", b"data: %b\n\n" % ROLE, b"event: response.created\ndata: {}\n\n"):

@@ -19,12 +19,20 @@ from tests.unit.test_store import entry, key, rollout
 FLIPS = 1_500
 STATE = Desired(version=3, keys=(key(1), key(2)), adapters=(entry("a"),), rollouts=(rollout(1, at=[1, 2]),))
 DAMAGE = {
-    "empty": b"", "no JSON": b"\x80\x02", "a list": b"[]", "a number": b"1e999", "null": b"null",
-    "nested deeply": b"[" * 100_000, "nested deeply within": b'{"sha256":"","content":' + b"[" * 100_000,
-    "a huge number": b'{"version":' + b"9" * 5_000 + b"}", "wrong types": b'{"version":"three"}',
-    "not UTF-8": b'{"version":3,"keys":"\xff"}', "half a surrogate": b'{"version":3,"\\ud800":1}',
-    "a later release's": b'{"version":3,"more":1}', "an empty object, sealed": b'{"sha256":"","content":{}}',
-}  # fmt: skip
+    "empty": b"",
+    "no JSON": b"\x80\x02",
+    "a list": b"[]",
+    "a number": b"1e999",
+    "null": b"null",
+    "nested deeply": b"[" * 100_000,
+    "nested deeply within": b'{"sha256":"","content":' + b"[" * 100_000,
+    "a huge number": b'{"version":' + b"9" * 5_000 + b"}",
+    "wrong types": b'{"version":"three"}',
+    "not UTF-8": b'{"version":3,"keys":"\xff"}',
+    "half a surrogate": b'{"version":3,"\\ud800":1}',
+    "a later release's": b'{"version":3,"more":1}',
+    "an empty object, sealed": b'{"sha256":"","content":{}}',
+}
 
 
 def keep_state(folder: Path) -> Path:

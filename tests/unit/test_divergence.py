@@ -134,9 +134,7 @@ def test_the_estimates_expectation_over_what_is_drawn_is_the_divergence(
     p: list[float], change: list[float], top: int
 ) -> None:
     q = changed(p, change)
-    expected = sum(
-        share * estimate(told(p, top, token), told(q, top, token), token) for token, share in enumerate(p)
-    )  # fmt: skip
+    expected = sum(share * estimate(told(p, top, token), told(q, top, token), token) for token, share in enumerate(p))
     # A rest below 1e-6 counts as that much, so its log-ratio may be off by a few nats of a millionth.
     assert expected == pytest.approx(divergence(p, q), abs=1e-4)
 

@@ -149,8 +149,11 @@ def test_traffic_that_stays_the_same_raises_no_alarm_and_answers_that_grow_longe
         (entry,) = store.journal()
         record = entry.record
         assert (record["kind"], record["what"], record["alias"], record["version"]) == (
-            "drift", "output_length", "support", B,
-        )  # fmt: skip
+            "drift",
+            "output_length",
+            "support",
+            B,
+        )
         assert world.rollouts.counts.pages == {("support", "drift"): 1}
         assert world.rollouts.counts.rollbacks == {}
         told = "\n".join(explain.sentences(record))

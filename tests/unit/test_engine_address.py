@@ -12,20 +12,40 @@ REQUEST = b"POST /v1/completions" + PLAIN_HEAD + b"content-length: 2\r\n\r\n{}"
 
 @pytest.mark.parametrize(
     ("given", "url"),
-    [("http://10.0.0.7:8000/", "http://10.0.0.7:8000"), ("https://gpu.example", "https://gpu.example"),
-     ("http://h:1/vllm/a/", "http://h:1/vllm/a"), ("http://[::1]:8000", "http://[::1]:8000"),
-     ("unix:///run/engine.sock", "unix:///run/engine.sock")],
-)  # fmt: skip
+    [
+        ("http://10.0.0.7:8000/", "http://10.0.0.7:8000"),
+        ("https://gpu.example", "https://gpu.example"),
+        ("http://h:1/vllm/a/", "http://h:1/vllm/a"),
+        ("http://[::1]:8000", "http://[::1]:8000"),
+        ("unix:///run/engine.sock", "unix:///run/engine.sock"),
+    ],
+)
 def test_an_engine_has_one_url(given: str, url: str) -> None:
     assert engine_url(given) == url
 
 
 @pytest.mark.parametrize(
     "given",
-    ["", "h:8000", "ftp://h", "http://", "http://h:0", "http://h:99999", "http://h:x", "http://h/?a", "http://h/#a",
-     "http://h/a b", "http://h/a\r\nx-evil: 1", "http://h/%zz\n", "unix://h/s", "http://[::1", "http://ä.example",
-     "http://h/v1", "https://h/prefix/v1/"],
-)  # fmt: skip
+    [
+        "",
+        "h:8000",
+        "ftp://h",
+        "http://",
+        "http://h:0",
+        "http://h:99999",
+        "http://h:x",
+        "http://h/?a",
+        "http://h/#a",
+        "http://h/a b",
+        "http://h/a\r\nx-evil: 1",
+        "http://h/%zz\n",
+        "unix://h/s",
+        "http://[::1",
+        "http://ä.example",
+        "http://h/v1",
+        "https://h/prefix/v1/",
+    ],
+)
 def test_what_is_no_engine_is_refused(given: str) -> None:
     with pytest.raises(InvalidAddress):
         engine_url(given)
@@ -70,9 +90,10 @@ def test_keys_come_from_the_environment_by_name_and_each_problem_is_told_without
     monkeypatch.setenv("LORAGATE_THE_KEY", "sk-all")  # called like a setting, which it is not
     monkeypatch.setenv("ANOTHER_KEY", "sk-one")
     given = {
-        "engines": ("http://h:1", "http://h:2"), "engine_key_env": "LORAGATE_THE_KEY",
+        "engines": ("http://h:1", "http://h:2"),
+        "engine_key_env": "LORAGATE_THE_KEY",
         "engine_keys": {"http://h:2/": "ANOTHER_KEY"},
-    }  # fmt: skip
+    }
     settings = load(given=given)
     assert settings.access("http://h:1").key == "sk-all"
     assert settings.access("http://h:2").key == "sk-one"

@@ -170,10 +170,19 @@ def test_a_head_that_is_too_large_fails_however_it_is_cut() -> None:
 
 @pytest.mark.parametrize(
     "head",
-    [b"HTTP/1.1 0 X", b"HTTP/1.1 99 X", b"HTTP/1.1 600 X", b"HTTP/1.1 999 X", b"HTTP/1.1 101 X\r\nupgrade: x",
-     b"HTTP/1.1 101 X\r\nconnection: upgrade\r\nupgrade: x", b"HTTP/1.1 200 X\r\ntransfer-encoding: gzip",
-     b"HTTP/1.1 200 X\r\ntransfer-encoding: gzip, chunked", b"SSH-2.0-x", b"HTTP/1.1"],
-)  # fmt: skip
+    [
+        b"HTTP/1.1 0 X",
+        b"HTTP/1.1 99 X",
+        b"HTTP/1.1 600 X",
+        b"HTTP/1.1 999 X",
+        b"HTTP/1.1 101 X\r\nupgrade: x",
+        b"HTTP/1.1 101 X\r\nconnection: upgrade\r\nupgrade: x",
+        b"HTTP/1.1 200 X\r\ntransfer-encoding: gzip",
+        b"HTTP/1.1 200 X\r\ntransfer-encoding: gzip, chunked",
+        b"SSH-2.0-x",
+        b"HTTP/1.1",
+    ],
+)
 def test_a_status_or_a_framing_that_nobody_has_asked_for_fails_at_once(head: bytes) -> None:
     link = Link()
     reading = link.ask(head + b"\r\n\r\n" + OK)
@@ -206,11 +215,20 @@ def test_an_idle_connection_that_dies_is_stale_and_one_that_has_spoken_is_not() 
 def test_an_engines_word_on_versions_limits_cookies_and_connections_does_not_pass() -> None:
     kept = [(b"content-type", b"application/json"), (b"retry-after", b"3"), (b"x-other", b"x-loragate-version")]
     ours = [
-        (b"x-loragate-version", b"other"), (b"x-loragate-new", b"1"), (b"x-ratelimit-limit-requests", b"9"),
-        (b"set-cookie", b"a=b"), (b"x-request-id", b"1"), (b"location", b"http://elsewhere/"), (b"connection", b"x"),
-        (b"nel", b"{}"), (b"report-to", b"{}"), (b"reporting-endpoints", b"a=b"),
-        (b"www-authenticate", b"Bearer"), (b"access-control-allow-origin", b"*"), (b"content-length", b"5"),
-    ]  # fmt: skip
+        (b"x-loragate-version", b"other"),
+        (b"x-loragate-new", b"1"),
+        (b"x-ratelimit-limit-requests", b"9"),
+        (b"set-cookie", b"a=b"),
+        (b"x-request-id", b"1"),
+        (b"location", b"http://elsewhere/"),
+        (b"connection", b"x"),
+        (b"nel", b"{}"),
+        (b"report-to", b"{}"),
+        (b"reporting-endpoints", b"a=b"),
+        (b"www-authenticate", b"Bearer"),
+        (b"access-control-allow-origin", b"*"),
+        (b"content-length", b"5"),
+    ]
     lines = b"content-type: application/json\r\nretry-after: 3\r\nx-other: x-loragate-version\r\n"
     assert forwarded((*ours, *kept)) == lines
     assert forwarded((*kept[:2], *ours[3:])) == lines[:48]
@@ -229,14 +247,21 @@ def test_a_stream_is_known_by_its_type_however_that_is_written() -> None:
 
 DATED = b"HTTP/1.1 200 OK\r\ndate: now\r\nContent-Length: %d\r\ncontent-type: application/json\r\n\r\n"
 HEADS = [
-    DATED, DATED.replace(b"now", b"later"), DATED.replace(b" %d", b"%d"), DATED.replace(b"200 OK", b"404 Not Found"),
+    DATED,
+    DATED.replace(b"now", b"later"),
+    DATED.replace(b" %d", b"%d"),
+    DATED.replace(b"200 OK", b"404 Not Found"),
     b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n",
     b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n",
-    b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\ncontent-length: 5\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n" + DATED,
-    b"HTTP/1.1 200 OK\r\nx-a: content-length: 5\r\ncontent-length: %d\r\n\r\n", b"HTTP/1.1 200 OK\r\nx-a: %d\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\ncontent-length: 5\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\n" + DATED,
+    b"HTTP/1.1 200 OK\r\nx-a: content-length: 5\r\ncontent-length: %d\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nx-a: %d\r\n\r\n",
     b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\ntransfer-encoding: chunked\r\n\r\n",
-    b"HTTP/1.1 200 OK\ncontent-length: %d\n\n", b"HTTP/1.1 200 OK\r\ncontent-length: %d, 5\r\n\r\n", b"%d\r\n\r\n",
-]  # fmt: skip
+    b"HTTP/1.1 200 OK\ncontent-length: %d\n\n",
+    b"HTTP/1.1 200 OK\r\ncontent-length: %d, 5\r\n\r\n",
+    b"%d\r\n\r\n",
+]
 REPLIES = st.builds(
     lambda head, told, body, rest: (head % told if told is not None else head % len(body)) + body + rest,
     st.sampled_from(HEADS),

@@ -22,19 +22,35 @@ HI: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi
 
 
 def refused(
-    body: bytes | dict[str, Any], *, path: bytes = CHAT, role: Role = Role.APP, key: dict[str, str | int] | None = None,
-    route: dict[str, str | int] | None = None, policy: FieldPolicy | None = None, ledger: Ledger | None = None,
+    body: bytes | dict[str, Any],
+    *,
+    path: bytes = CHAT,
+    role: Role = Role.APP,
+    key: dict[str, str | int] | None = None,
+    route: dict[str, str | int] | None = None,
+    policy: FieldPolicy | None = None,
+    ledger: Ledger | None = None,
     models: frozenset[str] | None = None,
-) -> str | None:  # fmt: skip
+) -> str | None:
     """Return the field that is refused, if one is."""
     sent = body if isinstance(body, bytes) else json.dumps(body).encode()
     caller = Principal(id="k", role=role, engine_fields=key or {}, models=models)
     made = Route(alias="m", split=Split("m@1"), salt="s", engine_fields=route or {})
     table = RouteTable(routes={"m": made}, has_engine_fields=route is not None)
     request = Request(
-        b"id", ENDPOINTS[path], sent, read(sent), caller, "m", unit=None, arm=None, keep_alive=True, is_http10=False,
-        extra_headers=b"", received_at=0.0,
-    )  # fmt: skip
+        b"id",
+        ENDPOINTS[path],
+        sent,
+        read(sent),
+        caller,
+        "m",
+        unit=None,
+        arm=None,
+        keep_alive=True,
+        is_http10=False,
+        extra_headers=b"",
+        received_at=0.0,
+    )
     try:
         EngineFields(policy or FieldPolicy(), ledger or Ledger()).check(request, table)
     except BadRequest as error:
@@ -48,13 +64,29 @@ def part(**fields: Any) -> dict[str, Any]:
 
 
 TOP: list[tuple[str, Any]] = [
-    ("priority", -1_000_000_000), ("priority", 5), ("priority", "-1"), ("kv_transfer_params", {"remote_host": "h"}),
-    ("ec_transfer_params", {"a": 1}), ("prompt_embeds", "QUJD"), ("chat_template", "{{ x }}"), ("request_id", "a"),
-    ("mm_processor_kwargs", {"a": 1}), ("media_io_kwargs", {"video": {"num_frames": 10**9}}), ("vllm_xargs", {"a": 1}),
-    ("data_parallel_rank", 0), ("logits_processors", ["os.system"]), ("background", True), ("n", 17), ("n", "128"),
-    ("n", 1e9), ("best_of", 100), ("max_tokens", 10**9), ("max_completion_tokens", 131_073), ("max_output_tokens", 1e9),
+    ("priority", -1_000_000_000),
+    ("priority", 5),
+    ("priority", "-1"),
+    ("kv_transfer_params", {"remote_host": "h"}),
+    ("ec_transfer_params", {"a": 1}),
+    ("prompt_embeds", "QUJD"),
+    ("chat_template", "{{ x }}"),
+    ("request_id", "a"),
+    ("mm_processor_kwargs", {"a": 1}),
+    ("media_io_kwargs", {"video": {"num_frames": 10**9}}),
+    ("vllm_xargs", {"a": 1}),
+    ("data_parallel_rank", 0),
+    ("logits_processors", ["os.system"]),
+    ("background", True),
+    ("n", 17),
+    ("n", "128"),
+    ("n", 1e9),
+    ("best_of", 100),
+    ("max_tokens", 10**9),
+    ("max_completion_tokens", 131_073),
+    ("max_output_tokens", 1e9),
     ("max_tokens", 10**60),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "value"), TOP, ids=lambda value: str(value)[:24])
@@ -68,15 +100,26 @@ def test_what_touches_others_is_refused_by_name(name: str, value: Any) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"priority": 0}, {"priority": None}, {"kv_transfer_params": None}, {"background": False}, {"n": 16},
+        {"priority": 0},
+        {"priority": None},
+        {"kv_transfer_params": None},
+        {"background": False},
+        {"n": 16},
         {"n": None},
-        {"max_tokens": 131_072}, {"max_tokens": 4096.0}, {"response_format": {"type": "json_object"}},
-        {"structured_outputs": {"regex": "a+"}}, {"chat_template_kwargs": {"enable_thinking": False}},
-        {"cache_salt": "s"}, {"echo": True}, {"prompt_logprobs": 3}, {"a_field_we_do_not_know": {"priority": 1}},
-        {"metadata": {"priority": "1", "image_url": "http://h/"}}, {"stop": ["a", "b"]},
+        {"max_tokens": 131_072},
+        {"max_tokens": 4096.0},
+        {"response_format": {"type": "json_object"}},
+        {"structured_outputs": {"regex": "a+"}},
+        {"chat_template_kwargs": {"enable_thinking": False}},
+        {"cache_salt": "s"},
+        {"echo": True},
+        {"prompt_logprobs": 3},
+        {"a_field_we_do_not_know": {"priority": 1}},
+        {"metadata": {"priority": "1", "image_url": "http://h/"}},
+        {"stop": ["a", "b"]},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_callers_own_business_passes(fields: dict[str, Any]) -> None:
     assert refused(HI | fields) is None
 

@@ -19,10 +19,18 @@ from tests.patience import PATIENCE_SECONDS
 
 CONTROL, CANDIDATE = "a", "b"
 SAMPLE = Sample(
-    id="1" * 32, request_id="r", alias="support", kind="candidate", control=CONTROL, other=CANDIDATE,
-    served="control", capture="full", endpoint="/v1/completions", body=b'{"model": "support", "prompt": "hello"}',
+    id="1" * 32,
+    request_id="r",
+    alias="support",
+    kind="candidate",
+    control=CONTROL,
+    other=CANDIDATE,
+    served="control",
+    capture="full",
+    endpoint="/v1/completions",
+    body=b'{"model": "support", "prompt": "hello"}',
     reply=b"{}",
-)  # fmt: skip
+)
 ANSWER = (
     b'data: {"choices": [{"index": 0, "text": "hi", "finish_reason": "stop"}], '
     b'"usage": {"prompt_tokens": 3, "completion_tokens": 4}}\n\ndata: [DONE]\n\n'

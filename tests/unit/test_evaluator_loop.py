@@ -20,9 +20,18 @@ SECRET = "what somebody wrote"
 
 def a_sample(number: int, alias: str = "support") -> Sample:
     return Sample(
-        id=f"{number:032x}", request_id="r", alias=alias, kind="candidate", control="a", other="b", served="control",
-        capture="full", endpoint="/v1/completions", body=b"{}", reply=b"{}",
-    )  # fmt: skip
+        id=f"{number:032x}",
+        request_id="r",
+        alias=alias,
+        kind="candidate",
+        control="a",
+        other="b",
+        served="control",
+        capture="full",
+        endpoint="/v1/completions",
+        body=b"{}",
+        reply=b"{}",
+    )
 
 
 def done(sample: Sample) -> Done:
@@ -68,9 +77,14 @@ class Memory:
 
 
 def ran(
-    source: Memory, evaluate: Callable[[Sample], Awaitable[Done | Back]], until: Callable[[Counts], bool], *,
-    lease: float = 60.0, drain: float = 0.0, at_once: int = 2,
-) -> Counts:  # fmt: skip
+    source: Memory,
+    evaluate: Callable[[Sample], Awaitable[Done | Back]],
+    until: Callable[[Counts], bool],
+    *,
+    lease: float = 60.0,
+    drain: float = 0.0,
+    at_once: int = 2,
+) -> Counts:
     """Run a loop until its counts say so."""
     counts = Counts("test")
 

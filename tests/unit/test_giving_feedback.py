@@ -26,11 +26,14 @@ def given(**fields: Any) -> Feedback:
 @pytest.mark.parametrize(
     ("fields", "kind", "value", "is_bad"),
     [
-        ({"score": 1}, "score", 1.0, False), ({"score": 0}, "score", 0.0, True), ({"score": 0.5}, "score", 0.5, False),
-        ({"thumb": "up"}, "thumb", 1.0, False), ({"thumb": "down", "score": None}, "thumb", 0.0, True),
+        ({"score": 1}, "score", 1.0, False),
+        ({"score": 0}, "score", 0.0, True),
+        ({"score": 0.5}, "score", 0.5, False),
+        ({"thumb": "up"}, "thumb", 1.0, False),
+        ({"thumb": "down", "score": None}, "thumb", 0.0, True),
         ({"label": "rude"}, "label", None, None),
     ],
-)  # fmt: skip
+)
 def test_a_score_a_thumb_or_a_label_is_feedback(
     fields: dict[str, Any], kind: str, value: float | None, is_bad: bool | None
 ) -> None:
@@ -48,23 +51,33 @@ def test_a_later_word_of_the_same_account_has_the_same_id() -> None:
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        (b"", None), (b"[]", None), (b"{", None), (b"[" * 100_000, None),
-        (b'{"score": 1}', "request_id"), (b'{"request_id": "", "score": 1}', "request_id"),
-        (b'{"request_id": 7, "score": 1}', "request_id"), (b'{"request_id": "a\\nb", "score": 1}', "request_id"),
+        (b"", None),
+        (b"[]", None),
+        (b"{", None),
+        (b"[" * 100_000, None),
+        (b'{"score": 1}', "request_id"),
+        (b'{"request_id": "", "score": 1}', "request_id"),
+        (b'{"request_id": 7, "score": 1}', "request_id"),
+        (b'{"request_id": "a\\nb", "score": 1}', "request_id"),
         (b'{"request_id": "%b", "score": 1}' % (b"x" * 129), "request_id"),
-        (b'{"request_id": "r"}', "score"), (b'{"request_id": "r", "comment": "x"}', "score"),
+        (b'{"request_id": "r"}', "score"),
+        (b'{"request_id": "r", "comment": "x"}', "score"),
         (b'{"request_id": "r", "score": 1, "thumb": "up"}', "thumb"),
-        (b'{"request_id": "r", "score": 1.01}', "score"), (b'{"request_id": "r", "score": -1}', "score"),
-        (b'{"request_id": "r", "score": NaN}', "score"), (b'{"request_id": "r", "score": true}', "score"),
-        (b'{"request_id": "r", "score": "1"}', "score"), (b'{"request_id": "r", "thumb": "sideways"}', "thumb"),
+        (b'{"request_id": "r", "score": 1.01}', "score"),
+        (b'{"request_id": "r", "score": -1}', "score"),
+        (b'{"request_id": "r", "score": NaN}', "score"),
+        (b'{"request_id": "r", "score": true}', "score"),
+        (b'{"request_id": "r", "score": "1"}', "score"),
+        (b'{"request_id": "r", "thumb": "sideways"}', "thumb"),
         (b'{"request_id": "r", "thumb": ["up"]}', "thumb"),
-        (b'{"request_id": "r", "label": ""}', "label"), (b'{"request_id": "r", "label": "\\u0000"}', "label"),
+        (b'{"request_id": "r", "label": ""}', "label"),
+        (b'{"request_id": "r", "label": "\\u0000"}', "label"),
         (b'{"request_id": "r", "label": "%b"}' % (b"x" * 65), "label"),
         (b'{"request_id": "r", "score": 1, "comment": "%b"}' % (b"x" * 2001), "comment"),
         (b'{"request_id": "r", "score": 1, "comment": {}}', "comment"),
         (b'{"request_id": "r", "scores": 1}', "scores"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_feedback_is_refused_with_the_field_at_fault(body: bytes, param: str | None) -> None:
     with pytest.raises(BadRequest) as caught:
         read_feedback(body, "me", 5.0)

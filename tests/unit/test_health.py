@@ -112,8 +112,11 @@ def test_a_half_open_engine_gets_one_request_at_a_time() -> None:
     placing.succeeded("a", 2e12)
     assert ejected_from(placing) == []
     assert msgspec.to_builtins(placing.counts.engines["a"]) == {
-        "ejections": {"lost": 1}, "ejected_now": 0, "returns": 1, "faults": 0,
-    }  # fmt: skip
+        "ejections": {"lost": 1},
+        "ejected_now": 0,
+        "returns": 1,
+        "faults": 0,
+    }
 
 
 def test_an_engine_that_comes_up_again_begins_anew() -> None:
@@ -126,9 +129,14 @@ def test_an_engine_that_comes_up_again_begins_anew() -> None:
 
 @pytest.mark.parametrize(
     ("waited", "silent", "is_stream", "is_stuck"),
-    [(59, 99, True, False), (60, 59, True, False), (60, 60, True, True), (60, 99, False, False),
-     (300, 300, False, True)],
-)  # fmt: skip
+    [
+        (59, 99, True, False),
+        (60, 59, True, False),
+        (60, 60, True, True),
+        (60, 99, False, False),
+        (300, 300, False, True),
+    ],
+)
 def test_an_engine_is_stuck_when_something_was_due_and_nothing_came(
     waited: float, silent: float, is_stream: bool, is_stuck: bool
 ) -> None:

@@ -66,9 +66,13 @@ async def ask(app: Idempotent, body: bytes = b"{}", key: bytes = b"k") -> tuple[
     """Return status, headers and body of the reply."""
     messages: list[Message] = []
     scope: dict[str, Any] = {
-        "type": "http", "method": "POST", "path": "/x", "query_string": b"", "headers": [(b"idempotency-key", key)],
+        "type": "http",
+        "method": "POST",
+        "path": "/x",
+        "query_string": b"",
+        "headers": [(b"idempotency-key", key)],
         "state": {"caller": "key-1", "operation": "POST /x"},
-    }  # fmt: skip
+    }
 
     async def receive() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}

@@ -26,15 +26,28 @@ NUMBERS = count()
 
 
 def pair(
-    scores: dict[str, Outcome] | None = None, *, kind: Kind = Kind.CANDIDATE, session: str | None = None,
-    at: float = 0.0, **more: object,
-) -> Judged:  # fmt: skip
+    scores: dict[str, Outcome] | None = None,
+    *,
+    kind: Kind = Kind.CANDIDATE,
+    session: str | None = None,
+    at: float = 0.0,
+    **more: object,
+) -> Judged:
     """A pair of a session of its own."""
     number = next(NUMBERS)
     return Judged(
-        number=number, sample=f"{number:032x}", alias="support", kind=kind, control="support@a", other="support@b",
-        session=f"{number:016x}" if session is None else session, at=at, judged_at=at, scores=scores or {}, **more,
-    )  # fmt: skip
+        number=number,
+        sample=f"{number:032x}",
+        alias="support",
+        kind=kind,
+        control="support@a",
+        other="support@b",
+        session=f"{number:016x}" if session is None else session,
+        at=at,
+        judged_at=at,
+        scores=scores or {},
+        **more,
+    )
 
 
 def arms(control: float, candidate: float, version: str = "1") -> Score:
@@ -232,9 +245,7 @@ def estimated(kl: float | None, bound: float, n: int = 300, **more: object) -> l
 def test_a_divergence_fails_by_what_it_is_at_least_and_passes_by_its_estimate() -> None:
     # The truth is above the limit, but the bound is not: neither what passed it before, nor a failure.
     between = judged(criterion("kl"), estimated(0.7, 0.4))
-    assert (between.label, between.observed, between.bound) == (
-        "inconclusive", pytest.approx(0.7), pytest.approx(0.4)
-    )  # fmt: skip
+    assert (between.label, between.observed, between.bound) == ("inconclusive", pytest.approx(0.7), pytest.approx(0.4))
     assert between.e_pass < 1 > between.e_fail
     assert between.reason.startswith("kl 0.700 not told apart from 0.500 nats (at least 0.400, n=300, e=")
     above = judged(criterion("kl"), estimated(0.8, 0.7))
@@ -263,10 +274,7 @@ def test_pairs_of_before_there_were_estimates_may_fail_a_divergence_and_pass_not
 
 
 def test_a_negative_estimate_is_cut_only_when_it_is_the_mean_of_a_session() -> None:
-    turns = [
-        pair(drift=drift(kl, kl_bound=0.0), session=f"s{at}")
-        for at in range(100) for kl in (-0.3, 0.5)
-    ]  # fmt: skip
+    turns = [pair(drift=drift(kl, kl_bound=0.0), session=f"s{at}") for at in range(100) for kl in (-0.3, 0.5)]
     found = judged(criterion("kl"), turns)
     assert (found.n, found.observed) == (100, pytest.approx(0.1))
     assert judged(criterion("kl"), estimated(-0.3, 0.0)).observed == 0.0
@@ -501,12 +509,15 @@ def traffic(n: int, *, refusals: float = 0.03, tokens: int = 200, code: float = 
     draw = random.Random(4)
     return [
         pair(
-            {"refusal": arms(0.0, float(draw.random() < refusals))}, kind=Kind.BASE,
-            task="code" if draw.random() < code else "", prompt_tokens=int(draw.lognormvariate(5, 1)),
-            other_tokens=int(draw.lognormvariate(0, 0.8) * tokens), drift=drift(kl * draw.expovariate(1)),
+            {"refusal": arms(0.0, float(draw.random() < refusals))},
+            kind=Kind.BASE,
+            task="code" if draw.random() < code else "",
+            prompt_tokens=int(draw.lognormvariate(5, 1)),
+            other_tokens=int(draw.lognormvariate(0, 0.8) * tokens),
+            drift=drift(kl * draw.expovariate(1)),
         )
         for _ in range(n)
-    ]  # fmt: skip
+    ]
 
 
 def watched(pairs: list[Judged], **more: float) -> set[str]:

@@ -16,10 +16,12 @@ def test_a_cell_counts_what_it_saw() -> None:
 @pytest.mark.parametrize(
     ("observe", "field", "bounds"),
     [
-        ("took_to_first_token", "ttft", TTFT_BOUNDS), ("took_between_tokens", "itl", ITL_BOUNDS),
-        ("took", "duration", DURATION_BOUNDS), ("added", "overhead", OVERHEAD_BOUNDS),
+        ("took_to_first_token", "ttft", TTFT_BOUNDS),
+        ("took_between_tokens", "itl", ITL_BOUNDS),
+        ("took", "duration", DURATION_BOUNDS),
+        ("added", "overhead", OVERHEAD_BOUNDS),
     ],
-)  # fmt: skip
+)
 def test_an_observation_falls_into_the_bucket_that_it_is_at_most(
     observe: str, field: str, bounds: tuple[float, ...]
 ) -> None:

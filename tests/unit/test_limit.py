@@ -153,8 +153,9 @@ def test_refusals_are_counted_by_their_limit() -> None:
     assert [admitted(worker, caller, table, 0.0, "support") for _ in range(2)] == [True, False]
     assert [admitted(worker, caller, table, 0.0, "base") for _ in range(2)] == [True, False]
     assert {cell.alias: cell.refusals for cell in ledger.cells()} == {
-        "support": {"alias_in_flight": 1}, "": {"key_requests": 1},
-    }  # fmt: skip
+        "support": {"alias_in_flight": 1},
+        "": {"key_requests": 1},
+    }
 
 
 def test_the_keys_of_one_account_share_its_limits() -> None:

@@ -116,10 +116,17 @@ class Stage:
         self.keep = {v(name): kind for name, kind in (keep or {}).items()}
         self.changes: list[frozenset[str]] = []
         self.loader = Loader(
-            self.host, slots, find=self.entries.get, standing=self.standing, wanted=lambda: self.entries.keys(),
-            checker=self.checks, observer=self.counts, on_change=lambda: self.changes.append(self.loader.ready),
-            now=lambda: self.now(), stranger_seconds=stranger_seconds,
-        )  # fmt: skip
+            self.host,
+            slots,
+            find=self.entries.get,
+            standing=self.standing,
+            wanted=lambda: self.entries.keys(),
+            checker=self.checks,
+            observer=self.counts,
+            on_change=lambda: self.changes.append(self.loader.ready),
+            now=lambda: self.now(),
+            stranger_seconds=stranger_seconds,
+        )
 
     def now(self) -> float:
         self.time += 0.001

@@ -62,8 +62,11 @@ def test_a_copy_has_the_bytes_of_both_sides_and_leaves_a_moment_later() -> None:
     assert sample.body == body
     assert sample.reply == b'data: {"a":1}\n\ndata: {"b":2}\n\ndata: [DONE]\n\n'
     assert (sample.is_stream, sample.task, sample.alias, sample.endpoint) == (
-        True, "refund", "support", "/v1/chat/completions",
-    )  # fmt: skip
+        True,
+        "refund",
+        "support",
+        "/v1/chat/completions",
+    )
     assert b'"model": "support@' in worker.engines.asked[0]
     assert counts(worker).sampled == {"support": {sample.kind: 1}}
 
@@ -188,11 +191,13 @@ def test_copies_that_cannot_be_sent_are_bugs_and_the_next_ones_are_sent(caplog: 
 @pytest.mark.parametrize(
     ("fields", "headers", "named"),
     [
-        ({}, {}, ""), ({"user": "ann"}, {}, "ann"), ({"user": 7, "prompt_cache_key": "c"}, {}, "c"),
+        ({}, {}, ""),
+        ({"user": "ann"}, {}, "ann"),
+        ({"user": 7, "prompt_cache_key": "c"}, {}, "c"),
         ({"user": "ann", "safety_identifier": "bob"}, {}, "bob"),
         ({"user": "ann"}, {"x-loragate-unit": "dora"}, "dora"),
     ],
-)  # fmt: skip
+)
 def test_a_copy_tells_who_the_request_names(fields: dict[str, Any], headers: dict[str, str], named: str) -> None:
     worker = OneWorker(table())
     worker.ask(request_of(chat(**fields), headers=headers), WHOLE)
@@ -213,19 +218,46 @@ def test_what_is_left_leaves_with_the_worker_as_far_as_there_is_room() -> None:
 
 def sample(number: int, **fields: Any) -> Sample:
     values: dict[str, Any] = {
-        "id": f"{number:032x}", "request_id": "r", "alias": "support", "kind": "base", "control": "base",
-        "other": VERSION, "served": "candidate", "capture": "full", "endpoint": "/v1/chat/completions",
-        "body": chat(), "reply": b"{}", **fields,
-    }  # fmt: skip
+        "id": f"{number:032x}",
+        "request_id": "r",
+        "alias": "support",
+        "kind": "base",
+        "control": "base",
+        "other": VERSION,
+        "served": "candidate",
+        "capture": "full",
+        "endpoint": "/v1/chat/completions",
+        "body": chat(),
+        "reply": b"{}",
+        **fields,
+    }
     return Sample(**values)
 
 
 def taken(number: int, body: bytes | None = None, **fields: Any) -> Taken:
     made = Taken(
-        "base", "base", VERSION, "candidate", "support", "", 0, "full", b"/v1/chat/completions", b"%d" % number, "key",
-        "salt", "", None, body or chat(), False, 100, time.monotonic(), parts=[b"{}"], plain=[0],
+        "base",
+        "base",
+        VERSION,
+        "candidate",
+        "support",
+        "",
+        0,
+        "full",
+        b"/v1/chat/completions",
+        b"%d" % number,
+        "key",
+        "salt",
+        "",
+        None,
+        body or chat(),
+        False,
+        100,
+        time.monotonic(),
+        parts=[b"{}"],
+        plain=[0],
         ended_at=time.monotonic(),
-    )  # fmt: skip
+    )
     return msgspec.structs.replace(made, **fields)
 
 
@@ -309,8 +341,10 @@ def test_what_makes_no_pair_or_cannot_be_made_is_counted_and_the_rest_is_stored(
 
     desk = running(work)
     assert (desk.intake.counts.skipped, desk.dropped, desk.intake.held) == (
-        {"several_prompts": 1}, {"bug": 1}, (0, 0),
-    )  # fmt: skip
+        {"several_prompts": 1},
+        {"bug": 1},
+        (0, 0),
+    )
     assert "KeyError at" in caplog.text
     assert MARKER not in caplog.text
 

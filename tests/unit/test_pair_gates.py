@@ -77,12 +77,18 @@ def test_a_muted_gate_never_decides_and_one_that_is_not_critical_asks_a_person()
     muted, mild = replace(failing, is_muted=True), replace(failing, is_critical=False)
     assert worst([muted]) is Verdict.PASS
     assert (failing.rolls_back, muted.rolls_back, muted.fails, mild.fails, mild.rolls_back) == (
-        True, False, False, True, False,
-    )  # fmt: skip
+        True,
+        False,
+        False,
+        True,
+        False,
+    )
     finding = Finding(verdict=Verdict.FAIL, reason="kl 0.9 > 0.5", observed=0.9, limit=0.5, n=80, e_value=1e4)
     for gate, phase in (
-        ({"kl": {}}, Phase.ROLLED_BACK), ({"kl": {"critical": False}}, Phase.PAUSED), ({"kl": {"muted": True}}, None)
-    ):  # fmt: skip
+        ({"kl": {}}, Phase.ROLLED_BACK),
+        ({"kl": {"critical": False}}, Phase.PAUSED),
+        ({"kl": {"muted": True}}, None),
+    ):
         state = replace(_in_shadow(shadow(gate)), entered_at=0.0)
         event = decide(state, Facts(stage=1, samples=80, findings={"kl": finding}), 1.0)
         assert phase is None if event is None else advance(state, event).after.phase is phase
@@ -113,9 +119,18 @@ def test_a_gate_without_pairs_is_inconclusive() -> None:
 
 def test_what_a_gate_of_pairs_said_comes_back_from_the_journal_as_it_was() -> None:
     reading = Reading(
-        gate="kl", verdict=Verdict.FAIL, reason="kl 0.9 > 0.5", observed=0.9, limit=0.5, n=80, e_value=1e4, first=7,
-        last=99, against=("ab", "cd"), is_critical=True,
-    )  # fmt: skip
+        gate="kl",
+        verdict=Verdict.FAIL,
+        reason="kl 0.9 > 0.5",
+        observed=0.9,
+        limit=0.5,
+        n=80,
+        e_value=1e4,
+        first=7,
+        last=99,
+        against=("ab", "cd"),
+        is_critical=True,
+    )
     state = _in_shadow(PLAN)
     event = StepFailed(at=1.0, by="automation", stage=1, samples=80, readings=(reading,))
     record = json.loads(json.dumps(record_of(advance(state, event))))
@@ -169,9 +184,11 @@ def test_a_bad_candidate_is_taken_back_at_the_next_look_and_the_journal_says_by_
         assert refusal["against"] == against, "the worst five, of equals the first"
         told = "\n".join(explain.sentences(record))
         for part in (
-            "gate `refusal`: fail: refusal +0.500 >", f"on pairs {planted[0].number} to {planted[-1].number}, e-value",
-            f"most against it: samples {against[0]}", "no requests are compared on both versions",
-        ):  # fmt: skip
+            "gate `refusal`: fail: refusal +0.500 >",
+            f"on pairs {planted[0].number} to {planted[-1].number}, e-value",
+            f"most against it: samples {against[0]}",
+            "no requests are compared on both versions",
+        ):
             assert part in told
         assert world.replayed() == world.rollout()
 
@@ -235,8 +252,9 @@ def test_pairs_of_an_earlier_stage_pass_nothing_later_and_may_still_fail(store: 
         plant(store, many(300, A, B))
         await world.look(60)
         assert (world.rollout().phase, store.read().routes[0].shadow) == (
-            Phase.CANARY, Shadow(candidate=B, share=10_000),
-        )  # fmt: skip
+            Phase.CANARY,
+            Shadow(candidate=B, share=10_000),
+        )
         plant(store, many(500, A, B))
         await world.look(60)
         assert world.rollout().phase is Phase.CANARY, "late pairs of stage 1 say nothing for stage 2"
@@ -273,11 +291,18 @@ def test_a_new_leader_and_whoever_is_asked_come_to_the_same_evidence(store: Stor
                 plant(
                     store,
                     (
-                        judged(A, A if turn == 2 else B, kind=Kind.NOISE if turn == 2 else Kind.CANDIDATE, kl=0.4,
-                               session=session, judged_at=world.now + turn, scores=exact)
+                        judged(
+                            A,
+                            A if turn == 2 else B,
+                            kind=Kind.NOISE if turn == 2 else Kind.CANDIDATE,
+                            kl=0.4,
+                            session=session,
+                            judged_at=world.now + turn,
+                            scores=exact,
+                        )
                         for session in sessions
                     ),
-                )  # fmt: skip
+                )
             await world.look(20)
         seen = world.rollouts.watch.read(journey, world.now)
         fresh = World(tmp_path, store)
@@ -432,8 +457,10 @@ def test_a_replay_says_when_a_rollout_would_have_stopped(store: Store, tmp_path:
         spaced = [replace(each, judged_at=world.now + 40 * place) for place, each in enumerate(bad)]
         stop = simulate(parse_plan(shadow("refusal")), past, spaced)
         assert (stop.outcome, stop.gate, stop.number) == (
-            Outcome.ROLLED_BACK, "refusal", bad[0].number + stop.pairs - 1,
-        )  # fmt: skip
+            Outcome.ROLLED_BACK,
+            "refusal",
+            bad[0].number + stop.pairs - 1,
+        )
         assert 10 < stop.pairs < 60
         assert stop.at == world.now + 40 * (stop.pairs - 1)
         stop = simulate(parse_plan(shadow({"refusal": {"critical": False}})), past, spaced)

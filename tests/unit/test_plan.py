@@ -57,25 +57,37 @@ def test_a_plan_in_yaml_is_read_with_its_gates_and_defaults() -> None:
         )
     )
     assert plan == Plan(
-        needs_audit=True, promotes=True, alpha=0.02,
+        needs_audit=True,
+        promotes=True,
+        alpha=0.02,
         stages=(
             Stage(
-                weight=0, min_samples=500, max_samples=900, max_seconds=2 * 86400, gates=(Gate(name="manual"),),
-                share=10_000, idle_seconds=60,
+                weight=0,
+                min_samples=500,
+                max_samples=900,
+                max_seconds=2 * 86400,
+                gates=(Gate(name="manual"),),
+                share=10_000,
+                idle_seconds=60,
             ),
             Stage(
-                weight=100, min_seconds=600, min_samples=400, max_samples=90_000,
+                weight=100,
+                min_seconds=600,
+                min_samples=400,
+                max_samples=90_000,
                 gates=(ERROR_RATE, Gate(name="manual")),
             ),
             Stage(
-                weight=2_500, min_seconds=7_200,
+                weight=2_500,
+                min_seconds=7_200,
                 gates=(
-                    Gate(name="error_rate", margin=0.005, limit=0.03), Gate(name="latency", margin=0.01, quantile=0.99)
+                    Gate(name="error_rate", margin=0.005, limit=0.03),
+                    Gate(name="latency", margin=0.01, quantile=0.99),
                 ),
             ),
             Stage(weight=5_000, min_seconds=600, gates=(ERROR_RATE, LATENCY)),
         ),
-    )  # fmt: skip
+    )
     assert plan.alpha_per_gate == 0.02 / 5
     assert [stage.is_shadow for stage in plan.stages] == [True, False, False, False]
 
@@ -98,8 +110,11 @@ def test_the_one_line_of_the_issue_is_the_same_plan_as_written_out(arrow: str) -
 def test_in_one_line_a_time_holds_until_the_next_and_samples_for_their_step() -> None:
     plan = parse_plan("shadow 1 pair 1h → 0.5% → 1% 1h30m 5000 samples → 2%")
     assert [(stage.min_seconds, stage.min_samples) for stage in plan.stages] == [
-        (3_600, 1), (600, 200), (5_400, 5_000), (5_400, 200),
-    ]  # fmt: skip
+        (3_600, 1),
+        (600, 200),
+        (5_400, 5_000),
+        (5_400, 200),
+    ]
     assert (plan.stages[1].weight, plan.promotes) == (50, False)
 
 
@@ -125,9 +140,19 @@ def test_a_long_least_time_moves_the_longest_along() -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90s", 90), ("10m", 600), (" 10 min ", 600), ("1h30m", 5400), ("1 h 30 min", 5400), ("2d", 172800),
-     ("1.5h", 5400), ("30 sec", 30), (45, 45), ("0s", 0)],
-)  # fmt: skip
+    [
+        ("90s", 90),
+        ("10m", 600),
+        (" 10 min ", 600),
+        ("1h30m", 5400),
+        ("1 h 30 min", 5400),
+        ("2d", 172800),
+        ("1.5h", 5400),
+        ("30 sec", 30),
+        (45, 45),
+        ("0s", 0),
+    ],
+)
 def test_times_are_written_as_people_write_them(text: object, seconds: int) -> None:
     assert seconds_of(text) == seconds
 
@@ -232,7 +257,7 @@ def test_all_problems_are_reported_at_once() -> None:
         ({"alpha": "x", "steps": [{"weight": "1%"}]}, "alpha: `x` is not a share such as 1% or 0.01"),
         ({"gates": ["nope"], "steps": [{"weight": "1%"}]}, "gates[0]: `nope` is not one of"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_named_with_its_place_its_value_and_what_is_allowed(values: object, expected: str) -> None:
     found = problems(values)
     assert len(found) == 1
@@ -261,7 +286,7 @@ def test_a_line_that_cannot_be_read_quotes_each_part_at_fault() -> None:
         (step(gates=[{"manual": {"muted": True}}]), "steps[0].gates[0].manual.muted: is not known; known are none"),
         (step(share="5%"), "steps[0].share: no gate of this step reads pairs"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_with_a_shadow_is_named_likewise(values: object, expected: str) -> None:
     found = problems(values)
     assert len(found) == 1
@@ -273,8 +298,10 @@ def test_a_gate_of_pairs_takes_a_margin_or_a_limit_whichever_is_given() -> None:
         {"shadow": {"pairs": 9, "gates": ["kl", {"token_flip": {"margin": "3%"}}, {"exact": {"limit": "70%"}}]}}
     )
     assert [(gate.name, gate.margin, gate.limit) for gate in read.stages[0].gates] == [
-        ("kl", 0.05, 0.5), ("token_flip", 0.03, None), ("exact", 0.1, 0.7),
-    ]  # fmt: skip
+        ("kl", 0.05, 0.5),
+        ("token_flip", 0.03, None),
+        ("exact", 0.1, 0.7),
+    ]
 
 
 def test_muted_gates_take_no_part_of_alpha() -> None:
@@ -318,9 +345,15 @@ def test_the_canonical_form_parses_to_the_same_plan_and_hides_no_default() -> No
     plan = parse_plan("shadow 500 pairs → 1 % 10 min → 100 %")
     form = json.loads(json.dumps(canonical(plan)))
     assert form == {
-        "alpha": 0.01, "audit": False,
+        "alpha": 0.01,
+        "audit": False,
         "shadow": {
-            "pairs": 500, "max_pairs": 2_000, "share": 1_000, "idle": 30, "min_time": 0, "max_time": 86400,
+            "pairs": 500,
+            "max_pairs": 2_000,
+            "share": 1_000,
+            "idle": 30,
+            "min_time": 0,
+            "max_time": 86400,
             "gates": [
                 *({name: {"margin": 0.05, "limit": None, "min_samples": 50}} for name in QUIET),
                 {"kl": {"margin": 0.05, "limit": 0.5, "min_samples": 50, "muted": True}},
@@ -328,14 +361,19 @@ def test_the_canonical_form_parses_to_the_same_plan_and_hides_no_default() -> No
         },
         "steps": [
             {
-                "weight": 100, "min_time": 600, "max_time": 86400, "min_samples": 200, "max_samples": None,
+                "weight": 100,
+                "min_time": 600,
+                "max_time": 86400,
+                "min_samples": 200,
+                "max_samples": None,
                 "gates": [
-                    {"error_rate": {"margin": 0.01, "limit": None}}, {"latency": {"margin": 0.05, "quantile": 0.95}}
+                    {"error_rate": {"margin": 0.01, "limit": None}},
+                    {"latency": {"margin": 0.05, "quantile": 0.95}},
                 ],
             },
             {"weight": 10_000},
         ],
-    }  # fmt: skip
+    }
     assert parse_plan(form) == plan
     assert parse_plan(form).config_hash == plan.config_hash
 
@@ -362,14 +400,18 @@ gates = st.one_of(
 of_pairs = st.builds(
     lambda name, parameters: {name: parameters},
     st.sampled_from(["kl", "exact", "refusal", "judge", "score:tone"]),
-    st.none() | st.fixed_dictionaries(
+    st.none()
+    | st.fixed_dictionaries(
         {},
         optional={
-            "margin": st.floats(0, 0.99) | st.none(), "limit": st.floats(0, 0.99) | st.none(),
-            "min_samples": st.integers(1, 999), "critical": st.booleans(), "muted": st.booleans(),
+            "margin": st.floats(0, 0.99) | st.none(),
+            "limit": st.floats(0, 0.99) | st.none(),
+            "min_samples": st.integers(1, 999),
+            "critical": st.booleans(),
+            "muted": st.booleans(),
         },
     ),
-)  # fmt: skip
+)
 steps = st.fixed_dictionaries(
     {"weight": st.integers(1, 10_000)},
     optional={
@@ -399,13 +441,16 @@ plans = st.fixed_dictionaries(
 )
 junk = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["1%", "10m"]),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.text(max_size=4) | st.sampled_from(["steps", "shadow", "weight", "gates", "min_time", "alpha", "pairs"]),
-        inner, max_size=4,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.text(max_size=4) | st.sampled_from(["steps", "shadow", "weight", "gates", "min_time", "alpha", "pairs"]),
+            inner,
+            max_size=4,
+        )
     ),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 @given(plans | junk)

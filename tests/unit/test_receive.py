@@ -134,9 +134,16 @@ def test_the_method_and_the_encoding_of_a_path_are_checked() -> None:
 def test_no_path_of_an_engine_slips_through_the_list() -> None:
     proxied = {endpoint.path for endpoint in ENDPOINTS.values() if endpoint.kind is Kind.PROXIED}
     assert proxied == {
-        b"/v1/chat/completions", b"/v1/completions", b"/v1/responses", b"/v1/messages", b"/v1/messages/count_tokens",
-        b"/v1/embeddings", b"/tokenize", b"/detokenize", b"/tokenizer_info",
-    }  # fmt: skip
+        b"/v1/chat/completions",
+        b"/v1/completions",
+        b"/v1/responses",
+        b"/v1/messages",
+        b"/v1/messages/count_tokens",
+        b"/v1/embeddings",
+        b"/tokenize",
+        b"/detokenize",
+        b"/tokenizer_info",
+    }
     assert endpoints.ONE_MODEL.kind is Kind.MODEL
 
 
@@ -343,9 +350,23 @@ def test_usage_is_read_in_both_spellings() -> None:
 
 
 @pytest.mark.parametrize(
-    "figure", ["-1", "2147483649", "9223372036854775807", "18446744073709551615", "1e400", "2.5", "3.0", "true", '"7"',
-               "[]", "{}", "null", "9" * 4000],
-)  # fmt: skip
+    "figure",
+    [
+        "-1",
+        "2147483649",
+        "9223372036854775807",
+        "18446744073709551615",
+        "1e400",
+        "2.5",
+        "3.0",
+        "true",
+        '"7"',
+        "[]",
+        "{}",
+        "null",
+        "9" * 4000,
+    ],
+)
 def test_a_figure_that_is_no_count_of_tokens_counts_as_none_and_hides_like_any_usage(figure: str) -> None:
     usage = b'"usage":{"prompt_tokens":%b,"completion_tokens":%b}' % (figure.encode(), figure.encode())
     assert usage_of(b"{%b}" % usage) is None

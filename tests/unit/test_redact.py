@@ -28,15 +28,31 @@ ALL = tuple(BUILTIN)
         ("phone", "on 2024-01-31 12:00, 12345 times, v1.2.3", "on 2024-01-31 12:00, 12345 times, v1.2.3"),
         ("card", "4111 1111 1111 1111 and 4111-1111-1111-1112", "[card] and 4111-1111-1111-1112"),
         ("card", "378282246310005", "[card]"),
-        ("card", "4111.1111.1111.1111, 4111_1111_1111_1111, 4111  1111  1111  1111 and 4111\t1111\n1111\t1111", "[card], [card], [card] and [card]"),
+        (
+            "card",
+            "4111.1111.1111.1111, 4111_1111_1111_1111, 4111  1111  1111  1111 and 4111\t1111\n1111\t1111",
+            "[card], [card], [card] and [card]",
+        ),
         ("card", "4111.1111.1111.1112 and 3.14159265358979", "4111.1111.1111.1112 and 3.14159265358979"),
         ("url_credentials", f"https://ann:{'t' * 2000}@host/x", "https://[credentials]@host/x"),
-        ("ipv4", "from 192.168.0.1:80, not 1.2.3 nor 999.1.1.1 nor 1.2.3.4.5", "from [ip]:80, not 1.2.3 nor 999.1.1.1 nor 1.2.3.4.5"),
-        ("ipv6", "2001:db8::1 at 12:30, fe80::1, a::b::c and std::vector", "[ip] at 12:30, [ip], a::b::c and std::vector"),
-        ("url_credentials", "https://ann:pw@host/x and https://host/a@b", "https://[credentials]@host/x and https://host/a@b"),
+        (
+            "ipv4",
+            "from 192.168.0.1:80, not 1.2.3 nor 999.1.1.1 nor 1.2.3.4.5",
+            "from [ip]:80, not 1.2.3 nor 999.1.1.1 nor 1.2.3.4.5",
+        ),
+        (
+            "ipv6",
+            "2001:db8::1 at 12:30, fe80::1, a::b::c and std::vector",
+            "[ip] at 12:30, [ip], a::b::c and std::vector",
+        ),
+        (
+            "url_credentials",
+            "https://ann:pw@host/x and https://host/a@b",
+            "https://[credentials]@host/x and https://host/a@b",
+        ),
         ("regex:CASE-[0-9]+", "see CASE-17.", "see [redacted]."),
     ],
-)  # fmt: skip
+)
 def test_a_redactor_takes_out_what_it_is_named_for(name: str, text: str, clean: str) -> None:
     assert redact_text(text, [name]) == clean
 
@@ -53,10 +69,19 @@ def test_a_name_that_no_redactor_can_have_is_refused_or_found_missing(name: str)
 
 def sample(body: dict[str, Any], reply: Any = None, **fields: Any) -> Sample:
     values: dict[str, Any] = {
-        "id": "0" * 32, "request_id": "r", "alias": "a", "kind": "base", "control": "base", "other": "a@1",
-        "served": "candidate", "capture": "full", "endpoint": "/v1/chat/completions",
-        "body": json.dumps(body).encode(), "reply": json.dumps(reply or {}).encode(), **fields,
-    }  # fmt: skip
+        "id": "0" * 32,
+        "request_id": "r",
+        "alias": "a",
+        "kind": "base",
+        "control": "base",
+        "other": "a@1",
+        "served": "candidate",
+        "capture": "full",
+        "endpoint": "/v1/chat/completions",
+        "body": json.dumps(body).encode(),
+        "reply": json.dumps(reply or {}).encode(),
+        **fields,
+    }
     return Sample(**values)
 
 
@@ -73,10 +98,30 @@ MAIL = "ann@mail.example"
         {"messages": [{"role": "user", "content": f"I am {MAIL}"}]},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": f"I am {MAIL}"}]}]},
         {"messages": [{"role": "tool", "tool_call_id": "c1", "content": f"found {MAIL}"}]},
-        {"messages": [{"role": "assistant", "tool_calls": [
-            {"id": "c1", "type": "function", "function": {"name": "find", "arguments": json.dumps({"who": MAIL})}}]}]},
-        {"messages": [{"role": "assistant", "content": [
-            {"type": "tool_use", "id": "c1", "name": "find", "input": {"id": MAIL, "data": [MAIL]}}]}]},
+        {
+            "messages": [
+                {
+                    "role": "assistant",
+                    "tool_calls": [
+                        {
+                            "id": "c1",
+                            "type": "function",
+                            "function": {"name": "find", "arguments": json.dumps({"who": MAIL})},
+                        }
+                    ],
+                }
+            ]
+        },
+        {
+            "messages": [
+                {
+                    "role": "assistant",
+                    "content": [
+                        {"type": "tool_use", "id": "c1", "name": "find", "input": {"id": MAIL, "data": [MAIL]}}
+                    ],
+                }
+            ]
+        },
         {"prompt": f"I am {MAIL}"},
         {"prompt": ["one", MAIL]},
         {"input": f"I am {MAIL}"},
@@ -87,7 +132,7 @@ MAIL = "ann@mail.example"
         {"user": MAIL},
         {"metadata": {"expected": MAIL}},
     ],
-)  # fmt: skip
+)
 def test_every_text_of_a_request_is_looked_into_and_then_its_reply_goes(fields: dict[str, Any]) -> None:
     clean = redact(sample({"model": MAIL, **fields}, {"choices": []}), ["email"])
     assert (clean.redacted, clean.reply) == (True, b"")
@@ -102,18 +147,33 @@ IMAGE = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAAD
 
 def test_a_request_without_anything_to_be_redacted_stays_as_it_is() -> None:
     body = {
-        "model": MAIL, "seed": 4111111111111111, "stop": ["END"], "max_tokens": 4111111111111111,
+        "model": MAIL,
+        "seed": 4111111111111111,
+        "stop": ["END"],
+        "max_tokens": 4111111111111111,
         "tools": [{"type": "function", "function": {"name": "f", "parameters": {"maximum": 4111111111111111}}}],
-        "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": IMAGE}}]},
-                     {"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "/+MYxAAEaAIEeUAQ", "format": "mp3"}}]},
-                     {"role": "tool", "tool_call_id": "call_550e8400-e29b-41d4-a716-446655440000", "content": "ok"}],
-    }  # fmt: skip
+        "messages": [
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": IMAGE}}]},
+            {
+                "role": "user",
+                "content": [{"type": "input_audio", "input_audio": {"data": "/+MYxAAEaAIEeUAQ", "format": "mp3"}}],
+            },
+            {"role": "tool", "tool_call_id": "call_550e8400-e29b-41d4-a716-446655440000", "content": "ok"},
+        ],
+    }
     reply = {
-        "id": "chatcmpl-8f14e45fceea167a5a36dedd4bea2543", "created": 1732950000, "model": MAIL.replace("@", "-"),
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": "no"},
-                     "logprobs": {"content": [{"token": "no", "logprob": -12.345678901234, "bytes": [110, 111]}]}}],
+        "id": "chatcmpl-8f14e45fceea167a5a36dedd4bea2543",
+        "created": 1732950000,
+        "model": MAIL.replace("@", "-"),
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "no"},
+                "logprobs": {"content": [{"token": "no", "logprob": -12.345678901234, "bytes": [110, 111]}]},
+            }
+        ],
         "usage": {"prompt_tokens": 4111111111111111},
-    }  # fmt: skip
+    }
     given = sample(body, reply)
     assert redact(given, ALL) is given
 
@@ -138,19 +198,31 @@ CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "
         {"messages": [{"role": "assistant", "tool_calls": [{**CALL, "id": MAIL}]}]},
         {"messages": [{"role": "user", MAIL: "x"}]},
         {"metadata": {MAIL: "v"}},
-        {"messages": [{"role": "assistant", "tool_calls": [{**CALL, "function": {"arguments": json.dumps({MAIL: 1})}}]}]},
+        {
+            "messages": [
+                {"role": "assistant", "tool_calls": [{**CALL, "function": {"arguments": json.dumps({MAIL: 1})}}]}
+            ]
+        },
         {MAIL: 1},
-        {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_data": "data:text/plain;base64,////"}}]}]},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "file", "file": {"file_data": "data:text/plain;base64,////"}}]}
+            ]
+        },
         {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"enum": [4111111111111111]}}}]},
         {"response_format": {"type": "json_schema", "json_schema": {"schema": {"default": 4111111111111111}}}},
-        {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_data": "DATA:text/plain;BASE64,////"}}]}]},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "file", "file": {"file_data": "DATA:text/plain;BASE64,////"}}]}
+            ]
+        },
         {"prompt": [1.0, 2.0]},
         {"prompt": ["x", [1, 2]]},
         {"input": [1, 2, 3]},
         {"prompt": {"prompt_token_ids": [1]}},
         {"messages": [], "prompt_embeds": "AAAA"},
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_replaced_or_looked_into_costs_the_copy(fields: dict[str, Any]) -> None:
     with pytest.raises(NotRedacted) as caught:
         redact(sample({"model": "a", **fields}), ALL)
@@ -176,28 +248,89 @@ DOCUMENT = {"type": "text", "media_type": "text/plain", "data": f"I am {MAIL}"}
         {"user": 4111111111111111},
         {"messages": [{"role": "user", "content": 4111111111111111}]},
         {"messages": [{"role": "user", "content": [{"type": "document", "source": DOCUMENT}]}]},
-        {"messages": [{"role": "user", "content": [{"type": "document", "source": {"type": "base64", "data": b64(MAIL)}}]}]},
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": f"data:text/plain,{MAIL}"}}]}]},
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": f"data:;base64,{b64(MAIL)}"}}]}]},
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/?u=ann%40mail.example"}}]}]},
-        {"messages": [{"role": "user", "content": [{"type": "file", "file": {"filename": f"{MAIL}.pdf", "file_data": f"data:text/plain;base64,{b64(MAIL)}"}}]}]},
-        {"messages": [{"role": "user", "content": "ann\uff20mail.example, ann@\u200bmail.example, ann&#64;mail.example, ann\\u0040mail.example"}]},
-        {"messages": [{"role": "user", "content": "\u0430\u043d\u043d\u0430@\u043f\u0440\u0438\u043c\u0435\u0440.\u0440\u0444 \"ann x\"@mail.example"}]},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "document", "source": {"type": "base64", "data": b64(MAIL)}}]}
+            ]
+        },
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": f"data:text/plain,{MAIL}"}}]}
+            ]
+        },
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": f"data:;base64,{b64(MAIL)}"}}]}
+            ]
+        },
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [{"type": "image_url", "image_url": {"url": "http://x/?u=ann%40mail.example"}}],
+                }
+            ]
+        },
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {
+                            "type": "file",
+                            "file": {"filename": f"{MAIL}.pdf", "file_data": f"data:text/plain;base64,{b64(MAIL)}"},
+                        }
+                    ],
+                }
+            ]
+        },
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": "ann\uff20mail.example, ann@\u200bmail.example, ann&#64;mail.example, ann\\u0040mail.example",
+                }
+            ]
+        },
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": '\u0430\u043d\u043d\u0430@\u043f\u0440\u0438\u043c\u0435\u0440.\u0440\u0444 "ann x"@mail.example',
+                }
+            ]
+        },
         {"tools": [{"type": "function", "function": {"name": "f", "description": f"as {MAIL} asks"}}]},
         *(
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]}
-            for url in (f"DATA:text/plain;base64,{b64(MAIL)}", f"data:text/plain;BASE64,{b64(MAIL)}", f" data:;base64,{b64(MAIL)}",
-                        f"data:text/plain;x={'a' * 300};base64,{b64(MAIL)}", f"data:text/plain;by={MAIL};base64,{b64('x')}")
+            for url in (
+                f"DATA:text/plain;base64,{b64(MAIL)}",
+                f"data:text/plain;BASE64,{b64(MAIL)}",
+                f" data:;base64,{b64(MAIL)}",
+                f"data:text/plain;x={'a' * 300};base64,{b64(MAIL)}",
+                f"data:text/plain;by={MAIL};base64,{b64('x')}",
+            )
         ),
         {"messages": [{"role": "user", "content": [{"type": "image", "b64_json": b64(f"from {MAIL}")}]}]},
         {"customer": 4111111111111111},
         {"customer": 4111111111111111.0},
         {"messages": [{"role": "user", "content": 4111111111111111.0}]},
-        {"messages": [{"role": "user", "content": "see http://x/?u=ann%2540mail.example or ann&amp;commat;mail.example"}]},
-        {"messages": [{"role": "user", "content": "ann\\\\u0040mail.example, ann\\x40mail.example, ann\\u{40}mail.example, ann&#x0000040;mail.example"}]},
+        {
+            "messages": [
+                {"role": "user", "content": "see http://x/?u=ann%2540mail.example or ann&amp;commat;mail.example"}
+            ]
+        },
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": "ann\\\\u0040mail.example, ann\\x40mail.example, ann\\u{40}mail.example, ann&#x0000040;mail.example",
+                }
+            ]
+        },
         {"messages": [{"role": "user", "content": "4111\u20131111\u20131111\u20131111"}]},
     ],
-)  # fmt: skip
+)
 def test_words_are_replaced_whatever_their_field_is_called_and_however_they_are_spelled(fields: dict[str, Any]) -> None:
     clean = redact(sample({"model": "a", **fields}), ALL)
     assert (clean.redacted, clean.reply) == (True, b"")
@@ -234,14 +367,18 @@ def events(*each: Any) -> bytes:
     return b"".join(b"data: %b\n\n" % json.dumps(event).encode() for event in each)
 
 
-PARTIAL_ARGUMENTS = events(*(
-    {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "function": {"arguments": part}}]}}]}
-    for part in ('{"to":"an', "n\\u00", '40mail.ex', 'ample"}')
-))  # fmt: skip
-PARTIAL_JSON = events(*(
-    {"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": part}}
-    for part in ('{"to":"an', 'n@mail.ex', 'ample"}')
-))  # fmt: skip
+PARTIAL_ARGUMENTS = events(
+    *(
+        {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "function": {"arguments": part}}]}}]}
+        for part in ('{"to":"an', "n\\u00", "40mail.ex", 'ample"}')
+    )
+)
+PARTIAL_JSON = events(
+    *(
+        {"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": part}}
+        for part in ('{"to":"an', "n@mail.ex", 'ample"}')
+    )
+)
 OTHER_PLACE = events(
     {"choices": [{"index": 0, "delta": {"content": "ann@mail.ex"}}]},
     {"choices": [{"index": 1, "delta": {"content": "z"}}, {"index": 0, "delta": {"content": "ample"}}]},
@@ -258,7 +395,10 @@ MESSAGES_STREAM = b"".join(
         (json.dumps({"choices": [{"message": {"content": f"write to {MAIL}"}}]}).encode(), False),
         (stream("write to an", "n@mail", ".exam", "ple"), True),
         (MESSAGES_STREAM, True),
-        (b'{"choices":[{"message":{"tool_calls":[{"function":{"arguments":"{\\"to\\":\\"ann\\\\u0040mail.example\\"}"}}]}}]}', False),
+        (
+            b'{"choices":[{"message":{"tool_calls":[{"function":{"arguments":"{\\"to\\":\\"ann\\\\u0040mail.example\\"}"}}]}}]}',
+            False,
+        ),
         (b'{"choices":[{"message":{"reasoning_content":"ann@mail.example"}}]}', False),
         (b'{"choices":[{"message":{"refusal":"ann@mail.example"}}]}', False),
         (b'{"choices":[{"message":{"content":4111111111111111}}]}', False),
@@ -270,16 +410,16 @@ MESSAGES_STREAM = b"".join(
         (b'{"choices":[{"logprobs":{"content":[{"token":"ann","bytes":[97]},{"token":"@mail.example"}]}}]}', False),
         (b'{"choices":[{"logprobs":{"tokens":["ann","@mail",".example"]}}]}', False),
         (b'{"prompt_logprobs":[{"7":{"decoded_token":"ann@"}},{"8":{"decoded_token":"mail.example"}}]}', False),
-        (b': ann@mail.example\n\ndata: {}\n\n', True),
-        (b'event: ann@mail.example\ndata: {}\n\n', True),
-        (b'id: ann@mail.example\ndata: {}\n\n', True),
+        (b": ann@mail.example\n\ndata: {}\n\n", True),
+        (b"event: ann@mail.example\ndata: {}\n\n", True),
+        (b"id: ann@mail.example\ndata: {}\n\n", True),
         (b'data: {"x":\ndata: "ann@mail.example"}\n\n', True),
         (b'data: {"delta":"ann@mail"}\r\rdata: {"delta":".example"}\r\r', True),
         (PARTIAL_ARGUMENTS, True),
         (PARTIAL_JSON, True),
         (OTHER_PLACE, True),
     ],
-)  # fmt: skip
+)
 def test_a_reply_with_something_to_be_redacted_goes_and_the_request_stays(reply: bytes, is_stream: bool) -> None:
     given = raw(body=b'{"messages": [{"role": "user", "content": "whom?"}]}', reply=reply, is_stream=is_stream)
     clean = redact(given, ["email", "card"])
@@ -306,7 +446,7 @@ def test_a_stream_of_two_choices_is_put_together_by_choice() -> None:
         (raw(reply=b'{"content":"%b","content":"x"}' % MAIL.encode()), "not_redactable"),
         (raw(body=b'{"prompt":"%b","prompt":"x"}' % MAIL.encode()), "not_redactable"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_looked_into_is_not_kept(given: Sample, reason: str) -> None:
     with pytest.raises(NotRedacted) as caught:
         redact(given, ["email"])

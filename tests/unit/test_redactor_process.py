@@ -53,9 +53,18 @@ def redacting() -> Iterator[Redacting]:
 
 def sample(text: str) -> Sample:
     return Sample(
-        id="0" * 32, request_id="r", alias="a", kind="base", control="base", other="a@1", served="candidate",
-        capture="full", endpoint="/v1/completions", body=b'{"prompt":"%b"}' % text.encode(), reply=b"{}",
-    )  # fmt: skip
+        id="0" * 32,
+        request_id="r",
+        alias="a",
+        kind="base",
+        control="base",
+        other="a@1",
+        served="candidate",
+        capture="full",
+        endpoint="/v1/completions",
+        body=b'{"prompt":"%b"}' % text.encode(),
+        reply=b"{}",
+    )
 
 
 @pytest.mark.parametrize("name", ["hangs", "backtracks", "dies"])

@@ -80,8 +80,9 @@ def test_counts_are_told_again_only_when_they_have_changed_and_go_with_their_rol
     tallies = [counted("r", 1, 5, range(5)), counted("s", 1, 3, range(3)), counted("unknown", 1, 3, range(3))]
     for _ in range(2):
         assert [(each.rollout, each.candidate.requests) for each in replicas.beat(tallies).tallies] == [
-            ("r", 5), ("s", 3),
-        ]  # fmt: skip
+            ("r", 5),
+            ("s", 3),
+        ]
     state = store.read()
     closed = msgspec.structs.replace(state.rollouts[0], is_open=False)
     store.write(state.with_rollout(closed), expected=state.version)

@@ -77,7 +77,7 @@ class World:
         self.store = store
         self.state = LiveState(
             folder, store, store.read(), Counting(), Engines(), with_keys=True, now=lambda: self.now, rollback_seconds=1
-        )  # fmt: skip
+        )
         self.rollouts = RolloutOperations(self.state, self.gather, new_id=iter([f"ro-{n}" for n in range(9)]).__next__)
         self.leader = Leader(store, "test")
         self.conductor = Conductor(self.rollouts, self.leader, clock=lambda: self.now)
@@ -130,9 +130,17 @@ def run(store: Store, folder: Path, work: Callable[[World], Awaitable[T]]) -> T:
 
 def journey(plan: object = RAMP, **fields: Any) -> Journey:
     rollout = Rollout(
-        id="ro-0", alias="support", control=A, candidate=B, plan=parse_plan(plan), home=A, phase=Phase.CANARY, stage=1,
-        weight=5_000, entered_at=100.0,
-    )  # fmt: skip
+        id="ro-0",
+        alias="support",
+        control=A,
+        candidate=B,
+        plan=parse_plan(plan),
+        home=A,
+        phase=Phase.CANARY,
+        stage=1,
+        weight=5_000,
+        entered_at=100.0,
+    )
     values: dict[str, Any] = {
         "by": "k",
         "reason": "r",
@@ -148,24 +156,40 @@ def journey(plan: object = RAMP, **fields: Any) -> Journey:
 
 @given(
     rollout=st.builds(
-        Rollout, id=st.text(), alias=st.text(), control=st.text(), candidate=st.text(), home=st.text(),
+        Rollout,
+        id=st.text(),
+        alias=st.text(),
+        control=st.text(),
+        candidate=st.text(),
+        home=st.text(),
         plan=st.sampled_from([parse_plan(RAMP), parse_plan("shadow 5 pairs → 1 %"), parse_plan("100 %")]),
-        phase=st.sampled_from(Phase), index=st.integers(0, 9), stage=st.integers(0, 99), weight=st.integers(0, 10_000),
-        entered_at=st.floats(0, 2e9), approved_by=st.none() | st.text(), is_complete=st.booleans(),
+        phase=st.sampled_from(Phase),
+        index=st.integers(0, 9),
+        stage=st.integers(0, 99),
+        weight=st.integers(0, 10_000),
+        entered_at=st.floats(0, 2e9),
+        approved_by=st.none() | st.text(),
+        is_complete=st.booleans(),
         sequence=st.integers(1, 99),
     ),
     last=st.builds(Last, at=st.floats(0, 2e9), by=st.text(), event=st.text(), why=st.text()),
     periods=st.lists(st.builds(Exposures, weight=st.integers(0, 10_000), control=st.integers(0, 9)), max_size=3),
     seconds=st.none() | st.sampled_from(DURATION_BOUNDS),
-)  # fmt: skip
+)
 @settings(max_examples=50, deadline=None)
 def test_a_journey_comes_back_from_json_as_it_was(
     rollout: Rollout, last: Last, periods: list[Exposures], seconds: float | None
 ) -> None:
     kept = Journey(
-        rollout=rollout, by="k", reason="r", started_at=1.5, last=last, threshold_seconds=seconds,
-        periods=tuple(periods), journal_after=7,
-    )  # fmt: skip
+        rollout=rollout,
+        by="k",
+        reason="r",
+        started_at=1.5,
+        last=last,
+        threshold_seconds=seconds,
+        periods=tuple(periods),
+        journal_after=7,
+    )
     assert decode(json.loads(json.dumps(encode(kept)))) == kept
 
 
@@ -266,9 +290,10 @@ def test_people_are_told_what_a_rollout_waits_for() -> None:
     assert ready.waits_for == ("the leader's next look",)
     assert [reading.verdict for reading in ready.readings] == ["pass"]
     for fields, word in (
-        ({"phase": Phase.PAUSED}, "resume"), ({"phase": Phase.PAUSED, "is_complete": True}, "promote the candidate"),
+        ({"phase": Phase.PAUSED}, "resume"),
+        ({"phase": Phase.PAUSED, "is_complete": True}, "promote the candidate"),
         ({"phase": Phase.DRAFT}, "start"),
-    ):  # fmt: skip
+    ):
         there = replace(started, rollout=replace(started.rollout, **fields))
         assert word in standing_of(there, StageCounts(stage=1), 200.0).waits_for[0]
     over = replace(started, rollout=replace(started.rollout, phase=Phase.LIVE))

@@ -51,11 +51,17 @@ def file_of(tmp_path: Path, text: str | bytes) -> str:
 def test_everything_that_a_route_may_say_is_read(tmp_path: Path) -> None:
     (route,) = read_file(file_of(tmp_path, FULL)).routes
     assert route == DeclaredRoute(
-        alias="support", control=CONTROL, candidate=CANDIDATE, weight=500, unit=("header", "user", "key"),
-        mirror=MirrorPolicy(share=200, capture="metrics_only"), plan=canonical(parse_plan("1% 10m → 5% → 25% → 100%")),
+        alias="support",
+        control=CONTROL,
+        candidate=CANDIDATE,
+        weight=500,
+        unit=("header", "user", "key"),
+        mirror=MirrorPolicy(share=200, capture="metrics_only"),
+        plan=canonical(parse_plan("1% 10m → 5% → 25% → 100%")),
         limits=RouteLimits(requests_per_minute=600, tokens_per_minute=100_000, max_in_flight=50),
-        notes="trial of the new tone", where="routes[0] (support)",
-    )  # fmt: skip
+        notes="trial of the new tone",
+        where="routes[0] (support)",
+    )
 
 
 def test_what_is_left_out_or_null_is_none() -> None:
@@ -89,16 +95,30 @@ def test_every_problem_is_told_at_once_with_its_place() -> None:
     )
     places = [problem.split(":")[0] for problem in found]
     assert places == [
-        "route", "prune",
-        "routes[0] (support).colour", "routes[0] (support).weight", "routes[0] (support).control",
-        "routes[1].alias", "routes[1] (support).candidate", "routes[1] (support).limits.rps",
+        "route",
+        "prune",
+        "routes[0] (support).colour",
+        "routes[0] (support).weight",
+        "routes[0] (support).control",
+        "routes[1].alias",
+        "routes[1] (support).candidate",
+        "routes[1] (support).limits.rps",
         "routes[1] (support).limits.max_in_flight",
-        "routes[2].alias", "routes[2].weight", "routes[2].control",
+        "routes[2].alias",
+        "routes[2].weight",
+        "routes[2].control",
         "routes[3]",
-        "routes[4] (legal).mirror.share", "routes[4] (legal).mirror.capture", "routes[4] (legal).plan",
-        "routes[5] (law).unit", "routes[5] (law).plan.x", "routes[5] (law).plan.steps[0].weight",
-        "routes[6].alias", "routes[6].unit", "routes[6].mirror", "routes[6].notes",
-    ]  # fmt: skip
+        "routes[4] (legal).mirror.share",
+        "routes[4] (legal).mirror.capture",
+        "routes[4] (legal).plan",
+        "routes[5] (law).unit",
+        "routes[5] (law).plan.x",
+        "routes[5] (law).plan.steps[0].weight",
+        "routes[6].alias",
+        "routes[6].unit",
+        "routes[6].mirror",
+        "routes[6].notes",
+    ]
     assert "`105%` is not a share such as 5%" in found[3]
     assert "`support` stands at routes[0] already" in found[5]
 
@@ -160,26 +180,36 @@ def test_json_anchors_and_a_bare_off_are_read_too(tmp_path: Path) -> None:
     assert route.mirror == MirrorPolicy(share=200, capture="off")
     anchored = f"routes:\n  - &a {{alias: a, control: {CONTROL}, notes: x}}\n  - {{<<: *a, alias: b}}\n"
     assert [(each.alias, each.notes) for each in read_file(file_of(tmp_path, anchored)).routes] == [
-        ("a", "x"), ("b", "x")
-    ]  # fmt: skip
+        ("a", "x"),
+        ("b", "x"),
+    ]
 
 
 PLANS = st.one_of(
     st.none(),
     st.sampled_from(
         [
-            "1% 10m → 5% → 25% → 100%", "shadow 500 pairs → 1% 90s 5000 samples → 50% 1h30m", "shadow 9 pairs 2d",
-            "0.5%", {"steps": [{"weight": "5%", "gates": ["manual"]}]}, {"shadow": {"pairs": 5}, "alpha": "5%"},
+            "1% 10m → 5% → 25% → 100%",
+            "shadow 500 pairs → 1% 90s 5000 samples → 50% 1h30m",
+            "shadow 9 pairs 2d",
+            "0.5%",
+            {"steps": [{"weight": "5%", "gates": ["manual"]}]},
+            {"shadow": {"pairs": 5}, "alpha": "5%"},
             {"steps": [{"weight": 1, "min_time": 0}, {"weight": 2}], "audit": True},
         ]
     ),
-)  # fmt: skip
+)
 LIMITS = st.one_of(st.none(), st.integers(1, 10**9))
 ROUTES = st.builds(
     lambda plan, candidate, weight, limits, **more: RouteRecord(
-        alias="support", control=CONTROL, salt="s", candidate=candidate, weight=weight if candidate else 0,
+        alias="support",
+        control=CONTROL,
+        salt="s",
+        candidate=candidate,
+        weight=weight if candidate else 0,
         plan=None if plan is None else canonical(parse_plan(plan)),
-        limits=limits if limits and any(msgspec.structs.astuple(limits)) else None, **more,
+        limits=limits if limits and any(msgspec.structs.astuple(limits)) else None,
+        **more,
     ),
     plan=PLANS,
     candidate=st.one_of(st.none(), st.just(CANDIDATE)),
@@ -188,22 +218,31 @@ ROUTES = st.builds(
     mirror=st.one_of(
         st.none(),
         st.builds(
-            MirrorPolicy, share=st.integers(0, 10_000), capture=st.sampled_from(["full", "metrics_only", "off"]),
-            noise_share=st.integers(0, 10_000), tokens_per_hour=LIMITS,
+            MirrorPolicy,
+            share=st.integers(0, 10_000),
+            capture=st.sampled_from(["full", "metrics_only", "off"]),
+            noise_share=st.integers(0, 10_000),
+            tokens_per_hour=LIMITS,
             retention_seconds=st.one_of(st.none(), st.integers(0, 10**8)),
             redact=st.lists(st.sampled_from(["email", "regex:a b,[c]", "mine"]), unique=True).map(tuple),
-            judge=st.one_of(st.none(), st.builds(
-                JudgePolicy, url=st.sampled_from(["https://judge.example/v1", "http://127.0.0.1:1"]),
-                model=st.sampled_from(["m", "org/a-b"]), key_env=st.sampled_from(["", "KEY"]),
-                rubric=st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
-                share=st.integers(0, 10_000), pairs_per_hour=LIMITS,
-            )),
+            judge=st.one_of(
+                st.none(),
+                st.builds(
+                    JudgePolicy,
+                    url=st.sampled_from(["https://judge.example/v1", "http://127.0.0.1:1"]),
+                    model=st.sampled_from(["m", "org/a-b"]),
+                    key_env=st.sampled_from(["", "KEY"]),
+                    rubric=st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+                    share=st.integers(0, 10_000),
+                    pairs_per_hour=LIMITS,
+                ),
+            ),
             comparators=st.one_of(st.none(), st.lists(st.sampled_from(["exact", "score:x"]), unique=True).map(tuple)),
         ),
     ),
     limits=st.builds(RouteLimits, requests_per_minute=LIMITS, tokens_per_minute=LIMITS, max_in_flight=LIMITS),
     notes=st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
-)  # fmt: skip
+)
 
 
 @given(ROUTES)
@@ -220,14 +259,32 @@ def test_what_is_written_of_a_route_is_read_as_that_route(tmp_path_factory: pyte
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("noise_share", "200%"), ("tokens_per_hour", 0), ("tokens_per_hour", True), ("retention", "soon"),
-        ("retention", -1), ("retention", "4000d"), ("redact", "email"), ("redact", ["email", "email"]),
-        ("redact", ["Email"]), ("redact", ["regex:("]), ("redact", [1]), ("comparators", ["no name"]),
-        ("comparators", "exact"), ("judge", "base"), ("judge.url", "ftp://x"), ("judge.url", "https://me:pw@host/v1"),
-        ("judge.url", None), ("judge.model", None), ("judge.model", "two words"), ("judge.key_env", "no-name"),
-        ("judge.rubric", "x" * 10_001), ("judge.share", "half"), ("judge.pairs_per_hour", 0), ("judge.key", "secret"),
+        ("noise_share", "200%"),
+        ("tokens_per_hour", 0),
+        ("tokens_per_hour", True),
+        ("retention", "soon"),
+        ("retention", -1),
+        ("retention", "4000d"),
+        ("redact", "email"),
+        ("redact", ["email", "email"]),
+        ("redact", ["Email"]),
+        ("redact", ["regex:("]),
+        ("redact", [1]),
+        ("comparators", ["no name"]),
+        ("comparators", "exact"),
+        ("judge", "base"),
+        ("judge.url", "ftp://x"),
+        ("judge.url", "https://me:pw@host/v1"),
+        ("judge.url", None),
+        ("judge.model", None),
+        ("judge.model", "two words"),
+        ("judge.key_env", "no-name"),
+        ("judge.rubric", "x" * 10_001),
+        ("judge.share", "half"),
+        ("judge.pairs_per_hour", 0),
+        ("judge.key", "secret"),
     ],
-)  # fmt: skip
+)
 def test_what_a_mirror_cannot_be_is_told_with_its_place(field: str, value: Any) -> None:
     judge = {"url": "https://judge.example/v1", "model": "m"}
     mirror: dict[str, Any] = {"share": "2%", "judge": judge}
@@ -255,9 +312,11 @@ def test_a_plan_is_one_line_where_a_line_says_all_of_it() -> None:
 
 def test_a_plan_of_changes_is_told_in_lines() -> None:
     change = {
-        "alias": "support", "action": "change", "meaning": ["nothing changes for traffic"],
+        "alias": "support",
+        "action": "change",
+        "meaning": ["nothing changes for traffic"],
         "fields": [{"field": "notes", "before": "", "after": "two\nlines"}],
-    }  # fmt: skip
+    }
     plan = {"changes": [change], "warnings": ["w"], "left_alone": ["legal"], "unchanged": [], "conflicts": []}
     assert [text for _, text in plan_lines(plan)] == [
         "~ support",

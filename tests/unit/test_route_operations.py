@@ -67,7 +67,7 @@ def run(store: Store, folder: Path, work: Callable[[RouteOperations, LiveState],
     async def live() -> T:
         state = LiveState(
             folder, store, store.read(), Workers(), Engines(), with_keys=True, now=lambda: 1e9, rollback_seconds=1
-        )  # fmt: skip
+        )
         return await work(RouteOperations(state), state)
 
     return asyncio.run(live())

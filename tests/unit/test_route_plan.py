@@ -27,11 +27,15 @@ def entry(name: str, digit: str, *, state: State = State.READY, base: str = "tin
     digest = digit * 64
     manifest = Manifest(
         digest=digest, base=base, rank=8, alpha=16.0, target_modules=("q_proj",), size_bytes=10, tensors=2
-    )  # fmt: skip
+    )
     return Entry(
-        ref=AdapterRef(name, digest), manifest=manifest, folder=f"/copies/{digit}", source="/src", created=7,
+        ref=AdapterRef(name, digest),
+        manifest=manifest,
+        folder=f"/copies/{digit}",
+        source="/src",
+        created=7,
         state=state,
-    )  # fmt: skip
+    )
 
 
 A, B, C = (f"support@{digit * 12}" for digit in "abc")
@@ -78,27 +82,52 @@ def test_what_is_as_declared_does_not_change_and_others_are_left_alone() -> None
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
-        ({}, {"candidate": B, "weight": 500},
-         f"about 5 % of units move from control {A} to candidate {B}; the others stay"),
-        ({"candidate": B, "weight": 500}, {"candidate": B, "weight": 2500},
-         f"about 20 % of units move from control {A} to candidate {B}; the others stay"),
-        ({"candidate": B, "weight": 2500}, {"candidate": B, "weight": 500},
-         f"about 20 % of units move from candidate {B} to control {A}; the others stay"),
-        ({"candidate": B, "weight": 500}, {},
-         f"about 5 % of units move from candidate {B} to control {A}; the others stay"),
+        (
+            {},
+            {"candidate": B, "weight": 500},
+            f"about 5 % of units move from control {A} to candidate {B}; the others stay",
+        ),
+        (
+            {"candidate": B, "weight": 500},
+            {"candidate": B, "weight": 2500},
+            f"about 20 % of units move from control {A} to candidate {B}; the others stay",
+        ),
+        (
+            {"candidate": B, "weight": 2500},
+            {"candidate": B, "weight": 500},
+            f"about 20 % of units move from candidate {B} to control {A}; the others stay",
+        ),
+        (
+            {"candidate": B, "weight": 500},
+            {},
+            f"about 5 % of units move from candidate {B} to control {A}; the others stay",
+        ),
         ({}, {"candidate": B}, "no unit gets another version by it"),
         ({}, {"control": B}, f"all callers change version now, from control {A} to control {B}"),
         ({}, {"candidate": B, "weight": 10_000}, f"all callers change version now, from control {A} to candidate {B}"),
-        ({"candidate": B, "weight": 2500}, {"control": B},
-         f"about 75 % of units move from control {A} to control {B}; the others stay"),
-        ({"candidate": B, "weight": 500}, {"candidate": C, "weight": 1000},
-         (f"about 5 % of units move from candidate {B} to candidate {C}; "
-          f"about 5 % of units move from control {A} to candidate {C}; the others stay")),
-        ({"candidate": B, "weight": 5000}, {"control": C},
-         (f"about 50 % of units move from candidate {B} to control {C}; "
-          f"about 50 % of units move from control {A} to control {C}")),
+        (
+            {"candidate": B, "weight": 2500},
+            {"control": B},
+            f"about 75 % of units move from control {A} to control {B}; the others stay",
+        ),
+        (
+            {"candidate": B, "weight": 500},
+            {"candidate": C, "weight": 1000},
+            (
+                f"about 5 % of units move from candidate {B} to candidate {C}; "
+                f"about 5 % of units move from control {A} to candidate {C}; the others stay"
+            ),
+        ),
+        (
+            {"candidate": B, "weight": 5000},
+            {"control": C},
+            (
+                f"about 50 % of units move from candidate {B} to control {C}; "
+                f"about 50 % of units move from control {A} to control {C}"
+            ),
+        ),
     ],
-)  # fmt: skip
+)
 def test_how_many_units_move_is_said(before: dict[str, Any], after: dict[str, Any], said: str) -> None:
     assert meaning(state(**before), **after) == (said,)
 
@@ -107,20 +136,30 @@ def test_how_many_units_move_is_said(before: dict[str, Any], after: dict[str, An
     ("fields", "said"),
     [
         ({"unit": ("user",)}, "the next split goes by other ids; now nobody changes arms for it"),
-        ({"mirror": MirrorPolicy(share=200)},
-         ("copies of about 2 % of requests are asked for, to be compared with the base; their words are stored until "
-          "they expire, and callers notice nothing")),
-        ({"mirror": MirrorPolicy(share=200, capture="metrics_only")},
-         ("copies of about 2 % of requests are asked for, to be compared with the base; their words are not stored, "
-          "and callers notice nothing")),
-        ({"mirror": MirrorPolicy(share=200, capture="off")},
-         "no requests are copied for evaluators, for a rollout neither"),
+        (
+            {"mirror": MirrorPolicy(share=200)},
+            (
+                "copies of about 2 % of requests are asked for, to be compared with the base; their words are stored "
+                "until they expire, and callers notice nothing"
+            ),
+        ),
+        (
+            {"mirror": MirrorPolicy(share=200, capture="metrics_only")},
+            (
+                "copies of about 2 % of requests are asked for, to be compared with the base; their words are not "
+                "stored, and callers notice nothing"
+            ),
+        ),
+        (
+            {"mirror": MirrorPolicy(share=200, capture="off")},
+            "no requests are copied for evaluators, for a rollout neither",
+        ),
         ({"mirror": MirrorPolicy(share=0)}, "no copies of requests are asked for any more, except by rollouts"),
         ({"plan": canonical(parse_plan("5%"))}, "only the next rollout goes by the plan"),
         ({"limits": RouteLimits(max_in_flight=2)}, "requests beyond the limits are refused from now on"),
         ({"notes": "x"}, "nothing changes for traffic"),
     ],
-)  # fmt: skip
+)
 def test_what_other_changes_mean_is_said(fields: dict[str, Any], said: str) -> None:
     assert meaning(STATE, **fields) == (said,)
 
@@ -140,8 +179,10 @@ def test_a_split_that_begins_moves_nobody_for_its_ids() -> None:
 def test_fields_are_told_from_and_to() -> None:
     (change,) = plan(state(notes="old"), wanted(candidate=B, weight=500)).changes
     assert [(each.field, each.before, each.after) for each in change.fields] == [
-        ("candidate", None, B), ("weight", 0, 500), ("notes", "old", "")
-    ]  # fmt: skip
+        ("candidate", None, B),
+        ("weight", 0, 500),
+        ("notes", "old", ""),
+    ]
 
 
 def test_what_is_not_declared_is_kept_and_a_former_control_remembered() -> None:
@@ -184,8 +225,11 @@ def test_every_version_that_is_not_there_is_told_at_once() -> None:
             wanted(alias="x", candidate=A[:15], where="routes[2]"),
         )
     assert [problem.split("`")[0] for problem in caught.value.problems] == [
-        "routes[0].control: ", "routes[0].candidate: ", "routes[1].alias: ", "routes[2].candidate: "
-    ]  # fmt: skip
+        "routes[0].control: ",
+        "routes[0].candidate: ",
+        "routes[1].alias: ",
+        "routes[2].candidate: ",
+    ]
     assert "is the control itself" in caught.value.problems[-1]
     twin = msgspec.structs.replace(STATE, adapters=(*ENTRIES, _twin()))
     with pytest.raises(InvalidRoutes, match="is not unique"):
@@ -237,9 +281,14 @@ IN_ROLLOUT = state(candidate=B, weight=500).with_rollout(
 
 @pytest.mark.parametrize(
     "fields",
-    [{"control": C, "candidate": B, "weight": 500}, {"control": C}, {"candidate": C, "weight": 500},
-     {"candidate": B, "weight": 600}, {"candidate": B}],
-)  # fmt: skip
+    [
+        {"control": C, "candidate": B, "weight": 500},
+        {"control": C},
+        {"candidate": C, "weight": 500},
+        {"candidate": B, "weight": 600},
+        {"candidate": B},
+    ],
+)
 def test_what_a_rollout_decides_is_a_conflict(fields: dict[str, Any]) -> None:
     (conflict,) = plan(IN_ROLLOUT, wanted(**fields)).conflicts
     assert "rollout `r-1`" in conflict
@@ -272,8 +321,12 @@ def test_an_alias_in_a_rollout_is_not_pruned() -> None:
 VERSIONS = st.sampled_from([A, B, C, LEGAL])
 RECORDS = st.builds(
     lambda alias, control, candidate, weight, **more: DeclaredRoute(
-        alias=alias, control=control, candidate=candidate if candidate != control else None,
-        weight=weight if candidate not in (None, control) else 0, where=alias, **more,
+        alias=alias,
+        control=control,
+        candidate=candidate if candidate != control else None,
+        weight=weight if candidate not in (None, control) else 0,
+        where=alias,
+        **more,
     ),
     alias=st.sampled_from(["support", "legal", "beta", "gamma"]),
     control=VERSIONS,
@@ -283,7 +336,7 @@ RECORDS = st.builds(
     mirror=st.sampled_from([None, MirrorPolicy(share=5)]),
     limits=st.sampled_from([None, RouteLimits(max_in_flight=3)]),
     notes=st.sampled_from(["", "x"]),
-)  # fmt: skip
+)
 FILES = st.lists(RECORDS, unique_by=lambda each: each.alias)
 
 

@@ -54,10 +54,13 @@ def test_a_rollout_that_is_open_at_the_upgrade_is_paused_and_told_what_is_judged
     event = judged(open_before, counts(pairs=late), 200.0)
     assert isinstance(event, StepInconclusive)
     for words in (
-        "`error_rate` counts each unit once, in place of each request", "`ttft` counts sessions in the order",
-        "reads only pairs whose caller was served by control", "and fails by a tighter lower bound",
-        "every gate passes at the whole alpha", "`resume` begins the stage anew",
-    ):  # fmt: skip
+        "`error_rate` counts each unit once, in place of each request",
+        "`ttft` counts sessions in the order",
+        "reads only pairs whose caller was served by control",
+        "and fails by a tighter lower bound",
+        "every gate passes at the whole alpha",
+        "`resume` begins the stage anew",
+    ):
         assert words in event.reason
     assert {each.gate for each in event.readings} == {"error_rate", "ttft", "refusal", "kl"}
     assert isinstance(judged(replace(open_before, rules=RULES), counts(pairs=late), 200.0), StepFailed)

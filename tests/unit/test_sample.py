@@ -97,16 +97,24 @@ def test_a_rollouts_stage_decides_the_candidate_and_the_share_and_the_policy_all
     shadow = Shadow(candidate=B, share=10_000)
     found = built(route(shadow=shadow, mirror=MirrorPolicy(share=5, capture="metrics_only", noise_share=0)))
     assert (found.kind, found.other, found.share, found.capture, found.noise_share) == (
-        "candidate", B, 10_000, "metrics_only", 0,
-    )  # fmt: skip
+        "candidate",
+        B,
+        10_000,
+        "metrics_only",
+        0,
+    )
     assert built(route(shadow=shadow)).capture == "full"
 
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"mirror": MirrorPolicy(share=0)}, {"mirror": MirrorPolicy(share=9, capture="off")},
-     {"mirror": MirrorPolicy(share=9, capture="off"), "shadow": Shadow(candidate=B, share=9)}],
-)  # fmt: skip
+    [
+        {},
+        {"mirror": MirrorPolicy(share=0)},
+        {"mirror": MirrorPolicy(share=9, capture="off")},
+        {"mirror": MirrorPolicy(share=9, capture="off"), "shadow": Shadow(candidate=B, share=9)},
+    ],
+)
 def test_nothing_is_copied_without_a_share_or_where_nothing_may_be_kept(fields: dict[str, Any]) -> None:
     assert built(route(**fields)) is None
 
@@ -119,9 +127,11 @@ def test_only_what_the_split_serves_is_copied() -> None:
     engine = EngineView(url="http://e", versions=frozenset([A]))
     split = Split(A, B, 10_000)
     table = RouteTable(
-        base=Base(name="base"), versions=frozenset([A, B]), engines=(engine,),
+        base=Base(name="base"),
+        versions=frozenset([A, B]),
+        engines=(engine,),
         routes={"support": Route(alias="support", split=split, salt="s", mirror=mirror())},
-    )  # fmt: skip
+    )
 
     class Anyone:
         def unit(self, _sources: tuple[str, ...]) -> str:
@@ -209,10 +219,17 @@ def test_where_a_gate_needs_noise_and_the_route_wants_some_the_greater_share_hol
 
 @pytest.mark.parametrize(
     ("gates", "needed"),
-    [(["refusal", {"kl": {"limit": 0.5}}], False), (["kl"], False), (["judge", "failed"], False),
-     ([{"kl": {"margin": 0.1}}], True), (["refusal", "chrf"], True), ([{"chrf": {"limit": 0.5}}], False),
-     ([{"ttft": {"muted": True}}], True), (["score:missing"], False)],
-)  # fmt: skip
+    [
+        (["refusal", {"kl": {"limit": 0.5}}], False),
+        (["kl"], False),
+        (["judge", "failed"], False),
+        ([{"kl": {"margin": 0.1}}], True),
+        (["refusal", "chrf"], True),
+        ([{"chrf": {"limit": 0.5}}], False),
+        ([{"ttft": {"muted": True}}], True),
+        (["score:missing"], False),
+    ],
+)
 def test_a_stage_asks_for_noise_where_one_of_its_gates_is_held_against_it(gates: list[Any], needed: bool) -> None:
     plan = parse_plan({"shadow": {"pairs": 100, "gates": gates}, "steps": [{"weight": "10%"}]})
     rollout = Rollout(id="ro-1", alias="support", control=A, candidate=B, home=A, plan=plan, phase=Phase.SHADOW)
@@ -230,9 +247,25 @@ def test_a_stage_asks_for_noise_where_one_of_its_gates_is_held_against_it(gates:
 def taken(body: dict[str, Any] | None = None, **fields: Any) -> Taken:
     data = msgspec.json.encode(body or CHAT)
     made = Taken(
-        "candidate", A, B, "control", "support", "r1", 2, "full", b"/v1/chat/completions", b"1", "key", "salt", "",
-        None, data, True, 0, 10.0,
-    )  # fmt: skip
+        "candidate",
+        A,
+        B,
+        "control",
+        "support",
+        "r1",
+        2,
+        "full",
+        b"/v1/chat/completions",
+        b"1",
+        "key",
+        "salt",
+        "",
+        None,
+        data,
+        True,
+        0,
+        10.0,
+    )
     return structs.replace(made, **fields)
 
 
@@ -247,10 +280,15 @@ def test_a_session_is_the_conversation_or_who_is_named_and_never_the_key() -> No
     sessions = [
         session_of(each)
         for each in (
-            taken(CHAT), taken(other), taken(CHAT, caller="another"), taken(CHAT, salt="another"),
-            taken(CHAT, named="ann"), taken(CHAT, named="bob"), taken(CHAT, named="ann", caller="another"),
+            taken(CHAT),
+            taken(other),
+            taken(CHAT, caller="another"),
+            taken(CHAT, salt="another"),
+            taken(CHAT, named="ann"),
+            taken(CHAT, named="bob"),
+            taken(CHAT, named="ann", caller="another"),
         )
-    ]  # fmt: skip
+    ]
     assert len(set(sessions)) == len(sessions)
     assert all(len(each) == 16 and int(each, 16) >= 0 for each in sessions)
     assert session_of(taken(other, named="ann")) == session_of(taken(CHAT, named="ann"))
@@ -265,18 +303,33 @@ def test_a_request_that_tells_of_no_session_is_one_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     ("header", "task"),
-    [(None, ""), (b"", ""), (b"support.refund-1", "support.refund-1"), (b"Refund", ""), (b"a" * 33, ""),
-     (b"who is this?", ""), (b"caf\xe9", ""), (b"a\n", "")],
-)  # fmt: skip
+    [
+        (None, ""),
+        (b"", ""),
+        (b"support.refund-1", "support.refund-1"),
+        (b"Refund", ""),
+        (b"a" * 33, ""),
+        (b"who is this?", ""),
+        (b"caf\xe9", ""),
+        (b"a\n", ""),
+    ],
+)
 def test_a_task_is_a_short_name_or_none(header: bytes | None, task: str) -> None:
     assert task_of(header) == task
 
 
 @pytest.mark.parametrize(
     ("prompt", "is_pair"),
-    [("one", True), (["one"], True), (["one", "two"], False), ([1, 2, 3], True), ([[1, 2], [3]], False),
-     ([[1, 2]], True), (None, True)],
-)  # fmt: skip
+    [
+        ("one", True),
+        (["one"], True),
+        (["one", "two"], False),
+        ([1, 2, 3], True),
+        ([[1, 2], [3]], False),
+        ([[1, 2]], True),
+        (None, True),
+    ],
+)
 def test_several_prompts_in_one_are_no_pair(prompt: Any, is_pair: bool) -> None:
     request = taken({"model": "m", "prompt": prompt}, endpoint=b"/v1/completions")
     if is_pair:

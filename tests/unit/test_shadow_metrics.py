@@ -36,9 +36,14 @@ def drift(kl: float, top1: float = 1.0, moved: float = 0.0) -> Drift:
 def judged(kind: Kind = Kind.CANDIDATE, *, at: float = 1_000.0, alias: str = "support", **more: Any) -> Judged:
     other = CONTROL if kind is Kind.NOISE else CANDIDATE
     values: dict[str, Any] = {
-        "sample": "0" * 32, "alias": alias, "kind": kind, "control": CONTROL, "other": other, "at": at,
+        "sample": "0" * 32,
+        "alias": alias,
+        "kind": kind,
+        "control": CONTROL,
+        "other": other,
+        "at": at,
         "judged_at": at + 2,
-    }  # fmt: skip
+    }
     return Judged(**{**values, **more})
 
 
@@ -62,9 +67,10 @@ def samples(reading: ShadowReading) -> dict[tuple[str, tuple[tuple[str, str], ..
 
 def test_a_window_has_the_means_of_what_could_be_scored() -> None:
     outcomes: list[dict[str, Outcome]] = [
-        {"chrf": score(1.0)}, {"chrf": score(0.5), "judge": score(0.0)},
+        {"chrf": score(1.0)},
+        {"chrf": score(0.5), "judge": score(0.0)},
         {"chrf": Unscored(reason="empty", version="1")},
-    ]  # fmt: skip
+    ]
     board = board_of(judged(scores=each, drift=drift(0.2, top1=0.9, moved=0.1)) for each in outcomes)
     window = board.reading(1_010.0).windows[KEY]
     assert window.n == 3
@@ -166,17 +172,27 @@ def test_every_series_carries_what_the_board_saw() -> None:
 
 
 STANDING = DriftStanding(
-    alias="support", version=CONTROL, what="output_length", n=900, psi=0.31, js=0.05, evidence=40.0, bound=30.0,
-    run_length=10_000.0, alarm_at=1_000.0, why="answers are longer",
-)  # fmt: skip
+    alias="support",
+    version=CONTROL,
+    what="output_length",
+    n=900,
+    psi=0.31,
+    js=0.05,
+    evidence=40.0,
+    bound=30.0,
+    run_length=10_000.0,
+    alarm_at=1_000.0,
+    why="answers are longer",
+)
 
 
 def heard(*, leads: bool = True) -> Heard:
     """One that is told by hand: the store is asked in `run` alone."""
     rollouts: Any = SimpleNamespace(
-        watch=SimpleNamespace(listeners=[]), drift=SimpleNamespace(standing=lambda: (STANDING,)),
+        watch=SimpleNamespace(listeners=[]),
+        drift=SimpleNamespace(standing=lambda: (STANDING,)),
         state=SimpleNamespace(now=lambda: 1_010.0),
-    )  # fmt: skip
+    )
     store: Any = None
     return Heard(store, rollouts, lambda: leads)
 
@@ -202,9 +218,10 @@ def test_a_judge_is_unfit_when_any_evaluator_has_found_it_so() -> None:
     told = heard()
     fit, unfit = {"state": "ok", "text": "ok: n=9"}, {"state": "flagged", "text": "flagged: n=9"}
     alive: dict[str, dict[str, Any]] = {
-        "a": {"judge": {"support": fit, "legal": fit}}, "b": {"judge": {"support": unfit, "legal": fit}},
+        "a": {"judge": {"support": fit, "legal": fit}},
+        "b": {"judge": {"support": unfit, "legal": fit}},
         "c": {"judge": "none"},
-    }  # fmt: skip
+    }
     told.take(alive)
     found = samples(told.reading())
     assert found["loragate_judge_flagged", (("alias", "support"),)] == 1.0

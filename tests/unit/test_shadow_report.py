@@ -48,10 +48,20 @@ def drift(nats: float, **more: Any) -> Drift:
 
 def judged(number: int, kind: Kind = Kind.CANDIDATE, **more: Any) -> Judged:
     values: dict[str, Any] = {
-        "number": number, "sample": f"{number:032x}", "session": f"{number:016x}", "alias": "support", "kind": kind,
-        "control": CONTROL, "other": CONTROL if kind is Kind.NOISE else CANDIDATE, "at": 1_000.0 + number,
-        "judged_at": 1_002.0 + number, "task": "facts", "control_tokens": 20, "other_tokens": 30, "prompt_tokens": 9,
-    }  # fmt: skip
+        "number": number,
+        "sample": f"{number:032x}",
+        "session": f"{number:016x}",
+        "alias": "support",
+        "kind": kind,
+        "control": CONTROL,
+        "other": CONTROL if kind is Kind.NOISE else CANDIDATE,
+        "at": 1_000.0 + number,
+        "judged_at": 1_002.0 + number,
+        "task": "facts",
+        "control_tokens": 20,
+        "other_tokens": 30,
+        "prompt_tokens": 9,
+    }
     return Judged(**{**values, **more})
 
 
@@ -62,18 +72,22 @@ def pairs() -> list[Judged]:
         is_noise, is_fact = number % 5 == 0, number % 2 == 0
         is_bad = is_fact and not is_noise
         scores: dict[str, Outcome] = {
-            "chrf": score(0.4 if is_bad else 0.9), "judge": score(0.0 if is_bad else 0.5),
+            "chrf": score(0.4 if is_bad else 0.9),
+            "judge": score(0.0 if is_bad else 0.5),
             "expected": expected(1.0, 0.0 if is_bad else 1.0)
             if is_fact
             else Unscored(reason="no_expected", version="1"),
-        }  # fmt: skip
+        }
         moved = ((HOSTILE, 3, -0.1, -9.0),) if is_bad else ()
         found.append(
             judged(
-                number, Kind.NOISE if is_noise else Kind.CANDIDATE, task="facts" if is_fact else "support",
-                scores=scores, drift=drift(1.0 if is_bad else 0.0 if is_noise else 0.1, top_moved=moved),
+                number,
+                Kind.NOISE if is_noise else Kind.CANDIDATE,
+                task="facts" if is_fact else "support",
+                scores=scores,
+                drift=drift(1.0 if is_bad else 0.0 if is_noise else 0.1, top_moved=moved),
             )
-        )  # fmt: skip
+        )
     return found
 
 
@@ -213,9 +227,7 @@ def test_an_interval_is_of_the_scale_that_is_given() -> None:
 SESSIONS = st.sampled_from([f"s{number}" for number in range(12)])
 
 
-@given(
-    st.lists(st.tuples(SESSIONS, st.floats(-1, 9)), min_size=1, max_size=80), st.sampled_from([1.0, 5.0])
-)  # fmt: skip
+@given(st.lists(st.tuples(SESSIONS, st.floats(-1, 9)), min_size=1, max_size=80), st.sampled_from([1.0, 5.0]))
 def test_a_mean_lies_in_its_interval_whatever_the_sessions(found: list[tuple[str, float]], largest: float) -> None:
     estimate = estimate_of(found, largest=largest)
     low, high = estimate.interval()
@@ -230,12 +242,18 @@ def test_a_mean_lies_in_its_interval_whatever_the_sessions(found: list[tuple[str
 @given(st.lists(st.tuples(SESSIONS, st.booleans(), st.booleans(), st.floats(0, 9)), min_size=2, max_size=60))
 def test_every_mean_of_a_report_lies_in_its_interval(drawn: list[tuple[str, bool, bool, float]]) -> None:
     found = [
-        judged(number, session=session, drift=drift(kl), scores={
-            "expected": expected(float(control), float(candidate)), "chrf": score(min(1.0, kl / 9)),
-            "judge": score(float(candidate)),
-        })
+        judged(
+            number,
+            session=session,
+            drift=drift(kl),
+            scores={
+                "expected": expected(float(control), float(candidate)),
+                "chrf": score(min(1.0, kl / 9)),
+                "judge": score(float(candidate)),
+            },
+        )
         for number, (session, control, candidate, kl) in enumerate(drawn)
-    ]  # fmt: skip
+    ]
     (view,) = comparisons_of(found)
     assert view.drift is not None
     assert view.judge is not None
@@ -269,11 +287,20 @@ def test_times_count_only_where_the_caller_got_controls_answer() -> None:
 
 def test_what_differs_for_sure_stands_out_and_what_may_be_chance_does_not() -> None:
     found = [
-        judged(number, Kind.NOISE if number % 3 == 0 else Kind.CANDIDATE, drift=drift(0.5 if number % 3 else 0.0),
-               scores={"expected": expected(1, number % 2), "refusal": expected(0, 0), "chrf": score(0.9),
-                       "edit": score(0.5 if number % 3 else 0.9), "judge": score(0.5)})
+        judged(
+            number,
+            Kind.NOISE if number % 3 == 0 else Kind.CANDIDATE,
+            drift=drift(0.5 if number % 3 else 0.0),
+            scores={
+                "expected": expected(1, number % 2),
+                "refusal": expected(0, 0),
+                "chrf": score(0.9),
+                "edit": score(0.5 if number % 3 else 0.9),
+                "judge": score(0.5),
+            },
+        )
         for number in range(300)
-    ]  # fmt: skip
+    ]
     candidate, noise = comparisons_of(found)
     marks = {each.comparator: each.stands_out for each in candidate.figures}
     assert marks == {"chrf": False, "edit": True, "expected": True, "refusal": False}
@@ -317,12 +344,16 @@ def test_of_what_is_marked_no_more_is_chance_than_is_said() -> None:
     shares = []
     for _ in range(40):
         found = [
-            judged(number, task="", scores={
-                f"score:{name}": expected(draw.random() < 0.5, draw.random() < (0.5 if name < 12 else 0.05))
-                for name in range(16)
-            })
+            judged(
+                number,
+                task="",
+                scores={
+                    f"score:{name}": expected(draw.random() < 0.5, draw.random() < (0.5 if name < 12 else 0.05))
+                    for name in range(16)
+                },
+            )
             for number in range(120)
-        ]  # fmt: skip
+        ]
         marked = [each.comparator for each in comparisons_of(found)[0].figures if each.stands_out]
         wrong = [name for name in marked if int(name.removeprefix("score:")) < 12]
         shares.append(len(wrong) / max(1, len(marked)))
@@ -369,16 +400,27 @@ def test_the_mirror_is_told_in_words() -> None:
     counts.skip("client_gone")
     counts.drop("queue_full")
     assert mirror_lines(counts, "support") == {
-        "candidate sampled": 1, "skipped (client_gone, all aliases)": 1, "dropped (queue_full, all aliases)": 1,
-    }  # fmt: skip
+        "candidate sampled": 1,
+        "skipped (client_gone, all aliases)": 1,
+        "dropped (queue_full, all aliases)": 1,
+    }
 
 
 def report(found: list[Judged] | None = None, **more: Any) -> dict[str, Any]:
     comparisons = [each.model_dump(mode="json") for each in comparisons_of(pairs() if found is None else found)]
     gates = [
-        {"gate": "kl", "verdict": "fail", "reason": "kl 0.55 > 0.1 (n=40, e=2,312)", "observed": 0.55, "limit": 0.1,
-         "n": 40, "e_value": 2312.0, "is_muted": False, "is_critical": True},
-    ]  # fmt: skip
+        {
+            "gate": "kl",
+            "verdict": "fail",
+            "reason": "kl 0.55 > 0.1 (n=40, e=2,312)",
+            "observed": 0.55,
+            "limit": 0.1,
+            "n": 40,
+            "e_value": 2312.0,
+            "is_muted": False,
+            "is_critical": True,
+        },
+    ]
     curve = {
         "gate": "kl",
         "bound": 400.0,
@@ -388,20 +430,45 @@ def report(found: list[Judged] | None = None, **more: Any) -> dict[str, Any]:
         "e_pass": [1, 0, 0],
     }
     rollout = {
-        "id": "ro-5e1f09ab", "candidate": CANDIDATE, "control": CONTROL, "phase": "rolled_back", "is_open": False,
-        "stage": 1, "gates": gates, "evidence": [curve],
-    }  # fmt: skip
+        "id": "ro-5e1f09ab",
+        "candidate": CANDIDATE,
+        "control": CONTROL,
+        "phase": "rolled_back",
+        "is_open": False,
+        "stage": 1,
+        "gates": gates,
+        "evidence": [curve],
+    }
     values = {
-        "alias": "support", "at": 2_000.0, "since": 900.0, "pairs": 50, "is_cut": False, "comparisons": comparisons,
-        "rollout": rollout, "feedback": [{"arm": "control", "n": 4, "bad": 1}],
+        "alias": "support",
+        "at": 2_000.0,
+        "since": 900.0,
+        "pairs": 50,
+        "is_cut": False,
+        "comparisons": comparisons,
+        "rollout": rollout,
+        "feedback": [{"arm": "control", "n": 4, "bad": 1}],
         "over_time": [
-            {"version": CONTROL, "what": "output_length", "n": 900, "psi": 0.31, "js": 0.05, "evidence": 40.0,
-             "bound": 30.0, "run_length": 10_000.0, "alarm_at": 1_500.0, "why": "answers are longer"}
+            {
+                "version": CONTROL,
+                "what": "output_length",
+                "n": 900,
+                "psi": 0.31,
+                "js": 0.05,
+                "evidence": 40.0,
+                "bound": 30.0,
+                "run_length": 10_000.0,
+                "alarm_at": 1_500.0,
+                "why": "answers are longer",
+            }
         ],
-        "queue": {"pending": 3, "claimed": 1, "failed": 2, "oldest_seconds": 12.0}, "mirror": {"candidate sampled": 50},
-        "calibration": ["ok: win rate 0.500 (right: 0.5)"], "shed": {"engine_busy": 7}, "failed": {},
+        "queue": {"pending": 3, "claimed": 1, "failed": 2, "oldest_seconds": 12.0},
+        "mirror": {"candidate sampled": 50},
+        "calibration": ["ok: win rate 0.500 (right: 0.5)"],
+        "shed": {"engine_busy": 7},
+        "failed": {},
         "spent_tokens": 1234,
-    }  # fmt: skip
+    }
     whole: dict[str, Any] = json.loads(json.dumps({**values, **more}))
     return whole
 
@@ -413,9 +480,15 @@ PLAN = parse_plan(
     }
 )
 ROLLOUT = Rollout(
-    id="ro-1", alias="support", control=CONTROL, candidate=CANDIDATE, home=CONTROL, plan=PLAN, phase=Phase.SHADOW,
+    id="ro-1",
+    alias="support",
+    control=CONTROL,
+    candidate=CANDIDATE,
+    home=CONTROL,
+    plan=PLAN,
+    phase=Phase.SHADOW,
     stage=1,
-)  # fmt: skip
+)
 
 
 def staged(number: int, kl: float, **more: Any) -> Judged:
@@ -496,9 +569,21 @@ def test_the_page_stands_for_itself_and_takes_words_of_callers_for_words() -> No
 
 def test_the_page_says_what_the_report_says() -> None:
     text = read(page(report())).text
-    for words in (CANDIDATE, "rolled back", "kl 0.55 > 0.1 (n=40, e=2,312)", "facts", "no_expected", "engine_busy",
-                  "3 waiting", "1,234 tokens", "answers are longer", "-100.0% *", "at most 5 % differ by chance",
-                  "ok: win rate 0.500", "against itself: noise"):  # fmt: skip
+    for words in (
+        CANDIDATE,
+        "rolled back",
+        "kl 0.55 > 0.1 (n=40, e=2,312)",
+        "facts",
+        "no_expected",
+        "engine_busy",
+        "3 waiting",
+        "1,234 tokens",
+        "answers are longer",
+        "-100.0% *",
+        "at most 5 % differ by chance",
+        "ok: win rate 0.500",
+        "against itself: noise",
+    ):
         assert words in text
 
 

@@ -36,9 +36,17 @@ def checkpoint(folder: Path, seed: int = 1, **config: Any) -> None:
     """Write a checkpoint as transformers' Trainer does (trainer.py, `_save_checkpoint`)."""
     write_adapter(folder, seed, **config)
     litter(
-        folder, "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "training_args.bin", "README.md",
-        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    )  # fmt: skip
+        folder,
+        "optimizer.pt",
+        "scheduler.pt",
+        "rng_state.pth",
+        "trainer_state.json",
+        "training_args.bin",
+        "README.md",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+    )
 
 
 # PEFT: PeftModel.save_pretrained
@@ -153,9 +161,13 @@ def test_unsloth_s_adapter_is_read_with_its_mapping_its_4_bit_base_and_its_regex
     }
     base = "unsloth/llama-3.2-1b-instruct-unsloth-bnb-4bit"
     out = write_adapter(
-        tmp_path / "lora_model", auto_mapping=mapping, base_model_name_or_path=base, target_modules=regex,
-        revision="unsloth", lora_dropout=0,
-    )  # fmt: skip
+        tmp_path / "lora_model",
+        auto_mapping=mapping,
+        base_model_name_or_path=base,
+        target_modules=regex,
+        revision="unsloth",
+        lora_dropout=0,
+    )
     litter(out, "README.md", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json")
     assert take(out) == Path()
     assert read_manifest(out).base == base
@@ -177,10 +189,16 @@ def torchtune(folder: Path, seed: int) -> None:
     config["base_model_name_or_path"] = "meta-llama/Llama-3.2-3B-Instruct"
     (folder / BOTH[0]).write_text(json.dumps(config))
     litter(
-        folder, "adapter_model.pt", "config.json", "ft-model-00001-of-00002.safetensors", "LICENSE.txt",
-        "tokenizer.json", "ft-model-00002-of-00002.safetensors", "model.safetensors.index.json",
+        folder,
+        "adapter_model.pt",
+        "config.json",
+        "ft-model-00001-of-00002.safetensors",
+        "LICENSE.txt",
+        "tokenizer.json",
+        "ft-model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
         "original/tokenizer.model",
-    )  # fmt: skip
+    )
 
 
 def test_torchtune_s_only_epoch_is_taken(tmp_path: Path) -> None:

@@ -32,11 +32,15 @@ def entry(name: str, digit: str = "a") -> Entry:
     digest = digit * 64
     manifest = Manifest(
         digest=digest, base="tiny", rank=8, alpha=16.0, target_modules=("q_proj",), size_bytes=10, tensors=2
-    )  # fmt: skip
+    )
     return Entry(
-        ref=AdapterRef(name, digest), manifest=manifest, folder=f"/copies/{digit}", source="/src", created=7,
+        ref=AdapterRef(name, digest),
+        manifest=manifest,
+        folder=f"/copies/{digit}",
+        source="/src",
+        created=7,
         state=State.READY,
-    )  # fmt: skip
+    )
 
 
 def route(alias: str, control: str = "v1", **more: object) -> RouteRecord:
@@ -55,9 +59,11 @@ def test_an_empty_store_reads_as_an_empty_state(store: Store) -> None:
 
 def test_a_state_is_read_as_it_was_written_with_its_order(store: Store) -> None:
     wanted = Desired(
-        keys=(key(2), key(1)), adapters=(entry("b"), entry("a")), routes=(route("z"), route("a")),
+        keys=(key(2), key(1)),
+        adapters=(entry("b"), entry("a")),
+        routes=(route("z"), route("a")),
         rollouts=(rollout(1, weight=0.25),),
-    )  # fmt: skip
+    )
     written = store.write(wanted, expected=0)
     assert written == msgspec.structs.replace(wanted, version=1)
     assert store.read() == written
@@ -112,11 +118,17 @@ def test_every_version_of_a_route_is_kept_with_who_and_why(store: Store) -> None
     store.write(Desired(routes=(first,)), expected=4)
     history = store.history("support")
     assert [(each.number, each.state, each.route) for each in history] == [
-        (4, 5, first), (3, 4, None), (2, 2, second), (1, 1, first),
-    ]  # fmt: skip
+        (4, 5, first),
+        (3, 4, None),
+        (2, 2, second),
+        (1, 1, first),
+    ]
     assert [(each.by, each.reason) for each in history] == [
-        ("", ""), ("", "gone"), ("key-2", "\0 better"), ("key-1", "begin"),
-    ]  # fmt: skip
+        ("", ""),
+        ("", "gone"),
+        ("key-2", "\0 better"),
+        ("key-1", "begin"),
+    ]
     assert {each.at for each in history} == {1_790_000_000}
     assert [each.number for each in store.history("support", before=3, limit=1)] == [2]
     assert [each.number for each in store.history("legal")] == [2, 1]

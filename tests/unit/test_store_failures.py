@@ -87,9 +87,7 @@ def test_a_database_that_another_process_keeps_locked_fails_within_the_limit_and
 
 def limit_pages(database: Database, pages: int) -> None:
     """Have the database take no more than so many pages: to SQLite, a full disk."""
-    event.listen(
-        database._engine, "checkout", lambda raw, *_: raw.execute(f"PRAGMA max_page_count={pages}") and None
-    )  # fmt: skip
+    event.listen(database._engine, "checkout", lambda raw, *_: raw.execute(f"PRAGMA max_page_count={pages}") and None)
 
 
 def test_a_full_disk_refuses_the_change_whole_and_takes_it_when_there_is_room(tmp_path: Path) -> None:

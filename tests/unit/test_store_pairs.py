@@ -19,20 +19,47 @@ unscored = st.builds(Unscored, reason=st.text(), version=st.text())
 outcomes = unscored | st.builds(
     Score, value=shares, version=st.text(), control=st.none() | shares, candidate=st.none() | shares
 )
-drifts = st.none() | unscored | st.builds(
-    Drift, n_tokens=st.integers(0, 9), log_ratio=numbers, kl=st.none() | numbers, kl_bound=numbers, moved_share=shares,
-    top1_agreement=shares, n_bytes=st.none() | st.integers(1, 9),
-    top_moved=st.lists(st.tuples(st.text(), st.integers(0, 9), numbers, numbers), max_size=2).map(tuple),
-    temperature=numbers, histogram=st.lists(st.integers(0, 9), max_size=3).map(tuple),
-)  # fmt: skip
+drifts = (
+    st.none()
+    | unscored
+    | st.builds(
+        Drift,
+        n_tokens=st.integers(0, 9),
+        log_ratio=numbers,
+        kl=st.none() | numbers,
+        kl_bound=numbers,
+        moved_share=shares,
+        top1_agreement=shares,
+        n_bytes=st.none() | st.integers(1, 9),
+        top_moved=st.lists(st.tuples(st.text(), st.integers(0, 9), numbers, numbers), max_size=2).map(tuple),
+        temperature=numbers,
+        histogram=st.lists(st.integers(0, 9), max_size=3).map(tuple),
+    )
+)
 counts = st.none() | st.integers(0, 2**53)
 judgeds = st.builds(
-    Judged, number=st.integers(0, 2**53), sample=st.text(), alias=st.text(), rollout=st.text(), stage=st.integers(0, 9),
-    kind=st.sampled_from(Kind), control=st.text(), other=st.text(), served=st.sampled_from(("control", "candidate")),
-    session=st.text(), task=st.text(), at=numbers, judged_at=numbers, drift=drifts, drift_back=drifts,
-    scores=st.dictionaries(st.text(), outcomes, max_size=3), prompt_tokens=counts, control_tokens=counts,
-    other_tokens=counts, weight=numbers,
-)  # fmt: skip
+    Judged,
+    number=st.integers(0, 2**53),
+    sample=st.text(),
+    alias=st.text(),
+    rollout=st.text(),
+    stage=st.integers(0, 9),
+    kind=st.sampled_from(Kind),
+    control=st.text(),
+    other=st.text(),
+    served=st.sampled_from(("control", "candidate")),
+    session=st.text(),
+    task=st.text(),
+    at=numbers,
+    judged_at=numbers,
+    drift=drifts,
+    drift_back=drifts,
+    scores=st.dictionaries(st.text(), outcomes, max_size=3),
+    prompt_tokens=counts,
+    control_tokens=counts,
+    other_tokens=counts,
+    weight=numbers,
+)
 
 
 @pytest.fixture

@@ -296,9 +296,14 @@ def test_no_word_of_a_sample_is_left_in_the_file_once_it_has_expired(tmp_path: P
         )
         for each in samples.claim("one", 20, HOUR):
             drift = Drift(
-                n_tokens=1, log_ratio=0.0, kl=0.0, kl_bound=0.0, moved_share=0.0, top1_agreement=1.0,
+                n_tokens=1,
+                log_ratio=0.0,
+                kl=0.0,
+                kl_bound=0.0,
+                moved_share=0.0,
+                top1_agreement=1.0,
                 top_moved=((marker.decode(), 0, -1.0, -1.0),),
-            )  # fmt: skip
+            )
             samples.finish("one", judged(each.sample, drift=drift), 0)
     assert marker in files_of(tmp_path / "state")
     samples.expire(now(store) + 2 * DAY)

@@ -69,9 +69,15 @@ def test_the_operators_word_wins_and_then_the_name_alone_counts() -> None:
 
 @pytest.mark.parametrize(
     "root",
-    ["", "/models/llama", "/other/place/llama/", "org/llama", "LLAMA",
-     "/root/.cache/huggingface/hub/models--org--llama/snapshots/0123456789abcdef"],
-)  # fmt: skip
+    [
+        "",
+        "/models/llama",
+        "/other/place/llama/",
+        "org/llama",
+        "LLAMA",
+        "/root/.cache/huggingface/hub/models--org--llama/snapshots/0123456789abcdef",
+    ],
+)
 def test_the_same_model_has_another_path_on_another_machine(root: str) -> None:
     assert difference(A, replace(A, root=root), name_only=False) == ""
 
@@ -117,12 +123,32 @@ def test_a_list_of_models_is_read_with_all_names_of_the_base() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"[" * 100_000, b'{"data":' + b"[" * 100_000, b"", b"null", b"[]", b"7", b'"data"', b"{}", b'{"data":null}',
-     b'{"data":{"id":"a"}}', b'{"data":"abc"}', b'{"data":[null]}', b'{"data":[["id"]]}', b'{"data":[{}]}',
-     b'{"data":[{"id":7}]}', b'{"data":[{"id":""}]}', b'{"data":[{"id":"a\\r\\nx-evil: 1"}]}',
-     b'{"data":[{"id":"\\ud800"}]}', b'{"data":[{"id":"\\u001b[31m"}]}', b'{"data":[{"id":"a"},{"id":null}]}',
-     b'{"data":[{"id":"' + b"a" * 1000 + b'"}]}', b"\xff\xfe", b"9" * 10_000],
-)  # fmt: skip
+    [
+        b"[" * 100_000,
+        b'{"data":' + b"[" * 100_000,
+        b"",
+        b"null",
+        b"[]",
+        b"7",
+        b'"data"',
+        b"{}",
+        b'{"data":null}',
+        b'{"data":{"id":"a"}}',
+        b'{"data":"abc"}',
+        b'{"data":[null]}',
+        b'{"data":[["id"]]}',
+        b'{"data":[{}]}',
+        b'{"data":[{"id":7}]}',
+        b'{"data":[{"id":""}]}',
+        b'{"data":[{"id":"a\\r\\nx-evil: 1"}]}',
+        b'{"data":[{"id":"\\ud800"}]}',
+        b'{"data":[{"id":"\\u001b[31m"}]}',
+        b'{"data":[{"id":"a"},{"id":null}]}',
+        b'{"data":[{"id":"' + b"a" * 1000 + b'"}]}',
+        b"\xff\xfe",
+        b"9" * 10_000,
+    ],
+)
 def test_what_is_no_list_of_models_is_told_in_a_few_words_and_nothing_else_is_raised(body: bytes) -> None:
     with pytest.raises(ValueError, match=r"it is not|it lists") as caught:
         read_models(body)

@@ -146,14 +146,17 @@ BAD: dict[str, tuple[str, Callable[[Case], object]]] = {
     "no config": ("config_missing", lambda case: (case.folder / "adapter_config.json").unlink()),
     "config is no JSON": ("config_unreadable", lambda case: (case.folder / "adapter_config.json").write_text("{")),
     "config too large": (
-        "config_too_large", lambda case: (case.folder / "adapter_config.json").write_text(" " * 4_000_001)
+        "config_too_large",
+        lambda case: (case.folder / "adapter_config.json").write_text(" " * 4_000_001),
     ),
     "a config key twice": (
-        "config_duplicate_key", lambda case: (case.folder / "adapter_config.json").write_text('{"r": 4, "r": 8}')
+        "config_duplicate_key",
+        lambda case: (case.folder / "adapter_config.json").write_text('{"r": 4, "r": 8}'),
     ),
     "no LoRA": ("not_lora", lambda case: case.config(peft_type="IA3")),
     "a field missing": (
-        "field_missing", lambda case: (case.folder / "adapter_config.json").write_text('{"r": 4, "lora_alpha": 8}')
+        "field_missing",
+        lambda case: (case.folder / "adapter_config.json").write_text('{"r": 4, "lora_alpha": 8}'),
     ),
     "targets are no names": ("targets_invalid", lambda case: case.config(target_modules={"q_proj": 1})),
     "file cut short": ("out_of_range", cut),
@@ -163,10 +166,12 @@ BAD: dict[str, tuple[str, Callable[[Case], object]]] = {
     "header is no JSON": ("header_unreadable", lambda case: case.header(lambda header: b"{" * 40)),
     "header nested too deeply": ("header_unreadable", lambda case: case.header(lambda _: b'{"a":' + b"[" * 200_000)),
     "header with huge number": (
-        "header_unreadable", lambda case: case.header(lambda header: b'{"a": {"shape": [' + b"9" * 9_000 + b"]}}")
+        "header_unreadable",
+        lambda case: case.header(lambda header: b'{"a": {"shape": [' + b"9" * 9_000 + b"]}}"),
     ),
     "too many tensors": (
-        "too_many_tensors", lambda case: case.header(lambda _: b"{" + b",".join([b'"a":[[{'] * 200_000))
+        "too_many_tensors",
+        lambda case: case.header(lambda _: b"{" + b",".join([b'"a":[[{'] * 200_000)),
     ),
     "no tensors": ("no_tensors", lambda case: (case.folder / TENSORS).write_bytes(safetensors({}))),
     "a name twice": ("tensor_duplicate", lambda case: case.header(repeated_name)),
@@ -178,26 +183,22 @@ BAD: dict[str, tuple[str, Callable[[Case], object]]] = {
     "a gap": ("bytes_between", lambda case: case.header(gap)),
     "bytes after the last": ("bytes_between", grown),
     "unknown dtype": (
-        "dtype_unknown", lambda case: case.header(lambda header: next(iter(header.values())).update(dtype="F12"))
+        "dtype_unknown",
+        lambda case: case.header(lambda header: next(iter(header.values())).update(dtype="F12")),
     ),
     "shape and bytes differ": (
         "shape_bytes_mismatch",
         lambda case: case.header(lambda header: next(iter(header.values())).update(shape=[4, 9])),
     ),
-    "an empty tensor": (
-        "tensor_empty", lambda case: case.tensors({f"{FIRST}.lora_A.weight": ("F32", [0, 8], b"")})
-    ),
-    "not a number": (
-        "not_finite", lambda case: case.tensors({f"{FIRST}.lora_A.weight": floats(float("nan"))})
-    ),
+    "an empty tensor": ("tensor_empty", lambda case: case.tensors({f"{FIRST}.lora_A.weight": ("F32", [0, 8], b"")})),
+    "not a number": ("not_finite", lambda case: case.tensors({f"{FIRST}.lora_A.weight": floats(float("nan"))})),
     "infinite": ("not_finite", lambda case: case.tensors({f"{FIRST}.lora_A.weight": floats(float("-inf"))})),
-    "quantised": (
-        "dtype_not_float", lambda case: case.tensors({f"{FIRST}.lora_A.weight": ("I8", [4, 8], bytes(32))})
-    ),
+    "quantised": ("dtype_not_float", lambda case: case.tensors({f"{FIRST}.lora_A.weight": ("I8", [4, 8], bytes(32))})),
     "rank 0": ("rank_invalid", lambda case: case.config(r=0)),
     "rank is no number": ("rank_invalid", lambda case: case.config(r="4")),
     "rank over the limit": (
-        "rank_over_limit", lambda case: (case.config(r=16), case.tensors(of=fitting_tensors(rank=16)))
+        "rank_over_limit",
+        lambda case: (case.config(r=16), case.tensors(of=fitting_tensors(rank=16))),
     ),
     "rank of a pattern over the limit": ("rank_over_limit", lambda case: case.config(rank_pattern={"k_proj": 9})),
     "rank of a tensor over the limit": ("rank_over_limit", lambda case: case.tensors(of=fitting_tensors(rank=9))),
@@ -221,11 +222,10 @@ BAD: dict[str, tuple[str, Callable[[Case], object]]] = {
     "PiSSA": ("init_changes_base", lambda case: case.config(init_lora_weights="pissa_niter_4")),
     "B missing": ("half_missing", lambda case: case.tensors(without=f"{FIRST}.lora_B.weight")),
     "A missing": ("half_missing", lambda case: case.tensors(without=f"{FIRST}.lora_A.weight")),
-    "halves do not fit": (
-        "halves_do_not_fit", lambda case: case.tensors({f"{FIRST}.lora_B.weight": floats(rows=16)})
-    ),
+    "halves do not fit": ("halves_do_not_fit", lambda case: case.tensors({f"{FIRST}.lora_B.weight": floats(rows=16)})),
     "a convolution": (
-        "not_a_matrix", lambda case: case.tensors({f"{FIRST}.lora_A.weight": ("F32", [4, 8, 1, 1], bytes(128))})
+        "not_a_matrix",
+        lambda case: case.tensors({f"{FIRST}.lora_A.weight": ("F32", [4, 8, 1, 1], bytes(128))}),
     ),
     "a smaller base's width": ("shape_not_base", lambda case: write_base(case.base, layer=wider())),
     "wrong prefix": ("module_not_in_base", lambda case: case.renamed("model.model.layers", "model.layers")),
@@ -238,7 +238,8 @@ BAD: dict[str, tuple[str, Callable[[Case], object]]] = {
         lambda case: (write_base(case.base, architectures=["Qwen2ForCausalLM"]), case.tensors(lm_head())),
     ),
     "embeddings in a linear form": (
-        "embedding_form", lambda case: case.renamed("layers.0.self_attn.q_proj", "embed_tokens")
+        "embedding_form",
+        lambda case: case.renamed("layers.0.self_attn.q_proj", "embed_tokens"),
     ),
     "resized embeddings": (
         "embeddings_resized",
@@ -248,12 +249,13 @@ BAD: dict[str, tuple[str, Callable[[Case], object]]] = {
     "another base's config beside": ("base_config", base_beside),
     "another vocabulary beside": ("tokenizer_differs", other_vocabulary),
     "tokens beyond the base's": (
-        "tokens_beyond_base", lambda case: (case.folder / "tokenizer.json").write_text(tokenizer(new=16))
+        "tokens_beyond_base",
+        lambda case: (case.folder / "tokenizer.json").write_text(tokenizer(new=16)),
     ),
     "a link out of the folder": ("link_outside", link_out),
     "a link to nowhere": ("link_broken", lambda case: (case.folder / "README").symlink_to("nowhere")),
     "a pipe": ("special_file", lambda case: os.mkfifo(case.folder / "pipe")),
-}  # fmt: skip
+}
 
 
 def wider() -> dict[str, list[int]]:
@@ -334,12 +336,18 @@ def test_a_thousand_problems_of_a_kind_are_one_line_with_a_count(case: Case) -> 
 @pytest.mark.parametrize(
     "change",
     [
-        {"use_rslora": True}, {"alpha_pattern": {"layers.0.self_attn.q_proj": 2.5}}, {"lora_dropout": 0.1},
-        {"rank_pattern": {"k_proj": 2}}, {"init_lora_weights": "eva"}, {"target_modules": "all-linear"},
-        {"velora_config": {"a": 1}}, {"exclude_modules": ["lm_head"]}, {"layers_to_transform": [0, 1]},
+        {"use_rslora": True},
+        {"alpha_pattern": {"layers.0.self_attn.q_proj": 2.5}},
+        {"lora_dropout": 0.1},
+        {"rank_pattern": {"k_proj": 2}},
+        {"init_lora_weights": "eva"},
+        {"target_modules": "all-linear"},
+        {"velora_config": {"a": 1}},
+        {"exclude_modules": ["lm_head"]},
+        {"layers_to_transform": [0, 1]},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_what_vllm_serves_as_trained_is_accepted_without_a_warning(case: Case, change: dict[str, Any]) -> None:
     case.config(**change)
     assert case.report().problems == ()

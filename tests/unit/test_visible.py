@@ -19,10 +19,28 @@ from gateway.visible import is_shown, visible
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = (
-    "[/x]", "[red]R[/red]", "[link=http://evil.example]click[/link]", "[bold", "\x1b]0;title\x07", "\x1b[31mR",
-    "a\r\x1b[2Kb", "one\ntwo", "\u202egpj", "\u2066x\u2069", "zero\u200bwidth", "\x9b31m", "\x85next", "\u2028line",
-    "\x00", "\x7f", "\ud800", "\U000e0041tag", "\ufeffmark", "\u3164", "x" * 3000,
-)  # fmt: skip
+    "[/x]",
+    "[red]R[/red]",
+    "[link=http://evil.example]click[/link]",
+    "[bold",
+    "\x1b]0;title\x07",
+    "\x1b[31mR",
+    "a\r\x1b[2Kb",
+    "one\ntwo",
+    "\u202egpj",
+    "\u2066x\u2069",
+    "zero\u200bwidth",
+    "\x9b31m",
+    "\x85next",
+    "\u2028line",
+    "\x00",
+    "\x7f",
+    "\ud800",
+    "\U000e0041tag",
+    "\ufeffmark",
+    "\u3164",
+    "x" * 3000,
+)
 
 
 @pytest.mark.parametrize(

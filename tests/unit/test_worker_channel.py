@@ -22,9 +22,13 @@ from tests.patience import PATIENCE_SECONDS
 
 def configure(table: bytes = b"") -> Configure:
     return Configure(
-        limits=Limits(), connect_seconds=1.0, drain_seconds=1.0, certificate=None, private_key=None,
+        limits=Limits(),
+        connect_seconds=1.0,
+        drain_seconds=1.0,
+        certificate=None,
+        private_key=None,
         table=table or table_of(),
-    )  # fmt: skip
+    )
 
 
 def framed(message: channel.ToWorker) -> bytes:
@@ -74,9 +78,25 @@ def test_a_workers_last_counts_arrive_behind_the_copies_that_it_hands_on_as_it_e
             heard.extend(data)
 
     copy = Taken(
-        "noise", "v", "v", "control", "a", "", 0, "full", b"/v1/completions", b"r", "k", "s", "", None,
-        b"x" * 1_500_000, False, 1_500_000, 0.0,
-    )  # fmt: skip
+        "noise",
+        "v",
+        "v",
+        "control",
+        "a",
+        "",
+        0,
+        "full",
+        b"/v1/completions",
+        b"r",
+        "k",
+        "s",
+        "",
+        None,
+        b"x" * 1_500_000,
+        False,
+        1_500_000,
+        0.0,
+    )
 
     async def main() -> None:
         reader, writer = await asyncio.open_connection(sock=theirs)

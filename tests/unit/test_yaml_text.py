@@ -10,13 +10,22 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12)
 )
 HOSTILE = {
-    "billion laughs": LAUGHS, "holds itself": "a: &a [*a]", "brackets": "[" * 50_000, "braces": "{a: " * 5_000,
-    "indented": "".join(" " * n + "a:\n" for n in range(3_000)), "a name twice": "a: 1\na: 2",
+    "billion laughs": LAUGHS,
+    "holds itself": "a: &a [*a]",
+    "brackets": "[" * 50_000,
+    "braces": "{a: " * 5_000,
+    "indented": "".join(" " * n + "a:\n" for n in range(3_000)),
+    "a name twice": "a: 1\na: 2",
     "no such anchor": "a: *b",
-    "a list as a name": "? [a]\n: 1", "a date that is none": "at: 2026-13-45", "python": "!!python/object:os.system []",
-    "not UTF-8": b"\xff\xfe\x00", "NUL": "a: \x00", "merged": "a: &a {b: 1}\nc: {<<: [*a, 1]}",
-    "merges itself": "a: &a {<<: *a}", "a huge number": "a: " + "9" * 10_000,
-}  # fmt: skip
+    "a list as a name": "? [a]\n: 1",
+    "a date that is none": "at: 2026-13-45",
+    "python": "!!python/object:os.system []",
+    "not UTF-8": b"\xff\xfe\x00",
+    "NUL": "a: \x00",
+    "merged": "a: &a {b: 1}\nc: {<<: [*a, 1]}",
+    "merges itself": "a: &a {<<: *a}",
+    "a huge number": "a: " + "9" * 10_000,
+}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -31,6 +40,8 @@ def test_hostile_yaml_is_refused_in_one_line(name: str) -> None:
 
 def test_aliases_and_merges_of_a_usual_size_are_read() -> None:
     assert parse("a: &a {b: 1, c: [1, 2]}\nd: {<<: *a, b: 2}\ne: *a") == {
-        "a": {"b": 1, "c": [1, 2]}, "d": {"b": 2, "c": [1, 2]}, "e": {"b": 1, "c": [1, 2]},
-    }  # fmt: skip
+        "a": {"b": 1, "c": [1, 2]},
+        "d": {"b": 2, "c": [1, 2]},
+        "e": {"b": 1, "c": [1, 2]},
+    }
     assert parse("") is None

@@ -32,10 +32,13 @@ LONGEST_NOTES: Final = 10_000
 _LINE_SECONDS: Final = 0.1
 
 _REFUSALS: Final = {
-    400: "Malformed, or no name for an adapter", 404: "No such alias or version",
-    409: "It does not fit the state as it is", 422: "The adapter or the recipe is refused: every problem at once",
-    502: "The source cannot be reached", 507: "It cannot be written to disk",
-}  # fmt: skip
+    400: "Malformed, or no name for an adapter",
+    404: "No such alias or version",
+    409: "It does not fit the state as it is",
+    422: "The adapter or the recipe is refused: every problem at once",
+    502: "The source cannot be reached",
+    507: "It cannot be written to disk",
+}
 _MADE: Final[dict[str, Any]] = {
     "content": {
         PROGRESS_TYPE: {
@@ -48,8 +51,10 @@ _MADE: Final[dict[str, Any]] = {
     }
 }
 _MAKING: Final[dict[str, Any]] = {
-    "response_model": AdapterView, "status_code": 201, "responses": {201: _MADE, **refusals(_REFUSALS)},
-}  # fmt: skip
+    "response_model": AdapterView,
+    "status_code": 201,
+    "responses": {201: _MADE, **refusals(_REFUSALS)},
+}
 
 
 AliasOrVersion = Annotated[
@@ -136,9 +141,12 @@ def add_adapters(app: FastAPI, operations: Operations) -> None:
         """Make a new version out of registered ones."""
         order = Order(name=new.name, by=request.state.caller, notes=new.notes, activate=new.activate)
         recipe = Recipe(
-            method=new.method, rank=new.rank, density=new.density, seed=new.seed,
+            method=new.method,
+            rank=new.rank,
+            density=new.density,
+            seed=new.seed,
             parents=tuple(Parent(version=each.version, weight=each.weight) for each in new.parents),
-        )  # fmt: skip
+        )
         return await _answer(request, operations, lambda progress: operations.adapters.fuse(recipe, order, progress))
 
     @app.post("/admin/v1/adapters/scale", tags=["adapters"], **_MAKING)
@@ -234,18 +242,39 @@ def _view(entry: Entry, aliases: list[str]) -> dict[str, Any]:
     manifest = entry.manifest
     recipe = entry.recipe
     return {
-        "version": entry.ref.version, "name": entry.ref.name, "digest": manifest.digest, "state": entry.state,
-        "reason": entry.reason or None, "serves": aliases, "base": manifest.base, "rank": manifest.rank,
-        "alpha": manifest.alpha, "target_modules": list(manifest.target_modules), "size_bytes": manifest.size_bytes,
-        "tensors": manifest.tensors, "dtypes": list(manifest.dtypes), "use_rslora": manifest.use_rslora,
-        "targets_lm_head": manifest.targets_lm_head, "scorable": manifest.is_scorable,
-        "source": entry.source, "folder": entry.folder, "created": entry.created,
-        "created_by": entry.created_by, "notes": entry.notes, "signed_by": entry.signed_by or None,
-        "recipe": None if recipe is None else {
-            "method": recipe.method, "rank": recipe.rank, "density": recipe.density, "seed": recipe.seed,
+        "version": entry.ref.version,
+        "name": entry.ref.name,
+        "digest": manifest.digest,
+        "state": entry.state,
+        "reason": entry.reason or None,
+        "serves": aliases,
+        "base": manifest.base,
+        "rank": manifest.rank,
+        "alpha": manifest.alpha,
+        "target_modules": list(manifest.target_modules),
+        "size_bytes": manifest.size_bytes,
+        "tensors": manifest.tensors,
+        "dtypes": list(manifest.dtypes),
+        "use_rslora": manifest.use_rslora,
+        "targets_lm_head": manifest.targets_lm_head,
+        "scorable": manifest.is_scorable,
+        "source": entry.source,
+        "folder": entry.folder,
+        "created": entry.created,
+        "created_by": entry.created_by,
+        "notes": entry.notes,
+        "signed_by": entry.signed_by or None,
+        "recipe": None
+        if recipe is None
+        else {
+            "method": recipe.method,
+            "rank": recipe.rank,
+            "density": recipe.density,
+            "seed": recipe.seed,
         },
-        "difference": entry.difference or None, "warnings": list(entry.warnings),
-        "parents": [] if recipe is None else [
-            {"version": parent.version, "weight": parent.weight} for parent in recipe.parents
-        ],
-    }  # fmt: skip
+        "difference": entry.difference or None,
+        "warnings": list(entry.warnings),
+        "parents": []
+        if recipe is None
+        else [{"version": parent.version, "weight": parent.weight} for parent in recipe.parents],
+    }

@@ -134,9 +134,12 @@ class AdapterOperations:
         try:
             with self._reading(tuple(folders)):
                 report = await fuse_apart(
-                    recipe, folders, scratch / "made", max_rank=self._most_rank,
+                    recipe,
+                    folders,
+                    scratch / "made",
+                    max_rank=self._most_rank,
                     progress=lambda done, total: progress("fuse", done, total),
-                )  # fmt: skip
+                )
             order = replace(order, may_be_null=order.may_be_null or recipe.is_null)
             made = Made(recipe=recipe, difference=str(report.errors or ""), warnings=report.warnings)
             return await self._register(scratch / "made", "", order, made, progress)
@@ -199,11 +202,19 @@ class AdapterOperations:
             return replace(known, may_be_null=known.may_be_null or order.may_be_null)
         warnings = tuple(problem_sentence(problem) for problem in report.warnings) + (made.warnings if made else ())
         return Entry(
-            ref=ref, manifest=manifest, folder=str(copy), source=source, created=int(self._state.now()),
-            created_by=order.by, notes=order.notes, signed_by=report.signed_by, may_be_null=order.may_be_null,
+            ref=ref,
+            manifest=manifest,
+            folder=str(copy),
+            source=source,
+            created=int(self._state.now()),
+            created_by=order.by,
+            notes=order.notes,
+            signed_by=report.signed_by,
+            may_be_null=order.may_be_null,
             warnings=warnings,
-            recipe=made.recipe if made else None, difference=made.difference if made else "",
-        )  # fmt: skip
+            recipe=made.recipe if made else None,
+            difference=made.difference if made else "",
+        )
 
     async def _bring_in(self, entry: Entry, order: Order, progress: Progress) -> Entry:
         """Load and check a version; only then does it become a part of the state."""

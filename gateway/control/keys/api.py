@@ -32,11 +32,17 @@ class NewKey(BaseModel):
         extra="forbid",
         json_schema_extra={
             "examples": [
-                {"role": "app", "name": "helpdesk", "models": ["support"], "lifetime_seconds": 2_592_000,
-                 "requests_per_minute": 60, "tokens_per_minute": 10_000}
+                {
+                    "role": "app",
+                    "name": "helpdesk",
+                    "models": ["support"],
+                    "lifetime_seconds": 2_592_000,
+                    "requests_per_minute": 60,
+                    "tokens_per_minute": 10_000,
+                }
             ]
         },
-    )  # fmt: skip
+    )
     role: Role = Field(Role.APP, description="What it may do; each role may do what those before it may")
     name: str = Field("", max_length=100, description="A remark to know it by")
     models: list[str] | None = Field(
@@ -127,10 +133,15 @@ def add_keys(app: FastAPI, operations: Operations) -> None:
     async def create_key(new: NewKey, request: Request) -> dict[str, Any]:
         """Make a key; it is shown this once."""
         record, key = await operations.keys.create(
-            new.role, new.name, new.models, lifetime_seconds=new.lifetime_seconds,
-            requests_per_minute=new.requests_per_minute, tokens_per_minute=new.tokens_per_minute,
-            engine_fields=new.engine_fields.given(), by=request.state.caller,
-        )  # fmt: skip
+            new.role,
+            new.name,
+            new.models,
+            lifetime_seconds=new.lifetime_seconds,
+            requests_per_minute=new.requests_per_minute,
+            tokens_per_minute=new.tokens_per_minute,
+            engine_fields=new.engine_fields.given(),
+            by=request.state.caller,
+        )
         return {**key_view(record, operations.keys.now()), "key": key}
 
     refusals = _refusals(400, 404, 409)

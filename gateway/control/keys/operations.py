@@ -39,19 +39,31 @@ class KeyOperations:
         return self._state.now()
 
     async def create(
-        self, role: Role, name: str, models: Sequence[str] | None, *, lifetime_seconds: int | None = None,
-        requests_per_minute: int | None = None, tokens_per_minute: int | None = None, engine_fields: Rules = NO_RULES,
+        self,
+        role: Role,
+        name: str,
+        models: Sequence[str] | None,
+        *,
+        lifetime_seconds: int | None = None,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
+        engine_fields: Rules = NO_RULES,
         by: str = "",
-    ) -> tuple[KeyRecord, str]:  # fmt: skip
+    ) -> tuple[KeyRecord, str]:
         """Make a key; returns its record and, this once, the key."""
 
         def make(desired: Desired, now: float) -> Made:
             return keys.create_key(
-                desired, role, now, name, models,
+                desired,
+                role,
+                now,
+                name,
+                models,
                 expires=None if lifetime_seconds is None else int(now) + lifetime_seconds,
-                requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute,
+                requests_per_minute=requests_per_minute,
+                tokens_per_minute=tokens_per_minute,
                 engine_fields=engine_fields,
-            )  # fmt: skip
+            )
 
         return await self._make(make, by)
 

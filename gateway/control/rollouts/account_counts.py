@@ -36,11 +36,13 @@ class ArmCounts:
     def without(self, other: "ArmCounts") -> "ArmCounts":
         """Return what is left when a part is taken out."""
         return ArmCounts(
-            requests=max(0, self.requests - other.requests), errors=max(0, self.errors - other.errors),
+            requests=max(0, self.requests - other.requests),
+            errors=max(0, self.errors - other.errors),
             durations=tuple(max(0, all_ - part) for all_, part in zip(self.durations, other.durations, strict=True)),
-            units=max(0, self.units - other.units), failing=self.failing.without(other.failing),
+            units=max(0, self.units - other.units),
+            failing=self.failing.without(other.failing),
             slow=self.slow.without(other.slow),
-        )  # fmt: skip
+        )
 
 
 NO_COUNTS: Final = ArmCounts()
@@ -68,9 +70,13 @@ class AccountCounts:
 def arm_counts(tally: ArmTally, units: int) -> ArmCounts:
     """Return what was counted of an arm."""
     return ArmCounts(
-        requests=tally.requests, errors=tally.errors, durations=tuple(tally.duration.counts), units=units,
-        failing=_units(tally.by_unit.failing), slow=_units(tally.by_unit.slow),
-    )  # fmt: skip
+        requests=tally.requests,
+        errors=tally.errors,
+        durations=tuple(tally.duration.counts),
+        units=units,
+        failing=_units(tally.by_unit.failing),
+        slow=_units(tally.by_unit.slow),
+    )
 
 
 def _units(rounds: Mapping[int, UnitShares]) -> Units:
@@ -91,11 +97,12 @@ def accounts_of(tally: Tally) -> tuple[AccountCounts, ...]:
     control_units, candidate_units = marks(tally.units.control), marks(tally.units.candidate)
     found = [
         AccountCounts(
-            account=name, control=arm_counts(each.control, control_units[mark_of(name)]),
+            account=name,
+            control=arm_counts(each.control, control_units[mark_of(name)]),
             candidate=arm_counts(each.candidate, candidate_units[mark_of(name)]),
         )
         for name, each in tally.accounts.items()
-    ]  # fmt: skip
+    ]
     if not found:
         return ()
     named = _largest_first(found)[:MOST_ACCOUNTS]

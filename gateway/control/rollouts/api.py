@@ -122,10 +122,14 @@ def _add_start_and_rollback(app: FastAPI, operations: Operations) -> None:
         done = await roll_back(operations.rollouts, alias, order, given.to)
         before = done.before
         return RollbackView(
-            alias=alias, control=done.after.control, rollout=done.rollout,
+            alias=alias,
+            control=done.after.control,
+            rollout=done.rollout,
             before=StandBefore(control=before.control, candidate=before.candidate, weight=before.weight),
-            ready_on=list(done.ready_on), not_ready_on=list(done.not_ready_on), gateways=await _gateways(operations),
-        )  # fmt: skip
+            ready_on=list(done.ready_on),
+            not_ready_on=list(done.not_ready_on),
+            gateways=await _gateways(operations),
+        )
 
 
 async def _gateways(operations: Operations) -> Gateways | None:
@@ -152,13 +156,25 @@ def summary(journey: Journey) -> RolloutSummary:
 def _summary_values(journey: Journey) -> dict[str, Any]:
     rollout, last = journey.rollout, journey.last
     return {
-        "id": rollout.id, "alias": rollout.alias, "control": rollout.control, "candidate": rollout.candidate,
-        "phase": rollout.phase, "is_open": not rollout.is_over, "weight": rollout.weight, "index": rollout.index,
-        "stages": len(rollout.plan.stages), "stage": rollout.stage, "sequence": rollout.sequence,
-        "reason": journey.reason, "started_by": journey.by, "started_at": journey.started_at,
-        "entered_at": rollout.entered_at, "is_complete": rollout.is_complete, "config_hash": rollout.plan.config_hash,
+        "id": rollout.id,
+        "alias": rollout.alias,
+        "control": rollout.control,
+        "candidate": rollout.candidate,
+        "phase": rollout.phase,
+        "is_open": not rollout.is_over,
+        "weight": rollout.weight,
+        "index": rollout.index,
+        "stages": len(rollout.plan.stages),
+        "stage": rollout.stage,
+        "sequence": rollout.sequence,
+        "reason": journey.reason,
+        "started_by": journey.by,
+        "started_at": journey.started_at,
+        "entered_at": rollout.entered_at,
+        "is_complete": rollout.is_complete,
+        "config_hash": rollout.plan.config_hash,
         "last": LastView(at=last.at, by=last.by, event=last.event, why=last.why),
-    }  # fmt: skip
+    }
 
 
 async def _view(operations: Operations, journey: Journey) -> RolloutView:
@@ -173,7 +189,11 @@ async def _view(operations: Operations, journey: Journey) -> RolloutView:
             problem = str(error)
     plan = canonical(rollout.plan)
     return RolloutView(
-        **_summary_values(journey), home=rollout.home, plan=plan, plan_line=plan_line(plan), problem=problem,
+        **_summary_values(journey),
+        home=rollout.home,
+        plan=plan,
+        plan_line=plan_line(plan),
+        problem=problem,
         seconds_in_stage=None if rollout.current is None else max(0.0, now - rollout.entered_at),
         samples=standing.samples if standing else None,
         gates=[reading_view(each) for each in standing.readings] if standing else None,
@@ -181,12 +201,17 @@ async def _view(operations: Operations, journey: Journey) -> RolloutView:
         threshold_seconds=journey.threshold_seconds,
         waits_for=list(standing.waits_for) if standing else [],
         warnings=list(standing.warnings) if standing else [],
-    )  # fmt: skip
+    )
 
 
 def _ratio_view(standing: Standing) -> RatioView:
     ratio = standing.ratio
     return RatioView(
-        verdict=ratio.verdict, reason=ratio.reason, observed=ratio.observed, expected=ratio.expected, n=ratio.n,
-        e_value=ratio.e_value if ratio.e_value < float("inf") else None, p_value=ratio.p_value,
-    )  # fmt: skip
+        verdict=ratio.verdict,
+        reason=ratio.reason,
+        observed=ratio.observed,
+        expected=ratio.expected,
+        n=ratio.n,
+        e_value=ratio.e_value if ratio.e_value < float("inf") else None,
+        p_value=ratio.p_value,
+    )

@@ -28,9 +28,13 @@ INCONCLUSIVE: Final = "inconclusive"
 
 
 async def carry_out(
-    state: LiveState, journey: Journey, transitions: Sequence[Transition], counts: RolloutCounts,
-    *, fence: int | None = None,
-) -> None:  # fmt: skip
+    state: LiveState,
+    journey: Journey,
+    transitions: Sequence[Transition],
+    counts: RolloutCounts,
+    *,
+    fence: int | None = None,
+) -> None:
     """Store and publish what transitions lead to, then tell whoever is to be told. Call with `state.turn` held.
 
     Args:

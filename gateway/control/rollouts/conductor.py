@@ -148,10 +148,19 @@ class Conductor:
         self._drift_at = self._clock()
         for each in await asyncio.to_thread(drift.look, state.desired.routes, state.now()):
             entry = {
-                "kind": DRIFT, "alias": each.alias, "version": each.version, "at": state.now(), "who": AUTOMATION,
-                "why": each.noted.why, "what": each.what, "n": each.n, "limit": each.limit, "baseline": each.baseline,
-                "pair": each.noted.number, "digests": digests_of(state.catalog, (each.version,)),
-            }  # fmt: skip
+                "kind": DRIFT,
+                "alias": each.alias,
+                "version": each.version,
+                "at": state.now(),
+                "who": AUTOMATION,
+                "why": each.noted.why,
+                "what": each.what,
+                "n": each.n,
+                "limit": each.limit,
+                "baseline": each.baseline,
+                "pair": each.noted.number,
+                "digests": digests_of(state.catalog, (each.version,)),
+            }
             try:
                 async with state.turn:
                     await state.change(
@@ -235,10 +244,18 @@ class Conductor:
         known = journey.with_threshold(seconds)
         reason = f"no requests were counted before the stage; of {n:,} of the control within it"
         entry = {
-            "kind": "threshold", "rollout": rollout.id, "alias": rollout.alias, "at": state.now(), "who": AUTOMATION,
-            "why": reason, "stage": rollout.stage, "before": None, "after": seconds, "n": n,
+            "kind": "threshold",
+            "rollout": rollout.id,
+            "alias": rollout.alias,
+            "at": state.now(),
+            "who": AUTOMATION,
+            "why": reason,
+            "stage": rollout.stage,
+            "before": None,
+            "after": seconds,
+            "n": n,
             "config_hash": rollout.plan.config_hash,
-        }  # fmt: skip
+        }
         await state.change(
             state.desired.with_rollout(record(known)), by=AUTOMATION, reason=reason, journal=(entry,), fence=fence
         )
@@ -248,10 +265,13 @@ class Conductor:
         rollout = journey.rollout
         facts = facts_of(counts, journey)
         view = RolloutView(
-            alias=rollout.alias, phase=rollout.phase, stage=rollout.stage,
+            alias=rollout.alias,
+            phase=rollout.phase,
+            stage=rollout.stage,
             readings=read_gates(rollout, facts),
-            ratio=ratio_of(counts, journey), bound=1.0 / rollout.plan.alpha_per_gate,
-        )  # fmt: skip
+            ratio=ratio_of(counts, journey),
+            bound=1.0 / rollout.plan.alpha_per_gate,
+        )
         self._views[rollout.id] = (self._clock(), view)
 
     def reading(self) -> RolloutsReading:
@@ -274,6 +294,9 @@ class Conductor:
                 view = RolloutView(alias=rollout.alias, phase=rollout.phase, stage=rollout.stage)
             views.append(view)
         return RolloutsReading(
-            weights=weights, rollouts=tuple(views), counts=self.rollouts.counts, is_leader=self.is_leader,
+            weights=weights,
+            rollouts=tuple(views),
+            counts=self.rollouts.counts,
+            is_leader=self.is_leader,
             journal_entries=self._entries,
-        )  # fmt: skip
+        )

@@ -111,9 +111,13 @@ def facts_of(counts: StageCounts, journey: Journey) -> Facts:
         streams[FEEDBACK] = replace(pairs.thumbs, callers=max(pairs.thumbs.callers, callers_of(counts.accounts)))
     samples = pairs.n if stage is not None and stage.is_shadow else counts.candidate.requests
     return Facts(
-        stage=counts.stage, samples=samples, streams=streams, findings=pairs.findings, is_settled=pairs.is_settled,
+        stage=counts.stage,
+        samples=samples,
+        streams=streams,
+        findings=pairs.findings,
+        is_settled=pairs.is_settled,
         late=pairs.late,
-    )  # fmt: skip
+    )
 
 
 def _streams(counts: StageCounts, weight: int, read: Callable[[ArmCounts], Units]) -> Streams:
@@ -123,9 +127,13 @@ def _streams(counts: StageCounts, weight: int, read: Callable[[ArmCounts], Units
         for each in counts.accounts
     )
     return Streams(
-        control=read(counts.control), candidate=read(counts.candidate), accounts=accounts,
-        callers=callers_of(counts.accounts), weight=weight, multiplicity=counts.multiplicity,
-    )  # fmt: skip
+        control=read(counts.control),
+        candidate=read(counts.candidate),
+        accounts=accounts,
+        callers=callers_of(counts.accounts),
+        weight=weight,
+        multiplicity=counts.multiplicity,
+    )
 
 
 def period_of(counts: StageCounts, rollout: Rollout, before: Sequence[Exposures] = ()) -> Exposures | None:
@@ -217,22 +225,34 @@ def judged(journey: Journey, counts: StageCounts, now: float) -> StepPassed | St
         if rollout.phase is Phase.PAUSED:
             return None
         return StepInconclusive(
-            at=now, by=AUTOMATION, reason=what_changed(stage), stage=facts.stage, samples=facts.samples,
+            at=now,
+            by=AUTOMATION,
+            reason=what_changed(stage),
+            stage=facts.stage,
+            samples=facts.samples,
             readings=read_gates(rollout, facts),
-        )  # fmt: skip
+        )
     if isinstance(event, StepFailed) or rollout.phase is not Phase.CANARY:
         return event
     ratio = ratio_of(counts, journey)
     if ratio.verdict is not Verdict.FAIL:
         return event
     reading = Reading(
-        gate=SAMPLE_RATIO, verdict=ratio.verdict, reason=ratio.reason, observed=ratio.observed, limit=ratio.expected,
+        gate=SAMPLE_RATIO,
+        verdict=ratio.verdict,
+        reason=ratio.reason,
+        observed=ratio.observed,
+        limit=ratio.expected,
         n=ratio.n,
-    )  # fmt: skip
+    )
     return StepInconclusive(
-        at=now, by=AUTOMATION, reason="traffic is not split as the weights say, so the arms cannot be compared",
-        stage=facts.stage, samples=facts.samples, readings=(reading,),
-    )  # fmt: skip
+        at=now,
+        by=AUTOMATION,
+        reason="traffic is not split as the weights say, so the arms cannot be compared",
+        stage=facts.stage,
+        samples=facts.samples,
+        readings=(reading,),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,10 +271,12 @@ def standing_of(journey: Journey, counts: StageCounts, now: float) -> Standing:
     facts = facts_of(counts, journey)
     readings = read_gates(journey.rollout, facts)
     return Standing(
-        samples=facts.samples, readings=readings, ratio=ratio_of(counts, journey),
+        samples=facts.samples,
+        readings=readings,
+        ratio=ratio_of(counts, journey),
         waits_for=(*waits_for(journey, facts, readings, now), *counts.pairs.warnings),
         warnings=counts.pairs.warnings,
-    )  # fmt: skip
+    )
 
 
 def waits_for(journey: Journey, facts: Facts, readings: Sequence[Reading], now: float) -> list[str]:

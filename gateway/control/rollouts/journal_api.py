@@ -125,9 +125,10 @@ def _checked(store: Store, noted: chain.Head | None) -> JournalCheck:
         found = _compared(store, noted)
     return JournalCheck(
         status="whole" if found is None else "broken",
-        number=None if found is None else found.number, reason=None if found is None else found.reason,
+        number=None if found is None else found.number,
+        reason=None if found is None else found.reason,
         head=None if head is None else HeadView(number=head.number, hash=head.hash),
-    )  # fmt: skip
+    )
 
 
 def _compared(store: Store, noted: chain.Head) -> chain.Break | None:

@@ -22,9 +22,14 @@ _LEFT_OUT: Final = "previous"
 
 
 def route_record(
-    before: RouteRecord | None, after: RouteRecord | None, *, by: str, reason: str, at: float,
+    before: RouteRecord | None,
+    after: RouteRecord | None,
+    *,
+    by: str,
+    reason: str,
+    at: float,
     catalog: Catalog | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Return the journal record of a change to one alias; None stands for an alias that is not there.
 
     Args:
@@ -36,11 +41,16 @@ def route_record(
     routes = [route for route in (before, after) if route is not None]
     versions = {version for route in routes for version in (route.control, route.candidate) if version}
     return {
-        "kind": ROUTE, "alias": routes[0].alias, "at": at, "who": by, "why": reason,
-        "before": _standing(before), "after": _standing(after),
+        "kind": ROUTE,
+        "alias": routes[0].alias,
+        "at": at,
+        "who": by,
+        "why": reason,
+        "before": _standing(before),
+        "after": _standing(after),
         "digests": digests_of(catalog, versions) if catalog is not None else {},
         "config_hash": hashlib.sha256(canonical_json(_standing(after)).encode()).hexdigest(),
-    }  # fmt: skip
+    }
 
 
 def _standing(route: RouteRecord | None) -> dict[str, Any] | None:

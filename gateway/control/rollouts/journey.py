@@ -87,14 +87,15 @@ class Journey:
         begins = is_new and not is_again
         periods = self.periods + ((period,) if period is not None else ())
         return replace(
-            self, rollout=rollout,
+            self,
+            rollout=rollout,
             last=Last(at=event.at, by=event.by, event=type(event).__name__, why=transition.why),
             threshold_seconds=threshold_seconds if begins else self.threshold_seconds,
             # Whoever resumes after a mismatch has seen to it: what was counted before proves nothing any more.
             periods=() if is_again else periods,
             entered=(*self.entered, rollout.index) if is_new else self.entered,
             rules=RULES if is_again else self.rules,
-        )  # fmt: skip
+        )
 
     def with_threshold(self, seconds: float) -> "Journey":
         """Return the journey with the threshold of its stage."""

@@ -114,20 +114,30 @@ class RolloutOperations:
                 try:
                     created = create(
                         Created(
-                            at=now, by=order.by, reason=order.reason, id=rollout_id, alias=alias,
-                            control=route.control, candidate=version, plan=wanted,
+                            at=now,
+                            by=order.by,
+                            reason=order.reason,
+                            id=rollout_id,
+                            alias=alias,
+                            control=route.control,
+                            candidate=version,
+                            plan=wanted,
                         )
-                    )  # fmt: skip
+                    )
                     started = advance(created.after, Started(at=now, by=order.by, override=override or None))
                 except IllegalEvent as error:
                     raise Conflict(str(error)) from None
                 drafted = Journey(
-                    rollout=created.after, by=order.by, reason=order.reason, started_at=now,
-                    last=Last(at=now, by=order.by, event="Created"), journal_after=head.number if head else 0,
-                    judged_share=judged_share(route), rules=RULES,
-                )  # fmt: skip
-                threshold = threshold_of(durations, started.after.current)
-                journey = drafted.after(started, threshold_seconds=threshold)
+                    rollout=created.after,
+                    by=order.by,
+                    reason=order.reason,
+                    started_at=now,
+                    last=Last(at=now, by=order.by, event="Created"),
+                    journal_after=head.number if head else 0,
+                    judged_share=judged_share(route),
+                    rules=RULES,
+                )
+                journey = drafted.after(started, threshold_seconds=threshold_of(durations, started.after.current))
                 try:
                     await carry_out(state, journey, (created, started), self.counts)
                 except Overtaken:

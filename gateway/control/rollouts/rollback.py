@@ -194,7 +194,9 @@ async def _promoted_by(rollouts: RolloutOperations, route: RouteRecord) -> str |
 def _restored(state: LiveState, before: RouteRecord, after: RouteRecord, rollout: str | None) -> Restored:
     engines = [each for each in state.engines.standing(after.control) if each["up"]]
     return Restored(
-        before=before, after=after, rollout=rollout,
+        before=before,
+        after=after,
+        rollout=rollout,
         ready_on=tuple(each["url"] for each in engines if each["ready"]),
         not_ready_on=tuple(each["url"] for each in engines if not each["ready"]),
-    )  # fmt: skip
+    )

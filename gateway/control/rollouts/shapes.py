@@ -13,12 +13,13 @@ from gateway.decide.verdict import Reading, Verdict
 REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
     status: {"model": RefusalView, "description": description}
     for status, description in (
-        (400, "Malformed"), (404, "No such rollout, alias, version, entry or decision"),
+        (400, "Malformed"),
+        (404, "No such rollout, alias, version, entry or decision"),
         (409, "It does not fit the state as it is; the message says who did what"),
         (422, "Not a plan, or one that cannot be carried out: every problem at once"),
         (503, "The store is away; nothing was changed, or nobody knows yet"),
     )
-}  # fmt: skip
+}
 # Kept in the journal for good.
 LONGEST_REASON = 1_000
 _REASON = Field(min_length=1, max_length=LONGEST_REASON, description="Why, for the journal", examples=["better tone"])
@@ -254,8 +255,17 @@ class DecisionView(BaseModel):
 def reading_view(reading: Reading) -> ReadingView:
     """Return a reading as the API shows it."""
     return ReadingView(
-        gate=reading.gate, verdict=reading.verdict, reason=reading.reason, observed=reading.observed,
-        limit=reading.limit, n=reading.n, e_value=reading.e_value, is_muted=reading.is_muted,
-        is_critical=reading.is_critical, first=reading.first, last=reading.last, against=list(reading.against),
+        gate=reading.gate,
+        verdict=reading.verdict,
+        reason=reading.reason,
+        observed=reading.observed,
+        limit=reading.limit,
+        n=reading.n,
+        e_value=reading.e_value,
+        is_muted=reading.is_muted,
+        is_critical=reading.is_critical,
+        first=reading.first,
+        last=reading.last,
+        against=list(reading.against),
         accounts=[AccountShareView(**asdict(each)) for each in reading.accounts],
-    )  # fmt: skip
+    )

@@ -41,9 +41,12 @@ IfMatch = Annotated[
 ]
 
 _REFUSALS: Final[dict[int, str]] = {
-    400: "Malformed", 404: "No such alias or version", 409: "It does not fit the state as it is",
-    412: "The state has moved on from the version in `If-Match`", 422: "Invalid routes: every problem at once",
-}  # fmt: skip
+    400: "Malformed",
+    404: "No such alias or version",
+    409: "It does not fit the state as it is",
+    412: "The state has moved on from the version in `If-Match`",
+    422: "Invalid routes: every problem at once",
+}
 
 
 def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -94,9 +97,11 @@ def _add_history(app: FastAPI, operations: Operations) -> None:
         return {"alias": alias, "versions": items, "next": found[limit - 1].number if found[limit:] else None}
 
     @app.get(
-        "/admin/v1/routes/{alias}/history/{number}", tags=["routes"], response_model=RouteVersionView,
+        "/admin/v1/routes/{alias}/history/{number}",
+        tags=["routes"],
+        response_model=RouteVersionView,
         responses=refusals,
-    )  # fmt: skip
+    )
     async def show_route_version(alias: Alias, number: Number) -> dict[str, Any]:
         """One version of an alias's route."""
         return _version_view(await operations.routes.version(alias, number))
@@ -121,9 +126,7 @@ def _add_changing(app: FastAPI, operations: Operations) -> None:
         """What applying these routes would change, and what that means for traffic; nothing is changed."""
         return operations.routes.plan(await asyncio.to_thread(new.read)).view()
 
-    @app.put(
-        "/admin/v1/routes", tags=["routes"], response_model=AppliedView, responses=_refusals(400, 409, 412, 422)
-    )  # fmt: skip
+    @app.put("/admin/v1/routes", tags=["routes"], response_model=AppliedView, responses=_refusals(400, 409, 412, 422))
     async def apply_routes(
         request: Request, response: Response, new: RoutesApplication, if_match: IfMatch = "*"
     ) -> dict[str, Any]:
@@ -133,9 +136,11 @@ def _add_changing(app: FastAPI, operations: Operations) -> None:
         return _applied(await operations.routes.apply(declaration, order), order, response)
 
     @app.post(
-        "/admin/v1/routes/{alias}/revert", tags=["routes"], response_model=AppliedView,
+        "/admin/v1/routes/{alias}/revert",
+        tags=["routes"],
+        response_model=AppliedView,
         responses=_refusals(400, 404, 409, 412),
-    )  # fmt: skip
+    )
     async def revert_route(
         request: Request, response: Response, alias: Alias, to: Revert, if_match: IfMatch = "*"
     ) -> dict[str, Any]:
@@ -144,9 +149,11 @@ def _add_changing(app: FastAPI, operations: Operations) -> None:
         return _applied(await operations.routes.revert(alias, to.number, order), order, response)
 
     @app.put(
-        "/admin/v1/routes/{alias}/split", tags=["routes"], response_model=RouteView,
+        "/admin/v1/routes/{alias}/split",
+        tags=["routes"],
+        response_model=RouteView,
         responses=_refusals(400, 404, 409, 412),
-    )  # fmt: skip
+    )
     async def split_route(
         request: Request, response: Response, alias: Alias, new: NewSplit, if_match: IfMatch = "*"
     ) -> dict[str, Any]:
@@ -189,6 +196,8 @@ def _version_view(version: RouteVersion) -> dict[str, Any]:
 
 def _difference_view(alias: str, found: Difference) -> dict[str, Any]:
     return {
-        "alias": alias, "from_": found.first.number if found.first is not None else 0, "to": found.second.number,
+        "alias": alias,
+        "from_": found.first.number if found.first is not None else 0,
+        "to": found.second.number,
         "changes": msgspec.to_builtins(found.fields),
-    }  # fmt: skip
+    }

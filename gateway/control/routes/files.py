@@ -36,8 +36,17 @@ MOST_FILE_BYTES: Final = 10_000_000
 
 _KEYS: Final = ("routes", "prune")
 _ROUTE_KEYS: Final = (
-    "alias", "control", "candidate", "weight", "unit", "mirror", "plan", "limits", "engine_fields", "notes",
-)  # fmt: skip
+    "alias",
+    "control",
+    "candidate",
+    "weight",
+    "unit",
+    "mirror",
+    "plan",
+    "limits",
+    "engine_fields",
+    "notes",
+)
 _LIMIT_KEYS: Final = RouteLimits.__struct_fields__
 # After so many problems the file is not one of routes at all.
 _MOST_PROBLEMS: Final = 100
@@ -82,10 +91,18 @@ class Declaration:
 def declared(route: RouteRecord) -> DeclaredRoute:
     """Return the declaration that a route as it is would come from."""
     return DeclaredRoute(
-        alias=route.alias, control=route.control, candidate=route.candidate, weight=route.weight, unit=route.unit,
-        mirror=route.mirror, plan=route.plan, limits=route.limits, engine_fields=route.engine_fields,
-        notes=route.notes, where=route.alias,
-    )  # fmt: skip
+        alias=route.alias,
+        control=route.control,
+        candidate=route.candidate,
+        weight=route.weight,
+        unit=route.unit,
+        mirror=route.mirror,
+        plan=route.plan,
+        limits=route.limits,
+        engine_fields=route.engine_fields,
+        notes=route.notes,
+        where=route.alias,
+    )
 
 
 def parse_routes(values: object) -> Declaration:

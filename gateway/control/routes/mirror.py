@@ -23,8 +23,15 @@ from gateway.store.desired import Capture, JudgePolicy, MirrorPolicy
 
 LONGEST_RUBRIC: Final = 10_000
 _KEYS: Final = (
-    "share", "capture", "noise_share", "tokens_per_hour", "retention", "redact", "judge", "comparators",
-)  # fmt: skip
+    "share",
+    "capture",
+    "noise_share",
+    "tokens_per_hour",
+    "retention",
+    "redact",
+    "judge",
+    "comparators",
+)
 _JUDGE_KEYS: Final = JudgePolicy.__struct_fields__
 _URL: Final = re.compile(r"https?://[A-Za-z0-9._~:\[\]-]{1,255}(?:/[A-Za-z0-9._~/%-]{0,255})?")
 _MODEL: Final = re.compile(r"[^\s\x00-\x1f]{1,200}")
@@ -47,14 +54,15 @@ def read_mirror(values: Values, where: str, value: object) -> MirrorPolicy | Non
         values.problem(f"{where}.capture", capture, f"one of {', '.join(get_args(Capture))}")
         capture = "full"
     return MirrorPolicy(
-        share=values.share(f"{where}.share", given.get("share")), capture=capture,
+        share=values.share(f"{where}.share", given.get("share")),
+        capture=capture,
         noise_share=values.share(f"{where}.noise_share", given.get("noise_share"), DEFAULT_NOISE_SHARE),
         tokens_per_hour=values.limit(f"{where}.tokens_per_hour", given.get("tokens_per_hour")),
         retention_seconds=values.seconds(f"{where}.retention", given.get("retention")),
         redact=_redactors(values, f"{where}.redact", given.get("redact")),
         judge=_judge(values, f"{where}.judge", given.get("judge")),
         comparators=_comparators(values, f"{where}.comparators", given.get("comparators")),
-    )  # fmt: skip
+    )
 
 
 def _redactors(values: Values, where: str, value: object) -> tuple[str, ...]:
@@ -85,11 +93,12 @@ def _judge(values: Values, where: str, value: object) -> JudgePolicy | None:
         ).rstrip("/"),
         model=values.matching(f"{where}.model", given.get("model"), _MODEL, "a model's name"),
         key_env=values.matching(f"{where}.key_env", key_env, _VARIABLE, "an environment variable's name")
-        if key_env not in (None, "") else "",
+        if key_env not in (None, "")
+        else "",
         rubric=values.text(f"{where}.rubric", given.get("rubric"), LONGEST_RUBRIC),
         share=values.share(f"{where}.share", given.get("share"), TOTAL_WEIGHT),
         pairs_per_hour=values.limit(f"{where}.pairs_per_hour", given.get("pairs_per_hour")),
-    )  # fmt: skip
+    )
 
 
 def written_mirror(policy: Mapping[str, Any]) -> dict[str, Any]:

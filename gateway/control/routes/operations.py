@@ -85,13 +85,15 @@ class RouteOperations:
     def _plan(self, declaration: Declaration, new_salt: Callable[[], str]) -> RoutePlan:
         base = self._state.engines.base()
         circumstances = Circumstances(
-            now=int(self._state.now()), new_salt=new_salt,
+            now=int(self._state.now()),
+            new_salt=new_salt,
             base_names=(base.name, *base.names) if base is not None else (),
-            redactors=installed(), comparators=tuple(comparators()),
-        )  # fmt: skip
+            redactors=installed(),
+            comparators=tuple(comparators()),
+        )
         return plan_routes(
             self._state.desired, declaration.routes, prune=declaration.prune, circumstances=circumstances
-        )  # fmt: skip
+        )
 
     async def apply(self, declaration: Declaration, order: Order) -> RoutePlan:
         """Make the routes as declared, all or none; returns what was done.
@@ -196,9 +198,7 @@ class RouteOperations:
         to = newest if second is None or second == newest.number else await self.version(alias, second)
         number = to.number - 1 if first is None else first
         since = await self.version(alias, number) if number else None
-        return Difference(
-            first=since, second=to, fields=compare(since.route if since is not None else None, to.route)
-        )  # fmt: skip
+        return Difference(first=since, second=to, fields=compare(since.route if since is not None else None, to.route))
 
     async def revert(self, alias: str, number: int, order: Order) -> RoutePlan:
         """Make an alias's route as it was in version `number`, as a new version; returns what was done.

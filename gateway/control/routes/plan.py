@@ -120,21 +120,21 @@ def plan_routes(
     for change in changes:
         planner.judge(before.get(change.alias), after.get(change.alias))
     return RoutePlan(
-        version=desired.version, changes=changes, warnings=tuple(planner.warnings),
+        version=desired.version,
+        changes=changes,
+        warnings=tuple(planner.warnings),
         conflicts=tuple(planner.conflicts),
         unchanged=tuple(each.alias for each in wanted if each.alias not in changed),
         left_alone=() if prune else rest,
         after=msgspec.structs.replace(desired, routes=tuple(after.values())) if changes else desired,
-    )  # fmt: skip
+    )
 
 
 def _changes(before: dict[str, RouteRecord], after: dict[str, RouteRecord]) -> Iterator[RouteChange]:
     for alias in dict.fromkeys((*after, *before)):
         old, new = before.get(alias), after.get(alias)
         if new is None:
-            meaning: tuple[str, ...] = (
-                f"requests for `{alias}` get 404 from now on; its versions stay registered",
-            )  # fmt: skip
+            meaning: tuple[str, ...] = (f"requests for `{alias}` get 404 from now on; its versions stay registered",)
             yield RouteChange(alias=alias, action="remove", fields=compare(old, None), meaning=meaning)
         elif old is None:
             meaning = (f"requests for `{alias}` are served from now on: {arms(new)}",)
@@ -201,10 +201,16 @@ class _Planner:
         if control != route.control:
             route = route.controlled_by(control, now)
         return msgspec.structs.replace(
-            route, candidate=candidate, weight=weight, unit=declared.unit, mirror=declared.mirror,
-            plan=declared.plan, limits=declared.limits, engine_fields=declared.engine_fields,
+            route,
+            candidate=candidate,
+            weight=weight,
+            unit=declared.unit,
+            mirror=declared.mirror,
+            plan=declared.plan,
+            limits=declared.limits,
+            engine_fields=declared.engine_fields,
             notes=declared.notes,
-        )  # fmt: skip
+        )
 
     def check_may_go(self, alias: str) -> None:
         """Note a conflict if a route may not be removed."""

@@ -80,20 +80,23 @@ class RouteDeclaration(_Strict):
         None, description="The candidate's share of units, as `5%`, or whole basis points", examples=["5%"]
     )
     unit: list[StrictStr] | None = Field(
-        None, description=f"Where the unit is looked for, first found first used: {', '.join(SOURCES)}, `header:NAME`, "
+        None,
+        description=f"Where the unit is looked for, first found first used: {', '.join(SOURCES)}, `header:NAME`, "
         "`body:PATH`; after `trusted:` only of keys above the role `app`",
         examples=[["header", "user", "key"]],
-    )  # fmt: skip
+    )
     mirror: MirrorDeclaration | None = None
     plan: StrictStr | dict[str, Any] | None = Field(
-        None, description="What the next rollout does: one line, or steps with gates",
+        None,
+        description="What the next rollout does: one line, or steps with gates",
         examples=["1% 10m → 5% → 25% → 100%"],
-    )  # fmt: skip
+    )
     limits: LimitsDeclaration | None = None
     engine_fields: dict[str, StrictStr | StrictInt] | None = Field(
-        None, description="Rules for fields that engines are sent: `allow`, `deny` or the largest number",
+        None,
+        description="Rules for fields that engines are sent: `allow`, `deny` or the largest number",
         examples=[{"media_urls": "allow"}],
-    )  # fmt: skip
+    )
     notes: StrictStr | None = Field(None, description=f"A remark, at most {LONGEST_NOTES} characters")
 
 

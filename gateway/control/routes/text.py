@@ -16,8 +16,10 @@ SIGNS: Final = {"add": "+", "change": "~", "remove": "-"}
 _LONGEST_NOTES: Final = 60
 _UNITS: Final = (("d", 86400), ("h", 3600), ("m", 60))
 _LIMITS: Final = {
-    "requests_per_minute": "requests/min", "tokens_per_minute": "tokens/min", "max_in_flight": "in flight",
-}  # fmt: skip
+    "requests_per_minute": "requests/min",
+    "tokens_per_minute": "tokens/min",
+    "max_in_flight": "in flight",
+}
 
 
 def share(weight: int) -> str:

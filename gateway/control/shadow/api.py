@@ -92,17 +92,22 @@ def add_shadow(app: FastAPI, operations: Operations) -> None:
         now = state.now()
         read = await asyncio.to_thread(_read, operations, alias, now - since_seconds, journey)
         return ShadowReport(
-            alias=alias, at=now, since=now - since_seconds, pairs=read.pairs, is_cut=read.pairs == MOST_PAIRS,
+            alias=alias,
+            at=now,
+            since=now - since_seconds,
+            pairs=read.pairs,
+            is_cut=read.pairs == MOST_PAIRS,
             comparisons=read.comparisons,
             rollout=_rollout(journey, read.grown) if journey is not None else None,
             feedback=[FeedbackView(arm=arm, n=n, bad=bad) for arm, (n, bad) in sorted(read.feedback.items())],
             over_time=_over_time(operations, alias),
             queue=_queue(read.depth.by_alias.get(alias, Depth()), now),
             mirror=mirror_lines(operations.mirrored(), alias),
-            calibration=calibrations(read.alive, alias), shed=added_reasons(read.alive, "shed"),
+            calibration=calibrations(read.alive, alias),
+            shed=added_reasons(read.alive, "shed"),
             failed=added_reasons(read.alive, "failed"),
             spent_tokens=read.spent,
-        )  # fmt: skip
+        )
 
 
 async def _journey(operations: Operations, alias: str, rollout: str | None) -> Journey | None:
@@ -133,9 +138,14 @@ def _read(operations: Operations, alias: str, since: float, journey: Journey | N
         evidence = grown(rollout, _replayed(pairs, journey), operations.state.now(), journey.judged_share)
     newest = pairs.newest(alias, since, MOST_PAIRS)
     return _Read(
-        pairs=len(newest), comparisons=comparisons_of(newest), depth=samples.depth(), alive=Evaluators(store).alive(),
-        spent=samples.spent(alias), feedback=feedback, grown=evidence,
-    )  # fmt: skip
+        pairs=len(newest),
+        comparisons=comparisons_of(newest),
+        depth=samples.depth(),
+        alive=Evaluators(store).alive(),
+        spent=samples.spent(alias),
+        feedback=feedback,
+        grown=evidence,
+    )
 
 
 def _replayed(pairs: Pairs, journey: Journey) -> Iterator[Judged]:
@@ -158,28 +168,44 @@ def _replayed(pairs: Pairs, journey: Journey) -> Iterator[Judged]:
 def _rollout(journey: Journey, evidence: Grown | None) -> ShadowedRollout:
     rollout = journey.rollout
     return ShadowedRollout(
-        id=rollout.id, candidate=rollout.candidate, control=rollout.control, phase=rollout.phase,
-        is_open=not rollout.is_over, stage=evidence.stage if evidence is not None else rollout.stage,
+        id=rollout.id,
+        candidate=rollout.candidate,
+        control=rollout.control,
+        phase=rollout.phase,
+        is_open=not rollout.is_over,
+        stage=evidence.stage if evidence is not None else rollout.stage,
         gates=[reading_view(each) for each in evidence.readings] if evidence is not None else None,
         evidence=[
             EvidenceView(
-                gate=each.gate, bound=each.bound, pass_bound=each.pass_bound, sessions=each.sessions,
-                e_fail=each.e_fail, e_pass=each.e_pass
+                gate=each.gate,
+                bound=each.bound,
+                pass_bound=each.pass_bound,
+                sessions=each.sessions,
+                e_fail=each.e_fail,
+                e_pass=each.e_pass,
             )
             for each in (evidence.curves if evidence is not None else ())
         ],
-    )  # fmt: skip
+    )
 
 
 def _over_time(operations: Operations, alias: str) -> list[OverTimeView]:
     return [
         OverTimeView(
-            version=each.version, what=each.what, n=each.n, psi=each.psi, js=each.js, evidence=each.evidence,
-            bound=each.bound, run_length=each.run_length, alarm_at=each.alarm_at, why=each.why,
+            version=each.version,
+            what=each.what,
+            n=each.n,
+            psi=each.psi,
+            js=each.js,
+            evidence=each.evidence,
+            bound=each.bound,
+            run_length=each.run_length,
+            alarm_at=each.alarm_at,
+            why=each.why,
         )
         for each in operations.rollouts.drift.standing()
         if each.alias == alias
-    ]  # fmt: skip
+    ]
 
 
 def _queue(depth: Depth, now: float) -> QueueReport:
@@ -210,8 +236,14 @@ def summaries(pairs: list[Judged]) -> list[ShadowSummary]:
         floor = noise.get((alias, control)) or noise.get((alias, version)) or ()
         found.append(
             ShadowSummary(
-                alias=alias, version=version, control=control, kind=kind, n=len(group), kl=mean_kl(group),
-                kl_noise=mean_kl(floor), last_at=max(each.at for each in group),
+                alias=alias,
+                version=version,
+                control=control,
+                kind=kind,
+                n=len(group),
+                kl=mean_kl(group),
+                kl_noise=mean_kl(floor),
+                last_at=max(each.at for each in group),
             )
-        )  # fmt: skip
+        )
     return found

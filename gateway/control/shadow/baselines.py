@@ -99,9 +99,7 @@ def made_from(pairs: Iterable[Judged], *, version: str, alias: str, rollout: str
     window = gathered.close(float("inf"))
     if sessions_in(window) < FEWEST_SESSIONS:
         return Baseline(version=version, alias=alias, at=at)
-    return Baseline(
-        version=version, alias=alias, rollout=rollout, at=at, window=window.to_json(), has_estimates=True
-    )  # fmt: skip
+    return Baseline(version=version, alias=alias, rollout=rollout, at=at, window=window.to_json(), has_estimates=True)
 
 
 def completed(baseline: Baseline, first: Window, after: int) -> Baseline:

@@ -232,9 +232,14 @@ class _Follow:
                 "sessions at most, on average"
             )
             self.pending[name] = Drifted(
-                alias=self.baseline.alias, version=self.baseline.version, what=alarm.what, n=alarm.n,
-                limit=alarm.limit, baseline=alarm.baseline, noted=Noted(number=self.last, at=at, why=why),
-            )  # fmt: skip
+                alias=self.baseline.alias,
+                version=self.baseline.version,
+                what=alarm.what,
+                n=alarm.n,
+                limit=alarm.limit,
+                baseline=alarm.baseline,
+                noted=Noted(number=self.last, at=at, why=why),
+            )
 
     def standing(self) -> list[DriftStanding]:
         """Return how far everything that is watched is."""

@@ -106,9 +106,10 @@ class _Growing:
         self.evidence.close(now)
         findings = self.evidence.findings()
         return Grown(
-            stage=number, readings=tuple(judge_pairs(gate, findings.get(gate.name)) for gate in self._gates),
+            stage=number,
+            readings=tuple(judge_pairs(gate, findings.get(gate.name)) for gate in self._gates),
             curves=tuple(curve.curve() for curve in self._curves),
-        )  # fmt: skip
+        )
 
 
 class _Recorded:

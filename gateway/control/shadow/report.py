@@ -65,18 +65,22 @@ def _comparison(
     kind: Kind, version: str, control: str, pairs: Sequence[Judged], noise: Sequence[Judged]
 ) -> ComparisonView:
     return ComparisonView(
-        kind=kind, version=version, control=control, n=len(pairs), sessions=len({_session(each) for each in pairs}),
-        first_at=min(each.at for each in pairs), last_at=max(each.at for each in pairs),
-        figures=figures(pairs, noise, with_levels=False), drift=drift(pairs, noise), judge=judge(pairs, noise),
+        kind=kind,
+        version=version,
+        control=control,
+        n=len(pairs),
+        sessions=len({_session(each) for each in pairs}),
+        first_at=min(each.at for each in pairs),
+        last_at=max(each.at for each in pairs),
+        figures=figures(pairs, noise, with_levels=False),
+        drift=drift(pairs, noise),
+        judge=judge(pairs, noise),
         tasks=tasks(pairs, noise),
         prompt_tokens=lengths(each.prompt_tokens for each in pairs),
         control_tokens=lengths(each.control_tokens for each in pairs),
         other_tokens=lengths(each.other_tokens for each in pairs),
-        points=[
-            PointView(at=each.at, task=each.task, kl=kl_estimate_of(each))
-            for each in thinned(pairs, MOST_POINTS)
-        ],
-    )  # fmt: skip
+        points=[PointView(at=each.at, task=each.task, kl=kl_estimate_of(each)) for each in thinned(pairs, MOST_POINTS)],
+    )
 
 
 def _session(judged: Judged) -> str:
@@ -98,12 +102,22 @@ def figures(pairs: Sequence[Judged], noise: Sequence[Judged], *, with_levels: bo
         floor_n, floor = theirs.get(name, (0, None))
         views.append(
             FigureView(
-                comparator=name, is_difference=control is not None, n=n, sessions=estimate.evidence.n,
-                mean=estimate.mean, low=low, high=high, control=control, candidate=candidate,
-                noise=floors.get(name), noise_n=floor_n, excess=excess.get(name), unscored=unscored.get(name, {}),
+                comparator=name,
+                is_difference=control is not None,
+                n=n,
+                sessions=estimate.evidence.n,
+                mean=estimate.mean,
+                low=low,
+                high=high,
+                control=control,
+                candidate=candidate,
+                noise=floors.get(name),
+                noise_n=floor_n,
+                excess=excess.get(name),
+                unscored=unscored.get(name, {}),
                 e_value=_e_value(name, estimate, floor, is_difference=control is not None),
             )
-        )  # fmt: skip
+        )
     return views
 
 
@@ -167,17 +181,33 @@ def drift(pairs: Sequence[Judged], noise: Sequence[Judged]) -> DriftView | None:
     low, high = (None, None) if kl is None else kl.interval()
     bound_low, bound_high = bound.interval()
     return DriftView(
-        n=mine[BOUND][0], n_tokens=sum(each.n_tokens for each in sides),
-        kl=None if kl is None else kl.mean, low=low, high=high,
-        kl_bound=bound.mean, kl_bound_low=bound_low, kl_bound_high=bound_high, bits_per_byte=bits_per_byte(sides),
+        n=mine[BOUND][0],
+        n_tokens=sum(each.n_tokens for each in sides),
+        kl=None if kl is None else kl.mean,
+        low=low,
+        high=high,
+        kl_bound=bound.mean,
+        kl_bound_low=bound_low,
+        kl_bound_high=bound_high,
+        bits_per_byte=bits_per_byte(sides),
         noise=None if floor is None else floor.mean,
-        quantiles={"p50": quantile(rising, 0.5), "p90": quantile(rising, 0.9), "p99": quantile(rising, 0.99),
-                   "max": rising[-1]} if rising else {},
-        log_ratio=mean(each.log_ratio for each in sides), moved_share=told["moved_share"].mean,
+        quantiles={
+            "p50": quantile(rising, 0.5),
+            "p90": quantile(rising, 0.9),
+            "p99": quantile(rising, 0.99),
+            "max": rising[-1],
+        }
+        if rising
+        else {},
+        log_ratio=mean(each.log_ratio for each in sides),
+        moved_share=told["moved_share"].mean,
         top1_agreement=1.0 - told["token_flip"].mean,
-        bounds=list(HISTOGRAM_BOUNDS), histogram=_histogram(sides), top_moved=_moved(sides), unscored=dict(failed),
+        bounds=list(HISTOGRAM_BOUNDS),
+        histogram=_histogram(sides),
+        top_moved=_moved(sides),
+        unscored=dict(failed),
         e_values={name: _e_value(name, told[name], floors[name], is_difference=False) for name in told},
-    )  # fmt: skip
+    )
 
 
 def mean_kl(pairs: Iterable[Judged]) -> float | None:
@@ -222,12 +252,17 @@ def judge(pairs: Sequence[Judged], noise: Sequence[Judged]) -> JudgeView | None:
     low, high = (None, None) if is_sampled else estimate.interval()
     weighed = sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
     return JudgeView(
-        n=len(values), wins=sum(value > _WIN for value in values), losses=sum(value < _LOSS for value in values),
+        n=len(values),
+        wins=sum(value > _WIN for value in values),
+        losses=sum(value < _LOSS for value in values),
         ties=sum(_LOSS <= value <= _WIN for value in values),
-        win_ratio=weighed if is_sampled else estimate.mean, low=low, high=high,
-        noise=estimate_of(fair).mean if fair else None, noise_n=len(fair),
+        win_ratio=weighed if is_sampled else estimate.mean,
+        low=low,
+        high=high,
+        noise=estimate_of(fair).mean if fair else None,
+        noise_n=len(fair),
         e_value=None if is_sampled else e_against(estimate, 0.5),
-    )  # fmt: skip
+    )
 
 
 def tasks(pairs: Sequence[Judged], noise: Sequence[Judged]) -> list[TaskView]:
@@ -236,12 +271,14 @@ def tasks(pairs: Sequence[Judged], noise: Sequence[Judged]) -> list[TaskView]:
     largest = sorted(by_task.items(), key=lambda item: (-len(item[1]), item[0]))[:MOST_TASKS]
     return [
         TaskView(
-            task=task, n=len(group), figures=figures(group, noise_by_task.get(task, ()), with_levels=True),
+            task=task,
+            n=len(group),
+            figures=figures(group, noise_by_task.get(task, ()), with_levels=True),
             control_tokens=lengths(each.control_tokens for each in group),
             other_tokens=lengths(each.other_tokens for each in group),
         )
         for task, group in largest
-    ]  # fmt: skip
+    ]
 
 
 def grouped(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:

@@ -61,7 +61,7 @@ def not_replayed(plan: Plan) -> tuple[str, ...]:
 
 def simulate(
     plan: Plan, past: Rollout, pairs: Sequence[Judged], make: Make = criterion_evidence, judged_share: float = 1.0
-) -> Stop:  # fmt: skip
+) -> Stop:
     """Return when a rollout would have stopped under another plan.
 
     Args:
@@ -94,9 +94,13 @@ def simulate(
 
 def _stop(outcome: Outcome, run: "_Run", seen: int, judged: Judged) -> Stop:
     return Stop(
-        outcome=outcome, pairs=seen, number=judged.number, at=judged.judged_at, why=run.why(outcome),
+        outcome=outcome,
+        pairs=seen,
+        number=judged.number,
+        at=judged.judged_at,
+        why=run.why(outcome),
         readings=run.readings,
-    )  # fmt: skip
+    )
 
 
 class _Run:

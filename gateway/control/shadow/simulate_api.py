@@ -94,15 +94,25 @@ def _replayed(store: Store, plan: Plan, journey: Journey) -> ReplayedRollout:
     rollout, last = journey.rollout, journey.last
     pairs = Pairs(store).of(rollout.id)
     return ReplayedRollout(
-        id=rollout.id, alias=rollout.alias, control=rollout.control, candidate=rollout.candidate,
-        started_at=journey.started_at, stored_pairs=len(pairs),
-        simulated=_stop_view(simulate(plan, rollout, pairs, judged_share=journey.judged_share)), phase=rollout.phase,
+        id=rollout.id,
+        alias=rollout.alias,
+        control=rollout.control,
+        candidate=rollout.candidate,
+        started_at=journey.started_at,
+        stored_pairs=len(pairs),
+        simulated=_stop_view(simulate(plan, rollout, pairs, judged_share=journey.judged_share)),
+        phase=rollout.phase,
         last=LastView(at=last.at, by=last.by, event=last.event, why=last.why),
-    )  # fmt: skip
+    )
 
 
 def _stop_view(stop: Stop) -> StopView:
     return StopView(
-        outcome=stop.outcome, pairs=stop.pairs, number=stop.number, at=stop.at, gate=stop.gate, why=stop.why,
+        outcome=stop.outcome,
+        pairs=stop.pairs,
+        number=stop.number,
+        at=stop.at,
+        gate=stop.gate,
+        why=stop.why,
         gates=[reading_view(each) for each in stop.readings],
-    )  # fmt: skip
+    )

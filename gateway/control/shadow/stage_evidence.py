@@ -63,10 +63,17 @@ def criterion_of(gate: Gate, plan: Plan, judged_share: float = 1.0) -> Criterion
         kind = registered(comparator.shape, comparator.direction)
     is_preference = (kind or METRICS[gate.name]).shape is Shape.PREFERENCE
     return criterion(
-        gate.name, alpha=plan.alpha_per_gate, pass_alpha=plan.alpha, margin=gate.margin, limit=gate.limit,
+        gate.name,
+        alpha=plan.alpha_per_gate,
+        pass_alpha=plan.alpha,
+        margin=gate.margin,
+        limit=gate.limit,
         min_samples=gate.min_samples,
-        critical=gate.is_critical, muted=gate.is_muted, kind=kind, judged_share=judged_share if is_preference else 1.0,
-    )  # fmt: skip
+        critical=gate.is_critical,
+        muted=gate.is_muted,
+        kind=kind,
+        judged_share=judged_share if is_preference else 1.0,
+    )
 
 
 def needs_noise(rollout: Rollout) -> bool:
@@ -182,7 +189,13 @@ class _GateEvidence:
         verdict = Verdict(said.label.value)
         e_value = said.e_pass if verdict is Verdict.PASS else said.e_fail
         return Finding(
-            verdict=verdict, reason=said.reason, observed=said.observed, limit=said.limit, n=said.n,
-            e_value=e_value, first=self._first, last=self._last,
+            verdict=verdict,
+            reason=said.reason,
+            observed=said.observed,
+            limit=said.limit,
+            n=said.n,
+            e_value=e_value,
+            first=self._first,
+            last=self._last,
             against=tuple(sample for _, _, sample in sorted(self._worst, reverse=True)),
-        )  # fmt: skip
+        )

@@ -65,8 +65,9 @@ def add_straight(app: FastAPI, memory: Memory) -> None:
         if not request.state.is_local:
             raise Forbidden(
                 "Samples that may not be stored are given to this machine's own evaluator alone, over the control "
-                "socket.", code="role_not_allowed",
-            )  # fmt: skip
+                "socket.",
+                code="role_not_allowed",
+            )
         if HEADER in request.headers:
             raise BadRequest(f"`{HEADER}` is not taken here: the reply would be stored, and its samples may not be.")
         try:

@@ -168,10 +168,11 @@ class Board:
                 noise = {} if key[2] == Kind.NOISE else self._noise(key, means)
                 windows[key] = WindowView(n=n, scores=scores, noise=noise, excess=excess_over(scores, noise))
         return ShadowReading(
-            pairs=dict(self._pairs), windows=windows,
+            pairs=dict(self._pairs),
+            windows=windows,
             kl={key: each.tallied() for key, each in self._kl.items()},
             lag={alias: each.tallied() for alias, each in self._lag.items()},
-        )  # fmt: skip
+        )
 
     def _noise(self, key: Key, means: Mapping[Key, tuple[int, dict[str, float]]]) -> dict[str, float]:
         """Return the noise floor of a key: the control's with itself, and where there is none, the version's."""
