@@ -25,7 +25,7 @@ from evaluators.drift.divergence import Told, estimate, lower_bound
 from evaluators.judge.classify import CriterionEvidence, Label
 from evaluators.judge.criteria import criterion
 from evaluators.observation import Drift, Judged, Kind
-from gateway.control.shadow.intervals import estimate_of
+from gateway.admin.shadow.intervals import estimate_of
 from gateway.demo.adapters import BETTER, OVERFITTED, demo_adapters
 from gateway.demo.base_model import demo_base
 from gateway.settings import load

@@ -7,7 +7,7 @@ Two measurements, each with mirroring at 0 % and at 10 % by turns, in one run, o
 * a worker process in front of the fake engine, under load: its CPU time over the requests it has served. Its
   ratio is what is promised.
 
-And what remembering each request for feedback costs (`gateway/receive/recent.py`).
+And what remembering each request for feedback costs (`gateway/receive/recent_requests.py`).
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from gateway.decide.assign import Arm
 from gateway.decide.authenticate import ANYONE
 from gateway.decide.route import Base, EngineView, RolloutTag
 from gateway.mirror.bounds import Bounds
-from gateway.mirror.taken import Taken
+from gateway.mirror.captured import Taken
 from gateway.pipeline import Exposure, Placement
 from gateway.receive.limits import Limits
-from gateway.receive.recent import Recent
-from gateway.store.desired import Desired, MirrorPolicy, RouteRecord
+from gateway.receive.recent_requests import Recent
+from gateway.records.state import Desired, MirrorPolicy, RouteRecord
 from gateway.store.snapshot import encode, of_state
 from gateway.workers.channel import Configure
 from gateway.workers.pool import WorkerPool

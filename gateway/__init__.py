@@ -1,9 +1,9 @@
 """Loragate: who is served what, and taking it back. The story of a request:
 
 receive/protocol.py      bytes become a request; limits, time-outs, pipelining
-receive/endpoints.py     is this a path we serve?
+openai/endpoints.py     is this a path we serve?
 decide/authenticate.py   whose key is it?
-receive/wire.py          which model does the body ask for?
+openai/body.py          which model does the body ask for?
 receive/request.py       the request, complete, and the model that it means
 pipeline.py              the decisions below, in one function
 decide/route.py          what does that name mean?
@@ -16,7 +16,7 @@ serve/upstream.py        over a pooled connection, and the reply streams back
 serve/sse.py             event by event, its usage read on the way
 observe/ledger.py        and counted
 
-That of an adapter begins in control/adapters/operations.py and goes on in the package `adapters`;
+That of an adapter begins in admin/adapters/operations.py and goes on in the package `adapters`;
 ARCHITECTURE.md has both, and more.
 """
 

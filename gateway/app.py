@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from gateway.decide.route import RouteTable
 from gateway.errors import EngineUnavailable, RouteTableUnreadable
-from gateway.mirror.feedback import Feedback
 from gateway.mirror.queue import MirrorQueue
 from gateway.observe.ledger import Ledger
 from gateway.observe.tally import Tallies
@@ -28,8 +27,9 @@ from gateway.receive.known_callers import KnownCallers
 from gateway.receive.placing import Placing
 from gateway.receive.protocol import ClientConnection
 from gateway.receive.rates import WorkerRates
-from gateway.receive.recent import Recent
+from gateway.receive.recent_requests import Recent
 from gateway.receive.tap import Taps
+from gateway.records.feedback import Feedback
 from gateway.serve.upstream import EnginePools
 from gateway.store.snapshot import to_table
 from gateway.workers import channel

@@ -17,27 +17,27 @@ import msgspec
 import uvicorn
 
 from gateway import node_views
-from gateway.control.adapters.intake import Intake
-from gateway.control.adapters.operations import AdapterOperations
-from gateway.control.contact import StoreContact
-from gateway.control.operations import Operations
-from gateway.control.rollouts.conductor import Conductor
-from gateway.control.shadow.heard import Heard
-from gateway.control.state import Conflict, LiveState
+from gateway.admin.adapters.intake import Intake
+from gateway.admin.adapters.operations import AdapterOperations
+from gateway.admin.operations import Operations
+from gateway.admin.rollouts.conductor import Conductor
+from gateway.admin.shadow.metrics_collector import Heard
+from gateway.admin.state import Conflict, LiveState
+from gateway.admin.store_sync import StoreContact
 from gateway.evaluate.supervise import EvaluatorChild, is_wanted, order_of
-from gateway.listening import CONTROL_SOCKET, ListeningSockets, address, make_folder
-from gateway.mirror.desk import FeedbackDesk
+from gateway.factories import fleet_of, intake_rules
+from gateway.mirror.feedback_service import FeedbackDesk
 from gateway.mirror.intake import MirrorIntake
+from gateway.mirror.memory_queue import Straight
 from gateway.mirror.node_side import Catcher, mirror_reading, policies, policy_of
 from gateway.mirror.retention import Retention
-from gateway.mirror.straight import Straight
 from gateway.observe.loads import LoadCounts
 from gateway.observe.tally import Tally
-from gateway.parts import fleet_of, intake_rules
+from gateway.records.state import Desired
 from gateway.serve.vllm_process import EngineProcess, VllmCommand
 from gateway.settings import Settings
+from gateway.sockets import CONTROL_SOCKET, ListeningSockets, address, make_folder
 from gateway.store.copies import COPY_FILE, read_copy, save_copy
-from gateway.store.desired import Desired
 from gateway.store.errors import SessionsNotKept, StoreError, StoreUnavailable
 from gateway.store.feedback import Feedbacks
 from gateway.store.fingerprints import FingerprintStore
@@ -347,18 +347,18 @@ class Node:
     async def _serve_control(self) -> None:
         # FastAPI takes half a second to import: in a thread, so that workers start and engines
         # are asked meanwhile.
-        await asyncio.to_thread(importlib.import_module, "gateway.control.api")
+        await asyncio.to_thread(importlib.import_module, "gateway.admin.api")
         self._control = self._control_server()
         await self._control.serve(sockets=[self.sockets.control, self.sockets.unix])
 
     def _control_server(self) -> uvicorn.Server:
-        from gateway.control.api import Probes, build_control
+        from gateway.admin.api import Probes, build_admin
 
         path = self.folder / CONTROL_SOCKET
         probes = Probes(
             lambda: node_views.readiness(self), lambda: node_views.metrics(self), lambda: node_views.status(self)
         )
-        app = build_control(
+        app = build_admin(
             self.operations, probes, socket_path=str(path), with_keys=self.settings.auth, straight=self.straight
         )
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=3)

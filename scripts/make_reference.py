@@ -11,11 +11,8 @@ import click
 
 from evaluators.observation import Drift, Judged, Kind, Score
 from gateway import errors, settings
+from gateway.admin.shadow.windows import Board
 from gateway.cli import main as loragate
-from gateway.control.shadow.windows import Board
-from gateway.decide.ratio import judge_ratio
-from gateway.decide.verdict import Reading as GateReading
-from gateway.decide.verdict import Verdict
 from gateway.observe.drift_view import DriftStanding
 from gateway.observe.engine_counts import PlacementCounts
 from gateway.observe.ledger import Cell
@@ -25,6 +22,9 @@ from gateway.observe.mirror_counts import MirrorCounts, MirrorReading
 from gateway.observe.rollout_counts import RolloutCounts, RolloutsReading, RolloutView
 from gateway.observe.shadow_counts import EvaluatorCounts, QueueView, ShadowReading
 from gateway.observe.store_metrics import StoreReading
+from gateway.rollout.gates.reading import Reading as GateReading
+from gateway.rollout.gates.reading import Verdict
+from gateway.rollout.gates.sample_ratio import judge_ratio
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "reference"

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from evaluators.statistics.betting import BETS, SHARES
 from gateway.decide.assign import TOTAL_WEIGHT
-from gateway.decide.by_account import judge_by_account
-from gateway.decide.gates import AccountStreams, Gate, Streams
-from gateway.decide.unit_shares import (
+from gateway.rollout.gates.by_account import judge_by_account
+from gateway.rollout.gates.reading import Verdict
+from gateway.rollout.gates.traffic import AccountStreams, Gate, Streams
+from gateway.rollout.gates.unit_shares import (
     FRESH,
     IDLE_SECONDS,
     KEPT,
@@ -27,7 +28,6 @@ from gateway.decide.unit_shares import (
     Shares,
     Units,
 )
-from gateway.decide.verdict import Verdict
 from simulations.capital import Array, Mask
 
 Index = NDArray[np.int64]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from gateway.decide.assign import TOTAL_WEIGHT
-from gateway.decide.gates import Gate, Streams, judge_streams
-from gateway.decide.unit_shares import Count, units_of
-from gateway.decide.verdict import Verdict
+from gateway.rollout.gates.reading import Verdict
+from gateway.rollout.gates.traffic import Gate, Streams, judge_streams
+from gateway.rollout.gates.unit_shares import Count, units_of
 from simulations.live import GATES, Account, Scene, drawn, first_verdict
 from simulations.promises import Size
 

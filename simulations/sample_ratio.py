@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gateway.decide.ratio import ALPHA, CONCENTRATION
+from gateway.rollout.gates.sample_ratio import ALPHA, CONCENTRATION
 from simulations.capital import Array, chunks
 from simulations.promises import Size
 

@@ -13,10 +13,8 @@ from gateway.decide.engine_fields import FieldPolicy
 from gateway.decide.route import RouteTable
 from gateway.errors import EngineFailed
 from gateway.mirror.bounds import Bounds
-from gateway.mirror.feedback import Feedback
+from gateway.mirror.captured import NoPair, Taken, sample_of
 from gateway.mirror.queue import MirrorQueue
-from gateway.mirror.sample import Sample
-from gateway.mirror.taken import NoPair, Taken, sample_of
 from gateway.observe.ledger import Ledger
 from gateway.observe.tally import Tallies
 from gateway.ports import Reader
@@ -28,8 +26,10 @@ from gateway.receive.limits import Limits
 from gateway.receive.placing import Placing
 from gateway.receive.protocol import ClientConnection
 from gateway.receive.rates import WorkerRates
-from gateway.receive.recent import Recent
+from gateway.receive.recent_requests import Recent
 from gateway.receive.tap import Taps
+from gateway.records.feedback import Feedback
+from gateway.records.sample import Sample
 from gateway.serve.connection import Head
 from gateway.store.snapshot import to_table
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from evaluators.observation import Drift, Judged, Kind, Score, Unscored
-from gateway.mirror.sample import Sample
+from gateway.records.sample import Sample
 
 
 def sample(number: int, alias: str = "support", **more: Any) -> Sample:

@@ -5,7 +5,7 @@ import time
 from multiprocessing.connection import Connection
 
 from gateway.decide.authenticate import Role
-from gateway.store.desired import Desired, KeyRecord
+from gateway.records.state import Desired, KeyRecord
 from gateway.store.errors import Fenced, StaleWrite
 from gateway.store.leader import Leader
 from gateway.store.samples import Samples

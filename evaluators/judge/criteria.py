@@ -24,7 +24,7 @@ HIGHER, LOWER = Direction.HIGHER_IS_BETTER, Direction.LOWER_IS_BETTER
 # Sessions before a criterion may pass; a failure does not wait. Less is an hour's mood of the traffic, whatever the
 # e-value. Spinnaker asks for 50 data points per metric, too (spinnaker.io/guides/user/canary/best-practices).
 MIN_SAMPLES: Final = 50
-# Chance of ever answering wrongly, where no plan shares out its own: as `gateway/decide/plan.py`.
+# Chance of ever answering wrongly, where no plan shares out its own: as `gateway/rollout/plan.py`.
 ALPHA: Final = 0.01
 # A preference counts with at most a quarter of its size. So weights of up to four times those of evenly chosen pairs
 # stay bounded (`evaluators/preference/choosing.py` makes at most twice), and a win rate near a half, whose variance

@@ -5,8 +5,8 @@ from outside, so they may be anything: what cannot be compared raises `NotCompar
 a word, and nothing else is ever raised.
 """
 
-from evaluators.normalize.asking import prompt_of
 from evaluators.normalize.observing import observation_of
+from evaluators.normalize.prompt import prompt_of
 from evaluators.normalize.reading import NotComparable
 from evaluators.normalize.replaying import replay_body, skip_reason
 

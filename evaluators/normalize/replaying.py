@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from evaluators.normalize.asking import prompt_count
+from evaluators.normalize.prompt import prompt_count
 from evaluators.normalize.reading import NotComparable, count_of, mappings_of, members_of, object_of
 
 ENDPOINTS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")

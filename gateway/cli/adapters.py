@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from adapters.recipe import CannotFuse, Method, parse_parents
-from gateway.cli.client import Control, echo_json, every, segment
+from gateway.cli.client import admin_client, echo_json, every, segment
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.output import say
 from gateway.cli.progress import long_operation
@@ -93,7 +93,7 @@ def scale(version: str, factor: float, as_json: bool, **given: Any) -> None:
 
 
 def _register(path: str, body: dict[str, Any], as_json: bool, options: dict[str, Any]) -> None:
-    control = _control(options)
+    control = admin_client(options)
     with long_operation(is_quiet=as_json) as on_progress:
         version = control.follow(f"/admin/v1/adapters{path}", body, on_progress)
     if as_json:
@@ -115,7 +115,7 @@ def _register(path: str, body: dict[str, Any], as_json: bool, options: dict[str,
 @control_options
 def list_adapters(as_json: bool, **control: Any) -> None:
     """List all registered versions."""
-    found = every(_control(control).ask_running, "/admin/v1/adapters", "adapters")
+    found = every(admin_client(control).ask_running, "/admin/v1/adapters", "adapters")
     if as_json:
         echo_json(found)
         return
@@ -143,7 +143,7 @@ def list_adapters(as_json: bool, **control: Any) -> None:
 @control_options
 def show(name: str, as_json: bool, **control: Any) -> None:
     """Show one version, or the one that alias NAME serves."""
-    version = _control(control).ask_running("GET", f"/admin/v1/adapters/{segment(name)}")
+    version = admin_client(control).ask_running("GET", f"/admin/v1/adapters/{segment(name)}")
     if as_json:
         echo_json(version)
         return
@@ -189,12 +189,8 @@ def remove(name: str, as_json: bool, **control: Any) -> None:
 
     Replies under way are finished.
     """
-    answer = _control(control).ask_running("DELETE", f"/admin/v1/adapters/{segment(name)}")
+    answer = admin_client(control).ask_running("DELETE", f"/admin/v1/adapters/{segment(name)}")
     if as_json:
         echo_json(answer)
     else:
         say(f"Removed {', '.join(answer['removed'])}.")
-
-
-def _control(options: dict[str, Any]) -> Control:
-    return Control(options["state"], options["control"], options["key"])

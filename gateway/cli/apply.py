@@ -6,11 +6,11 @@ from typing import Any, Final
 import click
 import msgspec
 
-from gateway.cli.client import Control, echo_json
+from gateway.admin.routes.text import plan_lines, written
+from gateway.cli.client import admin_client, echo_json
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.output import say
 from gateway.cli.routes_file import is_terminal, read_file
-from gateway.control.routes.text import plan_lines, written
 
 COLOURS: Final[Mapping[str, str]] = {"add": "green", "change": "yellow", "remove": "red", "warning": "yellow"}
 
@@ -44,7 +44,7 @@ def apply(name: str, dry_run: bool, yes: bool, as_json: bool, **given: Any) -> N
     declaration = read_file(name)
     routes = [written(msgspec.to_builtins(route)) for route in declaration.routes]
     body = {"routes": routes, "prune": declaration.prune or given["prune"]}
-    control = Control(given["state"], given["control"], given["key"])
+    control = admin_client(given)
     plan = control.ask_running("POST", "/admin/v1/routes/plan", body)
     wanted = given["if_version"]
     if wanted is not None and wanted != plan["version"]:

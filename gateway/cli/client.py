@@ -14,7 +14,7 @@ from gateway.cli.output import print_json
 # Loading a large adapter on a slow disk, several engines; the control plane has its own limits.
 ANSWER_SECONDS = 300.0
 CONTROL_SOCKET = "control.sock"
-# Lines of JSON that tell how far a long operation is (control/adapters/api.py).
+# Lines of JSON that tell how far a long operation is (admin/adapters/api.py).
 PROGRESS_TYPE = "application/x-ndjson"
 # The most that the admin API gives at once.
 _PAGE = 1000
@@ -26,7 +26,7 @@ class NotRunning(Exception):
     """No gateway answers; the message says where it was looked for."""
 
 
-class Control:
+class AdminClient:
     """The control plane of one gateway.
 
     Args:
@@ -125,6 +125,11 @@ class Control:
             return self.ask(method, path, body, headers)
         except NotRunning as error:
             raise fail(f"{error}; start one with `loragate up`, or name it with --state or --control") from None
+
+
+def admin_client(options: Mapping[str, Any]) -> AdminClient:
+    """Return the client that a command's options ask for: `state`, `control` and `key`."""
+    return AdminClient(options["state"], options["control"], options["key"])
 
 
 def every(ask: Callable[[str, str], Any], path: str, member: str, *, cursor: str = "after") -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ def evaluate(config: Path | None, **given: Any) -> None:
     settings = load_settings(config, {**named_engines(given), **unused})
     if not settings.engines:
         raise fail("no engine given: use --engine URL")
-    from gateway.evaluate.running import check_sessions, run_evaluator
+    from gateway.evaluate.process import check_sessions, run_evaluator
     from gateway.store.database import InvalidUrl
     from gateway.store.errors import SessionsNotKept
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import click
 
-from gateway.cli.client import Control, echo_json
+from gateway.cli.client import admin_client, echo_json
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.output import say
 from gateway.cli.rollout import plan_values
 from gateway.cli.tables import show_table, when
-from gateway.decide.plan_text import NotReadable, seconds_of
+from gateway.rollout.plan_values import NotReadable, seconds_of
 
 # Characters of what really happened.
 _LONGEST = 120
@@ -54,7 +54,7 @@ def simulate(
     plan = plan_values(text, plan_file)
     if plan is None:
         raise fail("give a plan with -f FILE or --plan TEXT")
-    control = Control(given["state"], given["control"], given["key"])
+    control = admin_client(given)
     body = {"plan": plan, "since_seconds": seconds, "alias": alias}
     answer = control.ask_running("POST", "/admin/v1/gates/simulate", body)
     if as_json:

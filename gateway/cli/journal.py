@@ -7,11 +7,11 @@ from typing import IO, Any
 
 import click
 
-from gateway.cli.client import Control, echo_json, segment
+from gateway.cli.client import AdminClient, admin_client, echo_json, segment
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.output import print_json, say
 from gateway.cli.tables import show_table, when
-from gateway.decide.journal import Break, Entry, Head, verify
+from gateway.rollout.journal import Break, Entry, Head, verify
 
 _PATH = "/admin/v1/journal"
 _PAGE = 1000
@@ -35,7 +35,7 @@ def list_entries(alias: str | None, after: int | None, limit: int, as_json: bool
     """List entries, the oldest first."""
     query = f"?limit={limit}" + (f"&alias={segment(alias)}" if alias is not None else "")
     query += "&newest=true" if after is None else f"&after={after}"
-    entries = _control(given).ask_running("GET", _PATH + query)["entries"]
+    entries = admin_client(given).ask_running("GET", _PATH + query)["entries"]
     if as_json:
         echo_json(entries)
         return
@@ -78,7 +78,7 @@ def verify_entries(file: Path | None, head: str | None, as_json: bool, **given: 
         answer = _verified(file, noted)
     else:
         query = f"?head={head}" if head is not None else ""
-        answer = _control(given).ask_running("GET", f"{_PATH}/verify{query}")
+        answer = admin_client(given).ask_running("GET", f"{_PATH}/verify{query}")
     if as_json:
         echo_json(answer)
     elif answer["status"] == "whole":
@@ -148,7 +148,7 @@ def export(output: Path | None, as_json: bool, **given: Any) -> None:
 
     With --json the head is printed as JSON. It goes to standard error if the entries go to standard output.
     """
-    control = _control(given)
+    control = admin_client(given)
     head: dict[str, Any] | None = None
     with click.open_file(str(output) if output is not None else "-", "w", encoding="utf-8") as file:
         for entry in _pages(control):
@@ -162,7 +162,7 @@ def export(output: Path | None, as_json: bool, **given: Any) -> None:
             say(what, err=output is None)
 
 
-def _pages(control: Control) -> Iterator[dict[str, Any]]:
+def _pages(control: AdminClient) -> Iterator[dict[str, Any]]:
     after: int | None = 0
     while after is not None:
         page = control.ask_running("GET", f"{_PATH}?after={after}&limit={_PAGE}")
@@ -179,7 +179,7 @@ def explain(decision: str, as_json: bool, **given: Any) -> None:
 
     DECISION is an entry's number in `loragate journal ls`, or a rollout's id for all of its story.
     """
-    answer = _control(given).ask_running("GET", f"/admin/v1/decisions/{segment(decision)}")
+    answer = admin_client(given).ask_running("GET", f"/admin/v1/decisions/{segment(decision)}")
     if as_json:
         echo_json(answer)
         return
@@ -187,7 +187,3 @@ def explain(decision: str, as_json: bool, **given: Any) -> None:
         say(line)
     if answer["replay"] is not None:
         say(f"The journal, replayed, leads to the state {answer['replay']}.")
-
-
-def _control(options: dict[str, Any]) -> Control:
-    return Control(options["state"], options["control"], options["key"])

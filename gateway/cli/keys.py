@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from gateway.cli.client import Control, NotRunning, echo_json, every, segment
+from gateway.cli.client import NotRunning, admin_client, echo_json, every, segment
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.output import say
 from gateway.cli.tables import show_table, when
 from gateway.decide.authenticate import Role
 from gateway.decide.engine_fields import check_rules
-from gateway.decide.plan_text import NotReadable, seconds_of
+from gateway.rollout.plan_values import NotReadable, seconds_of
 from gateway.settings import load
 from gateway.store.errors import StaleWrite, StoreError
 from gateway.store.keys import KeyOutOfUse, UnknownKey, create_key, key_view, revoke_key, rotate_key
@@ -87,7 +87,7 @@ def create(
     rules = _rules(engine_fields)
     body: dict[str, Any] = {"role": role, "name": name, "models": allowed, "lifetime_seconds": expires, **limits}
     body |= {"engine_fields": rules} if rules else {}
-    remote = _control(control)
+    remote = admin_client(control)
     try:
         made = remote.ask("POST", "/admin/v1/keys", body)
     except NotRunning as error:
@@ -134,7 +134,7 @@ def _rules(given: tuple[str, ...]) -> dict[str, str | int]:
 @control_options
 def rotate(key_id: str, overlap: int, as_json: bool, **control: Any) -> None:
     """Make a key in KEY_ID's place, with its role, models and limits, and show it, this once."""
-    remote = _control(control)
+    remote = admin_client(control)
     try:
         made = remote.ask("POST", f"/admin/v1/keys/{segment(key_id)}/rotate", {"overlap_seconds": overlap})
     except NotRunning as error:
@@ -158,7 +158,7 @@ def _show_made(made: dict[str, Any], *, as_json: bool) -> None:
 @control_options
 def list_keys(as_json: bool, **control: Any) -> None:
     """List all keys, without the keys themselves."""
-    remote = _control(control)
+    remote = admin_client(control)
     try:
         records = every(remote.ask, "/admin/v1/keys", "keys")
     except NotRunning as error:
@@ -195,7 +195,7 @@ def _shown_limits(key: dict[str, Any]) -> str:
 @control_options
 def revoke(key_id: str, as_json: bool, **control: Any) -> None:
     """Revoke key KEY_ID; the next request with it is refused."""
-    remote = _control(control)
+    remote = admin_client(control)
     try:
         remote.ask("DELETE", f"/admin/v1/keys/{segment(key_id)}")
     except NotRunning as error:
@@ -264,7 +264,3 @@ def _view(record: Any) -> dict[str, Any]:
 def _check_is_local(control: dict[str, Any], error: NotRunning) -> None:
     if control["control"]:
         raise fail(str(error))
-
-
-def _control(options: dict[str, Any]) -> Control:
-    return Control(options["state"], options["control"], options["key"])

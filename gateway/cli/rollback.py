@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from gateway.cli.client import Control, echo_json, segment
+from gateway.cli.client import AdminClient, echo_json, segment
 from gateway.cli.options import control_options, json_option
 from gateway.cli.output import say
 from gateway.cli.tables import share
@@ -25,7 +25,7 @@ def rollback(
     gets its last control that is still registered. Replies under way are finished.
     """
     body = {"to": to_version, "reason": reason}
-    answer = Control(state, control, key).ask_running("POST", f"/admin/v1/routes/{segment(alias)}/rollback", body)
+    answer = AdminClient(state, control, key).ask_running("POST", f"/admin/v1/routes/{segment(alias)}/rollback", body)
     if as_json:
         echo_json(answer)
         return

@@ -5,14 +5,14 @@ from typing import Any
 
 import click
 
-from gateway.cli.client import Control, echo_json, every, segment
+from gateway.cli.client import admin_client, echo_json, every, segment
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.output import say
 from gateway.cli.routes_file import yaml_values
 from gateway.cli.tables import share, show_table, when
-from gateway.control.rollouts.explain import share_of_account
-from gateway.decide.plan import canonical
-from gateway.decide.read_plan import InvalidPlan, parse_plan
+from gateway.rollout.explain import share_of_account
+from gateway.rollout.plan import canonical
+from gateway.rollout.plan_parser import InvalidPlan, parse_plan
 
 _PATH = "/admin/v1/rollouts"
 _WHICH = "ROLLOUT is a rollout's id, or the alias whose open rollout is meant."
@@ -51,7 +51,7 @@ def start(
     Without a plan: the one that the route declares, else `5 % 10m → 25 % → 50 % → 100 %`.
     """
     body = {"candidate": candidate, "plan": plan_values(text, plan_file), "reason": reason, "override": override}
-    answer = _control(given).ask_running("POST", f"/admin/v1/routes/{segment(alias)}/rollout", body)
+    answer = admin_client(given).ask_running("POST", f"/admin/v1/routes/{segment(alias)}/rollout", body)
     _print(answer, as_json)
 
 
@@ -90,7 +90,7 @@ def plan_values(text: str | None, file: Path | None) -> dict[str, Any] | None:
 def list_rollouts(alias: str | None, open_only: bool, limit: int, as_json: bool, **given: Any) -> None:
     """List rollouts, the newest first."""
     query = f"?limit={limit}&open={str(open_only).lower()}" + (f"&alias={segment(alias)}" if alias is not None else "")
-    found = _control(given).ask_running("GET", _PATH + query)["rollouts"]
+    found = admin_client(given).ask_running("GET", _PATH + query)["rollouts"]
     if as_json:
         echo_json(found)
         return
@@ -115,7 +115,7 @@ def status(name: str | None, as_json: bool, **given: Any) -> None:
 
     ROLLOUT is a rollout's id, or an alias: its open rollout, else its last. Without: all that are open.
     """
-    control = _control(given)
+    control = admin_client(given)
     names = (
         [name]
         if name is not None
@@ -173,7 +173,7 @@ def promote(which: str, reason: str, early: bool, sequence: int | None, as_json:
 
 
 def _send(name: str, which: str, body: dict[str, Any], as_json: bool, options: dict[str, Any]) -> None:
-    _print(_control(options).ask_running("POST", f"{_PATH}/{segment(which)}/{name}", body), as_json)
+    _print(admin_client(options).ask_running("POST", f"{_PATH}/{segment(which)}/{name}", body), as_json)
 
 
 def _print(answer: dict[str, Any], as_json: bool) -> None:
@@ -231,7 +231,3 @@ def _time(seconds: float | None) -> str:
     hours, rest = divmod(int(seconds), 3600)
     minutes, left = divmod(rest, 60)
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{left:02}s" if minutes else f"{left}s"
-
-
-def _control(options: dict[str, Any]) -> Control:
-    return Control(options["state"], options["control"], options["key"])

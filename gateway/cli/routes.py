@@ -4,14 +4,14 @@ from typing import Any
 
 import click
 
+from gateway.admin.routes.text import field_lines, shown, written
 from gateway.cli.apply import show_plan
-from gateway.cli.client import Control, echo_json, every, segment
+from gateway.cli.client import admin_client, echo_json, every, segment
 from gateway.cli.options import control_options, json_option
 from gateway.cli.output import print_lines, say
 from gateway.cli.routes_file import as_yaml
 from gateway.cli.tables import share, show_table, when
-from gateway.control.routes.text import field_lines, shown, written
-from gateway.decide.plan_text import NotReadable, weight_of
+from gateway.rollout.plan_values import NotReadable, weight_of
 
 _PATH = "/admin/v1/routes"
 _ALL = 10_000
@@ -45,7 +45,7 @@ def routes() -> None:
 @control_options
 def list_routes(as_json: bool, **given: Any) -> None:
     """List all aliases and what they serve."""
-    found = every(_control(given).ask_running, _PATH, "routes")
+    found = every(admin_client(given).ask_running, _PATH, "routes")
     if as_json:
         echo_json(found)
         return
@@ -64,7 +64,7 @@ def list_routes(as_json: bool, **given: Any) -> None:
 @control_options
 def show(alias: str, as_json: bool, **given: Any) -> None:
     """Show all of ALIAS's route."""
-    route = _control(given).ask_running("GET", f"{_PATH}/{segment(alias)}")
+    route = admin_client(given).ask_running("GET", f"{_PATH}/{segment(alias)}")
     if as_json:
         echo_json(route)
         return
@@ -87,7 +87,7 @@ def show(alias: str, as_json: bool, **given: Any) -> None:
 def history(alias: str, limit: int, before: int | None, as_json: bool, **given: Any) -> None:
     """List the versions of ALIAS's route, the newest first: when, who, why and what changed."""
     query = f"?limit={limit}" + (f"&before={before}" if before is not None else "")
-    answer = _control(given).ask_running("GET", f"{_PATH}/{segment(alias)}/history{query}")
+    answer = admin_client(given).ask_running("GET", f"{_PATH}/{segment(alias)}/history{query}")
     if as_json:
         echo_json(answer)
         return
@@ -114,7 +114,7 @@ def diff(alias: str, first: int | None, second: int | None, as_json: bool, **giv
     """
     named = (("from", first), ("to", second))
     query = "&".join(f"{name}={number}" for name, number in named if number is not None)
-    answer = _control(given).ask_running("GET", f"{_PATH}/{segment(alias)}/diff?{query}")
+    answer = admin_client(given).ask_running("GET", f"{_PATH}/{segment(alias)}/diff?{query}")
     if as_json:
         echo_json(answer)
         return
@@ -134,7 +134,7 @@ def diff(alias: str, first: int | None, second: int | None, as_json: bool, **giv
 def revert(alias: str, number: int, reason: str, as_json: bool, **given: Any) -> None:
     """Make ALIAS's route as it was in version NUMBER, at once; that is a new version."""
     body = {"number": number, "reason": reason}
-    done = _control(given).ask_running("POST", f"{_PATH}/{segment(alias)}/revert", body)
+    done = admin_client(given).ask_running("POST", f"{_PATH}/{segment(alias)}/revert", body)
     if as_json:
         echo_json(done)
         return
@@ -152,7 +152,7 @@ def export(aliases: tuple[str, ...], as_json: bool, **given: Any) -> None:
 
     All of them, or those of the ALIASes named.
     """
-    control = _control(given)
+    control = admin_client(given)
     if aliases:
         found = [control.ask_running("GET", f"{_PATH}/{segment(alias)}") for alias in dict.fromkeys(aliases)]
     else:
@@ -179,14 +179,10 @@ def export(aliases: tuple[str, ...], as_json: bool, **given: Any) -> None:
 def split(alias: str, candidate: str | None, weight: int, as_json: bool, **given: Any) -> None:
     """Send a sticky share of ALIAS's units to a candidate version."""
     body = {"candidate": candidate, "weight": weight}
-    route = _control(given).ask_running("PUT", f"{_PATH}/{segment(alias)}/split", body)
+    route = admin_client(given).ask_running("PUT", f"{_PATH}/{segment(alias)}/split", body)
     if as_json:
         echo_json(route)
     elif route["candidate"]:
         say(f"`{alias}`: {share(route['weight'])} to {route['candidate']}, the rest to {route['control']}.")
     else:
         say(f"`{alias}`: all to {route['control']}.")
-
-
-def _control(options: dict[str, Any]) -> Control:
-    return Control(options["state"], options["control"], options["key"])

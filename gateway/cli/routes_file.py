@@ -1,13 +1,13 @@
-"""Read and write routes.yaml: the text of it; what it says is read in `control/routes/files.py`."""
+"""Read and write routes.yaml: the text of it; what it says is read in `admin/routes/files.py`."""
 
 import sys
 from typing import Any
 
 import click
 
+from gateway.admin.routes.files import MOST_FILE_BYTES, Declaration, InvalidRoutes, parse_routes
 from gateway.cli.options import fail
 from gateway.cli.output import say
-from gateway.control.routes.files import MOST_FILE_BYTES, Declaration, InvalidRoutes, parse_routes
 from gateway.visible import visible
 from gateway.yaml_text import InvalidYaml, parse
 

@@ -101,15 +101,15 @@ def _mistakes() -> tuple[type[Exception], ...]:
     """Return what is told in a line; imported when something has gone wrong, so that the start does not wait."""
     from adapters.sources import SourceError
     from adapters.verify import InvalidKey
-    from gateway.listening import CannotListen
     from gateway.serve.vllm_process import EngineNotStarted
+    from gateway.sockets import CannotListen
     from gateway.store.errors import StoreError
 
     return CannotListen, EngineNotStarted, StoreError, InvalidKey, SourceError
 
 
 async def _run(settings: Settings, *, owns_engine: bool) -> None:
-    from gateway.listening import ListeningSockets
+    from gateway.sockets import ListeningSockets
     from gateway.workers.pool import WorkerPool
 
     command = None

@@ -5,11 +5,11 @@ from typing import Any
 
 import click
 
-from gateway.cli.client import Control, echo_json, segment
+from gateway.cli.client import admin_client, echo_json, segment
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.output import say
 from gateway.cli.tables import show_table, when
-from gateway.decide.plan_text import NotReadable, seconds_of
+from gateway.rollout.plan_values import NotReadable, seconds_of
 
 _PATH = "/admin/v1/shadow"
 _KINDS = {"candidate": "candidate", "base": "against the base", "noise": "noise"}
@@ -25,7 +25,7 @@ def shadow() -> None:
 @control_options
 def list_shadows(as_json: bool, **given: Any) -> None:
     """List what is compared: one line for each version and what it is held against."""
-    answer = _control(given).ask_running("GET", _PATH)
+    answer = admin_client(given).ask_running("GET", _PATH)
     if as_json:
         echo_json(answer)
         return
@@ -64,7 +64,7 @@ def report(alias: str, since: str, rollout: str | None, html: Path | None, as_js
     over all figures has a `*`.
     """
     query = f"?since_seconds={_seconds(since)}" + (f"&rollout={segment(rollout)}" if rollout else "")
-    found = _control(given).ask_running("GET", f"{_PATH}/{segment(alias)}{query}")
+    found = admin_client(given).ask_running("GET", f"{_PATH}/{segment(alias)}{query}")
     if html is not None:
         from gateway.cli.shadow_html import PlotsMissing, page
 
@@ -97,7 +97,3 @@ def _seconds(text: str) -> int:
 
 def _nats(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def _control(options: dict[str, Any]) -> Control:
-    return Control(options["state"], options["control"], options["key"])

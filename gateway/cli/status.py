@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from gateway.cli.client import Control, echo_json
+from gateway.cli.client import AdminClient, echo_json
 from gateway.cli.options import control_options, json_option
 from gateway.cli.output import say
 
@@ -14,7 +14,7 @@ from gateway.cli.output import say
 @control_options
 def status(as_json: bool, state: Any, control: str | None, key: str | None) -> None:
     """Show engines, workers and what they serve; exit 1 if requests cannot be served."""
-    answer = Control(state, control, key).ask_running("GET", "/admin/v1/status")
+    answer = AdminClient(state, control, key).ask_running("GET", "/admin/v1/status")
     if as_json:
         echo_json(answer)
     else:

@@ -18,7 +18,7 @@ from evaluators.observation import Drift, Kind, Observation, Prompt, Unscored
 from evaluators.preference.choosing import is_chosen
 from gateway.evaluate.engines import Engine
 from gateway.evaluate.scoring import Given, Scorer
-from gateway.mirror.sample import Sample
+from gateway.records.sample import Sample
 
 _Measuring = Callable[[], Awaitable[tuple[Drift | Unscored, int]]]
 # The salt of the coin by which one answer is drawn: it depends on nothing that either answer says.

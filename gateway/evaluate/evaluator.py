@@ -14,19 +14,19 @@ from typing import Final
 from gateway.decide.route import Base
 from gateway.evaluate.counts import Counts
 from gateway.evaluate.engines import EngineBounds, Engines
+from gateway.evaluate.evaluate_sample import Tools, evaluate
 from gateway.evaluate.judges import StoredJudges
 from gateway.evaluate.loop import AWAY, Loop
 from gateway.evaluate.policies import StoredPolicies
 from gateway.evaluate.replay import ReplayBounds
 from gateway.evaluate.scoring import Scorer, ScoringBounds
 from gateway.evaluate.sources import Source, StoreSource, StraightSource
-from gateway.evaluate.work import Tools, evaluate
 from gateway.settings import EvaluatorSettings, Settings, secret
 from gateway.store.evaluators import Evaluators
+from gateway.store.leases import Turns
 from gateway.store.pairs import Pairs
 from gateway.store.samples import Samples
 from gateway.store.sql import open_store
-from gateway.store.turns import Turns
 
 log = logging.getLogger("loragate.evaluate")
 

@@ -9,7 +9,7 @@ import httpx
 from evaluators.observation import Judged, Kind
 from gateway.evaluate.judging import Judge, version_of
 from gateway.evaluate.policies import Policies
-from gateway.store.desired import JudgePolicy
+from gateway.records.state import JudgePolicy
 from gateway.store.pairs import PAGE, Pairs
 
 log = logging.getLogger("loragate.evaluate")

@@ -14,7 +14,9 @@ from typing import Any, Final
 import msgspec
 
 from evaluators.observation import Drift, Judged, Kind, Outcome, Pair, Score, Unscored
-from evaluators.preference.asking import (
+from evaluators.preference.calibration import Calibration
+from evaluators.preference.choosing import chance_of, is_chosen
+from evaluators.preference.question import (
     VERSION,
     Choice,
     are_the_same,
@@ -24,10 +26,8 @@ from evaluators.preference.asking import (
     question,
     read_reply,
 )
-from evaluators.preference.calibration import Calibration
-from evaluators.preference.choosing import chance_of, is_chosen
 from gateway.evaluate.calls import CallFailed, Server
-from gateway.store.desired import JudgePolicy
+from gateway.records.state import JudgePolicy
 
 JUDGE: Final = "judge"
 MOST_REMEMBERED: Final = 20_000

@@ -14,9 +14,9 @@ from functools import partial
 from typing import Final, TypeVar
 
 from gateway.evaluate.counts import Counts
+from gateway.evaluate.evaluate_sample import Back, Done
 from gateway.evaluate.sources import Source
-from gateway.evaluate.work import Back, Done
-from gateway.mirror.sample import Sample
+from gateway.records.sample import Sample
 from gateway.store.errors import StoreError
 
 T = TypeVar("T")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-from gateway.store.desired import Desired, MirrorPolicy, RouteRecord
+from gateway.records.state import Desired, MirrorPolicy, RouteRecord
 from gateway.store.sql import Store
 
 _DEFAULT: Final = MirrorPolicy()

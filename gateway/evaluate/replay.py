@@ -13,7 +13,7 @@ from evaluators.normalize import NotComparable, observation_of, replay_body
 from evaluators.observation import Ended, Observation
 from gateway.evaluate.calls import CallFailed
 from gateway.evaluate.engines import Engine
-from gateway.mirror.sample import Sample
+from gateway.records.sample import Sample
 
 # Streamed whatever the caller asked for: so the time to the first token and between tokens is known.
 _STREAMED: Final = ("/v1/chat/completions", "/v1/completions")

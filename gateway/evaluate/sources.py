@@ -11,7 +11,7 @@ import httpx
 import msgspec
 
 from evaluators.observation import Judged
-from gateway.mirror.sample import Sample
+from gateway.records.sample import Sample
 from gateway.store import spending
 from gateway.store.pairs import Pairs
 from gateway.store.samples import Samples

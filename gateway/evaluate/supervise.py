@@ -15,8 +15,8 @@ from typing import Final
 import msgspec
 
 from gateway.decide.route import Base
+from gateway.records.state import Desired
 from gateway.settings import Settings, child_environment
-from gateway.store.desired import Desired
 
 log = logging.getLogger("loragate.evaluate")
 
@@ -109,7 +109,7 @@ class EvaluatorChild:
         process = self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "gateway.evaluate.running",
+            "gateway.evaluate.process",
             env=child_environment(),
             stdin=asyncio.subprocess.PIPE,
             start_new_session=True,

@@ -3,7 +3,7 @@
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 
-from gateway.mirror.feedback import Feedback
+from gateway.records.feedback import Feedback
 
 
 class FairQueue:

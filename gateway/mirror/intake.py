@@ -15,14 +15,14 @@ from typing import Any, Final, NamedTuple, Protocol
 from msgspec import structs
 
 from gateway.mirror.bounds import Bounds
+from gateway.mirror.captured import NoPair, Taken, sample_of
 from gateway.mirror.faults import told
+from gateway.mirror.memory_queue import Straight
 from gateway.mirror.redactor_process import Redacting
 from gateway.mirror.redactors import NotRedacted
-from gateway.mirror.sample import Sample
-from gateway.mirror.straight import Straight
-from gateway.mirror.taken import NoPair, Taken, sample_of
 from gateway.observe.mirror_counts import MirrorCounts
-from gateway.store.desired import MirrorPolicy
+from gateway.records.sample import Sample
+from gateway.records.state import MirrorPolicy
 from gateway.store.errors import StoreError
 
 log = logging.getLogger("loragate.mirror")

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from gateway.mirror.desk import FeedbackDesk
-from gateway.mirror.feedback import Feedback
+from gateway.mirror.captured import Taken
+from gateway.mirror.feedback_service import FeedbackDesk
 from gateway.mirror.intake import MirrorIntake
-from gateway.mirror.taken import Taken
 from gateway.observe.mirror_counts import MirrorCounts, MirrorReading, added_up
-from gateway.store.desired import Desired, MirrorPolicy
+from gateway.records.feedback import Feedback
+from gateway.records.state import Desired, MirrorPolicy
 
 _DEFAULT = MirrorPolicy()
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from gateway.mirror.bounds import Bounds
+from gateway.mirror.captured import Taken
 from gateway.mirror.faults import told
-from gateway.mirror.taken import Taken
 from gateway.observe.mirror_counts import MirrorCounts
 
 log = logging.getLogger("loragate.worker")

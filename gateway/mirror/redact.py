@@ -20,8 +20,8 @@ import msgspec
 from gateway.mirror.redact_fields import DATA, EXPLAINS, FIXED, NAMES, NUMBERS, PROTOCOL, SAMPLES, VALUES
 from gateway.mirror.redactors import BUILTIN, NotRedacted, redact_text
 from gateway.mirror.reply_texts import no_name_twice, texts_of
-from gateway.mirror.sample import Sample
 from gateway.mirror.spellings import plain_spelling
+from gateway.records.sample import Sample
 
 # Whoever redacts needs these, too.
 __all__ = ("BUILTIN", "NotRedacted", "redact", "redact_text")

@@ -17,7 +17,7 @@ import msgspec
 
 from gateway.mirror.redact import redact
 from gateway.mirror.redactors import NotRedacted, redact_text, redactor_of
-from gateway.mirror.sample import Sample
+from gateway.records.sample import Sample
 
 HEAD_BYTES: Final = 8
 # Sent before the answer: from here on the job's own time counts.

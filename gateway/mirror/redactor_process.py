@@ -22,7 +22,7 @@ import msgspec
 from gateway.mirror.redact import redact
 from gateway.mirror.redactor_child import HEAD_BYTES, LOADED, Done, Job
 from gateway.mirror.redactors import BUILTIN, REGEX, NotRedacted, installed, redact_text
-from gateway.mirror.sample import Sample
+from gateway.records.sample import Sample
 
 log = logging.getLogger("loragate.mirror")
 

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gateway.decide.ratio import Ratio
-from gateway.decide.verdict import Reading
+from gateway.rollout.gates.reading import Reading
+from gateway.rollout.gates.sample_ratio import Ratio
 
 
 @dataclass(slots=True)

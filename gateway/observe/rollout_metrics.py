@@ -6,8 +6,8 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from gateway.decide.assign import TOTAL_WEIGHT
-from gateway.decide.verdict import Verdict
 from gateway.observe.rollout_counts import RolloutsReading
+from gateway.rollout.gates.reading import Verdict
 
 # An e-value beyond any float is exported as this: far above every limit, and a number that Prometheus can add.
 _LARGEST: Final = 1e300

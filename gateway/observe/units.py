@@ -2,7 +2,7 @@
 
 A unit's requests meet several workers, and it must count once. So workers tell outcomes, and the
 node makes units of them: a unit is open from its first request on, and over with its eighth, or after
-30 s of silence. Only then, and for its first request at once, does it count (`decide/unit_shares.py`). Sums
+30 s of silence. Only then, and for its first request at once, does it count (`rollout/gates/unit_shares.py`). Sums
 are all that is kept of it, beside its number, so that it does not count again.
 
 Gateways do not share their units. One that calls at two of them counts at both; how often that is the case is seen
@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.decide.unit_shares import IDLE_SECONDS, MOST_REQUESTS, round_of
+from gateway.rollout.gates.unit_shares import IDLE_SECONDS, MOST_REQUESTS, round_of
 
 # Of one worker between two reports, and of one stage: with more, evidence grows no faster; nothing else is lost.
 MOST_OUTCOMES: Final = 50_000

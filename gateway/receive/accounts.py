@@ -10,9 +10,9 @@ from gateway.decide.route import RouteTable
 from gateway.errors import Saturated, ServingError
 from gateway.observe.ledger import Cell, Ledger
 from gateway.observe.tally import Tallies, is_failure
+from gateway.openai.lax import number_of
+from gateway.openai.prompt_size import prompt_tokens
 from gateway.pipeline import Exposure, Placement, answer
-from gateway.receive.lax import number_of
-from gateway.receive.prompt_size import prompt_tokens
 from gateway.receive.reply import Reply
 from gateway.receive.request import Request
 

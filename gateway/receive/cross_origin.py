@@ -11,7 +11,7 @@ Source: the Fetch standard, https://fetch.spec.whatwg.org/#http-cors-protocol.
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from gateway.receive.endpoints import Address, Endpoint, Kind
+from gateway.openai.endpoints import Address, Endpoint, Kind
 
 ANY: Final = "*"
 # What a page's script may read of a reply, beside the few headers that it always may.

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.decide.route import RouteTable
-from gateway.mirror.feedback import OWN_ID, Feedback
 from gateway.observe.ledger import Ledger
 from gateway.observe.tally import Tallies
 from gateway.ports import Engines, Supply
@@ -19,8 +18,9 @@ from gateway.receive.limits import Limits
 from gateway.receive.placing import Placing
 from gateway.receive.rates import WorkerRates
 from gateway.receive.reading import Readings
-from gateway.receive.recent import Recent
+from gateway.receive.recent_requests import Recent
 from gateway.receive.tap import Taps
+from gateway.records.feedback import OWN_ID, Feedback
 
 # A client's own request id is used if it is short and harmless in a header and a log line.
 LONGEST_REQUEST_ID: Final = 128

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.errors import LoragateError
-from gateway.receive.endpoints import Dialect
+from gateway.openai.endpoints import Dialect
 from gateway.receive.failures import connection_header, error_event, event_of, status_line
 from gateway.receive.limits import Limits
 from gateway.receive.request import Request

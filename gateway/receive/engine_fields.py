@@ -13,12 +13,12 @@ from gateway.decide.engine_fields import CAPS, DENIED, NO_RULES, FieldPolicy, Ru
 from gateway.decide.route import RouteTable
 from gateway.errors import BadRequest
 from gateway.observe.ledger import Ledger
-from gateway.receive.endpoints import Dialect
-from gateway.receive.lax import number_of
-from gateway.receive.media import may_hold_media, media_fields
+from gateway.openai.body import POLICED, PROMPTS, Fields, LargeFields, OddFields, UsualFields
+from gateway.openai.endpoints import Dialect
+from gateway.openai.lax import number_of
+from gateway.openai.media import may_hold_media, media_fields
+from gateway.openai.surrogates import mended
 from gateway.receive.request import Request
-from gateway.receive.surrogates import mended
-from gateway.receive.wire import POLICED, PROMPTS, Fields, LargeFields, OddFields, UsualFields
 
 _TOKEN_LIMITS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _NUMBERS: Final[dict[str, str]] = {"n": "n", "best_of": "best_of", **dict.fromkeys(_TOKEN_LIMITS, "max_tokens")}

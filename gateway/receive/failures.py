@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from gateway.errors import LoragateError, MethodNotAllowed
-from gateway.receive.endpoints import Dialect
+from gateway.openai.endpoints import Dialect
 from gateway.receive.request import Request
 
 _REASONS = {status.value: status.phrase.encode() for status in http.HTTPStatus}

@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from typing import Final
 
 from gateway.errors import BadRequest, Forbidden, UnsupportedEncoding
+from gateway.openai.endpoints import split_target
 
 # Headers that are read here and may come in several lines: those are joined, as RFC 9110, 5.3 says.
 JOINED: Final = frozenset((b"host", b"transfer-encoding"))
@@ -19,7 +20,6 @@ JOINED: Final = frozenset((b"host", b"transfer-encoding"))
 _HOST: Final = re.compile(rb"(\[[0-9A-Za-z:.%_~-]{2,80}\]|[A-Za-z0-9._~!$&'()*+;=%-]{0,255})(?::[0-9]{0,5})?")
 # Clients name one gateway in few ways.
 _REMEMBERED: Final = 64
-_ABSOLUTE: Final = (b"http://", b"https://")
 _JSON: Final = b"application/json"
 
 
@@ -50,17 +50,6 @@ def framing_problem(version: str, headers: dict[bytes, bytes]) -> BadRequest | N
     if is_host(host):
         return None
     return BadRequest(f"The request's `Host` is `{_shown(host)}`; send one name or address, once.")
-
-
-def split_target(target: bytes) -> tuple[bytes | None, bytes]:
-    """Return the authority and the path of a request target; no authority unless it is in absolute form.
-
-    A target in absolute form that names no host is no target (RFC 9110, 4.2.1), and its path is empty.
-    """
-    if target[:8].lower().startswith(_ABSOLUTE):
-        authority, slash, rest = target.partition(b"://")[2].partition(b"/")
-        return authority, (slash + rest or b"/") if authority else b""
-    return None, target
 
 
 def check_without_keys(target: bytes, headers: dict[bytes, bytes], hosts: Collection[str], *, has_body: bool) -> None:

@@ -10,9 +10,9 @@ from typing import Any, Final
 import msgspec
 
 from gateway.errors import BadRequest, Overloaded, PayloadTooLarge
-from gateway.mirror.feedback import LONGEST_COMMENT, LONGEST_LABEL, Feedback
 from gateway.receive.deps import LONGEST_REQUEST_ID, Deps
 from gateway.receive.incoming import Incoming
+from gateway.records.feedback import LONGEST_COMMENT, LONGEST_LABEL, Feedback
 
 _FIELDS: Final = ("request_id", "score", "thumb", "label", "comment")
 _VERDICTS: Final = ("score", "thumb", "label")

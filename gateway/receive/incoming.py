@@ -12,15 +12,15 @@ from gateway.errors import (
     PayloadTooLarge,
     UnsupportedEncoding,
 )
+from gateway.openai.body import AT_ONCE_BYTES, SURELY_AT_ONCE_BYTES, Fields, read, read_in_steps, takes_steps
+from gateway.openai.endpoints import Address, Kind, find_endpoint
+from gateway.openai.pieces import PIECE_BYTES, Pieces
 from gateway.receive.body_memory import BodyMemory, Hold
 from gateway.receive.cross_origin import PREFLIGHT
-from gateway.receive.endpoints import Address, Kind, find_endpoint
 from gateway.receive.framing import check_without_keys, framing_problem, is_host
 from gateway.receive.limits import Limits
-from gateway.receive.pieces import PIECE_BYTES, Pieces
 from gateway.receive.rates import WorkerRates
 from gateway.receive.request import Request, model_of, wanted_arm
-from gateway.receive.wire import AT_ONCE_BYTES, SURELY_AT_ONCE_BYTES, Fields, read, read_in_steps, takes_steps
 
 if TYPE_CHECKING:
     from gateway.receive.deps import Deps

@@ -4,11 +4,11 @@ from functools import lru_cache
 
 import msgspec
 
+from gateway.openai.body import LargeFields, addressed, edits
+from gateway.openai.endpoints import Dialect
+from gateway.openai.pieces import Pieces
 from gateway.ports import Outgoing
-from gateway.receive.endpoints import Dialect
-from gateway.receive.pieces import Pieces
 from gateway.receive.request import Request
-from gateway.receive.wire import LargeFields, addressed, edits
 
 
 @lru_cache(maxsize=4096)

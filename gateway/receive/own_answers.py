@@ -1,7 +1,7 @@
 """What the worker answers itself, without an engine: its health, models, and thanks for feedback."""
 
+from gateway.openai.endpoints import Kind
 from gateway.receive.deps import Deps
-from gateway.receive.endpoints import Kind
 from gateway.receive.failures import connection_header, status_line
 from gateway.receive.giving_feedback import take_feedback
 from gateway.receive.incoming import Incoming

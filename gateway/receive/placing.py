@@ -5,7 +5,6 @@ tells them the time, and counts. While all is well it costs a request two look-u
 """
 
 import logging
-from hashlib import blake2b
 from time import monotonic
 from typing import Final
 
@@ -13,9 +12,9 @@ from gateway.decide.health import WELL, Failure, Health, Rules, Standing, failed
 from gateway.decide.place import Terms
 from gateway.decide.route import RouteTable
 from gateway.observe.engine_counts import PlacementCounts
+from gateway.openai.identity import affinity_of
 from gateway.ports import Engines
 from gateway.receive.limits import Limits
-from gateway.receive.opening import opening_of
 from gateway.receive.queueing import Queue
 from gateway.receive.request import Request
 
@@ -150,20 +149,3 @@ class Placing:
             self._silent.add(url)
         self.counts.ejected(url, failure)
         log.warning("engine %s gets no requests for %g s: it has failed, last by %s", url, after.pause_seconds, failure)
-
-
-def affinity_of(request: Request) -> int | None:
-    """Return a 64-bit hash of what a request has in common with those whose prefix it may share; None if nothing.
-
-    In order: the body's `prompt_cache_key`, `safety_identifier`, `user`, the unit header, how the
-    conversation begins.
-    """
-    fields = request.fields
-    if fields is None:
-        return None
-    common = request.unit_header
-    for value in (fields.user, fields.safety_identifier, fields.prompt_cache_key):
-        if value and isinstance(value, str):
-            common = value.encode("utf-8", "surrogatepass")
-    common = common or opening_of(fields)
-    return int.from_bytes(blake2b(common, digest_size=8).digest(), "big") if common else None

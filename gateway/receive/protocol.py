@@ -15,8 +15,9 @@ from typing import Any, Final, cast
 import httptools
 
 from gateway.errors import BadRequest, LoragateError, Overloaded, RequestTimeout
+from gateway.openai.body import Fields
+from gateway.openai.endpoints import Kind
 from gateway.receive.deps import Deps
-from gateway.receive.endpoints import Kind
 from gateway.receive.exchange import Exchange
 from gateway.receive.failures import reply_of
 from gateway.receive.framing import JOINED
@@ -27,7 +28,6 @@ from gateway.receive.pipeline_queue import LONG_READ_BYTES, PipelineQueue
 from gateway.receive.reading import Reading
 from gateway.receive.upgrade import has_body, parser_after_upgrade
 from gateway.receive.waiting import Waiting
-from gateway.receive.wire import Fields
 
 log = logging.getLogger("loragate.receive")
 

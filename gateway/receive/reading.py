@@ -11,8 +11,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from gateway.errors import LoragateError
+from gateway.openai.body import Fields
 from gateway.receive.incoming import Incoming
-from gateway.receive.wire import Fields
 
 if TYPE_CHECKING:
     from gateway.receive.protocol import ClientConnection

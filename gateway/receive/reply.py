@@ -7,10 +7,10 @@ from typing import Final
 
 from gateway.errors import LoragateError
 from gateway.observe.ledger import Cell
+from gateway.openai.endpoints import Dialect
 from gateway.pipeline import Placement
 from gateway.ports import ReplyHead
 from gateway.receive.early_head import COMMENT, COMMENT_CHUNK, Refusal
-from gateway.receive.endpoints import Dialect
 from gateway.receive.engine_headers import forwarded, is_event_stream
 from gateway.receive.failures import connection_header, event_of, status_line
 from gateway.receive.request import Request

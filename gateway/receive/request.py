@@ -6,18 +6,17 @@ from typing import Final
 
 import msgspec
 
-from gateway.decide.assign import CONVERSATION, DEFAULT_SOURCES, Arm
+from gateway.decide.assign import Arm
 from gateway.decide.authenticate import Principal, Role
 from gateway.errors import BadRequest, Forbidden
+from gateway.openai.body import Fields
+from gateway.openai.endpoints import Endpoint
+from gateway.openai.identity import unit_of
+from gateway.openai.lax import is_stream
+from gateway.openai.pieces import Pieces
 from gateway.pipeline import Call, Exposure
 from gateway.receive.body_memory import Hold
-from gateway.receive.body_values import text_at, text_in_large
-from gateway.receive.conversation import beginning_of, beginning_of_large
-from gateway.receive.endpoints import Endpoint
-from gateway.receive.lax import is_stream
-from gateway.receive.pieces import Pieces
 from gateway.receive.rates import Lease
-from gateway.receive.wire import Fields, LargeFields
 
 _NONE: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 
@@ -105,58 +104,7 @@ class Request:
 
     def unit(self, sources: tuple[str, ...]) -> str:
         """Return the unit of assignment: the first source that tells one, else the key."""
-        if sources == DEFAULT_SOURCES and not self.unit_header and not self.endpoint.has_metadata_user:
-            fields = self.fields  # the usual request names no unit: one look, and no call for each source
-            if fields is None or not (fields.safety_identifier or fields.user or fields.prompt_cache_key):
-                return self.caller.account or self.caller.id
-        for source in sources:
-            if source == "key":
-                break
-            found = self._unit_from(source)
-            if found and isinstance(found, str):
-                return found
-        return self.caller.unit
-
-    def _unit_from(self, source: str) -> object:
-        if source == "header":
-            return self.unit_header.decode("latin-1") if self.unit_header else None
-        if source == "user":
-            return self.user()
-        if source == CONVERSATION:
-            return self._beginning()
-        kind, colon, what = source.partition(":")
-        if not colon:
-            return getattr(self.fields, source, None)
-        if kind == "trusted":
-            return self._unit_from(what) if self.caller.may_pin() else None
-        if kind == "header":
-            return self.unit_headers.get(what.encode(), b"").decode("latin-1")
-        return self._in_body(what)
-
-    def _in_body(self, path: str) -> str | None:
-        first, _, rest = path.partition(".")
-        fields = self.fields
-        if isinstance(fields, LargeFields):
-            return text_in_large(self.body, fields, path)
-        if first == "metadata":  # has been found already
-            return text_at(bytes(fields.metadata), rest) if rest and fields is not None else None
-        return text_at(self.body, path) if isinstance(self.body, bytes) else None
-
-    def user(self) -> object:
-        """Return whom the body names as its user: `user`, in Anthropic's messages `metadata.user_id`."""
-        user = getattr(self.fields, "user", None)
-        if not user and self.endpoint.has_metadata_user:
-            return self._in_body("metadata.user_id")
-        return user
-
-    def _beginning(self) -> str | None:
-        body, dialect, caller = self.body, self.endpoint.dialect, self.caller.unit
-        fields = self.fields
-        if not isinstance(fields, LargeFields):
-            return beginning_of(body, dialect, caller) if isinstance(body, bytes) else None
-        if isinstance(body, bytes):
-            return beginning_of(fields.mended or body, dialect, caller, may_have_halves=False)
-        return beginning_of_large(body, fields.outline, dialect, caller)
+        return unit_of(self, sources)
 
 
 def wanted_arm(value: bytes, caller: Principal) -> Arm:

@@ -8,12 +8,13 @@ import logging
 from typing import Final, Protocol
 
 from gateway.decide.sample import Copy, pick_copy
+from gateway.mirror.captured import Taken
 from gateway.mirror.faults import told
-from gateway.mirror.taken import Taken
 from gateway.observe.mirror_counts import MirrorCounts
+from gateway.openai.endpoints import Dialect
+from gateway.openai.identity import name_of
 from gateway.pipeline import Placement
 from gateway.ports import ReplyHead
-from gateway.receive.endpoints import Dialect
 from gateway.receive.engine_headers import is_event_stream
 from gateway.receive.request import Request
 
@@ -125,18 +126,6 @@ class Tap:
             self._taps.offers.release(taken.size)
 
 
-def _named(request: Request) -> str:
-    """Return who a request says that it is of: the unit header, else the first field that tells; empty if none."""
-    if request.unit_header:
-        return request.unit_header.decode("latin-1")
-    fields = request.fields
-    if fields is not None:
-        for named in (fields.safety_identifier, request.user(), fields.prompt_cache_key):
-            if named and isinstance(named, str):
-                return named
-    return ""
-
-
 class Taps:
     """Decides which requests are copied.
 
@@ -195,7 +184,7 @@ class Taps:
                 request.id,
                 request.caller.unit,
                 mirror.salt,
-                _named(request),
+                name_of(request),
                 request.task_header,
                 body if isinstance(body, bytes) else body.whole(),
                 is_event_stream(head.headers),

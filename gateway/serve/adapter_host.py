@@ -14,7 +14,7 @@ from adapters.ports import HostUnavailable, LoadRefused, NotOneEngine
 from adapters.prober import NotServed, ProbeRefused
 from gateway.decide.route import Base
 from gateway.engine_address import OPEN, Access
-from gateway.serve.asking import Answer, EngineClient, NoAnswer
+from gateway.serve.engine_client import Answer, EngineClient, NoAnswer
 from gateway.serve.model_list import Models, read_models
 
 # Reading a few hundred MB from a slow disk; a load of a small adapter takes 0.1 s.

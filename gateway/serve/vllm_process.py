@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from gateway.listening import LONGEST_SOCKET_PATH
 from gateway.serve.adapter_host import VllmHost
+from gateway.sockets import LONGEST_SOCKET_PATH
 
 log = logging.getLogger("loragate.engine")
 

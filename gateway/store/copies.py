@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from gateway.store.desired import Desired
+from gateway.records.state import Desired
 
 log = logging.getLogger("loragate.copies")
 

@@ -7,7 +7,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Subquery, case, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from gateway.mirror.feedback import About, Feedback
+from gateway.records.feedback import About, Feedback
 from gateway.store import rows
 from gateway.store.schema import feedback as table
 from gateway.store.sql import Store

@@ -9,7 +9,7 @@ import msgspec
 from gateway.decide.authenticate import Principal, Role, digest_of
 from gateway.decide.engine_fields import NO_RULES, Rules
 from gateway.decide.limit import rates_of
-from gateway.store.desired import Desired, KeyRecord
+from gateway.records.state import Desired, KeyRecord
 
 # Tells a scanner for leaked secrets what it has found.
 PREFIX: Final = "sk-loragate-"

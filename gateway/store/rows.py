@@ -8,9 +8,9 @@ import msgspec
 from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, update
 
 from adapters.catalog import Entry
-from gateway.decide import journal as chain
+from gateway.records.state import Desired, KeyRecord, RolloutRecord, RouteRecord, RouteVersion
+from gateway.rollout import journal as chain
 from gateway.store import schema
-from gateway.store.desired import Desired, KeyRecord, RolloutRecord, RouteRecord, RouteVersion
 from gateway.store.errors import StoreUnreadable
 
 T = TypeVar("T")

@@ -14,10 +14,10 @@ from sqlalchemy import Connection, Row, Table, case, delete, func, select, updat
 from sqlalchemy.exc import IntegrityError
 
 from evaluators.observation import Judged
-from gateway.mirror.sample import Sample
+from gateway.records.sample import Sample
 from gateway.store import spending
 from gateway.store.clock import now_of
-from gateway.store.forgetting import FAILED, MOST_BYTES, MOST_SAMPLES, OPEN, forget, make_room
+from gateway.store.expiry import FAILED, MOST_BYTES, MOST_SAMPLES, OPEN, forget, make_room
 from gateway.store.pairs import insert_pair, is_stored, known_samples
 from gateway.store.schema import sample_texts as texts
 from gateway.store.schema import samples as queue

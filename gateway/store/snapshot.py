@@ -13,8 +13,8 @@ from gateway.decide.assign import Split, headers_of
 from gateway.decide.limit import rates_of
 from gateway.decide.route import Base, EngineView, RolloutTag, Route, RouteTable
 from gateway.decide.sample import Mirror, noise_of_control, stage_noise_share
+from gateway.records.state import Desired, KeyRecord, MirrorPolicy, RolloutRecord, RouteRecord
 from gateway.store import copies
-from gateway.store.desired import Desired, KeyRecord, MirrorPolicy, RolloutRecord, RouteRecord
 from gateway.store.keys import principals
 
 SNAPSHOT_FILE: Final = "snapshot.json"

@@ -13,10 +13,10 @@ from typing import Any, Final, TypeVar
 import msgspec
 from sqlalchemy import Connection, func, select, text, update
 
-from gateway.decide import journal as chain
+from gateway.records.state import Desired, RolloutRecord, RouteVersion
+from gateway.rollout import journal as chain
 from gateway.store import rows, schema
 from gateway.store.database import Database, address_of
-from gateway.store.desired import Desired, RolloutRecord, RouteVersion
 from gateway.store.errors import Fenced, StaleWrite, StoreTooNew
 from gateway.store.migrate import bring_up, check_is_known, revision_of
 

@@ -13,8 +13,7 @@ from gateway.decide.engine_fields import FieldPolicy
 from gateway.decide.route import EngineView
 from gateway.engine_address import Access
 from gateway.mirror.bounds import Bounds
-from gateway.mirror.feedback import About, Feedback, Named
-from gateway.mirror.taken import Taken
+from gateway.mirror.captured import Taken
 from gateway.observe.engine_counts import PlacementCounts
 from gateway.observe.ledger import Cell
 from gateway.observe.mirror_counts import MirrorCounts
@@ -22,6 +21,7 @@ from gateway.observe.tally import Tally
 from gateway.observe.units import Outcomes
 from gateway.receive.limits import Limits
 from gateway.receive.rates import Spendings
+from gateway.records.feedback import About, Feedback, Named
 
 
 class Configure(msgspec.Struct, tag="configure", frozen=True, kw_only=True):

@@ -11,11 +11,11 @@ from typing import Final
 import msgspec
 
 from gateway.decide.route import EngineView
-from gateway.mirror.feedback import About, Named
 from gateway.observe.engine_counts import PlacementCounts
 from gateway.observe.ledger import Cell
 from gateway.observe.mirror_counts import MirrorCounts
 from gateway.observe.tally import Tally, summed
+from gateway.records.feedback import About, Named
 from gateway.workers import channel
 from gateway.workers.channel import (
     Applied,
@@ -44,7 +44,7 @@ from gateway.workers.channel import (
 )
 from gateway.workers.counts import Counts, Sums
 from gateway.workers.ports import Deaf, Depot, Listener
-from gateway.workers.sharing import Sharing, share_of
+from gateway.workers.rate_sync import Sharing, share_of
 from gateway.workers.slot import MESSAGE, SILENT, TABLE, Answer, Slot, all_answered
 from gateway.workers.unit_book import UnitBook
 from gateway.workers.watch import CONFIRM_SECONDS, LOOK_SECONDS, Attention, AwakeClock

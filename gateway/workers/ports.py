@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from gateway.mirror.feedback import Feedback
-from gateway.mirror.taken import Taken
+from gateway.mirror.captured import Taken
+from gateway.records.feedback import Feedback
 
 
 class Depot(Protocol):

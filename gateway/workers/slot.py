@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Collection
 from typing import Final
 
-from gateway.mirror.feedback import About, Named
+from gateway.records.feedback import About, Named
 from gateway.workers import channel
 from gateway.workers.channel import Collect, NewTable, Recall, ToWorker
 from gateway.workers.chores import CHORE_FAILED

@@ -1,6 +1,6 @@
 """The fake engine inside one event loop: its models, its counters, and the answer to every request.
 
-Knows what vLLM answers on which path; not sockets (`wire.py`), not bodies (`replies.py`, `streams.py`).
+Knows what vLLM answers on which path; not sockets (`body.py`), not bodies (`replies.py`, `streams.py`).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import msgspec
 from gateway.decide.authenticate import Role
 from gateway.decide.route import Base, EngineView
 from gateway.receive.limits import Limits
-from gateway.store.desired import Desired, KeyRecord, RolloutRecord, RouteRecord
+from gateway.records.state import Desired, KeyRecord, RolloutRecord, RouteRecord
 from gateway.store.keys import create_key
 from gateway.store.snapshot import encode, of_state
 from gateway.workers.channel import Configure

@@ -19,13 +19,13 @@ import msgspec
 import pytest
 
 from adapters.catalog import Entry
-from gateway.control.adapters.intake import Intake, IntakeRules
-from gateway.control.adapters.operations import AdapterOperations, Order
-from gateway.control.state import LiveState
+from gateway.admin.adapters.intake import Intake, IntakeRules
+from gateway.admin.adapters.operations import AdapterOperations, Order
+from gateway.admin.state import LiveState
 from gateway.decide.authenticate import Role
 from gateway.decide.route import Base, EngineView
 from gateway.observe.ledger import Cell
-from gateway.store.desired import Desired, KeyRecord
+from gateway.records.state import Desired, KeyRecord
 from gateway.store.fingerprints import FingerprintStore
 from gateway.store.sql import open_store
 from tests.adapter_folders import write_adapter

@@ -15,7 +15,7 @@ import httpx
 import jsonschema_rs
 import pytest
 
-from gateway.control.idempotent import SHOW_A_KEY
+from gateway.admin.idempotent import SHOW_A_KEY
 from tests.fakes.engine import FakeEngine
 from tests.flow.adapters import adapter_folder
 from tests.flow.test_roles import control_plane

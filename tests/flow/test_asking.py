@@ -12,7 +12,7 @@ import pytest
 
 from gateway.decide.route import Base
 from gateway.serve.adapter_host import VllmHost
-from gateway.serve.asking import EngineClient, NoAnswer
+from gateway.serve.engine_client import EngineClient, NoAnswer
 from tests.patience import PATIENCE_SECONDS
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -13,7 +13,7 @@ from gateway.decide.assign import Arm, bucket
 from gateway.decide.authenticate import Role
 from gateway.decide.route import EngineView
 from gateway.observe.tally import Tally
-from gateway.store.desired import KeyRecord, RolloutRecord, RouteRecord
+from gateway.records.state import KeyRecord, RolloutRecord, RouteRecord
 from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
 from tests.flow.pools import keyed, load_on, running_pool, table_of

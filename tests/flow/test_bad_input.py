@@ -330,7 +330,7 @@ def test_get_and_post_are_not_each_others(gateway: RunningGateway) -> None:
 
 
 def test_every_path_asks_for_a_key_except_health(gateway: RunningGateway) -> None:
-    from gateway.receive.endpoints import ENDPOINTS, ONE_MODEL
+    from gateway.openai.endpoints import ENDPOINTS, ONE_MODEL
 
     with Raw(gateway, key="") as client:
         for endpoint in [*ENDPOINTS.values(), ONE_MODEL]:

@@ -20,9 +20,9 @@ from evaluators.observation import Drift, Ended, Judged, Kind, Score, Unscored
 from gateway.evaluate.engines import EngineBounds, Engines
 from gateway.evaluate.evaluator import Evaluator
 from gateway.evaluate.replay import ReplayBounds, replay
-from gateway.mirror.sample import Sample
+from gateway.records.sample import Sample
+from gateway.records.state import Desired, MirrorPolicy, RouteRecord
 from gateway.settings import Settings
-from gateway.store.desired import Desired, MirrorPolicy, RouteRecord
 from gateway.store.evaluators import Evaluators
 from gateway.store.pairs import Pairs
 from gateway.store.samples import Samples

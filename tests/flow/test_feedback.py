@@ -12,8 +12,8 @@ import httpx
 import msgspec
 import pytest
 
-from gateway.mirror.desk import FeedbackDesk
-from gateway.mirror.feedback import About, Feedback, Named
+from gateway.mirror.feedback_service import FeedbackDesk
+from gateway.records.feedback import About, Feedback, Named
 from gateway.store.feedback import Feedbacks
 from gateway.store.sql import open_store
 from tests.fakes.engine import FakeEngine

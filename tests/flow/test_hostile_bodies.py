@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from gateway.errors import BadRequest
-from gateway.receive.wire import LargeFields, addressed, read, takes_steps
+from gateway.openai.body import LargeFields, addressed, read, takes_steps
 from tests.fakes.engine import FakeEngine
 from tests.flow.raw import Raw
 from tests.gateways import RunningGateway

@@ -17,7 +17,7 @@ import pytest
 from evaluators.observation import Drift, Judged, Kind, Observation, Outcome, Pair, Prompt, Score, Unscored
 from gateway.evaluate.judges import StoredJudges
 from gateway.evaluate.judging import JUDGE, Judge, Opinion, version_of
-from gateway.store.desired import JudgePolicy, MirrorPolicy
+from gateway.records.state import JudgePolicy, MirrorPolicy
 from gateway.store.pairs import Pairs
 from gateway.store.sql import open_store
 from tests.patience import PATIENCE_SECONDS, until

@@ -15,8 +15,8 @@ import pytest
 from gateway.decide.authenticate import Role
 from gateway.decide.route import EngineView
 from gateway.receive.rates import Spendings
-from gateway.store.desired import RouteLimits, RouteRecord
-from gateway.workers.sharing import Sharing
+from gateway.records.state import RouteLimits, RouteRecord
+from gateway.workers.rate_sync import Sharing
 from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
 from tests.flow.pools import keyed, load_on, running_pool, table_of

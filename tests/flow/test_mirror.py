@@ -19,9 +19,9 @@ import pytest
 
 from gateway.decide.route import EngineView
 from gateway.mirror.bounds import Bounds
-from gateway.mirror.sample import Sample
 from gateway.observe.mirror_counts import MirrorCounts
-from gateway.store.desired import MirrorPolicy, RouteRecord
+from gateway.records.sample import Sample
+from gateway.records.state import MirrorPolicy, RouteRecord
 from gateway.store.samples import Samples
 from gateway.store.sql import open_store
 from tests.fakes.engine import FakeEngine

@@ -18,7 +18,7 @@ from adapters.artifact import read_manifest, take_copy
 from adapters.catalog import Entry
 from adapters.lifecycle import State
 from adapters.reference import AdapterRef
-from gateway.store.desired import Desired, RouteRecord
+from gateway.records.state import Desired, RouteRecord
 from gateway.store.sql import open_store
 from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine

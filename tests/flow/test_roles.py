@@ -11,9 +11,9 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from gateway.control.api import OPEN_PATHS, Probes, build_control
-from gateway.control.guard import LARGEST_BODY_BYTES, ROLES
-from gateway.control.operations import Operations
+from gateway.admin.api import OPEN_PATHS, Probes, build_admin
+from gateway.admin.guard import LARGEST_BODY_BYTES, ROLES
+from gateway.admin.operations import Operations
 from gateway.decide.authenticate import Role
 from tests.gateways import RunningGateway
 from tests.patience import PATIENCE_SECONDS
@@ -26,7 +26,7 @@ def control_plane(socket_path: str = "/nowhere") -> FastAPI:
     """The application, to look at; nothing stands behind it."""
     state: Any = SimpleNamespace(store=None, now=lambda: 0.0, desired=SimpleNamespace(keys=()))
     operations = Operations(state, *[cast(Any, None)] * 3)
-    return build_control(operations, cast(Probes, None), socket_path=socket_path, with_keys=True)
+    return build_admin(operations, cast(Probes, None), socket_path=socket_path, with_keys=True)
 
 
 def operations() -> list[str]:

@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.control.rollouts.carrying_out import routed
-from gateway.control.rollouts.journey import decode
-from gateway.decide.replay import KIND, replay
+from gateway.admin.rollouts.apply import routed
+from gateway.rollout.record import decode
+from gateway.rollout.replay import KIND, replay
 from gateway.store.sql import Store, open_store
 from tests.fakes.engine import FakeEngine
 from tests.flow.adapters import adapter_folder

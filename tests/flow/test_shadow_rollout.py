@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import Connection
 
 from evaluators.observation import Judged
-from gateway.control.rollouts.journey import decode
-from gateway.decide.replay import KIND, replay
+from gateway.rollout.record import decode
+from gateway.rollout.replay import KIND, replay
 from gateway.store.pairs import insert_pair
 from gateway.store.sql import Store, open_store
 from tests.fakes.engine import FakeEngine

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from gateway.decide.route import EngineView
-from gateway.store.desired import KeyRecord
+from gateway.records.state import KeyRecord
 from gateway.workers import pool as pool_module
 from gateway.workers.pool import WorkerPool
 from tests.fakes.engine import FakeEngine

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gateway.errors import BadRequest
-from gateway.receive.wire import addressed, read
+from gateway.openai.body import addressed, read
 
 SPACE = st.text(" \t\r\n", max_size=3)
 KEYS = st.one_of(

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.decide.assign import TOTAL_WEIGHT, Arm, Split, bucket, pick_arm
-from gateway.decide.ratio import Exposures, judge_ratio
-from gateway.decide.verdict import Verdict
+from gateway.rollout.gates.reading import Verdict
+from gateway.rollout.gates.sample_ratio import Exposures, judge_ratio
 
 UNITS = st.text(max_size=20)
 

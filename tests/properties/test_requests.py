@@ -23,7 +23,7 @@ from gateway.receive.limits import Limits
 from gateway.receive.placing import Placing
 from gateway.receive.protocol import ClientConnection
 from gateway.receive.rates import WorkerRates
-from gateway.receive.recent import Recent
+from gateway.receive.recent_requests import Recent
 from gateway.receive.tap import Taps
 from gateway.workers.supply import WorkerSupply
 from tests.properties.test_sse import cut

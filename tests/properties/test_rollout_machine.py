@@ -9,9 +9,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.decide.advance import TRANSITIONS, IllegalEvent, advance, create
 from gateway.decide.assign import Split
-from gateway.decide.events import (
+from gateway.rollout.automation import Facts, decide
+from gateway.rollout.events import (
     Aborted,
     Approved,
     AuditMissing,
@@ -27,15 +27,15 @@ from gateway.decide.events import (
     StepInconclusive,
     StepPassed,
 )
-from gateway.decide.gates import Streams
-from gateway.decide.journal import Entry, append, verify
-from gateway.decide.pair_gates import Finding
-from gateway.decide.read_plan import parse_plan
-from gateway.decide.replay import record_of, replay
-from gateway.decide.rollout import Effect, FlipControl, Phase, Rollout, SetMirror, SetWeight, Transition
-from gateway.decide.tick import Facts, decide
-from gateway.decide.unit_shares import Count, units_of
-from gateway.decide.verdict import Reading, Verdict, worst
+from gateway.rollout.gates.pairs import Finding
+from gateway.rollout.gates.reading import Reading, Verdict, worst
+from gateway.rollout.gates.traffic import Streams
+from gateway.rollout.gates.unit_shares import Count, units_of
+from gateway.rollout.journal import Entry, append, verify
+from gateway.rollout.machine import TRANSITIONS, IllegalEvent, advance, create
+from gateway.rollout.plan_parser import parse_plan
+from gateway.rollout.replay import record_of, replay
+from gateway.rollout.rollout import Effect, FlipControl, Phase, Rollout, SetMirror, SetWeight, Transition
 
 V1, V2, V0 = "support@111111111111", "support@222222222222", "support@000000000000"
 PLANS = (

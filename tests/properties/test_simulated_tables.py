@@ -12,8 +12,8 @@ from evaluators.statistics import two_sample
 from evaluators.statistics.betting import evidence_of
 from evaluators.statistics.detector import Detector
 from gateway.decide import ratio
-from gateway.decide.ratio import Exposures
 from gateway.decide.sample import NEEDED_NOISE_SHARE
+from gateway.rollout.gates.sample_ratio import Exposures
 from simulations import needed, over_time, reports, sample_ratio, session_order, two_streams
 from simulations.capital import run_lengths
 from simulations.promises import Size

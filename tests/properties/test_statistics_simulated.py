@@ -10,7 +10,7 @@ import pytest
 from evaluators.judge.classify import CriterionEvidence
 from evaluators.judge.criteria import criterion
 from evaluators.observation import Judged, Kind, Score
-from gateway.decide.ratio import ALPHA as RATIO_ALPHA
+from gateway.rollout.gates.sample_ratio import ALPHA as RATIO_ALPHA
 from simulations import promises
 from simulations.__main__ import SIMULATIONS
 from simulations.capital import first_crossings, log_e_below

@@ -17,8 +17,8 @@ from sqlalchemy import Connection, text
 
 from evaluators.observation import Drift, Judged, Score
 from gateway.decide.assign import TOTAL_WEIGHT
-from gateway.mirror.sample import Sample
-from gateway.store.desired import Desired, MirrorPolicy, RouteRecord
+from gateway.records.sample import Sample
+from gateway.records.state import Desired, MirrorPolicy, RouteRecord
 from gateway.store.evaluators import Evaluators
 from gateway.store.pairs import Pairs, insert_pair
 from gateway.store.samples import Depth, Samples

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from gateway.control.rollouts.journey import decode
-from gateway.decide.journal import verify
-from gateway.decide.replay import replay
+from gateway.rollout.journal import verify
+from gateway.rollout.record import decode
+from gateway.rollout.replay import replay
 from gateway.store.sql import Store, open_store
 from tests.cable import Cable
 from tests.gateways import RunningGateway

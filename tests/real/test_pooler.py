@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.records.state import Desired
 from gateway.store.copies import save_copy
-from gateway.store.desired import Desired
 from gateway.store.errors import SessionsNotKept, StoreUnavailable
 from gateway.store.feed import Feed
 from gateway.store.leader import Leader

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from sqlalchemy import text
 
+from gateway.records.state import Desired
 from gateway.store.database import cut
-from gateway.store.desired import Desired
 from gateway.store.errors import StoreUnavailable
 from gateway.store.feed import Feed
 from gateway.store.leader import Leader

@@ -7,9 +7,9 @@ from typing import Any, get_args
 
 import pytest
 
-from gateway.decide.advance import TRANSITIONS, IllegalEvent, advance, create
 from gateway.decide.assign import Split
-from gateway.decide.events import (
+from gateway.rollout.automation import Facts, decide, read_gates
+from gateway.rollout.events import (
     AUTOMATION,
     Aborted,
     Approved,
@@ -26,13 +26,13 @@ from gateway.decide.events import (
     StepInconclusive,
     StepPassed,
 )
-from gateway.decide.gates import Streams
-from gateway.decide.read_plan import parse_plan
-from gateway.decide.replay import EVENTS, ReplayError, event_of, record_of, replay
-from gateway.decide.rollout import FlipControl, Notify, NotifyPage, Phase, Rollout, SetMirror, SetWeight, Transition
-from gateway.decide.tick import Facts, decide, read_gates
-from gateway.decide.unit_shares import Count, units_of
-from gateway.decide.verdict import Reading, Verdict, worst
+from gateway.rollout.gates.reading import Reading, Verdict, worst
+from gateway.rollout.gates.traffic import Streams
+from gateway.rollout.gates.unit_shares import Count, units_of
+from gateway.rollout.machine import TRANSITIONS, IllegalEvent, advance, create
+from gateway.rollout.plan_parser import parse_plan
+from gateway.rollout.replay import EVENTS, ReplayError, event_of, record_of, replay
+from gateway.rollout.rollout import FlipControl, Notify, NotifyPage, Phase, Rollout, SetMirror, SetWeight, Transition
 
 V1, V2, V0 = "support@111111111111", "support@222222222222", "support@000000000000"
 WHO: dict[str, Any] = {"at": 0.0, "by": "key-1"}

@@ -6,25 +6,25 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.control.rollouts.account_counts import FEWEST_REQUESTS, accounts_of, callers_of
-from gateway.control.rollouts.evidence import StageCounts, counts_of, facts_of, judged, period_of, ratio_of
-from gateway.control.rollouts.explain import sentences
-from gateway.control.rollouts.journey import Journey, Last
-from gateway.decide.advance import advance, create
 from gateway.decide.assign import Arm, bucket
-from gateway.decide.by_account import OTHERS, judge_by_account
-from gateway.decide.events import Created, Started, StepFailed, StepPassed
-from gateway.decide.gates import AccountStreams, Gate, Streams
-from gateway.decide.ratio import Exposures
-from gateway.decide.read_plan import InvalidPlan, parse_plan
-from gateway.decide.replay import record_of, replay
-from gateway.decide.rollout import Transition
 from gateway.decide.route import RolloutTag
-from gateway.decide.rules import RULES
-from gateway.decide.unit_shares import Count, units_of
-from gateway.decide.verdict import Verdict
 from gateway.observe.tally import MOST_ACCOUNTS, Tally, summed
 from gateway.pipeline import Exposure
+from gateway.rollout.account_counts import FEWEST_REQUESTS, accounts_of, callers_of
+from gateway.rollout.events import Created, Started, StepFailed, StepPassed
+from gateway.rollout.evidence import StageCounts, counts_of, facts_of, judged, period_of, ratio_of
+from gateway.rollout.explain import sentences
+from gateway.rollout.gates.by_account import OTHERS, judge_by_account
+from gateway.rollout.gates.reading import Verdict
+from gateway.rollout.gates.sample_ratio import Exposures
+from gateway.rollout.gates.traffic import AccountStreams, Gate, Streams
+from gateway.rollout.gates.unit_shares import Count, units_of
+from gateway.rollout.machine import advance, create
+from gateway.rollout.plan_parser import InvalidPlan, parse_plan
+from gateway.rollout.record import Journey, Last
+from gateway.rollout.replay import record_of, replay
+from gateway.rollout.rollout import Transition
+from gateway.rollout.rules import RULES
 from tests.unit_counts import Worker
 
 TAG = RolloutTag(id="ro-1", stage=1)

@@ -5,8 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.receive.prompt_size import TOKENS_PER_MEDIUM, prompt_tokens
-from gateway.receive.wire import read
+from gateway.openai.body import read
+from gateway.openai.prompt_size import TOKENS_PER_MEDIUM, prompt_tokens
 from gateway.serve.content import has_content, is_keep_alive
 from gateway.serve.sse import CONTENT, STRUCTURE, EventStream
 from gateway.serve.vllm_process import VllmCommand

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from gateway.decide.route import Base
+from gateway.records.state import Desired
 from gateway.store import snapshot
 from gateway.store.copies import COPY_FILE, DAMAGED, read_copy, save_copy
-from gateway.store.desired import Desired
 from gateway.store.snapshot import SNAPSHOT_FILE, of_state, read_base
 from tests.unit.test_store import entry, key, rollout
 

@@ -11,10 +11,10 @@ import pytest
 
 from evaluators.judge.over_time import BaselineOf, OverTime
 from evaluators.observation import Judged, Kind
-from gateway.control.rollouts import explain
-from gateway.control.shadow.baselines import FEWEST_SESSIONS, completed, decode, encode, made_from, sessions_in
+from gateway.admin.rollouts import explain
+from gateway.admin.rollouts.drift_baseline import FEWEST_SESSIONS, completed, decode, encode, made_from, sessions_in
+from gateway.records.state import MirrorPolicy
 from gateway.store.baselines import Baselines
-from gateway.store.desired import MirrorPolicy
 from gateway.store.pairs import Pairs
 from gateway.store.sql import Store
 from tests.judged_pairs import judged

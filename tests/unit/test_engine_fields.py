@@ -5,17 +5,17 @@ from typing import Any
 
 import pytest
 
-from gateway.control.keys.engine_field_rules import EngineFieldRules
+from gateway.admin.keys.engine_field_rules import EngineFieldRules
 from gateway.decide.assign import Split
 from gateway.decide.authenticate import Principal, Role
 from gateway.decide.engine_fields import CAPS, DENIED, DENY, NAMES, FieldPolicy, check_rules
 from gateway.decide.route import Route, RouteTable
 from gateway.errors import BadRequest
 from gateway.observe.ledger import Ledger
-from gateway.receive.endpoints import ENDPOINTS
+from gateway.openai.body import read
+from gateway.openai.endpoints import ENDPOINTS
 from gateway.receive.engine_fields import EngineFields
 from gateway.receive.request import Request
-from gateway.receive.wire import read
 
 CHAT = b"/v1/chat/completions"
 HI: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}

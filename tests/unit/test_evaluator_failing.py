@@ -12,9 +12,9 @@ from evaluators.observation import Kind, Observation, Outcome, Pair, Prompt, Sco
 from gateway.evaluate.calls import Reply
 from gateway.evaluate.comparing import MOST_HUNG, Comparing
 from gateway.evaluate.engines import Engine
-from gateway.evaluate.failing import pair_of_failure, whose_failure
+from gateway.evaluate.failure_attribution import pair_of_failure, whose_failure
 from gateway.evaluate.replay import ReplayBounds
-from gateway.mirror.sample import Sample
+from gateway.records.sample import Sample
 from tests.patience import PATIENCE_SECONDS
 
 CONTROL, CANDIDATE = "a", "b"

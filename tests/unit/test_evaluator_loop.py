@@ -9,9 +9,9 @@ import pytest
 
 from evaluators.observation import Judged, Kind
 from gateway.evaluate.counts import Counts
+from gateway.evaluate.evaluate_sample import Back, Done
 from gateway.evaluate.loop import Loop
-from gateway.evaluate.work import Back, Done
-from gateway.mirror.sample import Sample
+from gateway.records.sample import Sample
 from gateway.store.errors import StoreUnavailable
 from tests.patience import PATIENCE_SECONDS
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.decide.gates import GATES, Gate, Streams, judge_manual, judge_streams, latency_threshold
-from gateway.decide.ratio import Exposures, judge_ratio
-from gateway.decide.unit_shares import Count, units_of
-from gateway.decide.verdict import Verdict
+from gateway.rollout.gates.reading import Verdict
+from gateway.rollout.gates.sample_ratio import Exposures, judge_ratio
+from gateway.rollout.gates.traffic import GATES, Gate, Streams, judge_manual, judge_streams, latency_threshold
+from gateway.rollout.gates.unit_shares import Count, units_of
 
 ERROR_RATE = Gate(name="error_rate", margin=0.01)
 ALPHA, PASS_ALPHA = 0.01 / 8, 0.01  # a plan of four steps with two gates each

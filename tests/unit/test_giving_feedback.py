@@ -9,12 +9,12 @@ from gateway.decide.assign import Arm
 from gateway.decide.authenticate import Principal, Role
 from gateway.decide.route import RolloutTag
 from gateway.errors import BadRequest, RateLimited
-from gateway.mirror.feedback import Feedback
 from gateway.pipeline import Exposure, Placement
 from gateway.receive.failures import reply_of
 from gateway.receive.feedback_rates import FeedbackRates
 from gateway.receive.giving_feedback import read_feedback
-from gateway.receive.recent import Recent
+from gateway.receive.recent_requests import Recent
+from gateway.records.feedback import Feedback
 
 GOOD = {"request_id": "req-1", "score": 0.25, "comment": "slow"}
 

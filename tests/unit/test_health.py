@@ -10,12 +10,12 @@ import pytest
 from gateway.decide.health import WELL, Failure, Health, Rules, Standing, failed, rested, succeeded
 from gateway.decide.route import EngineView, RouteTable
 from gateway.observe.engine_counts import PlacementCounts, added_up
+from gateway.openai.body import read
+from gateway.openai.prefix import LONGEST_OPENING_BYTES, opening_of
 from gateway.receive.limits import Limits
-from gateway.receive.opening import LONGEST_OPENING_BYTES, opening_of
 from gateway.receive.placing import Placing
 from gateway.receive.queueing import Line, Queue
-from gateway.receive.wire import read
-from gateway.workers.sharing import share_of
+from gateway.workers.rate_sync import share_of
 
 RULES = Rules(failures=3, pause_seconds=5, longest_pause_seconds=15)
 

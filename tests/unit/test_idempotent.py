@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway.control.idempotent import Idempotent
+from gateway.admin.idempotent import Idempotent
 from gateway.store.idempotency import WORK_SECONDS, IdempotencyKeys, StillRunning
 from gateway.store.sql import Store, open_store
 from tests.patience import LOOK_SECONDS, PATIENCE_SECONDS

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.decide.journal import GENESIS, Break, Entry, Head, append, canonical_json, hash_of, verify
+from gateway.rollout.journal import GENESIS, Break, Entry, Head, append, canonical_json, hash_of, verify
 
 RECORDS = [{"what": f"record {number}", "n": number, "share": 0.1 * number} for number in range(1, 7)]
 

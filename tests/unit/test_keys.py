@@ -5,7 +5,7 @@ import pytest
 from gateway.decide.authenticate import Role, authenticate
 from gateway.decide.limit import Rates
 from gateway.errors import Unauthenticated
-from gateway.store.desired import Desired, KeyRecord
+from gateway.records.state import Desired, KeyRecord
 from gateway.store.keys import KeyOutOfUse, UnknownKey, create_key, key_view, principals, revoke_key, rotate_key
 
 NOW = 1_000_000.0

@@ -14,7 +14,7 @@ from gateway.decide.route import Route, RouteTable
 from gateway.errors import Overloaded, RateLimited
 from gateway.observe.ledger import Ledger
 from gateway.receive.rates import Lease, Spendings, WorkerRates
-from gateway.workers.sharing import Sharing
+from gateway.workers.rate_sync import Sharing
 
 
 def limited(requests: int | None = None, tokens: int | None = None, name: str = "k", **more: str) -> Principal:

@@ -12,15 +12,15 @@ import pytest
 
 from gateway.decide.route import EngineView
 from gateway.mirror.bounds import Bounds
-from gateway.mirror.desk import FeedbackDesk
+from gateway.mirror.captured import Taken
 from gateway.mirror.fair_queue import FairQueue
-from gateway.mirror.feedback import About, Feedback, Named
+from gateway.mirror.feedback_service import FeedbackDesk
 from gateway.mirror.intake import MirrorIntake
-from gateway.mirror.sample import Sample
-from gateway.mirror.straight import Straight
-from gateway.mirror.taken import Taken
+from gateway.mirror.memory_queue import Straight
 from gateway.observe.mirror_counts import MirrorCounts
-from gateway.store.desired import MirrorPolicy, RouteRecord
+from gateway.records.feedback import About, Feedback, Named
+from gateway.records.sample import Sample
+from gateway.records.state import MirrorPolicy, RouteRecord
 from gateway.store.errors import StoreUnavailable
 from tests.flow.pools import table_of
 from tests.one_worker import BREAKS, LEAVES, OneWorker, Script, events, request_of

@@ -12,24 +12,24 @@ import pytest
 from sqlalchemy import Connection
 
 from evaluators.observation import Judged, Kind, Score
-from gateway.control.rollouts import explain
-from gateway.control.rollouts.explain import plan_line
-from gateway.control.rollouts.journey import Journey
-from gateway.control.shadow.simulate import Outcome, not_replayed, simulate
-from gateway.control.shadow.watch import NOBODY_COMPARES
-from gateway.control.state import Conflict
-from gateway.decide.advance import IllegalEvent, advance
-from gateway.decide.events import StepFailed, StepPassed
-from gateway.decide.gates import Gate
-from gateway.decide.pair_gates import Finding, judge_pairs
-from gateway.decide.plan import canonical
-from gateway.decide.read_plan import parse_plan
-from gateway.decide.replay import event_of, record_of
-from gateway.decide.rollout import Phase
-from gateway.decide.tick import Facts, decide
-from gateway.decide.verdict import Reading, Verdict, worst
-from gateway.mirror.feedback import About, Feedback
-from gateway.store.desired import Desired, JudgePolicy, MirrorPolicy, RolloutRecord, Shadow
+from gateway.admin.rollouts import explain
+from gateway.admin.rollouts.pair_reader import NOBODY_COMPARES
+from gateway.admin.state import Conflict
+from gateway.records.feedback import About, Feedback
+from gateway.records.state import Desired, JudgePolicy, MirrorPolicy, RolloutRecord, Shadow
+from gateway.rollout.automation import Facts, decide
+from gateway.rollout.events import StepFailed, StepPassed
+from gateway.rollout.explain import plan_line
+from gateway.rollout.gates.pairs import Finding, judge_pairs
+from gateway.rollout.gates.reading import Reading, Verdict, worst
+from gateway.rollout.gates.traffic import Gate
+from gateway.rollout.machine import IllegalEvent, advance
+from gateway.rollout.plan import canonical
+from gateway.rollout.plan_parser import parse_plan
+from gateway.rollout.record import Journey
+from gateway.rollout.replay import event_of, record_of
+from gateway.rollout.rollout import Phase
+from gateway.rollout.simulate import Outcome, not_replayed, simulate
 from gateway.store.errors import StoreUnavailable
 from gateway.store.evaluators import Evaluators
 from gateway.store.feedback import Feedbacks

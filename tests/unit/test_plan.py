@@ -8,10 +8,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.decide.gates import GATES, Gate
-from gateway.decide.plan import MAX_TIME_SECONDS, Plan, Stage, canonical
-from gateway.decide.plan_text import NotReadable, seconds_of, share_of, weight_of
-from gateway.decide.read_plan import InvalidPlan, parse_plan
+from gateway.rollout.gates.traffic import GATES, Gate
+from gateway.rollout.plan import MAX_TIME_SECONDS, Plan, Stage, canonical
+from gateway.rollout.plan_parser import InvalidPlan, parse_plan
+from gateway.rollout.plan_values import NotReadable, seconds_of, share_of, weight_of
 
 STEP_KEYS = "weight, min_time, max_time, min_samples, max_samples, gates, share, idle"
 # Of a shadow stage that names no gates, but for `kl`, which is muted.

@@ -6,7 +6,9 @@ from itertools import product
 import pytest
 
 from evaluators.observation import Drift, Ended, Observation, Prompt, ToolCall
-from evaluators.preference.asking import (
+from evaluators.preference.calibration import MOST_FLIPS, Calibration
+from evaluators.preference.choosing import LEAST, chance_of, is_chosen
+from evaluators.preference.question import (
     Choice,
     are_the_same,
     can_be_judged,
@@ -15,8 +17,6 @@ from evaluators.preference.asking import (
     question,
     read_reply,
 )
-from evaluators.preference.calibration import MOST_FLIPS, Calibration
-from evaluators.preference.choosing import LEAST, chance_of, is_chosen
 
 FIRST, SECOND, TIE = Choice.FIRST, Choice.SECOND, Choice.TIE
 

@@ -12,14 +12,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from gateway import errors
 from gateway.errors import BadRequest, LoragateError, MethodNotAllowed, PathNotFound
+from gateway.openai.body import Fields, addressed, read
+from gateway.openai.endpoints import ENDPOINTS, Dialect, Kind, find_endpoint
+from gateway.openai.lax import is_refused, is_true, number_of
 from gateway.receive import endpoints
 from gateway.receive.deps import RequestIds
-from gateway.receive.endpoints import ENDPOINTS, Dialect, Kind, find_endpoint
 from gateway.receive.failures import body_of, connection_header, event_of, reply_of, status_line
-from gateway.receive.lax import is_refused, is_true, number_of
 from gateway.receive.outgoing import asks_for_usage
 from gateway.receive.request import Request
-from gateway.receive.wire import Fields, addressed, read
 from gateway.serve import sse
 from gateway.serve.sse import EventStream, usage_of
 

@@ -12,7 +12,7 @@ from gateway.mirror import redactors as module
 from gateway.mirror.redact import redact
 from gateway.mirror.redactors import BUILTIN, InvalidRedactor, NotRedacted, check_name, redact_text
 from gateway.mirror.reply_texts import texts_of
-from gateway.mirror.sample import Sample
+from gateway.records.sample import Sample
 
 ALL = tuple(BUILTIN)
 

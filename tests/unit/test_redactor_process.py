@@ -11,7 +11,7 @@ import pytest
 from gateway.mirror import redactors
 from gateway.mirror.redactor_process import DISABLED_SECONDS, LARGEST_HERE, MOST_LOST, Redacting
 from gateway.mirror.redactors import NotRedacted
-from gateway.mirror.sample import Sample
+from gateway.records.sample import Sample
 
 PLUGINS = {
     "hangs": "import time\ndef run(text):\n    time.sleep(1000)\n",

@@ -4,7 +4,7 @@ import msgspec
 
 from gateway.decide.assign import Arm
 from gateway.observe.tally import Tally
-from gateway.store.desired import Desired, RolloutRecord
+from gateway.records.state import Desired, RolloutRecord
 from gateway.store.replicas import GONE_SECONDS, SILENT_SECONDS, Replica, Replicas, serving
 from gateway.store.sql import Store
 

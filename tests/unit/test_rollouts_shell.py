@@ -14,10 +14,19 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from adapters.lifecycle import Event as LifeEvent
-from gateway.control.rollouts import explain
-from gateway.control.rollouts.carrying_out import carried, routed
-from gateway.control.rollouts.conductor import Conductor
-from gateway.control.rollouts.evidence import (
+from gateway.admin.rollouts import explain
+from gateway.admin.rollouts.apply import carried, routed
+from gateway.admin.rollouts.conductor import Conductor
+from gateway.admin.rollouts.operations import Order, RolloutOperations, UnknownRollout
+from gateway.admin.rollouts.rollback import roll_back
+from gateway.admin.route_journal import route_record
+from gateway.admin.state import Conflict, LiveState
+from gateway.decide.assign import Arm
+from gateway.observe.ledger import DURATION_BOUNDS, Cell
+from gateway.observe.tally import Tally
+from gateway.records.state import Desired, RouteRecord
+from gateway.rollout.events import Aborted, Paused, Resumed, StepFailed, StepInconclusive, StepPassed
+from gateway.rollout.evidence import (
     THRESHOLD_SAMPLES,
     ArmCounts,
     StageCounts,
@@ -28,23 +37,14 @@ from gateway.control.rollouts.evidence import (
     standing_of,
     threshold_of,
 )
-from gateway.control.rollouts.journalled import route_record
-from gateway.control.rollouts.journey import Journey, Last, decode, encode
-from gateway.control.rollouts.operations import Order, RolloutOperations, UnknownRollout
-from gateway.control.rollouts.rollback import roll_back
-from gateway.control.state import Conflict, LiveState
-from gateway.decide.advance import advance
-from gateway.decide.assign import Arm
-from gateway.decide.events import Aborted, Paused, Resumed, StepFailed, StepInconclusive, StepPassed
-from gateway.decide.ratio import Exposures
-from gateway.decide.read_plan import InvalidPlan, parse_plan
-from gateway.decide.replay import KIND, replay
-from gateway.decide.rollout import Phase, Rollout
-from gateway.decide.rules import RULES
-from gateway.decide.unit_shares import Count, Shares, Units, units_of
-from gateway.observe.ledger import DURATION_BOUNDS, Cell
-from gateway.observe.tally import Tally
-from gateway.store.desired import Desired, RouteRecord
+from gateway.rollout.gates.sample_ratio import Exposures
+from gateway.rollout.gates.unit_shares import Count, Shares, Units, units_of
+from gateway.rollout.machine import advance
+from gateway.rollout.plan_parser import InvalidPlan, parse_plan
+from gateway.rollout.record import Journey, Last, decode, encode
+from gateway.rollout.replay import KIND, replay
+from gateway.rollout.rollout import Phase, Rollout
+from gateway.rollout.rules import RULES
 from gateway.store.errors import Fenced, StoreUnavailable, StoreUnreadable
 from gateway.store.leader import Leader
 from gateway.store.sql import Store, open_store
@@ -276,7 +276,7 @@ def test_exposures_of_stages_that_are_over_count_until_somebody_resumes() -> Non
 
 
 def _transition(before: Journey, event: Any, after: Rollout) -> Any:
-    from gateway.decide.rollout import Transition
+    from gateway.rollout.rollout import Transition
 
     return Transition(before=before.rollout, event=event, after=after)
 

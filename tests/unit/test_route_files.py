@@ -9,13 +9,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gateway.admin.routes.files import DeclaredRoute, InvalidRoutes, declared, parse_routes
+from gateway.admin.routes.text import plan_line, plan_lines, shown, written
 from gateway.cli.routes_file import as_yaml, read_file
-from gateway.control.routes.files import DeclaredRoute, InvalidRoutes, declared, parse_routes
-from gateway.control.routes.text import plan_line, plan_lines, shown, written
 from gateway.decide.assign import DEFAULT_SOURCES, SOURCES
-from gateway.decide.plan import canonical
-from gateway.decide.read_plan import parse_plan
-from gateway.store.desired import JudgePolicy, MirrorPolicy, RouteLimits, RouteRecord
+from gateway.records.state import JudgePolicy, MirrorPolicy, RouteLimits, RouteRecord
+from gateway.rollout.plan import canonical
+from gateway.rollout.plan_parser import parse_plan
 
 CONTROL, CANDIDATE = "support@3f2a9c81d0e4", "support@9b11c0de77aa"
 FULL = f"""

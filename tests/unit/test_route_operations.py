@@ -9,14 +9,14 @@ import msgspec
 import pytest
 
 from adapters.catalog import Entry
-from gateway.control.keys.operations import KeyOperations
-from gateway.control.routes.files import Declaration, DeclaredRoute
-from gateway.control.routes.operations import Order, RouteOperations, StateMoved, UnknownRoute
-from gateway.control.state import Conflict, LiveState, Overtaken, insist
+from gateway.admin.keys.operations import KeyOperations
+from gateway.admin.routes.files import Declaration, DeclaredRoute
+from gateway.admin.routes.operations import Order, RouteOperations, StateMoved, UnknownRoute
+from gateway.admin.state import Conflict, LiveState, Overtaken, insist
 from gateway.decide.authenticate import Role
 from gateway.decide.route import Base, EngineView
 from gateway.observe.ledger import Cell
-from gateway.store.desired import Desired, RolloutRecord
+from gateway.records.state import Desired, RolloutRecord
 from gateway.store.sql import Store, open_store
 from tests.unit.test_route_plan import ENTRIES, SUPPORT, A, B, C
 

@@ -13,12 +13,12 @@ from adapters.catalog import Entry
 from adapters.lifecycle import State
 from adapters.manifest import Manifest
 from adapters.reference import AdapterRef
-from gateway.control.routes.files import DeclaredRoute, InvalidRoutes, declared
-from gateway.control.routes.plan import Circumstances, RoutePlan, plan_routes
+from gateway.admin.routes.files import DeclaredRoute, InvalidRoutes, declared
+from gateway.admin.routes.plan import Circumstances, RoutePlan, plan_routes
 from gateway.decide.assign import Arm, Split, pick_arm
-from gateway.decide.plan import canonical
-from gateway.decide.read_plan import parse_plan
-from gateway.store.desired import Desired, MirrorPolicy, Previous, RolloutRecord, RouteLimits, RouteRecord
+from gateway.records.state import Desired, MirrorPolicy, Previous, RolloutRecord, RouteLimits, RouteRecord
+from gateway.rollout.plan import canonical
+from gateway.rollout.plan_parser import parse_plan
 
 NOW = 1_790_000_000
 

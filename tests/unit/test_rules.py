@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from gateway.control.rollouts.evidence import NO_PAIRS, StageCounts, StagePairs, counts_of, judged
-from gateway.control.rollouts.explain import sentences
-from gateway.control.rollouts.journey import decode, encode
-from gateway.decide.events import StepFailed, StepInconclusive
-from gateway.decide.pair_gates import Finding
-from gateway.decide.plan import Stage
-from gateway.decide.read_plan import parse_plan
-from gateway.decide.replay import replay
-from gateway.decide.rollout import Phase
-from gateway.decide.rules import RULES, what_changed
-from gateway.decide.unit_shares import Count, units_of
-from gateway.decide.verdict import Verdict
-from gateway.store.desired import Desired
+from gateway.records.state import Desired
+from gateway.rollout.events import StepFailed, StepInconclusive
+from gateway.rollout.evidence import NO_PAIRS, StageCounts, StagePairs, counts_of, judged
+from gateway.rollout.explain import sentences
+from gateway.rollout.gates.pairs import Finding
+from gateway.rollout.gates.reading import Verdict
+from gateway.rollout.gates.unit_shares import Count, units_of
+from gateway.rollout.plan import Stage
+from gateway.rollout.plan_parser import parse_plan
+from gateway.rollout.record import decode, encode
+from gateway.rollout.replay import replay
+from gateway.rollout.rollout import Phase
+from gateway.rollout.rules import RULES, what_changed
 from gateway.store.sql import Store
 from tests.unit.test_rollouts_shell import ORDER, RAMP, B, World, journey, run, store
 

@@ -10,17 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from gateway.control.rollouts.carrying_out import routed
-from gateway.control.shadow.stage_evidence import needs_noise
+from gateway.admin.rollouts.apply import routed
 from gateway.decide.assign import Arm, Split, bucket
 from gateway.decide.authenticate import Principal, Role
-from gateway.decide.read_plan import parse_plan
-from gateway.decide.rollout import Phase, Rollout
 from gateway.decide.route import Base, EngineView, Route, RouteTable
 from gateway.decide.sample import Mirror, noise_of_control, pick_copy
-from gateway.mirror.taken import NoPair, Taken, sample_of, session_of, task_of
+from gateway.mirror.captured import NoPair, Taken, sample_of, session_of, task_of
 from gateway.pipeline import Call, answer
-from gateway.store.desired import Desired, JudgePolicy, MirrorPolicy, RolloutRecord, RouteRecord, Shadow
+from gateway.records.state import Desired, JudgePolicy, MirrorPolicy, RolloutRecord, RouteRecord, Shadow
+from gateway.rollout.plan_parser import parse_plan
+from gateway.rollout.rollout import Phase, Rollout
+from gateway.rollout.stage_evidence import needs_noise
 from gateway.store.snapshot import encode, of_state, to_table
 
 A, B = "support@" + "a" * 12, "support@" + "b" * 12

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from prometheus_client.core import Metric
 
 from evaluators.observation import Drift, Judged, Kind, Outcome, Score, Unscored
-from gateway.control.shadow.heard import Heard, calibrations
-from gateway.control.shadow.windows import (
+from gateway.admin.shadow.metrics_collector import Heard, calibrations
+from gateway.admin.shadow.windows import (
     BLOCK_PAIRS,
     LONGEST_SECONDS,
     MOST_BLOCKS,

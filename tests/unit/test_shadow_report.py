@@ -14,19 +14,19 @@ from hypothesis import strategies as st
 
 from evaluators.drift.token_kl import HISTOGRAM_BOUNDS
 from evaluators.observation import Drift, Judged, Kind, Outcome, Score, Unscored
+from gateway.admin.shadow.api import mirror_lines, summaries
+from gateway.admin.shadow.discoveries import FALSE_DISCOVERIES
+from gateway.admin.shadow.intervals import e_against, e_against_noise, estimate_of
+from gateway.admin.shadow.report import MOST_POINTS, MOST_TASKS, comparisons_of, quantile, thinned
 from gateway.cli.shadow_html import PlotsMissing, page
 from gateway.cli.shadow_plots import MOST_PANELS, e_values, kl_over_pairs, log_ratios, scores_by_task
 from gateway.cli.shadow_table import show
-from gateway.control.shadow.api import mirror_lines, summaries
-from gateway.control.shadow.discoveries import FALSE_DISCOVERIES
-from gateway.control.shadow.growth import MOST_EVIDENCE, grown
-from gateway.control.shadow.growth import MOST_POINTS as MOST_CURVE_POINTS
-from gateway.control.shadow.intervals import e_against, e_against_noise, estimate_of
-from gateway.control.shadow.report import MOST_POINTS, MOST_TASKS, comparisons_of, quantile, thinned
-from gateway.decide.read_plan import parse_plan
-from gateway.decide.rollout import Phase, Rollout
-from gateway.decide.verdict import Verdict
 from gateway.observe.mirror_counts import MirrorCounts
+from gateway.rollout.gates.evidence_curve import MOST_EVIDENCE, grown
+from gateway.rollout.gates.evidence_curve import MOST_POINTS as MOST_CURVE_POINTS
+from gateway.rollout.gates.reading import Verdict
+from gateway.rollout.plan_parser import parse_plan
+from gateway.rollout.rollout import Phase, Rollout
 
 CONTROL, CANDIDATE = "support@24e3a56d83d9", "support@9d1c44aa0b17"
 HOSTILE = "<script>$x_$&'\"\n"

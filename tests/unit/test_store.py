@@ -15,9 +15,9 @@ from adapters.lifecycle import State
 from adapters.manifest import Manifest
 from adapters.reference import AdapterRef
 from gateway.decide.authenticate import Role
+from gateway.records.state import Desired, KeyRecord, RolloutRecord, RouteRecord
 from gateway.store.copies import read_copy, save_copy
 from gateway.store.database import InvalidUrl, address_of
-from gateway.store.desired import Desired, KeyRecord, RolloutRecord, RouteRecord
 from gateway.store.errors import Fenced, StaleWrite
 from gateway.store.fingerprints import FingerprintStore
 from gateway.store.idempotency import IdempotencyKeys, KeyReused, Reply, StillRunning

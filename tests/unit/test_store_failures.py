@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, event, text
 
+from gateway.records.state import Desired
 from gateway.store.database import Database
 from gateway.store.deadline import MOST_HANGING, Deadline, TimeIsOver
-from gateway.store.desired import Desired
 from gateway.store.errors import StoreUnavailable
 from gateway.store.feed import Feed
 from gateway.store.sql import open_store

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import text
 
-from gateway.store.desired import Desired
+from gateway.records.state import Desired
 from gateway.store.feed import Feed
 from gateway.store.sql import Store, open_store
 from tests.patience import PATIENCE_SECONDS, until

@@ -13,9 +13,9 @@ import pytest
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from gateway.records.state import Desired
 from gateway.store import schema
 from gateway.store.database import Database, address_of
-from gateway.store.desired import Desired
 from gateway.store.errors import StoreError, StoreTooNew, StoreUnreadable
 from gateway.store.migrate import MIGRATIONS, bring_up, migrate, revision_of
 from gateway.store.sql import Store, open_store

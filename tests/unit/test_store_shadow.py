@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
-from gateway.mirror.feedback import About, Feedback
+from gateway.records.feedback import About, Feedback
 from gateway.store.baselines import Baselines
 from gateway.store.evaluators import GONE_SECONDS, Evaluators
 from gateway.store.feedback import Feedbacks
+from gateway.store.leases import Turns
 from gateway.store.sql import Store
-from gateway.store.turns import Turns
 
 ABOUT = About(alias="support", version="support@2", arm="candidate", rollout="ro-1", stage=1, account="key-1")
 

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.decide.assign import Arm, bucket, sample_hash
-from gateway.decide.ratio import Exposures, judge_ratio
 from gateway.decide.route import RolloutTag
-from gateway.decide.verdict import Verdict
 from gateway.observe import tally
 from gateway.observe.tally import MOST_UNITS, Tallies, Tally, Units, is_failure, summed
 from gateway.pipeline import Exposure
+from gateway.rollout.gates.reading import Verdict
+from gateway.rollout.gates.sample_ratio import Exposures, judge_ratio
 
 TAG = RolloutTag(id="r1", stage=2)
 

@@ -8,11 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.control.rollouts.account_counts import accounts_of, arm_counts
 from gateway.decide.assign import Arm
-from gateway.decide.gates import Gate, Streams, judge_streams
 from gateway.decide.route import RolloutTag
-from gateway.decide.unit_shares import (
+from gateway.observe import units as units_module
+from gateway.observe.tally import Tally, shared, summed
+from gateway.observe.units import MOST_OUTCOMES, Outcomes, StageUnits, UnitShares, multiplicity
+from gateway.pipeline import Exposure
+from gateway.rollout.account_counts import accounts_of, arm_counts
+from gateway.rollout.gates.reading import Verdict
+from gateway.rollout.gates.traffic import Gate, Streams, judge_streams
+from gateway.rollout.gates.unit_shares import (
     FRESH,
     IDLE_SECONDS,
     MOST_REQUESTS,
@@ -29,11 +34,6 @@ from gateway.decide.unit_shares import (
     round_of,
     units_of,
 )
-from gateway.decide.verdict import Verdict
-from gateway.observe import units as units_module
-from gateway.observe.tally import Tally, shared, summed
-from gateway.observe.units import MOST_OUTCOMES, Outcomes, StageUnits, UnitShares, multiplicity
-from gateway.pipeline import Exposure
 from tests.unit_counts import Worker
 
 BEGAN = 1_000.0

@@ -9,9 +9,9 @@ from typing import Any, cast
 import msgspec
 
 from gateway.app import Worker
-from gateway.mirror.feedback import About
-from gateway.mirror.taken import Taken
+from gateway.mirror.captured import Taken
 from gateway.receive.limits import Limits
+from gateway.records.feedback import About
 from gateway.workers import channel
 from gateway.workers.channel import Configure, Recalled, Report, Start
 from gateway.workers.pool import WorkerPool

@@ -1,0 +1,280 @@
+"""The admin API's paths for adapters. Long operations tell how far they are, if asked to."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Annotated, Any, Final
+
+from fastapi import FastAPI, Request, Response
+from fastapi import Path as InPath
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+from adapters.catalog import Entry
+from adapters.recipe import Method, Parent, Recipe
+from gateway.admin.adapters.intake import Progress
+from gateway.admin.adapters.operations import Order
+from gateway.admin.failures import error_body
+from gateway.admin.models.adapters import AdapterDetail, AdaptersView, AdapterView, RemovedView
+from gateway.admin.models.routes import ALIAS, ALIAS_OR_VERSION
+from gateway.admin.openapi import refusals
+from gateway.admin.operations import Operations
+from gateway.admin.paging import After, Limit, Place, page
+
+log = logging.getLogger("loragate.admin")
+
+# Asked for with `Accept`: lines of JSON, each `{"progress": …}`, the last `{"result": …}` or `{"error": …}`.
+PROGRESS_TYPE: Final = "application/x-ndjson"
+# Kept in the state file, which is written whole at every change.
+LONGEST_NOTES: Final = 10_000
+# Progress is told at most so often.
+_LINE_SECONDS: Final = 0.1
+
+_REFUSALS: Final = {
+    400: "Malformed, or no name for an adapter",
+    404: "No such alias or version",
+    409: "It does not fit the state as it is",
+    422: "The adapter or the recipe is refused: every problem at once",
+    502: "The source cannot be reached",
+    507: "It cannot be written to disk",
+}
+_MADE: Final[dict[str, Any]] = {
+    "content": {
+        PROGRESS_TYPE: {
+            "schema": {
+                "type": "string",
+                "description": "If `Accept` asks for it: a line of JSON each time there is something to tell, "
+                '`{"progress": {"stage", "done", "total"}}`, the last `{"result": …}` or `{"error": …, "status": …}`',
+            }
+        }
+    }
+}
+_MAKING: Final[dict[str, Any]] = {
+    "response_model": AdapterView,
+    "status_code": 201,
+    "responses": {201: _MADE, **refusals(_REFUSALS)},
+}
+
+
+AliasOrVersion = Annotated[
+    str,
+    InPath(
+        description="Alias or version",
+        json_schema_extra=ALIAS_OR_VERSION,
+        examples=["support", "support@3f2a9c81d0e4"],
+    ),
+]
+
+
+class _New(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(description="Alias that clients send as `model`", json_schema_extra=ALIAS, examples=["support"])
+    notes: str = Field("", max_length=LONGEST_NOTES)
+
+
+class NewAdapter(_New):
+    """An adapter, and the name to register it under."""
+
+    source: str = Field(
+        validation_alias=AliasChoices("source", "path"),
+        description="Absolute folder or archive on the gateway's machine, or a URL below one of `adapters.sources`",
+    )
+    digest: str | None = Field(None, description="Digest that the content must have: 64 hex digits, or 12 or more")
+    activate: bool = Field(True, description="Point the alias at it; else it is only registered")
+    allow_no_op: bool = Field(False, description="Register it even if it adds nothing to the base")
+
+
+class FusionParent(BaseModel):
+    """One version that goes in."""
+
+    model_config = ConfigDict(extra="forbid")
+    version: str = Field(description="Alias or version", json_schema_extra=ALIAS_OR_VERSION)
+    weight: float = 1.0
+
+
+class NewFusion(_New):
+    """How to make one version out of several."""
+
+    parents: list[FusionParent]
+    method: Method
+    rank: int | None = None
+    density: float | None = None
+    seed: int | None = None
+    activate: bool | None = Field(None, description="Point the alias at it; null: only if the alias is new")
+
+
+class NewScale(BaseModel):
+    """How much of a version's effect to keep."""
+
+    model_config = ConfigDict(extra="forbid")
+    version: str = Field(description="Alias or version", json_schema_extra=ALIAS_OR_VERSION)
+    factor: float
+    name: str | None = Field(
+        None, description="Alias to register it under; the parent's if not given", json_schema_extra=ALIAS
+    )
+    notes: str = Field("", max_length=LONGEST_NOTES)
+    activate: bool | None = Field(None, description="Point the alias at it; null: only if the alias is new")
+
+
+def add_adapters(app: FastAPI, operations: Operations) -> None:
+    """Add the paths for adapters to the control plane."""
+    _add_reading(app, operations)
+
+    @app.post("/admin/v1/adapters", tags=["adapters"], **_MAKING)
+    async def add_adapter(request: Request, new: NewAdapter) -> Response:
+        """Register an adapter, load it on every engine that should hold it, and point its alias at it."""
+        order = Order(
+            name=new.name, by=request.state.caller, notes=new.notes, activate=new.activate, may_be_null=new.allow_no_op
+        )
+        any_local = bool(request.state.is_local)
+
+        async def work(progress: Progress) -> Entry:
+            return await operations.adapters.add(
+                new.source, order, any_local=any_local, digest=new.digest, progress=progress
+            )
+
+        return await _answer(request, operations, work)
+
+    @app.post("/admin/v1/adapters/fuse", tags=["adapters"], **_MAKING)
+    async def fuse_adapters(request: Request, new: NewFusion) -> Response:
+        """Make a new version out of registered ones."""
+        order = Order(name=new.name, by=request.state.caller, notes=new.notes, activate=new.activate)
+        recipe = Recipe(
+            method=new.method,
+            rank=new.rank,
+            density=new.density,
+            seed=new.seed,
+            parents=tuple(Parent(version=each.version, weight=each.weight) for each in new.parents),
+        )
+        return await _answer(request, operations, lambda progress: operations.adapters.fuse(recipe, order, progress))
+
+    @app.post("/admin/v1/adapters/scale", tags=["adapters"], **_MAKING)
+    async def scale_adapter(request: Request, new: NewScale) -> Response:
+        """Make a version with more or less of another's effect."""
+        name = new.name or operations.state.served_by(new.version).ref.name
+        order = Order(name=name, by=request.state.caller, notes=new.notes, activate=new.activate)
+        return await _answer(
+            request, operations, lambda progress: operations.adapters.scale(new.version, new.factor, order, progress)
+        )
+
+    gone = refusals({status: _REFUSALS[status] for status in (400, 404, 409)})
+
+    @app.delete("/admin/v1/adapters/{name}", tags=["adapters"], response_model=RemovedView, responses=gone)
+    async def remove_adapter(request: Request, name: AliasOrVersion) -> dict[str, Any]:
+        """Remove an alias with all its versions, or a version that nothing serves."""
+        return {"removed": list(await operations.adapters.remove(name, by=request.state.caller))}
+
+
+def _add_reading(app: FastAPI, operations: Operations) -> None:
+    @app.get("/admin/v1/adapters", tags=["adapters"], response_model=AdaptersView)
+    async def list_adapters(*, after: After = None, limit: Limit = 100) -> dict[str, Any]:
+        """Registered versions, oldest first."""
+        serves: dict[str, list[str]] = {}
+        for route in operations.state.desired.routes:
+            for version in {route.control, route.candidate} - {None}:
+                serves.setdefault(str(version), []).append(route.alias)
+        found, cursor = page(operations.state.catalog, _place, after, limit)
+        return {"adapters": [_view(entry, serves.get(entry.ref.version, [])) for entry in found], "next": cursor}
+
+    unknown = refusals({status: _REFUSALS[status] for status in (400, 404)})
+
+    @app.get("/admin/v1/adapters/{name}", tags=["adapters"], response_model=AdapterDetail, responses=unknown)
+    async def show_adapter(name: AliasOrVersion) -> dict[str, Any]:
+        """One version, or the one that an alias serves now, with what each engine makes of it."""
+        entry = operations.state.served_by(name)
+        return {**adapter_view(operations, entry), "engines": operations.standing(entry.ref.version)}
+
+
+def _place(entry: Entry) -> Place:
+    return entry.created, entry.ref.version
+
+
+async def _answer(request: Request, operations: Operations, work: Callable[[Progress], Awaitable[Entry]]) -> Response:
+    if PROGRESS_TYPE in request.headers.get("accept", ""):
+        return StreamingResponse(_lines(operations, work), media_type=PROGRESS_TYPE)
+    entry = await work(_silent)
+    return JSONResponse(adapter_view(operations, entry), 201)
+
+
+def _silent(stage: str, done: int = 0, total: int | None = None) -> None:
+    """Tell nobody: the caller waits for the result alone."""
+
+
+async def _lines(operations: Operations, work: Callable[[Progress], Awaitable[Entry]]) -> AsyncIterator[bytes]:
+    """Yield progress as it comes, then the result. A client that leaves cancels the work."""
+    now: dict[str, Any] = {}
+    task = asyncio.ensure_future(
+        work(lambda stage, done=0, total=None: now.update(stage=stage, done=done, total=total))
+    )
+    told: dict[str, Any] = {}
+    try:
+        while not task.done():
+            await asyncio.wait([task], timeout=_LINE_SECONDS)
+            if now != told:
+                told = dict(now)
+                yield _line({"progress": told})
+        try:
+            yield _line({"result": adapter_view(operations, task.result())})
+        except Exception as error:
+            status, body = error_body(error)
+            if status == 500:
+                log.exception("an operation failed; this is a bug")
+            yield _line({**body, "status": status})
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+def adapter_view(operations: Operations, entry: Entry) -> dict[str, Any]:
+    """Return a version as the admin API shows it."""
+    version = entry.ref.version
+    aliases = [route.alias for route in operations.state.desired.routes if version in (route.control, route.candidate)]
+    return _view(entry, aliases)
+
+
+def _view(entry: Entry, aliases: list[str]) -> dict[str, Any]:
+    manifest = entry.manifest
+    recipe = entry.recipe
+    return {
+        "version": entry.ref.version,
+        "name": entry.ref.name,
+        "digest": manifest.digest,
+        "state": entry.state,
+        "reason": entry.reason or None,
+        "serves": aliases,
+        "base": manifest.base,
+        "rank": manifest.rank,
+        "alpha": manifest.alpha,
+        "target_modules": list(manifest.target_modules),
+        "size_bytes": manifest.size_bytes,
+        "tensors": manifest.tensors,
+        "dtypes": list(manifest.dtypes),
+        "use_rslora": manifest.use_rslora,
+        "targets_lm_head": manifest.targets_lm_head,
+        "scorable": manifest.is_scorable,
+        "source": entry.source,
+        "folder": entry.folder,
+        "created": entry.created,
+        "created_by": entry.created_by,
+        "notes": entry.notes,
+        "signed_by": entry.signed_by or None,
+        "recipe": None
+        if recipe is None
+        else {
+            "method": recipe.method,
+            "rank": recipe.rank,
+            "density": recipe.density,
+            "seed": recipe.seed,
+        },
+        "difference": entry.difference or None,
+        "warnings": list(entry.warnings),
+        "parents": []
+        if recipe is None
+        else [{"version": parent.version, "weight": parent.weight} for parent in recipe.parents],
+    }

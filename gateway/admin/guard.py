@@ -1,0 +1,240 @@
+"""Who may do what on the control port: one table, and the guard that holds to it.
+
+Deny by default. An operation that the table does not name is refused to everybody, and a
+path that does not exist is told only to who may read. The guard stands before everything
+else, so that nothing of a request is read that its caller may not send.
+
+A request over the unix socket in the state folder needs no key: who may open that socket
+is decided by the file system, and it belongs to the user who runs the gateway.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.admin.browsers import check_host, check_is_no_page
+from gateway.admin.failures import refusal
+from gateway.decide.authenticate import Principal, Role, caller_of
+from gateway.errors import Forbidden, LoragateError
+from gateway.records.state import KeyRecord
+from gateway.store.keys import principals
+
+# Probes and scrapes come without a key; none of these shows a prompt or a key.
+OPEN_PATHS: Final = frozenset(("/healthz", "/readyz", "/metrics"))
+
+_MAY_READ: Final = (
+    "GET /admin/docs",
+    "HEAD /admin/docs",
+    "GET /admin/openapi.json",
+    "HEAD /admin/openapi.json",
+    "GET /admin/v1/status",
+    "GET /admin/v1/adapters",
+    "GET /admin/v1/adapters/{name}",
+    "GET /admin/v1/routes",
+    "GET /admin/v1/routes/{alias}",
+    "GET /admin/v1/routes/{alias}/diff",
+    "GET /admin/v1/routes/{alias}/history",
+    "GET /admin/v1/routes/{alias}/history/{number}",
+    "POST /admin/v1/routes/plan",  # changes nothing, and says nothing that cannot be read
+    "GET /admin/v1/rollouts",
+    "GET /admin/v1/rollouts/{name}",
+    "POST /admin/v1/gates/simulate",  # changes nothing
+    "GET /admin/v1/journal",
+    "GET /admin/v1/journal/verify",
+    "GET /admin/v1/journal/{number}",
+    "GET /admin/v1/decisions/{decision}",
+    "GET /admin/v1/shadow",
+    "GET /admin/v1/shadow/{alias}",
+    "GET /admin/v1/keys",
+    "GET /admin/v1/keys/{key_id}",  # whose they are; the keys themselves are kept nowhere
+)
+_MAY_CHANGE_WHAT_IS_SERVED: Final = (
+    "POST /admin/v1/adapters",
+    "POST /admin/v1/adapters/fuse",
+    "POST /admin/v1/adapters/scale",
+    "DELETE /admin/v1/adapters/{name}",
+    "PUT /admin/v1/routes",
+    "POST /admin/v1/routes/{alias}/revert",
+    "PUT /admin/v1/routes/{alias}/split",
+    "POST /admin/v1/routes/{alias}/rollout",
+    "POST /admin/v1/routes/{alias}/rollback",
+    "POST /admin/v1/rollouts/{name}/approve",
+    "POST /admin/v1/rollouts/{name}/pause",
+    "POST /admin/v1/rollouts/{name}/resume",
+    "POST /admin/v1/rollouts/{name}/promote",
+    "POST /admin/v1/rollouts/{name}/abort",
+)
+# Who makes keys may make himself one of any role, so this is the highest.
+_MAY_MAKE_KEYS: Final = (
+    "POST /admin/v1/keys",
+    "POST /admin/v1/keys/{key_id}/rotate",
+    "DELETE /admin/v1/keys/{key_id}",
+)
+
+# Hands out prompts, and only to the unix socket's user; see `admin/shadow/memory_queue_api.py`.
+_OWN_EVALUATOR: Final = ("POST /admin/v1/shadow/straight",)
+
+# The least role for each operation; `app` and `app:pin` may do nothing here.
+ROLES: Final[Mapping[str, Role]] = MappingProxyType(
+    dict.fromkeys(_MAY_READ, Role.VIEWER)
+    | dict.fromkeys(_MAY_CHANGE_WHAT_IS_SERVED, Role.OPERATOR)
+    | dict.fromkeys((*_MAY_MAKE_KEYS, *_OWN_EVALUATOR), Role.ADMIN)
+)
+
+# Ten thousand routes with plans and notes are some ten megabytes.
+LARGEST_BODY_BYTES: Final = 16 << 20
+
+
+class Guard:
+    """Lets a request through to the application if its caller's role allows it.
+
+    The caller's id stands in `request.state.caller` then, `request.state.is_local` says whether
+    they are this machine's own user, and `request.state.operation` what they do.
+
+    Args:
+        app: What is guarded.
+        routes: Its routes, to tell which of them a request is for.
+        keys: Returns the keys as they are now.
+        now: Unix seconds.
+        socket_path: The unix socket, whose users are admins.
+        with_keys: False when the gateway runs without authentication, on loopback.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        routes: Iterable[BaseRoute],
+        keys: Callable[[], tuple[KeyRecord, ...]],
+        now: Callable[[], float],
+        socket_path: str,
+        with_keys: bool,
+    ) -> None:
+        self._app = app
+        self._routes = routes
+        self._keys = keys
+        self._now = now
+        self._socket_path = socket_path
+        self._with_keys = with_keys
+        self._known: tuple[tuple[KeyRecord, ...], Mapping[bytes, Principal]] = ((), {})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, or refuse it."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            self._check_client(scope)
+        except LoragateError as error:
+            await refusal(error)(scope, receive, send)
+            return
+        # Not `request.url`, which starlette puts together with the `Host` that the client sent.
+        if scope["path"] in OPEN_PATHS:
+            await self._app(scope, receive, send)
+            return
+        try:
+            caller, is_local = self._caller(scope)
+            operation, others = operation_of(scope, self._routes)
+            _check_role(caller, operation)
+            if others:
+                raise HTTPException(405, "Method Not Allowed", {"allow": ", ".join(others)})
+            limited = _limited(scope, receive)
+        except (LoragateError, HTTPException) as error:
+            await refusal(error)(scope, receive, send)
+            return
+        state: dict[str, Any] = scope.setdefault("state", {})
+        state |= {"caller": caller.id, "is_local": is_local, "operation": operation}
+        await self._app(scope, limited, send)
+
+    def _is_local(self, scope: Scope) -> bool:
+        server = scope.get("server")
+        return server is not None and server[0] == self._socket_path
+
+    def _check_client(self, scope: Scope) -> None:
+        """Refuse what no client of ours sends; without keys, also what a web page could.
+
+        Raises:
+            BadRequest, Forbidden: It is refused.
+        """
+        if self._is_local(scope):  # no browser opens a unix socket
+            return
+        headers = Headers(scope=scope)
+        check_host(headers, is_open=not self._with_keys)
+        if not self._with_keys:
+            check_is_no_page(scope["method"], headers)
+
+    def _caller(self, scope: Scope) -> tuple[Principal, bool]:
+        """Return who asks, and whether they are this machine's own user."""
+        if self._is_local(scope):
+            return Principal(id="local", role=Role.ADMIN), True
+        if not self._with_keys:
+            return Principal(id="anyone", role=Role.ADMIN), False
+        return caller_of(dict(scope["headers"]), self._principals(), self._now), False
+
+    def _principals(self) -> Mapping[bytes, Principal]:
+        keys = self._keys()
+        if keys is not self._known[0]:
+            self._known = (keys, principals(keys))
+        return self._known[1]
+
+
+def operation_of(scope: Scope, routes: Iterable[BaseRoute]) -> tuple[str | None, list[str]]:
+    """Return method and path of the route that serves a request, as `ROLES` writes them; else the path's methods."""
+    others: dict[str, set[str]] = {}
+    for route in routes:
+        match, _ = route.matches(scope)
+        if match is Match.FULL:
+            return f"{scope['method']} {getattr(route, 'path', '')}", []
+        if match is Match.PARTIAL:  # starlette would tell those of the first only
+            others.setdefault(getattr(route, "path", ""), set()).update(getattr(route, "methods", None) or ())
+    closest = min(others, key=lambda path: path.count("{"), default="")
+    return None, sorted(others.get(closest, ()))
+
+
+def _check_role(caller: Principal, operation: str | None) -> None:
+    """Refuse a caller whose role does not allow an operation; what does not exist, all who may not read.
+
+    Raises:
+        Forbidden: It does not.
+    """
+    role = Role.VIEWER if operation is None else ROLES.get(operation)
+    if role is None:
+        raise Forbidden(
+            f"No role is declared for `{operation}`, so nobody may use it; this is a bug.", code="role_not_allowed"
+        )
+    if not caller.is_at_least(role):
+        above = "" if role is Role.ADMIN else " or above"
+        raise Forbidden(
+            f"This needs a key of role `{role}`{above}; this one's is `{caller.role}`.", code="role_not_allowed"
+        )
+
+
+def _limited(scope: Scope, receive: Receive) -> Receive:
+    """Return `receive` for a body that is not too large.
+
+    Raises:
+        HTTPException: 413; of a body that does not say how large it is, when it has been read so far.
+    """
+    too_large = HTTPException(413, f"the body is larger than {LARGEST_BODY_BYTES} bytes")
+    declared = Headers(scope=scope).get("content-length", "")
+    if declared.isdecimal() and int(declared[:20]) > LARGEST_BODY_BYTES:
+        raise too_large
+    taken = 0
+
+    async def limited() -> Message:
+        nonlocal taken
+        message = await receive()
+        taken += len(message.get("body", b""))
+        if taken > LARGEST_BODY_BYTES:
+            raise too_large
+        return message
+
+    return limited

@@ -1,0 +1,105 @@
+"""Keys, each change as one whole: made, put in another's place, revoked."""
+
+from collections.abc import Callable, Sequence
+
+from gateway.admin.state import LiveState, insist
+from gateway.decide.authenticate import Role
+from gateway.decide.engine_fields import NO_RULES, Rules
+from gateway.errors import BadRequest
+from gateway.records.state import Desired, KeyRecord
+from gateway.store import keys
+
+Made = tuple[Desired, KeyRecord, str]
+
+
+class KeyOperations:
+    """What can be done with keys.
+
+    Args:
+        state: The state it works on.
+    """
+
+    def __init__(self, state: LiveState) -> None:
+        self._state = state
+
+    def find(self, key_id: str) -> KeyRecord:
+        """Return a key's record.
+
+        Raises:
+            UnknownKey: There is none with this id.
+        """
+        return keys.find_key(self._state.desired, key_id)
+
+    def all(self) -> tuple[KeyRecord, ...]:
+        """Return all records, oldest first."""
+        return self._state.desired.keys
+
+    def now(self) -> float:
+        """Return the time, to tell which have expired."""
+        return self._state.now()
+
+    async def create(
+        self,
+        role: Role,
+        name: str,
+        models: Sequence[str] | None,
+        *,
+        lifetime_seconds: int | None = None,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
+        engine_fields: Rules = NO_RULES,
+        by: str = "",
+    ) -> tuple[KeyRecord, str]:
+        """Make a key; returns its record and, this once, the key."""
+
+        def make(desired: Desired, now: float) -> Made:
+            return keys.create_key(
+                desired,
+                role,
+                now,
+                name,
+                models,
+                expires=None if lifetime_seconds is None else int(now) + lifetime_seconds,
+                requests_per_minute=requests_per_minute,
+                tokens_per_minute=tokens_per_minute,
+                engine_fields=engine_fields,
+            )
+
+        return await self._make(make, by)
+
+    async def rotate(self, key_id: str, overlap_seconds: int, by: str = "") -> tuple[KeyRecord, str]:
+        """Make a key in another's place, which goes on for the overlap; returns its record and the key.
+
+        Raises:
+            UnknownKey: There is none with this id.
+            KeyOutOfUse: It has expired or was rotated before.
+        """
+        return await self._make(lambda desired, now: keys.rotate_key(desired, key_id, now, overlap_seconds), by)
+
+    async def revoke(self, key_id: str, by: str = "") -> None:
+        """Revoke a key; the next request with it is refused.
+
+        Raises:
+            UnknownKey: There is none with this id.
+        """
+        state = self._state
+
+        async def work() -> None:
+            await state.change(keys.revoke_key(state.desired, key_id), by=by, reason=f"key {key_id} revoked")
+
+        async with state.turn:
+            await insist(work)
+
+    async def _make(self, make: Callable[[Desired, float], Made], by: str) -> tuple[KeyRecord, str]:
+        state = self._state
+
+        async def work() -> tuple[KeyRecord, str]:
+            try:
+                desired, record, key = make(state.desired, state.now())
+            except ValueError as error:
+                raise BadRequest(f"{error}.") from None
+            await state.change(desired, by=by, reason=f"key {record.id} made")
+            return record, key
+
+        async with state.turn:
+            return await insist(work)

@@ -1,0 +1,217 @@
+"""The admin API's paths for rollouts and rollback."""
+
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request
+from fastapi import Path as InPath
+
+from gateway.admin.models.rollouts import (
+    REFUSALS,
+    Command,
+    Gateways,
+    LastView,
+    NewRollout,
+    Promotion,
+    RatioView,
+    Rollback,
+    RollbackView,
+    RolloutSummary,
+    RolloutsView,
+    RolloutView,
+    StandBefore,
+    reading_view,
+)
+from gateway.admin.operations import Operations
+from gateway.admin.paging import Before, Limit, Place, cut, page, place_of
+from gateway.admin.rollouts.operations import Order
+from gateway.admin.rollouts.rollback import roll_back
+from gateway.admin.routes.operations import is_name
+from gateway.rollout.evidence import Standing
+from gateway.rollout.explain import plan_line
+from gateway.rollout.plan import canonical
+from gateway.rollout.record import Journey, decode
+from gateway.store.errors import StoreError
+
+_Name = Annotated[
+    str, InPath(description="A rollout's id, or the alias whose open rollout is meant", examples=["support"])
+]
+_Alias = Annotated[str, InPath(description="The name that clients send as `model`", examples=["support"])]
+
+
+def add_rollouts(app: FastAPI, operations: Operations) -> None:
+    """Add the paths for rollouts to the control plane."""
+    _add_reading(app, operations)
+    _add_commands(app, operations)
+    _add_start_and_rollback(app, operations)
+
+
+def _add_reading(app: FastAPI, operations: Operations) -> None:
+    rollouts = operations.rollouts
+
+    @app.get("/admin/v1/rollouts", tags=["rollouts"], responses=REFUSALS)
+    async def list_rollouts(
+        *,
+        alias: Annotated[str | None, Query(description="Only those of this alias")] = None,
+        open_only: Annotated[bool, Query(alias="open", description="Only those that are not over")] = False,
+        before: Before = None,
+        limit: Limit = 100,
+    ) -> RolloutsView:
+        """Rollouts, the newest first."""
+        if open_only:  # known without the store
+            records = [each for each in operations.state.desired.rollouts if alias in (None, each.alias)]
+            found, cursor = page((decode(each.body) for each in records), _place, before, limit, newest_first=True)
+        elif alias is not None and not is_name(alias):  # none can be stored, and PostgreSQL takes not every text
+            found, cursor = [], None
+        else:
+            last = place_of(before)[1] if before is not None else None
+            stored = [decode(each.body) for each in await rollouts.stored(alias, limit + 1, last)]
+            found, cursor = cut(stored, _place, limit)
+        return RolloutsView(rollouts=[summary(each) for each in found], next=cursor)
+
+    @app.get("/admin/v1/rollouts/{name}", tags=["rollouts"], responses=REFUSALS)
+    async def show_rollout(name: _Name) -> RolloutView:
+        """One rollout with what its gates say now and what it waits for; of an alias the open one, else its last."""
+        return await _view(operations, await rollouts.journey(name))
+
+
+def _add_commands(app: FastAPI, operations: Operations) -> None:
+    rollouts = operations.rollouts
+
+    @app.post("/admin/v1/rollouts/{name}/approve", tags=["rollouts"], responses=REFUSALS)
+    async def approve_rollout(request: Request, name: _Name, command: Command) -> RolloutView:
+        """Let the stage's `manual` gate pass."""
+        return await _view(operations, await rollouts.approve(name, _order(request, command)))
+
+    @app.post("/admin/v1/rollouts/{name}/pause", tags=["rollouts"], responses=REFUSALS)
+    async def pause_rollout(request: Request, name: _Name, command: Command) -> RolloutView:
+        """Hold a rollout where it is; a gate that fails still rolls it back."""
+        return await _view(operations, await rollouts.pause(name, _order(request, command)))
+
+    @app.post("/admin/v1/rollouts/{name}/resume", tags=["rollouts"], responses=REFUSALS)
+    async def resume_rollout(request: Request, name: _Name, command: Command) -> RolloutView:
+        """Begin the paused stage anew: its clock, its samples, its approval."""
+        return await _view(operations, await rollouts.resume(name, _order(request, command)))
+
+    @app.post("/admin/v1/rollouts/{name}/promote", tags=["rollouts"], responses=REFUSALS)
+    async def promote_rollout(request: Request, name: _Name, command: Promotion) -> RolloutView:
+        """Make the candidate the control."""
+        order = _order(request, command)
+        return await _view(operations, await rollouts.promote(name, order, is_early=command.early))
+
+    @app.post("/admin/v1/rollouts/{name}/abort", tags=["rollouts"], responses=REFUSALS)
+    async def abort_rollout(request: Request, name: _Name, command: Command) -> RolloutView:
+        """End a rollout without a verdict; all traffic is the control's."""
+        return await _view(operations, await rollouts.abort(name, _order(request, command)))
+
+
+def _add_start_and_rollback(app: FastAPI, operations: Operations) -> None:
+    @app.post("/admin/v1/routes/{alias}/rollout", tags=["rollouts"], status_code=201, responses=REFUSALS)
+    async def start_rollout(request: Request, alias: _Alias, new: NewRollout) -> RolloutView:
+        """Begin to roll a version out by plan. An alias has one open rollout at most."""
+        order = Order(by=request.state.caller, reason=new.reason)
+        journey = await operations.rollouts.start(alias, new.candidate, new.plan, order, override=new.override)
+        return await _view(operations, journey)
+
+    @app.post("/admin/v1/routes/{alias}/rollback", tags=["rollouts"], responses=REFUSALS)
+    async def rollback_alias(request: Request, alias: _Alias, given: Rollback) -> RollbackView:
+        """Take back what an alias has got last: its rollout's candidate, its split's, or its control.
+
+        Answered when every worker of every gateway serves from it, or after a second: `gateways` tells.
+        """
+        order = Order(by=request.state.caller, reason=given.reason, sequence=given.sequence)
+        done = await roll_back(operations.rollouts, alias, order, given.to)
+        before = done.before
+        return RollbackView(
+            alias=alias,
+            control=done.after.control,
+            rollout=done.rollout,
+            before=StandBefore(control=before.control, candidate=before.candidate, weight=before.weight),
+            ready_on=list(done.ready_on),
+            not_ready_on=list(done.not_ready_on),
+            gateways=await _gateways(operations),
+        )
+
+
+async def _gateways(operations: Operations) -> Gateways | None:
+    try:
+        serving, of = await operations.everywhere(operations.state.desired.version)
+    except StoreError:  # the rollback is stored and in force here; only the others could not be asked
+        return None
+    return Gateways(serving=serving, of=of)
+
+
+def _place(journey: Journey) -> Place:
+    return int(journey.started_at * 1000), journey.rollout.id
+
+
+def _order(request: Request, command: Command) -> Order:
+    return Order(by=request.state.caller, reason=command.reason, sequence=command.sequence)
+
+
+def summary(journey: Journey) -> RolloutSummary:
+    """Return a rollout without its figures."""
+    return RolloutSummary(**_summary_values(journey))
+
+
+def _summary_values(journey: Journey) -> dict[str, Any]:
+    rollout, last = journey.rollout, journey.last
+    return {
+        "id": rollout.id,
+        "alias": rollout.alias,
+        "control": rollout.control,
+        "candidate": rollout.candidate,
+        "phase": rollout.phase,
+        "is_open": not rollout.is_over,
+        "weight": rollout.weight,
+        "index": rollout.index,
+        "stages": len(rollout.plan.stages),
+        "stage": rollout.stage,
+        "sequence": rollout.sequence,
+        "reason": journey.reason,
+        "started_by": journey.by,
+        "started_at": journey.started_at,
+        "entered_at": rollout.entered_at,
+        "is_complete": rollout.is_complete,
+        "config_hash": rollout.plan.config_hash,
+        "last": LastView(at=last.at, by=last.by, event=last.event, why=last.why),
+    }
+
+
+async def _view(operations: Operations, journey: Journey) -> RolloutView:
+    rollout = journey.rollout
+    now = operations.state.now()
+    standing: Standing | None = None
+    problem: str | None = None
+    if not rollout.is_over:
+        try:
+            standing = await operations.rollouts.standing(journey)
+        except StoreError as error:
+            problem = str(error)
+    plan = canonical(rollout.plan)
+    return RolloutView(
+        **_summary_values(journey),
+        home=rollout.home,
+        plan=plan,
+        plan_line=plan_line(plan),
+        problem=problem,
+        seconds_in_stage=None if rollout.current is None else max(0.0, now - rollout.entered_at),
+        samples=standing.samples if standing else None,
+        gates=[reading_view(each) for each in standing.readings] if standing else None,
+        ratio=_ratio_view(standing) if standing else None,
+        threshold_seconds=journey.threshold_seconds,
+        waits_for=list(standing.waits_for) if standing else [],
+        warnings=list(standing.warnings) if standing else [],
+    )
+
+
+def _ratio_view(standing: Standing) -> RatioView:
+    ratio = standing.ratio
+    return RatioView(
+        verdict=ratio.verdict,
+        reason=ratio.reason,
+        observed=ratio.observed,
+        expected=ratio.expected,
+        n=ratio.n,
+        e_value=ratio.e_value if ratio.e_value < float("inf") else None,
+        p_value=ratio.p_value,
+    )

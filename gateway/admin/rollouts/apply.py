@@ -1,0 +1,129 @@
+"""Carry out what the rollout machine has decided: route, rollout and journal as one change.
+
+A crash leaves all of it or nothing: what is stored is published at the next start, by this
+gateway or another. Only the word to people may be lost; the phase's metric tells them too.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from gateway.admin.route_journal import digests_of
+from gateway.admin.state import Conflict, LiveState, Overtaken
+from gateway.observe.rollout_counts import RolloutCounts
+from gateway.records.state import Desired, RouteRecord, Shadow
+from gateway.rollout.events import AUTOMATION, RolledBack, StepFailed, StepInconclusive
+from gateway.rollout.gates.reading import Reading
+from gateway.rollout.record import Journey, record
+from gateway.rollout.replay import record_of
+from gateway.rollout.rollout import Notify, NotifyPage, Phase, Rollout, Transition
+from gateway.rollout.stage_evidence import needs_noise
+
+log = logging.getLogger("loragate.rollouts")
+
+OPERATOR: Final = "operator"
+INCONCLUSIVE: Final = "inconclusive"
+
+
+async def carry_out(
+    state: LiveState,
+    journey: Journey,
+    transitions: Sequence[Transition],
+    counts: RolloutCounts,
+    *,
+    fence: int | None = None,
+) -> None:
+    """Store and publish what transitions lead to, then tell whoever is to be told. Call with `state.turn` held.
+
+    Args:
+        state: What is changed.
+        journey: As it is after the last of them.
+        transitions: At least one, each following the one before.
+        counts: Where rollbacks and pages are counted.
+        fence: The leader's token, for what automation decides.
+
+    Raises:
+        Overtaken: Another gateway has changed the state first; nothing was done.
+        Conflict: A worker lags; all else is done.
+        Fenced, StoreError: It may not be stored.
+    """
+    last = transitions[-1]
+    journal = [_journal(state, each, journey) for each in transitions]
+    desired = carried(state.desired, journey, int(state.now()))
+    try:
+        await state.change(desired, by=last.event.by, reason=last.why, journal=journal, fence=fence)
+    except Overtaken:
+        raise
+    except Conflict:
+        _tell(transitions, counts)
+        raise
+    _tell(transitions, counts)
+
+
+def carried(desired: Desired, journey: Journey, now: int) -> Desired:
+    """Return the state with a rollout where it stands, and its alias split as it says."""
+    rollout = journey.rollout
+    route = desired.route(rollout.alias)
+    if route is not None:
+        desired = desired.with_route(routed(route, rollout, now))
+    return desired.with_rollout(record(journey))
+
+
+def routed(route: RouteRecord, rollout: Rollout, now: int) -> RouteRecord:
+    """Return the route with the split and the copies that the rollout wants; itself if it has them."""
+    split = rollout.split()
+    if route.control != split.control:
+        is_back = rollout.phase is Phase.ROLLED_BACK
+        route = (taken_back if is_back else RouteRecord.controlled_by)(route, split.control, now)
+    share = rollout.mirrored_share
+    shadow = None
+    if share:
+        shadow = Shadow(candidate=rollout.candidate, share=share, needs_noise=needs_noise(rollout))
+    if (route.candidate, route.weight, route.shadow) == (split.candidate, split.weight, shadow):
+        return route
+    return msgspec.structs.replace(route, candidate=split.candidate, weight=split.weight, shadow=shadow)
+
+
+def taken_back(route: RouteRecord, version: str, now: int) -> RouteRecord:
+    """Return the route with all its traffic on a former version, and what came after that forgotten.
+
+    Or the next rollback would go forward again, to the version that was taken back.
+    """
+    former = [each.version for each in route.previous]
+    older = route.previous[former.index(version) + 1 :] if version in former else route.previous
+    return msgspec.structs.replace(route.controlled_by(version, now), previous=older)
+
+
+def _journal(state: LiveState, transition: Transition, journey: Journey) -> dict[str, Any]:
+    rollout = transition.after
+    return record_of(transition) | {
+        "threshold_seconds": journey.threshold_seconds,
+        "digests": digests_of(state.catalog, {rollout.control, rollout.candidate, rollout.home}),
+    }
+
+
+def _tell(transitions: Sequence[Transition], counts: RolloutCounts) -> None:
+    for transition in transitions:
+        alias, reason = transition.after.alias, reason_of(transition)
+        if isinstance(transition.event, RolledBack | StepFailed):
+            counts.rollbacks[alias, reason] += 1
+        for effect in transition.effects:
+            if isinstance(effect, NotifyPage):
+                counts.pages[alias, reason] += 1
+                log.error("rollout %s of `%s`: %s", transition.after.id, alias, effect.message)
+            elif isinstance(effect, Notify):
+                log.warning("rollout %s of `%s`: %s", transition.after.id, alias, effect.message)
+
+
+def reason_of(transition: Transition) -> str:
+    """Return why, in one word of few: a gate's name, `inconclusive`, `automation` or `operator`."""
+    event = transition.event
+    against: list[Reading] = [each for each in transition.readings if each.fails]
+    failed = next((each for each in against if each.rolls_back), against[0] if against else None)
+    if failed is not None:
+        return failed.gate
+    if isinstance(event, StepInconclusive):
+        return INCONCLUSIVE
+    return AUTOMATION if event.by == AUTOMATION else OPERATOR

@@ -1,0 +1,302 @@
+"""Advance rollouts: one look a second, by the one gateway that leads.
+
+Who leads is decided anew at each look; what was counted comes from all replicas; what
+follows is decided in `evidence.py` and `rollout/automation.py`. Each step is written with the
+leader's fence, so one who was replaced without knowing it changes nothing. While the store
+is away nothing is decided: the weights stay, and rollouts take longer. Compared pairs are
+read by `admin/rollouts/pair_reader.py` before anything is decided.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from adapters.lifecycle import State
+from gateway.admin.rollouts.apply import carried, carry_out, routed
+from gateway.admin.rollouts.operations import RolloutOperations
+from gateway.admin.route_journal import changed_routes, digests_of
+from gateway.admin.state import Conflict, Overtaken
+from gateway.observe.rollout_counts import RolloutsReading, RolloutView
+from gateway.observe.tally import Tally
+from gateway.rollout.automation import read_gates
+from gateway.rollout.events import AUTOMATION, Aborted, Event, RolledBack, StepPassed
+from gateway.rollout.evidence import (
+    NO_PAIRS,
+    StageCounts,
+    StagePairs,
+    counts_of,
+    facts_of,
+    judged,
+    next_stage,
+    period_of,
+    ratio_of,
+    threshold_of,
+)
+from gateway.rollout.machine import advance
+from gateway.rollout.record import Journey, decode, record
+from gateway.rollout.rollout import Phase
+from gateway.store.errors import Fenced, StoreError, StoreUnreadable
+
+log = logging.getLogger("loragate.rollouts")
+
+# A third of the leader's lease, so that one look that comes late does not cost the lead.
+LOOK_SECONDS: Final = 1.0
+# Traffic drifts over hours.
+DRIFT_SECONDS: Final = 10.0
+DRIFT: Final = "drift"
+# What the leader has judged is exported for so long: a leader that stands still must not show old figures as new.
+FRESH_SECONDS: Final = 30.0
+
+
+class Lead(Protocol):
+    """Whether this gateway leads (`store.leader.Leader`)."""
+
+    fence: int | None
+
+    def step(self) -> int | None:
+        """Lead on, or try to; returns the fence to write with, or None."""
+
+    def resign(self) -> None:
+        """Lead no more."""
+
+
+class Conductor:
+    """Advances rollouts while this gateway leads.
+
+    Args:
+        rollouts: Commands on rollouts, and the state.
+        leader: Whether this gateway leads; asked in a thread.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self, rollouts: RolloutOperations, leader: Lead, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.rollouts = rollouts
+        self._leader = leader
+        self._clock = clock
+        self._views: dict[str, tuple[float, RolloutView]] = {}
+        self._entries = 0
+        self._drift_at = -DRIFT_SECONDS
+        self._trouble = ""
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this gateway leads, as far as it knows; it cannot while the store is away."""
+        return self._leader.fence is not None and not self._trouble
+
+    async def run(self) -> None:
+        """Look once a second, until cancelled."""
+        try:
+            while True:
+                try:
+                    await self.look()
+                except Exception:  # one rollout's fault must not end a gateway that serves
+                    log.exception("rollouts cannot be looked at; this is a bug")
+                await asyncio.sleep(LOOK_SECONDS)
+        finally:
+            await asyncio.to_thread(self._leader.resign)
+
+    async def look(self) -> None:
+        """Stand for the lead, and if it is ours, look at every open rollout."""
+        try:
+            fence, self._entries = await asyncio.to_thread(self._stand)
+            if fence is not None:
+                journeys, damage = self._journeys()
+                pairs = await asyncio.to_thread(self.rollouts.watch.look, journeys, self.rollouts.state.now())
+                tallies = await self.rollouts.gather() if journeys else ()
+                for each in journeys:
+                    await self._advance(each.rollout.id, tallies, pairs.get(each.rollout.id, NO_PAIRS), fence)
+                await self._watch_drift(fence)
+                if damage is not None:
+                    raise damage
+            else:
+                self.rollouts.watch.stand_back()
+                self.rollouts.drift.stand_back()
+        except Fenced as error:
+            log.warning("%s", error)
+            await asyncio.to_thread(self._leader.resign)
+        except StoreError as error:
+            if not self._trouble:
+                log.warning("rollouts stand still: %s", error)
+            self._trouble = str(error)
+            return
+        self._trouble = ""
+
+    def _stand(self) -> tuple[int | None, int]:
+        fence = self._leader.step()
+        head = self.rollouts.state.store.journal_head()
+        return fence, head.number if head is not None else 0
+
+    def _journeys(self) -> tuple[list[Journey], StoreUnreadable | None]:
+        """Return the open rollouts, and what is wrong with one that cannot be read: it stops no other."""
+        journeys, damage = [], None
+        for each in self.rollouts.state.desired.rollouts:
+            try:
+                journeys.append(decode(each.body))
+            except StoreUnreadable as error:
+                damage = error
+        return journeys, damage
+
+    async def _watch_drift(self, fence: int) -> None:
+        """Journal and page each alarm of drift over time once; see `admin/rollouts/drift_monitor.py`."""
+        state, drift = self.rollouts.state, self.rollouts.drift
+        if self._clock() - self._drift_at < DRIFT_SECONDS:
+            return
+        self._drift_at = self._clock()
+        for each in await asyncio.to_thread(drift.look, state.desired.routes, state.now()):
+            entry = {
+                "kind": DRIFT,
+                "alias": each.alias,
+                "version": each.version,
+                "at": state.now(),
+                "who": AUTOMATION,
+                "why": each.noted.why,
+                "what": each.what,
+                "n": each.n,
+                "limit": each.limit,
+                "baseline": each.baseline,
+                "pair": each.noted.number,
+                "digests": digests_of(state.catalog, (each.version,)),
+            }
+            try:
+                async with state.turn:
+                    await state.change(
+                        state.desired, by=AUTOMATION, reason=each.noted.why, journal=(entry,), fence=fence
+                    )
+            except Overtaken:
+                continue  # at the next look
+            except Conflict as error:  # it is stored, and a worker lags
+                log.info("drift of `%s`: %s", each.alias, error)
+            self.rollouts.counts.pages[each.alias, DRIFT] += 1
+            log.error("`%s` on `%s`: %s", each.alias, each.version, each.noted.why)
+            await asyncio.to_thread(drift.noted, each)
+
+    async def _advance(self, rollout_id: str, tallies: Sequence[Tally], pairs: StagePairs, fence: int) -> None:
+        state = self.rollouts.state
+        async with state.turn:
+            # As it is now: a command may have come while we gathered.
+            found = next((each for each in state.desired.rollouts if each.id == rollout_id), None)
+            if found is None:
+                return
+            journey = decode(found.body)
+            counts = counts_of(tallies, journey.rollout, pairs)
+            self._note(journey, counts)
+            try:
+                await self._step(journey, counts, fence)
+            except Conflict as error:  # another was first, or a worker lags: seen at the next look
+                log.info("rollout %s: %s", rollout_id, error)
+
+    async def _step(self, journey: Journey, counts: StageCounts, fence: int) -> None:
+        state, rollout = self.rollouts.state, journey.rollout
+        event = self._without_counts(journey) or judged(journey, counts, state.now())
+        if event is not None:
+            transition = advance(rollout, event)
+            has_ended = isinstance(event, StepPassed)
+            moved = journey.after(
+                transition,
+                # The control's requests of the stage that ends: the latest from before the stage that begins.
+                threshold_seconds=(
+                    threshold_of(counts.control.durations, next_stage(rollout)) or journey.threshold_seconds
+                ),
+                period=period_of(counts, rollout, journey.periods) if has_ended else None,
+            )
+            await carry_out(state, moved, (transition,), self.rollouts.counts, fence=fence)
+            return
+        await self._make_good(journey, counts, fence)
+
+    def _without_counts(self, journey: Journey) -> Event | None:
+        """Return what has to happen whatever was counted, or None."""
+        state, rollout = self.rollouts.state, journey.rollout
+        now = state.now()
+        if state.desired.route(rollout.alias) is None:
+            return Aborted(at=now, by=AUTOMATION, reason=f"the alias `{rollout.alias}` is gone")
+        entry = state.catalog.entries.get(rollout.candidate)
+        is_tried = rollout.phase in (Phase.SHADOW, Phase.CANARY, Phase.PAUSED)
+        if is_tried and (entry is None or entry.state is not State.READY):
+            why = "is not registered any more" if entry is None else f"is {entry.state}: {entry.reason}"
+            return RolledBack(at=now, by=AUTOMATION, reason=f"`{rollout.candidate}` {why}")
+        return None
+
+    async def _make_good(self, journey: Journey, counts: StageCounts, fence: int) -> None:
+        """Store what is missing: a threshold that can be said by now, and the split if another gateway spoilt it."""
+        state, rollout = self.rollouts.state, journey.rollout
+        stage = rollout.current
+        if journey.threshold_seconds is None:
+            seconds = threshold_of(counts.control.durations, stage)
+            if seconds is not None:
+                await self._set_threshold(journey, seconds, sum(counts.control.durations), fence)
+                return
+        route = state.desired.route(rollout.alias)
+        if route is not None and routed(route, rollout, int(state.now())) != route:
+            reason = f"the split was not that of rollout `{rollout.id}`"
+            desired = carried(state.desired, journey, int(state.now()))
+            records = changed_routes(
+                state.desired, desired, by=AUTOMATION, reason=reason, at=state.now(), catalog=state.catalog
+            )
+            log.warning("`%s`: %s; it is set right", rollout.alias, reason)
+            await state.change(desired, by=AUTOMATION, reason=reason, journal=records, fence=fence)
+
+    async def _set_threshold(self, journey: Journey, seconds: float, n: int, fence: int) -> None:
+        state, rollout = self.rollouts.state, journey.rollout
+        known = journey.with_threshold(seconds)
+        reason = f"no requests were counted before the stage; of {n:,} of the control within it"
+        entry = {
+            "kind": "threshold",
+            "rollout": rollout.id,
+            "alias": rollout.alias,
+            "at": state.now(),
+            "who": AUTOMATION,
+            "why": reason,
+            "stage": rollout.stage,
+            "before": None,
+            "after": seconds,
+            "n": n,
+            "config_hash": rollout.plan.config_hash,
+        }
+        await state.change(
+            state.desired.with_rollout(record(known)), by=AUTOMATION, reason=reason, journal=(entry,), fence=fence
+        )
+
+    def _note(self, journey: Journey, counts: StageCounts) -> None:
+        """Keep what the gates say, for the metrics."""
+        rollout = journey.rollout
+        facts = facts_of(counts, journey)
+        view = RolloutView(
+            alias=rollout.alias,
+            phase=rollout.phase,
+            stage=rollout.stage,
+            readings=read_gates(rollout, facts),
+            ratio=ratio_of(counts, journey),
+            bound=1.0 / rollout.plan.alpha_per_gate,
+        )
+        self._views[rollout.id] = (self._clock(), view)
+
+    def reading(self) -> RolloutsReading:
+        """Return what is exported."""
+        desired = self.rollouts.state.desired
+        weights = {}
+        for route in desired.routes:
+            weights[route.alias, "control", route.control] = 10_000 - route.weight
+            if route.candidate is not None:
+                weights[route.alias, "candidate", route.candidate] = route.weight
+        self._views = {each.id: self._views[each.id] for each in desired.rollouts if each.id in self._views}
+        views = []
+        for each in desired.rollouts:
+            try:
+                rollout = decode(each.body).rollout
+            except StoreUnreadable:  # the log says so at each look; a scrape tells the rest
+                continue
+            at, view = self._views.get(each.id, (0.0, None))
+            if view is None or not self.is_leader or self._clock() - at > FRESH_SECONDS:
+                view = RolloutView(alias=rollout.alias, phase=rollout.phase, stage=rollout.stage)
+            views.append(view)
+        return RolloutsReading(
+            weights=weights,
+            rollouts=tuple(views),
+            counts=self.rollouts.counts,
+            is_leader=self.is_leader,
+            journal_entries=self._entries,
+        )

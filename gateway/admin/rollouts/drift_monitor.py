@@ -1,0 +1,269 @@
+"""Hold pairs with the base against each version's accepted baseline, and raise an alarm when traffic has changed.
+
+The leader looks. It reads each alias's pairs from where the baseline ends, in order, so a new
+leader comes to the same sums. An alarm is raised once for each version and thing watched:
+whoever looks into it accepts the new state with the next promotion.
+
+No rollback follows. Drift over time has causes that no rollback mends: other questions come,
+another season begins, a client has changed its prompt. A rollback would then take a good
+version away and leave the cause.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from evaluators.judge.over_time import Alarm, BaselineOf, Distance, OverTime
+from evaluators.observation import Judged, Kind
+from evaluators.statistics.detector import RUN_LENGTH
+from gateway.admin.rollouts.drift_baseline import (
+    FEWEST_SESSIONS,
+    KL,
+    OUTPUT_LENGTH,
+    Baseline,
+    Noted,
+    completed,
+    decode,
+    encode,
+    made_from,
+    sessions_in,
+)
+from gateway.observe.drift_view import DriftStanding
+from gateway.records.state import RouteRecord
+from gateway.rollout.record import decode as decode_journey
+from gateway.rollout.rollout import Phase
+from gateway.store.baselines import Baselines
+from gateway.store.errors import StoreUnreadable
+from gateway.store.pairs import PAGE, Pairs
+from gateway.store.sql import Store
+
+# For how far the mix of tasks and lengths is now: a few hours of a busy alias, and enough that bins are not empty by
+# chance.
+WINDOW_SESSIONS: Final = 500
+FEWEST_SHOWN: Final = 100
+# Of one alias, at one look; what is more comes at the next.
+PAGES_A_LOOK: Final = 5
+# Baselines that are looked for at one look: after a start there are as many as aliases.
+NEW_A_LOOK: Final = 20
+# Engines that cannot score tokens tell no KL; then a baseline is complete without, after so many times the sessions.
+PATIENCE: Final = 3
+# What is told of each, by the side to which it has moved; of tasks and prompts' lengths, which of them come oftener.
+_WORDS: Final = {
+    (OUTPUT_LENGTH, "up"): "answers are longer",
+    (OUTPUT_LENGTH, "down"): "answers are shorter",
+    ("refusal", "up"): "it refuses more often",
+    ("refusal", "down"): "it refuses less often",
+    (KL, "up"): "it answers further from the base",
+    (KL, "down"): "it answers closer to the base",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drifted:
+    """An alarm that is to be told: `what` is watched, `n` sessions in, with its bound and the baseline's mean."""
+
+    alias: str
+    version: str
+    what: str
+    n: int
+    limit: float
+    baseline: float
+    noted: Noted
+
+
+class DriftWatch:
+    """Drift over time of all aliases. Its methods block, are called by one at a time, and raise StoreError.
+
+    Args:
+        store: Where pairs and baselines are.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._pairs = Pairs(store)
+        self._baselines = Baselines(store)
+        self._follows: dict[str, _Follow] = {}
+        self._standing: tuple[DriftStanding, ...] = ()
+
+    def look(self, routes: Sequence[RouteRecord], now: float) -> list[Drifted]:
+        """Read what is new, and return the alarms that have not been noted yet.
+
+        Args:
+            routes: All of them; baselines are made for each, pairs read where the mirror policy has some made.
+            now: Unix seconds.
+        """
+        self._follows = {
+            route.alias: follow
+            for route in routes
+            if (follow := self._follows.get(route.alias)) is not None and follow.baseline.version == route.control
+        }
+        new = [route for route in routes if route.alias not in self._follows]
+        for route in new[:NEW_A_LOOK]:
+            self._follows[route.alias] = _Follow(self._baseline(route, now))
+        found: list[Drifted] = []
+        for route in routes:
+            is_read = route.mirror is not None and route.mirror.share > 0 and route.mirror.capture != "off"
+            follow = self._follows.get(route.alias)
+            if follow is not None and is_read:
+                self._read(route, follow, now)
+                found += follow.pending.values()
+        self._stand()
+        return found
+
+    def noted(self, drifted: Drifted) -> None:
+        """Store that an alarm has been told, so that nobody tells it again."""
+        follow = self._follows.get(drifted.alias)
+        if follow is None or follow.baseline.version != drifted.version:
+            return
+        name = drifted.what.partition(":")[0]
+        alarms = follow.baseline.alarms | {name: drifted.noted}
+        follow.baseline = msgspec.structs.replace(follow.baseline, alarms=alarms)
+        self._baselines.put(drifted.version, encode(follow.baseline))
+        follow.pending.pop(name, None)
+        self._stand()
+
+    def stand_back(self) -> None:
+        """Another leads, and may change baselines: read them anew next time."""
+        self._follows = {}
+        self._standing = ()
+
+    def standing(self) -> tuple[DriftStanding, ...]:
+        """Return how far everything that is watched was at the last look; does not block."""
+        return self._standing
+
+    def _stand(self) -> None:
+        self._standing = tuple(each for follow in self._follows.values() for each in follow.standing())
+
+    def _baseline(self, route: RouteRecord, now: float) -> Baseline:
+        """Return the stored baseline of an alias's control, or the one that its rollout makes."""
+        body = self._baselines.get(route.control)
+        stored = decode(body) if body is not None else None
+        if stored is not None and stored.alias == route.alias:
+            return stored
+        made = Baseline(version=route.control, alias=route.alias, at=now)
+        for record in self._store.rollouts(route.alias, limit=10):
+            try:
+                rollout = decode_journey(record.body).rollout
+            except StoreUnreadable:
+                continue
+            if rollout.phase is Phase.LIVE and rollout.candidate == route.control:
+                pairs = self._pairs.of(rollout.id)
+                made = made_from(pairs, version=route.control, alias=route.alias, rollout=rollout.id, at=now)
+                break
+        if made.rollout:
+            self._baselines.put(route.control, encode(made))
+        return made
+
+    def _read(self, route: RouteRecord, follow: "_Follow", now: float) -> None:
+        before = follow.baseline
+        for _ in range(PAGES_A_LOOK):
+            page = self._pairs.since(follow.last, PAGE, route.alias)
+            for judged in page:
+                follow.add(judged)
+            if len(page) < PAGE:
+                follow.close(now)
+                break
+        if follow.baseline != before:
+            self._baselines.put(route.control, encode(follow.baseline))
+
+
+class _Follow:
+    """One version's traffic since it became its alias's control."""
+
+    def __init__(self, baseline: Baseline) -> None:
+        self.baseline = baseline
+        self.last = baseline.after
+        self.pending: dict[str, Drifted] = {}
+        self._gathered: BaselineOf | None = None
+        self._watch: OverTime | None = None
+        self._distances: dict[str, Distance] = {}
+        self._n = 0
+        if baseline.after:
+            self._watch = OverTime(baseline.version, baseline.read())
+        else:
+            self._gathered = BaselineOf(baseline.version)
+
+    def add(self, judged: Judged) -> None:
+        """Take in the alias's next pair."""
+        self.last = judged.number
+        if judged.kind is not Kind.BASE or judged.other != self.baseline.version:
+            return
+        at = max(judged.at, judged.judged_at)
+        if self._watch is not None:
+            self._raise(self._watch.add(judged), at)
+        elif self._gathered is not None:
+            self._gathered.add(judged)
+            self._complete(self._gathered)
+
+    def close(self, now: float) -> None:
+        """Count the sessions that are over."""
+        if self._watch is not None:
+            self._raise(self._watch.close(now), now)
+        elif self._gathered is not None:
+            self._gathered.close(now)
+            self._complete(self._gathered)
+
+    def _complete(self, gathered: BaselineOf) -> None:
+        """Begin to watch, once enough pairs with the base say how far the version is from it."""
+        window = gathered.window
+        n = sessions_in(window)
+        if n < FEWEST_SESSIONS or (sessions_in(window, KL) < FEWEST_SESSIONS and n < PATIENCE * FEWEST_SESSIONS):
+            return
+        self.baseline = completed(self.baseline, window, self.last)
+        self._gathered, self._watch = None, OverTime(self.baseline.version, self.baseline.read())
+
+    def _raise(self, alarms: Sequence[Alarm], at: float) -> None:
+        watch = self._watch
+        assert watch is not None
+        n = sessions_in(watch.current)
+        if n >= WINDOW_SESSIONS:
+            self._distances = watch.distances()
+            self._n += n
+            watch.begin_window()
+        for alarm in alarms:
+            name = alarm.what.partition(":")[0]
+            if name in self.baseline.alarms or name in self.pending:
+                continue
+            words = _WORDS.get((name, alarm.direction), f"more requests than before are of {alarm.what}")
+            why = (
+                f"{words}, by more than is let pass: {alarm.reason}; a false alarm comes once in {RUN_LENGTH:,.0f} "
+                "sessions at most, on average"
+            )
+            self.pending[name] = Drifted(
+                alias=self.baseline.alias,
+                version=self.baseline.version,
+                what=alarm.what,
+                n=alarm.n,
+                limit=alarm.limit,
+                baseline=alarm.baseline,
+                noted=Noted(number=self.last, at=at, why=why),
+            )
+
+    def standing(self) -> list[DriftStanding]:
+        """Return how far everything that is watched is."""
+        watch = self._watch
+        if watch is None:
+            return []
+        present = sessions_in(watch.current)
+        distances = watch.distances() if present >= FEWEST_SHOWN else self._distances
+        told = []
+        for name, (evidence, bound) in watch.evidence().items():
+            far, alarm = distances.get(name), self.baseline.alarms.get(name)
+            told.append(
+                DriftStanding(
+                    alias=self.baseline.alias,
+                    version=self.baseline.version,
+                    what=name,
+                    n=self._n + present,
+                    psi=far.psi if far else None,
+                    js=far.jensen_shannon if far else None,
+                    evidence=evidence,
+                    bound=bound,
+                    run_length=RUN_LENGTH,
+                    alarm_at=alarm.at if alarm else None,
+                    why=alarm.why if alarm else "",
+                )
+            )
+        return told

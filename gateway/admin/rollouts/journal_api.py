@@ -1,0 +1,180 @@
+"""The admin API's paths for the journal: read it, verify it, and have a decision explained."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Annotated, Final
+
+from fastapi import FastAPI, Query
+from fastapi import Path as InPath
+
+from gateway.admin.models.rollouts import REFUSALS, DecisionView, EntryView, HeadView, JournalCheck, JournalView
+from gateway.admin.operations import Operations
+from gateway.admin.paging import Limit
+from gateway.admin.rollouts.operations import UnknownRollout
+from gateway.admin.route_journal import member
+from gateway.rollout import journal as chain
+from gateway.rollout.explain import InvalidHead, UnknownDecision, sentences, standing_lines
+from gateway.rollout.record import Journey
+from gateway.rollout.replay import KIND, ReplayError, replay
+from gateway.store.errors import StoreError
+from gateway.store.sql import Store
+
+# Both databases count to here.
+_LARGEST: Final = 2**63 - 1
+_MOST_DIGITS: Final = 19  # beyond thousands of them Python refuses to read a number
+_Number = Annotated[int, InPath(ge=1, le=_LARGEST, description="The entry's number, from 1")]
+
+
+def add_journal(app: FastAPI, operations: Operations) -> None:
+    """Add the paths for the journal to the control plane."""
+    store = operations.state.store
+
+    @app.get("/admin/v1/journal", tags=["journal"], responses=REFUSALS)
+    async def list_journal(
+        *,
+        after: Annotated[int, Query(ge=0, le=_LARGEST, description="Only entries after this number")] = 0,
+        limit: Limit = 100,
+        alias: Annotated[str | None, Query(description="Only what changed this alias")] = None,
+        newest: Annotated[bool, Query(description="The last `limit` entries instead of the first")] = False,
+    ) -> JournalView:
+        """Journal entries, the oldest first."""
+        about = "" if alias is None else member("alias", alias)
+        if newest:
+            last = await asyncio.to_thread(lambda: store.journal(after=after, limit=limit, about=about, newest=True))
+            return JournalView(entries=[entry_view(each) for each in last], next=None)
+        entries = await asyncio.to_thread(lambda: store.journal(after=after, limit=limit + 1, about=about))
+        return JournalView(
+            entries=[entry_view(each) for each in entries[:limit]],
+            next=entries[limit - 1].number if len(entries) > limit else None,
+        )
+
+    @app.get("/admin/v1/journal/verify", tags=["journal"], responses=REFUSALS)
+    async def verify_journal(
+        head: Annotated[
+            str | None,
+            Query(
+                description="An entry noted elsewhere, NUMBER:HASH; without it, a missing end may not show",
+                json_schema_extra={"pattern": "^[1-9][0-9]{0,17}:[0-9a-f]{64}$"},
+            ),
+        ] = None,
+    ) -> JournalCheck:
+        """Whether every entry follows from the one before it, and from the head if one is given."""
+        noted = parse_head(head) if head is not None else None
+        return await asyncio.to_thread(_checked, store, noted)
+
+    @app.get("/admin/v1/journal/{number}", tags=["journal"], responses=REFUSALS)
+    async def show_journal_entry(number: _Number) -> EntryView:
+        """One journal entry."""
+        return entry_view(await asyncio.to_thread(_entry, store, number))
+
+    @app.get("/admin/v1/decisions/{decision}", tags=["journal"], responses=REFUSALS)
+    async def explain_decision(
+        decision: Annotated[
+            str, InPath(description="A journal entry's number, or a rollout's id for all of its story")
+        ],
+    ) -> DecisionView:
+        """Who decided what, why, and on which figures: before and after, gates, weights, digests, the plan's hash."""
+        return await _explained(operations, decision)
+
+
+async def _explained(operations: Operations, decision: str) -> DecisionView:
+    store = operations.state.store
+    if decision.isascii() and decision.isdigit():
+        if len(decision) > _MOST_DIGITS or not 1 <= int(decision) <= _LARGEST:
+            raise UnknownDecision(f"the journal has no entry `{decision[:100]}`")
+        return _told(decision, [await asyncio.to_thread(_entry, store, int(decision))], None)
+    try:
+        journey = await operations.rollouts.journey(decision)
+    except UnknownRollout:
+        raise UnknownDecision(
+            f"no decision `{decision}`; give a number of `loragate journal ls`, or a rollout's id"
+        ) from None
+    entries = await asyncio.to_thread(_story, store, journey)
+    told = _told(journey.rollout.id, entries, _replayed(entries, journey))
+    if not journey.rollout.is_over:
+        with contextlib.suppress(StoreError):  # the story is told without how it stands
+            told.story += standing_lines((await operations.rollouts.standing(journey)).readings)
+    return told
+
+
+def entry_view(entry: chain.Entry) -> EntryView:
+    """Return a journal entry as the API shows it."""
+    return EntryView(number=entry.number, previous=entry.previous, hash=entry.hash, record=dict(entry.record))
+
+
+def parse_head(text: str) -> chain.Head:
+    """Return the head written as NUMBER:HASH.
+
+    Raises:
+        InvalidHead: It is not written so.
+    """
+    number, _, digest = text.partition(":")
+    is_number = number.isascii() and number.isdigit() and len(number) <= _MOST_DIGITS and 0 < int(number) <= _LARGEST
+    if not is_number or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+        raise InvalidHead(
+            f"`{text[:100]}` is no head; write NUMBER:HASH with 64 hex digits, as `journal export` prints it"
+        )
+    return chain.Head(number=int(number), hash=digest)
+
+
+def _checked(store: Store, noted: chain.Head | None) -> JournalCheck:
+    found = store.verify_journal()
+    head = store.journal_head()
+    if found is None and noted is not None:
+        found = _compared(store, noted)
+    return JournalCheck(
+        status="whole" if found is None else "broken",
+        number=None if found is None else found.number,
+        reason=None if found is None else found.reason,
+        head=None if head is None else HeadView(number=head.number, hash=head.hash),
+    )
+
+
+def _compared(store: Store, noted: chain.Head) -> chain.Break | None:
+    """Return what is wrong with a chain that holds in itself, given one of its entries as noted elsewhere."""
+    entries = store.journal(after=noted.number - 1, limit=1)
+    if not entries:
+        return chain.Break(number=noted.number, reason=f"entry {noted.number} is missing: the end was cut off")
+    if entries[0].hash != noted.hash:
+        reason = f"entry {noted.number} is not the one that was noted: the chain was made anew"
+        return chain.Break(number=noted.number, reason=reason)
+    return None
+
+
+def _entry(store: Store, number: int) -> chain.Entry:
+    entries = store.journal(after=number - 1, limit=1)
+    if not entries or entries[0].number != number:
+        raise UnknownDecision(f"the journal has no entry `{number}`; `loragate journal ls` lists them")
+    return entries[0]
+
+
+def _story(store: Store, journey: Journey) -> list[chain.Entry]:
+    """Return all entries that name a rollout, the oldest first."""
+    entries: list[chain.Entry] = []
+    after, about = journey.journal_after, member("rollout", journey.rollout.id)
+    while page := store.journal(after=after, about=about):
+        entries += page
+        after = page[-1].number
+    return entries
+
+
+def _replayed(entries: Sequence[chain.Entry], journey: Journey) -> str:
+    try:
+        state = replay(each.record for each in entries if each.record.get("kind") == KIND)
+    except ReplayError as error:
+        return f"broken: {error}"
+    return "as stored" if state == journey.rollout else "other: the records lead elsewhere than to what is stored"
+
+
+def _told(decision: str, entries: Sequence[chain.Entry], replayed: str | None) -> DecisionView:
+    first = entries[0].record if entries else {}
+    alias, rollout = first.get("alias"), first.get("rollout")
+    return DecisionView(
+        id=decision,
+        alias=alias if isinstance(alias, str) else None,
+        rollout=rollout if isinstance(rollout, str) else None,
+        story=[line for each in entries for line in sentences(each.record)],
+        entries=[entry_view(each) for each in entries],
+        replay=replayed,
+    )

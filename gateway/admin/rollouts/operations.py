@@ -1,0 +1,313 @@
+"""What an operator can do with rollouts: start, approve, pause, resume, promote, abort, roll back.
+
+Each command is one event for the machine in `rollout/machine.py`, carried out as one change.
+Two at once: one wins, and the other is told who did what. Nothing here decides by figures;
+that is the leader's (`conductor.py`).
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from adapters.lifecycle import State
+from gateway.admin.rollouts.apply import carry_out
+from gateway.admin.rollouts.drift_monitor import DriftWatch
+from gateway.admin.rollouts.pair_reader import Watch
+from gateway.admin.routes.operations import UnknownRoute
+from gateway.admin.state import Conflict, LiveState, Overtaken
+from gateway.observe.rollout_counts import RolloutCounts
+from gateway.observe.tally import Tally
+from gateway.records.state import RolloutRecord, RouteRecord
+from gateway.rollout.comparable import judged_share, pairs_problem
+from gateway.rollout.events import Aborted, Approved, Created, Event, Paused, Promoted, Resumed, RolledBack, Started
+from gateway.rollout.evidence import Standing, counts_of, standing_of, threshold_of
+from gateway.rollout.machine import IllegalEvent, advance, create
+from gateway.rollout.plan import Plan
+from gateway.rollout.plan_parser import parse_plan
+from gateway.rollout.record import Journey, Last, decode
+from gateway.rollout.rollout import Rollout
+from gateway.rollout.rules import RULES
+
+# For who gives none, and whose route declares none: enough of the traffic in the first step to be decided in hours, not
+# days, and little enough to hurt few.
+DEFAULT_PLAN: Final = "5 % 10m → 25 % → 50 % → 100 %"
+# So often may changes that have nothing to do with the rollout come between.
+TRIES: Final = 20
+# The tallies of every worker of every replica, those that have ended included.
+Gather = Callable[[], Awaitable[Sequence[Tally]]]
+
+
+class UnknownRollout(LookupError):
+    """There is no rollout of this id, and no open one of this alias."""
+
+
+class RolloutOver(Conflict):
+    """The rollout has ended; `phase` is how."""
+
+    def __init__(self, journey: Journey) -> None:
+        self.phase = journey.rollout.phase
+        super().__init__(f"rollout `{journey.rollout.id}` is over (`{self.phase}`); {journey.told()}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """Who orders something, and why; `sequence`: the rollout's number that it was made for, if it says so."""
+
+    by: str
+    reason: str
+    sequence: int | None = None
+
+
+class RolloutOperations:
+    """Commands on rollouts, what the pairs of the open ones say (`watch`), and drift over time (`drift`).
+
+    `name` is a rollout's id, or the alias whose open rollout is meant.
+
+    Each raises UnknownRollout, Conflict and StoreError.
+
+    Args:
+        state: What they change.
+        gather: Returns what all replicas have counted, one tally for each stage.
+        new_id: Makes the id of a rollout.
+    """
+
+    def __init__(
+        self, state: LiveState, gather: Gather, new_id: Callable[[], str] = lambda: f"ro-{secrets.token_hex(4)}"
+    ) -> None:
+        self.state = state
+        self.gather = gather
+        self.watch = Watch(state.store)
+        self.drift = DriftWatch(state.store)
+        self.counts = RolloutCounts()
+        self._new_id = new_id
+
+    async def start(
+        self, alias: str, candidate: str, plan: object, order: Order, *, override: str | None = None
+    ) -> Journey:
+        """Begin to roll a version out by plan.
+
+        Args:
+            alias: Whose traffic.
+            candidate: A registered version, in full or a unique prefix.
+            plan: Text or values; None for the route's own plan, or the default one.
+            order: Who, and why.
+            override: Why without the audit that the plan asks for.
+
+        Raises:
+            UnknownRoute, UnknownVersion: The alias or the candidate is not registered.
+            InvalidPlan: Each problem of the plan.
+            Conflict: The alias has an open rollout or a split, the candidate is not ready or serves already.
+        """
+        state, rollout_id = self.state, self._new_id()
+        await self.catch_up()
+        durations = await self._control_durations(alias)
+        for _ in range(TRIES):
+            async with state.turn:
+                route, version = self._startable(alias, candidate)
+                wanted = plan_of(plan, route)
+                head = await asyncio.to_thread(state.store.journal_head)
+                now = state.now()
+                try:
+                    created = create(
+                        Created(
+                            at=now,
+                            by=order.by,
+                            reason=order.reason,
+                            id=rollout_id,
+                            alias=alias,
+                            control=route.control,
+                            candidate=version,
+                            plan=wanted,
+                        )
+                    )
+                    started = advance(created.after, Started(at=now, by=order.by, override=override or None))
+                except IllegalEvent as error:
+                    raise Conflict(str(error)) from None
+                drafted = Journey(
+                    rollout=created.after,
+                    by=order.by,
+                    reason=order.reason,
+                    started_at=now,
+                    last=Last(at=now, by=order.by, event="Created"),
+                    journal_after=head.number if head else 0,
+                    judged_share=judged_share(route),
+                    rules=RULES,
+                )
+                journey = drafted.after(started, threshold_seconds=threshold_of(durations, started.after.current))
+                try:
+                    await carry_out(state, journey, (created, started), self.counts)
+                except Overtaken:
+                    continue
+                return journey
+        raise _busy()
+
+    def _startable(self, alias: str, candidate: str) -> tuple[RouteRecord, str]:
+        """Return the route, and the candidate's full version."""
+        state = self.state
+        route = state.desired.route(alias)
+        if route is None:
+            raise UnknownRoute(f"no alias `{alias}`; `loragate routes ls` lists them")
+        there = state.desired.rollout(alias)
+        if there is not None:
+            journey = decode(there.body)
+            raise Conflict(
+                f"`{alias}` is in rollout `{there.id}` of `{journey.rollout.candidate}` already; {journey.told()}; "
+                "end that one first"
+            )
+        if route.weight:
+            raise Conflict(
+                f"`{alias}` is split by hand: {route.weight} basis points to `{route.candidate}`; "
+                f"end that with `loragate routes split {alias}` first"
+            )
+        entry = state.find(candidate)
+        if entry.state is not State.READY:
+            raise Conflict(f"`{entry.ref.version}` is {entry.state}, so it cannot be rolled out: {entry.reason}")
+        return route, entry.ref.version
+
+    async def _control_durations(self, alias: str) -> list[int]:
+        """Return the control's requests so far on this node, by duration."""
+        route = self.state.desired.route(alias)
+        cells = await self.state.workers.collect() if route is not None else []
+        return next(
+            (
+                cell.duration.counts
+                for cell in cells
+                if route is not None and (cell.alias, cell.version) == (alias, route.control)
+            ),
+            [],
+        )
+
+    async def approve(self, name: str, order: Order) -> Journey:
+        """Let the stage's `manual` gate pass."""
+        return await self._move(
+            name, order, lambda rollout, at: Approved(at=at, by=order.by, reason=order.reason, stage=rollout.stage)
+        )
+
+    async def pause(self, name: str, order: Order) -> Journey:
+        """Hold it where it is; a gate that fails still rolls it back."""
+        return await self._move(name, order, lambda _, at: Paused(at=at, by=order.by, reason=order.reason))
+
+    async def resume(self, name: str, order: Order) -> Journey:
+        """Begin the paused stage anew."""
+        return await self._move(name, order, lambda _, at: Resumed(at=at, by=order.by, reason=order.reason))
+
+    async def promote(self, name: str, order: Order, *, is_early: bool = False) -> Journey:
+        """Make the candidate the control; `is_early`: before the plan is complete, too."""
+
+        def event(rollout: Rollout, at: float) -> Promoted:
+            may = rollout.is_complete or is_early
+            return Promoted(at=at, by=order.by, override=order.reason if may else None)
+
+        return await self._move(name, order, event)
+
+    async def abort(self, name: str, order: Order) -> Journey:
+        """End it without a verdict; all traffic is the control's."""
+        return await self._move(
+            name, order, lambda _, at: Aborted(at=at, by=order.by, reason=order.reason), insists=True
+        )
+
+    async def take_back(self, name: str, order: Order, to_version: str | None = None) -> Journey:
+        """Roll an open rollout back, to the version that was the control when it began or to another."""
+
+        def event(_: Rollout, at: float) -> RolledBack:
+            return RolledBack(at=at, by=order.by, reason=order.reason, to_version=to_version)
+
+        return await self._move(name, order, event, insists=True)
+
+    async def _move(
+        self, name: str, order: Order, event_of: Callable[[Rollout, float], Event], *, insists: bool = False
+    ) -> Journey:
+        """Carry out one event; `insists`: also if the rollout has moved meanwhile, for what holds wherever it is."""
+        seen = order.sequence
+        await self.catch_up()
+        for _ in range(TRIES):
+            async with self.state.turn:
+                journey = await self.open_journey(name)
+                rollout = journey.rollout
+                if seen is not None and rollout.sequence != seen:
+                    raise Conflict(
+                        f"rollout `{rollout.id}` has moved on from number {seen}: {journey.told()}; look at it again"
+                    )
+                seen = seen if insists else rollout.sequence
+                try:
+                    transition = advance(rollout, event_of(rollout, self.state.now()))
+                except IllegalEvent as error:
+                    raise Conflict(f"{error}; {journey.told()}") from None
+                moved = journey.after(transition)
+                try:
+                    await carry_out(self.state, moved, (transition,), self.counts)
+                except Overtaken:
+                    continue
+                return moved
+        raise _busy()
+
+    async def catch_up(self) -> None:
+        """Read what another gateway may have stored just now, so that nothing is refused for want of knowing it."""
+        version = await asyncio.to_thread(self.state.store.version)
+        with contextlib.suppress(Conflict):  # a worker lags; it gets the next table
+            await self.state.follow(version)
+
+    async def open_journey(self, name: str) -> Journey:
+        """Return an open rollout.
+
+        Raises:
+            UnknownRollout: There is none of this name.
+            RolloutOver: It is over.
+        """
+        journey = await self.journey(name)
+        if journey.rollout.is_over:
+            raise RolloutOver(journey)
+        return journey
+
+    async def journey(self, name: str) -> Journey:
+        """Return a rollout, open or over; of an alias the open one, else its last.
+
+        Raises:
+            UnknownRollout: There is none of this name.
+        """
+        for each in self.state.desired.rollouts:
+            if name in (each.id, each.alias):
+                return decode(each.body)
+        stored = await self.stored()
+        found = next((each for each in stored if name in (each.id, each.alias)), None)
+        if found is None:
+            raise UnknownRollout(
+                f"no rollout `{name}`: neither an id nor an alias that has had one; `loragate rollout ls` lists them"
+            )
+        return decode(found.body)
+
+    async def standing(self, journey: Journey) -> Standing:
+        """Return what the gates of an open rollout's stage say now.
+
+        Raises:
+            StoreError: It is not known.
+        """
+        now = self.state.now()
+        pairs = await asyncio.to_thread(self.watch.read, journey, now)
+        return standing_of(journey, counts_of(await self.gather(), journey.rollout, pairs), now)
+
+    async def stored(
+        self, alias: str | None = None, limit: int = 1000, before: str | None = None
+    ) -> tuple[RolloutRecord, ...]:
+        """Return rollouts, open and over, the newest first; those before one by its id."""
+        return await asyncio.to_thread(self.state.store.rollouts, alias, before=before, limit=limit)
+
+
+def plan_of(given: object, route: RouteRecord) -> Plan:
+    """Return the plan that is given, else the route's own, else the default one.
+
+    Raises:
+        InvalidPlan: Each problem of it.
+        Conflict: Its gates would wait for pairs that the route lets nobody make.
+    """
+    plan = parse_plan(next(each for each in (given, route.plan, DEFAULT_PLAN) if each is not None))
+    if problem := pairs_problem(plan, route):
+        raise Conflict(problem)
+    return plan
+
+
+def _busy() -> Conflict:
+    return Conflict("the state changes all the time; nothing was changed, try again")

@@ -1,0 +1,193 @@
+"""Read compared pairs as they come, and keep what they say to each open rollout's gates.
+
+Each rollout's pairs are read from the store in the order of their numbers, each once, so any
+gateway that reads them comes to the same evidence: a new leader as the old one, and whoever
+is asked for a rollout's figures as the leader. The store alone is trusted; when it is away,
+its error goes to who looks, and nothing is decided.
+
+Whoever else wants to see pairs (metrics, drift over time) listens; it hears those that come
+while this gateway leads.
+"""
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final, Protocol
+
+from evaluators.observation import Judged
+from gateway.decide.assign import Arm
+from gateway.observe.tally import MOST_ACCOUNTS
+from gateway.rollout.evidence import FEEDBACK, NO_PAIRS, StagePairs
+from gateway.rollout.gates.by_account import OTHERS
+from gateway.rollout.gates.reading import Reading
+from gateway.rollout.gates.traffic import AccountStreams, Streams
+from gateway.rollout.gates.unit_shares import Count, Units, units_of
+from gateway.rollout.plan import Stage
+from gateway.rollout.record import Journey
+from gateway.rollout.rollout import Rollout
+from gateway.rollout.stage_evidence import StageEvidence
+from gateway.store.evaluators import Evaluators
+from gateway.store.feedback import Feedbacks
+from gateway.store.pairs import PAGE, Pairs
+from gateway.store.sql import Store
+
+log = logging.getLogger("loragate.shadow")
+
+# Of rollouts whose figures were asked for and which have ended since; the leader forgets them sooner.
+MOST_BOOKS: Final = 256
+# At one look, to listeners: what is more comes at the next one. Twenty thousand take a second.
+MOST_HEARD: Final = 20_000
+NOBODY_COMPARES: Final = (
+    "an evaluator: none is alive, so nothing is compared; start one with `loragate evaluate`, or let this gateway "
+    "run its own (`evaluator.enabled`)"
+)
+
+
+class Listener(Protocol):
+    """Someone who wants to see each pair once."""
+
+    def saw(self, judged: Judged) -> None:
+        """Take in a pair that was compared."""
+
+
+class Watch:
+    """What the pairs of open rollouts say. Its methods block, may be called in any thread, and raise StoreError.
+
+    Args:
+        store: Where pairs, thumbs and evaluators are.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._pairs = Pairs(store)
+        self._feedbacks = Feedbacks(store)
+        self._evaluators = Evaluators(store)
+        self._books: dict[str, _Book] = {}
+        self._turn = threading.Lock()
+        self._heard: int | None = None
+        self.listeners: list[Listener] = []
+
+    def read(self, journey: Journey, now: float) -> StagePairs:
+        """Read what is new of a rollout, and return what its pairs say.
+
+        Args:
+            journey: As it is now; pairs of stages that it has not come to yet are kept for later.
+            now: Unix seconds: sessions that have been silent for long enough by then are counted.
+        """
+        rollout, stage = journey.rollout, journey.rollout.current
+        wants = [(number, each) for number, each in journey.stages() if each.wants_pairs]
+        thumbs = self._thumbs(rollout, stage)
+        if not wants:
+            return StagePairs(stage=rollout.stage, thumbs=thumbs) if thumbs is not None else NO_PAIRS
+        with self._turn:
+            book = self._books.setdefault(rollout.id, _Book(rollout, journey.judged_share))
+            book.enter(wants)
+            for judged in self._pairs.of(rollout.id, after=book.last):
+                book.add(judged)
+            book.close(now)
+            found = book.said(rollout.stage)
+            while len(self._books) > MOST_BOOKS:
+                del self._books[next(iter(self._books))]
+        warnings = () if stage is None or not stage.wants_pairs else self._warnings()
+        return replace(found, thumbs=thumbs, warnings=warnings)
+
+    def _thumbs(self, rollout: Rollout, stage: Stage | None) -> Streams | None:
+        if stage is None or all(gate.name != FEEDBACK for gate in stage.gates):
+            return None
+        counts = self._feedbacks.counts(rollout.id, rollout.stage)
+        control, candidate = (_units(counts, arm) for arm in Arm)
+        by_account = self._feedbacks.counts_by_account(rollout.id, rollout.stage, 2 * MOST_ACCOUNTS)
+        accounts = [
+            AccountStreams(account=name, control=_units(each, Arm.CONTROL), candidate=_units(each, Arm.CANDIDATE))
+            for name, each in by_account.items()
+        ]
+        weight = rollout.weight
+        rest = Streams(control=control, candidate=candidate)
+        for each in accounts:
+            rest = rest.without(each)
+        if rest.control.n or rest.candidate.n:
+            accounts.append(AccountStreams(account=OTHERS, control=rest.control, candidate=rest.candidate))
+        accounts.sort(key=lambda each: -each.n)
+        return Streams(
+            control=control, candidate=candidate, accounts=tuple(accounts), callers=len(accounts), weight=weight
+        )
+
+    def _warnings(self) -> tuple[str, ...]:
+        return () if self._evaluators.alive() else (NOBODY_COMPARES,)
+
+    def look(self, journeys: Sequence[Journey], now: float) -> dict[str, StagePairs]:
+        """Return what the pairs of all open rollouts say, by rollout; tell listeners of new pairs. For the leader."""
+        self._tell()
+        found = {journey.rollout.id: self.read(journey, now) for journey in journeys}
+        with self._turn:
+            self._books = {id_: book for id_, book in self._books.items() if id_ in found}
+        return found
+
+    def stand_back(self) -> None:
+        """Another leads: what comes from now on is not heard here."""
+        self._heard = None
+
+    def _tell(self) -> None:
+        if not self.listeners:
+            return
+        if self._heard is None:
+            self._heard = self._pairs.head()
+        for _ in range(MOST_HEARD // PAGE):
+            page = self._pairs.since(self._heard)
+            for judged in page:
+                self._heard = judged.number
+                for listener in self.listeners:
+                    listener.saw(judged)
+            if len(page) < PAGE:
+                return
+
+
+def _units(counts: Mapping[str, tuple[int, int]], arm: Arm) -> Units:
+    n, bad = counts.get(arm, (0, 0))
+    return units_of(Count(n=n, bad=bad))
+
+
+class _Book:
+    """One rollout's evidence, by stage."""
+
+    def __init__(self, rollout: Rollout, judged_share: float) -> None:
+        self._rollout = rollout
+        self._judged_share = judged_share
+        self._stages: dict[int, StageEvidence] = {}
+        self._early: dict[int, list[Judged]] = {}
+        self.last = 0
+
+    def enter(self, wants: Sequence[tuple[int, Stage]]) -> None:
+        """Know these stages, and take in what came of them before they were known here."""
+        for number, stage in wants:
+            if number not in self._stages:
+                self._stages[number] = StageEvidence(stage, self._rollout, self._judged_share)
+                for judged in self._early.pop(number, ()):
+                    self._stages[number].add(judged)
+
+    def add(self, judged: Judged) -> None:
+        """Take in the next pair."""
+        self.last = judged.number
+        stage = self._stages.get(judged.stage)
+        if stage is not None:
+            stage.add(judged)
+        elif judged.stage > max(self._stages, default=0):  # this gateway does not know of that stage yet
+            self._early.setdefault(judged.stage, []).append(judged)
+
+    def close(self, now: float) -> None:
+        """Count the sessions that are over."""
+        for stage in self._stages.values():
+            stage.close(now)
+
+    def said(self, present: int) -> StagePairs:
+        """Return what the present stage's pairs say, and those of earlier ones that fail by now."""
+        late: list[Reading] = []
+        for number, evidence in self._stages.items():
+            if number != present:
+                late += evidence.failures(number)
+        stage = self._stages.get(present)
+        if stage is None:
+            return StagePairs(stage=present, late=tuple(late))
+        return StagePairs(
+            stage=present, n=stage.n, findings=stage.findings(), is_settled=stage.is_settled, late=tuple(late)
+        )

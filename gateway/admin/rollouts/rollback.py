@@ -1,0 +1,202 @@
+"""`rollback ALIAS`: one command that takes back what an alias has got last. No load is needed.
+
+In a rollout its candidate is taken back. With a split made by hand its candidate goes. Else
+the alias gets the newest of its former controls that is registered and ready. Former
+controls are kept loaded inside the rollback window, so that the next request is served.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from adapters.lifecycle import State
+from gateway.admin.rollouts.apply import OPERATOR, log, taken_back
+from gateway.admin.rollouts.operations import TRIES, Order, RolloutOperations, RolloutOver
+from gateway.admin.route_journal import member, route_record
+from gateway.admin.routes.operations import UnknownRoute
+from gateway.admin.state import Conflict, LiveState, Overtaken
+from gateway.records.state import RolloutRecord, RouteRecord
+from gateway.rollout.record import decode
+from gateway.rollout.replay import KIND
+from gateway.rollout.rollout import Phase, Rollout
+from gateway.store.errors import StoreUnreadable
+
+ROLLBACK: Final = "rollback"
+# Whoever reads an alarm and types a command takes no longer.
+JUST_NOW_SECONDS: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """What an alias serves after a rollback.
+
+    Attributes:
+        before, after: The route.
+        rollout: The rollout that was taken back, by id, if there was one.
+        ready_on, not_ready_on: Engines by URL. A request for a version that is ready nowhere waits until it is loaded.
+    """
+
+    before: RouteRecord
+    after: RouteRecord
+    rollout: str | None
+    ready_on: tuple[str, ...]
+    not_ready_on: tuple[str, ...]
+
+
+async def roll_back(rollouts: RolloutOperations, alias: str, order: Order, to_version: str | None = None) -> Restored:
+    """Give an alias's traffic back to the version it had before, or to another.
+
+    Args:
+        rollouts: Commands on rollouts.
+        alias: Whose traffic.
+        order: Who, and why.
+        to_version: In full or a unique prefix.
+
+    Raises:
+        UnknownRoute, UnknownVersion: The alias, or the version, is not registered.
+        Conflict: There is nothing to go back to, or the version is not ready.
+        StoreError: It may not be stored.
+    """
+    state = rollouts.state
+    if not order.reason.strip():
+        raise Conflict("a rollback needs a reason: the journal says who did what, and why")
+    await rollouts.catch_up()
+    for _ in range(TRIES):
+        before = _route(state, alias)
+        wanted = _ready(state, to_version) if to_version is not None else None
+        if _readable(state, alias) is not None:
+            try:
+                journey = await rollouts.take_back(alias, order, wanted)
+            except RolloutOver as error:
+                if error.phase is not Phase.LIVE:
+                    raise
+                continue  # promoted just now: then that is what is taken back
+            return _restored(state, before, _route(state, alias), journey.rollout.id)
+        try:
+            return await _flip(rollouts, alias, order, wanted)
+        except Overtaken:
+            continue
+    raise Conflict("the state changes all the time; nothing was changed, try again")
+
+
+def _readable(state: LiveState, alias: str) -> Rollout | None:
+    """Return the alias's open rollout, if there is one that can be read."""
+    record = state.desired.rollout(alias)
+    return None if record is None else _rollout(record)
+
+
+def _rollout(record: RolloutRecord) -> Rollout | None:
+    try:
+        return decode(record.body).rollout
+    except StoreUnreadable as error:  # what is served can be taken back all the same
+        log.error("rollout %s of `%s`: %s", record.id, record.alias, error)
+        return None
+
+
+async def _flip(rollouts: RolloutOperations, alias: str, order: Order, wanted: str | None) -> Restored:
+    state = rollouts.state
+    async with state.turn:
+        before = _route(state, alias)
+        if _readable(state, alias) is not None:
+            raise Overtaken(f"a rollout of `{alias}` has begun meanwhile")
+        now = state.now()
+        desired, damaged = state.desired, state.desired.rollout(alias)
+        if damaged is not None:  # it says nothing any more, and ends here
+            desired = desired.with_rollout(msgspec.structs.replace(damaged, is_open=False))
+        if wanted is None and before.weight:
+            after = msgspec.structs.replace(before, candidate=None, weight=0, shadow=None)
+        else:
+            if wanted is None:
+                await asyncio.to_thread(_check_not_back_already, state, before, now)
+            after = taken_back(before, wanted or _newest(state, before), int(now))
+        if (after.control, after.weight) == (before.control, before.weight):
+            raise Conflict(f"`{alias}` serves `{after.control}` alone already")
+        undone = damaged.id if damaged is not None else await _promoted_by(rollouts, before)
+        record = _record(state, before, after, order, now, undone)
+        try:
+            await state.change(desired.with_route(after), by=order.by, reason=order.reason, journal=(record,))
+        except Overtaken:
+            raise
+        except Conflict:  # stored, and a worker lags
+            _tell(rollouts, after, order)
+            raise
+        _tell(rollouts, after, order)
+        return _restored(state, before, after, undone)
+
+
+def _tell(rollouts: RolloutOperations, after: RouteRecord, order: Order) -> None:
+    rollouts.counts.rollbacks[after.alias, OPERATOR] += 1
+    log.warning("`%s` was rolled back to `%s` by %s: %s", after.alias, after.control, order.by, order.reason)
+
+
+def _record(
+    state: LiveState, before: RouteRecord, after: RouteRecord, order: Order, now: float, undone: str | None
+) -> dict[str, Any]:
+    change = route_record(before, after, by=order.by, reason=order.reason, at=now, catalog=state.catalog)
+    return change | {"kind": ROLLBACK, "rollout": undone}
+
+
+def _route(state: LiveState, alias: str) -> RouteRecord:
+    route = state.desired.route(alias)
+    if route is None:
+        raise UnknownRoute(f"no alias `{alias}`; `loragate routes ls` lists them")
+    return route
+
+
+def _ready(state: LiveState, version: str) -> str:
+    entry = state.find(version)
+    if entry.state is not State.READY:
+        raise Conflict(f"`{entry.ref.version}` is {entry.state}, so nothing can go back to it: {entry.reason}")
+    return entry.ref.version
+
+
+def _newest(state: LiveState, route: RouteRecord) -> str:
+    """Return the newest former control that can serve."""
+    entries = state.catalog.entries
+    for previous in route.previous:
+        entry = entries.get(previous.version)
+        if entry is not None and entry.state is State.READY:
+            return previous.version
+    were = ", ".join(f"`{each.version}`" for each in route.previous[:5])
+    raise Conflict(
+        f"`{route.alias}` has nothing to go back to: "
+        + (f"its former controls {were} are not registered and ready; " if were else "it has had no other control; ")
+        + "name a version with --to"
+    )
+
+
+def _check_not_back_already(state: LiveState, route: RouteRecord, now: float) -> None:
+    """Refuse to go back twice, when automation or another person was quicker than whoever calls."""
+    entries = state.store.journal(about=member("alias", route.alias), newest=True, limit=1)
+    last = entries[-1].record if entries else {}
+    at, after = last.get("at"), last.get("after")
+    phase = after.get("phase") if isinstance(after, dict) else None
+    is_back = last.get("kind") == ROLLBACK or (last.get("kind") == KIND and phase in (Phase.ROLLED_BACK, Phase.ABORTED))
+    # A record that somebody has spoilt keeps nobody from going back.
+    if is_back and isinstance(at, int | float) and now - at < JUST_NOW_SECONDS:
+        raise Conflict(
+            f"`{route.alias}` has been taken back to `{route.control}` just now (entry {entries[-1].number}, by "
+            f"`{last.get('who')}`: {last.get('why')}); to go back further, name a version with --to"
+        )
+
+
+async def _promoted_by(rollouts: RolloutOperations, route: RouteRecord) -> str | None:
+    """Return the alias's last rollout, if that made the version the control that is taken back."""
+    for record in await rollouts.stored(route.alias, limit=1):
+        rollout = _rollout(record)
+        if rollout is not None and rollout.phase is Phase.LIVE and rollout.candidate == route.control:
+            return rollout.id
+    return None
+
+
+def _restored(state: LiveState, before: RouteRecord, after: RouteRecord, rollout: str | None) -> Restored:
+    engines = [each for each in state.engines.standing(after.control) if each["up"]]
+    return Restored(
+        before=before,
+        after=after,
+        rollout=rollout,
+        ready_on=tuple(each["url"] for each in engines if each["ready"]),
+        not_ready_on=tuple(each["url"] for each in engines if not each["ready"]),
+    )

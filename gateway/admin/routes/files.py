@@ -1,0 +1,258 @@
+"""Routes as declared in a file: from YAML or JSON values to what is wanted, every problem at once.
+
+    routes:
+      - alias: support
+        control: support@3f2a9c81d0e4
+        candidate: support@9b11c0de77aa
+        weight: 5%
+        unit: [header, user, key]
+        mirror: {share: 2%, capture: metrics_only}
+        plan: 1% 10m → 5% → 25% → 100%
+        limits: {requests_per_minute: 600, max_in_flight: 50}
+        notes: trial of the new tone
+
+An optional field that is absent means none, so a file always says all of its routes. Whether the
+versions exist is not known here; `route_plan.py` asks the state.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from adapters.reference import InvalidReference, check_name, split_version
+from gateway.admin.routes.mirror import read_mirror
+from gateway.admin.routes.values import Values
+from gateway.decide.assign import DEFAULT_SOURCES, check_sources
+from gateway.decide.engine_fields import check_rules
+from gateway.records.state import MirrorPolicy, RouteLimits, RouteRecord
+from gateway.rollout.plan import canonical
+from gateway.rollout.plan_parser import InvalidPlan, parse_plan
+
+# Every worker gets the whole table with every change.
+MOST_ROUTES: Final = 10_000
+LONGEST_NOTES: Final = 10_000
+# A kilobyte for each of so many routes; one with everything but long notes takes 400 bytes.
+MOST_FILE_BYTES: Final = 10_000_000
+
+_KEYS: Final = ("routes", "prune")
+_ROUTE_KEYS: Final = (
+    "alias",
+    "control",
+    "candidate",
+    "weight",
+    "unit",
+    "mirror",
+    "plan",
+    "limits",
+    "engine_fields",
+    "notes",
+)
+_LIMIT_KEYS: Final = RouteLimits.__struct_fields__
+# After so many problems the file is not one of routes at all.
+_MOST_PROBLEMS: Final = 100
+
+
+class InvalidRoutes(ValueError):
+    """Routes that cannot be; all that is wrong is in `problems`, each with its place."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredRoute:
+    """One route as it shall be; versions may be shortened. `where` is its place in the file.
+
+    `plan` is as `plan.canonical` writes it.
+    """
+
+    alias: str
+    control: str
+    candidate: str | None = None
+    weight: int = 0
+    unit: tuple[str, ...] = DEFAULT_SOURCES
+    mirror: MirrorPolicy | None = None
+    plan: dict[str, Any] | None = None
+    limits: RouteLimits | None = None
+    engine_fields: dict[str, str | int] = field(default_factory=dict)
+    notes: str = ""
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declaration:
+    """All that a file declares. `prune`: routes that are not in it go."""
+
+    routes: tuple[DeclaredRoute, ...]
+    prune: bool = False
+
+
+def declared(route: RouteRecord) -> DeclaredRoute:
+    """Return the declaration that a route as it is would come from."""
+    return DeclaredRoute(
+        alias=route.alias,
+        control=route.control,
+        candidate=route.candidate,
+        weight=route.weight,
+        unit=route.unit,
+        mirror=route.mirror,
+        plan=route.plan,
+        limits=route.limits,
+        engine_fields=route.engine_fields,
+        notes=route.notes,
+        where=route.alias,
+    )
+
+
+def parse_routes(values: object) -> Declaration:
+    """Return what YAML or JSON values declare.
+
+    Raises:
+        InvalidRoutes: Every problem, each with its place, the value and what is allowed.
+    """
+    reader = _Reader()
+    declaration = reader.declaration(values)
+    if reader.problems:
+        rest = len(reader.problems) - _MOST_PROBLEMS
+        more = [f"and {rest} problems more"] if rest > 0 else []
+        raise InvalidRoutes([*reader.problems[:_MOST_PROBLEMS], *more])
+    return declaration
+
+
+class _Reader:
+    """Reads values and collects problems; a value with a problem is replaced by its default."""
+
+    def __init__(self) -> None:
+        self._values = Values()
+        self.problems = self._values.problems
+        self._seen: dict[str, str] = {}
+
+    def declaration(self, values: object) -> Declaration:
+        """Return the declaration; it is to be used only if no problem was found."""
+        if not isinstance(values, Mapping):
+            self.problems.append(f"the file is a mapping with `routes`, not {_kind(values)}")
+            return Declaration(routes=())
+        self._values.check_keys("", values, _KEYS)
+        if "routes" not in values:
+            self.problems.append("routes: is missing; write a list of routes, which may be empty")
+        routes = values.get("routes")
+        if routes is not None and (not isinstance(routes, list | tuple) or len(routes) > MOST_ROUTES):
+            self.problems.append(f"routes: is {_kind(routes)}, not a list of at most {MOST_ROUTES} routes")
+            routes = None
+        prune = values.get("prune")
+        if prune is not None and not isinstance(prune, bool):
+            self._values.problem("prune", prune, "true or false")
+        read = [self._route(f"routes[{at}]", each) for at, each in enumerate(routes or ())]
+        return Declaration(routes=tuple(each for each in read if each is not None), prune=prune is True)
+
+    def _route(self, where: str, values: object) -> DeclaredRoute | None:
+        if not isinstance(values, Mapping):
+            self._values.problem(where, values, "a mapping such as {alias: support, control: support@3f2a9c81d0e4}")
+            return None
+        alias = self._alias(where, values.get("alias"))
+        if alias:
+            where = f"{where} ({alias})"
+        self._values.check_keys(where, values, _ROUTE_KEYS)
+        candidate = values.get("candidate")
+        weight = self._values.share(f"{where}.weight", values.get("weight"))
+        if weight and candidate is None:
+            self.problems.append(f"{where}.weight: `{weight / 100:g} %` is given to no candidate; name one")
+        return DeclaredRoute(
+            alias=alias,
+            control=self._version(f"{where}.control", values.get("control"), "is missing; every route has a control"),
+            candidate=self._version(f"{where}.candidate", candidate) if candidate is not None else None,
+            weight=weight,
+            unit=self._unit(f"{where}.unit", values.get("unit")),
+            mirror=read_mirror(self._values, f"{where}.mirror", values.get("mirror")),
+            plan=self._plan(f"{where}.plan", values.get("plan")),
+            limits=self._limits(f"{where}.limits", values.get("limits")),
+            engine_fields=self._engine_fields(f"{where}.engine_fields", values.get("engine_fields")),
+            notes=self._values.text(f"{where}.notes", values.get("notes"), LONGEST_NOTES),
+            where=where,
+        )
+
+    def _engine_fields(self, where: str, value: object) -> dict[str, str | int]:
+        if value is None:
+            return {}
+        if not isinstance(value, dict) or not all(isinstance(each, str) for each in value):
+            self._values.problem(where, value, "names of fields, each with `allow`, `deny` or a number")
+            return {}
+        rules: dict[str, str | int] = dict(value)
+        try:
+            check_rules(rules)
+        except ValueError as error:
+            self.problems.append(f"{where}: {str(error).removeprefix('engine_fields: ')}")
+            return {}
+        return rules
+
+    def _alias(self, where: str, value: object) -> str:
+        if value is None:
+            self.problems.append(f"{where}.alias: is missing; it is the name that clients send as `model`")
+            return ""
+        if not isinstance(value, str):
+            self._values.problem(f"{where}.alias", value, "text; put it in quotes")
+            return ""
+        try:
+            check_name(value)
+        except InvalidReference as error:
+            self.problems.append(f"{where}.alias: {_short(error)}")
+            return ""
+        if value in self._seen:
+            self.problems.append(f"{where}.alias: `{value}` stands at {self._seen[value]} already")
+        self._seen.setdefault(value, where)
+        return value
+
+    def _version(self, where: str, value: object, missing: str = "") -> str:
+        if value is None:
+            self.problems.append(f"{where}: {missing}")
+        elif not isinstance(value, str):
+            self._values.problem(where, value, "a version such as support@3f2a9c81d0e4")
+        else:
+            try:
+                split_version(value)
+            except InvalidReference as error:
+                self.problems.append(f"{where}: {_short(error)}")
+            else:
+                return value
+        return ""
+
+    def _unit(self, where: str, value: object) -> tuple[str, ...]:
+        if value is None:
+            return DEFAULT_SOURCES
+        if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
+            self._values.problem(where, value, "a list of names such as [header, user, key]")
+            return DEFAULT_SOURCES
+        try:
+            check_sources(tuple(value))
+        except ValueError as error:
+            self.problems.append(f"{where}: {_short(error)}")
+        return tuple(value)
+
+    def _plan(self, where: str, value: object) -> dict[str, Any] | None:
+        if value is None:
+            return None
+        try:
+            return canonical(parse_plan(value))
+        except InvalidPlan as error:
+            for problem in error.problems:
+                inside = problem.removeprefix("plan")
+                self.problems.append(where + (inside if inside.startswith((":", ".")) else f".{problem}"))
+            return None
+
+    def _limits(self, where: str, value: object) -> RouteLimits | None:
+        example = "{requests_per_minute: 600, max_in_flight: 50}"
+        values = self._values.mapping(where, value, example, _LIMIT_KEYS) or {}
+        read = {key: self._values.limit(f"{where}.{key}", values.get(key)) for key in _LIMIT_KEYS}
+        return RouteLimits(**read) if any(each is not None for each in read.values()) else None
+
+
+def _short(error: Exception) -> str:
+    text = str(error)
+    return text if len(text) <= 400 else f"{text[:80]}… {text[-300:]}"
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    return "nothing" if value is None else f"`{value!r:.80}`"

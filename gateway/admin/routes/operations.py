@@ -1,0 +1,230 @@
+"""What an operator can do with routes: plan, apply, split, look back and go back, each as one whole change."""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from adapters.lifecycle import State
+from adapters.reference import InvalidReference, check_name
+from evaluators.compare import comparators
+from gateway.admin.route_journal import changed_routes, check_no_rollout
+from gateway.admin.routes.files import Declaration, InvalidRoutes, declared
+from gateway.admin.routes.plan import Circumstances, FieldChange, RoutePlan, compare, plan_routes
+from gateway.admin.state import Conflict, LiveState, insist
+from gateway.mirror.redactors import installed
+from gateway.records.state import Desired, RouteRecord, RouteVersion
+
+
+class UnknownRoute(LookupError):
+    """There is no alias, or no version of its route, of this name."""
+
+
+class StateMoved(Exception):
+    """The state is no longer at the version that the change was made for; nothing was changed."""
+
+
+def is_name(alias: str) -> bool:
+    """Whether there could be such an alias."""
+    try:
+        check_name(alias)
+    except InvalidReference:
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """Who wants a change and why. `if_version`: only if the state is still at this version."""
+
+    by: str
+    reason: str = ""
+    if_version: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """From one version of a route to another; number 0 stands for none."""
+
+    first: RouteVersion | None
+    second: RouteVersion
+    fields: tuple[FieldChange, ...]
+
+
+class RouteOperations:
+    """Plans and makes changes of routes.
+
+    Args:
+        state: The state it changes.
+    """
+
+    def __init__(self, state: LiveState) -> None:
+        self._state = state
+
+    def find(self, alias: str) -> RouteRecord:
+        """Return the route of an alias.
+
+        Raises:
+            UnknownRoute: There is none.
+        """
+        route = self._state.desired.route(alias)
+        if route is None:
+            raise UnknownRoute(f"no alias `{alias}`; `loragate routes ls` lists them")
+        return route
+
+    def plan(self, declaration: Declaration) -> RoutePlan:
+        """Return what applying would change, and change nothing.
+
+        Raises:
+            InvalidRoutes: It cannot be applied to any state with these versions.
+        """
+        return self._plan(declaration, lambda: secrets.token_hex(8))
+
+    def _plan(self, declaration: Declaration, new_salt: Callable[[], str]) -> RoutePlan:
+        base = self._state.engines.base()
+        circumstances = Circumstances(
+            now=int(self._state.now()),
+            new_salt=new_salt,
+            base_names=(base.name, *base.names) if base is not None else (),
+            redactors=installed(),
+            comparators=tuple(comparators()),
+        )
+        return plan_routes(
+            self._state.desired, declaration.routes, prune=declaration.prune, circumstances=circumstances
+        )
+
+    async def apply(self, declaration: Declaration, order: Order) -> RoutePlan:
+        """Make the routes as declared, all or none; returns what was done.
+
+        Raises:
+            InvalidRoutes: A version is not registered, or an alias cannot be.
+            StateMoved: The state is not at `order.if_version`.
+            Conflict: A rollout decides what would change, a control is not ready, or another gateway was first.
+        """
+        return await self._carry_out(lambda: self.plan(declaration), order)
+
+    async def _carry_out(self, make_plan: Callable[[], RoutePlan], order: Order) -> RoutePlan:
+        async def work() -> RoutePlan:
+            self._check_version(order)
+            plan = make_plan()
+            if plan.conflicts:
+                raise Conflict("; ".join(plan.conflicts))
+            if plan.changes:
+                await self._change(plan.after, order)
+            return plan
+
+        async with self._state.turn:
+            return await insist(work)
+
+    def _check_version(self, order: Order) -> None:
+        version = self._state.desired.version
+        if order.if_version is not None and order.if_version != version:
+            raise StateMoved(
+                f"the state is at version {version}, and the change was made for version {order.if_version}; "
+                "nothing was changed: plan it anew"
+            )
+
+    async def _change(self, after: Desired, order: Order) -> None:
+        state = self._state
+        records = changed_routes(
+            state.desired, after, by=order.by, reason=order.reason, at=state.now(), catalog=state.catalog
+        )
+        await state.change(after, by=order.by, reason=order.reason, journal=records)
+
+    async def split(self, alias: str, candidate: str | None, weight: int, order: Order) -> RouteRecord:
+        """Send `weight` basis points of an alias's units to a candidate version; none without one.
+
+        Raises:
+            UnknownRoute, UnknownVersion: The alias or the candidate is not registered.
+            Conflict: The weight is out of range, the candidate is not ready, or a rollout decides the split.
+        """
+        if not 0 <= weight <= 10_000:
+            raise Conflict(f"weight `{weight}` is not in 0..10000 basis points")
+        state = self._state
+
+        async def work() -> RouteRecord:
+            self._check_version(order)
+            route = self.find(alias)
+            check_no_rollout(state.desired, alias)
+            moved = self._split(route, candidate, weight)
+            if moved != route:
+                await self._change(state.desired.with_route(moved), order)
+            return moved
+
+        async with state.turn:
+            return await insist(work)
+
+    def _split(self, route: RouteRecord, candidate: str | None, weight: int) -> RouteRecord:
+        if candidate is None:
+            return msgspec.structs.replace(route, candidate=None, weight=0)
+        entry = self._state.find(candidate)
+        if entry.state is not State.READY:
+            raise Conflict(f"`{entry.ref.version}` is {entry.state}, so it cannot be a candidate: {entry.reason}")
+        return msgspec.structs.replace(route, candidate=entry.ref.version, weight=weight)
+
+    async def history(self, alias: str, *, before: int | None, limit: int) -> tuple[RouteVersion, ...]:
+        """Return the versions of an alias's route below number `before`, the newest first.
+
+        Raises:
+            UnknownRoute: There has never been such an alias.
+        """
+        found: tuple[RouteVersion, ...] = ()
+        if is_name(alias):  # what is none cannot be stored, and PostgreSQL takes not every text
+            found = await asyncio.to_thread(self._state.store.history, alias, before=before, limit=limit)
+        if not found and before is None:
+            raise UnknownRoute(f"there is no alias `{alias}`, and never was; `loragate routes ls` lists them")
+        return found
+
+    async def version(self, alias: str, number: int) -> RouteVersion:
+        """Return one version of an alias's route.
+
+        Raises:
+            UnknownRoute: There is no such version.
+        """
+        found = await self.history(alias, before=number + 1, limit=1)
+        if not found or found[0].number != number:
+            raise UnknownRoute(f"`{alias}` has no version `{number}`; `loragate routes history {alias}` lists them")
+        return found[0]
+
+    async def difference(self, alias: str, first: int | None, second: int | None) -> Difference:
+        """Return what version `second` (None: the newest) has changed since `first` (None: the one before it).
+
+        Raises:
+            UnknownRoute: There is no such version.
+        """
+        newest = (await self.history(alias, before=None, limit=1))[0]
+        to = newest if second is None or second == newest.number else await self.version(alias, second)
+        number = to.number - 1 if first is None else first
+        since = await self.version(alias, number) if number else None
+        return Difference(first=since, second=to, fields=compare(since.route if since is not None else None, to.route))
+
+    async def revert(self, alias: str, number: int, order: Order) -> RoutePlan:
+        """Make an alias's route as it was in version `number`, as a new version; returns what was done.
+
+        Raises:
+            UnknownRoute: There is no such version.
+            StateMoved: The state is not at `order.if_version`.
+            Conflict: It was removed then, its versions are gone or not ready, or a rollout decides its split.
+        """
+        then = (await self.version(alias, number)).route
+        if then is None:
+            raise Conflict(
+                f"version {number} of `{alias}` is its removal; remove it by `loragate apply --prune` with a file that "
+                f"lacks it, or with all its versions by `loragate adapters rm {alias}`"
+            )
+        return await self._carry_out(lambda: self._plan_revert(then, number), order)
+
+    def _plan_revert(self, then: RouteRecord, number: int) -> RoutePlan:
+        try:
+            # With its old salt, an alias that was removed meanwhile has every unit on its old arm.
+            plan = self._plan(Declaration(routes=(declared(then),)), lambda: then.salt)
+        except InvalidRoutes as error:
+            raise Conflict(
+                f"`{then.alias}` cannot be as in version {number}: {'; '.join(error.problems)}; register it again first"
+            ) from None
+        now = self._state.desired.route(then.alias)
+        if now is None or (now.control, now.candidate, now.weight) != (then.control, then.candidate, then.weight):
+            check_no_rollout(self._state.desired, then.alias)
+        return replace(plan, left_alone=())  # nobody asked for more than this alias

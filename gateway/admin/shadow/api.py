@@ -1,0 +1,249 @@
+"""The admin API's paths for shadow evaluation: what is compared, and one alias's report."""
+
+import asyncio
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from fastapi import FastAPI, Query
+from fastapi import Path as InPath
+
+from evaluators.judge.outcomes import kl_estimate_of
+from evaluators.observation import Judged, Kind
+from gateway.admin.models.rollouts import REFUSALS, reading_view
+from gateway.admin.models.shadow import (
+    ComparisonView,
+    EvidenceView,
+    FeedbackView,
+    OverTimeView,
+    QueueReport,
+    ShadowedRollout,
+    ShadowReport,
+    ShadowSummary,
+    ShadowsView,
+)
+from gateway.admin.operations import Operations
+from gateway.admin.rollouts.operations import UnknownRollout
+from gateway.admin.routes.operations import UnknownRoute, is_name
+from gateway.admin.shadow.metrics_collector import added_reasons, calibrations, queue_view
+from gateway.admin.shadow.report import comparisons_of, mean_kl
+from gateway.observe.mirror_counts import MirrorCounts
+from gateway.rollout.gates.evidence_curve import Grown, grown
+from gateway.rollout.record import Journey
+from gateway.store.evaluators import Evaluators
+from gateway.store.feedback import Feedbacks
+from gateway.store.pairs import PAGE, Pairs
+from gateway.store.samples import Depth, Samples
+
+# A report is read by people: this many pairs tell what more would, and take a second to read.
+MOST_PAIRS: Final = 5_000
+# Of a rollout's replay: a hundred thousand pairs, which take some seconds.
+MOST_PAGES: Final = 100
+DAY_SECONDS: Final = 86_400
+# Requests that were under way when a rollout ended.
+_LATE_SECONDS: Final = 3_600.0
+YEAR_SECONDS: Final = 366 * DAY_SECONDS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Read:
+    """What the store has for a report."""
+
+    pairs: int
+    comparisons: list[ComparisonView]
+    depth: Depth
+    alive: Mapping[str, Mapping[str, Any]]
+    spent: int
+    feedback: Mapping[str, tuple[int, int]]
+    grown: Grown | None
+
+
+def add_shadow(app: FastAPI, operations: Operations) -> None:
+    """Add the paths for shadow evaluation to the control plane."""
+    state = operations.state
+
+    @app.get("/admin/v1/shadow", tags=["shadow"], responses=REFUSALS)
+    async def list_shadows() -> ShadowsView:
+        """What was compared in the last day: each version and what it is held against, of the last 5,000 pairs."""
+
+        def read() -> tuple[list[ShadowSummary], Depth]:
+            newest = Pairs(state.store).newest(None, state.now() - DAY_SECONDS, MOST_PAIRS)
+            return summaries(newest), Samples(state.store).depth()
+
+        found, depth = await asyncio.to_thread(read)
+        return ShadowsView(shadows=found, queue=_queue(depth, state.now()))
+
+    @app.get("/admin/v1/shadow/{alias}", tags=["shadow"], responses=REFUSALS)
+    async def show_shadow(
+        *,
+        alias: Annotated[str, InPath(description="The name that clients send as `model`", examples=["support"])],
+        since_seconds: Annotated[
+            int, Query(ge=1, le=YEAR_SECONDS, description="Pairs whose requests were answered since so long")
+        ] = DAY_SECONDS,
+        rollout: Annotated[
+            str | None, Query(description="Whose gates are shown; without it the open rollout's, else the last one's")
+        ] = None,
+    ) -> ShadowReport:
+        """Everything that shadow evaluation knows of an alias: scores and drift by task, noise, gates, the queue."""
+        if not is_name(alias) or state.desired.route(alias) is None:
+            raise UnknownRoute(f"no alias `{alias[:100]}`; `loragate routes ls` lists them")
+        journey = await _journey(operations, alias, rollout)
+        now = state.now()
+        read = await asyncio.to_thread(_read, operations, alias, now - since_seconds, journey)
+        return ShadowReport(
+            alias=alias,
+            at=now,
+            since=now - since_seconds,
+            pairs=read.pairs,
+            is_cut=read.pairs == MOST_PAIRS,
+            comparisons=read.comparisons,
+            rollout=_rollout(journey, read.grown) if journey is not None else None,
+            feedback=[FeedbackView(arm=arm, n=n, bad=bad) for arm, (n, bad) in sorted(read.feedback.items())],
+            over_time=_over_time(operations, alias),
+            queue=_queue(read.depth.by_alias.get(alias, Depth()), now),
+            mirror=mirror_lines(operations.mirrored(), alias),
+            calibration=calibrations(read.alive, alias),
+            shed=added_reasons(read.alive, "shed"),
+            failed=added_reasons(read.alive, "failed"),
+            spent_tokens=read.spent,
+        )
+
+
+async def _journey(operations: Operations, alias: str, rollout: str | None) -> Journey | None:
+    """Return the rollout whose gates are shown, if the alias has had any.
+
+    Raises:
+        UnknownRollout: The one that was asked for is not the alias's.
+    """
+    try:
+        found = await operations.rollouts.journey(rollout or alias)
+    except UnknownRollout:
+        if rollout is None:
+            return None
+        raise
+    if found.rollout.alias != alias:
+        raise UnknownRollout(f"rollout `{found.rollout.id}` is of `{found.rollout.alias}`, not of `{alias}`")
+    return found
+
+
+def _read(operations: Operations, alias: str, since: float, journey: Journey | None) -> _Read:
+    store = operations.state.store
+    pairs, samples = Pairs(store), Samples(store)
+    feedback: dict[str, tuple[int, int]] = {}
+    evidence = None
+    if journey is not None:
+        rollout = journey.rollout
+        feedback = Feedbacks(store).counts(rollout.id, rollout.stage)
+        evidence = grown(rollout, _replayed(pairs, journey), operations.state.now(), journey.judged_share)
+    newest = pairs.newest(alias, since, MOST_PAIRS)
+    return _Read(
+        pairs=len(newest),
+        comparisons=comparisons_of(newest),
+        depth=samples.depth(),
+        alive=Evaluators(store).alive(),
+        spent=samples.spent(alias),
+        feedback=feedback,
+        grown=evidence,
+    )
+
+
+def _replayed(pairs: Pairs, journey: Journey) -> Iterator[Judged]:
+    """Yield the pairs of a rollout's alias since it began, page by page, in the order of their numbers."""
+    alias = journey.rollout.alias
+    end = journey.last.at + _LATE_SECONDS if journey.rollout.is_over else math.inf
+    first = pairs.between(alias, journey.started_at, end, 1)
+    if not first:
+        return
+    # One that was answered a little later may have been compared first.
+    number = max(0, first[0].number - PAGE)
+    for _ in range(MOST_PAGES):
+        page = pairs.since(number, PAGE, alias)
+        yield from page
+        if len(page) < PAGE or page[0].at > end:
+            return
+        number = page[-1].number
+
+
+def _rollout(journey: Journey, evidence: Grown | None) -> ShadowedRollout:
+    rollout = journey.rollout
+    return ShadowedRollout(
+        id=rollout.id,
+        candidate=rollout.candidate,
+        control=rollout.control,
+        phase=rollout.phase,
+        is_open=not rollout.is_over,
+        stage=evidence.stage if evidence is not None else rollout.stage,
+        gates=[reading_view(each) for each in evidence.readings] if evidence is not None else None,
+        evidence=[
+            EvidenceView(
+                gate=each.gate,
+                bound=each.bound,
+                pass_bound=each.pass_bound,
+                sessions=each.sessions,
+                e_fail=each.e_fail,
+                e_pass=each.e_pass,
+            )
+            for each in (evidence.curves if evidence is not None else ())
+        ],
+    )
+
+
+def _over_time(operations: Operations, alias: str) -> list[OverTimeView]:
+    return [
+        OverTimeView(
+            version=each.version,
+            what=each.what,
+            n=each.n,
+            psi=each.psi,
+            js=each.js,
+            evidence=each.evidence,
+            bound=each.bound,
+            run_length=each.run_length,
+            alarm_at=each.alarm_at,
+            why=each.why,
+        )
+        for each in operations.rollouts.drift.standing()
+        if each.alias == alias
+    ]
+
+
+def _queue(depth: Depth, now: float) -> QueueReport:
+    view = queue_view(depth, now)
+    return QueueReport(
+        pending=view.pending, claimed=view.claimed, failed=view.failed, oldest_seconds=view.oldest_seconds
+    )
+
+
+def mirror_lines(counts: MirrorCounts, alias: str) -> dict[str, int]:
+    """Return what became of copies, as words with counts; what is skipped and dropped is of all aliases."""
+    lines = {f"{kind} sampled": count for kind, count in sorted(counts.sampled.get(alias, {}).items())}
+    lines |= {f"skipped ({reason}, all aliases)": count for reason, count in sorted(counts.skipped.items())}
+    return lines | {f"dropped ({reason}, all aliases)": count for reason, count in sorted(counts.dropped.items())}
+
+
+def summaries(pairs: list[Judged]) -> list[ShadowSummary]:
+    """Return a line for each comparison that `pairs` hold, by alias, noise left out."""
+    groups: dict[tuple[str, str, str, Kind], list[Judged]] = {}
+    noise: dict[tuple[str, str], list[Judged]] = {}
+    for each in pairs:
+        if each.kind is not Kind.NOISE:
+            groups.setdefault((each.alias, each.other, each.control, each.kind), []).append(each)
+        elif kl_estimate_of(each) is not None:
+            noise.setdefault((each.alias, each.other), []).append(each)
+    found = []
+    for (alias, version, control, kind), group in sorted(groups.items()):
+        floor = noise.get((alias, control)) or noise.get((alias, version)) or ()
+        found.append(
+            ShadowSummary(
+                alias=alias,
+                version=version,
+                control=control,
+                kind=kind,
+                n=len(group),
+                kl=mean_kl(group),
+                kl_noise=mean_kl(floor),
+                last_at=max(each.at for each in group),
+            )
+        )
+    return found

@@ -1,0 +1,89 @@
+"""Hand samples whose words may not be stored to this machine's own evaluator: over the unix socket, and nowhere else.
+
+Not part of the described API: its bodies are MessagePack, and it answers to nobody but the user who runs the gateway,
+whatever their key allows.
+"""
+
+from collections.abc import Collection
+from typing import Final, Literal, Protocol
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+
+from gateway.admin.idempotent import HEADER
+from gateway.errors import BadRequest, Forbidden
+from gateway.records.sample import Sample
+
+PATH: Final = "/admin/v1/shadow/straight"
+MOST_AT_ONCE: Final = 64
+_KIND: Final = "application/msgpack"
+
+
+class Memory(Protocol):
+    """Samples in memory; `gateway.mirror.memory_queue.Straight` is one."""
+
+    def claim(
+        self, holder: str, most: int, lease_seconds: float, *, skipping: Collection[str] = ()
+    ) -> list[tuple[Sample, int]]:
+        """Take the oldest that nobody holds."""
+
+    def extend(self, holder: str, ids: Collection[str], seconds: float) -> set[str]:
+        """Hold claims for so long from now on; returns those that are the holder's still."""
+
+    def finish(self, sample_id: str, holder: str | None = None) -> bool:
+        """Forget one that was judged."""
+
+    def give_up(self, sample_id: str, holder: str | None = None, *, again_after_seconds: float | None = None) -> bool:
+        """Give one back; for good without a time."""
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What the evaluator wants.
+
+    Attributes:
+        do: Which of the four.
+        holder: The evaluator's name.
+        most: Of samples to claim.
+        seconds: Of the lease; or after which a sample may be claimed again, None for never.
+        ids: Which samples.
+        skipping: Aliases of which none are claimed.
+    """
+
+    do: Literal["claim", "extend", "finish", "give_up"]
+    holder: str
+    most: int = 0
+    seconds: float | None = None
+    ids: tuple[str, ...] = ()
+    skipping: tuple[str, ...] = ()
+
+
+def add_straight(app: FastAPI, memory: Memory) -> None:
+    """Add the path."""
+
+    @app.post(PATH, include_in_schema=False)
+    async def straight(request: Request) -> Response:
+        if not request.state.is_local:
+            raise Forbidden(
+                "Samples that may not be stored are given to this machine's own evaluator alone, over the control "
+                "socket.",
+                code="role_not_allowed",
+            )
+        if HEADER in request.headers:
+            raise BadRequest(f"`{HEADER}` is not taken here: the reply would be stored, and its samples may not be.")
+        try:
+            asked = msgspec.msgpack.decode(await request.body(), type=Asked)
+        except msgspec.DecodeError as error:
+            raise BadRequest(f"The body is not what an evaluator sends: {error}.") from None
+        return Response(msgspec.msgpack.encode(_answer(memory, asked)), media_type=_KIND)
+
+
+def _answer(memory: Memory, asked: Asked) -> list[Sample] | set[str]:
+    if asked.do == "claim":
+        most = min(asked.most, MOST_AT_ONCE)
+        found = memory.claim(asked.holder, most, asked.seconds or 0.0, skipping=asked.skipping)
+        return [sample for sample, _ in found]
+    if asked.do == "extend":
+        return memory.extend(asked.holder, asked.ids, asked.seconds or 0.0)
+    if asked.do == "finish":
+        return {each for each in asked.ids if memory.finish(each, asked.holder)}
+    return {each for each in asked.ids if memory.give_up(each, asked.holder, again_after_seconds=asked.seconds)}

@@ -1,0 +1,1 @@
+"""What is stored, as values: the state that operators have asked for, samples, feedback. Pure."""

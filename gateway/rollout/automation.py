@@ -1,0 +1,101 @@
+"""What automation does at one look at a rollout: at most one event, from facts and the clock.
+
+A failure is acted on whatever the stage's least time, and in a pause too; so is one of an
+earlier stage, whose pairs may be judged late. Everything else waits for the plan: forward
+when all gates pass and time and samples suffice, into a pause when time or samples are used
+up without that, or when a gate fails that is not critical.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from gateway.rollout.events import AUTOMATION, StepFailed, StepInconclusive, StepPassed
+from gateway.rollout.gates.by_account import judge_by_account
+from gateway.rollout.gates.pairs import Finding, judge_pairs
+from gateway.rollout.gates.reading import Reading, Verdict, worst
+from gateway.rollout.gates.traffic import Gate, Source, Streams, judge_manual
+from gateway.rollout.plan import Stage
+from gateway.rollout.rollout import Phase, Rollout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What was counted since the rollout's stage began, over all replicas.
+
+    Attributes:
+        stage: The stage that the counts belong to (`Rollout.stage`).
+        samples: The candidate's requests; in shadow, pairs.
+        streams: Gate name → both arms' counts; a gate that is missing was not measured.
+        findings: Gate name → what the pairs of this stage say; a gate that is missing has none yet.
+        is_settled: Whether all sessions of the pairs that max_samples allows have had the time to end and count.
+        late: What gates of earlier stages say of pairs that were judged after those had ended.
+    """
+
+    stage: int
+    samples: int = 0
+    streams: Mapping[str, Streams] = field(default_factory=lambda: MappingProxyType({}))
+    findings: Mapping[str, Finding] = field(default_factory=lambda: MappingProxyType({}))
+    is_settled: bool = True
+    late: tuple[Reading, ...] = ()
+
+
+def read_gates(rollout: Rollout, facts: Facts) -> tuple[Reading, ...]:
+    """Return what each gate of the rollout's stage says now; nothing outside of a stage."""
+    stage = rollout.current
+    return () if stage is None else tuple(_read(gate, rollout, facts) for gate in stage.gates)
+
+
+def _read(gate: Gate, rollout: Rollout, facts: Facts) -> Reading:
+    if gate.source is Source.PERSON:
+        return judge_manual(gate, rollout.approved_by)
+    if gate.source is Source.PAIRS:
+        return judge_pairs(gate, facts.findings.get(gate.name))
+    plan = rollout.plan
+    return judge_by_account(gate, facts.streams.get(gate.name), plan.alpha_per_gate, plan.alpha)
+
+
+def decide(rollout: Rollout, facts: Facts, now: float) -> StepPassed | StepFailed | StepInconclusive | None:
+    """Return the event that automation brings about now, or None to wait.
+
+    Args:
+        rollout: As it stands.
+        facts: Counts of its present stage; those of another stage decide nothing.
+        now: Unix seconds. A clock that was set back only makes the stage longer.
+    """
+    stage = rollout.current
+    if stage is None or facts.stage != rollout.stage:
+        return None
+    readings = read_gates(rollout, facts)
+    verdict = worst(readings)
+    against = (*readings, *(reading for reading in facts.late if reading.rolls_back))
+    if any(reading.rolls_back for reading in against):
+        return StepFailed(at=now, by=AUTOMATION, stage=facts.stage, samples=facts.samples, readings=against)
+    if rollout.phase is Phase.PAUSED:
+        return None
+    if verdict is Verdict.PASS and rollout.may_pass(now, facts.samples):
+        return StepPassed(at=now, by=AUTOMATION, stage=facts.stage, samples=facts.samples, readings=readings)
+    failing = ", ".join(f"`{reading.gate}`" for reading in readings if reading.fails)
+    reason = (
+        f"{failing} fails, which is not critical"
+        if failing
+        else _used_up(stage, now - rollout.entered_at, facts, verdict)
+    )
+    if reason is None:
+        return None
+    return StepInconclusive(
+        at=now, by=AUTOMATION, reason=reason, stage=facts.stage, samples=facts.samples, readings=readings
+    )
+
+
+def _used_up(stage: Stage, seconds: float, facts: Facts, verdict: Verdict) -> str | None:
+    """Why waiting longer is not in the plan, or None. Enough samples that pass only wait for the least time."""
+    samples = facts.samples
+    if seconds >= stage.max_seconds:
+        few = f" with {samples:,} of {stage.min_samples:,} samples" if samples < stage.min_samples else ""
+        return f"the gates did not pass within max_time ({seconds:.0f} s ≥ {stage.max_seconds} s){few}"
+    if stage.max_samples is None or samples < stage.max_samples or not facts.is_settled:
+        return None
+    if verdict is not Verdict.PASS:
+        return f"the gates did not pass within max_samples ({samples:,} ≥ {stage.max_samples:,})"
+    return None

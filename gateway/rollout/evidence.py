@@ -1,0 +1,301 @@
+"""What was counted of a rollout's stage, made into what its gates and the ratio test read. Pure.
+
+Counts come from all replicas; those of another stage are evidence of nothing.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Final
+
+from gateway.observe.ledger import DURATION_BOUNDS
+from gateway.observe.tally import Tally
+from gateway.rollout.account_counts import (
+    NO_COUNTS,
+    AccountCounts,
+    ArmCounts,
+    accounts_of,
+    arm_counts,
+    callers_of,
+)
+from gateway.rollout.automation import Facts, decide, read_gates
+from gateway.rollout.events import AUTOMATION, StepFailed, StepInconclusive, StepPassed
+from gateway.rollout.gates.by_account import named
+from gateway.rollout.gates.pairs import Finding
+from gateway.rollout.gates.reading import Reading, Verdict
+from gateway.rollout.gates.sample_ratio import Exposures, Ratio, judge_ratio
+from gateway.rollout.gates.traffic import AccountStreams, Gate, Streams, latency_threshold
+from gateway.rollout.gates.unit_shares import Units
+from gateway.rollout.plan import Stage
+from gateway.rollout.record import Journey
+from gateway.rollout.rollout import Phase, Rollout
+from gateway.rollout.rules import RULES, what_changed
+
+# The control's requests that a threshold is made from at the least. With fewer, a 95th percentile is one of the five
+# slowest, and may be off by buckets.
+THRESHOLD_SAMPLES: Final = 100
+SAMPLE_RATIO: Final = "sample_ratio"
+ERROR_RATE: Final = "error_rate"
+LATENCY: Final = "latency"
+FEEDBACK: Final = "feedback"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePairs:
+    """What was read of a rollout's compared pairs, and of thumbs.
+
+    Attributes:
+        stage: The present stage's number when they were read; what was read in another one decides nothing.
+        n: Pairs of the present stage that compare candidate with control.
+        findings: Gate name → what the pairs of the present stage say.
+        is_settled: Whether all sessions of the pairs that max_pairs allows have had the time to end and count.
+        late: What gates of earlier stages say by now.
+        thumbs: Of both arms in the present stage; None where no gate asks for them.
+        warnings: Why there may be no pairs, as sentences.
+    """
+
+    stage: int = 0
+    n: int = 0
+    findings: Mapping[str, Finding] = field(default_factory=lambda: MappingProxyType({}))
+    is_settled: bool = True
+    late: tuple[Reading, ...] = ()
+    thumbs: Streams | None = None
+    warnings: tuple[str, ...] = ()
+
+
+NO_PAIRS: Final = StagePairs()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageCounts:
+    """Both arms' requests in one stage of a rollout, the same by account, and what its pairs say.
+
+    `multiplicity` is how often units were counted: see `Streams`.
+    """
+
+    stage: int
+    control: ArmCounts = NO_COUNTS
+    candidate: ArmCounts = NO_COUNTS
+    accounts: tuple[AccountCounts, ...] = ()
+    multiplicity: float = 1.0
+    pairs: StagePairs = NO_PAIRS
+
+
+def counts_of(tallies: Sequence[Tally], rollout: Rollout, pairs: StagePairs = NO_PAIRS) -> StageCounts:
+    """Return what was counted of the rollout's present stage; nothing, if there is no tally of it yet."""
+    if pairs.stage != rollout.stage:
+        pairs = NO_PAIRS
+    for tally in tallies:
+        if (tally.rollout, tally.stage) == (rollout.id, rollout.stage):
+            return StageCounts(
+                stage=rollout.stage,
+                control=arm_counts(tally.control, len(tally.units.control)),
+                candidate=arm_counts(tally.candidate, len(tally.units.candidate)),
+                accounts=accounts_of(tally),
+                multiplicity=tally.multiplicity,
+                pairs=pairs,
+            )
+    return StageCounts(stage=rollout.stage, pairs=pairs)
+
+
+def facts_of(counts: StageCounts, journey: Journey) -> Facts:
+    """Return what the gates read of a stage's counts."""
+    weight, threshold = journey.rollout.weight, journey.threshold_seconds
+    streams = {ERROR_RATE: _streams(counts, weight, lambda arm: arm.failing)}
+    if threshold is not None:
+        slow = _streams(counts, weight, lambda arm: arm.slow)
+        streams[LATENCY] = replace(slow, threshold_seconds=threshold)
+    pairs, stage = counts.pairs, journey.rollout.current
+    if pairs.thumbs is not None:
+        # Who gives no thumbs has not said that all is well, and yet one account's thumbs are not everybody's.
+        streams[FEEDBACK] = replace(pairs.thumbs, callers=max(pairs.thumbs.callers, callers_of(counts.accounts)))
+    samples = pairs.n if stage is not None and stage.is_shadow else counts.candidate.requests
+    return Facts(
+        stage=counts.stage,
+        samples=samples,
+        streams=streams,
+        findings=pairs.findings,
+        is_settled=pairs.is_settled,
+        late=pairs.late,
+    )
+
+
+def _streams(counts: StageCounts, weight: int, read: Callable[[ArmCounts], Units]) -> Streams:
+    """Return what a gate reads of both arms, of all and of each account."""
+    accounts = tuple(
+        AccountStreams(account=each.account, control=read(each.control), candidate=read(each.candidate))
+        for each in counts.accounts
+    )
+    return Streams(
+        control=read(counts.control),
+        candidate=read(counts.candidate),
+        accounts=accounts,
+        callers=callers_of(counts.accounts),
+        weight=weight,
+        multiplicity=counts.multiplicity,
+    )
+
+
+def period_of(counts: StageCounts, rollout: Rollout, before: Sequence[Exposures] = ()) -> Exposures | None:
+    """Return the units of the rollout's stage; None while one arm alone is served, as in a shadow.
+
+    Args:
+        counts: What was counted in the stage.
+        rollout: As it stands.
+        before: Units of the stages before it. If all together do not fit the weights and fit them without one account,
+            that account's units are left out: units are of a caller's choice, and none stops a rollout by choosing.
+    """
+    if not rollout.weight:
+        return None
+    return _split(counts, rollout.weight, before)[0]
+
+
+def ratio_of(counts: StageCounts, journey: Journey) -> Ratio:
+    """Return whether the units of all stages fit their weights."""
+    weight = journey.rollout.weight
+    if not weight:
+        return judge_ratio(journey.periods)
+    period, left_out = _split(counts, weight, journey.periods)
+    ratio = judge_ratio((*journey.periods, period))
+    if not left_out:
+        return ratio
+    return replace(ratio, reason=f"{ratio.reason}; without {named(left_out)}, whose units are not split so")
+
+
+def _split(counts: StageCounts, weight: int, before: Sequence[Exposures]) -> tuple[Exposures, str]:
+    """Return the units of a stage, and the account that was left out of them; empty if none was."""
+    control, candidate = counts.control.units, counts.candidate.units
+    whole = Exposures(weight=weight, control=control, candidate=candidate)
+    if callers_of(counts.accounts) < 2 or judge_ratio((*before, whole)).verdict is not Verdict.FAIL:
+        return whole, ""
+    for each in counts.accounts:
+        rest = Exposures(
+            weight=weight,
+            control=max(0, control - each.control.units),
+            candidate=max(0, candidate - each.candidate.units),
+        )
+        if judge_ratio((*before, rest)).verdict is not Verdict.FAIL:
+            return rest, each.account
+    return whole, ""
+
+
+def latency_gate(stage: Stage | None) -> Gate | None:
+    """Return the stage's `latency` gate, or None."""
+    gates: Sequence[Gate] = stage.gates if stage is not None else ()
+    return next((gate for gate in gates if gate.name == LATENCY), None)
+
+
+def threshold_of(durations: Sequence[int], stage: Stage | None) -> float | None:
+    """Return above which time a request of `stage` is slow, from the control's requests alone.
+
+    Args:
+        durations: (n_buckets + 1,) requests of the control, best of those before the stage. Those of the stage itself
+            will do where there were none: the candidate's requests, which are judged, have no part in it.
+        stage: The stage that is judged.
+
+    Returns:
+        Seconds; None without a latency gate, or with too few requests.
+    """
+    gate = latency_gate(stage)
+    if gate is None or gate.quantile is None or sum(durations) < THRESHOLD_SAMPLES:
+        return None
+    return latency_threshold(DURATION_BOUNDS, durations, gate.quantile)
+
+
+def next_stage(rollout: Rollout) -> Stage | None:
+    """Return the plan's stage after the present one, or None."""
+    following = rollout.plan.stages[rollout.index + 1 :]
+    return following[0] if following else None
+
+
+def judged(journey: Journey, counts: StageCounts, now: float) -> StepPassed | StepFailed | StepInconclusive | None:
+    """Return what automation brings about now, or None to wait.
+
+    A critical gate's failure comes first: to take a bad candidate back is right whatever the split. Then a stage that
+    began by other rules is paused (`rollout/rules.py`). Then a mismatch
+    of the sample ratio, which makes comparisons worthless: nothing goes forward on them, and nothing is rolled back
+    for it.
+    """
+    rollout, stage = journey.rollout, journey.rollout.current
+    if journey.rules != RULES:  # pairs of before were read by other rules; what is counted from now on is by these
+        counts = replace(counts, pairs=NO_PAIRS)
+    facts = facts_of(counts, journey)
+    event = decide(rollout, facts, now)
+    if journey.rules != RULES and stage is not None and not isinstance(event, StepFailed):
+        if rollout.phase is Phase.PAUSED:
+            return None
+        return StepInconclusive(
+            at=now,
+            by=AUTOMATION,
+            reason=what_changed(stage),
+            stage=facts.stage,
+            samples=facts.samples,
+            readings=read_gates(rollout, facts),
+        )
+    if isinstance(event, StepFailed) or rollout.phase is not Phase.CANARY:
+        return event
+    ratio = ratio_of(counts, journey)
+    if ratio.verdict is not Verdict.FAIL:
+        return event
+    reading = Reading(
+        gate=SAMPLE_RATIO,
+        verdict=ratio.verdict,
+        reason=ratio.reason,
+        observed=ratio.observed,
+        limit=ratio.expected,
+        n=ratio.n,
+    )
+    return StepInconclusive(
+        at=now,
+        by=AUTOMATION,
+        reason="traffic is not split as the weights say, so the arms cannot be compared",
+        stage=facts.stage,
+        samples=facts.samples,
+        readings=(reading,),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What people are told of a rollout's stage."""
+
+    samples: int
+    readings: tuple[Reading, ...]
+    ratio: Ratio
+    waits_for: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def standing_of(journey: Journey, counts: StageCounts, now: float) -> Standing:
+    """Return how a rollout's stage stands now."""
+    facts = facts_of(counts, journey)
+    readings = read_gates(journey.rollout, facts)
+    return Standing(
+        samples=facts.samples,
+        readings=readings,
+        ratio=ratio_of(counts, journey),
+        waits_for=(*waits_for(journey, facts, readings, now), *counts.pairs.warnings),
+        warnings=counts.pairs.warnings,
+    )
+
+
+def waits_for(journey: Journey, facts: Facts, readings: Sequence[Reading], now: float) -> list[str]:
+    """Return what has to happen before the rollout goes on, as sentences."""
+    rollout, stage = journey.rollout, journey.rollout.current
+    if rollout.is_over:
+        return []
+    if rollout.is_complete:
+        return ["a person: promote the candidate, or roll it back"]
+    if rollout.phase is Phase.PAUSED:
+        return ["a person: resume, promote, abort or roll back"]
+    if stage is None:
+        return ["a person: start it"]
+    waits = []
+    left = rollout.entered_at + stage.min_seconds - now
+    if left > 0:
+        waits.append(f"{left:.0f} s more of its least time")
+    if facts.samples < stage.min_samples:
+        waits.append(f"{stage.min_samples - facts.samples:,} more {'pairs' if stage.is_shadow else 'samples'}")
+    unsure = [each for each in readings if each.verdict is not Verdict.PASS and not each.is_muted]
+    waits += [f"gate `{each.gate}`, which is {each.verdict}" for each in unsure]
+    return waits or ["the leader's next look"]

@@ -1,0 +1,169 @@
+"""Replay a rollout's pairs through its gates, to show how the evidence grew. No I/O, no clock.
+
+Pairs are taken one at a time and none is kept, so a rollout of any length can be replayed.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from evaluators.judge.classify import Classification
+from evaluators.judge.criteria import Criterion
+from evaluators.observation import Judged
+from gateway.rollout.gates.pairs import judge_pairs
+from gateway.rollout.gates.reading import Reading
+from gateway.rollout.gates.traffic import Source
+from gateway.rollout.plan import Stage
+from gateway.rollout.rollout import Rollout
+from gateway.rollout.stage_evidence import Evidence, StageEvidence, criterion_evidence
+
+# Enough for a curve. A point costs up to a millisecond, so with more pairs they lie further apart.
+MOST_POINTS: Final = 120
+# JSON and logarithmic axes end somewhere; nobody needs more evidence than this.
+MOST_EVIDENCE: Final = 1e12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """How the evidence for one gate grew, session by session.
+
+    Attributes:
+        gate: Its name.
+        bound, pass_bound: From these e-values on it fails, or passes.
+        sessions: (n_points,) sessions that count.
+        e_fail, e_pass: (n_points,) evidence that the limit is exceeded, and that it is kept.
+    """
+
+    gate: str
+    bound: float
+    pass_bound: float
+    sessions: list[int]
+    e_fail: list[float]
+    e_pass: list[float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grown:
+    """What the pairs of a rollout's last stage with pairs say to its gates."""
+
+    stage: int
+    readings: tuple[Reading, ...]
+    curves: tuple[Curve, ...]
+
+
+def grown(rollout: Rollout, pairs: Iterable[Judged], now: float, judged_share: float = 1.0) -> Grown | None:
+    """Return what the gates of the last stage that has pairs say, and how they came to it.
+
+    Args:
+        rollout: Whose plan.
+        pairs: In order, those of others among them.
+        now: Unix seconds; sessions that are idle by then are over.
+        judged_share: The share of pairs that a model judges.
+
+    Returns:
+        None where no stage that reads pairs has any.
+    """
+    stages: dict[int, _Growing] = {}
+    for each in pairs:
+        if each.rollout != rollout.id:
+            continue
+        if each.stage not in stages:
+            stage = stage_of(rollout, each.stage)
+            if stage is None or not any(gate.source is Source.PAIRS for gate in stage.gates):
+                continue
+            stages[each.stage] = _Growing(stage, rollout, judged_share)
+        stages[each.stage].evidence.add(each)
+    if not stages:
+        return None
+    last = max(stages)
+    return stages[last].done(last, now)
+
+
+def stage_of(rollout: Rollout, number: int) -> Stage | None:
+    """Return the plan's stage that was entered as number `number`; None if the plan has none.
+
+    A stage that was resumed has a number anew, so of an earlier stage this is right only where none was.
+    """
+    at = rollout.index - (rollout.stage - number)
+    return rollout.plan.stages[at] if 0 <= at < len(rollout.plan.stages) else None
+
+
+class _Growing:
+    """One stage: its gates' evidence, and a curve of each."""
+
+    def __init__(self, stage: Stage, rollout: Rollout, judged_share: float) -> None:
+        self._gates = [gate for gate in stage.gates if gate.source is Source.PAIRS]
+        self._curves: list[_Recorded] = []
+        self.evidence = StageEvidence(stage, rollout, judged_share, self._recorded)
+
+    def _recorded(self, demand: Criterion, idle_seconds: int) -> Evidence:
+        curve = _Recorded(demand, criterion_evidence(demand, idle_seconds))
+        self._curves.append(curve)
+        return curve
+
+    def done(self, number: int, now: float) -> Grown:
+        """Return what it all comes to; `number` is the stage's."""
+        self.evidence.close(now)
+        findings = self.evidence.findings()
+        return Grown(
+            stage=number,
+            readings=tuple(judge_pairs(gate, findings.get(gate.name)) for gate in self._gates),
+            curves=tuple(curve.curve() for curve in self._curves),
+        )
+
+
+class _Recorded:
+    """A criterion's evidence, and how it came to be."""
+
+    def __init__(self, demand: Criterion, evidence: Evidence) -> None:
+        self._demand = demand
+        self._evidence = evidence
+        self._points: list[tuple[int, float, float]] = [(0, 1.0, 1.0)]
+        self._every = 1
+        self._count = 0
+
+    def add(self, judged: Judged) -> None:
+        """Take in a pair, after the sessions that were over when it was compared, as the leader's looks count them."""
+        self._evidence.close(judged.judged_at)
+        self._evidence.add(judged)
+        self._count += 1
+        if self._count % self._every == 0:
+            self._note()
+
+    def close(self, now: float) -> None:
+        """Count the sessions that are over by now."""
+        self._evidence.close(now)
+        self._note()
+
+    def has_counted(self, until: float) -> bool:
+        """Whether all sessions that began by then have counted."""
+        return self._evidence.has_counted(until)
+
+    def classify(self) -> Classification:
+        """Return what all that says."""
+        return self._evidence.classify()
+
+    def _note(self) -> None:
+        said = self._evidence.classify()
+        if said.n == self._points[-1][0]:
+            self._points.pop()
+        self._points.append((said.n, _shown(said.e_fail), _shown(said.e_pass)))
+        if len(self._points) > MOST_POINTS:
+            self._points = self._points[::2]
+            self._every *= 2
+
+    def curve(self) -> Curve:
+        """Return how it grew."""
+        sessions, e_fail, e_pass = (list(values) for values in zip(*self._points, strict=True))
+        return Curve(
+            gate=self._demand.metric,
+            bound=1.0 / self._demand.alpha,
+            pass_bound=1.0 / self._demand.alpha_to_pass,
+            sessions=sessions,
+            e_fail=e_fail,
+            e_pass=e_pass,
+        )
+
+
+def _shown(e_value: float | None) -> float:
+    return 1.0 if e_value is None else min(MOST_EVIDENCE, max(1 / MOST_EVIDENCE, float(e_value)))

@@ -1,0 +1,287 @@
+"""The rollout machine: one table of transitions, and what each of them does.
+
+`advance(state, event)` returns the new state and its effects as values; whoever carries
+them out journals the transition first. An illegal event raises and changes nothing.
+
+Invariants: forward only when every gate of the stage passes and its least time and samples
+are reached, or a person gives a reason; backward always and at once; once rolled back or
+aborted, the candidate's weight is 0 and nothing leads on.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Final
+
+from gateway.rollout.events import (
+    AUTOMATION,
+    Aborted,
+    Approved,
+    AuditMissing,
+    AuditPassed,
+    Created,
+    Event,
+    Paused,
+    Promoted,
+    Resumed,
+    RolledBack,
+    Started,
+    StepFailed,
+    StepInconclusive,
+    StepPassed,
+)
+from gateway.rollout.gates.reading import Verdict, worst
+from gateway.rollout.rollout import (
+    Effect,
+    FlipControl,
+    Notify,
+    NotifyPage,
+    Phase,
+    Rollout,
+    SetMirror,
+    SetWeight,
+    Transition,
+)
+
+
+class IllegalEvent(ValueError):
+    """The event cannot happen to a rollout that stands where this one does."""
+
+
+Outcome = tuple[Rollout, tuple[Effect, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One row of the table: the phases it may lead to, and the function that says to which."""
+
+    targets: frozenset[Phase]
+    make: Callable[[Rollout, Any], Outcome]
+
+
+def create(event: Created) -> Transition:
+    """Return the transition that makes a rollout, in draft: no traffic changes.
+
+    Raises:
+        IllegalEvent: The candidate is the control already.
+    """
+    if event.candidate == event.control:
+        raise IllegalEvent(
+            f"`{event.candidate}` is the control of `{event.alias}` already; there is nothing to roll out"
+        )
+    _check_words(event)
+    after = Rollout(
+        id=event.id,
+        alias=event.alias,
+        control=event.control,
+        candidate=event.candidate,
+        plan=event.plan,
+        home=event.control,
+        entered_at=event.at,
+    )
+    return Transition(before=None, event=event, after=after)
+
+
+def advance(state: Rollout, event: Event) -> Transition:
+    """Return what `event` makes of `state`.
+
+    Raises:
+        IllegalEvent: The table has no such row, or its condition does not hold; the
+            message says what can happen instead.
+    """
+    move = TRANSITIONS.get((state.phase, type(event)))
+    if move is None:
+        takes = ", ".join(sorted(kind.__name__ for phase, kind in TRANSITIONS if phase is state.phase)) or "nothing"
+        raise IllegalEvent(
+            f"rollout `{state.id}` is `{state.phase}` and cannot take `{type(event).__name__}`; it takes {takes}"
+        )
+    _check_words(event)
+    after, effects = move.make(state, event)
+    return Transition(before=state, event=event, after=replace(after, sequence=state.sequence + 1), effects=effects)
+
+
+def _check_words(event: Event | Created) -> None:
+    for name in ("by", "reason"):
+        if not getattr(event, name, "given").strip():
+            raise IllegalEvent(f"`{type(event).__name__}` needs `{name}`: the journal says who did what, and why")
+
+
+# What the rows do
+
+
+def _audited(state: Rollout, _: AuditPassed) -> Outcome:
+    return replace(state, phase=Phase.AUDITED), ()
+
+
+def _not_audited(state: Rollout, event: AuditMissing) -> Outcome:
+    return replace(state, phase=Phase.DRAFT), (Notify(alias=state.alias, message=f"audit: {event.reason}"),)
+
+
+def _started(state: Rollout, event: Started) -> Outcome:
+    is_audited = state.phase is Phase.AUDITED or not state.plan.needs_audit
+    if not is_audited and not _is_said(event.override):
+        raise IllegalEvent(f"the plan of rollout `{state.id}` asks for an audit that passed; give one, or an override")
+    return _enter(state, 0, event.at)
+
+
+def _enter(state: Rollout, index: int, at: float) -> Outcome:
+    """Go into a stage, or past the plan's last one."""
+    if index == len(state.plan.stages):
+        if state.plan.promotes:
+            return _live(state)
+        message = "the plan is complete; promote the candidate, or roll it back"
+        return replace(state, phase=Phase.PAUSED, is_complete=True), (Notify(alias=state.alias, message=message),)
+    stage = state.plan.stages[index]
+    after = replace(
+        state,
+        phase=Phase.SHADOW if stage.is_shadow else Phase.CANARY,
+        index=index,
+        stage=state.stage + 1,
+        entered_at=at,
+        weight=stage.weight,
+        approved_by=None,
+    )
+    return after, _traffic(state, after)
+
+
+def _traffic(before: Rollout, after: Rollout) -> tuple[Effect, ...]:
+    """What must be done so that traffic is as `after` wants it."""
+    effects: list[Effect] = []
+    if before.is_mirrored and not after.is_mirrored:
+        effects.append(SetMirror(alias=after.alias, candidate=after.candidate, is_on=False, share=0))
+    if after.weight != before.weight:
+        effects.append(SetWeight(alias=after.alias, candidate=after.candidate, weight=after.weight))
+    if after.home != before.home:
+        effects.append(FlipControl(alias=after.alias, before=before.home, after=after.home))
+    if after.is_mirrored and after.mirrored_share != before.mirrored_share:
+        share = after.mirrored_share
+        effects.append(SetMirror(alias=after.alias, candidate=after.candidate, is_on=True, share=share))
+    return tuple(effects)
+
+
+def _live(state: Rollout) -> Outcome:
+    after = replace(state, phase=Phase.LIVE, home=state.candidate, weight=0, is_complete=True)
+    return after, _traffic(state, after)
+
+
+def _approved(state: Rollout, event: Approved) -> Outcome:
+    _check_stage(state, event.stage)
+    return replace(state, approved_by=event.by), ()
+
+
+def _passed(state: Rollout, event: StepPassed) -> Outcome:
+    _check_stage(state, event.stage)
+    stage = state.plan.stages[state.index]
+    if sorted(reading.gate for reading in event.readings) != sorted(gate.name for gate in stage.gates):
+        raise IllegalEvent(f"stage {state.stage} of rollout `{state.id}` has not been read by each of its gates once")
+    if worst(event.readings) is not Verdict.PASS:
+        raise IllegalEvent(f"stage {state.stage} of rollout `{state.id}` does not pass: its gates say otherwise")
+    if not state.may_pass(event.at, event.samples):
+        raise IllegalEvent(
+            f"stage {state.stage} of rollout `{state.id}` takes at least {stage.min_seconds} s and "
+            f"{stage.min_samples:,} samples; it has {event.at - state.entered_at:.0f} s and {event.samples:,}"
+        )
+    return _enter(state, state.index + 1, event.at)
+
+
+def _failed(state: Rollout, event: StepFailed) -> Outcome:
+    # Of whatever stage: evidence against a candidate does not expire with a step.
+    failed = [reading.reason for reading in event.readings if reading.rolls_back]
+    if not failed:
+        raise IllegalEvent(f"no critical gate of rollout `{state.id}` fails in the readings given")
+    return _back(state, state.control, "; ".join(failed))
+
+
+def _rolled_back(state: Rollout, event: RolledBack) -> Outcome:
+    to_version = event.to_version or state.control
+    if to_version == state.candidate:
+        raise IllegalEvent(f"`{to_version}` is the candidate that is rolled back; name another version")
+    return _back(state, to_version, event.reason, is_asked_for=event.by != AUTOMATION)
+
+
+def _back(state: Rollout, to_version: str, why: str, *, is_asked_for: bool = False) -> Outcome:
+    after = replace(state, phase=Phase.ROLLED_BACK, weight=0, home=to_version)
+    message = f"`{state.candidate}` was rolled back to `{to_version}`: {why}"
+    tell = Notify if is_asked_for else NotifyPage  # whoever rolls back is awake
+    return after, (*_traffic(state, after), tell(alias=state.alias, message=message))
+
+
+def _inconclusive(state: Rollout, event: StepInconclusive) -> Outcome:
+    _check_stage(state, event.stage)
+    message = f"the rollout of `{state.candidate}` is paused and needs a decision: {event.reason}"
+    return replace(state, phase=Phase.PAUSED), (NotifyPage(alias=state.alias, message=message),)
+
+
+def _paused(state: Rollout, _: Paused) -> Outcome:
+    return replace(state, phase=Phase.PAUSED), ()
+
+
+def _resumed(state: Rollout, event: Resumed) -> Outcome:
+    if state.is_complete:
+        raise IllegalEvent(f"the plan of rollout `{state.id}` is complete; promote the candidate, or roll it back")
+    return _enter(state, state.index, event.at)
+
+
+def _promoted(state: Rollout, event: Promoted) -> Outcome:
+    if not state.is_complete and not _is_said(event.override):
+        raise IllegalEvent(
+            f"the plan of rollout `{state.id}` is not complete; promoting now is an override and needs `early`"
+        )
+    return _live(state)
+
+
+def _aborted(state: Rollout, _: Aborted) -> Outcome:
+    after = replace(state, phase=Phase.ABORTED, weight=0)
+    return after, _traffic(state, after)
+
+
+def _is_said(reason: str | None) -> bool:
+    return reason is not None and bool(reason.strip())
+
+
+def _check_stage(state: Rollout, stage: int) -> None:
+    if stage != state.stage:
+        raise IllegalEvent(f"rollout `{state.id}` is in stage {state.stage}; what was decided is of stage {stage}")
+
+
+def _rows() -> dict[tuple[Phase, type[Event]], Move]:
+    draft, audited, shadow, canary, paused = Phase.DRAFT, Phase.AUDITED, Phase.SHADOW, Phase.CANARY, Phase.PAUSED
+    live, back, aborted = Phase.LIVE, Phase.ROLLED_BACK, Phase.ABORTED
+
+    def to(make: Callable[[Rollout, Any], Outcome], *targets: Phase) -> Move:
+        return Move(frozenset(targets), make)
+
+    return {
+        (draft, AuditPassed): to(_audited, audited),
+        (draft, AuditMissing): to(_not_audited, draft),
+        (draft, Started): to(_started, shadow, canary, live),  # live: a plan of 100 % alone
+        (draft, Aborted): to(_aborted, aborted),
+        (audited, AuditMissing): to(_not_audited, draft),
+        (audited, Started): to(_started, shadow, canary, live),
+        (audited, Aborted): to(_aborted, aborted),
+        (shadow, Approved): to(_approved, shadow),
+        (shadow, StepPassed): to(_passed, canary, live, paused),
+        (shadow, StepFailed): to(_failed, back),
+        (shadow, StepInconclusive): to(_inconclusive, paused),
+        (shadow, Paused): to(_paused, paused),
+        (shadow, Promoted): to(_promoted, live),
+        (shadow, Aborted): to(_aborted, aborted),
+        (shadow, RolledBack): to(_rolled_back, back),
+        (canary, Approved): to(_approved, canary),
+        (canary, StepPassed): to(_passed, canary, live, paused),
+        (canary, StepFailed): to(_failed, back),
+        (canary, StepInconclusive): to(_inconclusive, paused),
+        (canary, Paused): to(_paused, paused),
+        (canary, Promoted): to(_promoted, live),
+        (canary, Aborted): to(_aborted, aborted),
+        (canary, RolledBack): to(_rolled_back, back),
+        (paused, StepFailed): to(_failed, back),
+        (paused, Resumed): to(_resumed, shadow, canary),
+        (paused, Promoted): to(_promoted, live),
+        (paused, Aborted): to(_aborted, aborted),
+        (paused, RolledBack): to(_rolled_back, back),
+        (live, RolledBack): to(_rolled_back, back),
+    }
+
+
+TRANSITIONS: Final[Mapping[tuple[Phase, type[Event]], Move]] = MappingProxyType(_rows())

@@ -1,0 +1,140 @@
+"""What is stored of a rollout: where it stands, and what its gates and people need beside that.
+
+A value and its way to JSON and back. The journal's records alone make the same `rollout`
+again (`rollout/replay.py`); all else here is what a new leader has to judge by, or what
+people ask for.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import msgspec
+
+from gateway.records.state import RolloutRecord
+from gateway.rollout.events import AUTOMATION, Resumed
+from gateway.rollout.gates.sample_ratio import Exposures
+from gateway.rollout.plan import Stage, canonical
+from gateway.rollout.plan_parser import InvalidPlan, parse_plan
+from gateway.rollout.rollout import Rollout, Transition
+from gateway.rollout.rules import RULES
+from gateway.store.errors import StoreUnreadable
+
+_STATE: Final = "state"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Last:
+    """The last transition, for people: `event` is its name in the journal."""
+
+    at: float
+    by: str
+    event: str
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Journey:
+    """A rollout and what belongs to it.
+
+    Attributes:
+        rollout: Where it stands.
+        by, reason, started_at: Who began it, why and when.
+        last: Who moved it last.
+        threshold_seconds: Above which a request of this stage is slow; None until it can be said.
+        periods: Units of each arm in the stages that are over.
+        journal_after: Number of a journal entry before its first.
+        judged_share: The share of pairs that a model was to judge when it began.
+        entered: Index in the plan of each stage that was entered, in order: of stage 1, of stage 2, and so on.
+        rules: By which its present stage is judged (`rollout/rules.py`); 1 of what an earlier release has stored.
+    """
+
+    rollout: Rollout
+    by: str
+    reason: str
+    started_at: float
+    last: Last
+    threshold_seconds: float | None = None
+    periods: tuple[Exposures, ...] = ()
+    journal_after: int = 0
+    judged_share: float = 1.0
+    entered: tuple[int, ...] = ()
+    rules: int = 1
+
+    def stages(self) -> Iterator[tuple[int, Stage]]:
+        """Yield each stage that was entered, with its number; of a rollout of an earlier release its present one."""
+        plan, rollout = self.rollout.plan.stages, self.rollout
+        known = dict(enumerate(self.entered, start=1))
+        if rollout.stage:
+            known.setdefault(rollout.stage, rollout.index)
+        for number, index in sorted(known.items()):
+            if index < len(plan):
+                yield number, plan[index]
+
+    def after(
+        self, transition: Transition, *, threshold_seconds: float | None = None, period: Exposures | None = None
+    ) -> "Journey":
+        """Return the journey after a transition.
+
+        Args:
+            transition: What happened.
+            threshold_seconds: For the stage that begins with it, if one does; a stage that begins anew keeps its own.
+            period: Units of the stage that ends with it, if one does.
+        """
+        event, rollout = transition.event, transition.after
+        is_again = isinstance(event, Resumed)
+        is_new = rollout.stage != self.rollout.stage
+        begins = is_new and not is_again
+        periods = self.periods + ((period,) if period is not None else ())
+        return replace(
+            self,
+            rollout=rollout,
+            last=Last(at=event.at, by=event.by, event=type(event).__name__, why=transition.why),
+            threshold_seconds=threshold_seconds if begins else self.threshold_seconds,
+            # Whoever resumes after a mismatch has seen to it: what was counted before proves nothing any more.
+            periods=() if is_again else periods,
+            entered=(*self.entered, rollout.index) if is_new else self.entered,
+            rules=RULES if is_again else self.rules,
+        )
+
+    def with_threshold(self, seconds: float) -> "Journey":
+        """Return the journey with the threshold of its stage."""
+        return replace(self, threshold_seconds=seconds)
+
+    def told(self) -> str:
+        """Return who moved it last, as a sentence."""
+        who = "automation" if self.last.by == AUTOMATION else f"`{self.last.by}`"
+        why = f": {self.last.why}" if self.last.why else ""
+        return f"its last event is `{self.last.event}`, number {self.rollout.sequence}, by {who}{why}"
+
+
+def encode(journey: Journey) -> dict[str, Any]:
+    """Return a journey as JSON values, its plan in canonical form."""
+    values: dict[str, Any] = msgspec.to_builtins(journey)
+    state = values.pop("rollout")
+    return {_STATE: {**state, "plan": canonical(journey.rollout.plan)}, **values}
+
+
+def decode(body: Mapping[str, Any]) -> Journey:
+    """Return the journey that `encode` wrote.
+
+    Raises:
+        StoreUnreadable: It is none that this release knows.
+    """
+    values = dict(body)
+    try:
+        state = dict(values.pop(_STATE))
+        plan = parse_plan(state["plan"])
+        rollout = {**state, "plan": msgspec.to_builtins(plan)}
+        return msgspec.convert({**values, "rollout": rollout}, type=Journey)
+    except (KeyError, TypeError, ValueError, InvalidPlan, msgspec.ValidationError) as error:
+        raise StoreUnreadable(
+            f"a rollout in the store cannot be read ({error}); it is damaged or of a later release: "
+            "restore a backup, or run the release that wrote it"
+        ) from None
+
+
+def record(journey: Journey) -> RolloutRecord:
+    """Return what the store keeps."""
+    rollout = journey.rollout
+    return RolloutRecord(id=rollout.id, alias=rollout.alias, is_open=not rollout.is_over, body=encode(journey))

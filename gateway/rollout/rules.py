@@ -1,0 +1,41 @@
+"""By which rules a rollout is judged, and what changed in them: evidence of other rules decides nothing.
+
+A rollout bears the number of the rules that it began with, or was last resumed with. A gateway that
+judges by others pauses it, with a sentence on each gate of its stage that answers otherwise now, and
+judges anew when a person resumes it: that is a stage of its own, whose counts begin at nothing.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from gateway.rollout.gates.traffic import Gate, Source
+from gateway.rollout.plan import Stage
+
+# 1: requests counted, in two bounds; gates passed at their own part of alpha; sessions counted as they ended.
+RULES: Final = 2
+
+_WHOLE_ALPHA: Final = "every gate passes at the whole alpha of the plan"
+_TIMED: Final = ("ttft", "itl")
+# Which gates, and what is otherwise.
+_CHANGED: Final[tuple[tuple[Callable[[Gate], bool], str], ...]] = (
+    (
+        lambda gate: gate.source is Source.COUNTS,
+        "counts each unit once, in place of each request, in one e-value of both arms",
+    ),
+    (lambda gate: gate.source is Source.PAIRS, "counts sessions in the order in which they began"),
+    (lambda gate: gate.name in _TIMED, "reads only pairs whose caller was served by control"),
+    (lambda gate: gate.name == "kl", "fails by a tighter lower bound, and passes by an estimate of the divergence"),
+)
+
+
+def what_changed(stage: Stage) -> str:
+    """Return why a stage that began by older rules is paused, as one sentence for people."""
+    told = [
+        f"`{gate.name}` {' and '.join(changes)}"
+        for gate in stage.gates
+        if (changes := [change for applies, change in _CHANGED if applies(gate)])
+    ]
+    return (
+        f"this release judges otherwise than the one that began the stage: {'; '.join((*told, _WHOLE_ALPHA))}. "
+        "`resume` begins the stage anew by these rules"
+    )

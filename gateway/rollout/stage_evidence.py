@@ -1,0 +1,201 @@
+"""What the pairs of one stage of a rollout say to its gates, added up as they come. No I/O, no clock.
+
+The same pairs in the same order give the same evidence, whoever reads them and however many
+at once: a session ends by the times that the pairs themselves bear, and by the reader's
+clock only after the last of them.
+"""
+
+import heapq
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from evaluators.compare.comparator import Direction, Shape
+from evaluators.compare.registry import comparators
+from evaluators.judge.classify import Classification, CriterionEvidence
+from evaluators.judge.criteria import METRICS, Criterion, criterion, registered
+from evaluators.judge.outcomes import outcome_against
+from evaluators.observation import Judged, Kind, Score
+from gateway.rollout.gates.pairs import MOST_NAMED, Finding, judge_pairs
+from gateway.rollout.gates.reading import Reading, Verdict
+from gateway.rollout.gates.traffic import Gate, Source
+from gateway.rollout.plan import Plan, Stage
+from gateway.rollout.rollout import Rollout
+
+
+class Evidence(Protocol):
+    """What one criterion is told, and says (`evaluators.judge.classify.CriterionEvidence`)."""
+
+    def add(self, judged: Judged) -> None:
+        """Take in a pair."""
+
+    def close(self, now: float) -> None:
+        """Count the sessions that are over by now."""
+
+    def has_counted(self, until: float) -> bool:
+        """Whether all sessions that began by then have counted."""
+
+    def classify(self) -> Classification:
+        """Return what all that says."""
+
+
+Make = Callable[[Criterion, int], Evidence]
+
+
+def criterion_evidence(demand: Criterion, idle_seconds: int) -> Evidence:
+    """Return evidence for a criterion, empty; a session is over after so many seconds."""
+    return CriterionEvidence(demand, idle_seconds=idle_seconds)
+
+
+def criterion_of(gate: Gate, plan: Plan, judged_share: float = 1.0) -> Criterion | None:
+    """Return what a gate demands; None if it names a comparator that is not installed here.
+
+    Args:
+        gate: One that reads pairs.
+        plan: Whose alpha: shared out to fail, whole to pass.
+        judged_share: The share of pairs that a model judges.
+    """
+    kind = None
+    if gate.name not in METRICS:
+        comparator = comparators().get(gate.name)
+        if comparator is None:
+            return None
+        kind = registered(comparator.shape, comparator.direction)
+    is_preference = (kind or METRICS[gate.name]).shape is Shape.PREFERENCE
+    return criterion(
+        gate.name,
+        alpha=plan.alpha_per_gate,
+        pass_alpha=plan.alpha,
+        margin=gate.margin,
+        limit=gate.limit,
+        min_samples=gate.min_samples,
+        critical=gate.is_critical,
+        muted=gate.is_muted,
+        kind=kind,
+        judged_share=judged_share if is_preference else 1.0,
+    )
+
+
+def needs_noise(rollout: Rollout) -> bool:
+    """Whether a gate of the stage that a rollout stands in, muted or not, is held against noise pairs."""
+    gates = () if rollout.current is None else rollout.current.gates
+    demands = [criterion_of(gate, rollout.plan) for gate in gates if gate.source is Source.PAIRS]
+    return any(demand is not None and demand.needs_noise for demand in demands)
+
+
+def badness_of(demand: Criterion, judged: Judged) -> float | None:
+    """Return how much a pair speaks against the candidate, above 0 if it does; None if it says nothing."""
+    outcome = outcome_against(judged, demand.metric)
+    if not isinstance(outcome, Score):
+        return None
+    goodness = outcome.value if demand.direction is Direction.HIGHER_IS_BETTER else 1 - outcome.value
+    return (0.5 if demand.shape in (Shape.DIFFERENCE, Shape.PREFERENCE) else 1.0) - goodness
+
+
+class StageEvidence:
+    """The evidence of one stage.
+
+    Args:
+        stage: Whose gates.
+        rollout: Whose versions; pairs of others are left out.
+        judged_share: The share of pairs that a model judges.
+        make: Makes a gate's evidence.
+
+    Attributes:
+        n: Pairs that compare the candidate with the control.
+    """
+
+    def __init__(
+        self, stage: Stage, rollout: Rollout, judged_share: float = 1.0, make: Make = criterion_evidence
+    ) -> None:
+        self._control, self._candidate = rollout.control, rollout.candidate
+        self._gates: dict[str, _GateEvidence] = {}
+        self._missing: dict[str, Finding] = {}
+        for gate in stage.gates:
+            if gate.source is not Source.PAIRS:
+                continue
+            demand = criterion_of(gate, rollout.plan, judged_share)
+            if demand is None:
+                why = f"no comparator `{gate.name}` is installed on this gateway (n=0)"
+                self._missing[gate.name] = Finding(verdict=Verdict.INCONCLUSIVE, reason=why)
+            else:
+                self._gates[gate.name] = _GateEvidence(gate, demand, make(demand, stage.idle_seconds))
+        self._most, self._idle_seconds = stage.max_samples, stage.idle_seconds
+        self._enough_at: float | None = None
+        self._now = 0.0
+        self.n = 0
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all sessions of the stage's `max_samples` pairs have counted; True before there are so many pairs."""
+        enough_at = self._enough_at
+        if enough_at is None:
+            return True
+        is_idle = self._now >= enough_at + self._idle_seconds
+        return is_idle and all(gate.evidence.has_counted(enough_at) for gate in self._gates.values())
+
+    def add(self, judged: Judged) -> None:
+        """Take in the next pair."""
+        is_noise = judged.kind is Kind.NOISE and judged.control == self._control
+        is_pair = judged.kind is Kind.CANDIDATE and (judged.control, judged.other) == (self._control, self._candidate)
+        if not (is_noise or is_pair):
+            return
+        self.n += is_pair
+        if is_pair and self.n == self._most:
+            self._enough_at = max(judged.at, judged.judged_at)
+        for gate in self._gates.values():
+            gate.add(judged, is_pair=is_pair)
+
+    def close(self, now: float) -> None:
+        """Count the sessions that are over by now, Unix seconds."""
+        self._now = max(self._now, now)
+        for gate in self._gates.values():
+            gate.evidence.close(now)
+
+    def findings(self) -> Mapping[str, Finding]:
+        """Return what the pairs say, by gate."""
+        return self._missing | {name: gate.finding() for name, gate in self._gates.items()}
+
+    def failures(self, number: int) -> tuple[Reading, ...]:
+        """Return the critical gates that fail, as readings that name their stage."""
+        read = (judge_pairs(gate.gate, gate.finding()) for gate in self._gates.values())
+        return tuple(replace(each, reason=f"in stage {number}: {each.reason}") for each in read if each.rolls_back)
+
+
+class _GateEvidence:
+    def __init__(self, gate: Gate, demand: Criterion, evidence: Evidence) -> None:
+        self.gate = gate
+        self.evidence = evidence
+        self._demand = demand
+        self._first: int | None = None
+        self._last: int | None = None
+        self._worst: list[tuple[float, int, str]] = []  # a heap, the least bad first
+
+    def add(self, judged: Judged, *, is_pair: bool) -> None:
+        """Take in the next pair, or a pair of the control with itself, which shows how much is noise."""
+        self.evidence.add(judged)
+        bad = badness_of(self._demand, judged) if is_pair else None
+        if bad is None:
+            return
+        self._first = self._first or judged.number
+        self._last = judged.number
+        if bad > 0:
+            entry = (bad, -judged.number, judged.sample)  # of equals the earlier ones
+            (heapq.heappush if len(self._worst) < MOST_NAMED else heapq.heappushpop)(self._worst, entry)
+
+    def finding(self) -> Finding:
+        """Return what the pairs say to this gate."""
+        said = self.evidence.classify()
+        verdict = Verdict(said.label.value)
+        e_value = said.e_pass if verdict is Verdict.PASS else said.e_fail
+        return Finding(
+            verdict=verdict,
+            reason=said.reason,
+            observed=said.observed,
+            limit=said.limit,
+            n=said.n,
+            e_value=e_value,
+            first=self._first,
+            last=self._last,
+            against=tuple(sample for _, _, sample in sorted(self._worst, reverse=True)),
+        )
