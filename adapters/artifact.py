@@ -24,9 +24,9 @@ from adapters.safetensors_file import CHUNK_BYTES, Header, Tensor, chunks, layou
 TENSORS_FILE: Final = "adapter_model.safetensors"
 SIGNATURE_FILE: Final = "adapter.sig"
 # Of rank and alpha: beyond any model's width.
-LARGEST_NUMBER: Final = 1_000_000
+MAX_NUMBER: Final = 1_000_000
 # A key id and a signature; 64 KB is room for several.
-LARGEST_SIGNATURE_BYTES: Final = 65_536
+MAX_SIGNATURE_BYTES: Final = 65_536
 
 _N = TypeVar("_N", int, float)
 
@@ -141,7 +141,7 @@ def _number(config: Mapping[str, Any], field: str, kind: type[_N]) -> _N:
     value: Any = config.get(field)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     # Bounded, so that infinities and numbers that no file of ours can hold are refused with the rest.
-    if not is_number or not 0 < value <= LARGEST_NUMBER or kind(value) != value:
+    if not is_number or not 0 < value <= MAX_NUMBER or kind(value) != value:
         raise InvalidArtifact(f"`{field}` in {CONFIG_FILE} is `{shown(value)}`; a positive number is needed")
     return kind(value)
 
@@ -176,7 +176,7 @@ def take_copy(folder: Path, registry: Path, manifest: Manifest) -> Path:
         for name in (CONFIG_FILE, TENSORS_FILE):
             shutil.copyfile(folder / name, scratch / name)
         signature = folder / SIGNATURE_FILE
-        if signature.is_file() and signature.stat().st_size <= LARGEST_SIGNATURE_BYTES:
+        if signature.is_file() and signature.stat().st_size <= MAX_SIGNATURE_BYTES:
             shutil.copyfile(signature, scratch / SIGNATURE_FILE)
         if read_manifest(scratch).digest != manifest.digest:
             raise InvalidArtifact(f"`{folder}` changed while it was copied; add it again when it is complete")

@@ -15,12 +15,12 @@ from adapters.catalog import Entry
 from adapters.fingerprint import (
     BASE,
     CEILING,
-    Finding,
     Fingerprint,
-    Reading,
+    FingerprintFinding,
+    FingerprintVerdict,
+    ProbeReading,
     Records,
     Tolerance,
-    Verdict,
     Where,
     judge,
     judge_base,
@@ -88,7 +88,7 @@ class FingerprintChecker:
         self._calibrating = asyncio.Lock()
         self._tolerance: Tolerance | None = None
         self._base_alone: Fingerprint | None = None
-        self._findings: dict[str, Finding] = {}
+        self._findings: dict[str, FingerprintFinding] = {}
         # Since the engine came up:
         self._has_mixed = False  # a mixed batch has passed
         self._has_failed_mixed = False  # and one has failed
@@ -167,17 +167,17 @@ class FingerprintChecker:
                 reason = str(error)
         return {entry.ref.version: reason}
 
-    def _failures(self, found: Mapping[str, Finding]) -> dict[str, str]:
+    def _failures(self, found: Mapping[str, FingerprintFinding]) -> dict[str, str]:
         return {version: self._reason(finding) for version, finding in found.items() if not finding.is_ok}
 
-    def _reason(self, finding: Finding) -> str:
+    def _reason(self, finding: FingerprintFinding) -> str:
         """Return why a version fails; a base that is not what it was may be the true cause."""
         base = self._findings[BASE]
         return finding.reason if base.is_ok or finding is base else f"{finding.reason}; {base.reason}"
 
     async def _confirmed(
         self, entries: Sequence[Entry], beside: Sequence[str] | None, *, is_new: bool = False
-    ) -> dict[str, Finding]:
+    ) -> dict[str, FingerprintFinding]:
         """Return the findings of some versions, faults only if they show in each of some readings.
 
         Args:
@@ -185,7 +185,7 @@ class FingerprintChecker:
             beside: Versions to share the mixed batch; None asks each alone only.
             is_new: Record those that have no record. One in service that has none has just been removed.
         """
-        findings: dict[str, Finding] = {}
+        findings: dict[str, FingerprintFinding] = {}
         suspects = list(entries)
         for _ in range(READINGS):
             findings |= await self._read(suspects, beside, is_new=is_new)
@@ -202,20 +202,22 @@ class FingerprintChecker:
 
     async def _read(
         self, entries: Sequence[Entry], beside: Sequence[str] | None, *, is_new: bool
-    ) -> dict[str, Finding]:
+    ) -> dict[str, FingerprintFinding]:
         base, tolerance, base_alone = await self._calibrated()
         versions = [entry.ref.version for entry in entries]
         alone = {version: await fingerprint(self._host, version) for version in versions}
         together = {} if beside is None else await self._together(base, versions, beside)
         # Without records: here it counts only whether the engine can serve the base and adapters together.
-        of_base = judge_base(Reading(alone=base_alone, mixed=together.get(base)), Records(), tolerance)
+        of_base = judge_base(ProbeReading(alone=base_alone, mixed=together.get(base)), Records(), tolerance)
         if self._base_is_in_doubt():  # that it agrees with itself proves nothing
             of_base = self._findings[BASE]
-        findings: dict[str, Finding] = {}
+        findings: dict[str, FingerprintFinding] = {}
         for entry, version in zip(entries, versions, strict=True):
-            now = Reading(alone=alone[version], mixed=together.get(version))
+            now = ProbeReading(alone=alone[version], mixed=together.get(version))
             records = Records(own=self._engine, by_engine=self._records.of(version))
-            found = judge(version, now, Reading(alone=base_alone), records, tolerance, may_be_null=entry.may_be_null)
+            found = judge(
+                version, now, ProbeReading(alone=base_alone), records, tolerance, may_be_null=entry.may_be_null
+            )
             # A version may be well and yet be the one with whose weights the base is answered.
             findings[version] = found if not found.is_ok or of_base.is_ok else of_base
             # At once, so that of two engines that disagree the second one finds the first one's record.
@@ -231,11 +233,11 @@ class FingerprintChecker:
                 raise
             return await mixed(self._host, base, versions)  # the company was evicted meanwhile
 
-    async def _note(self, entry: Entry, finding: Finding) -> None:
+    async def _note(self, entry: Entry, finding: FingerprintFinding) -> None:
         version = entry.ref.version
         self._findings[version] = finding
         self._judged(finding.verdict.value)
-        if finding.verdict is Verdict.SPLIT_BRAIN:
+        if finding.verdict is FingerprintVerdict.SPLIT_BRAIN:
             await self._records.forget(version, self._engine)  # it may be the wrong one that was recorded
         if not finding.is_ok and finding.where is Where.MIXED:
             self._has_failed_mixed = True
@@ -274,7 +276,7 @@ class FingerprintChecker:
         records = Records(own=self._engine, by_engine=self._records.of(subject))
         for _ in range(READINGS):
             alone = await fingerprint(self._host, base)
-            finding = judge_base(Reading(alone=alone), records, tolerance)
+            finding = judge_base(ProbeReading(alone=alone), records, tolerance)
             if finding.is_ok:
                 if tolerance.same < CEILING:  # an engine that contradicts itself is no witness
                     await self._keep(subject, records, alone)
@@ -282,7 +284,7 @@ class FingerprintChecker:
         before = self._findings.get(BASE)
         self._findings[BASE] = finding
         self._judged(finding.verdict.value)
-        if finding.verdict is Verdict.SPLIT_BRAIN:
+        if finding.verdict is FingerprintVerdict.SPLIT_BRAIN:
             await self._records.forget(subject, self._engine)
         if before is None or before.verdict is not finding.verdict:
             level = logging.INFO if finding.is_ok else logging.ERROR

@@ -14,7 +14,7 @@ from adapters.stand_ins import stand_in
 
 CONFIG_FILE: Final = "adapter_config.json"
 # PEFT's own are about 1 KB; with a rank for every module, some 100 KB.
-LARGEST_CONFIG_BYTES: Final = 4_000_000
+MAX_CONFIG_BYTES: Final = 4_000_000
 # Say how the adapter was made or saved.
 _NOT_CONTENT: Final = frozenset(("inference_mode", "peft_version", "auto_mapping", "revision"))
 # What PEFT 0.21 writes where nothing was chosen, beyond null, false and empty: older ones leave it out.
@@ -31,12 +31,12 @@ def read_config(folder: Path) -> tuple[dict[str, Any] | None, tuple[Problem, ...
         if not path.is_file():
             return None, (_unreadable("config_missing", "the folder has no config of an adapter", None),)
         with path.open("rb") as file:  # bounded by what is read: the file may grow after it was looked at
-            data = file.read(LARGEST_CONFIG_BYTES + 1)
+            data = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
         return None, (_unreadable("config_unreadable", f"it cannot be read: {error.strerror}", None),)
-    if len(data) > LARGEST_CONFIG_BYTES:
+    if len(data) > MAX_CONFIG_BYTES:
         size = path.stat().st_size
-        return None, (_unreadable("config_too_large", "it is too large for an adapter's", size, LARGEST_CONFIG_BYTES),)
+        return None, (_unreadable("config_too_large", "it is too large for an adapter's", size, MAX_CONFIG_BYTES),)
     instead = stand_in(data)
     if instead is not None:
         return None, (_unreadable(instead.code, instead.message, None, "JSON", instead.remedy),)

@@ -131,7 +131,7 @@ class Tolerance:
         return self.same if a.engine == b.engine else self.across
 
 
-class Verdict(StrEnum):
+class FingerprintVerdict(StrEnum):
     """What a fingerprint shows."""
 
     OK = "ok"
@@ -151,10 +151,10 @@ class Where(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class FingerprintFinding:
     """A verdict on one subject, which is a version or `BASE`, with its figures in nats."""
 
-    verdict: Verdict
+    verdict: FingerprintVerdict
     subject: str
     where: Where
     distance: float
@@ -164,11 +164,11 @@ class Finding:
     @property
     def is_ok(self) -> bool:
         """Whether the subject may be served."""
-        return self.verdict is Verdict.OK
+        return self.verdict is FingerprintVerdict.OK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class ProbeReading:
     """What one model answers now: asked alone, and (if that was done) in one batch with others."""
 
     alone: Fingerprint
@@ -192,8 +192,14 @@ class Records:
 
 
 def judge(
-    version: str, now: Reading, base: Reading, records: Records, tolerance: Tolerance, *, may_be_null: bool = False
-) -> Finding:
+    version: str,
+    now: ProbeReading,
+    base: ProbeReading,
+    records: Records,
+    tolerance: Tolerance,
+    *,
+    may_be_null: bool = False,
+) -> FingerprintFinding:
     """Return what is found of `version` on one engine; the first fault of these, else `ok`.
 
     1. It equals the base: `no_op`. With `may_be_null` (a version scaled by 0) it is a mismatch if it does not.
@@ -205,28 +211,30 @@ def judge(
     from_base = distance(now.alone, base.alone)
     if may_be_null and from_base > tolerance.same:
         note = "from the base's, which a version scaled by 0 equals"
-        return _finding(Verdict.MISMATCH, version, now.alone, from_base, tolerance.same, note)
+        return _finding(FingerprintVerdict.MISMATCH, version, now.alone, from_base, tolerance.same, note)
     if not may_be_null and from_base <= tolerance.null:
         record = records.comparable().get(records.own)
         was = f" (when recorded it differed by {_figure(distance(record, base.alone))})" if record else ""
         note = f"from the base's, which is no more than noise: the adapter changes nothing here{was}"
-        return _finding(Verdict.NO_OP, version, now.alone, from_base, tolerance.null, note)
+        return _finding(FingerprintVerdict.NO_OP, version, now.alone, from_base, tolerance.null, note)
     new = "from the base's, and there is no record yet"
-    unrecorded = _finding(Verdict.OK, version, now.alone, from_base, tolerance.null, new)
+    unrecorded = _finding(FingerprintVerdict.OK, version, now.alone, from_base, tolerance.null, new)
     return _judge_further(version, now, records, tolerance, unrecorded)
 
 
-def judge_base(now: Reading, records: Records, tolerance: Tolerance) -> Finding:
+def judge_base(now: ProbeReading, records: Records, tolerance: Tolerance) -> FingerprintFinding:
     """Return what is found of an engine's base, by the rules 2 to 4 of `judge`."""
     new = "from themselves, and there is no record yet"
-    unrecorded = _finding(Verdict.OK, BASE, now.alone, 0.0, tolerance.same, new)
+    unrecorded = _finding(FingerprintVerdict.OK, BASE, now.alone, 0.0, tolerance.same, new)
     return _judge_further(BASE, now, records, tolerance, unrecorded)
 
 
-def _judge_further(subject: str, now: Reading, records: Records, tolerance: Tolerance, unrecorded: Finding) -> Finding:
+def _judge_further(
+    subject: str, now: ProbeReading, records: Records, tolerance: Tolerance, unrecorded: FingerprintFinding
+) -> FingerprintFinding:
     if not math.isfinite(distance(now.alone, now.alone)):
         note = "even from themselves: the model answers with no finite numbers"
-        return _finding(Verdict.MISMATCH, subject, now.alone, math.inf, tolerance.same, note)
+        return _finding(FingerprintVerdict.MISMATCH, subject, now.alone, math.inf, tolerance.same, note)
     found = _judge_own(subject, now, records, tolerance) or unrecorded
     if not found.is_ok:
         return found
@@ -237,16 +245,16 @@ def _judge_further(subject: str, now: Reading, records: Records, tolerance: Tole
     return found if mixed is None or mixed.is_ok else mixed
 
 
-def _judge_own(subject: str, now: Reading, records: Records, tolerance: Tolerance) -> Finding | None:
+def _judge_own(subject: str, now: ProbeReading, records: Records, tolerance: Tolerance) -> FingerprintFinding | None:
     record = records.comparable().get(records.own)
     if record is None:
         return None
     far, limit = distance(now.alone, record), tolerance.between(now.alone, record)
-    verdict = Verdict.MISMATCH if far > limit else Verdict.OK
+    verdict = FingerprintVerdict.MISMATCH if far > limit else FingerprintVerdict.OK
     return _finding(verdict, subject, now.alone, far, limit, "from this engine's record")
 
 
-def _judge_others(subject: str, now: Reading, records: Records, tolerance: Tolerance) -> Finding | None:
+def _judge_others(subject: str, now: ProbeReading, records: Records, tolerance: Tolerance) -> FingerprintFinding | None:
     known = records.comparable()
     far = {name: distance(now.alone, each) for name, each in known.items()}
     others = [name for name in known if name != records.own]
@@ -258,27 +266,35 @@ def _judge_others(subject: str, now: Reading, records: Records, tolerance: Toler
     worst = max(against, key=far.__getitem__)
     more = f" and of {len(against) - 1} more" if len(against) > 1 else ""
     limit = tolerance.between(now.alone, known[worst])
-    return _finding(Verdict.SPLIT_BRAIN, subject, now.alone, far[worst], limit, f"from the record of {worst}{more}")
+    return _finding(
+        FingerprintVerdict.SPLIT_BRAIN, subject, now.alone, far[worst], limit, f"from the record of {worst}{more}"
+    )
 
 
-def _judge_mixed(subject: str, now: Reading, tolerance: Tolerance) -> Finding | None:
+def _judge_mixed(subject: str, now: ProbeReading, tolerance: Tolerance) -> FingerprintFinding | None:
     if now.mixed is None:
         return None
     far = distance(now.alone, now.mixed)
-    verdict = Verdict.MISMATCH if far > tolerance.same else Verdict.OK
+    verdict = FingerprintVerdict.MISMATCH if far > tolerance.same else FingerprintVerdict.OK
     note = "from those alone"
-    if subject == BASE and verdict is Verdict.MISMATCH:
+    if subject == BASE and verdict is FingerprintVerdict.MISMATCH:
         note += _NOT_TOGETHER
     return _finding(verdict, subject, now.mixed, far, tolerance.same, note, Where.MIXED)
 
 
 def _finding(
-    verdict: Verdict, subject: str, probed: Fingerprint, far: float, limit: float, note: str, where: Where = Where.ALONE
-) -> Finding:
+    verdict: FingerprintVerdict,
+    subject: str,
+    probed: Fingerprint,
+    far: float,
+    limit: float,
+    note: str,
+    where: Where = Where.ALONE,
+) -> FingerprintFinding:
     relation = ">" if far > limit else "<="
     figures = f"{_figure(far)} nats {relation} limit {_figure(limit)} ({len(probed.tokens)} probes, {where})"
     reason = f"{subject}: top log-probabilities differ by {figures} {note}"
-    return Finding(verdict=verdict, subject=subject, where=where, distance=far, limit=limit, reason=reason)
+    return FingerprintFinding(verdict=verdict, subject=subject, where=where, distance=far, limit=limit, reason=reason)
 
 
 def _figure(nats: float) -> str:

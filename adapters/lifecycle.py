@@ -46,7 +46,7 @@ TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = MappingProxyType(
 )
 
 
-class IllegalEvent(ValueError):
+class IllegalLifecycleEvent(ValueError):
     """The version's life has no such step."""
 
 
@@ -54,9 +54,9 @@ def advance(state: State, event: Event) -> State:
     """Return the state after `event`.
 
     Raises:
-        IllegalEvent: The table has no such step; the message names both.
+        IllegalLifecycleEvent: The table has no such step; the message names both.
     """
     try:
         return TRANSITIONS[state, event]
     except KeyError:
-        raise IllegalEvent(f"a version that is `{state}` cannot go through `{event}`") from None
+        raise IllegalLifecycleEvent(f"a version that is `{state}` cannot go through `{event}`") from None

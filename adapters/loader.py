@@ -14,7 +14,7 @@ from typing import Final
 from adapters.catalog import Entry
 from adapters.ports import AdapterHost, Checker, HostUnavailable, LoadRefused, NotOneEngine, Observer, Unfit
 from adapters.reference import InvalidReference, split_version
-from adapters.residency import Keep, Standing, to_bring, to_evict
+from adapters.residency import Keep, VersionStanding, to_bring, to_evict
 
 log = logging.getLogger("loragate.loader")
 
@@ -29,7 +29,7 @@ SLOT_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class LoadFailure:
     """Why a version is not served here, and from when on it is tried again (monotonic seconds)."""
 
     reason: str
@@ -76,7 +76,7 @@ class Loader:
         slots: int,
         *,
         find: Callable[[str], Entry | None],
-        standing: Callable[[str], Standing],
+        standing: Callable[[str], VersionStanding],
         wanted: Callable[[], Collection[str]],
         on_change: Callable[[], None],
         checker: Checker,
@@ -98,7 +98,7 @@ class Loader:
         self._stranger_seconds = stranger_seconds
         self._strangers: dict[str, float] = {}  # versions that we do not know, and since when they are here
         self.ready: frozenset[str] = frozenset()
-        self.failed: dict[str, Failure] = {}
+        self.failed: dict[str, LoadFailure] = {}
         self._held: set[str] = set()  # ready, or on its way in
         self._foreign = 0  # adapters that somebody else loaded
         self._turns: dict[str, asyncio.Lock] = {}
@@ -198,7 +198,7 @@ class Loader:
         for version, reason in (await self.checker.inspect(entries)).items():
             if version in self.ready:
                 log.error("%s is out of service: %s", version, reason)
-                self.failed[version] = Failure(reason, self._now() + self._retry_seconds)
+                self.failed[version] = LoadFailure(reason, self._now() + self._retry_seconds)
                 await self._take_off(version)
 
     # What is done to the engine
@@ -214,7 +214,7 @@ class Loader:
             outcome = "ok"
         except LoadRefused as refusal:
             outcome = "unfit" if isinstance(refusal, Unfit) else "refused"
-            self.failed[version] = Failure(str(refusal), self._now() + self._retry_seconds)
+            self.failed[version] = LoadFailure(str(refusal), self._now() + self._retry_seconds)
             log.warning("%s is not served: %s", version, refusal)
             raise
         finally:
@@ -335,7 +335,7 @@ class Loader:
             if version not in self.failed or self.failed[version].again_at <= now
         }
         # What somebody is loading just now is not swapped out, however long ago it was asked for.
-        loading = Standing(Keep.SERVING, now)
+        loading = VersionStanding(Keep.SERVING, now)
         held = {version: self._standing(version) if version in self.ready else loading for version in self._held}
         return to_bring(held, wanted, self.slots - self._foreign, now)
 

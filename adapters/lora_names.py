@@ -17,7 +17,7 @@ _EMBEDDING_LEAVES: Final = ("embed_tokens", "embed_in", "wte", "word_embeddings"
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class LoraPair:
     """The two halves of one module's change; `module` is its name in the base."""
 
     module: str
@@ -49,7 +49,7 @@ class Parts:
     that another name spells already; `strange` are no part of a LoRA that vLLM reads.
     """
 
-    pairs: Mapping[str, Pair]
+    pairs: Mapping[str, LoraPair]
     saved_embeddings: tuple[Tensor, ...]
     repeated: tuple[Tensor, ...]
     strange: tuple[Tensor, ...]
@@ -57,7 +57,7 @@ class Parts:
 
 def parts_of(tensors: Iterable[Tensor]) -> Parts:
     """Sort tensors into pairs and the rest."""
-    pairs: dict[str, Pair] = {}
+    pairs: dict[str, LoraPair] = {}
     saved: list[Tensor] = []
     repeated: list[Tensor] = []
     strange: list[Tensor] = []
@@ -70,7 +70,7 @@ def parts_of(tensors: Iterable[Tensor]) -> Parts:
             strange.append(tensor)
             continue
         module, is_a, is_embedding = found
-        pair = pairs.get(module, Pair(module, is_embedding=is_embedding))
+        pair = pairs.get(module, LoraPair(module, is_embedding=is_embedding))
         if (pair.a if is_a else pair.b) is not None:
             repeated.append(tensor)
         else:

@@ -7,9 +7,9 @@ from enum import StrEnum
 from typing import Final
 
 # A value is shown to people and put into JSON; a hostile one may be megabytes long.
-_LONGEST_VALUE: Final = 120
+_MAX_VALUE: Final = 120
 # Of one kind: an adapter that is wrong in each of 10,000 tensors is wrong in one way.
-MOST_OF_A_KIND: Final = 8
+MAX_OF_A_KIND: Final = 8
 
 
 class Severity(StrEnum):
@@ -43,14 +43,14 @@ class Problem:
 def shown(value: object) -> str:
     """Return a value as text that is short enough to print, and that does nothing to a terminal."""
     # A long list is cut before it is spelt: its text alone could take more memory than the adapter.
-    head = value[:16] if isinstance(value, list | tuple | str | bytes) and len(value) > _LONGEST_VALUE else value
-    text = str(head)[: _LONGEST_VALUE + 1]
+    head = value[:16] if isinstance(value, list | tuple | str | bytes) and len(value) > _MAX_VALUE else value
+    text = str(head)[: _MAX_VALUE + 1]
     if not text.isprintable():
         text = "".join(sign if sign.isprintable() else "�" for sign in text)
-    return text if len(text) <= _LONGEST_VALUE and head is value else f"{text[:_LONGEST_VALUE]}…"
+    return text if len(text) <= _MAX_VALUE and head is value else f"{text[:_MAX_VALUE]}…"
 
 
-def fold(problems: Iterable[Problem], most: int = MOST_OF_A_KIND) -> tuple[Problem, ...]:
+def fold(problems: Iterable[Problem], most: int = MAX_OF_A_KIND) -> tuple[Problem, ...]:
     """Return the problems with at most `most` of one code, the last of which tells how many follow."""
     every = tuple(problems)
     total = Counter(problem.code for problem in every)

@@ -14,13 +14,13 @@ from typing import Final
 from adapters.reference import InvalidReference, check_name, split_version
 
 # Sums of more hardly keep any parent's voice, and `cat` of more passes every engine's rank.
-MOST_PARENTS: Final = 8
+MAX_PARENTS: Final = 8
 # mergekit's examples keep half of the values; TIES (Yadav et al. 2023) kept a fifth of full-sized deltas,
 # but here A and B are pruned one by one, and a value survives only where both do.
 DEFAULT_DENSITY: Final = 0.5
 DEFAULT_SEED: Final = 0
 # torch.manual_seed takes 64 bits; JSON readers that use doubles keep 53.
-LARGEST_SEED: Final = 2**53 - 1
+MAX_SEED: Final = 2**53 - 1
 _WEIGHT: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
 
 
@@ -133,7 +133,7 @@ def complete(recipe: Recipe) -> Recipe:
 
 def _check_parents(recipe: Recipe) -> None:
     count = len(recipe.parents)
-    fewest, most = {Method.SCALE: (1, 1), Method.SLERP: (2, 2)}.get(recipe.method, (1, MOST_PARENTS))
+    fewest, most = {Method.SCALE: (1, 1), Method.SLERP: (2, 2)}.get(recipe.method, (1, MAX_PARENTS))
     if not fewest <= count <= most:
         expected = str(most) if fewest == most else f"{fewest} to {most}"
         remedy = "fuse some of them first" if recipe.method not in (Method.SCALE, Method.SLERP) else "or use `cat`"
@@ -177,5 +177,5 @@ def _check_settings(recipe: Recipe) -> None:
         raise CannotFuse("bad_rank", f"the rank is `{recipe.rank}`", "give a whole number of at least 1")
     if recipe.density is not None and not 0 < recipe.density <= 1:
         raise CannotFuse("bad_density", f"the density is `{recipe.density}`", "give a share in (0, 1], such as 0.5")
-    if recipe.seed is not None and not 0 <= recipe.seed <= LARGEST_SEED:
-        raise CannotFuse("bad_seed", f"the seed is `{recipe.seed}`", f"give a whole number from 0 to {LARGEST_SEED}")
+    if recipe.seed is not None and not 0 <= recipe.seed <= MAX_SEED:
+        raise CannotFuse("bad_seed", f"the seed is `{recipe.seed}`", f"give a whole number from 0 to {MAX_SEED}")

@@ -24,25 +24,25 @@ class Keep(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class VersionStanding:
     """How much a version matters: why it is kept, and when it was last used (monotonic seconds; 0: never)."""
 
     keep: Keep = Keep.NONE
     used: float = 0.0
 
 
-def _weight(standings: Mapping[str, Standing], version: str) -> tuple[Keep, float, str]:
+def _weight(standings: Mapping[str, VersionStanding], version: str) -> tuple[Keep, float, str]:
     standing = standings[version]
     return standing.keep, standing.used, version  # the name decides between those that were never used
 
 
-def to_evict(held: Mapping[str, Standing]) -> str | None:
+def to_evict(held: Mapping[str, VersionStanding]) -> str | None:
     """Return the version that matters least of those `held`, or None if there is none."""
     return min(held, key=lambda version: _weight(held, version), default=None)
 
 
 def to_bring(
-    held: Mapping[str, Standing], wanted: Mapping[str, Standing], slots: int, now: float
+    held: Mapping[str, VersionStanding], wanted: Mapping[str, VersionStanding], slots: int, now: float
 ) -> tuple[str, str | None] | None:
     """Return the next version to load unasked, and the one that makes room for it.
 

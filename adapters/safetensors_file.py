@@ -43,15 +43,15 @@ BITS: Final[Mapping[str, int]] = {
 }
 # The format allows 100 MB, which takes Python 1 GB to parse. The largest we know of, rank for every
 # expert of a 94-layer mixture of 128, has 72,000 tensors in 10 MB.
-LARGEST_HEADER_BYTES: Final = 16_000_000
-MOST_TENSORS: Final = 100_000
+MAX_HEADER_BYTES: Final = 16_000_000
+MAX_TENSORS: Final = 100_000
 # A LoRA matrix has two dimensions, a convolution's four; PyTorch's own bound for printing is 64.
-MOST_DIMENSIONS: Final = 8
+MAX_DIMENSIONS: Final = 8
 # What is read at a time: memory stays bounded whatever the tensor's size, and the disk is kept busy.
 CHUNK_BYTES: Final = 4_194_304
 # A header is brackets and commas: so many of them bound what parsing can allocate.
-_MOST_BRACKETS: Final = 3 * MOST_TENSORS + 16
-_MOST_COMMAS: Final = 12 * MOST_TENSORS
+_MAX_BRACKETS: Final = 3 * MAX_TENSORS + 16
+_MAX_COMMAS: Final = 12 * MAX_TENSORS
 # How PyTorch's files begin: a ZIP archive, or a pickle of protocol 2 to 5. Read as the length of a header,
 # each is larger than any file, or else the file may be safetensors all the same.
 _PICKLED: Final = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -91,8 +91,8 @@ def read_header(file: BinaryIO, size: int) -> tuple[Header | None, tuple[Problem
     length = int.from_bytes(head, "little")
     if len(head) < 8 or length < 2:
         return None, (_flaw("truncated", f"the file has {size} bytes and no header", size, "a header"),)
-    if length > LARGEST_HEADER_BYTES and length + 8 <= size:
-        return None, (_flaw("header_too_large", "the header is too large to be parsed", length, LARGEST_HEADER_BYTES),)
+    if length > MAX_HEADER_BYTES and length + 8 <= size:
+        return None, (_flaw("header_too_large", "the header is too large to be parsed", length, MAX_HEADER_BYTES),)
     if length + 8 > size:
         if head.startswith(_PICKLED):
             return None, (_pickled(head),)
@@ -101,8 +101,8 @@ def read_header(file: BinaryIO, size: int) -> tuple[Header | None, tuple[Problem
     data = file.read(length)
     if len(data) < length:
         return None, (_flaw("truncated", "the file became shorter while it was read", len(data), length),)
-    if data.count(b"[") + data.count(b"{") > _MOST_BRACKETS or data.count(b",") > _MOST_COMMAS:
-        return None, (_flaw("too_many_tensors", "the header lists too many tensors", None, MOST_TENSORS),)
+    if data.count(b"[") + data.count(b"{") > _MAX_BRACKETS or data.count(b",") > _MAX_COMMAS:
+        return None, (_flaw("too_many_tensors", "the header lists too many tensors", None, MAX_TENSORS),)
     return _parse(data)
 
 
@@ -130,8 +130,8 @@ def _parse(data: bytes) -> tuple[Header | None, tuple[Problem, ...]]:
     is_text = isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
     if metadata is not None and not is_text:
         problems.append(_flaw("header_unreadable", "`__metadata__` is no map of texts", shown(metadata), "texts"))
-    if len(table) > MOST_TENSORS:
-        problems.append(_flaw("too_many_tensors", "the header lists too many tensors", len(table), MOST_TENSORS))
+    if len(table) > MAX_TENSORS:
+        problems.append(_flaw("too_many_tensors", "the header lists too many tensors", len(table), MAX_TENSORS))
     tensors: dict[str, Tensor] = {}
     for name, entry in table.items():
         tensor = _tensor(name, entry)
@@ -189,8 +189,8 @@ def _own_problems(tensor: Tensor, room: int) -> Iterator[Problem]:
         yield _flaw("out_of_range", message, f"{tensor.first}..{tensor.last}", room, tensor.name)
     if tensor.dtype not in BITS:
         yield _flaw("dtype_unknown", "its dtype is unknown", shown(tensor.dtype), "F32, F16, BF16", tensor.name)
-    elif len(tensor.shape) > MOST_DIMENSIONS:
-        limit = f"{MOST_DIMENSIONS} dimensions"
+    elif len(tensor.shape) > MAX_DIMENSIONS:
+        limit = f"{MAX_DIMENSIONS} dimensions"
         yield _flaw("shape_bytes_mismatch", "it has too many dimensions", len(tensor.shape), limit, tensor.name)
     elif 0 in tensor.shape:
         yield _flaw("tensor_empty", "it has no values", shown(tensor.shape), "at least one value", tensor.name)

@@ -10,7 +10,7 @@ from typing import Any, Final
 from adapters.problem import shown
 
 # A 64-bit number has 20 digits; a longer one is an attack on the parser.
-_MOST_DIGITS: Final = 20
+_MAX_DIGITS: Final = 20
 # Configs and headers nest some five times; who walks over a value must not run out of stack.
 DEEPEST: Final = 64
 
@@ -70,8 +70,8 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(text: str) -> int:
-    if len(text) > _MOST_DIGITS or text == "-0":
-        raise InvalidJson(f"the number `{text[:_MOST_DIGITS]}` is out of range")
+    if len(text) > _MAX_DIGITS or text == "-0":
+        raise InvalidJson(f"the number `{text[:_MAX_DIGITS]}` is out of range")
     return int(text)
 
 

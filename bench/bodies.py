@@ -26,7 +26,7 @@ from typing import Any, Final
 
 import uvloop
 
-from gateway.decide.route import Base, EngineView
+from gateway.decide.route import Base, EngineState
 from gateway.receive.protocol import ClientConnection
 from gateway.serve.upstream import EnginePools
 from gateway.store.snapshot import Snapshot, encode
@@ -142,7 +142,7 @@ def _worker(engine: str, orders: Connection) -> None:
             keys=None,
             routes=(),
             versions=(),
-            engines=(EngineView(url=engine, is_up=True),),
+            engines=(EngineState(url=engine, is_up=True),),
         )
     )
     parts = OneWorker(table)

@@ -24,7 +24,7 @@ from typing import Any, Final
 from evaluators.drift.divergence import Told, estimate, lower_bound
 from evaluators.judge.classify import CriterionEvidence, Label
 from evaluators.judge.criteria import criterion
-from evaluators.observation import Drift, Judged, Kind
+from evaluators.observation import Drift, Kind, ScoredPair
 from gateway.admin.shadow.intervals import estimate_of
 from gateway.demo.adapters import BETTER, OVERFITTED, demo_adapters
 from gateway.demo.base_model import demo_base
@@ -57,7 +57,7 @@ TOPS: Final = (5, 20)
 LIMITS: Final = (0.5, 0.9, 1.5)
 ROUNDS: Final = 100
 SESSIONS: Final = 300
-MOST_SESSIONS: Final = 500
+MAX_SESSIONS: Final = 500
 # A look after so many sessions: more looks find hardly more.
 LOOK: Final = 25
 SCALE: Final = 5.0  # nats, `evaluators.drift.token_kl.KL_CAP_NATS`
@@ -226,18 +226,18 @@ def verdicts_row(name: str, temperature: float, answers: Sequence[Answer], sourc
 def _verdict(told: Sequence[tuple[float, float, float]], limit: float, source: random.Random) -> tuple[Label, int]:
     """Judge answers as they are drawn until the gate decides; returns what it says and after how many sessions."""
     evidence = CriterionEvidence(criterion("kl", limit=limit), idle_seconds=0)
-    for at in range(1, MOST_SESSIONS + 1):
+    for at in range(1, MAX_SESSIONS + 1):
         _, bound, kl = source.choice(told)
         drift = Drift(n_tokens=TOKENS, log_ratio=0.0, kl=kl, kl_bound=bound, moved_share=0.0, top1_agreement=1.0)
         evidence.add(
-            Judged(sample=str(at), alias=SUPPORT, kind=Kind.CANDIDATE, control="a", other="b", at=at, drift=drift)
+            ScoredPair(sample=str(at), alias=SUPPORT, kind=Kind.CANDIDATE, control="a", other="b", at=at, drift=drift)
         )
         if at % LOOK == 0:
             evidence.close(at + 1.0)
             label = evidence.classify().label
             if label is not Label.INCONCLUSIVE:
                 return label, at
-    return Label.INCONCLUSIVE, MOST_SESSIONS
+    return Label.INCONCLUSIVE, MAX_SESSIONS
 
 
 def _line(cells: Sequence[str]) -> str:

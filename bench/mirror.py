@@ -29,12 +29,12 @@ import msgspec
 from bench.measure import CANDIDATE, Engine, Options, cpus
 from gateway.decide.assign import Arm
 from gateway.decide.authenticate import ANYONE
-from gateway.decide.route import Base, EngineView, RolloutTag
+from gateway.decide.route import Base, EngineState, RolloutTag
 from gateway.mirror.bounds import Bounds
-from gateway.mirror.captured import Taken
+from gateway.mirror.captured import CapturedRequest
 from gateway.pipeline import Exposure, Placement
 from gateway.receive.limits import Limits
-from gateway.receive.recent_requests import Recent
+from gateway.receive.recent_requests import RecentRequests
 from gateway.records.state import Desired, MirrorPolicy, RouteRecord
 from gateway.store.snapshot import encode, of_state
 from gateway.workers.channel import Configure
@@ -49,7 +49,7 @@ ALIAS = "support"
 def table_of(share: int, engine: str) -> bytes:
     """Return a route table whose alias copies so many basis points of its requests."""
     route = RouteRecord(alias=ALIAS, control=CANDIDATE, salt="bench", mirror=MirrorPolicy(share=share))
-    view = EngineView(url=engine, versions=frozenset([CANDIDATE]))
+    view = EngineState(url=engine, versions=frozenset([CANDIDATE]))
     made = of_state(Desired(routes=(route,)), version=1, base=Base(name="base"), engines=(view,), with_keys=False)
     return encode(msgspec.structs.replace(made, versions=(CANDIDATE,)))
 
@@ -103,7 +103,7 @@ def in_process(name: str, script: Script, body: bytes, blocks: int, number: int)
     sys.stdout.flush()
 
 
-def discard(copies: list[Taken]) -> None:
+def discard(copies: list[CapturedRequest]) -> None:
     """Encode copies as the channel to the node does, and forget them."""
     if copies:
         msgspec.msgpack.encode(copies)
@@ -113,7 +113,7 @@ def discard(copies: list[Taken]) -> None:
 def remembering(rounds: int) -> None:
     """Print what noting a request in the ring for feedback costs, keeping and freeing its values included."""
     found: dict[int, list[float]] = {0: [], 20_000: []}
-    rings = {size: Recent(size) for size in found}
+    rings = {size: RecentRequests(size) for size in found}
     tag = RolloutTag(id="r", stage=1)
     for number in range(rounds):
         for size in (0, 20_000) if number % 2 else (20_000, 0):

@@ -177,7 +177,7 @@ class Drift:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class ScoredPair:
     """What is kept of a pair once it was compared; no words of anybody unless `capture` is `full`.
 
     Attributes:

@@ -27,7 +27,7 @@ from gateway.receive.known_callers import KnownCallers
 from gateway.receive.placing import Placing
 from gateway.receive.protocol import ClientConnection
 from gateway.receive.rates import WorkerRates
-from gateway.receive.recent_requests import Recent
+from gateway.receive.recent_requests import RecentRequests
 from gateway.receive.tap import Taps
 from gateway.records.feedback import Feedback
 from gateway.serve.upstream import EnginePools
@@ -38,7 +38,7 @@ from gateway.workers.channel import (
     Collect,
     Configure,
     Configured,
-    Heard,
+    FeedbackHeard,
     Leave,
     Leaving,
     Mirrored,
@@ -49,11 +49,11 @@ from gateway.workers.channel import (
     Ready,
     Recall,
     Recalled,
-    Refused,
-    Report,
     Spent,
     Start,
     Supplied,
+    TableRefused,
+    WorkerReport,
 )
 from gateway.workers.chores import BRIEF_DRAIN_SECONDS, CHORE_FAILED, Chores
 from gateway.workers.supply import WorkerSupply
@@ -67,11 +67,11 @@ SHARE_SECONDS: Final = 0.1
 # How long the control plane may take to read what a worker says last.
 LAST_WORDS_SECONDS: Final = 1.0
 # What may wait in the channel before no more copies of requests are put into it: all else has to get through.
-MOST_UNREAD_BYTES: Final = 2 * 1024 * 1024
+MAX_UNREAD_BYTES: Final = 2 * 1024 * 1024
 # For so long a worker serves from the table before one that it cannot read; revoked keys are good for no longer.
 OLD_TABLE_SECONDS: Final = 4.0
 # Pings, a second apart, within which deadlines have to be looked at, which they are twice a second.
-MOST_UNCHECKED_PINGS: Final = 5
+MAX_UNCHECKED_PINGS: Final = 5
 
 
 class Worker:
@@ -115,7 +115,7 @@ class Worker:
             self._is_heard,
             self._chores.later,
         )
-        self.recent = Recent(bounds.recent_requests)
+        self.recent = RecentRequests(bounds.recent_requests)
         self.deps = self._deps(configure)
         # Set by who runs the server: its connections, and how to stop it.
         self.connections: set[ClientConnection] = set()
@@ -174,7 +174,7 @@ class Worker:
         self._chores.start("check deadlines", self._check_deadlines())
         channel.write(self._writer, Configured())
         if self._is_behind:
-            channel.write(self._writer, Refused(0))
+            channel.write(self._writer, TableRefused(0))
         await self._may_start
         await send({"type": "lifespan.startup.complete"})
         await receive()
@@ -255,7 +255,7 @@ class Worker:
             if not self._refused:
                 self._chores.later(OLD_TABLE_SECONDS, self._fall_behind)
             self._refused = message.number
-            channel.write(self._writer, Refused(message.number))
+            channel.write(self._writer, TableRefused(message.number))
         else:
             self._refused = 0
             self._is_behind = False
@@ -268,13 +268,13 @@ class Worker:
         """Say that all is well, unless deadlines have not been looked at since several pings ago."""
         self._unchecked_pings = self._unchecked_pings + 1 if self._checks == self._checks_at_ping else 0
         self._checks_at_ping = self._checks
-        if self._unchecked_pings >= MOST_UNCHECKED_PINGS:
+        if self._unchecked_pings >= MAX_UNCHECKED_PINGS:
             raise RuntimeError("deadlines are not looked at any more")
         channel.write(self._writer, Pong())
 
-    def _report(self, number: int) -> Report:
+    def _report(self, number: int) -> WorkerReport:
         rollouts = {route.rollout.id for route in self._table.routes.values() if route.rollout is not None}
-        return Report(
+        return WorkerReport(
             number,
             self.ledger.cells(),
             self.placing.counts,
@@ -285,12 +285,12 @@ class Worker:
 
     def _is_heard(self) -> bool:
         """Whether the control plane reads what it is sent: else it would pile up here."""
-        return not self._writer.is_closing() and self._writer.transport.get_write_buffer_size() < MOST_UNREAD_BYTES
+        return not self._writer.is_closing() and self._writer.transport.get_write_buffer_size() < MAX_UNREAD_BYTES
 
     def _hear(self, feedback: Feedback) -> bool:
         if not self._is_heard():
             return False
-        channel.write(self._writer, Heard(feedback))
+        channel.write(self._writer, FeedbackHeard(feedback))
         return True
 
     def _share_soon(self) -> None:

@@ -13,8 +13,8 @@ from gateway.visible import visible
 WITH_TIME: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 WITHOUT_TIME: Final = "%(levelname)s %(name)s: %(message)s"
 # An engine's error may quote a whole prompt.
-LONGEST_MESSAGE: Final = 8_000
-LONGEST_LINE: Final = 2_000
+MAX_MESSAGE: Final = 8_000
+MAX_LINE: Final = 2_000
 
 
 class InertFormatter(logging.Formatter):
@@ -22,7 +22,7 @@ class InertFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's own name)
         """Return the record's line."""
-        return visible(super().formatMessage(record), LONGEST_MESSAGE)
+        return visible(super().formatMessage(record), MAX_MESSAGE)
 
     def formatException(self, ei: object) -> str:  # noqa: N802 (logging's own name)
         """Return a traceback's lines, none of which can be taken for a record's."""
@@ -34,7 +34,7 @@ class InertFormatter(logging.Formatter):
 
 
 def _marked(lines: str) -> str:
-    return "\n".join(f"  | {visible(line, LONGEST_LINE)}" for line in lines.split("\n"))
+    return "\n".join(f"  | {visible(line, MAX_LINE)}" for line in lines.split("\n"))
 
 
 def log_to_stderr(level: str | int, line: str = WITH_TIME) -> None:

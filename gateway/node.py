@@ -21,14 +21,14 @@ from gateway.admin.adapters.intake import Intake
 from gateway.admin.adapters.operations import AdapterOperations
 from gateway.admin.operations import Operations
 from gateway.admin.rollouts.conductor import Conductor
-from gateway.admin.shadow.metrics_collector import Heard
+from gateway.admin.shadow.metrics_collector import ShadowMetricsCollector
 from gateway.admin.state import Conflict, LiveState
 from gateway.admin.store_sync import StoreContact
 from gateway.evaluate.supervise import EvaluatorChild, is_wanted, order_of
 from gateway.factories import fleet_of, intake_rules
-from gateway.mirror.feedback_service import FeedbackDesk
+from gateway.mirror.feedback_service import FeedbackService
 from gateway.mirror.intake import MirrorIntake
-from gateway.mirror.memory_queue import Straight
+from gateway.mirror.memory_queue import InMemorySamples
 from gateway.mirror.node_side import Catcher, mirror_reading, policies, policy_of
 from gateway.mirror.retention import Retention
 from gateway.observe.loads import LoadCounts
@@ -154,7 +154,7 @@ class Node:
         self._keep_samples()
         self.pool.listener = Catcher(self.mirror, self.feedback)
         self.conductor = Conductor(self.operations.rollouts, Leader(self.store, replica.name))
-        self.shadow = Heard(self.store, self.operations.rollouts, lambda: self.conductor.is_leader)
+        self.shadow = ShadowMetricsCollector(self.store, self.operations.rollouts, lambda: self.conductor.is_leader)
         self.engines.watch(self.state, self._engines_changed, self.state.publish_stock)
         self.evaluator = self._own_evaluator()
         self.engine: EngineProcess | None = None
@@ -165,7 +165,7 @@ class Node:
 
     def _keep_samples(self) -> None:
         bounds = self.settings.mirror
-        self.straight = Straight(bounds.held_items, bounds.held_bytes, bounds.straight_seconds, time.monotonic)
+        self.straight = InMemorySamples(bounds.held_items, bounds.held_bytes, bounds.straight_seconds, time.monotonic)
         self.mirror = MirrorIntake(
             Samples(self.store),
             self.straight,
@@ -173,7 +173,7 @@ class Node:
             bounds,
             self.state.now,
         )
-        self.feedback = FeedbackDesk(
+        self.feedback = FeedbackService(
             Feedbacks(self.store),
             self.pool.recall,
             lambda: policies(self.state.desired),

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapters.fingerprint import BASE
 from gateway.mirror.node_side import mirror_reading
-from gateway.observe.metrics import Reading, exposition
+from gateway.observe.metrics import Scrape, exposition
 from gateway.observe.store_metrics import StoreReading
 from gateway.workers.slot import REASONS
 
@@ -36,7 +36,7 @@ async def metrics(node: "Node") -> bytes:
     watches = node.engines.watches
     aliases = {route.control: route.alias for route in node.state.desired.routes}
     versions = [(aliases.get(entry.ref.version, entry.ref.name), entry.ref.version) for entry in node.state.catalog]
-    reading = Reading(
+    reading = Scrape(
         cells=tuple(cells),
         engines={watch.status.url: watch.status.is_up for watch in watches},
         problems={watch.status.url: each.kind for watch in watches if (each := watch.problem) is not None},

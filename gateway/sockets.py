@@ -9,7 +9,7 @@ from gateway.settings import Settings
 
 BACKLOG: Final = 4096
 # Linux keeps 108 bytes for a unix socket's path, the closing NUL included (man 7 unix).
-LONGEST_SOCKET_PATH: Final = 107
+MAX_SOCKET_PATH: Final = 107
 CONTROL_SOCKET: Final = "control.sock"
 
 
@@ -75,9 +75,9 @@ def bind_unix(path: Path) -> socket.socket:
     Raises:
         CannotListen: Another gateway listens there, or it cannot be made.
     """
-    if len(str(path).encode()) > LONGEST_SOCKET_PATH:
+    if len(str(path).encode()) > MAX_SOCKET_PATH:
         raise CannotListen(
-            f"`{path}` is longer than the {LONGEST_SOCKET_PATH} bytes of a socket's path; use a shorter state folder"
+            f"`{path}` is longer than the {MAX_SOCKET_PATH} bytes of a socket's path; use a shorter state folder"
         )
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

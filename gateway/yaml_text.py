@@ -7,7 +7,7 @@ values ("billion laughs"), which cost nothing until somebody walks over them.
 from typing import Any, Final
 
 # Ten thousand routes with plans and notes are some 500,000 values.
-MOST_VALUES: Final = 2_000_000
+MAX_VALUES: Final = 2_000_000
 
 
 class InvalidYaml(ValueError):
@@ -26,9 +26,9 @@ def parse(text: str | bytes) -> Any:
         """Refuses a key that stands twice, of which YAML silently takes the last, and aliases without end."""
 
         def construct_document(self, node: Any) -> Any:
-            if _unfolded(node, {}) > MOST_VALUES:
+            if _unfolded(node, {}) > MAX_VALUES:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"its aliases repeat more than {MOST_VALUES:,} values; write them out", node.start_mark
+                    None, None, f"its aliases repeat more than {MAX_VALUES:,} values; write them out", node.start_mark
                 )
             return super().construct_document(node)
 

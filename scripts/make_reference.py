@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from evaluators.observation import Drift, Judged, Kind, Score
+from evaluators.observation import Drift, Kind, Score, ScoredPair
 from gateway import errors, settings
 from gateway.admin.shadow.windows import Board
 from gateway.cli import main as loragate
@@ -17,12 +17,12 @@ from gateway.observe.drift_view import DriftStanding
 from gateway.observe.engine_counts import PlacementCounts
 from gateway.observe.ledger import Cell
 from gateway.observe.loads import LoadCounts
-from gateway.observe.metrics import Reading, exposition
+from gateway.observe.metrics import Scrape, exposition
 from gateway.observe.mirror_counts import MirrorCounts, MirrorReading
-from gateway.observe.rollout_counts import RolloutCounts, RolloutsReading, RolloutView
+from gateway.observe.rollout_counts import RolloutCounts, RolloutSeries, RolloutsReading
 from gateway.observe.shadow_counts import EvaluatorCounts, QueueView, ShadowReading
 from gateway.observe.store_metrics import StoreReading
-from gateway.rollout.gates.reading import Reading as GateReading
+from gateway.rollout.gates.reading import Scrape as GateReading
 from gateway.rollout.gates.reading import Verdict
 from gateway.rollout.gates.sample_ratio import judge_ratio
 
@@ -129,7 +129,7 @@ def metrics() -> Iterator[str]:
     counts.judged("ok")
     placement = PlacementCounts()
     placement.ejected("unix:///run/engine.sock", "status")
-    reading = Reading(
+    reading = Scrape(
         cells=(cell,),
         engines={"unix:///run/engine.sock": True},
         problems={"unix:///run/engine.sock": "other_base"},
@@ -171,7 +171,7 @@ def _rollouts() -> RolloutsReading:
     counts.rollbacks["support", "error_rate"] += 1
     counts.pages["support", "error_rate"] += 1
     gate = GateReading(gate="expected", verdict=Verdict.PASS, reason="", observed=0.0, limit=0.01, n=1, e_value=1.0)
-    view = RolloutView(alias="support", phase="canary", stage=1, readings=(gate,), ratio=judge_ratio(()), bound=400.0)
+    view = RolloutSeries(alias="support", phase="canary", stage=1, readings=(gate,), ratio=judge_ratio(()), bound=400.0)
     return RolloutsReading(
         weights={("support", "control", "support@24e3a56d83d9"): 10_000},
         rollouts=(view,),
@@ -197,7 +197,7 @@ def _shadow() -> ShadowReading:
     board = Board()
     for kind, other in ((Kind.CANDIDATE, "support@9d1c44aa0b17"), (Kind.NOISE, version)):
         board.saw(
-            Judged(
+            ScoredPair(
                 sample="",
                 alias="support",
                 kind=kind,

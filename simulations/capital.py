@@ -10,7 +10,7 @@ from evaluators.statistics.betting import BETS, SHARES
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-_LARGEST_EXPONENT = 600.0
+_MAX_EXPONENT = 600.0
 _LOST = -60.0
 _FEW = 4
 # Runs at a time: few enough for a processor's cache, many enough to keep NumPy busy.
@@ -30,7 +30,7 @@ def log_e_above(values: Array, boundary: float, counts: Mask | None = None) -> A
     for share, gained in zip(SHARES, gains, strict=True):
         alive = np.flatnonzero(gained.max(axis=0) > _LOST)
         end = alive[-1] + 1 if len(alive) else 0  # what lies behind is no part of the sum any more
-        capital[:, :end] += share * np.exp(np.minimum(gained[:, :end], _LARGEST_EXPONENT))
+        capital[:, :end] += share * np.exp(np.minimum(gained[:, :end], _MAX_EXPONENT))
     with np.errstate(divide="ignore"):  # capital that is lost is lost
         return np.log(capital)
 

@@ -20,13 +20,13 @@ from gateway.rollout.gates.unit_shares import (
     FRESH,
     IDLE_SECONDS,
     KEPT,
-    MOST_REQUESTS,
+    MAX_REQUESTS,
     NO_SHARES,
     ROUND_SECONDS,
     TIMES,
+    ArmUnits,
     Count,
     Shares,
-    Units,
 )
 from simulations.capital import Array, Mask
 
@@ -110,7 +110,7 @@ def drawn(scene: Scene, rng: np.random.Generator) -> Step:
     outage = _outage(scene, rng)
     whole = _counted(scene, rng, units, outage, np.zeros(len(begin)))
     rows = [(*whole, np.zeros(len(whole[0])))]
-    number, last = 1, np.minimum(length, MOST_REQUESTS)
+    number, last = 1, np.minimum(length, MAX_REQUESTS)
     while ROUND_SECONDS * 2 ** (number - 1) < scene.seconds:
         opens = ROUND_SECONDS * 2 ** (number - 1)
         # Who calls for the first time at all counts in the round as in the stage.
@@ -120,7 +120,7 @@ def drawn(scene: Scene, rng: np.random.Generator) -> Step:
         again = (begin < opens) & (first < length) & (begin + first < 2 * opens)
         counted = _counted(scene, rng, tuple(column[again] for column in units), outage, first[again])
         rows.append((*counted, np.full(len(counted[0]), number)))
-        last = np.where(again, np.minimum(length, first + MOST_REQUESTS), last)
+        last = np.where(again, np.minimum(length, first + MAX_REQUESTS), last)
         number += 1
     return Step(*(np.concatenate(column) for column in zip(*rows, strict=True)))
 
@@ -153,14 +153,14 @@ def _counted(
 ) -> tuple[Array, ...]:
     """Return what units count for from their request `first` on: at once, and when they are over."""
     begin, arm, account, length, always = units
-    sent = np.minimum(length - first, MOST_REQUESTS).astype(int)
+    sent = np.minimum(length - first, MAX_REQUESTS).astype(int)
     of = (2 ** np.floor(np.log2(np.maximum(sent, 1)))).astype(int)
-    places = np.arange(MOST_REQUESTS)
+    places = np.arange(MAX_REQUESTS)
     times = begin[:, None] + first[:, None] + places
     fails = always[:, None] | (rng.random(times.shape) < np.array(scene.errors)[arm][:, None])
     if outage is not None:
         fails |= (times >= outage[0]) & (times < outage[1])
-    over_at = begin + first + np.where(sent == MOST_REQUESTS, MOST_REQUESTS - 1, sent - 1 + IDLE_SECONDS)
+    over_at = begin + first + np.where(sent == MAX_REQUESTS, MAX_REQUESTS - 1, sent - 1 + IDLE_SECONDS)
     bad = (fails & (places < of[:, None])).sum(axis=1)
     return (
         np.concatenate([begin + first, over_at]),
@@ -296,14 +296,14 @@ def _streams(scene: Scene, step: Step, look: float) -> Streams:
     return Streams(**whole, accounts=tuple(accounts), callers=len(accounts), weight=round(TOTAL_WEIGHT * scene.weight))
 
 
-def _arm(step: Step, picked: Array) -> Units:
+def _arm(step: Step, picked: Array) -> ArmUnits:
     counts = np.bincount((_EACH * (_EACH * step.round[picked] + step.of[picked]) + step.bad[picked]).astype(int))
     found: dict[int, dict[tuple[int, int], int]] = {}
     for code in np.flatnonzero(counts):
         number, of, bad = int(code) // _EACH**2, int(code) // _EACH % _EACH, int(code) % _EACH
         found.setdefault(number, {})[bad, of] = int(counts[code])
     shares = {number: _shares(kinds) for number, kinds in found.items()}
-    return Units(whole=shares.pop(0, NO_SHARES), rounds=tuple(shares.items()))
+    return ArmUnits(whole=shares.pop(0, NO_SHARES), rounds=tuple(shares.items()))
 
 
 def _shares(kinds: dict[tuple[int, int], int]) -> Shares:

@@ -71,7 +71,7 @@ POWER: Mapping[str, tuple[Gate, float, float, Verdict]] = {
     "passes: 0.5 % in both": (Gate(name="error_rate", margin=0.01), 0.005, 0.005, Verdict.PASS),
     "passes: `latency`, 5 % slow in both": (Gate(name="latency", margin=0.05), 0.05, 0.05, Verdict.PASS),
 }
-_MOST_UNITS = 1_000_000
+_MAX_UNITS = 1_000_000
 
 
 def power(size: Size) -> Answers:
@@ -85,7 +85,7 @@ def power(size: Size) -> Answers:
 def _units_until(gate: Gate, weight: float, rates: Sequence[float], verdict: Verdict, alpha: float) -> float | None:
     """Return after how many units the gate says so and goes on saying so for as many again by a fifth."""
     n, since = 1, None
-    while n < _MOST_UNITS:
+    while n < _MAX_UNITS:
         control, candidate = (
             units_of(Count(n=units, bad=round(rate * units)))
             for units, rate in zip((round(n * (1 - weight) / weight), n), rates, strict=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
-from evaluators.observation import Drift, Judged, Kind, Outcome, Score
+from evaluators.observation import Drift, Kind, Outcome, Score, ScoredPair
 
 _NUMBERS = count(1)
 
@@ -21,7 +21,7 @@ def drift(kl: float) -> Drift:
     )
 
 
-def judged(control: str, other: str, **fields: Any) -> Judged:
+def judged(control: str, other: str, **fields: Any) -> ScoredPair:
     """One pair of a session of its own, without anything wrong."""
     scores: dict[str, Outcome] = {
         "refusal": difference(0.0, fields.pop("refusal", 0.0)),
@@ -46,10 +46,10 @@ def judged(control: str, other: str, **fields: Any) -> Judged:
         "control_tokens": 20,
         "other_tokens": 20,
     }
-    return Judged(**given | fields)
+    return ScoredPair(**given | fields)
 
 
-def many(n: int, control: str, other: str, *, bad: float = 0.0, **fields: Any) -> Iterator[Judged]:
+def many(n: int, control: str, other: str, *, bad: float = 0.0, **fields: Any) -> Iterator[ScoredPair]:
     """Yield pairs of which a share `bad`, evenly spread, are ones where the other version alone refuses."""
     for number in range(n):
         is_bad = int((number + 1) * bad) > int(number * bad)

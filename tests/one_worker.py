@@ -13,7 +13,7 @@ from gateway.decide.engine_fields import FieldPolicy
 from gateway.decide.route import RouteTable
 from gateway.errors import EngineFailed
 from gateway.mirror.bounds import Bounds
-from gateway.mirror.captured import NoPair, Taken, sample_of
+from gateway.mirror.captured import CapturedRequest, NoPair, sample_of
 from gateway.mirror.queue import MirrorQueue
 from gateway.observe.ledger import Ledger
 from gateway.observe.tally import Tallies
@@ -26,7 +26,7 @@ from gateway.receive.limits import Limits
 from gateway.receive.placing import Placing
 from gateway.receive.protocol import ClientConnection
 from gateway.receive.rates import WorkerRates
-from gateway.receive.recent_requests import Recent
+from gateway.receive.recent_requests import RecentRequests
 from gateway.receive.tap import Taps
 from gateway.records.feedback import Feedback
 from gateway.records.sample import Sample
@@ -158,7 +158,7 @@ class OneWorker:
         queue: Any = None,
     ) -> None:
         bounds = bounds or Bounds()
-        self.taken: list[Taken] = []
+        self.taken: list[CapturedRequest] = []
         self.later: list[Callable[[], None]] = []
         self.heard: list[Feedback] = []
         self.engines = ScriptedEngines()
@@ -167,7 +167,7 @@ class OneWorker:
             bounds, self.taken.extend, has_room, lambda _seconds, what: self.later.append(what)
         )
         ledger = Ledger()
-        self.recent = Recent(bounds.recent_requests)
+        self.recent = RecentRequests(bounds.recent_requests)
         limits = Limits()
         self.deps = Deps(
             table=lambda: self.table,

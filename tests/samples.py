@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from evaluators.observation import Drift, Judged, Kind, Score, Unscored
+from evaluators.observation import Drift, Kind, Score, ScoredPair, Unscored
 from gateway.records.sample import Sample
 
 
@@ -32,7 +32,7 @@ def sample(number: int, alias: str = "support", **more: Any) -> Sample:
     return msgspec.structs.replace(plain, **more)
 
 
-def judged(of: Sample, **more: Any) -> Judged:
+def judged(of: Sample, **more: Any) -> ScoredPair:
     """What an evaluator makes of a sample."""
     drift = Drift(
         n_tokens=9,
@@ -45,7 +45,7 @@ def judged(of: Sample, **more: Any) -> Judged:
         top_moved=((" moved", 3, -0.5, -2.5),),
         n_bytes=40,
     )
-    plain = Judged(
+    plain = ScoredPair(
         sample=of.id,
         alias=of.alias,
         rollout=of.rollout,

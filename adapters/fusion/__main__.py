@@ -14,7 +14,7 @@ from typing import BinaryIO, Final
 
 import msgspec
 
-from adapters.fusion.job import Job, Line, Made, Refused, Step
+from adapters.fusion.job import FusionJob, FusionRefused, Line, Made, Step
 from adapters.fusion.making import fuse
 from adapters.fusion.outcome import FusionReport
 from adapters.recipe import CannotFuse
@@ -32,21 +32,25 @@ def main() -> int:
             output.flush()
 
         try:
-            job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+            job = msgspec.json.decode(sys.stdin.buffer.read(), type=FusionJob)
         except msgspec.MsgspecError as error:
-            say(Refused("bad_job", f"the job cannot be read: {error}", "write one as adapters.fusion.job.Job has it"))
+            say(
+                FusionRefused(
+                    "bad_job", f"the job cannot be read: {error}", "write one as adapters.fusion.job.FusionJob has it"
+                )
+            )
             return 1
         _end_with(job.parent_pid)
         os.nice(NICENESS)
         try:
             say(Made(_fuse(job, say)))
         except CannotFuse as refusal:
-            say(Refused(refusal.code, str(refusal), refusal.remedy))
+            say(FusionRefused(refusal.code, str(refusal), refusal.remedy))
             return 1
     return 0
 
 
-def _fuse(job: Job, say: Callable[[Line], None]) -> FusionReport:
+def _fuse(job: FusionJob, say: Callable[[Line], None]) -> FusionReport:
     folders = {version: Path(folder) for version, folder in job.folders.items()}
     return fuse(
         job.recipe, folders, Path(job.out), max_rank=job.max_rank, progress=lambda done, of: say(Step(done, of))

@@ -6,7 +6,7 @@ from adapters.fusion.outcome import FusionReport
 from adapters.recipe import Recipe
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class FusionJob(msgspec.Struct, frozen=True, kw_only=True):
     """One fusion; `parent_pid` is whom the process must not outlive, if anyone."""
 
     recipe: Recipe
@@ -29,7 +29,7 @@ class Made(msgspec.Struct, frozen=True, tag_field="event", tag="made"):
     report: FusionReport
 
 
-class Refused(msgspec.Struct, frozen=True, tag_field="event", tag="refused"):
+class FusionRefused(msgspec.Struct, frozen=True, tag_field="event", tag="refused"):
     """The last line of one that cannot be."""
 
     code: str
@@ -37,4 +37,4 @@ class Refused(msgspec.Struct, frozen=True, tag_field="event", tag="refused"):
     remedy: str
 
 
-Line = Step | Made | Refused
+Line = Step | Made | FusionRefused

@@ -15,7 +15,7 @@ from typing import IO, Final
 
 import msgspec
 
-from adapters.fusion.job import Job, Line, Made, Refused, Step
+from adapters.fusion.job import FusionJob, FusionRefused, Line, Made, Step
 from adapters.fusion.making import Progress
 from adapters.fusion.outcome import FusionReport
 from adapters.fusion.writing import check_free, discard
@@ -24,7 +24,7 @@ from adapters.recipe import CannotFuse, Recipe, complete
 log = logging.getLogger("loragate.fusion")
 
 # Names of modules and versions are in the last line: some KB.
-LONGEST_LINE_BYTES: Final = 1_000_000
+MAX_LINE_BYTES: Final = 1_000_000
 # Of what the process said on standard error, kept for our log.
 LOGGED_BYTES: Final = 4_000
 
@@ -40,7 +40,7 @@ async def fuse_apart(
     Raises:
         CannotFuse: As `fuse` does; also when the process died.
     """
-    job = Job(
+    job = FusionJob(
         recipe=complete(recipe),
         folders={version: str(folder) for version, folder in folders.items()},
         out=str(out),
@@ -58,7 +58,7 @@ async def fuse_apart(
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
             start_new_session=True,
-            limit=LONGEST_LINE_BYTES,
+            limit=MAX_LINE_BYTES,
         )
         try:
             last = await _converse(process, job, progress)
@@ -73,7 +73,7 @@ async def fuse_apart(
             raise
 
 
-async def _converse(process: asyncio.subprocess.Process, job: Job, progress: Progress | None) -> Line | None:
+async def _converse(process: asyncio.subprocess.Process, job: FusionJob, progress: Progress | None) -> Line | None:
     """Hand over the job, pass steps on, and return the last line."""
     assert process.stdin is not None
     assert process.stdout is not None
@@ -92,7 +92,7 @@ async def _converse(process: asyncio.subprocess.Process, job: Job, progress: Pro
 def _report(last: Line | None, code: int, errors: IO[bytes]) -> FusionReport:
     if isinstance(last, Made) and code == 0:
         return last.report
-    if isinstance(last, Refused):
+    if isinstance(last, FusionRefused):
         raise CannotFuse(last.code, last.message, last.remedy)
     errors.seek(max(0, errors.seek(0, os.SEEK_END) - LOGGED_BYTES))
     log.error("the fusion process ended with code %d: %s", code, errors.read().decode(errors="replace"))

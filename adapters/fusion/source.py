@@ -45,7 +45,7 @@ _REFUSED: Final[Mapping[str, tuple[str, str, str]]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Slot:
+class ModuleChange:
     """One module that a parent changes: shapes, what B·A is multiplied with, and both tensors' names and dtypes."""
 
     rank: int
@@ -58,13 +58,13 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class FusionParent:
     """One parent: its config, and its modules by the base's names for them."""
 
     version: str
     folder: Path
     config: Mapping[str, Any]
-    slots: Mapping[str, Slot]
+    slots: Mapping[str, ModuleChange]
 
     @contextmanager
     def opened(self) -> Iterator["Tensors"]:
@@ -79,7 +79,7 @@ class Source:
 class Tensors:
     """A parent's tensors, while its file is open."""
 
-    source: Source
+    source: FusionParent
     file: Any
 
     def read(self, module: str) -> Factors | None:
@@ -99,7 +99,7 @@ class Tensors:
         return Factors(self.file.get_tensor(slot.name_a), self.file.get_tensor(slot.name_b))
 
 
-def read_source(version: str, folder: Path) -> Source:
+def read_source(version: str, folder: Path) -> FusionParent:
     """Return what is known of a parent without reading its values.
 
     Raises:
@@ -113,7 +113,7 @@ def read_source(version: str, folder: Path) -> Source:
     if config is None:
         raise CannotFuse("unreadable", f"`{version}`: {problems[0].message}", "give versions that are registered")
     _check_config(version, config)
-    return Source(version=version, folder=folder, config=config, slots=_slots(version, folder, config))
+    return FusionParent(version=version, folder=folder, config=config, slots=_slots(version, folder, config))
 
 
 def _check_config(version: str, config: Mapping[str, Any]) -> None:
@@ -134,7 +134,7 @@ def _check_config(version: str, config: Mapping[str, Any]) -> None:
         )
 
 
-def _slots(version: str, folder: Path, config: Mapping[str, Any]) -> dict[str, Slot]:
+def _slots(version: str, folder: Path, config: Mapping[str, Any]) -> dict[str, ModuleChange]:
     from safetensors import safe_open
 
     halves: dict[str, dict[str, str]] = {}
@@ -179,7 +179,7 @@ def _slot(
     names: Mapping[str, str],
     found: Mapping[str, tuple[list[int], str]],
     config: Mapping[str, Any],
-) -> Slot:
+) -> ModuleChange:
     if len(names) != 2:
         lost = "B" if "A" in names else "A"
         raise CannotFuse("pair", f"`{version}` has no half {lost} of `{module}`", "save it again with PEFT")
@@ -204,7 +204,7 @@ def _slot(
             "save it again with PEFT",
         )
     scaling = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
-    return Slot(
+    return ModuleChange(
         rank=a[0],
         n_in=a[1],
         n_out=b[0],

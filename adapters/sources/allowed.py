@@ -17,10 +17,10 @@ from adapters.sources.failures import SourceNotAllowed
 
 SETTING: Final = "adapters.sources"
 # Objects in stores may be named with nearly anything; adapters need no more than a path does.
-LONGEST_SOURCE: Final = 2_000
+MAX_SOURCE: Final = 2_000
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
 # More layers of `%25` than any chain of servers takes off.
-_MOST_DECODINGS: Final = 8
+_MAX_DECODINGS: Final = 8
 _LOCAL_SCHEMES: Final = ("file", "local")
 
 
@@ -117,7 +117,7 @@ def _real(path: Path) -> Path:
 
 def _may_lead_elsewhere(rest: str) -> bool:
     """Return whether a server could take a part of a URL for another folder, however often it decodes it."""
-    for _ in range(_MOST_DECODINGS):
+    for _ in range(_MAX_DECODINGS):
         # Some take `\\` for `/`, some drop what follows `;` in a part, some take Unicode's look-alikes for ASCII.
         plain = unicodedata.normalize("NFKC", rest)
         parts = [part.partition(";")[0].strip() for part in plain.replace("\\", "/").split("/")]
@@ -140,8 +140,8 @@ def _folders(allowed: Allowed) -> list[Path]:
 
 
 def _check_characters(source: str) -> None:
-    if not source or len(source) > LONGEST_SOURCE or not source.isprintable():
+    if not source or len(source) > MAX_SOURCE or not source.isprintable():
         raise SourceNotAllowed(
-            f"the source `{source[:80]!r}` is empty, longer than {LONGEST_SOURCE} characters, or holds control "
+            f"the source `{source[:80]!r}` is empty, longer than {MAX_SOURCE} characters, or holds control "
             "characters; give an absolute path or a URL"
         )

@@ -34,13 +34,13 @@ COMPANIONS: Final = (
     "tokenizer.json",
     "tokenizer_config.json",
 )
-LARGEST_COMPANION_BYTES: Final = 128_000_000  # of a tokenizer.json; Gemma's has 33 MB
+MAX_COMPANION_BYTES: Final = 128_000_000  # of a tokenizer.json; Gemma's has 33 MB
 # An archive often holds one folder, and the trainer's own in it.
 _DEEPEST: Final = DEEPEST + 1
-_LONGEST_NAME_BYTES: Final = 255  # of Linux's file systems
+_MAX_NAME_BYTES: Final = 255  # of Linux's file systems
 _PIECE_BYTES: Final = 64 * 1024
 # Extended headers hold long names and times: tarfile reads each at once.
-_LONGEST_READ_BYTES: Final = 64 * 1024
+_MAX_READ_BYTES: Final = 64 * 1024
 # Level 9 of xz needs 65 MiB; a crafted header can ask for 4 GiB.
 _XZ_MEMORY_BYTES: Final = 256 * 1024 * 1024
 _DAMAGE: Final = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError, OverflowError)
@@ -118,8 +118,8 @@ def _checked_name(member: tarfile.TarInfo, folder: Path, source: str) -> str:
         wrong = "is a device or a pipe"
     elif not member.name.isprintable():
         wrong = "has control characters in its name"
-    elif max(len(part.encode()) for part in (*path.parts, "")) > _LONGEST_NAME_BYTES:
-        wrong = f"has a name longer than {_LONGEST_NAME_BYTES} bytes"
+    elif max(len(part.encode()) for part in (*path.parts, "")) > _MAX_NAME_BYTES:
+        wrong = f"has a name longer than {_MAX_NAME_BYTES} bytes"
     if wrong is None:
         try:
             tarfile.data_filter(member, str(folder))
@@ -134,7 +134,7 @@ def _checked_name(member: tarfile.TarInfo, folder: Path, source: str) -> str:
 
 def _is_taken(name: str, size: int) -> bool:
     base = name.rpartition("/")[2]
-    return base in TAKEN or (base in COMPANIONS and size <= LARGEST_COMPANION_BYTES)
+    return base in TAKEN or (base in COMPANIONS and size <= MAX_COMPANION_BYTES)
 
 
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, source: str) -> None:
@@ -210,9 +210,9 @@ class _Stream:
         Raises:
             UnsafeArchive: More than any header has.
         """
-        if not 0 <= size <= _LONGEST_READ_BYTES:
+        if not 0 <= size <= _MAX_READ_BYTES:
             raise UnsafeArchive(
-                f"`{self._source}` has a header of {size:,} bytes; the limit is {_LONGEST_READ_BYTES:,}: make it again"
+                f"`{self._source}` has a header of {size:,} bytes; the limit is {_MAX_READ_BYTES:,}: make it again"
             )
         found = bytearray()
         while len(found) < size:

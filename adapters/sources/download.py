@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 from adapters.sources.failures import NoRanges, SourceTooLarge, SourceUnavailable, TransientFault
 from adapters.sources.limits import FetchLimits
-from adapters.sources.store import RemoteFile, Store
+from adapters.sources.store import ObjectStore, RemoteFile
 
 PART_PREFIX: Final = "part-"
 
@@ -62,7 +62,7 @@ class Tries:
 
 
 def download(
-    store: Store, files: Sequence[RemoteFile], scratch: Path, limits: FetchLimits, progress: Progress | None
+    store: ObjectStore, files: Sequence[RemoteFile], scratch: Path, limits: FetchLimits, progress: Progress | None
 ) -> list[Path]:
     """Return the whole parts of all files, in their order.
 
@@ -100,7 +100,7 @@ def key_of(*texts: str) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:32]
 
 
-def _fill(store: Store, file: RemoteFile, part: Path, limits: FetchLimits, at: Callable[[int], None]) -> None:
+def _fill(store: ObjectStore, file: RemoteFile, part: Path, limits: FetchLimits, at: Callable[[int], None]) -> None:
     tries = Tries(limits)
     furthest = 0
     while True:
@@ -127,7 +127,7 @@ def _fill(store: Store, file: RemoteFile, part: Path, limits: FetchLimits, at: C
         _check_same(store, file, tries)
 
 
-def _check_same(store: Store, file: RemoteFile, tries: Tries) -> None:
+def _check_same(store: ObjectStore, file: RemoteFile, tries: Tries) -> None:
     if tries.of(lambda: store.file(file.name)).identity != file.identity:
         raise Changed
 

@@ -21,7 +21,7 @@ from typing import Final
 
 from adapters.artifact import InvalidArtifact, read_manifest
 from adapters.sources.allowed import Allowed, check_local, check_url, local_path
-from adapters.sources.archives import COMPANIONS, LARGEST_COMPANION_BYTES, TAKEN, is_archive, unpack
+from adapters.sources.archives import COMPANIONS, MAX_COMPANION_BYTES, TAKEN, is_archive, unpack
 from adapters.sources.download import PART_PREFIX, Changed, Progress, Tries, download, key_of
 from adapters.sources.failures import (
     DigestMismatch,
@@ -32,7 +32,7 @@ from adapters.sources.failures import (
 )
 from adapters.sources.layouts import find_adapter, names_below
 from adapters.sources.limits import FetchLimits
-from adapters.sources.store import RemoteFile, Store
+from adapters.sources.store import ObjectStore, RemoteFile
 
 WHOLE_PREFIX: Final = "fetched-"
 UNFINISHED_PREFIX: Final = ".incoming-"
@@ -77,7 +77,7 @@ def fetch(
         folder = _fetch_local(path, scratch, allowed, limits)
     else:
         protocol = check_url(source, allowed)
-        store = Store(source, protocol, allowed.storage_options.get(protocol, {}))
+        store = ObjectStore(source, protocol, allowed.storage_options.get(protocol, {}))
         folder = _fetch_remote(store, scratch, limits, progress)
     if expected is not None:
         _check_digest(folder, expected, source, scratch)
@@ -129,7 +129,7 @@ def _fetch_local(path: Path, scratch: Path, allowed: Allowed, limits: FetchLimit
         return _adapter_in(whole, str(path)) if whole.exists() else _unpacked(resolved, whole, str(path), limits)
 
 
-def _fetch_remote(store: Store, scratch: Path, limits: FetchLimits, progress: Progress | None) -> Path:
+def _fetch_remote(store: ObjectStore, scratch: Path, limits: FetchLimits, progress: Progress | None) -> Path:
     with _one_at_a_time(scratch, store.url):
         for _ in range(limits.attempts):
             try:
@@ -143,7 +143,7 @@ def _fetch_remote(store: Store, scratch: Path, limits: FetchLimits, progress: Pr
     )
 
 
-def _fetch_archive(store: Store, scratch: Path, limits: FetchLimits, progress: Progress | None) -> Path:
+def _fetch_archive(store: ObjectStore, scratch: Path, limits: FetchLimits, progress: Progress | None) -> Path:
     file = Tries(limits).of(store.file)
     whole = scratch / f"{WHOLE_PREFIX}{key_of(file.url, file.identity or '')}"
     if whole.exists() and file.identity is not None:
@@ -166,7 +166,7 @@ def _adapter_in(folder: Path, source: str) -> Path:
     return folder / find_adapter(names_below(_local_listing(folder), source), source)
 
 
-def _fetch_folder(store: Store, scratch: Path, limits: FetchLimits, progress: Progress | None) -> Path:
+def _fetch_folder(store: ObjectStore, scratch: Path, limits: FetchLimits, progress: Progress | None) -> Path:
     files = _files_of_adapter(store, Tries(limits))
     states = [f"{file.name} {file.identity}" for file in files]
     whole = scratch / f"{WHOLE_PREFIX}{key_of(store.url, *states)}"
@@ -180,7 +180,7 @@ def _fetch_folder(store: Store, scratch: Path, limits: FetchLimits, progress: Pr
     return (whole / files[0].name).parent
 
 
-def _files_of_adapter(store: Store, tries: Tries) -> list[RemoteFile]:
+def _files_of_adapter(store: ObjectStore, tries: Tries) -> list[RemoteFile]:
     """Return the facts of the adapter's files, and of what says which base it is for."""
     folder = ""
     # Looked for by name first: that needs no right to list, and HTTP cannot.
@@ -195,14 +195,14 @@ def _files_of_adapter(store: Store, tries: Tries) -> list[RemoteFile]:
         folder = find_adapter(names, store.url)
         files = [_file_if_any(store, f"{folder}/{name}" if folder else name, tries) for name in TAKEN]
     companions = [_file_if_any(store, f"{folder}/{name}" if folder else name, tries) for name in COMPANIONS]
-    small = [file for file in companions if file is not None and (file.size or 0) <= LARGEST_COMPANION_BYTES]
+    small = [file for file in companions if file is not None and (file.size or 0) <= MAX_COMPANION_BYTES]
     found = [file for file in files if file is not None]
     if len(found) < len(TAKEN):
         raise SourceNotFound(f"`{store.url}` lost a file while it was read; fetch it when it is complete")
     return found + small
 
 
-def _file_if_any(store: Store, name: str, tries: Tries) -> RemoteFile | None:
+def _file_if_any(store: ObjectStore, name: str, tries: Tries) -> RemoteFile | None:
     try:
         return tries.of(lambda: store.file(name))
     except TransientFault:

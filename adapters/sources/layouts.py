@@ -25,10 +25,10 @@ from adapters.sources.failures import PickledAdapter, SourceAmbiguous, SourceNot
 # `output/checkpoint-10/support/` is the deepest that a trainer writes.
 DEEPEST: Final = 2
 # A training run leaves some tens of checkpoints, each of some tens of files.
-MOST_FOLDERS: Final = 500
-MOST_NAMES: Final = 20_000
+MAX_FOLDERS: Final = 500
+MAX_NAMES: Final = 20_000
 # Of any name: optimiser states in shards, logs, pictures.
-MOST_SEEN: Final = 200_000
+MAX_SEEN: Final = 200_000
 # How many adapters an error lists.
 LISTED: Final = 20
 
@@ -63,9 +63,9 @@ def names_below(listing: Listing, where: str) -> list[str]:
             elif depth < DEEPEST and not name.startswith("."):
                 pending.append(path)
                 n_folders += 1
-            if len(names) > MOST_NAMES or n_folders > MOST_FOLDERS or n_seen > MOST_SEEN:
+            if len(names) > MAX_NAMES or n_folders > MAX_FOLDERS or n_seen > MAX_SEEN:
                 raise SourceTooLarge(
-                    f"`{where}` holds more than {MOST_SEEN:,} files or {MOST_FOLDERS} folders; "
+                    f"`{where}` holds more than {MAX_SEEN:,} files or {MAX_FOLDERS} folders; "
                     "give the adapter's own folder"
                 )
         if not folder and {CONFIG_FILE, TENSORS_FILE} <= set(names):

@@ -77,7 +77,7 @@ class RemoteFile:
     identity: str | None
 
 
-class Store:
+class ObjectStore:
     """One object store, and the place in it that a URL names.
 
     Raises:

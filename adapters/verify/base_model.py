@@ -13,9 +13,9 @@ from typing import Any, Final
 from adapters.safetensors_file import Header, read_header
 
 # A config is some KB; an index of shards names each tensor, some MB.
-_LARGEST_CONFIG_BYTES: Final = 64_000_000
+_MAX_CONFIG_BYTES: Final = 64_000_000
 # The largest we know, Gemma 3's, has 33 MB.
-LARGEST_TOKENIZER_BYTES: Final = 128_000_000
+MAX_TOKENIZER_BYTES: Final = 128_000_000
 _SINGLE_FILE: Final = "model.safetensors"
 _INDEX_FILE: Final = "model.safetensors.index.json"
 # The end of a weight's name, quantised forms included (GPTQ and AWQ; compressed-tensors).
@@ -84,7 +84,7 @@ class BaseModel:
         return size if isinstance(size, int) else None
 
 
-def read_json(path: Path, largest: int = _LARGEST_CONFIG_BYTES) -> dict[str, Any] | None:
+def read_json(path: Path, largest: int = _MAX_CONFIG_BYTES) -> dict[str, Any] | None:
     """Return the JSON object in `path`, or None if there is none that can be read."""
     try:
         if not path.is_file():
@@ -141,7 +141,7 @@ def _tie(modules: dict[str, Shape | None], config: Mapping[str, Any]) -> None:
 def tokenizer_hash(folder: Path) -> str:
     """Return the hash of the folder's tokenizer.json, or nothing."""
     path = folder / "tokenizer.json"
-    if not path.is_file() or path.stat().st_size > LARGEST_TOKENIZER_BYTES:
+    if not path.is_file() or path.stat().st_size > MAX_TOKENIZER_BYTES:
         return ""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -151,7 +151,7 @@ def chat_template(folder: Path) -> str:
     """Return the folder's chat template, or nothing; a file of its own goes before the config's."""
     path = folder / "chat_template.jinja"
     try:
-        if path.is_file() and path.stat().st_size <= _LARGEST_CONFIG_BYTES:
+        if path.is_file() and path.stat().st_size <= _MAX_CONFIG_BYTES:
             return path.read_text()
     except (OSError, UnicodeDecodeError):
         return ""

@@ -11,7 +11,7 @@ Source: vLLM 0.32: `vllm/lora/lora_model.py`, `model_manager.py`, `utils.py`, `v
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from adapters.lora_names import Pair, Parts
+from adapters.lora_names import LoraPair, Parts
 from adapters.problem import Problem, Severity, shown
 from adapters.safetensors_file import Tensor
 from adapters.verify.base_model import BaseModel, Shape
@@ -64,7 +64,7 @@ def _not_checked(base: BaseModel | None) -> Problem:
     )
 
 
-def shape_fits(pair: Pair, shape: Shape | None, *, is_transposed: bool) -> Iterator[Problem]:
+def shape_fits(pair: LoraPair, shape: Shape | None, *, is_transposed: bool) -> Iterator[Problem]:
     """Refuse matrices of another width than the layer's: A is (rank, in), B is (out, rank)."""
     if shape is None:
         message = "the base's layer is quantised, so the shape was not compared"
@@ -82,7 +82,7 @@ def shape_fits(pair: Pair, shape: Shape | None, *, is_transposed: bool) -> Itera
             yield _error("shape_not_base", message, half.shape[axis], own, half.name, _OTHER_BASE)
 
 
-def name_matches_nothing(pair: Pair, modules: Modules) -> Problem:
+def name_matches_nothing(pair: LoraPair, modules: Modules) -> Problem:
     """Return the problem of a module that the base has not; say where the name goes wrong."""
     parent, _, leaf = pair.module.rpartition(".")
     packed = next((name for name in {_PACKED.get(leaf, "")} if name and f"{parent}.{name}" in modules), None)
@@ -116,7 +116,7 @@ def _tails(modules: Modules) -> dict[str, str]:
     return {tail: name for name in modules if (tail := _tail(name))}
 
 
-def _renamed(pair: Pair, name: str) -> Problem:
+def _renamed(pair: LoraPair, name: str) -> Problem:
     return _warning(
         "module_renamed",
         "the base's file calls the module by another name, as models of several parts do",
@@ -127,7 +127,7 @@ def _renamed(pair: Pair, name: str) -> Problem:
     )
 
 
-def _experts(pair: Pair) -> Problem:
+def _experts(pair: LoraPair) -> Problem:
     message = "an expert's shape is not compared: engines stack experts in ways of their own"
     remedy = "trust the fingerprint that is taken after loading"
     return _warning("experts_not_checked", message, None, None, pair.module, remedy)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from adapters.artifact import LARGEST_NUMBER
+from adapters.artifact import MAX_NUMBER
 from adapters.config_file import CONFIG_FILE, HARMLESS_INITS
 from adapters.problem import Problem, Severity, shown
 from adapters.verify.limits import EngineLimits
@@ -36,9 +36,9 @@ _CHANGES_BASE_IN_TRAINING: Final = frozenset(("lora_ga",))
 _REQUIRED: Final = ("r", "lora_alpha", "target_modules")
 _PATTERN_TEXT: Final = 300
 # Of names: a mixture's every expert has its own rank in the largest that we know.
-_MOST_PATTERNS: Final = 4_096
+_MAX_PATTERNS: Final = 4_096
 # More of `*`, `+`, `{` in one expression take time that grows with as many powers of the name's length.
-_MOST_REPEATS: Final = 2
+_MAX_REPEATS: Final = 2
 
 
 def config_problems(config: Config, limits: EngineLimits) -> Iterator[Problem]:
@@ -82,7 +82,7 @@ def rank(config: Config, limits: EngineLimits) -> Iterator[Problem]:
 
 
 def _rank(value: object, where: str, limits: EngineLimits) -> Iterator[Problem]:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= LARGEST_NUMBER:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_NUMBER:
         remedy = "give the config that belongs to the tensors"
         yield _problem("rank_invalid", "the rank cannot be", shown(value), "a positive whole number", remedy, where)
     elif value > limits.max_lora_rank:
@@ -109,7 +109,7 @@ def alpha(config: Config) -> Iterator[Problem]:
 
 
 def _alpha(value: object, where: str) -> Iterator[Problem]:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LARGEST_NUMBER:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_NUMBER:
         remedy = "give the config that belongs to the tensors"
         yield _problem("alpha_invalid", "the alpha cannot be", shown(value), "a positive number", remedy, where)
 
@@ -124,9 +124,9 @@ def patterns(config: Config, limits: EngineLimits) -> Iterator[Problem]:
             remedy = "write a number for each name"
             yield _problem("pattern_invalid", "it is no map", shown(pattern), "names and numbers", remedy, field)
             continue
-        if len(pattern) > _MOST_PATTERNS:
+        if len(pattern) > _MAX_PATTERNS:
             remedy = "use names that stand for several modules"
-            yield _problem("pattern_invalid", "it has too many names", len(pattern), _MOST_PATTERNS, remedy, field)
+            yield _problem("pattern_invalid", "it has too many names", len(pattern), _MAX_PATTERNS, remedy, field)
             continue
         for key, value in pattern.items():
             yield from check(value, f"{field}[{shown(key)}]")
@@ -135,7 +135,7 @@ def patterns(config: Config, limits: EngineLimits) -> Iterator[Problem]:
 
 def _unsafe_pattern(key: str, field: str) -> Iterator[Problem]:
     """Refuse a name that may keep a regular-expression engine busy for ever, ours and vLLM's."""
-    is_repeated = re.search(r"[)*+}?][*+{]", key) or sum(map(key.count, "*+{")) > _MOST_REPEATS
+    is_repeated = re.search(r"[)*+}?][*+{]", key) or sum(map(key.count, "*+{")) > _MAX_REPEATS
     try:
         is_bad = bool(is_repeated) or len(key) > _PATTERN_TEXT or re.compile(key) is None
     except (re.error, RecursionError, OverflowError):

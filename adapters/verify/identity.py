@@ -13,7 +13,7 @@ from typing import Any, Final
 from adapters.config_file import CONFIG_FILE
 from adapters.problem import Problem, Severity, shown
 from adapters.verify.base_model import (
-    LARGEST_TOKENIZER_BYTES,
+    MAX_TOKENIZER_BYTES,
     BaseModel,
     chat_template,
     read_json,
@@ -125,7 +125,7 @@ def _token_problem(code: str, message: str, value: int, limit: int | None, sever
 
 def _tokens(folder: Path) -> dict[str, int]:
     """Return every token with its id, added ones included."""
-    data = read_json(folder / "tokenizer.json", LARGEST_TOKENIZER_BYTES) or {}
+    data = read_json(folder / "tokenizer.json", MAX_TOKENIZER_BYTES) or {}
     model = data.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(vocabulary, list):  # Unigram: a list of [token, score]

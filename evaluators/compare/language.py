@@ -15,7 +15,7 @@ from typing import Final
 from evaluators.compare.comparator import Reason, Similarity
 from evaluators.observation import Pair
 
-MOST_CHARACTERS: Final = 2_000  # the identifier is sure long before
+MAX_CHARACTERS: Final = 2_000  # the identifier is sure long before
 FEWEST_BYTES: Final = 40  # of letters in UTF-8, so that a script that says more with a letter needs fewer
 _NOT_PROSE: Final = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+", re.DOTALL)
 _ONE: Final = {"nb": "no", "nn": "no", "bs": "hr", "sr": "hr", "ms": "id"}
@@ -25,7 +25,7 @@ def language_of(text: str) -> str | None:
     """Return a text's language (ISO 639-1), or None where there is too little prose to tell."""
     import py3langid
 
-    prose = _NOT_PROSE.sub(" ", text[: 2 * MOST_CHARACTERS])[:MOST_CHARACTERS]
+    prose = _NOT_PROSE.sub(" ", text[: 2 * MAX_CHARACTERS])[:MAX_CHARACTERS]
     if len("".join(filter(str.isalpha, prose)).encode(errors="replace")) < FEWEST_BYTES:
         return None
     found = str(py3langid.classify(prose)[0])

@@ -16,7 +16,7 @@ from evaluators.compare.comparator import Reason, Similarity
 from evaluators.observation import Pair, ToolCall
 
 FOR_THE_NAME: Final = 0.5
-MOST_CALLS: Final = 64  # of each arm; every call is compared with every other
+MAX_CALLS: Final = 64  # of each arm; every call is compared with every other
 
 
 def _arguments(call: ToolCall) -> frozenset[tuple[str, str]]:
@@ -37,8 +37,8 @@ def _credit(ours: tuple[str, frozenset[tuple[str, str]]], theirs: tuple[str, fro
 def _agreement(pair: Pair) -> float | Reason:
     if not pair.control.tool_calls and not pair.candidate.tool_calls:
         return Reason.NO_TOOL_CALLS
-    ours = [(call.name, _arguments(call)) for call in pair.control.tool_calls[:MOST_CALLS]]
-    theirs = [(call.name, _arguments(call)) for call in pair.candidate.tool_calls[:MOST_CALLS]]
+    ours = [(call.name, _arguments(call)) for call in pair.control.tool_calls[:MAX_CALLS]]
+    theirs = [(call.name, _arguments(call)) for call in pair.candidate.tool_calls[:MAX_CALLS]]
     # Best matches first; ties by place, in a way that does not care which arm is which.
     credits_ = sorted(
         (-_credit(one, other), at + to, at, to) for at, one in enumerate(ours) for to, other in enumerate(theirs)

@@ -10,7 +10,7 @@ _WORD: Final = re.compile(rf"[{_SPACELESS}]|[^\W{_SPACELESS}]+")
 # Up to eight of one sign are one piece, so a table's rule is short and an endless row of dots is not.
 _PIECE: Final = re.compile(rf"[{_SPACELESS}]|[^\W{_SPACELESS}]+|([^\w\s])\1{{0,7}}")
 # Longer than nearly every word there is: what is longer is no word, and is looked at letter by letter.
-LONGEST_WORD: Final = 60
+MAX_WORD: Final = 60
 
 
 def is_spaceless(letter: str) -> bool:
@@ -27,7 +27,7 @@ def pieces(text: str) -> list[str]:
     """Return words and signs of a text, case folded; a run of letters that is no word comes as letters."""
     found: list[str] = []
     for match in _PIECE.finditer(text.casefold()):
-        if match.end() - match.start() > LONGEST_WORD:
+        if match.end() - match.start() > MAX_WORD:
             found.extend(match[0])
         else:
             found.append(match[0])

@@ -48,7 +48,7 @@ KL_CAP_NATS: Final = 5.0
 HISTOGRAM_BOUNDS: Final = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 # A token counts as moved beyond this: one side finds it e times as likely as the other.
 MOVED_NATS: Final = 1.0
-MOST_MOVED: Final = 5
+MAX_MOVED: Final = 5
 # Engines write -inf as -9999 (JSON has none); one impossible token shall not drown a reply.
 LOWEST_NATS: Final = -100.0
 # Log-probabilities a little above zero are rounding; more is no probability.
@@ -141,7 +141,7 @@ def _summed(told: Sequence[tuple[int, _Position, _Position]], temperature: float
     n = len(told)
     moves = [served.logprob(token) - other.logprob(token) for token, served, other in told]
     agreements = [bool(served.first & other.first) for _, served, other in told if served.first and other.first]
-    largest = sorted(range(n), key=lambda at: (-abs(moves[at]), at))[:MOST_MOVED]
+    largest = sorted(range(n), key=lambda at: (-abs(moves[at]), at))[:MAX_MOVED]
     bound = math.fsum(lower_bound(served.told, other.told) for _, served, other in told) / n
     kl = math.fsum(estimate(served.told, other.told, token) for token, served, other in told) / n
     return Drift(

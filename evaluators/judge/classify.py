@@ -27,13 +27,13 @@ from typing import Final
 from evaluators.compare.comparator import Shape
 from evaluators.judge.criteria import HIGHER, Criterion
 from evaluators.judge.outcomes import KL, NO_ESTIMATE, capped_share, kl_bound_of, kl_estimate_of, outcome_of
-from evaluators.judge.sessions import IDLE_SECONDS, MOST_PAIRS, Closed, SessionMeans
-from evaluators.observation import Judged, Kind, Score, Unscored
+from evaluators.judge.sessions import IDLE_SECONDS, MAX_PAIRS, Closed, SessionMeans
+from evaluators.observation import Kind, Score, ScoredPair, Unscored
 from evaluators.statistics.betting import Evidence, log_e_above, log_e_below
 from evaluators.statistics.confidence_sequence import bounds
 from evaluators.statistics.two_sample import log_e_not_worse, log_e_worse
 
-_LARGEST_EXPONENT: Final = 700.0  # exp(710) is no float any more
+_MAX_EXPONENT: Final = 700.0  # exp(710) is no float any more
 # Told in the reason from this share of pairs on.
 MANY: Final = 0.1
 _TRIAL, _NOISE = "trial", "noise"
@@ -140,7 +140,7 @@ class CriterionEvidence:
     """Gathers what pairs say of one criterion; one writer."""
 
     def __init__(
-        self, criterion: Criterion, *, idle_seconds: float = IDLE_SECONDS, most_pairs: int = MOST_PAIRS
+        self, criterion: Criterion, *, idle_seconds: float = IDLE_SECONDS, most_pairs: int = MAX_PAIRS
     ) -> None:
         self.criterion = criterion
         self._settings = (idle_seconds, most_pairs)
@@ -155,7 +155,7 @@ class CriterionEvidence:
         self._cut = 0
         self._known: Classification | None = None
 
-    def add(self, judged: Judged) -> None:
+    def add(self, judged: ScoredPair) -> None:
         """Take one pair; a pair that says nothing of the criterion's metric changes nothing."""
         outcome = outcome_of(judged, self.criterion.metric)
         # A divergence may have a bound where it has no estimate; both are of the same version.
@@ -179,7 +179,7 @@ class CriterionEvidence:
         for track in self._tracks():
             track.add(*self._place(judged, value, is_noise=is_noise), is_noise=is_noise, weight=weight)
 
-    def _add_kl(self, judged: Judged, *, is_noise: bool) -> None:
+    def _add_kl(self, judged: ScoredPair, *, is_noise: bool) -> None:
         """Take the estimate of a pair for its candidate, and of the candidate's own pairs the bound against it."""
         estimate = kl_estimate_of(judged)
         against = estimate if is_noise else kl_bound_of(judged)
@@ -191,7 +191,7 @@ class CriterionEvidence:
         if estimate is None and not is_noise:
             self._unscored[NO_ESTIMATE] += 1
 
-    def _place(self, judged: Judged, value: float, *, is_noise: bool) -> tuple[Hashable, float, float]:
+    def _place(self, judged: ScoredPair, value: float, *, is_noise: bool) -> tuple[Hashable, float, float]:
         """Return whose a number is, the number, and when it came."""
         session = judged.session or judged.sample
         # Where both streams meet in one e-value a session belongs to one of them; else they do not touch.
@@ -205,7 +205,7 @@ class CriterionEvidence:
         """Count the sessions for which no pair has come lately.
 
         Args:
-            now: Unix seconds, as in `Judged.judged_at`.
+            now: Unix seconds, as in `ScoredPair.judged_at`.
         """
         before = self._counted()
         for track in self._tracks():
@@ -275,7 +275,7 @@ class CriterionEvidence:
         low, high = bounds(trial.evidence, criterion.alpha)
         is_known = trial.evidence.n > 0
         ends = sorted(self._in_unit(end, trial) for end in (low, high))
-        e_fail, e_pass = (exp(min(each, _LARGEST_EXPONENT)) for each in (log_fail, log_pass))
+        e_fail, e_pass = (exp(min(each, _MAX_EXPONENT)) for each in (log_fail, log_pass))
         found = Classification(
             metric=criterion.metric,
             label=label,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from evaluators.drift.token_kl import KL_CAP_NATS, level
-from evaluators.observation import Drift, Judged, Outcome, Score, Unscored
+from evaluators.observation import Drift, Outcome, Score, ScoredPair, Unscored
 
 KL: Final = "kl"
 CANDIDATE_SERVED: Final = "candidate_served"
@@ -22,7 +22,7 @@ _SHARES: Final[dict[str, Callable[[Drift], float]]] = {
 }
 
 
-def outcome_of(judged: Judged, metric: str) -> Outcome | None:
+def outcome_of(judged: ScoredPair, metric: str) -> Outcome | None:
     """Return what a pair says of a metric; None if nobody asked.
 
     Drift may be scored on the control's tokens, the other's, or both. Then the mean of both counts: each has
@@ -46,26 +46,26 @@ def outcome_of(judged: Judged, metric: str) -> Outcome | None:
     return Score(value=sum(values) / len(values), version="") if values else _none(judged)
 
 
-def outcome_against(judged: Judged, metric: str) -> Outcome | None:
+def outcome_against(judged: ScoredPair, metric: str) -> Outcome | None:
     """Return what of a pair speaks against its other version: of `kl` what it is at least, else what it says."""
     if metric != KL or KL in judged.scores:
         return outcome_of(judged, metric)
     return _kl(judged, kl_bound_of(judged))
 
 
-def kl_estimate_of(judged: Judged) -> float | None:
+def kl_estimate_of(judged: ScoredPair) -> float | None:
     """Return a pair's estimated divergence in nats a token, which may be negative; None where there is none."""
     known = [side.kl for side in sides_of(judged) if side.kl is not None]
     return sum(known) / len(known) if known else None
 
 
-def kl_bound_of(judged: Judged) -> float | None:
+def kl_bound_of(judged: ScoredPair) -> float | None:
     """Return what a pair's divergence is at least, in nats a token; None where it was not scored."""
     known = [side.kl_bound for side in sides_of(judged)]
     return sum(known) / len(known) if known else None
 
 
-def sides_of(judged: Judged) -> list[Drift]:
+def sides_of(judged: ScoredPair) -> list[Drift]:
     """Return the drift on the control's tokens and on the other's, as far as scored."""
     both = (judged.drift, judged.drift_back)
     return [each for each in both if isinstance(each, Drift) and each.n_tokens > 0]
@@ -76,13 +76,13 @@ def capped_share(nats: float) -> float:
     return min(nats, KL_CAP_NATS) / KL_CAP_NATS
 
 
-def _kl(judged: Judged, nats: float | None) -> Outcome | None:
+def _kl(judged: ScoredPair, nats: float | None) -> Outcome | None:
     if nats is not None:
         return Score(value=level(nats), version="")
     return Unscored(reason=NO_ESTIMATE, version="") if sides_of(judged) else _none(judged)
 
 
-def _none(judged: Judged) -> Unscored | None:
+def _none(judged: ScoredPair) -> Unscored | None:
     sides = [side for side in (judged.drift, judged.drift_back) if side is not None]
     reasons = [side.reason for side in sides if isinstance(side, Unscored)]
     return Unscored(reason=reasons[0] if reasons else "no_tokens", version="") if sides else None

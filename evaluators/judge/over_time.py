@@ -17,7 +17,7 @@ from typing import Final
 from evaluators.judge.criteria import METRICS
 from evaluators.judge.outcomes import outcome_of
 from evaluators.judge.sessions import IDLE_SECONDS, SessionMeans
-from evaluators.observation import Judged, Kind, Score
+from evaluators.observation import Kind, Score, ScoredPair
 from evaluators.statistics.betting import Evidence
 from evaluators.statistics.confidence_sequence import bounds
 from evaluators.statistics.detector import RUN_LENGTH, Detector, several
@@ -25,7 +25,7 @@ from evaluators.statistics.distances import jensen_shannon, psi
 from evaluators.statistics.windows import OTHER, Window
 
 # Lengths are watched by their logarithm up to this many tokens: twice as long is one step of 17, at any length.
-LONGEST_TOKENS: Final = 2**17
+MAX_TOKENS: Final = 2**17
 # Changes of a mean that are no news, in the units of `numbers_of`: lengths by a factor of 1.5, 5 refusals
 # in a hundred, 0.1 nats, and 10 points of a category's share.
 TOLERANCES: Final[Mapping[str, float]] = MappingProxyType(
@@ -38,13 +38,13 @@ BASELINE_ALPHA: Final = 0.01
 LEAST_SESSIONS: Final = 100
 
 
-def numbers_of(judged: Judged, version: str) -> dict[str, float]:
+def numbers_of(judged: ScoredPair, version: str) -> dict[str, float]:
     """Return what a pair says of a version's own answers, in [0, 1]; drift against the base alone."""
     is_other = judged.other == version
     if not is_other and judged.control != version:
         return {}
     tokens = judged.other_tokens if is_other else judged.control_tokens
-    told = {} if tokens is None else {"output_length": min(1.0, log2(1 + tokens) / log2(1 + LONGEST_TOKENS))}
+    told = {} if tokens is None else {"output_length": min(1.0, log2(1 + tokens) / log2(1 + MAX_TOKENS))}
     refusal = judged.scores.get("refusal")
     if isinstance(refusal, Score):
         share = refusal.candidate if is_other else refusal.control
@@ -55,7 +55,7 @@ def numbers_of(judged: Judged, version: str) -> dict[str, float]:
     return told
 
 
-def categories_of(judged: Judged) -> dict[str, str]:
+def categories_of(judged: ScoredPair) -> dict[str, str]:
     """Return what kind of request a pair was: its task, and the size of its prompt in powers of four."""
     told = {"task": judged.task or "none"}
     if judged.prompt_tokens is not None:
@@ -112,7 +112,7 @@ class BaselineOf:
         self._gathered = _Sessions(version, idle_seconds)
         self.window = Window()
 
-    def add(self, judged: Judged) -> None:
+    def add(self, judged: ScoredPair) -> None:
         """Take one pair."""
         self._count(self._gathered.add(judged))
 
@@ -145,7 +145,7 @@ class OverTime:
         length = several(run_length, len(watches))
         self._watches = [(watch, Detector(watch.limit, length)) for watch in watches]
 
-    def add(self, judged: Judged) -> list[Alarm]:
+    def add(self, judged: ScoredPair) -> list[Alarm]:
         """Take one pair, and return the alarms that it raises."""
         return self._count(self._gathered.add(judged))
 
@@ -249,7 +249,7 @@ class _Sessions:
         self._firsts = SessionMeans(idle_seconds, most_pairs=1)
         self._means = {name: SessionMeans(idle_seconds) for name in TOLERANCES}
 
-    def add(self, judged: Judged) -> list[_Told]:
+    def add(self, judged: ScoredPair) -> list[_Told]:
         """Take one pair, and return what counts by it."""
         session, at = judged.session or judged.sample, max(judged.at, judged.judged_at)
         told: list[_Told] = []

@@ -2,7 +2,7 @@
 
 Pairs of one conversation resemble each other: taken one by one they would count as more evidence than they
 are, and a test's error rate would not hold (docs/statistics.md shows by how much). So pairs are
-gathered by session, and the session is closed with its `MOST_PAIRS`th pair, when nothing came for
+gathered by session, and the session is closed with its `MAX_PAIRS`th pair, when nothing came for
 `idle_seconds`, or `LONGEST` times that after it began. What comes for it afterwards is left out, not counted
 anew. How long is waited is therefore a matter of speed, never of validity.
 
@@ -20,7 +20,7 @@ from typing import Final
 
 # With an intra-session correlation of 0.5 the mean of ten pairs has 55 % of one pair's variance, that of endlessly
 # many 50 %.
-MOST_PAIRS: Final = 10
+MAX_PAIRS: Final = 10
 # Longer than a turn of a conversation mostly takes; a gate waits so long for the last sessions. Clicks on
 # web pages are split at 30 minutes, but no evidence should wait for that.
 IDLE_SECONDS: Final = 60.0
@@ -28,8 +28,8 @@ IDLE_SECONDS: Final = 60.0
 LONGEST: Final = 10
 # Bounds of memory. With more sessions waiting than this the one that began first is closed; of the closed ones the
 # oldest is forgotten, and would count once more if it came back after so many others.
-MOST_WAITING: Final = 10_000
-MOST_CLOSED: Final = 50_000
+MAX_WAITING: Final = 10_000
+MAX_CLOSED: Final = 50_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,7 @@ class SessionMeans:
             has some.
     """
 
-    def __init__(self, idle_seconds: float = IDLE_SECONDS, most_pairs: int = MOST_PAIRS) -> None:
+    def __init__(self, idle_seconds: float = IDLE_SECONDS, most_pairs: int = MAX_PAIRS) -> None:
         if idle_seconds < 0 or most_pairs < 1:
             raise ValueError(f"idle_seconds `{idle_seconds}` and most_pairs `{most_pairs}` must be at least 0 and 1")
         self._idle_seconds = idle_seconds
@@ -125,7 +125,7 @@ class SessionMeans:
         found.last = max(found.last, at)
         if found.pairs >= self._most_pairs:
             self._close(session)
-        elif len(self._line) > MOST_WAITING:
+        elif len(self._line) > MAX_WAITING:
             self._close(next(iter(self._line)))
         return self._handed_out()
 
@@ -152,7 +152,7 @@ class SessionMeans:
         found = self._open.pop(session)
         found.is_closed = True
         self._closed[session] = found.stream
-        if len(self._closed) > MOST_CLOSED:
+        if len(self._closed) > MAX_CLOSED:
             del self._closed[next(iter(self._closed))]
 
     def _handed_out(self) -> list[Closed]:

@@ -14,7 +14,7 @@ class CallParts:
 
 
 @dataclass(slots=True)
-class Answer:
+class ParsedAnswer:
     """The first choice of a reply, in pieces as they arrive.
 
     Attributes:

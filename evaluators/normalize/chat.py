@@ -7,7 +7,7 @@ Of several choices the first one counts (`index` 0). vLLM tells `token_ids` besi
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from evaluators.normalize.answer import Answer
+from evaluators.normalize.answer import ParsedAnswer
 from evaluators.normalize.reading import (
     NotComparable,
     count_of,
@@ -20,7 +20,7 @@ from evaluators.normalize.reading import (
 )
 
 
-def read_whole(reply: Mapping[str, Any], answer: Answer) -> None:
+def read_whole(reply: Mapping[str, Any], answer: ParsedAnswer) -> None:
     """Read a whole reply.
 
     Raises:
@@ -31,7 +31,7 @@ def read_whole(reply: Mapping[str, Any], answer: Answer) -> None:
         raise NotComparable("no_choices")
 
 
-def read_stream(events: Iterable[Mapping[str, Any]], answer: Answer) -> None:
+def read_stream(events: Iterable[Mapping[str, Any]], answer: ParsedAnswer) -> None:
     """Read a stream's events.
 
     Raises:
@@ -41,7 +41,7 @@ def read_stream(events: Iterable[Mapping[str, Any]], answer: Answer) -> None:
         _read(event, answer)
 
 
-def _read(told: Mapping[str, Any], answer: Answer) -> None:
+def _read(told: Mapping[str, Any], answer: ParsedAnswer) -> None:
     if told.get("error") or told.get("object") == "error":
         raise NotComparable("engine_error")
     answer.prompt_ids = answer.prompt_ids or ids_of(told.get("prompt_token_ids"))
@@ -56,7 +56,7 @@ def _read(told: Mapping[str, Any], answer: Answer) -> None:
             _read_choice(choice, answer)
 
 
-def _read_choice(choice: Mapping[str, Any], answer: Answer) -> None:
+def _read_choice(choice: Mapping[str, Any], answer: ParsedAnswer) -> None:
     message = mapping_of(choice.get("message") or choice.get("delta"))
     text = _content(message.get("content")) or text_of(choice.get("text")) or text_of(message.get("refusal"))
     if text:
@@ -71,7 +71,7 @@ def _read_choice(choice: Mapping[str, Any], answer: Answer) -> None:
     answer.add_ids(ids_of(choice.get("token_ids")))
 
 
-def _add_call(place: int, function: Mapping[str, Any], answer: Answer) -> None:
+def _add_call(place: int, function: Mapping[str, Any], answer: ParsedAnswer) -> None:
     call = answer.call(place)
     call.name = call.name or text_of(function.get("name"))
     if (arguments := function.get("arguments")) is not None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from evaluators.normalize.answer import Answer
+from evaluators.normalize.answer import ParsedAnswer
 from evaluators.normalize.reading import NotComparable, count_of, json_text_of, mapping_of, mappings_of, text_of
 
 _FINISHES: Final = {
@@ -16,7 +16,7 @@ _FINISHES: Final = {
 _PROMPT_COUNTS: Final = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 
 
-def read_whole(reply: Mapping[str, Any], answer: Answer) -> None:
+def read_whole(reply: Mapping[str, Any], answer: ParsedAnswer) -> None:
     """Read a whole reply.
 
     Raises:
@@ -35,7 +35,7 @@ def read_whole(reply: Mapping[str, Any], answer: Answer) -> None:
     _read_usage(reply, answer)
 
 
-def read_stream(events: Iterable[Mapping[str, Any]], answer: Answer) -> None:
+def read_stream(events: Iterable[Mapping[str, Any]], answer: ParsedAnswer) -> None:
     """Read a stream's events.
 
     Raises:
@@ -58,26 +58,26 @@ def read_stream(events: Iterable[Mapping[str, Any]], answer: Answer) -> None:
             _read_usage(event, answer)
 
 
-def _read_block(place: int, block: Mapping[str, Any], answer: Answer) -> None:
+def _read_block(place: int, block: Mapping[str, Any], answer: ParsedAnswer) -> None:
     if block.get("type") == "text":
         answer.texts.append(text_of(block.get("text")))
     elif block.get("type") == "tool_use":
         answer.call(place).name = text_of(block.get("name"))
 
 
-def _read_delta(place: int, delta: Mapping[str, Any], answer: Answer) -> None:
+def _read_delta(place: int, delta: Mapping[str, Any], answer: ParsedAnswer) -> None:
     if delta.get("type") == "text_delta":
         answer.texts.append(text_of(delta.get("text")))
     elif delta.get("type") == "input_json_delta":
         answer.call(place).arguments.append(text_of(delta.get("partial_json")))
 
 
-def _read_end(told: Mapping[str, Any], answer: Answer) -> None:
+def _read_end(told: Mapping[str, Any], answer: ParsedAnswer) -> None:
     if reason := text_of(told.get("stop_reason")):
         answer.finish_reason = _FINISHES.get(reason, reason)
 
 
-def _read_usage(told: Mapping[str, Any], answer: Answer) -> None:
+def _read_usage(told: Mapping[str, Any], answer: ParsedAnswer) -> None:
     """Read the counts; a stream tells zeros first. What came from a cache counts, as it does elsewhere."""
     usage = mapping_of(told.get("usage"))
     prompt = sum(count_of(usage.get(name)) or 0 for name in _PROMPT_COUNTS)

@@ -4,17 +4,17 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from evaluators.normalize import chat, messages, responses
-from evaluators.normalize.answer import Answer
+from evaluators.normalize.answer import ParsedAnswer
 from evaluators.normalize.reading import NotComparable, events_of, object_of
 from evaluators.observation import Ended, Observation
 
-_WHOLE: Final[Mapping[str, Callable[[Mapping[str, Any], Answer], None]]] = {
+_WHOLE: Final[Mapping[str, Callable[[Mapping[str, Any], ParsedAnswer], None]]] = {
     "/v1/chat/completions": chat.read_whole,
     "/v1/completions": chat.read_whole,
     "/v1/responses": responses.read_whole,
     "/v1/messages": messages.read_whole,
 }
-_STREAM: Final[Mapping[str, Callable[[Iterable[Mapping[str, Any]], Answer], None]]] = {
+_STREAM: Final[Mapping[str, Callable[[Iterable[Mapping[str, Any]], ParsedAnswer], None]]] = {
     "/v1/chat/completions": chat.read_stream,
     "/v1/completions": chat.read_stream,
     "/v1/responses": responses.read_stream,
@@ -49,7 +49,7 @@ def observation_of(
     """
     if endpoint not in _WHOLE:
         raise NotComparable("unknown_endpoint")
-    answer = Answer()
+    answer = ParsedAnswer()
     try:
         _read(endpoint, reply, answer, is_stream=is_stream, ended=ended)
     except (NotComparable, RecursionError) as problem:
@@ -72,7 +72,7 @@ def observation_of(
     )
 
 
-def _read(endpoint: str, reply: bytes, answer: Answer, *, is_stream: bool, ended: Ended) -> None:
+def _read(endpoint: str, reply: bytes, answer: ParsedAnswer, *, is_stream: bool, ended: Ended) -> None:
     if not is_stream:
         _WHOLE[endpoint](object_of(reply, "truncated" if ended is Ended.TRUNCATED else "not_json"), answer)
         return
@@ -83,7 +83,7 @@ def _read(endpoint: str, reply: bytes, answer: Answer, *, is_stream: bool, ended
         raise NotComparable("unfinished")
 
 
-def _generated(answer: Answer) -> tuple[int | None, tuple[int, ...] | None]:
+def _generated(answer: ParsedAnswer) -> tuple[int | None, tuple[int, ...] | None]:
     """Return the first choice's number of tokens and their ids; the engine's count is of all choices together."""
     ids = None if answer.token_ids is None else tuple(answer.token_ids)
     counted = answer.completion_tokens if answer.choices <= 1 else None

@@ -28,7 +28,7 @@ _SURROGATES: Final = re.compile(
 _PAIR_BYTES: Final = len(rb"\ud83d\ude00")
 _LINE_ENDS: Final = re.compile(rb"\r\n|\r")
 # Of tokens, requests, ids: an engine that tells more is broken. SQLite and MessagePack end at 64 bits.
-MOST_COUNTED: Final = 2**31
+MAX_COUNTED: Final = 2**31
 _MARK: Final = b"\xef\xbb\xbf"
 
 
@@ -96,7 +96,7 @@ def text_of(value: Any) -> str:
 
 def count_of(value: Any) -> int | None:
     """Return a whole number from 0 to 2³¹, None for anything else: no engine counts further, and no store takes all."""
-    return value if type(value) is int and 0 <= value <= MOST_COUNTED else None
+    return value if type(value) is int and 0 <= value <= MAX_COUNTED else None
 
 
 def number_of(value: Any) -> float | None:

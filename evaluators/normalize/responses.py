@@ -8,7 +8,7 @@ then carry them, if there is one of each side.
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from evaluators.normalize.answer import Answer
+from evaluators.normalize.answer import ParsedAnswer
 from evaluators.normalize.reading import (
     NotComparable,
     count_of,
@@ -23,7 +23,7 @@ _LAST_EVENTS: Final = ("response.completed", "response.incomplete", "response.fa
 _FINISHES: Final = {"max_output_tokens": "length"}
 
 
-def read_whole(reply: Mapping[str, Any], answer: Answer) -> None:
+def read_whole(reply: Mapping[str, Any], answer: ParsedAnswer) -> None:
     """Read a whole reply.
 
     Raises:
@@ -54,7 +54,7 @@ def read_whole(reply: Mapping[str, Any], answer: Answer) -> None:
     answer.add_ids(_raw_ids(reply.get("output_messages")))
 
 
-def _read_item(place: int, item: Mapping[str, Any], answer: Answer) -> None:
+def _read_item(place: int, item: Mapping[str, Any], answer: ParsedAnswer) -> None:
     kind = item.get("type")
     if kind == "message":
         for part in mappings_of(item.get("content")):
@@ -72,7 +72,7 @@ def _raw_ids(messages: Any) -> tuple[int, ...] | None:
     return ids_of(found[0].get("tokens")) if len(found) == 1 else None
 
 
-def read_stream(events: Iterable[Mapping[str, Any]], answer: Answer) -> None:
+def read_stream(events: Iterable[Mapping[str, Any]], answer: ParsedAnswer) -> None:
     """Read a stream's events.
 
     Raises:
@@ -88,7 +88,7 @@ def read_stream(events: Iterable[Mapping[str, Any]], answer: Answer) -> None:
             _read_delta(kind, event, answer)
 
 
-def _read_delta(kind: str, event: Mapping[str, Any], answer: Answer) -> None:
+def _read_delta(kind: str, event: Mapping[str, Any], answer: ParsedAnswer) -> None:
     place = count_of(event.get("output_index")) or 0
     if kind in ("response.output_text.delta", "response.refusal.delta"):
         answer.choices = 1

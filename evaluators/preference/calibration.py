@@ -19,7 +19,7 @@ from typing import Final
 # Together a chance of 1 in 100 that a fit judge is ever flagged; half for each test.
 ALPHA: Final = 0.01
 # A judge that contradicts itself more often than on a third of the pairs that it decides by itself is not fit.
-MOST_FLIPS: Final = 1 / 3
+MAX_FLIPS: Final = 1 / 3
 # Shares of the largest bet that cannot ruin the bettor.
 _BETS: Final = (0.05, 0.1, 0.2, 0.4, 0.8)
 _START: Final = (0.0,) * len(_BETS)
@@ -34,7 +34,7 @@ class Calibration:
         score: Sum of their preferences; half of `pairs` is right.
         flips: Of `pairs`, how many were decided by the place.
         above, below, flipping: Log-capital of each bet against a win rate of at most 50 %, of at least 50 %, and
-            against at most `MOST_FLIPS` flips.
+            against at most `MAX_FLIPS` flips.
         is_flagged: Whether it has ever been found unfit; it stays so until somebody begins anew.
     """
 
@@ -76,7 +76,7 @@ class Calibration:
             flips=self.flips + flipped,
             above=_bet(self.above, preferred, 0.5),
             below=_bet(self.below, 1.0 - preferred, 0.5),
-            flipping=_bet(self.flipping, float(flipped), MOST_FLIPS),
+            flipping=_bet(self.flipping, float(flipped), MAX_FLIPS),
         )
         return replace(seen, is_flagged=self.is_flagged or seen.e_value >= 1 / ALPHA)
 
@@ -84,7 +84,7 @@ class Calibration:
         """Return the figures in one line."""
         return (
             f"{'flagged' if self.is_flagged else 'ok'}: win rate {self.win_rate:.3f} (right: 0.5), flips "
-            f"{self.flip_rate:.3f} (limit {MOST_FLIPS:.3f}), n={self.pairs}, e={self.e_value:.3g}"
+            f"{self.flip_rate:.3f} (limit {MAX_FLIPS:.3f}), n={self.pairs}, e={self.e_value:.3g}"
         )
 
 

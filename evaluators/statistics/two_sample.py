@@ -26,7 +26,7 @@ from evaluators.statistics.betting import Evidence, slope_above, slope_below
 
 # The least is told to so many nats, rounded down: never more evidence than there is.
 _PRECISION: Final = 1e-3
-_MOST_STEPS: Final = 60
+_MAX_STEPS: Final = 60
 
 # A function of the other stream's mean, and its slope there.
 _Sloped = Callable[[float], tuple[float, float]]
@@ -81,7 +81,7 @@ def _least(function: _Sloped, low: float) -> float:
         return at_low
     if slope_high <= 0:
         return at_high
-    for step in range(_MOST_STEPS):
+    for step in range(_MAX_STEPS):
         meet = (at_high - at_low + slope_low * low - slope_high * high) / (slope_low - slope_high)
         bound = at_low + slope_low * (meet - low)
         if min(at_low, at_high) - bound <= _PRECISION:

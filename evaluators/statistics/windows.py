@@ -11,7 +11,7 @@ from typing import Any, Final
 from evaluators.statistics.betting import BETS, Evidence
 
 # Callers name tasks themselves, so a window keeps so many names of each kind and counts the rest together.
-MOST_CATEGORIES: Final = 50
+MAX_CATEGORIES: Final = 50
 OTHER: Final = "other"
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
@@ -41,7 +41,7 @@ class Window:
         counts = dict(self.categories)
         for name, category in categories.items():
             seen = dict(counts.get(name, _NONE))
-            kept = category if category in seen or len(seen) < MOST_CATEGORIES else OTHER
+            kept = category if category in seen or len(seen) < MAX_CATEGORIES else OTHER
             seen[kept] = seen.get(kept, 0) + 1
             counts[name] = MappingProxyType(seen)
         return Window(numbers=MappingProxyType(grown), categories=MappingProxyType(counts))

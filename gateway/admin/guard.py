@@ -87,7 +87,7 @@ ROLES: Final[Mapping[str, Role]] = MappingProxyType(
 )
 
 # Ten thousand routes with plans and notes are some ten megabytes.
-LARGEST_BODY_BYTES: Final = 16 << 20
+MAX_BODY_BYTES: Final = 16 << 20
 
 
 class Guard:
@@ -223,9 +223,9 @@ def _limited(scope: Scope, receive: Receive) -> Receive:
     Raises:
         HTTPException: 413; of a body that does not say how large it is, when it has been read so far.
     """
-    too_large = HTTPException(413, f"the body is larger than {LARGEST_BODY_BYTES} bytes")
+    too_large = HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
     declared = Headers(scope=scope).get("content-length", "")
-    if declared.isdecimal() and int(declared[:20]) > LARGEST_BODY_BYTES:
+    if declared.isdecimal() and int(declared[:20]) > MAX_BODY_BYTES:
         raise too_large
     taken = 0
 
@@ -233,7 +233,7 @@ def _limited(scope: Scope, receive: Receive) -> Receive:
         nonlocal taken
         message = await receive()
         taken += len(message.get("body", b""))
-        if taken > LARGEST_BODY_BYTES:
+        if taken > MAX_BODY_BYTES:
             raise too_large
         return message
 

@@ -22,14 +22,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.admin.failures import refusal
 from gateway.errors import BadRequest
 from gateway.store.errors import StoreError
-from gateway.store.idempotency import WORK_SECONDS, IdempotencyKeys, KeyReused, KeyWasMade, Reply, StillRunning
+from gateway.store.idempotency import WORK_SECONDS, IdempotencyKeys, KeyReused, KeyWasMade, StillRunning, StoredReply
 
 log = logging.getLogger("loragate.admin")
 
 HEADER: Final = "idempotency-key"
 REPLAYED: Final = "idempotency-replayed"
 METHODS: Final = frozenset(("POST", "PUT", "PATCH", "DELETE"))
-LONGEST_KEY: Final = 255
+MAX_KEY: Final = 255
 # Their replies hold a secret, in the field `key`.
 SHOW_A_KEY: Final = frozenset(("POST /admin/v1/keys", "POST /admin/v1/keys/{key_id}/rotate"))
 # Replies that come bit by bit are kept nowhere.
@@ -125,9 +125,9 @@ class Idempotent:
 def _key_of(headers: Headers) -> str:
     given = headers.getlist(HEADER)
     key = given[0]
-    if len(given) > 1 or not 0 < len(key) <= LONGEST_KEY or not key.isascii() or not key.isprintable():
+    if len(given) > 1 or not 0 < len(key) <= MAX_KEY or not key.isascii() or not key.isprintable():
         raise BadRequest(
-            f"`Idempotency-Key: {', '.join(given)[:100]}` is none; send one of 1 to {LONGEST_KEY} printable "
+            f"`Idempotency-Key: {', '.join(given)[:100]}` is none; send one of 1 to {MAX_KEY} printable "
             "ASCII characters, such as a UUID.",
             code=_NOT_USABLE,
         )
@@ -167,7 +167,7 @@ def _read_before(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-def _reply_of(operation: str | None, messages: list[Message]) -> Reply:
+def _reply_of(operation: str | None, messages: list[Message]) -> StoredReply:
     """Return a reply as it is kept."""
     start = messages[0]
     status: int = start["status"]
@@ -181,13 +181,13 @@ def _reply_of(operation: str | None, messages: list[Message]) -> Reply:
             )
         )
         status, body = told.status_code, bytes(told.body)
-    return Reply(
+    return StoredReply(
         status=status,
         body=msgspec.json.encode(_Kept(text=body.decode(), etag=Headers(raw=start["headers"]).get("etag"))).decode(),
     )
 
 
-def _replay(reply: Reply) -> Response:
+def _replay(reply: StoredReply) -> Response:
     kept = msgspec.json.decode(reply.body, type=_Kept)
     headers = {REPLAYED: "true"} | ({"etag": kept.etag} if kept.etag is not None else {})
     return Response(kept.text, reply.status, headers, media_type="application/json")

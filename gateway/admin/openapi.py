@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from gateway.admin.guard import OPEN_PATHS, ROLES
-from gateway.admin.idempotent import HEADER, LONGEST_KEY, METHODS, REPLAYED, SHOW_A_KEY
+from gateway.admin.idempotent import HEADER, MAX_KEY, METHODS, REPLAYED, SHOW_A_KEY
 from gateway.admin.models.routes import RefusalView
 
 TITLE: Final = "Loragate admin API"
@@ -150,7 +150,7 @@ def _add_idempotency(operation: dict[str, Any], name: str) -> None:
             "description": "Of your making, such as a UUID: a repeat is not carried out, but answered as the first was"
             + (", though without the key that was made: 409" if name in SHOW_A_KEY else "")
             + f"; the reply has the header `{REPLAYED}: true` then. Kept for a day.",
-            "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST_KEY, "pattern": "^[ -~]+$"},
+            "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY, "pattern": "^[ -~]+$"},
         }
     )
     _add_refusals(operation, _OF_CHANGES)

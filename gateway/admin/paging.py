@@ -16,11 +16,11 @@ T = TypeVar("T")
 # Where an entry stands: a number, then a name among those of the same number.
 Place = tuple[int, str]
 
-LARGEST_PAGE: Final = 1_000
+MAX_PAGE: Final = 1_000
 # Aliases, versions and ids are written with these.
 _CURSOR: Final = re.compile(r"[0-9]{1,15}\.[A-Za-z0-9._@-]{1,200}")
 
-Limit = Annotated[int, Query(ge=1, le=LARGEST_PAGE, description="At most so many")]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="At most so many")]
 After = Annotated[
     str | None,
     Query(

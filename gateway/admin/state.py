@@ -19,7 +19,7 @@ from adapters.catalog import Catalog, Entry, UnknownVersion
 from adapters.lifecycle import State
 from adapters.reference import split_version
 from adapters.residency import Keep
-from gateway.decide.route import Base, EngineView
+from gateway.decide.route import Base, EngineState
 from gateway.observe.ledger import Cell
 from gateway.records.state import Desired
 from gateway.store import snapshot
@@ -78,17 +78,17 @@ class Workers(Protocol):
     async def publish(self, table: bytes) -> bool:
         """Give all of them a route table; whether all serve from it now."""
 
-    def publish_engines(self, engines: tuple[EngineView, ...]) -> None:
+    def publish_engines(self, engines: tuple[EngineState, ...]) -> None:
         """Tell all of them what the engines have ready."""
 
     async def collect(self) -> list[Cell]:
         """Return the sums of their counts."""
 
 
-class Engines(Protocol):
+class EngineFleet(Protocol):
     """The engines as they are now."""
 
-    def views(self) -> tuple[EngineView, ...]:
+    def views(self) -> tuple[EngineState, ...]:
         """Return what workers need to know of each."""
 
     def base(self) -> Base | None:
@@ -123,7 +123,7 @@ class LiveState:
         store: Store,
         desired: Desired,
         workers: Workers,
-        engines: Engines,
+        engines: EngineFleet,
         *,
         with_keys: bool,
         now: Callable[[], float],

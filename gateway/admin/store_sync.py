@@ -17,7 +17,7 @@ from gateway.observe.tally import Tally
 from gateway.store.errors import StoreError
 from gateway.store.feed import Feed
 from gateway.store.fingerprints import FingerprintStore
-from gateway.store.replicas import Heard, Replica, Replicas, serving
+from gateway.store.replicas import Beat, Replica, Replicas, serving
 
 log = logging.getLogger("loragate.store")
 
@@ -58,7 +58,7 @@ class StoreContact:
         self._feed = Feed(state.store, self._on_version)
         self._loop: asyncio.AbstractEventLoop
         self._unheard = ""
-        self.heard = Heard(alive=(), tallies=())
+        self.heard = Beat(alive=(), tallies=())
 
     @property
     def silent_seconds(self) -> float:

@@ -11,13 +11,13 @@ from gateway.cli.client import AdminClient, admin_client, echo_json, segment
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.output import print_json, say
 from gateway.cli.tables import show_table, when
-from gateway.rollout.journal import Break, Entry, Head, verify
+from gateway.rollout.journal import Break, JournalEntry, JournalHead, verify
 
 _PATH = "/admin/v1/journal"
 _PAGE = 1000
-_MOST_DIGITS = 19
+_MAX_DIGITS = 19
 # In a table; `loragate explain` tells all of it.
-_LONGEST_WHY = 80
+_MAX_WHY = 80
 
 
 @click.group()
@@ -54,7 +54,7 @@ def _row(entry: dict[str, Any]) -> tuple[str, ...]:
     what = event.get("type", "?") if isinstance(event, dict) else record.get("kind", "?")
     at = record.get("at")
     why = str(record.get("why") or "-")
-    texts = (what, record.get("alias") or "-", why if len(why) <= _LONGEST_WHY else why[: _LONGEST_WHY - 1] + "…")
+    texts = (what, record.get("alias") or "-", why if len(why) <= _MAX_WHY else why[: _MAX_WHY - 1] + "…")
     return (
         str(entry["number"]),
         when(int(at)) if isinstance(at, int | float) else "-",
@@ -90,18 +90,18 @@ def verify_entries(file: Path | None, head: str | None, as_json: bool, **given: 
         raise click.exceptions.Exit(1)
 
 
-def _head(text: str) -> Head:
+def _head(text: str) -> JournalHead:
     number, _, digest = text.partition(":")
-    is_number = number.isascii() and number.isdigit() and len(number) <= _MOST_DIGITS
+    is_number = number.isascii() and number.isdigit() and len(number) <= _MAX_DIGITS
     if not is_number or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
         raise fail(f"`{text[:100]}` is no head; write NUMBER:HASH, 64 hex digits, as `journal export` prints it")
-    return Head(number=int(number), hash=digest)
+    return JournalHead(number=int(number), hash=digest)
 
 
-def _verified(file: Path, noted: Head | None) -> dict[str, Any]:
-    last: list[Entry] = []
+def _verified(file: Path, noted: JournalHead | None) -> dict[str, Any]:
+    last: list[JournalEntry] = []
 
-    def kept(entries: Iterable[Entry]) -> Iterator[Entry]:
+    def kept(entries: Iterable[JournalEntry]) -> Iterator[JournalEntry]:
         for entry in entries:
             last[:] = [entry]
             yield entry
@@ -117,14 +117,14 @@ def _verified(file: Path, noted: Head | None) -> dict[str, Any]:
     return {"status": "broken", "number": found.number, "reason": found.reason, "head": head}
 
 
-def _entries(lines: IO[str], file: Path) -> Iterator[Entry]:
+def _entries(lines: IO[str], file: Path) -> Iterator[JournalEntry]:
     for at, line in enumerate(lines, 1):
         try:
             values = json.loads(line, object_pairs_hook=_once)
             number, previous, digest, record = (values[name] for name in ("number", "previous", "hash", "record"))
             if not (type(number) is int and isinstance(previous, str) and isinstance(digest, str)):
                 raise ValueError("other kinds of values")
-            yield Entry(number=number, previous=previous, hash=digest, record=dict(record))
+            yield JournalEntry(number=number, previous=previous, hash=digest, record=dict(record))
         except (ValueError, KeyError, TypeError, RecursionError):
             raise fail(
                 f"`{file}` line {at} is no journal entry; expected a file of `loragate journal export`"

@@ -59,7 +59,7 @@ def _is_cpu_build() -> bool:
     return True
 
 
-class Progress:
+class StartProgress:
     """Tell how long the engine has been starting."""
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from gateway.admin.routes.files import MOST_FILE_BYTES, Declaration, InvalidRoutes, parse_routes
+from gateway.admin.routes.files import MAX_FILE_BYTES, Declaration, InvalidRoutes, parse_routes
 from gateway.cli.options import fail
 from gateway.cli.output import say
 from gateway.visible import visible
@@ -20,11 +20,11 @@ def read_file(name: str) -> Declaration:
     """
     try:
         with click.open_file(name, "rb") as file:
-            content = file.read(MOST_FILE_BYTES + 1)
+            content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise fail(f"`{name}` cannot be read ({error.strerror})") from None
-    if len(content) > MOST_FILE_BYTES:
-        raise fail(f"`{name}` has more than {MOST_FILE_BYTES} bytes; declare fewer routes, others are left alone")
+    if len(content) > MAX_FILE_BYTES:
+        raise fail(f"`{name}` has more than {MAX_FILE_BYTES} bytes; declare fewer routes, others are left alone")
     try:
         return parse_routes(yaml_values(content, "standard input" if name == "-" else name))
     except InvalidRoutes as error:

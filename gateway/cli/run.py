@@ -124,9 +124,9 @@ async def _run(settings: Settings, *, owns_engine: bool) -> None:
 
     node = Node(settings, (command.url,) if command else settings.engines, sockets, pool)
     if command is not None:
-        from gateway.cli.own_engine import Progress
+        from gateway.cli.own_engine import StartProgress
 
-        node.own(command, Progress())
+        node.own(command, StartProgress())
     await node.run(lambda: _announce(node))
 
 

@@ -36,8 +36,8 @@ _STYLE: Final[Any] = {
 _WIDTH: Final = 8.6  # inches, at 72 dots: two thirds of a laptop's screen
 # Looks at evidence that are each marked by a dot.
 FEW_LOOKS: Final = 30
-MOST_PANELS: Final = 6
-MOST_TASKS: Final = 8
+MAX_PANELS: Final = 6
+MAX_TASKS: Final = 8
 # A logarithmic axis has no 0; what engines tell is right to about this many nats.
 SMALLEST_KL: Final = 1e-4
 
@@ -130,7 +130,7 @@ def e_values(evidence: Sequence[Mapping[str, Any]]) -> str:
 
 def scores_by_task(comparison: Mapping[str, Any]) -> str | None:
     """Return what comparators say of each task: both arms, or score and noise. None without any score."""
-    tasks = comparison["tasks"][:MOST_TASKS]
+    tasks = comparison["tasks"][:MAX_TASKS]
     panels = _telling(tasks)
     if not panels:
         return None
@@ -180,7 +180,7 @@ def _telling(tasks: Sequence[Mapping[str, Any]]) -> list[str]:
             arms = (figure["control"], figure["candidate"])
             move = abs(arms[1] - arms[0]) if figure["is_difference"] else abs(figure["excess"] or 0.0)
             moves[name] = max(moves.get(name, 0.0), move)
-    return sorted(moves, key=lambda name: (-moves[name], name))[:MOST_PANELS]
+    return sorted(moves, key=lambda name: (-moves[name], name))[:MAX_PANELS]
 
 
 def _tasks(comparison: Mapping[str, Any]) -> list[str]:

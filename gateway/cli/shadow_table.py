@@ -8,7 +8,7 @@ from gateway.cli.shadow import queue_line
 from gateway.cli.tables import show_table, when
 
 # More columns do not fit on a terminal; the JSON and the page have all.
-MOST_TASKS: Final = 4
+MAX_TASKS: Final = 4
 _LEVELS: Final = ("kl", "kl_bound", "token_flip", "moved_share")
 OUT: Final = "*"
 _HEADINGS: Final = {
@@ -76,7 +76,7 @@ def _comparison(each: Mapping[str, Any]) -> None:
     _lengths(each)
     if each["judge"] is not None:
         _judge(each["judge"])
-    tasks = each["tasks"][:MOST_TASKS] if len(each["tasks"]) > 1 or each["tasks"][0]["task"] else []
+    tasks = each["tasks"][:MAX_TASKS] if len(each["tasks"]) > 1 or each["tasks"][0]["task"] else []
     levels = {figure["comparator"]: figure for figure in levels_of(each)}
     rows = [_row(figure, tasks) for figure in (*levels.values(), *each["figures"])]
     names = [f"{task['task'] or '(no task)'} ({task['n']:,})" for task in tasks]

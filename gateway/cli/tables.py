@@ -12,7 +12,7 @@ from gateway.visible import visible
 # A file or a pipe has no width: each row is one line there.
 _WIDEST = 10_000
 # Characters of a cell; `--json` has all of it.
-LONGEST_CELL = 400
+MAX_CELL = 400
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]], empty: str) -> None:
@@ -25,7 +25,7 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]], empty: str
         table.add_column(Text(visible(name)), no_wrap=place == 0, overflow="fold")
     count = 0
     for row in rows:
-        table.add_row(*(Text(visible(cell, LONGEST_CELL)) for cell in row))
+        table.add_row(*(Text(visible(cell, MAX_CELL)) for cell in row))
         count += 1
     console.print(table if count else Text(visible(empty)))
 

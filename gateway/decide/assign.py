@@ -23,7 +23,7 @@ TRUSTED: Final = "trusted:"
 # Before the name of a header, in lower case, or the path of a value in the body: a source of the operator's own.
 HEADER: Final = "header:"
 BODY: Final = "body:"
-MOST_SOURCES: Final = 20
+MAX_SOURCES: Final = 20
 _HEADER_NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _BODY_PATH: Final = re.compile(r"[A-Za-z0-9_-]{1,64}(?:\.[A-Za-z0-9_-]{1,64}){0,3}")
 # Whoever shares a key is one unit already, by `key`; a cookie holds what is nobody's business.
@@ -92,8 +92,8 @@ def check_sources(sources: tuple[str, ...]) -> None:
     """
     if not sources:
         raise ValueError(f"the unit has no source; name at least one of {_KNOWN}")
-    if len(sources) > MOST_SOURCES:
-        raise ValueError(f"the unit has {len(sources)} sources; name at most {MOST_SOURCES}")
+    if len(sources) > MAX_SOURCES:
+        raise ValueError(f"the unit has {len(sources)} sources; name at most {MAX_SOURCES}")
     for source in sources:
         _check_source(source)
     if len(set(sources)) < len(sources):

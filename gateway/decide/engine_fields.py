@@ -43,7 +43,7 @@ CAPS: Final[Mapping[str, int]] = MappingProxyType(
 )
 NAMES: Final = (*DENIED, *CAPS)
 NO_RULES: Final[Rules] = MappingProxyType({})
-MOST_OF_A_FIELD: Final = 2**31
+MAX_OF_A_FIELD: Final = 2**31
 
 
 def check_rules(rules: Rules) -> None:
@@ -55,7 +55,7 @@ def check_rules(rules: Rules) -> None:
     for name, rule in rules.items():
         if name not in NAMES:
             raise ValueError(f"engine_fields: `{name}` is no field with a rule; those are {', '.join(NAMES)}")
-        is_number = isinstance(rule, int) and not isinstance(rule, bool) and 1 <= rule <= MOST_OF_A_FIELD
+        is_number = isinstance(rule, int) and not isinstance(rule, bool) and 1 <= rule <= MAX_OF_A_FIELD
         if name in CAPS and not (is_number or rule == ALLOW):
             raise ValueError(f"engine_fields: `{name}` is `{rule}`; give the largest number that may pass, or `allow`")
         if name in DENIED and rule not in (ALLOW, DENY):

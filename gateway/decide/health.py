@@ -17,7 +17,7 @@ from enum import Enum, StrEnum
 from typing import Final
 
 
-class Standing(Enum):
+class EngineStanding(Enum):
     """How an engine stands with a worker; the names are those of a circuit breaker."""
 
     CLOSED = "closed"  # it gets requests
@@ -25,7 +25,7 @@ class Standing(Enum):
     HALF_OPEN = "half_open"  # it gets one at a time
 
 
-class Failure(StrEnum):
+class EngineFailure(StrEnum):
     """What speaks against an engine; the reasons of an ejection in the metrics."""
 
     CONNECTION = "connection"  # it took no connection, or not in time
@@ -52,7 +52,7 @@ class Rules:
 class Health:
     """One engine's standing with one worker, since when, and what led to it."""
 
-    standing: Standing = Standing.CLOSED
+    standing: EngineStanding = EngineStanding.CLOSED
     since: float = 0.0
     failures: int = 0
     pause_seconds: float = 0.0  # of the last ejection that has not been followed by a return
@@ -61,14 +61,14 @@ class Health:
 WELL: Final = Health()
 
 
-def failed(health: Health, failure: Failure, rules: Rules, *, sent_at: float, now: float) -> Health:
+def failed(health: Health, failure: EngineFailure, rules: Rules, *, sent_at: float, now: float) -> Health:
     """Return the health after a request failed that was sent at `sent_at`."""
-    if health.standing is Standing.EJECTED or sent_at < health.since:
+    if health.standing is EngineStanding.EJECTED or sent_at < health.since:
         return health
-    if health.standing is Standing.HALF_OPEN:
+    if health.standing is EngineStanding.HALF_OPEN:
         return _ejected(min(health.pause_seconds * 2, rules.longest_pause_seconds), now)
     failures = health.failures + 1
-    if failures >= rules.failures or failure is Failure.SILENCE:
+    if failures >= rules.failures or failure is EngineFailure.SILENCE:
         return _ejected(min(rules.pause_seconds, rules.longest_pause_seconds), now)
     return replace(health, failures=failures)
 
@@ -77,17 +77,17 @@ def succeeded(health: Health, *, sent_at: float, now: float) -> Health:
     """Return the health after an engine answered a request that was sent at `sent_at`."""
     if sent_at < health.since:
         return health
-    if health.standing is Standing.CLOSED:
+    if health.standing is EngineStanding.CLOSED:
         return replace(health, failures=0)
     return Health(since=now)
 
 
 def rested(health: Health, now: float) -> Health:
     """Return the health at `now`: an ejection whose pause is over is one no more."""
-    if health.standing is Standing.EJECTED and now - health.since >= health.pause_seconds:
-        return replace(health, standing=Standing.HALF_OPEN, since=now)
+    if health.standing is EngineStanding.EJECTED and now - health.since >= health.pause_seconds:
+        return replace(health, standing=EngineStanding.HALF_OPEN, since=now)
     return health
 
 
 def _ejected(pause_seconds: float, now: float) -> Health:
-    return Health(standing=Standing.EJECTED, since=now, pause_seconds=pause_seconds)
+    return Health(standing=EngineStanding.EJECTED, since=now, pause_seconds=pause_seconds)

@@ -14,7 +14,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
-from gateway.decide.route import EngineView, RouteTable
+from gateway.decide.route import EngineState, RouteTable
 from gateway.errors import EngineUnavailable, Saturated, VersionNotReady
 
 # Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2018, arXiv:1608.01350): an engine is
@@ -44,7 +44,7 @@ ANY: Final = Terms()
 
 def place(
     table: RouteTable, version: str, in_flight: Mapping[str, int], tried: Collection[str] = (), terms: Terms = ANY
-) -> EngineView:
+) -> EngineState:
     """Return the engine that serves `version` now.
 
     An ejection never makes a request fail: when every engine that could serve is ejected,
@@ -63,7 +63,7 @@ def place(
         Saturated: All that could serve have as many requests as they may.
     """
     is_base = table.base is not None and version == table.base.name
-    found: list[EngineView] = []
+    found: list[EngineState] = []
     any_up = False
     for engine in table.engines:
         if engine.is_up and engine.url not in tried:
@@ -88,7 +88,7 @@ def place(
     return less_loaded_of_two(found, in_flight, terms.number)
 
 
-def preferred(engines: Sequence[EngineView], affinity: int) -> EngineView:
+def preferred(engines: Sequence[EngineState], affinity: int) -> EngineState:
     """Return the engine that `affinity` leans to: rendezvous hashing.
 
     One engine more or less moves only what leans to that one.
@@ -106,7 +106,7 @@ def preferred(engines: Sequence[EngineView], affinity: int) -> EngineView:
     return best
 
 
-def less_loaded_of_two(engines: Sequence[EngineView], in_flight: Mapping[str, int], number: int) -> EngineView:
+def less_loaded_of_two(engines: Sequence[EngineState], in_flight: Mapping[str, int], number: int) -> EngineState:
     """Return the engine with fewer requests of the two that `number` picks; of two alike, either equally often.
 
     Two choices keep loads nearly even where the least of all draws every worker to the same engine.
@@ -121,7 +121,7 @@ def less_loaded_of_two(engines: Sequence[EngineView], in_flight: Mapping[str, in
     return other if in_flight.get(other.url, 0) < in_flight.get(one.url, 0) else one
 
 
-def _may_take(engine: EngineView, engines: Sequence[EngineView], in_flight: Mapping[str, int]) -> bool:
+def _may_take(engine: EngineState, engines: Sequence[EngineState], in_flight: Mapping[str, int]) -> bool:
     """Whether `engine`, with this request, stays within the bound on the mean of `engines`."""
     total = sum([in_flight.get(each.url, 0) for each in engines]) + 1
     return in_flight.get(engine.url, 0) + 1 <= LOAD_FACTOR * total / len(engines) + LOAD_SLACK

@@ -74,7 +74,7 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EngineView:
+class EngineState:
     """What a worker needs to know of one engine: where it is, whether it may be sent requests, what it has loaded.
 
     One that answers and serves another base than the table's is not up.
@@ -100,7 +100,7 @@ class RouteTable:
     keys: Mapping[bytes, Principal] | None = field(default_factory=lambda: MappingProxyType({}))
     routes: Mapping[str, Route] = field(default_factory=lambda: MappingProxyType({}))
     versions: frozenset[str] = frozenset()
-    engines: tuple[EngineView, ...] = ()
+    engines: tuple[EngineState, ...] = ()
     replicas: int = 1
     has_rates: bool = False
     unit_headers: tuple[bytes, ...] = ()

@@ -21,7 +21,7 @@ DEFAULT_NOISE_SHARE: Final = 1_000
 # with the fewest. More would fail a little sooner, and leave less to the stage's other gates.
 NEEDED_NOISE_SHARE: Final = 3_500
 # Of what control served, so many copies at most: the others are what `ttft` and `itl` compare.
-MOST_NOISE_OF_CONTROL: Final = 7_000
+MAX_NOISE_OF_CONTROL: Final = 7_000
 NOISE: Final = "noise"
 
 _32_BITS: Final = 0xFFFF_FFFF
@@ -124,4 +124,4 @@ def noise_of_control(noise_share: int, weight: int) -> int:
     """
     of_control = TOTAL_WEIGHT - weight
     scaled = TOTAL_WEIGHT if of_control == 0 else round(noise_share * TOTAL_WEIGHT / of_control)
-    return scaled if weight == 0 else min(scaled, max(noise_share, MOST_NOISE_OF_CONTROL))
+    return scaled if weight == 0 else min(scaled, max(noise_share, MAX_NOISE_OF_CONTROL))

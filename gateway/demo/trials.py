@@ -40,7 +40,7 @@ PLAN: Final = {
     ],
 }
 # A slow machine takes a few seconds for a pair.
-LONGEST_SECONDS: Final = 1_800.0
+MAX_SECONDS: Final = 1_800.0
 _LOOK_SECONDS: Final = 1.0
 # Without a terminal, a line each so often.
 _LINE_SECONDS: Final = 20.0
@@ -103,7 +103,7 @@ def _told_served(traffic: Traffic) -> str:
 
 def _follow(guide: Guide, rollout: str, traffic: Traffic) -> dict[str, Any]:
     """Show how a rollout goes until it is over or paused, and return where it stands then."""
-    deadline = time.monotonic() + LONGEST_SECONDS
+    deadline = time.monotonic() + MAX_SECONDS
     console = Console(stderr=True)
     columns = (
         rich.progress.TextColumn("   {task.description:>8}"),
@@ -133,7 +133,7 @@ def _follow(guide: Guide, rollout: str, traffic: Traffic) -> dict[str, Any]:
                 told_at = time.monotonic()
             phase = found["phase"]
             time.sleep(_LOOK_SECONDS)
-    raise DemoFailed(f"rollout `{rollout}` was not over after {LONGEST_SECONDS:.0f} s: {_gates(found)}")
+    raise DemoFailed(f"rollout `{rollout}` was not over after {MAX_SECONDS:.0f} s: {_gates(found)}")
 
 
 def _gates(found: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ class CallFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class ServerReply:
     """What came back.
 
     Attributes:
@@ -50,7 +50,7 @@ class Reply:
     seconds: float = 0.0
 
 
-class Server:
+class ServerConnection:
     """One server, asked over kept-alive connections.
 
     Args:
@@ -81,7 +81,7 @@ class Server:
 
     async def call(
         self, path: str, body: bytes | None = None, *, seconds: float, most_bytes: int, keeps_part: bool = False
-    ) -> Reply:
+    ) -> ServerReply:
         """Return the reply to a POST of `body`, or to a GET without one.
 
         Args:
@@ -116,7 +116,7 @@ class Server:
             cut = "broken"
         if cut and not (keeps_part and reading.body):
             raise CallFailed({"bytes": "too_large", "time": "late"}.get(cut, "broken"))
-        return Reply(
+        return ServerReply(
             status=reading.status,
             body=bytes(reading.body[:most_bytes]),
             is_whole=not cut,

@@ -1,7 +1,7 @@
 """Run the comparators on a pair, each pair in a thread of its own, as a user's comparator may never return.
 
 Such a thread cannot be ended. It is a daemon, so that it does not hold up the process's end, and it is none of those
-in which the evaluator talks to its store. Once `MOST_HUNG` hang, no more are begun: pairs go without scores at once.
+in which the evaluator talks to its store. Once `MAX_HUNG` hang, no more are begun: pairs go without scores at once.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ log = logging.getLogger("loragate.evaluate")
 
 # A comparator takes milliseconds, a plugin may hang.
 COMPARE_SECONDS: Final = 60.0
-MOST_HUNG: Final = 4
+MAX_HUNG: Final = 4
 
 Compare = Callable[[Pair, tuple[str, ...] | None], Mapping[str, Outcome]]
 
@@ -38,7 +38,7 @@ class Comparing:
 
     async def scores(self, pair: Pair, names: tuple[str, ...] | None) -> Mapping[str, Outcome]:
         """Return what comparators say of a pair; nothing where they take too long."""
-        if self._hung >= MOST_HUNG:
+        if self._hung >= MAX_HUNG:
             return {}
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Mapping[str, Outcome]] = loop.create_future()
@@ -63,8 +63,8 @@ class Comparing:
             log.warning(
                 "comparators have taken more than %.0f s for one pair, which is kept without scores", self._seconds
             )
-            if self._hung == MOST_HUNG:
-                log.error("%d threads of comparators hang; pairs are kept without scores until one returns", MOST_HUNG)
+            if self._hung == MAX_HUNG:
+                log.error("%d threads of comparators hang; pairs are kept without scores until one returns", MAX_HUNG)
             return {}
 
     @staticmethod

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from evaluators.normalize.reading import MOST_COUNTED
+from evaluators.normalize.reading import MAX_COUNTED
 from gateway.decide.route import Base
 from gateway.decide.table_base import difference, settled_base
 from gateway.engine_address import OPEN, Access
-from gateway.evaluate.calls import CallFailed, Reply, Server
+from gateway.evaluate.calls import CallFailed, ServerConnection, ServerReply
 from gateway.evaluate.idle import IdleMoments
 from gateway.evaluate.load import Load, TokenBucket, read_load
 from gateway.serve.model_list import read_models
@@ -66,7 +66,9 @@ class Engine:
         self.running = 0
         self._bounds = bounds
         self._clock = clock
-        self._server = Server(url, {"authorization": f"Bearer {access.key}"} if access.key else None, access.ca)
+        self._server = ServerConnection(
+            url, {"authorization": f"Bearer {access.key}"} if access.key else None, access.ca
+        )
         self._room = asyncio.Semaphore(bounds.requests)
         self._bucket = TokenBucket(bounds.tokens_per_second)
         self._load = Load()
@@ -136,7 +138,7 @@ class Engine:
 
     async def ask(
         self, path: str, body: dict[str, Any], *, seconds: float, most_bytes: int, keeps_part: bool = False
-    ) -> Reply:
+    ) -> ServerReply:
         """Return the reply to a POST at low priority, without those fields that the engine has refused before.
 
         Raises:
@@ -173,7 +175,7 @@ class Engine:
             return None
         return None if load is None else load.server_load - self._asking
 
-    async def _get(self, path: str) -> Reply:
+    async def _get(self, path: str) -> ServerReply:
         return await self._server.call(path, seconds=self._bounds.look_seconds, most_bytes=_ASK_BYTES)
 
     def _read_models(self, body: bytes) -> None:
@@ -186,7 +188,7 @@ class Engine:
 
 
 class _ServerLoad(msgspec.Struct):
-    server_load: Annotated[int, msgspec.Meta(ge=0, le=MOST_COUNTED)]
+    server_load: Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNTED)]
 
 
 _GENERATING: Final = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
@@ -194,11 +196,11 @@ _GENERATING: Final = ("/v1/chat/completions", "/v1/completions", "/v1/responses"
 _OPTIONAL: Final = ("priority", "return_token_ids")
 
 
-def _is_blamed(reply: Reply, field: str) -> bool:
+def _is_blamed(reply: ServerReply, field: str) -> bool:
     return reply.status in _REFUSED and field.encode() in reply.body.lower()
 
 
-class Engines:
+class EvaluatorEngines:
     """All engines that were named.
 
     Args:

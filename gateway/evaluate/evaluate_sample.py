@@ -6,11 +6,11 @@ from typing import Final, Protocol
 
 from evaluators.drift.token_kl import without_words
 from evaluators.normalize import NotComparable, prompt_of
-from evaluators.observation import Ended, Judged, Kind, Observation, Pair, Unscored
+from evaluators.observation import Ended, Kind, Observation, Pair, ScoredPair, Unscored
 from gateway.evaluate.comparing import Comparing
 from gateway.evaluate.drifting import Drifts, drifts_of
-from gateway.evaluate.engines import Engine, Engines
-from gateway.evaluate.failure_attribution import FAILED, both_answered, pair_of_failure, served_by, whose_failure
+from gateway.evaluate.engines import Engine, EvaluatorEngines
+from gateway.evaluate.failure_attribution import FAILED, attribute_failure, both_answered, pair_of_failure, served_by
 from gateway.evaluate.judging import JUDGE, Judge
 from gateway.evaluate.policies import Policies
 from gateway.evaluate.replay import ReplayBounds, heard, is_passing, replay
@@ -23,15 +23,15 @@ NEXT_BUDGET_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
+class Completed:
     """A sample that was compared, and the tokens that this has cost."""
 
-    judged: Judged
+    judged: ScoredPair
     tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Back:
+class Returned:
     """A sample that was not compared.
 
     Attributes:
@@ -53,7 +53,7 @@ class Judges(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tools:
+class Context:
     """What an evaluator works with.
 
     Attributes:
@@ -68,7 +68,7 @@ class Tools:
         comparing: For scores.
     """
 
-    engines: Engines
+    engines: EvaluatorEngines
     scorer: Scorer
     policies: Policies
     judges: Judges
@@ -79,10 +79,10 @@ class Tools:
     comparing: Comparing = field(default_factory=Comparing)
 
 
-async def evaluate(sample: Sample, tools: Tools) -> Done | Back:
+async def evaluate(sample: Sample, tools: Context) -> Completed | Returned:
     """Replay a sample on the other version, measure and compare; returns what came of it."""
     if tools.policies.is_over(sample.rollout, sample.at):
-        return Back(reason="rollout_over", again_after_seconds=None)
+        return Returned(reason="rollout_over", again_after_seconds=None)
     if tools.spent(sample.alias):
         return _later(sample, tools, "budget", NEXT_BUDGET_SECONDS)
     engine, why = await tools.engines.find(sample.control, sample.other)
@@ -92,19 +92,19 @@ async def evaluate(sample: Sample, tools: Tools) -> Done | Back:
         return await _on(engine, sample, tools)
 
 
-async def _on(engine: Engine, sample: Sample, tools: Tools) -> Done | Back:
+async def _on(engine: Engine, sample: Sample, tools: Context) -> Completed | Returned:
     try:
         prompt = prompt_of(sample.endpoint, sample.body)
         given = None if sample.redacted else heard(sample)
     except NotComparable as error:
-        return Back(reason=error.reason, again_after_seconds=None)
+        return Returned(reason=error.reason, again_after_seconds=None)
     replayed = await replay(engine, sample, sample.replayed, tools.bounds)
     tokens = replayed.tokens
     if replayed.ended is Ended.FAILED:
-        failed, more = await whose_failure(engine, sample, replayed.error, tools.bounds)
+        failed, more = await attribute_failure(engine, sample, replayed.error, tools.bounds)
         tokens += more
         if failed is not None:
-            return Done(judged=pair_of_failure(sample, failed, tools.now()), tokens=tokens)
+            return Completed(judged=pair_of_failure(sample, failed, tools.now()), tokens=tokens)
         return _not_now(sample, tools, replayed.error, tokens)
     if given is None:
         given = await replay(engine, sample, served_by(sample), tools.bounds)
@@ -119,7 +119,7 @@ async def _on(engine: Engine, sample: Sample, tools: Tools) -> Done | Back:
 
 
 async def _drifts(
-    engine: Engine, sample: Sample, tools: Tools, pair: Pair, given: Observation, replayed: Observation
+    engine: Engine, sample: Sample, tools: Context, pair: Pair, given: Observation, replayed: Observation
 ) -> Drifts:
     if not all(tools.policies.is_scorable(version) for version in (sample.control, sample.other)):
         unscored = Unscored(reason="lm_head", version="1")
@@ -127,9 +127,9 @@ async def _drifts(
     return await drifts_of(tools.scorer, engine, sample, pair.prompt, given=given, replayed=replayed)
 
 
-async def _judged(sample: Sample, tools: Tools, pair: Pair, drifts: Drifts) -> Judged:
+async def _judged(sample: Sample, tools: Context, pair: Pair, drifts: Drifts) -> ScoredPair:
     keeps_words = sample.capture == "full"
-    return Judged(
+    return ScoredPair(
         sample=sample.id,
         alias=sample.alias,
         rollout=sample.rollout,
@@ -154,21 +154,21 @@ async def _judged(sample: Sample, tools: Tools, pair: Pair, drifts: Drifts) -> J
     )
 
 
-async def _with_preference(tools: Tools, pair: Pair, judged: Judged, tokens: int) -> Done:
+async def _with_preference(tools: Context, pair: Pair, judged: ScoredPair, tokens: int) -> Completed:
     judge = tools.judges.of(judged.alias)
     if judge is None:
-        return Done(judged=judged, tokens=tokens)
+        return Completed(judged=judged, tokens=tokens)
     opinion = await judge.opinion(judged.sample, pair, judged)
     scores = {**judged.scores, JUDGE: opinion.outcome}
-    return Done(judged=replace(judged, scores=scores, weight=opinion.weight), tokens=tokens + opinion.tokens)
+    return Completed(judged=replace(judged, scores=scores, weight=opinion.weight), tokens=tokens + opinion.tokens)
 
 
-def _later(sample: Sample, tools: Tools, reason: str, seconds: float = AGAIN_SECONDS) -> Back:
+def _later(sample: Sample, tools: Context, reason: str, seconds: float = AGAIN_SECONDS) -> Returned:
     is_old = tools.now() - sample.at > tools.give_up_seconds
-    return Back(reason=reason, again_after_seconds=None if is_old else seconds)
+    return Returned(reason=reason, again_after_seconds=None if is_old else seconds)
 
 
-def _not_now(sample: Sample, tools: Tools, reason: str, tokens: int) -> Back:
+def _not_now(sample: Sample, tools: Context, reason: str, tokens: int) -> Returned:
     if is_passing(reason):
         return replace(_later(sample, tools, reason), tokens=tokens)
-    return Back(reason=reason, again_after_seconds=None, tokens=tokens)
+    return Returned(reason=reason, again_after_seconds=None, tokens=tokens)

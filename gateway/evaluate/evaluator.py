@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Final
 
 from gateway.decide.route import Base
-from gateway.evaluate.counts import Counts
-from gateway.evaluate.engines import EngineBounds, Engines
-from gateway.evaluate.evaluate_sample import Tools, evaluate
+from gateway.evaluate.counts import EvaluatorCounts
+from gateway.evaluate.engines import EngineBounds, EvaluatorEngines
+from gateway.evaluate.evaluate_sample import Context, evaluate
 from gateway.evaluate.judges import StoredJudges
 from gateway.evaluate.loop import AWAY, Loop
 from gateway.evaluate.policies import StoredPolicies
 from gateway.evaluate.replay import ReplayBounds
 from gateway.evaluate.scoring import Scorer, ScoringBounds
-from gateway.evaluate.sources import Source, StoreSource, StraightSource
+from gateway.evaluate.sources import SampleSource, StoreSource, StraightSource
 from gateway.settings import EvaluatorSettings, Settings, secret
 from gateway.store.evaluators import Evaluators
-from gateway.store.leases import Turns
+from gateway.store.leases import Leases
 from gateway.store.pairs import Pairs
 from gateway.store.samples import Samples
 from gateway.store.sql import open_store
@@ -49,7 +49,7 @@ class Evaluator:
     ) -> None:
         bounds = settings.evaluator
         self.name = secrets.token_hex(8)
-        self.counts = Counts(f"{socket.gethostname()}:{os.getpid()}")
+        self.counts = EvaluatorCounts(f"{socket.gethostname()}:{os.getpid()}")
         self._bounds = bounds
         self._store = open_store(settings.store or settings.state_folder(), now=time.time)  # noqa: TID251 (composition)
         self._samples = Samples(self._store)
@@ -65,7 +65,7 @@ class Evaluator:
             clock=time.monotonic,
             now=time.time,  # noqa: TID251 (composition)
         )
-        self._engines = Engines(
+        self._engines = EvaluatorEngines(
             engine_urls,
             _engine_bounds(bounds),
             time.monotonic,
@@ -73,7 +73,7 @@ class Evaluator:
             base_name=settings.engine.served_name,
             access=settings.access,
         )
-        sources: list[Source] = [StoreSource(self._samples, self.name, bounds.lease_seconds)]
+        sources: list[SampleSource] = [StoreSource(self._samples, self.name, bounds.lease_seconds)]
         self._straight = None
         if node_socket is not None:
             self._straight = StraightSource(node_socket, self._store, self.name, bounds.lease_seconds)
@@ -114,7 +114,7 @@ class Evaluator:
         if not beating.cancelled():
             beating.result()
 
-    def _tools(self) -> Tools:
+    def _tools(self) -> Context:
         bounds = self._bounds
         scoring = ScoringBounds(
             top=bounds.top_logprobs,
@@ -123,9 +123,9 @@ class Evaluator:
             seconds=bounds.score_seconds,
             both_answers=bounds.score_both_answers,
         )
-        return Tools(
+        return Context(
             engines=self._engines,
-            scorer=Scorer(Turns(self._store), self.name, scoring),
+            scorer=Scorer(Leases(self._store), self.name, scoring),
             policies=self._policies,
             judges=self._judges,
             spent=lambda alias: alias in self._spent,

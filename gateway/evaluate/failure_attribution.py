@@ -7,7 +7,7 @@ kind: it has no answer to compare, and the metric `failed` counts it against the
 
 from typing import Final
 
-from evaluators.observation import Ended, Judged, Kind, Outcome, Score
+from evaluators.observation import Ended, Kind, Outcome, Score, ScoredPair
 from gateway.evaluate.engines import Engine
 from gateway.evaluate.replay import ReplayBounds, replay
 from gateway.records.sample import Sample
@@ -25,7 +25,9 @@ def served_by(sample: Sample) -> str:
     return sample.control if sample.served == "control" else sample.other
 
 
-async def whose_failure(engine: Engine, sample: Sample, reason: str, bounds: ReplayBounds) -> tuple[str | None, int]:
+async def attribute_failure(
+    engine: Engine, sample: Sample, reason: str, bounds: ReplayBounds
+) -> tuple[str | None, int]:
     """Return which version has failed by itself, None for neither, and the tokens that finding out has cost.
 
     Both are asked once more. An engine that fails now and then so fails the one as often as the other, and what is
@@ -55,7 +57,7 @@ def both_answered() -> Score:
     return Score(value=0.5, version=_VERSION, control=0.0, candidate=0.0)
 
 
-def pair_of_failure(sample: Sample, version: str, now: float) -> Judged:
+def pair_of_failure(sample: Sample, version: str, now: float) -> ScoredPair:
     """Return the pair of a sample of which one version has failed by itself.
 
     Args:
@@ -67,7 +69,7 @@ def pair_of_failure(sample: Sample, version: str, now: float) -> Judged:
     score: Outcome = Score(
         value=0.0 if is_control else 1.0, version=_VERSION, control=float(is_control), candidate=float(not is_control)
     )
-    return Judged(
+    return ScoredPair(
         sample=sample.id,
         alias=sample.alias,
         rollout=sample.rollout,

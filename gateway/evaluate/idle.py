@@ -10,7 +10,7 @@ from typing import Final
 
 # A look costs the engine 1 ms (vLLM 0.32); a short reply of a small model takes ten of the first pauses.
 _FIRST_PAUSE: Final = 0.01
-_LONGEST_PAUSE: Final = 0.1
+_MAX_PAUSE: Final = 0.1
 _LONGER: Final = 1.2
 # After a wait in vain no more are made for so long, so that shadows of a busy engine are not slowed down each time.
 BUSY_SECONDS: Final = 30.0
@@ -48,4 +48,4 @@ class IdleMoments:
                 self._not_before = self._clock() + BUSY_SECONDS
                 return
             await asyncio.sleep(min(pause, left))
-            pause = min(_LONGER * pause, _LONGEST_PAUSE)
+            pause = min(_LONGER * pause, _MAX_PAUSE)

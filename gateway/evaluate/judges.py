@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import httpx
 
-from evaluators.observation import Judged, Kind
+from evaluators.observation import Kind, ScoredPair
 from gateway.evaluate.judging import Judge, version_of
 from gateway.evaluate.policies import Policies
 from gateway.records.state import JudgePolicy
@@ -107,8 +107,8 @@ class StoredJudges:
     def _begin(self, judge: Judge, alias: str) -> None:
         """Read the days before; in the order of requests, which is not that of numbers, so up to a number that is."""
         head, begin = self._pairs.head(), self._now() - CALIBRATION_SECONDS
-        known: list[Judged] = []
-        last: Judged | None = None
+        known: list[ScoredPair] = []
+        last: ScoredPair | None = None
         while page := self._pairs.between(alias, begin, float("inf"), PAGE, after=last):
             last = page[-1]
             known += [each for each in page if each.kind is Kind.NOISE and each.number <= head]

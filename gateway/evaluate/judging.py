@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from evaluators.observation import Drift, Judged, Kind, Outcome, Pair, Score, Unscored
+from evaluators.observation import Drift, Kind, Outcome, Pair, Score, ScoredPair, Unscored
 from evaluators.preference.calibration import Calibration
 from evaluators.preference.choosing import chance_of, is_chosen
 from evaluators.preference.question import (
@@ -26,14 +26,14 @@ from evaluators.preference.question import (
     question,
     read_reply,
 )
-from gateway.evaluate.calls import CallFailed, Server
+from gateway.evaluate.calls import CallFailed, ServerConnection
 from gateway.records.state import JudgePolicy
 
 JUDGE: Final = "judge"
-MOST_REMEMBERED: Final = 20_000
-_MOST_BYTES: Final = 1024 * 1024
+MAX_REMEMBERED: Final = 20_000
+_MAX_BYTES: Final = 1024 * 1024
 # A letter takes a few tokens; a judge that thinks aloud before takes more, and one that never ends is cut off.
-_MOST_TOKENS: Final = 1024
+_MAX_TOKENS: Final = 1024
 _HOUR: Final = 3600.0
 # One that hangs is left alone for so long: each question to it holds one of the engines' places.
 _AWAY_SECONDS: Final = 60.0
@@ -83,7 +83,7 @@ class Judge:
         self.calibration = Calibration()
         self.read_up_to: int | None = None  # the number of the last pair that `learn` was given
         self.sharers = 1  # evaluators among which the hour's pairs are split
-        self._server = Server(policy.url, {"authorization": f"Bearer {key}"} if key else None)
+        self._server = ServerConnection(policy.url, {"authorization": f"Bearer {key}"} if key else None)
         self._seconds = seconds
         self._clock = clock
         self._away_until = 0.0
@@ -95,7 +95,7 @@ class Judge:
         """Close the connections."""
         await self._server.close()
 
-    async def opinion(self, sample: str, pair: Pair, judged: Judged) -> Opinion:
+    async def opinion(self, sample: str, pair: Pair, judged: ScoredPair) -> Opinion:
         """Return what the judge thinks of a pair, or why it was not asked.
 
         Args:
@@ -128,7 +128,7 @@ class Judge:
             return Opinion(outcome=Unscored(reason=str(none), version=self.version), tokens=sum(tokens))
         return Opinion(outcome=self._scored(first, second), weight=1 / chance, tokens=sum(tokens))
 
-    def learn(self, pairs: Sequence[Judged]) -> None:
+    def learn(self, pairs: Sequence[ScoredPair]) -> None:
         """Add what this judge, asked by any evaluator, said of one version twice."""
         for each in pairs:
             score = each.scores.get(JUDGE)
@@ -179,18 +179,18 @@ class Judge:
             choice = read_reply(await self._reply(messages, tokens))
             if choice is None:
                 raise _NoAnswer("nonsense")
-            if len(self._known) >= MOST_REMEMBERED:
+            if len(self._known) >= MAX_REMEMBERED:
                 del self._known[next(iter(self._known))]
             self._known[digest] = choice
         return self._known[digest]
 
     async def _reply(self, messages: list[dict[str, str]], tokens: list[int]) -> str:
-        body = {"model": self.policy.model, "messages": messages, "temperature": 0, "max_tokens": _MOST_TOKENS}
+        body = {"model": self.policy.model, "messages": messages, "temperature": 0, "max_tokens": _MAX_TOKENS}
         while True:
             asked = {name: value for name, value in body.items() if name not in self._left_out}
             try:
                 reply = await self._server.call(
-                    "chat/completions", msgspec.json.encode(asked), seconds=self._seconds, most_bytes=_MOST_BYTES
+                    "chat/completions", msgspec.json.encode(asked), seconds=self._seconds, most_bytes=_MAX_BYTES
                 )
             except CallFailed as failed:
                 if failed.reason == "late":
@@ -205,7 +205,7 @@ class Judge:
         try:
             value = msgspec.json.decode(reply.body)
             used = (value.get("usage") or {}).get("total_tokens")
-            tokens.append(used if type(used) is int and 0 <= used <= _MOST_BYTES else 0)
+            tokens.append(used if type(used) is int and 0 <= used <= _MAX_BYTES else 0)
             text = value["choices"][0]["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             raise _NoAnswer("nonsense") from None

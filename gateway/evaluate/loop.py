@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeVar
 
-from gateway.evaluate.counts import Counts
-from gateway.evaluate.evaluate_sample import Back, Done
-from gateway.evaluate.sources import Source
+from gateway.evaluate.counts import EvaluatorCounts
+from gateway.evaluate.evaluate_sample import Completed, Returned
+from gateway.evaluate.sources import SampleSource
 from gateway.records.sample import Sample
 from gateway.store.errors import StoreError
 
@@ -37,7 +37,7 @@ _SHED: Final = {
     "budget": 30.0,
 }
 _FIRST_PAUSE: Final = 0.5
-_LONGEST_PAUSE: Final = 10.0
+_MAX_PAUSE: Final = 10.0
 # A lease is renewed this often before it runs out: two renewals may fail.
 _RENEWALS: Final = 3
 # What a store or a node that is away raises.
@@ -47,7 +47,7 @@ AWAY: Final = (StoreError, OSError)
 @dataclass(slots=True)
 class _Held:
     sample: Sample
-    source: Source
+    source: SampleSource
     task: asyncio.Task[None] | None = field(default=None)
 
 
@@ -65,9 +65,9 @@ class Loop:
 
     def __init__(
         self,
-        sources: tuple[Source, ...],
-        evaluate: Callable[[Sample], Awaitable[Done | Back]],
-        counts: Counts,
+        sources: tuple[SampleSource, ...],
+        evaluate: Callable[[Sample], Awaitable[Completed | Returned]],
+        counts: EvaluatorCounts,
         *,
         at_once: int,
         lease_seconds: float,
@@ -120,7 +120,7 @@ class Loop:
         for wait in waits:
             wait.cancel()
 
-    async def _claim(self, source: Source, most: int) -> int:
+    async def _claim(self, source: SampleSource, most: int) -> int:
         if most <= 0:
             return 0
         now = asyncio.get_running_loop().time()
@@ -141,11 +141,11 @@ class Loop:
         try:
             outcome = await self._evaluate(sample)
         except AWAY:
-            outcome = Back(reason="store_away", again_after_seconds=_LONGEST_PAUSE)
+            outcome = Returned(reason="store_away", again_after_seconds=_MAX_PAUSE)
         except Exception as error:  # noqa: BLE001  # one sample that we cannot do must not end the others
             # Told by kind and place: its text may hold what somebody wrote.
             log.error("sample %s cannot be evaluated: %s at %s", sample.id, type(error).__name__, _place_of(error))
-            outcome = Back(reason=f"bug:{type(error).__name__}", again_after_seconds=None)
+            outcome = Returned(reason=f"bug:{type(error).__name__}", again_after_seconds=None)
         try:
             await self._settle(held, outcome)
         except Exception as error:  # noqa: BLE001  # what cannot be stored must not keep its place for good
@@ -155,9 +155,9 @@ class Loop:
                 await self._told(partial(held.source.give_up, sample, "not_storable", None, 0))
         self._forget(sample.id)
 
-    async def _settle(self, held: _Held, outcome: Done | Back) -> None:
+    async def _settle(self, held: _Held, outcome: Completed | Returned) -> None:
         sample, counts = held.sample, self._counts
-        if isinstance(outcome, Done):
+        if isinstance(outcome, Completed):
             counts.replay_tokens += outcome.tokens
             if await self._told(partial(held.source.finish, outcome.judged, outcome.tokens)):
                 counts.completed += 1
@@ -187,7 +187,7 @@ class Loop:
                     log.warning("what was evaluated could not be stored in time: %s", error)
                     return False
             await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            pause = min(2 * pause, _MAX_PAUSE)
 
     async def _hold(self) -> None:
         while True:

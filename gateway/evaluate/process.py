@@ -18,7 +18,7 @@ import uvloop
 
 from gateway.decide.route import Base
 from gateway.evaluate.evaluator import Evaluator
-from gateway.evaluate.supervise import Order
+from gateway.evaluate.supervise import EvaluatorConfig
 from gateway.log_lines import log_to_stderr
 from gateway.settings import Settings
 from gateway.store.errors import SessionsNotKept, StoreError
@@ -77,7 +77,7 @@ def run_evaluator(
 def run_child() -> None:
     """Read the node's order and evaluate."""
     os.nice(NICENESS)
-    order = msgspec.json.decode(sys.stdin.buffer.readline(), type=Order)
+    order = msgspec.json.decode(sys.stdin.buffer.readline(), type=EvaluatorConfig)
     run_evaluator(Settings.model_validate_json(order.settings), order.engines, Path(order.node_socket), order.base)
 
 

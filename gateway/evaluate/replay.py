@@ -19,7 +19,7 @@ from gateway.records.sample import Sample
 _STREAMED: Final = ("/v1/chat/completions", "/v1/completions")
 _OK: Final = 200
 # More than any model reads: who counts so is lying, and what it counts is added up.
-_MOST_TOKENS: Final = 100_000_000
+_MAX_TOKENS: Final = 100_000_000
 _NAMED: Final = (400, 404, 408, 413, 422, 429, 500, 502, 503, 504)
 # What may pass: the engine was away, busy, or has just lost the version. Else asking again would change nothing.
 _PASSING: Final = frozenset(
@@ -96,7 +96,7 @@ async def replay(engine: Engine, sample: Sample, version: str, bounds: ReplayBou
         return _failed(failed.reason)
     except NotComparable as problem:
         return _failed(problem.reason)
-    if max(seen.prompt_tokens or 0, seen.completion_tokens or 0) > _MOST_TOKENS:
+    if max(seen.prompt_tokens or 0, seen.completion_tokens or 0) > _MAX_TOKENS:
         return _failed("garbled", reply.seconds)
     engine.spend((seen.prompt_tokens or 0) + (seen.completion_tokens or 0))
     return seen

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 import httpx
 import msgspec
 
-from evaluators.observation import Judged
+from evaluators.observation import ScoredPair
 from gateway.records.sample import Sample
 from gateway.store import spending
 from gateway.store.pairs import Pairs
@@ -21,7 +21,7 @@ STRAIGHT_PATH: Final = "/admin/v1/shadow/straight"
 _ASK_SECONDS: Final = 5.0
 
 
-class Source(Protocol):
+class SampleSource(Protocol):
     """Samples of one kind, as one evaluator gets them."""
 
     def claim(self, most: int, skipping: Collection[str]) -> list[Sample]:
@@ -30,7 +30,7 @@ class Source(Protocol):
     def extend(self, ids: Collection[str]) -> set[str]:
         """Hold claims for another lease; returns those that are still ours."""
 
-    def finish(self, judged: Judged, tokens: int) -> bool:
+    def finish(self, judged: ScoredPair, tokens: int) -> bool:
         """Store what came of one; False where the claim was lost."""
 
     def give_up(self, sample: Sample, reason: str, again_after_seconds: float | None, tokens: int) -> bool:
@@ -59,7 +59,7 @@ class StoreSource:
         """Hold claims for another lease; returns those that are still ours."""
         return self._samples.extend(self._holder, ids, self._lease)
 
-    def finish(self, judged: Judged, tokens: int) -> bool:
+    def finish(self, judged: ScoredPair, tokens: int) -> bool:
         """Store what came of one, and take it off the queue, at once."""
         return self._samples.finish(self._holder, judged, tokens)
 
@@ -108,7 +108,7 @@ class StraightSource:
         found = self._ask({"do": "extend", "ids": list(ids), "seconds": self._lease})
         return msgspec.msgpack.decode(found, type=set[str])
 
-    def finish(self, judged: Judged, tokens: int) -> bool:
+    def finish(self, judged: ScoredPair, tokens: int) -> bool:
         """Store the numbers of one, and have it forgotten."""
         is_new = self._pairs.add(judged)
         if is_new:

@@ -23,13 +23,13 @@ log = logging.getLogger("loragate.evaluate")
 LOOK_SECONDS: Final = 0.5
 # What still waits when the last route stops mirroring is compared before the process ends.
 LINGER_SECONDS: Final = 120.0
-_LONGEST_PAUSE: Final = 60.0
+_MAX_PAUSE: Final = 60.0
 # One that ran for so long was well; its next failure starts the pauses anew.
 _WELL_SECONDS: Final = 300.0
 _KILL_SECONDS: Final = 5.0
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
+class EvaluatorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What a node tells its evaluator: settings as JSON, engines, its own control socket, and the base it serves."""
 
     settings: str
@@ -40,7 +40,9 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 def order_of(settings: Settings, engines: Sequence[str], node_socket: Path, base: Base | None) -> bytes:
     """Return what the node's evaluator is told: one line of JSON."""
-    order = Order(settings=settings.model_dump_json(), engines=tuple(engines), node_socket=str(node_socket), base=base)
+    order = EvaluatorConfig(
+        settings=settings.model_dump_json(), engines=tuple(engines), node_socket=str(node_socket), base=base
+    )
     return msgspec.json.encode(order)
 
 
@@ -57,7 +59,7 @@ class EvaluatorChild:
     """One evaluator process through its restarts.
 
     Args:
-        order: Returns what it is told, one line of JSON (`running.Order`).
+        order: Returns what it is told, one line of JSON (`running.EvaluatorConfig`).
         is_wanted: Whether a route mirrors just now.
         drain_seconds: How long it may take to end.
     """
@@ -97,7 +99,7 @@ class EvaluatorChild:
             self.restarts += 1
             log.warning("the evaluator ended; starting it again in %.0f s", pause)
             await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            pause = min(2 * pause, _MAX_PAUSE)
 
     async def stop(self) -> None:
         """End it: first asking, then for good."""

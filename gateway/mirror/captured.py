@@ -19,7 +19,7 @@ _TASK: Final = re.compile(rb"[a-z0-9_.-]{1,32}")
 _SESSION_BYTES: Final = 8
 
 
-class Taken(msgspec.Struct, array_like=True, gc=False):
+class CapturedRequest(msgspec.Struct, array_like=True, gc=False):
     """One request as it was tapped; also a part of the message to the node.
 
     Attributes:
@@ -69,7 +69,7 @@ class NoPair(Exception):
         self.reason = reason
 
 
-def sample_of(taken: Taken, sample_id: str, at: float) -> Sample:
+def sample_of(taken: CapturedRequest, sample_id: str, at: float) -> Sample:
     """Return what was taken as a sample: its bytes joined, its session and task told.
 
     Args:
@@ -105,7 +105,7 @@ def sample_of(taken: Taken, sample_id: str, at: float) -> Sample:
     )
 
 
-def _joined(taken: Taken) -> bytes:
+def _joined(taken: CapturedRequest) -> bytes:
     """Return the reply's bytes; a chunk in its framing begins with a line of its own and ends with a line's end."""
     parts, plain = taken.parts, taken.plain
     if len(plain) == len(parts):
@@ -116,7 +116,7 @@ def _joined(taken: Taken) -> bytes:
     return b"".join(bodies)
 
 
-def session_of(taken: Taken) -> str:
+def session_of(taken: CapturedRequest) -> str:
     """Return what a request's session is called: 16 hex digits that tell nothing without the mirror's salt.
 
     By whom it names, else by how its conversation begins. Never by the key: an application's whole

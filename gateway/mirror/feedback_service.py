@@ -26,21 +26,21 @@ log = logging.getLogger("loragate.mirror")
 
 # Feedback is gathered for so long, so that workers are asked for many at once.
 GATHER_SECONDS: Final = 0.2
-MOST_AT_ONCE: Final = 500
+MAX_AT_ONCE: Final = 500
 # What may wait here; a word is 2.2 kB at most.
-MOST_WAITING: Final = 10_000
+MAX_WAITING: Final = 10_000
 # Of one account: what it says is worked off in two seconds, beside what the others say.
-MOST_WAITING_OF_ONE: Final = 2_000
+MAX_WAITING_OF_ONE: Final = 2_000
 RETRY_SECONDS: Final = 1.0
 # Other gateways' unresolved feedback is looked at so often.
 LOOK_SECONDS: Final = 2.0
 # Of those so many at a time.
-MOST_UNRESOLVED: Final = 1_000
+MAX_UNRESOLVED: Final = 1_000
 # Ids that were looked for here and are not known; the ring never learns old ones.
-MOST_SOUGHT: Final = 10_000
+MAX_SOUGHT: Final = 10_000
 
 
-class Box(Protocol):
+class FeedbackStore(Protocol):
     """Where feedback is stored: `gateway.store.feedback.Feedbacks`."""
 
     def put(self, given: Feedback) -> None:
@@ -56,7 +56,7 @@ class Box(Protocol):
         """Return the oldest of those of which it is not known what they are about; or the newest."""
 
 
-class FeedbackDesk:
+class FeedbackService:
     """Takes feedback over from workers.
 
     Args:
@@ -71,7 +71,7 @@ class FeedbackDesk:
 
     def __init__(
         self,
-        box: Box,
+        box: FeedbackStore,
         recall: Callable[[Sequence[Named]], Awaitable[dict[Named, About]]],
         policies: Callable[[], dict[str, MirrorPolicy]],
         keep_seconds: float,
@@ -87,7 +87,7 @@ class FeedbackDesk:
         self._keep_seconds = keep_seconds
         self._clock = clock
         self._retry_seconds = retry_seconds
-        self._waiting = FairQueue(MOST_WAITING, MOST_WAITING_OF_ONE)
+        self._waiting = FairQueue(MAX_WAITING, MAX_WAITING_OF_ONE)
         self._has_come = asyncio.Event()
         self._sought: OrderedDict[str, None] = OrderedDict()
 
@@ -106,7 +106,7 @@ class FeedbackDesk:
         while True:
             await self._has_come.wait()
             await asyncio.sleep(GATHER_SECONDS)
-            batch = self._waiting.take(MOST_AT_ONCE)
+            batch = self._waiting.take(MAX_AT_ONCE)
             if not self._waiting:
                 self._has_come.clear()
             try:
@@ -156,13 +156,13 @@ class FeedbackDesk:
 
     async def _look(self) -> None:
         """Resolve what this gateway's workers remember of other gateways' feedback, and drop what is too old."""
-        found = await asyncio.to_thread(self._box.unresolved, MOST_UNRESOLVED)
+        found = await asyncio.to_thread(self._box.unresolved, MAX_UNRESOLVED)
         too_old = self._clock() - self._keep_seconds
         for given in found:
             if given.at < too_old:
                 await asyncio.to_thread(self._box.drop, given.request_id, given.account)
-        if len(found) >= MOST_UNRESOLVED:  # what nobody knows must not hide what has just come
-            found = await asyncio.to_thread(self._box.unresolved, MOST_UNRESOLVED, newest=True)
+        if len(found) >= MAX_UNRESOLVED:  # what nobody knows must not hide what has just come
+            found = await asyncio.to_thread(self._box.unresolved, MAX_UNRESOLVED, newest=True)
         new = [given for given in found if given.at >= too_old and given.id not in self._sought]
         if not new:
             return
@@ -182,7 +182,7 @@ class FeedbackDesk:
 
     def _seek(self, given: Feedback) -> None:
         self._sought[given.id] = None
-        if len(self._sought) > MOST_SOUGHT:
+        if len(self._sought) > MAX_SOUGHT:
             self._sought.popitem(last=False)
 
     def _comment(self, given: Feedback, about: About | None, policies: dict[str, MirrorPolicy]) -> str:

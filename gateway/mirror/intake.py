@@ -15,9 +15,9 @@ from typing import Any, Final, NamedTuple, Protocol
 from msgspec import structs
 
 from gateway.mirror.bounds import Bounds
-from gateway.mirror.captured import NoPair, Taken, sample_of
+from gateway.mirror.captured import CapturedRequest, NoPair, sample_of
 from gateway.mirror.faults import told
-from gateway.mirror.memory_queue import Straight
+from gateway.mirror.memory_queue import InMemorySamples
 from gateway.mirror.redactor_process import Redacting
 from gateway.mirror.redactors import NotRedacted
 from gateway.observe.mirror_counts import MirrorCounts
@@ -66,7 +66,7 @@ class MirrorIntake:
     def __init__(
         self,
         shelf: Shelf,
-        straight: Straight,
+        straight: InMemorySamples,
         policy_of: Callable[[str], MirrorPolicy | None],
         bounds: Bounds,
         clock: Callable[[], float],
@@ -81,7 +81,7 @@ class MirrorIntake:
         self._bounds = bounds
         self._clock = clock
         self._retry_seconds = retry_seconds
-        self._arrived: deque[Taken] = deque()
+        self._arrived: deque[CapturedRequest] = deque()
         self._to_store: deque[_Clean] = deque()  # the oldest first
         self._items = 0  # everywhere in here
         self._bytes = 0
@@ -95,7 +95,7 @@ class MirrorIntake:
         """Samples that wait here, and their bytes; those in the memory for evaluators included."""
         return self._items + len(self.straight), self._bytes + self.straight.bytes
 
-    def take(self, copies: Sequence[Taken]) -> None:
+    def take(self, copies: Sequence[CapturedRequest]) -> None:
         """Take copies over; never waits, never raises."""
         for taken in copies:
             if self._items >= self._bounds.held_items or self._bytes + taken.size > self._bounds.held_bytes:
@@ -142,7 +142,7 @@ class MirrorIntake:
     # First: whose policy holds now, and what must not be kept?
 
     async def _clean_batch(self) -> None:
-        batch: list[tuple[Taken, MirrorPolicy]] = []
+        batch: list[tuple[CapturedRequest, MirrorPolicy]] = []
         arrived = [self._arrived.popleft() for _ in range(min(len(self._arrived), BATCH_ITEMS))]
         try:
             for taken in arrived:
@@ -161,7 +161,7 @@ class MirrorIntake:
             raise
         self._let_go(arrived)
 
-    def _let_go(self, what: Iterable[Taken | Sample]) -> None:
+    def _let_go(self, what: Iterable[CapturedRequest | Sample]) -> None:
         for each in what:
             self._items -= 1
             self._bytes -= each.size
@@ -180,7 +180,7 @@ class MirrorIntake:
         self._to_store.append(_Clean(time.monotonic(), sample, seconds, policy.redact))
         self._has_clean.set()
 
-    def _cleaned(self, batch: Sequence[tuple[Taken, MirrorPolicy]]) -> list[tuple[Sample, MirrorPolicy]]:
+    def _cleaned(self, batch: Sequence[tuple[CapturedRequest, MirrorPolicy]]) -> list[tuple[Sample, MirrorPolicy]]:
         """Return samples as they may be kept, in the order given; runs in a thread."""
         kept: list[tuple[Sample, MirrorPolicy]] = []
         for taken, policy in batch:

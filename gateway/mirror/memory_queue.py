@@ -11,7 +11,7 @@ from typing import Final
 from gateway.records.sample import Sample
 
 # Claims of one sample that ran out: as many evaluators have died with it, or hang on it.
-MOST_DEATHS: Final = 3
+MAX_DEATHS: Final = 3
 
 
 @dataclass(slots=True)
@@ -24,7 +24,7 @@ class _Held:
     died: int = 0
 
 
-class Straight:
+class InMemorySamples:
     """Samples in memory; on one thread.
 
     Args:
@@ -77,7 +77,7 @@ class Straight:
                 continue
             if held.holder:  # its claim has run out
                 held.holder, held.died = "", held.died + 1
-                if held.died >= MOST_DEATHS:
+                if held.died >= MAX_DEATHS:
                     self._forget(held.sample.id)
                     self.expired += 1
                     continue

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from gateway.mirror.captured import Taken
-from gateway.mirror.feedback_service import FeedbackDesk
+from gateway.mirror.captured import CapturedRequest
+from gateway.mirror.feedback_service import FeedbackService
 from gateway.mirror.intake import MirrorIntake
 from gateway.observe.mirror_counts import MirrorCounts, MirrorReading, added_up
 from gateway.records.feedback import Feedback
@@ -23,7 +23,7 @@ def policies(desired: Desired) -> dict[str, MirrorPolicy]:
     return {route.alias: route.mirror or _DEFAULT for route in desired.routes}
 
 
-def mirror_reading(mirror: MirrorIntake, feedback: FeedbackDesk, of_workers: MirrorCounts) -> MirrorReading:
+def mirror_reading(mirror: MirrorIntake, feedback: FeedbackService, of_workers: MirrorCounts) -> MirrorReading:
     """Return what a scrape shows of the mirror and of feedback."""
     items, size = mirror.held
     counts = added_up((of_workers, mirror.counts, feedback.counts))
@@ -40,11 +40,11 @@ class Catcher:
         feedback: Takes what callers say of replies.
     """
 
-    def __init__(self, mirror: MirrorIntake, feedback: FeedbackDesk) -> None:
+    def __init__(self, mirror: MirrorIntake, feedback: FeedbackService) -> None:
         self._mirror = mirror
         self._feedback = feedback
 
-    def take(self, copies: Sequence[Taken]) -> None:
+    def take(self, copies: Sequence[CapturedRequest]) -> None:
         """Take over copies of requests."""
         self._mirror.take(copies)
 

@@ -18,7 +18,7 @@ import re2
 
 LONGEST: Final = 1_000
 # RE2's instructions: one search takes at most so many steps a byte, and usually one.
-LARGEST_PROGRAM: Final = 2_000
+MAX_PROGRAM: Final = 2_000
 _MEMORY_BYTES: Final = 8 * 1024 * 1024
 
 # One token of a pattern: an escape, a class as a whole, or what Python and RE2 write in different ways.
@@ -55,9 +55,9 @@ class Pattern:
             size = self._regexp.programsize
         except (re2.error, UnicodeEncodeError) as error:
             raise InvalidPattern(f"is no regular expression that RE2 can search for ({_told(error)})") from None
-        if size > LARGEST_PROGRAM:
+        if size > MAX_PROGRAM:
             raise InvalidPattern(
-                f"takes {size:,} instructions, more than {LARGEST_PROGRAM:,}; write smaller counts in `{{…}}`"
+                f"takes {size:,} instructions, more than {MAX_PROGRAM:,}; write smaller counts in `{{…}}`"
             )
 
     def replaced(self, text: str, by: str) -> str:

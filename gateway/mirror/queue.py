@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from gateway.mirror.bounds import Bounds
-from gateway.mirror.captured import Taken
+from gateway.mirror.captured import CapturedRequest
 from gateway.mirror.faults import told
 from gateway.observe.mirror_counts import MirrorCounts
 
@@ -37,7 +37,7 @@ class MirrorQueue:
     def __init__(
         self,
         bounds: Bounds,
-        send: Callable[[Sequence[Taken]], None],
+        send: Callable[[Sequence[CapturedRequest]], None],
         has_room: Callable[[], bool],
         soon: Callable[[float, Callable[[], None]], object],
     ) -> None:
@@ -47,7 +47,7 @@ class MirrorQueue:
         self._send = send
         self._has_room = has_room
         self._soon = soon
-        self._waiting: deque[Taken] = deque()
+        self._waiting: deque[CapturedRequest] = deque()
         self._bytes = 0
         self._is_due = False
         self._has_told = False
@@ -63,7 +63,7 @@ class MirrorQueue:
         """Give back what was reserved."""
         self._bytes -= size
 
-    def offer(self, taken: Taken) -> None:
+    def offer(self, taken: CapturedRequest) -> None:
         """Take over a request that has ended well, with the bytes reserved for it."""
         if len(self._waiting) >= self._most_items:
             self._bytes -= taken.size
@@ -91,7 +91,7 @@ class MirrorQueue:
         waiting = self._waiting
         if not self._has_room():
             return False
-        batch: list[Taken] = []
+        batch: list[CapturedRequest] = []
         size = 0
         while waiting and size < BATCH_BYTES and len(batch) < BATCH_ITEMS:
             taken = waiting.popleft()

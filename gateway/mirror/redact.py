@@ -42,7 +42,7 @@ _TEXT_TYPE: Final = re.compile(r"(?:text/|application/(?:json|xml|[\w.+-]*\+(?:j
 
 _USUAL_HEAD: Final = re.compile(r"data:[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,40};base64")
 # Of a data URL's beginning: spaces before it and `data:`.
-_LONGEST_SCHEME: Final = 32
+_MAX_SCHEME: Final = 32
 
 Begin = Callable[[str], None]
 
@@ -162,7 +162,7 @@ class _Walker:
         return clean
 
     def _string(self, text: str, key: str, place: _Place) -> str:
-        if text[:_LONGEST_SCHEME].lstrip().lower().startswith("data:"):
+        if text[:_MAX_SCHEME].lstrip().lower().startswith("data:"):
             head, _, data = text.partition(",")
             kind = head.strip().lower()
             if kind.endswith("base64") and ";" in kind:

@@ -24,10 +24,10 @@ HEAD_BYTES: Final = 8
 LOADED: Final = b"\x01"
 # Behind whatever serves on the same machine.
 _NICENESS: Final = 10
-_LARGEST_INDEX: Final = 255
+_MAX_INDEX: Final = 255
 
 
-class Job(msgspec.Struct, kw_only=True):
+class RedactionJob(msgspec.Struct, kw_only=True):
     """One sample, or one text."""
 
     names: tuple[str, ...]
@@ -48,7 +48,7 @@ class Done(msgspec.Struct, kw_only=True):
 
 def serve(channel: socket.socket, running: mmap.mmap) -> None:
     """Do one job after the other, until nobody sends any."""
-    decoder = msgspec.msgpack.Decoder(Job)
+    decoder = msgspec.msgpack.Decoder(RedactionJob)
     encoder = msgspec.msgpack.Encoder()
     with channel.makefile("rb") as jobs:
         while head := jobs.read(HEAD_BYTES):
@@ -62,17 +62,17 @@ def serve(channel: socket.socket, running: mmap.mmap) -> None:
             channel.sendall(len(answer).to_bytes(HEAD_BYTES) + answer)
 
 
-def _load(job: Job, running: mmap.mmap) -> None:
+def _load(job: RedactionJob, running: mmap.mmap) -> None:
     """Import the packages, which may take far longer than their work."""
     for number, name in enumerate(job.names):
-        running[0] = min(number, _LARGEST_INDEX)
+        running[0] = min(number, _MAX_INDEX)
         with suppress(Exception):  # told when it is to be used
             redactor_of(name)
 
 
-def _done(job: Job, running: mmap.mmap) -> Done:
+def _done(job: RedactionJob, running: mmap.mmap) -> Done:
     def begin(name: str) -> None:
-        running[0] = min(job.names.index(name), _LARGEST_INDEX)
+        running[0] = min(job.names.index(name), _MAX_INDEX)
 
     try:
         if job.sample is None:

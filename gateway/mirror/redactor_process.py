@@ -1,7 +1,7 @@
 """Redact with code that may never return, and go on when it does not.
 
 Patterns of operators and redactors of packages run in a process of their own with a deadline. What takes longer
-is ended: that copy is lost and counted. Such a redactor that was ended `MOST_LOST` times in a row is not asked again
+is ended: that copy is lost and counted. Such a redactor that was ended `MAX_LOST` times in a row is not asked again
 for a while; copies that need it are dropped, never kept unredacted. Built-in redactors take time that grows
 with the text's length; they run in the node on what is small, and on large copies there as well.
 """
@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 
 from gateway.mirror.redact import redact
-from gateway.mirror.redactor_child import HEAD_BYTES, LOADED, Done, Job
+from gateway.mirror.redactor_child import HEAD_BYTES, LOADED, Done, RedactionJob
 from gateway.mirror.redactors import BUILTIN, REGEX, NotRedacted, installed, redact_text
 from gateway.records.sample import Sample
 
@@ -30,9 +30,9 @@ log = logging.getLogger("loragate.mirror")
 JOB_SECONDS: Final = 5.0
 # Before that: for the process to start, and for packages to be imported.
 LOAD_SECONDS: Final = 30.0
-MOST_LOST: Final = 3
+MAX_LOST: Final = 3
 # Bytes. Built-in redactors are Python's patterns, which let no other thread run: milliseconds for this much.
-LARGEST_HERE: Final = 16 * 1024
+MAX_HERE: Final = 16 * 1024
 DISABLED_SECONDS: Final = 600.0
 
 
@@ -61,9 +61,9 @@ class Redacting:
         Raises:
             NotRedacted: It must not be kept.
         """
-        if not _foreign(names) and sample.size <= LARGEST_HERE:
+        if not _foreign(names) and sample.size <= MAX_HERE:
             return redact(sample, names)
-        clean = self._elsewhere(Job(names=tuple(names), sample=sample)).sample
+        clean = self._elsewhere(RedactionJob(names=tuple(names), sample=sample)).sample
         assert clean is not None
         return sample if clean == sample else clean
 
@@ -75,14 +75,14 @@ class Redacting:
         """
         if not _foreign(names):
             return redact_text(text, names)
-        return self._elsewhere(Job(names=tuple(names), text=text)).text
+        return self._elsewhere(RedactionJob(names=tuple(names), text=text)).text
 
     def close(self) -> None:
         """End the process; whoever waits for it is told that it was lost."""
         self._is_closed = True
         self._end()
 
-    def _elsewhere(self, job: Job) -> Done:
+    def _elsewhere(self, job: RedactionJob) -> Done:
         with self._lock:
             self._refuse_disabled(job.names)
             try:
@@ -102,12 +102,12 @@ class Redacting:
             if self._disabled.get(name, 0.0) > now:
                 raise NotRedacted(
                     "redactor_disabled",
-                    f"the redactor `{name[:80]}` was ended {MOST_LOST} times in a row and is not asked for now",
+                    f"the redactor `{name[:80]}` was ended {MAX_LOST} times in a row and is not asked for now",
                 )
         if self._is_closed:
             raise NotRedacted("redactor_failed", "the gateway ends")
 
-    def _asked(self, job: Job) -> Done:
+    def _asked(self, job: RedactionJob) -> Done:
         channel = self._channel if self._channel is not None else self._started()
         # It ends itself if we are gone by then.
         job.load_seconds, job.seconds = LOAD_SECONDS + 1.0, self._seconds + 1.0
@@ -150,8 +150,8 @@ class Redacting:
         name = names[min(self._running[0], len(names) - 1)]
         how = f"did not end within {self._seconds:g} s" if isinstance(error, TimeoutError) else "ended its process"
         count = self._lost[name] = self._lost.get(name, 0) + 1
-        if count >= MOST_LOST and not self._is_closed and name not in BUILTIN:
-            self._lost[name] = MOST_LOST - 1  # once more is enough after the pause
+        if count >= MAX_LOST and not self._is_closed and name not in BUILTIN:
+            self._lost[name] = MAX_LOST - 1  # once more is enough after the pause
             self._disabled[name] = self._clock() + DISABLED_SECONDS
             log.error(
                 "the redactor `%s` %s, %d times in a row: it is not asked for %.0f s, and copies of requests whose "

@@ -23,7 +23,7 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 # Letters of every script, so that addresses of internationalised domains are found as well.
 _HOST: Final = re.compile(r"@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}")
-_LONGEST_LOCAL: Final = 64
+_MAX_LOCAL: Final = 64
 # With a country's prefix 8 to 15 digits (E.164), without one 10 and more; a date is none.
 _PHONE: Final = re.compile(
     r"(?<![\w.+-])(?!\d{4}-\d\d-\d\d)"
@@ -77,7 +77,7 @@ def _email(text: str) -> str:
 
 def _local_begin(text: str, lowest: int, at: int) -> int:
     """Return where the name before the `@` at `at` begins; `at` if there is none."""
-    lowest = max(lowest, at - _LONGEST_LOCAL)
+    lowest = max(lowest, at - _MAX_LOCAL)
     first = at
     if at and text[at - 1] == '"':
         opening = text.rfind('"', max(lowest - 2, 0), at - 1)

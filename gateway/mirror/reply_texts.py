@@ -18,7 +18,7 @@ _TOKENS: Final = frozenset(("token_ids", "prompt_token_ids"))
 _COUNTS: Final = ("_tokens", "_at", "created", "index", "seed", "rank")
 _FEWEST_DIGITS: Final = 4
 # Log-probabilities are floats, -9999.0 the least of them.
-_LARGEST_FLOAT: Final = 1e6
+_MAX_FLOAT: Final = 1e6
 # Fields by which events say to which part of a reply they belong.
 _PARTS: Final = ("index", "output_index", "content_index", "summary_index", "item_id")
 
@@ -86,7 +86,7 @@ def _leaves(value: Any, place: _Place, key: str) -> Iterator[tuple[_Place, str]]
         yield place, value
     elif isinstance(value, bool) or value is None:
         return
-    elif isinstance(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) > _LARGEST_FLOAT):
+    elif isinstance(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) > _MAX_FLOAT):
         text = str(int(value))
         if len(text) >= _FEWEST_DIGITS and not key.endswith(_COUNTS):
             yield (*place, "number"), f"{text}\n"

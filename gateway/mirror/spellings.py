@@ -17,12 +17,12 @@ _HTML: Final = re.compile(
 _NAMED: Final = {"commat": "@", "period": ".", "amp": "&", "lowbar": "_", "plus": "+", "colon": ":", "sol": "/"}
 _PERCENT: Final = re.compile(r"%[0-9a-fA-F]{2}")
 # An escape is escaped once more by each protocol that it passes: a URL in a tool's arguments in a message.
-_MOST_LAYERS: Final = 4
+_MAX_LAYERS: Final = 4
 
 
 def plain_spelling(text: str) -> str:
     """Return a text with its escapes, also those inside of others, and its unusual signs as what they stand for."""
-    for _ in range(_MOST_LAYERS):
+    for _ in range(_MAX_LAYERS):
         plain = _plainer(text)
         if plain == text:
             break

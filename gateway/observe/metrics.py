@@ -35,7 +35,7 @@ _LABELS: Final = ("alias", "version")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class Scrape:
     """Everything a scrape shows, at one moment."""
 
     cells: tuple[Cell, ...]
@@ -64,7 +64,7 @@ class _Once(Collector):
         return iter(self._metrics)
 
 
-def exposition(reading: Reading) -> bytes:
+def exposition(reading: Scrape) -> bytes:
     """Return a reading in Prometheus's text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(
@@ -176,7 +176,7 @@ def _histograms(cells: tuple[Cell, ...]) -> Iterator[Metric]:
         yield family
 
 
-def _loads(reading: Reading) -> Iterator[Metric]:
+def _loads(reading: Scrape) -> Iterator[Metric]:
     by_engine = ("engine",)
     slots = GaugeMetricFamily("loragate_adapter_slots", "Adapters that the engine may hold.", labels=by_engine)
     resident = GaugeMetricFamily("loragate_adapters_resident", "Adapters that are ready on it.", labels=by_engine)
@@ -206,7 +206,7 @@ def _loads(reading: Reading) -> Iterator[Metric]:
     yield from (loads, seconds, evictions, verdicts)
 
 
-def _placement(reading: Reading) -> Iterator[Metric]:
+def _placement(reading: Scrape) -> Iterator[Metric]:
     counts = reading.placement
     ejections = CounterMetricFamily(
         "loragate_engine_ejections",
@@ -264,7 +264,7 @@ def _cumulative(bounds: tuple[float, ...], histogram: Histogram) -> list[tuple[s
     return buckets
 
 
-def _gauges(reading: Reading) -> Iterator[Metric]:
+def _gauges(reading: Scrape) -> Iterator[Metric]:
     in_flight = GaugeMetricFamily("loragate_requests_in_flight", "Requests that an engine has now.", labels=_LABELS)
     for cell in reading.cells:
         in_flight.add_metric((cell.alias, cell.version), cell.in_flight)

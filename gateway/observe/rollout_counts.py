@@ -21,7 +21,7 @@ class RolloutCounts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutView:
+class RolloutSeries:
     """One open rollout; readings and ratio are None where this node does not lead.
 
     From the e-value `bound` on, a gate fails.
@@ -48,7 +48,7 @@ class RolloutsReading:
     """
 
     weights: Mapping[tuple[str, str, str], int]
-    rollouts: tuple[RolloutView, ...]
+    rollouts: tuple[RolloutSeries, ...]
     counts: RolloutCounts
     is_leader: bool
     journal_entries: int

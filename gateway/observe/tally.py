@@ -27,15 +27,15 @@ from gateway.observe.units import ArmUnits, Outcomes, multiplicity
 from gateway.pipeline import Exposure
 
 # Units kept for each stage: with 4,096 at 50 % the share is known to 0.8 points.
-MOST_UNITS: Final = 4096
+MAX_UNITS: Final = 4096
 _HASH_BITS: Final = 64
 # Accounts of a stage that are counted by name. When there are twice as many, the smaller half joins the others.
-MOST_ACCOUNTS: Final = 64
+MAX_ACCOUNTS: Final = 64
 # The last bits of a unit's hash, which are its account's: of 64 accounts two share a mark once in 500 times.
 _MARK_BITS: Final = 20
 _MARK: Final = (1 << _MARK_BITS) - 1
 # Stages of one worker at once: those of rollouts that the table names, and the last ones of those before.
-MOST_TALLIES: Final = 256
+MAX_TALLIES: Final = 256
 _SERVER_ERROR: Final = 500
 # Units whose hash is remembered.
 _REMEMBERED: Final = 16_384
@@ -57,7 +57,7 @@ class ArmTally(msgspec.Struct, gc=False, kw_only=True):
         self.by_unit.add(other.by_unit)
 
 
-class Units(msgspec.Struct, kw_only=True):
+class UnitSample(msgspec.Struct, kw_only=True):
     """A sample of the units of both arms: of 2**`halvings` units about one is in it."""
 
     halvings: int = 0
@@ -71,7 +71,7 @@ class Units(msgspec.Struct, kw_only=True):
         (self.candidate if arm is Arm.CANDIDATE else self.control).add(number)
         self._shrink()
 
-    def add(self, other: "Units") -> None:
+    def add(self, other: "UnitSample") -> None:
         """Take in another worker's units: the union, at the lower threshold."""
         if other.halvings > self.halvings:
             self._keep_below(other.halvings)
@@ -80,7 +80,7 @@ class Units(msgspec.Struct, kw_only=True):
         self._shrink()
 
     def _shrink(self) -> None:
-        while len(self.control) + len(self.candidate) > MOST_UNITS and self.halvings < _HASH_BITS:
+        while len(self.control) + len(self.candidate) > MAX_UNITS and self.halvings < _HASH_BITS:
             self._keep_below(self.halvings + 1)
 
     def _keep_below(self, halvings: int) -> None:
@@ -122,7 +122,7 @@ class Tally(msgspec.Struct, kw_only=True):
     alias: str = ""
     control: ArmTally = msgspec.field(default_factory=ArmTally)
     candidate: ArmTally = msgspec.field(default_factory=ArmTally)
-    units: Units = msgspec.field(default_factory=Units)
+    units: UnitSample = msgspec.field(default_factory=UnitSample)
     accounts: dict[str, AccountTally] = msgspec.field(default_factory=dict)
     multiplicity: float = 1.0
 
@@ -138,9 +138,9 @@ class Tally(msgspec.Struct, kw_only=True):
         """Return what is counted of an account by name, from now on if it was not."""
         found = self.accounts.get(name)
         if found is None:
-            if len(self.accounts) >= 2 * MOST_ACCOUNTS:
+            if len(self.accounts) >= 2 * MAX_ACCOUNTS:
                 largest = sorted(self.accounts, key=lambda each: (-self.accounts[each].size, each))
-                self.accounts = {each: self.accounts[each] for each in largest[:MOST_ACCOUNTS]}
+                self.accounts = {each: self.accounts[each] for each in largest[:MAX_ACCOUNTS]}
             found = self.accounts[name] = AccountTally()
         return found
 
@@ -194,7 +194,7 @@ class Tallies:
         tag = exposure.tag
         tally = self._by_stage.get((tag.id, tag.stage))
         if tally is None:
-            while len(self._by_stage) >= MOST_TALLIES:  # the oldest first
+            while len(self._by_stage) >= MAX_TALLIES:  # the oldest first
                 del self._by_stage[next(iter(self._by_stage))]
             tally = Tally(rollout=tag.id, stage=tag.stage, alias=exposure.alias)
             self._by_stage[tag.id, tag.stage] = tally

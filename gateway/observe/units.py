@@ -15,14 +15,14 @@ from typing import Final
 
 import msgspec
 
-from gateway.rollout.gates.unit_shares import IDLE_SECONDS, MOST_REQUESTS, round_of
+from gateway.rollout.gates.unit_shares import IDLE_SECONDS, MAX_REQUESTS, round_of
 
 # Of one worker between two reports, and of one stage: with more, evidence grows no faster; nothing else is lost.
-MOST_OUTCOMES: Final = 50_000
-MOST_OPEN: Final = 100_000
+MAX_OUTCOMES: Final = 50_000
+MAX_OPEN: Final = 100_000
 # Units that are known to have counted in one stage, some 100 bytes each: one that calls again after as many others
 # have counts as another.
-MOST_COUNTED: Final = 200_000
+MAX_COUNTED: Final = 200_000
 # Of the whole stage, in the place of a round's number.
 WHOLE: Final = 0
 _BAD, _SLOW, _TIMED, _CANDIDATE = 1, 2, 4, 8
@@ -50,7 +50,7 @@ class Outcomes(msgspec.Struct, kw_only=True):
 
     def add(self, unit: int, account: str, *, is_candidate: bool, is_bad: bool, is_slow: bool | None) -> None:
         """Add a request that has ended; `is_slow` is None while nobody can say what slow is."""
-        if len(self.units) >= MOST_OUTCOMES:
+        if len(self.units) >= MAX_OUTCOMES:
             self.lost += 1
             return
         self.units.append(unit)
@@ -149,11 +149,11 @@ class StageUnits:
             found.slow |= bool(mark & _SLOW) << found.n
             found.n += 1
             found.last = now
-            if found.n == MOST_REQUESTS:
+            if found.n == MAX_REQUESTS:
                 self._end(found)
             else:
                 self._open[unit] = found
-        while len(self._open) > MOST_OPEN:
+        while len(self._open) > MAX_OPEN:
             self._end(self._open.popitem(last=False)[1])
 
     def close(self, now: float) -> None:
@@ -185,7 +185,7 @@ class StageUnits:
                 shares.bad += is_bad > 0
         self._counted.pop(unit, None)
         self._counted[unit] = round_
-        while len(self._counted) > MOST_COUNTED:
+        while len(self._counted) > MAX_COUNTED:
             self._counted.popitem(last=False)
         return opened
 

@@ -36,9 +36,9 @@ AT_ONCE_BYTES: Final = 1024 * 1024
 # Above this a body is looked at before it is read at once: what is made to cost much is not.
 SURELY_AT_ONCE_BYTES: Final = 64 * 1024
 # Looking for media in so many takes 25 ms.
-_MOST_CONTAINERS_AT_ONCE: Final = 4_000
+_MAX_CONTAINERS_AT_ONCE: Final = 4_000
 # What the fields that we read may have together where a body is read in steps, those beside that can be long by nature.
-MOST_FIELD_BYTES: Final = 64 * 1024
+MAX_FIELD_BYTES: Final = 64 * 1024
 # What is kept of those: how a conversation begins (`prefix.py`).
 BEGINNING_BYTES: Final = 8 * 1024
 
@@ -163,14 +163,14 @@ _READ: Final = frozenset(Fields.__struct_encode_fields__) | POLICED
 _WANTED: Final = _READ | {*PROMPTS, "instructions", "previous_response_id"}
 # Of a large body a policy learns that such a field is there, and not what it holds.
 _NAMED_ONLY: Final = frozenset(("prompt_embeds", "kv_transfer_params", "ec_transfer_params", "chat_template"))
-_LONGEST_NAMED_ONLY_BYTES: Final = 64
+_MAX_NAMED_ONLY_BYTES: Final = 64
 
 
 def takes_steps(body: bytes) -> bool:
     """Whether a body is to be read in steps, because a parser would hold everything else up for long."""
     if len(body) <= SURELY_AT_ONCE_BYTES:
         return False
-    if len(body) > AT_ONCE_BYTES or body.count(b"[") + body.count(b"{") > _MOST_CONTAINERS_AT_ONCE:
+    if len(body) > AT_ONCE_BYTES or body.count(b"[") + body.count(b"{") > _MAX_CONTAINERS_AT_ONCE:
         return True
     return may_have_halves(body)  # `mended` is slow
 
@@ -209,14 +209,14 @@ def read_in_steps(body: Pieces) -> Generator[None, None, LargeFields]:
         if name in _LONG or name not in _READ:
             continue
         start, end = spans[-1]
-        if name in _NAMED_ONLY and end - start > _LONGEST_NAMED_ONLY_BYTES:
+        if name in _NAMED_ONLY and end - start > _MAX_NAMED_ONLY_BYTES:
             members.append(b'"%b":"..."' % name.encode())
             continue
         total += end - start
-        if total > MOST_FIELD_BYTES:
+        if total > MAX_FIELD_BYTES:
             raise BadRequest(
                 f"`{name}` has {end - start:,} bytes; in a large body the fields that are no prompt may have "
-                f"{MOST_FIELD_BYTES:,} together.",
+                f"{MAX_FIELD_BYTES:,} together.",
                 param=name,
             )
         members.append(b'"%b":%b' % (name.encode(), body.cut(start, end)))

@@ -13,7 +13,7 @@ _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _SCALAR: Final = b'"-0123456789'
 _OBJECT: Final = ord("{")
 # Of `metadata` in a body that is not looked at whole; parsing it takes some milliseconds.
-_LONGEST_METADATA_BYTES: Final = 64 * 1024
+_MAX_METADATA_BYTES: Final = 64 * 1024
 
 
 def text_at(body: bytes, path: str) -> str | None:
@@ -49,7 +49,7 @@ def text_in_large(body: bytes | Pieces, fields: LargeFields, path: str) -> str |
     if first != "metadata" or spans is None:
         return None
     start, end = spans[-1]
-    if end - start > _LONGEST_METADATA_BYTES:
+    if end - start > _MAX_METADATA_BYTES:
         return None
     return text_at(body[start:end] if isinstance(body, bytes) else body.cut(start, end), rest)
 

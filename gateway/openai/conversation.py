@@ -24,7 +24,7 @@ _MARK: Final = "cache_control"  # Anthropic's, put on another turn with each req
 
 
 # Of a large body this much is looked at: parsing it takes 15 ms at worst.
-LONGEST_BEGINNING_BYTES: Final = 256 * 1024
+MAX_BEGINNING_BYTES: Final = 256 * 1024
 # Numbers as text: Python refuses integers of more than 4,300 digits.
 _SCAN: Final = json.JSONDecoder(parse_int=str, parse_float=str, strict=False).scan_once  # type: ignore[attr-defined]  # public, not in the stubs
 
@@ -80,22 +80,22 @@ def beginning_of(body: bytes, dialect: Dialect, caller: str, *, may_have_halves:
 def beginning_of_large(body: Pieces, outline: Outline, dialect: Dialect, caller: str) -> str | None:
     """Return what `beginning_of` does for a body read in steps: of its turns, those up to the first user's are parsed.
 
-    Where these, or the system prompt, are longer than `LONGEST_BEGINNING_BYTES`, their first bytes stand for them.
+    Where these, or the system prompt, are longer than `MAX_BEGINNING_BYTES`, their first bytes stand for them.
     """
     members: list[bytes] = []
     for name in _Body.__struct_fields__:
         if name not in outline.members:
             continue
         start, end = outline.members[name][-1]
-        value = body.cut(start, min(end, start + LONGEST_BEGINNING_BYTES))
+        value = body.cut(start, min(end, start + MAX_BEGINNING_BYTES))
         if name in ("messages", "input") and value.startswith(b"["):
             turns = _first_turns(value.decode("utf-8", "replace"))
-            value = value if turns is None and end - start <= LONGEST_BEGINNING_BYTES else turns or b""
+            value = value if turns is None and end - start <= MAX_BEGINNING_BYTES else turns or b""
             is_cut = not value
         else:
-            is_cut = end - start > LONGEST_BEGINNING_BYTES
+            is_cut = end - start > MAX_BEGINNING_BYTES
         if is_cut:
-            head = body.cut(start, start + LONGEST_BEGINNING_BYTES)
+            head = body.cut(start, start + MAX_BEGINNING_BYTES)
             return hashlib.sha256(caller.encode("utf-8", "surrogatepass") + b"\x1fhead\x1f" + head).hexdigest()
         members.append(b'"%b":%b' % (name.encode(), value))
     return beginning_of(b"{%b}" % b",".join(members), dialect, caller)

@@ -14,7 +14,7 @@ from gateway.errors import BadRequest, MethodNotAllowed, PathNotFound
 _ABSOLUTE: Final = (b"http://", b"https://")
 
 
-class Kind(Enum):
+class EndpointKind(Enum):
     """What the gateway does with an endpoint."""
 
     PROXIED = auto()  # addressed to a version and sent to an engine
@@ -40,7 +40,7 @@ class Endpoint:
 
     path: bytes
     method: bytes = b"POST"
-    kind: Kind = Kind.PROXIED
+    kind: EndpointKind = EndpointKind.PROXIED
     dialect: Dialect = Dialect.PLAIN
     # Without a `model` the base is meant: these are the same for every adapter of a base.
     model_is_optional: bool = False
@@ -64,15 +64,15 @@ ENDPOINTS: Final = _served(
     Endpoint(path=b"/tokenize", model_is_optional=True, costs_tokens=False),
     Endpoint(path=b"/detokenize", model_is_optional=True, costs_tokens=False),
     Endpoint(path=b"/tokenizer_info", method=b"GET", model_is_optional=True, costs_tokens=False),
-    Endpoint(path=b"/v1/feedback", kind=Kind.FEEDBACK),
-    Endpoint(path=b"/v1/models", method=b"GET", kind=Kind.MODELS),
-    Endpoint(path=b"/healthz", method=b"GET", kind=Kind.HEALTH),
+    Endpoint(path=b"/v1/feedback", kind=EndpointKind.FEEDBACK),
+    Endpoint(path=b"/v1/models", method=b"GET", kind=EndpointKind.MODELS),
+    Endpoint(path=b"/healthz", method=b"GET", kind=EndpointKind.HEALTH),
 )
-ONE_MODEL: Final = Endpoint(path=b"/v1/models/", method=b"GET", kind=Kind.MODEL)
+ONE_MODEL: Final = Endpoint(path=b"/v1/models/", method=b"GET", kind=EndpointKind.MODEL)
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class RequestAddress:
     """A request's endpoint, and the model that its path names, if it does."""
 
     endpoint: Endpoint
@@ -80,11 +80,11 @@ class Address:
 
 
 # What the worker answers to a GET it also answers to a HEAD, without the body: load balancers probe so.
-_TAKE_HEAD: Final = frozenset((Kind.HEALTH, Kind.MODELS, Kind.MODEL))
-_PLAIN_ADDRESSES: Final = {path: Address(endpoint) for path, endpoint in ENDPOINTS.items()}
+_TAKE_HEAD: Final = frozenset((EndpointKind.HEALTH, EndpointKind.MODELS, EndpointKind.MODEL))
+_PLAIN_ADDRESSES: Final = {path: RequestAddress(endpoint) for path, endpoint in ENDPOINTS.items()}
 
 
-def find_endpoint(method: bytes, target: bytes) -> Address:
+def find_endpoint(method: bytes, target: bytes) -> RequestAddress:
     """Return what `method` on the request target `target` (path and query) means.
 
     Raises:
@@ -107,15 +107,15 @@ def _path_of(target: bytes) -> bytes:
     return path[:-1] if path.endswith(b"/") else path
 
 
-def _address_of(path: bytes) -> Address:
+def _address_of(path: bytes) -> RequestAddress:
     if path.startswith(b"/m/"):
         name, slash, rest = path[3:].partition(b"/")
         endpoint = ENDPOINTS.get(slash + rest)
-        if not name or endpoint is None or endpoint.kind is Kind.HEALTH:
+        if not name or endpoint is None or endpoint.kind is EndpointKind.HEALTH:
             raise _unknown(path)
-        return Address(endpoint, _decoded(name))
+        return RequestAddress(endpoint, _decoded(name))
     if path.startswith(b"/v1/models/"):
-        return Address(ONE_MODEL, _decoded(path[len(b"/v1/models/") :]))
+        return RequestAddress(ONE_MODEL, _decoded(path[len(b"/v1/models/") :]))
     address = _PLAIN_ADDRESSES.get(path)
     if address is None:
         raise _unknown(path)

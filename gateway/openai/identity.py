@@ -19,7 +19,7 @@ from gateway.openai.pieces import Pieces
 from gateway.openai.prefix import opening_of
 
 
-class Asked(Protocol):
+class IdentifiedRequest(Protocol):
     """A request, as far as it tells whom it is of."""
 
     endpoint: Endpoint
@@ -30,7 +30,7 @@ class Asked(Protocol):
     unit_headers: Mapping[bytes, bytes]
 
 
-def unit_of(request: Asked, sources: tuple[str, ...]) -> str:
+def unit_of(request: IdentifiedRequest, sources: tuple[str, ...]) -> str:
     """Return the unit of assignment: the first source that tells one, else the key."""
     if sources == DEFAULT_SOURCES and not request.unit_header and not request.endpoint.has_metadata_user:
         fields = request.fields  # the usual request names no unit: one look, and no call for each source
@@ -45,7 +45,7 @@ def unit_of(request: Asked, sources: tuple[str, ...]) -> str:
     return request.caller.unit
 
 
-def name_of(request: Asked) -> str:
+def name_of(request: IdentifiedRequest) -> str:
     """Return whom a request says that it is of: the first of the default sources that tells; empty if none does."""
     for source in DEFAULT_SOURCES:
         found = _value_at(request, source) if source != "key" else None
@@ -54,7 +54,7 @@ def name_of(request: Asked) -> str:
     return ""
 
 
-def affinity_of(request: Asked) -> int | None:
+def affinity_of(request: IdentifiedRequest) -> int | None:
     """Return a 64-bit hash of what a request has in common with those whose prefix it may share; None if nothing.
 
     In order: the body's `prompt_cache_key`, `safety_identifier`, `user`, the unit header, how the
@@ -71,7 +71,7 @@ def affinity_of(request: Asked) -> int | None:
     return int.from_bytes(blake2b(common, digest_size=8).digest(), "big") if common else None
 
 
-def _value_at(request: Asked, source: str) -> object:
+def _value_at(request: IdentifiedRequest, source: str) -> object:
     if source == "header":
         return request.unit_header.decode("latin-1") if request.unit_header else None
     if source == "user":
@@ -88,7 +88,7 @@ def _value_at(request: Asked, source: str) -> object:
     return _value_in_body(request, what)
 
 
-def _value_in_body(request: Asked, path: str) -> str | None:
+def _value_in_body(request: IdentifiedRequest, path: str) -> str | None:
     first, _, rest = path.partition(".")
     fields = request.fields
     if isinstance(fields, LargeFields):
@@ -98,7 +98,7 @@ def _value_in_body(request: Asked, path: str) -> str | None:
     return text_at(request.body, path) if isinstance(request.body, bytes) else None
 
 
-def _user(request: Asked) -> object:
+def _user(request: IdentifiedRequest) -> object:
     """Return whom the body names as its user: `user`, in Anthropic's messages `metadata.user_id`."""
     user = getattr(request.fields, "user", None)
     if not user and request.endpoint.has_metadata_user:
@@ -106,7 +106,7 @@ def _user(request: Asked) -> object:
     return user
 
 
-def _beginning(request: Asked) -> str | None:
+def _beginning(request: IdentifiedRequest) -> str | None:
     body, dialect, caller = request.body, request.endpoint.dialect, request.caller.unit
     fields = request.fields
     if not isinstance(fields, LargeFields):

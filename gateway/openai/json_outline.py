@@ -21,10 +21,10 @@ from gateway.openai.pieces import Pieces
 # JSON-schema tools produce; Go's encoding/json stops at 10,000, .NET's at 64, orjson at 1,024.
 DEEPEST_NESTING: Final = 200
 # Of the object itself: OpenAI's endpoints know about 40, and each costs some microseconds.
-MOST_MEMBERS: Final = 1024
+MAX_MEMBERS: Final = 1024
 # In values. Ten thousand messages with parts and tool calls have about 100,000 arrays and objects.
-MOST_CONTAINERS: Final = 1_000_000
-MOST_STRINGS: Final = 2_000_000
+MAX_CONTAINERS: Final = 1_000_000
+MAX_STRINGS: Final = 2_000_000
 # One step: at worst 5 ms, usually 0.1 ms.
 WINDOW_BYTES: Final = 32 * 1024
 
@@ -96,8 +96,8 @@ def outline_in_steps(body: Pieces, wanted: Collection[str]) -> Generator[None, N
     count = 0
     while not is_empty:
         count += 1
-        if count > MOST_MEMBERS:
-            raise BadRequest(f"The body has more than {MOST_MEMBERS:,} members of its own, the limit; send fewer.")
+        if count > MAX_MEMBERS:
+            raise BadRequest(f"The body has more than {MAX_MEMBERS:,} members of its own, the limit; send fewer.")
         if not count % _MEMBERS_A_STEP:
             yield
         key = yield from walk.key(longest_key)
@@ -270,12 +270,12 @@ class _Walk:
     def _count(self, brackets: bytes, quotes: int) -> None:
         self._containers += brackets.count(b"[") + brackets.count(b"{")
         self._quotes += quotes
-        if self._containers > MOST_CONTAINERS:
+        if self._containers > MAX_CONTAINERS:
             raise BadRequest(
-                f"The body has more than {MOST_CONTAINERS:,} arrays and objects, the limit; send less in one request."
+                f"The body has more than {MAX_CONTAINERS:,} arrays and objects, the limit; send less in one request."
             )
-        if self._quotes > 2 * MOST_STRINGS:
-            raise BadRequest(f"The body has more than {MOST_STRINGS:,} strings, the limit; send less in one request.")
+        if self._quotes > 2 * MAX_STRINGS:
+            raise BadRequest(f"The body has more than {MAX_STRINGS:,} strings, the limit; send less in one request.")
 
     def _advance(self) -> bool:
         """Take the next window; False behind the last one."""

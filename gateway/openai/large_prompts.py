@@ -28,9 +28,9 @@ from gateway.openai.surrogates import mended
 # One step: at worst 10 ms, where each few bytes are a bracket of their own; usually 0.1 ms.
 WINDOW_BYTES: Final = 4 * 1024
 # A key longer than this is like no other.
-_LONGEST_KEY_BYTES: Final = 4096
+_MAX_KEY_BYTES: Final = 4096
 # What may stand across the border of two windows.
-_LONGEST_HINT_BYTES: Final = 16
+_MAX_HINT_BYTES: Final = 16
 
 _SPACE: Final = b" \t\r\n"
 _INNERMOST: Final = re.compile(rb"\[[^\[\]{}]*+\]|\{[^\[\]{}]*+\}")
@@ -89,7 +89,7 @@ def media_in_steps(body: Pieces, span: Span) -> Generator[None, None, dict[str, 
     for window in _windows(body, span):
         if may_hold_media(behind + window):
             break
-        behind = window[-_LONGEST_HINT_BYTES:]
+        behind = window[-_MAX_HINT_BYTES:]
         yield
     else:
         return {}
@@ -193,7 +193,7 @@ class _Reader:
         end += self._in_escape
         if self._is_whole:
             self._text += window[start:end]
-            self._is_whole = len(self._text) <= _LONGEST_KEY_BYTES
+            self._is_whole = len(self._text) <= _MAX_KEY_BYTES
         if end >= len(window):
             return end
         self._in_string = False

@@ -12,7 +12,7 @@ _FALSE: Final = frozenset(("0", "false", "f", "no", "n", "off"))
 # A sign, digits with single `_` between them, zeros behind a point.
 _WHOLE: Final = re.compile(r"[+-]?\d+(?:_\d+)*(?:\.0*)?", re.ASCII)
 # More digits than any number of tokens has.
-_LONGEST_NUMBER: Final = 24
+_MAX_NUMBER: Final = 24
 
 
 def is_true(value: Any) -> bool:
@@ -44,7 +44,7 @@ def number_of(value: Any) -> int | None:
         return int(value)
     if isinstance(value, float):
         return int(value) if value.is_integer() else None
-    if isinstance(value, str) and len(value) <= _LONGEST_NUMBER:
+    if isinstance(value, str) and len(value) <= _MAX_NUMBER:
         text = value.strip()  # of every kind of space
         return int(text.partition(".")[0]) if _WHOLE.fullmatch(text) else None
     return None

@@ -11,9 +11,9 @@ from gateway.openai.body import BEGINNING_BYTES, Fields
 
 # Looked at, at most: system prompts of about 2,000 tokens, and 10 microseconds of reading. Where the first messages
 # are longer, their beginning stands for them.
-LONGEST_OPENING_BYTES: Final = BEGINNING_BYTES
+MAX_OPENING_BYTES: Final = BEGINNING_BYTES
 # Of a prompt without messages nobody knows where the first turn ended.
-LONGEST_PROMPT_BYTES: Final = 1024
+MAX_PROMPT_BYTES: Final = 1024
 _SYSTEM_ROLES: Final = ("system", "developer")
 # Numbers as text: Python refuses integers of more than 4,300 digits, and we need none of them.
 _scan: Final = json.JSONDecoder(parse_int=str, parse_float=str, strict=False).scan_once  # type: ignore[attr-defined]  # public, not in the stubs
@@ -24,11 +24,11 @@ def opening_of(fields: Fields) -> bytes:
     for raw in (fields.messages, fields.input, fields.prompt):
         view = memoryview(raw)
         if view:
-            head = bytes(view[:LONGEST_OPENING_BYTES])
+            head = bytes(view[:MAX_OPENING_BYTES])
             if not head.startswith(b"["):
-                return head[:LONGEST_PROMPT_BYTES]
+                return head[:MAX_PROMPT_BYTES]
             end = _end_of_first_turn(head.decode("utf-8", "replace"))
-            return head[:LONGEST_PROMPT_BYTES] if end is None else end.encode()
+            return head[:MAX_PROMPT_BYTES] if end is None else end.encode()
     return b""
 
 

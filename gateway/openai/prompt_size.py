@@ -14,7 +14,7 @@ BYTES_PER_TOKEN: Final = 4
 # tokens of a picture.
 TOKENS_PER_MEDIUM: Final = 1000
 # No estimate is larger: of a body that is not read whole nobody knows how much of it is pictures.
-MOST_TOKENS: Final = 131_072
+MAX_TOKENS: Final = 131_072
 # What a usual body has beside its prompt: names of fields, numbers.
 USUAL_BYTES_BESIDE: Final = 256
 # In a `data:` URL; in Anthropic's and OpenAI's parts that hold it alone.
@@ -40,7 +40,7 @@ def prompt_tokens(fields: Fields, size: int) -> int:
         read = sum(map(len, found))
         tokens = sum(map(_tokens, found))
     beside = max(0, size - read - USUAL_BYTES_BESIDE) // BYTES_PER_TOKEN
-    return min(tokens + beside, MOST_TOKENS)
+    return min(tokens + beside, MAX_TOKENS)
 
 
 def _tokens(sent: bytes) -> int:

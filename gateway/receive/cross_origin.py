@@ -11,7 +11,7 @@ Source: the Fetch standard, https://fetch.spec.whatwg.org/#http-cors-protocol.
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from gateway.openai.endpoints import Address, Endpoint, Kind
+from gateway.openai.endpoints import Endpoint, EndpointKind, RequestAddress
 
 ANY: Final = "*"
 # What a page's script may read of a reply, beside the few headers that it always may.
@@ -32,12 +32,12 @@ _EXPOSED: Final = (
 # Headers that a page may send. Those that it asks for are named back, since official clients send a dozen of their own;
 # these are for a page that asks for none, or for more than any client does.
 _TAKEN: Final = b"authorization, content-type, x-api-key, api-key, x-request-id, x-loragate-unit, x-loragate-task"
-_LONGEST_ASKED: Final = 2_000
+_MAX_ASKED: Final = 2_000
 # A token of HTTP, commas and spaces (RFC 9110, 5.6.2).
 _SAFE: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.!#$%&'*+^`|~, "
 # For how long a browser need not ask again. Chrome's most is two hours; whoever takes an origin off the list waits so.
 _MAX_AGE_SECONDS: Final = 600
-PREFLIGHT: Final = Address(Endpoint(path=b"*", method=b"OPTIONS", kind=Kind.PREFLIGHT))
+PREFLIGHT: Final = RequestAddress(Endpoint(path=b"*", method=b"OPTIONS", kind=EndpointKind.PREFLIGHT))
 
 
 class CrossOrigin:
@@ -72,7 +72,7 @@ class CrossOrigin:
         if b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0":
             return None  # no browser sends a body with it, and nobody has said by a key whose memory it may take
         asked = headers.get(b"access-control-request-headers", b"")
-        is_usable = asked and len(asked) <= _LONGEST_ASKED and not asked.translate(None, _SAFE)
+        is_usable = asked and len(asked) <= _MAX_ASKED and not asked.translate(None, _SAFE)
         return (
             b"%baccess-control-allow-methods: GET, HEAD, POST\r\naccess-control-allow-headers: %b\r\n"
             b"access-control-max-age: %d\r\n" % (self.lines(origin), asked if is_usable else _TAKEN, _MAX_AGE_SECONDS)

@@ -18,12 +18,12 @@ from gateway.receive.limits import Limits
 from gateway.receive.placing import Placing
 from gateway.receive.rates import WorkerRates
 from gateway.receive.reading import Readings
-from gateway.receive.recent_requests import Recent
+from gateway.receive.recent_requests import RecentRequests
 from gateway.receive.tap import Taps
 from gateway.records.feedback import OWN_ID, Feedback
 
 # A client's own request id is used if it is short and harmless in a header and a log line.
-LONGEST_REQUEST_ID: Final = 128
+MAX_REQUEST_ID: Final = 128
 
 
 class RequestIds:
@@ -40,7 +40,7 @@ class RequestIds:
         """Return `given` if it can serve and does not look like one of ours, else a new id."""
         if (
             given
-            and len(given) <= LONGEST_REQUEST_ID
+            and len(given) <= MAX_REQUEST_ID
             and given.isascii()
             and not given.translate(None, _SAFE)
             and given[: len(_OWN)].lower() != _OWN
@@ -75,7 +75,7 @@ class Deps:
     rates: WorkerRates
     tallies: Tallies
     taps: Taps
-    recent: Recent
+    recent: RecentRequests
     engine_fields: EngineFields
     # Takes feedback over, to be told to the node; False if there is no room for it now.
     hear: Callable[[Feedback], bool]

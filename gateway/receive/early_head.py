@@ -18,7 +18,7 @@ from gateway.receive.request import Request
 COMMENT: Final = b": keep-alive\n\n"
 COMMENT_CHUNK: Final = b"%x\r\n%b\r\n" % (len(COMMENT), COMMENT)
 # An engine's error is a line or two; one that repeats a long prompt is not told whole.
-_LARGEST_TOLD_BYTES: Final = 64 * 1024
+_MAX_TOLD_BYTES: Final = 64 * 1024
 
 
 def may_begin_early(request: Request) -> bool:
@@ -80,7 +80,7 @@ class Refusal:
     def take(self, data: bytes, *, is_complete: bool) -> bytes:
         """Take a part of the body; return the event once it is complete, before that nothing."""
         self._size += len(data)
-        if self._size > _LARGEST_TOLD_BYTES:
+        if self._size > _MAX_TOLD_BYTES:
             self._parts.clear()
         elif data:
             self._parts.append(data)

@@ -27,7 +27,7 @@ _NOTHING: Final = frozenset((b"", b"null", b"false", b"{}", b"[]", b'""'))
 # `"priority": 0` is vLLM's default, as is the first rank's nothing else.
 _HARMLESS: Final = {"priority": frozenset((b"0", b"0.0", b'"0"'))}
 # What has more digits is larger than any cap.
-_LONGEST_NUMBER: Final = 24
+_MAX_NUMBER: Final = 24
 _LARGER_THAN_ALL: Final = 2**63
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
@@ -126,7 +126,7 @@ def _number(raw: bytes) -> int:
     raw = raw.strip()
     if not raw or raw in _NOTHING:
         return 0
-    if len(raw) > _LONGEST_NUMBER:
+    if len(raw) > _MAX_NUMBER:
         return _LARGER_THAN_ALL
     try:
         value: Any = msgspec.json.decode(raw)

@@ -10,7 +10,7 @@ if it fails after. A stream that is silent for long gets comments, if need be be
 from time import monotonic
 from typing import Final
 
-from gateway.decide.health import FAILED_STATUSES, Failure
+from gateway.decide.health import FAILED_STATUSES, EngineFailure
 from gateway.errors import EngineFailed, EngineTimeout, LoragateError, Saturated, VersionNotReady
 from gateway.pipeline import Placement
 from gateway.ports import Link, ReplyHead
@@ -210,7 +210,7 @@ class Exchange:
         """Whether something better than passing this reply on is under way; tells its engine's health."""
         placed, placing = self._placement, self._deps.placing
         if status in FAILED_STATUSES:
-            placing.failed(placed.engine_url, Failure.STATUS, self._sent_at)
+            placing.failed(placed.engine_url, EngineFailure.STATUS, self._sent_at)
             return self._goes_elsewhere(same_engine=True)
         placing.succeeded(placed.engine_url, self._sent_at)
         return status == NOT_FOUND and self._is_missing()
@@ -246,7 +246,7 @@ class Exchange:
                 self._attempts -= 1
                 self.begin()
                 return
-            failure = Failure.LOST if isinstance(error, EngineFailed) else Failure.CONNECTION
+            failure = EngineFailure.LOST if isinstance(error, EngineFailed) else EngineFailure.CONNECTION
             deps.placing.failed(url, failure, self._sent_at)
             if self._goes_elsewhere(same_engine=True):
                 return
@@ -385,7 +385,7 @@ class Exchange:
         if is_stuck and self._goes_elsewhere(same_engine=False):
             return
         if waited >= deps.limits.first_byte_seconds:
-            deps.placing.failed(url, Failure.TIMEOUT, self._sent_at)
+            deps.placing.failed(url, EngineFailure.TIMEOUT, self._sent_at)
             self.fail(EngineTimeout(f"The engine sent no reply for {deps.limits.first_byte_seconds:g} s."))
 
     def pause(self) -> None:

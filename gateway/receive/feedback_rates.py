@@ -13,7 +13,7 @@ from gateway.errors import RateLimited
 # A thumb for ten replies in a second; a person gives one in a minute.
 FEEDBACK_PER_MINUTE: Final = 600
 # Accounts that are remembered; beyond, those are forgotten that may give all of a minute's.
-_MOST_ACCOUNTS: Final = 10_000
+_MAX_ACCOUNTS: Final = 10_000
 
 
 class FeedbackRates:
@@ -39,7 +39,7 @@ class FeedbackRates:
         """
         bucket = self._buckets.get(account)
         if bucket is None:
-            if len(self._buckets) >= _MOST_ACCOUNTS:
+            if len(self._buckets) >= _MAX_ACCOUNTS:
                 self._forget(now)
             bucket = self._buckets[account] = Bucket(self._per_minute, 1, now)
         if bucket.level(now) < 1:
@@ -54,4 +54,4 @@ class FeedbackRates:
 
     def _forget(self, now: float) -> None:
         used = {name: each for name, each in self._buckets.items() if each.level(now) < self._per_minute}
-        self._buckets = used if len(used) < _MOST_ACCOUNTS else {}
+        self._buckets = used if len(used) < _MAX_ACCOUNTS else {}

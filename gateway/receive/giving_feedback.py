@@ -10,14 +10,14 @@ from typing import Any, Final
 import msgspec
 
 from gateway.errors import BadRequest, Overloaded, PayloadTooLarge
-from gateway.receive.deps import LONGEST_REQUEST_ID, Deps
+from gateway.receive.deps import MAX_REQUEST_ID, Deps
 from gateway.receive.incoming import Incoming
-from gateway.records.feedback import LONGEST_COMMENT, LONGEST_LABEL, Feedback
+from gateway.records.feedback import MAX_COMMENT, MAX_LABEL, Feedback
 
 _FIELDS: Final = ("request_id", "score", "thumb", "label", "comment")
 _VERDICTS: Final = ("score", "thumb", "label")
 # The longest comment with every character escaped takes a quarter of it.
-_MOST_BYTES: Final = 64 * 1024
+_MAX_BYTES: Final = 64 * 1024
 
 
 def take_feedback(incoming: Incoming, deps: Deps, now: float) -> bytes:
@@ -34,8 +34,8 @@ def take_feedback(incoming: Incoming, deps: Deps, now: float) -> bytes:
         if lease is not None:
             lease.end(0, now)
     deps.feedback_rates.take(caller.unit, now)
-    if incoming.size > _MOST_BYTES:
-        raise PayloadTooLarge(f"The feedback has {incoming.size:,} bytes; the limit is {_MOST_BYTES:,}.")
+    if incoming.size > _MAX_BYTES:
+        raise PayloadTooLarge(f"The feedback has {incoming.size:,} bytes; the limit is {_MAX_BYTES:,}.")
     body, incoming.body = b"".join(incoming.body), []  # the connection may be idle for long after this
     given = read_feedback(body, caller.unit, deps.clock())
     if not deps.hear(given):
@@ -76,8 +76,8 @@ def read_feedback(body: bytes, account: str, now: float) -> Feedback:
         account=account,
         score=_score(values.get("score")),
         thumb=_thumb(values.get("thumb")),
-        label=_text(values, "label", LONGEST_LABEL, least=1),
-        comment=_text(values, "comment", LONGEST_COMMENT),
+        label=_text(values, "label", MAX_LABEL, least=1),
+        comment=_text(values, "comment", MAX_COMMENT),
         at=now,
     )
 
@@ -89,9 +89,9 @@ def _request_id(value: object) -> str:
             param="request_id",
             code="missing_required_parameter",
         )
-    if not isinstance(value, str) or len(value) > LONGEST_REQUEST_ID or not value.isascii() or not value.isprintable():
+    if not isinstance(value, str) or len(value) > MAX_REQUEST_ID or not value.isascii() or not value.isprintable():
         raise BadRequest(
-            f"`request_id` is not one of ours: give a reply's `x-request-id`, at most {LONGEST_REQUEST_ID} characters.",
+            f"`request_id` is not one of ours: give a reply's `x-request-id`, at most {MAX_REQUEST_ID} characters.",
             param="request_id",
         )
     return value

@@ -13,7 +13,7 @@ from gateway.errors import (
     UnsupportedEncoding,
 )
 from gateway.openai.body import AT_ONCE_BYTES, SURELY_AT_ONCE_BYTES, Fields, read, read_in_steps, takes_steps
-from gateway.openai.endpoints import Address, Kind, find_endpoint
+from gateway.openai.endpoints import EndpointKind, RequestAddress, find_endpoint
 from gateway.openai.pieces import PIECE_BYTES, Pieces
 from gateway.receive.body_memory import BodyMemory, Hold
 from gateway.receive.cross_origin import PREFLIGHT
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # A body this small is read to its end before an error is told, so the connection can be kept.
 SMALL_BODY_BYTES: Final = 64 * 1024
 # Parts of a body that are kept as they came; more are joined, as each costs 50 bytes beside its own.
-_MOST_PARTS: Final = 256
+_MAX_PARTS: Final = 256
 # A body whose head came so long ago may be of a key that has expired since.
 _FRESH_SECONDS: Final = 1.0
 _BOM: Final = b"\xef\xbb\xbf"
@@ -72,7 +72,7 @@ class Incoming:
         self._piece_bytes = 0
         self._table: RouteTable | None = None  # by which it was admitted
         self.begun_at = 0.0  # when its body was begun to be waited for; monotonic seconds
-        self.address: Address
+        self.address: RequestAddress
         self.caller: Principal
         self.error: LoragateError | None = None
         self.expects = False
@@ -119,7 +119,7 @@ class Incoming:
                 self.is_last, self.keep_alive = True, False
                 raise misframed
         address = self.address = find_endpoint(self.method, self.url)
-        if address.endpoint.kind is not Kind.HEALTH:
+        if address.endpoint.kind is not EndpointKind.HEALTH:
             if table.keys is None:
                 check_without_keys(self.url, headers, deps.host_names, has_body=address.endpoint.method == b"POST")
             self._table = table
@@ -128,7 +128,7 @@ class Incoming:
         if length is not None and (size := int(length)) > min(SURELY_AT_ONCE_BYTES, limits.max_body_bytes):
             if size > limits.max_body_bytes:
                 raise body_too_large(size, limits.max_body_bytes)
-            if address.endpoint.kind is not Kind.HEALTH:
+            if address.endpoint.kind is not EndpointKind.HEALTH:
                 problem = deps.body_memory.problem(self.caller, size - SURELY_AT_ONCE_BYTES)
                 if problem is not None:
                     raise problem
@@ -162,12 +162,12 @@ class Incoming:
         if self.error is not None:
             return
         self.body.append(part)
-        if self.size > SURELY_AT_ONCE_BYTES or self.size > limits.max_body_bytes or len(self.body) > _MOST_PARTS:
+        if self.size > SURELY_AT_ONCE_BYTES or self.size > limits.max_body_bytes or len(self.body) > _MAX_PARTS:
             self._gather(len(part), limits, memory)
 
     def _gather(self, size: int, limits: Limits, memory: BodyMemory) -> None:
         """Count what a large body takes, and join parts that are small."""
-        needs_no_key = self.address.endpoint.kind is Kind.HEALTH
+        needs_no_key = self.address.endpoint.kind is EndpointKind.HEALTH
         most = SURELY_AT_ONCE_BYTES if needs_no_key else limits.max_body_bytes
         if self.size > most:
             self.error = body_too_large(self.size, most)
@@ -186,7 +186,7 @@ class Incoming:
             self._pieces.append(tail[0] if len(tail) == 1 else b"".join(tail))
             self._piece_bytes = self.size
             self.body = []
-        elif len(tail) > _MOST_PARTS:
+        elif len(tail) > _MAX_PARTS:
             self.body = [b"".join(tail)]
 
     def drop(self) -> None:

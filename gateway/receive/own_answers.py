@@ -1,6 +1,6 @@
 """What the worker answers itself, without an engine: its health, models, and thanks for feedback."""
 
-from gateway.openai.endpoints import Kind
+from gateway.openai.endpoints import EndpointKind
 from gateway.receive.deps import Deps
 from gateway.receive.failures import connection_header, status_line
 from gateway.receive.giving_feedback import take_feedback
@@ -21,13 +21,13 @@ def own_answer(incoming: Incoming, deps: Deps, now: float) -> tuple[int, bytes]:
         BadRequest, RateLimited, Overloaded: Feedback is not taken.
     """
     endpoint, model = incoming.address.endpoint, incoming.address.model
-    if endpoint.kind is Kind.HEALTH:
+    if endpoint.kind is EndpointKind.HEALTH:
         return (503, b'{"status":"stopping"}') if deps.is_leaving() else (200, b'{"status":"ok"}')
-    if endpoint.kind is Kind.PREFLIGHT:
+    if endpoint.kind is EndpointKind.PREFLIGHT:
         return 200, b""  # all that it says are headers
-    if endpoint.kind is Kind.FEEDBACK:
+    if endpoint.kind is EndpointKind.FEEDBACK:
         return 202, take_feedback(incoming, deps, now)
-    if endpoint.kind is Kind.MODEL and model is not None:
+    if endpoint.kind is EndpointKind.MODEL and model is not None:
         return 200, show_model(deps.table(), incoming.caller, model)
     return 200, list_models(deps.table(), incoming.caller)
 

@@ -7,7 +7,7 @@ from typing import Final
 from gateway.receive.incoming import Incoming
 
 # Pipelined requests that wait behind one being served; then the client is not read any further.
-LONGEST_PIPELINE: Final = 16
+MAX_PIPELINE: Final = 16
 # After a read of this size others have their turn: a client that sends quickly is read for long at a time, and
 # taking a read apart that is made of tiny chunks takes 30 ms.
 LONG_READ_BYTES: Final = 64 * 1024
@@ -72,4 +72,4 @@ class PipelineQueue:
             self._transport.resume_reading()
 
     def _is_full(self) -> bool:
-        return len(self.waiting) >= LONGEST_PIPELINE or self._bytes > self._most_bytes
+        return len(self.waiting) >= MAX_PIPELINE or self._bytes > self._most_bytes

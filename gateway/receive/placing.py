@@ -8,7 +8,7 @@ import logging
 from time import monotonic
 from typing import Final
 
-from gateway.decide.health import WELL, Failure, Health, Rules, Standing, failed, rested, succeeded
+from gateway.decide.health import WELL, EngineFailure, EngineStanding, Health, Rules, failed, rested, succeeded
 from gateway.decide.place import Terms
 from gateway.decide.route import RouteTable
 from gateway.observe.engine_counts import PlacementCounts
@@ -72,7 +72,11 @@ class Placing:
 
     def sent(self, url: str, who: object) -> None:
         """Note that `who` has been sent to an engine: one that is half open gets no other until this has ended."""
-        if self._health and self._health.get(url, WELL).standing is Standing.HALF_OPEN and url not in self._probes:
+        if (
+            self._health
+            and self._health.get(url, WELL).standing is EngineStanding.HALF_OPEN
+            and url not in self._probes
+        ):
             self._probes[url] = who
             self._shut.add(url)
 
@@ -86,11 +90,11 @@ class Placing:
         """Note the head of a good reply."""
         if self._health:
             health = self._health.get(url)
-            if health is not None and (health.failures or health.standing is not Standing.CLOSED):
+            if health is not None and (health.failures or health.standing is not EngineStanding.CLOSED):
                 now = monotonic()
                 self._become(url, health, succeeded(health, sent_at=sent_at, now=now), None)
 
-    def failed(self, url: str, failure: Failure, sent_at: float) -> None:
+    def failed(self, url: str, failure: EngineFailure, sent_at: float) -> None:
         """Note that an engine has failed a request before its first byte."""
         health = self._health.get(url, WELL)
         self._become(url, health, failed(health, failure, self._rules, sent_at=sent_at, now=monotonic()), failure)
@@ -99,7 +103,7 @@ class Placing:
         """Note that an engine sent what is not HTTP; where no reply has failed of it, nobody else tells."""
         self.counts.of_engine(url).faults += 1
         if not in_reply:
-            self.failed(url, Failure.LOST, monotonic())
+            self.failed(url, EngineFailure.LOST, monotonic())
 
     def is_stuck(self, url: str, engines: Engines, waited: float, now: float, *, is_stream: bool) -> bool:
         """Whether a request that has waited so long for its first byte waits for nothing; ejects the engine if so."""
@@ -109,7 +113,7 @@ class Placing:
         if waited < limit or now - engines.heard_at.get(url, 0.0) < limit:
             return False
         # By when it was sent: what has waited since before a pause must not bring about the next.
-        self.failed(url, Failure.SILENCE, now - waited)
+        self.failed(url, EngineFailure.SILENCE, now - waited)
         return True
 
     # Time, and what the control plane says
@@ -129,7 +133,7 @@ class Placing:
         self._down = down
         self.queue.stir()
 
-    def _become(self, url: str, before: Health, after: Health, failure: Failure | None) -> None:
+    def _become(self, url: str, before: Health, after: Health, failure: EngineFailure | None) -> None:
         if after is before:
             return
         self._health[url] = after
@@ -137,15 +141,15 @@ class Placing:
             return
         self._probes.pop(url, None)
         self._silent.discard(url)
-        if after.standing is not Standing.EJECTED:
+        if after.standing is not EngineStanding.EJECTED:
             self._shut.discard(url)
-            if after.standing is Standing.CLOSED:
+            if after.standing is EngineStanding.CLOSED:
                 self.counts.returned(url)
                 log.info("engine %s gets requests again", url)
             return
         self._shut.add(url)
         assert failure is not None  # nothing else ejects
-        if failure is Failure.SILENCE:
+        if failure is EngineFailure.SILENCE:
             self._silent.add(url)
         self.counts.ejected(url, failure)
         log.warning("engine %s gets no requests for %g s: it has failed, last by %s", url, after.pause_seconds, failure)

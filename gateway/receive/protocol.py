@@ -16,7 +16,7 @@ import httptools
 
 from gateway.errors import BadRequest, LoragateError, Overloaded, RequestTimeout
 from gateway.openai.body import Fields
-from gateway.openai.endpoints import Kind
+from gateway.openai.endpoints import EndpointKind
 from gateway.receive.deps import Deps
 from gateway.receive.exchange import Exchange
 from gateway.receive.failures import reply_of
@@ -25,7 +25,7 @@ from gateway.receive.half_closed import CONTINUE, probe
 from gateway.receive.incoming import SMALL_BODY_BYTES, Incoming, headers_too_large
 from gateway.receive.own_answers import own_answer, reply_with
 from gateway.receive.pipeline_queue import LONG_READ_BYTES, PipelineQueue
-from gateway.receive.reading import Reading
+from gateway.receive.reading import BodyReading
 from gateway.receive.upgrade import has_body, parser_after_upgrade
 from gateway.receive.waiting import Waiting
 
@@ -60,7 +60,7 @@ class ClientConnection(asyncio.Protocol):
         self._unread_bytes = 0  # received since the last request, or the last piece of a body
         self._pipeline = PipelineQueue(deps.limits.max_body_bytes)
         self._queue = self._pipeline.waiting
-        self._exchange: Exchange | Reading | None = None
+        self._exchange: Exchange | BodyReading | None = None
         self._is_paused = False  # the client takes less than it is sent
         self._is_half_closed = False
         self._is_to_be_continued = False  # the parser stops at an upgrade, the body is still to come
@@ -258,11 +258,11 @@ class ClientConnection(asyncio.Protocol):
                 raise incoming.error
             table = self._deps.table()
             incoming.look_again(table, received_at, self._deps.clock)
-            if incoming.address.endpoint.kind is not Kind.PROXIED:
+            if incoming.address.endpoint.kind is not EndpointKind.PROXIED:
                 self._reply(incoming, request_id, *own_answer(incoming, self._deps, received_at))
                 return
             if incoming.size > SMALL_BODY_BYTES and fields is None and (steps := incoming.steps()) is not None:
-                self._exchange = Reading(self, incoming, request_id, steps)
+                self._exchange = BodyReading(self, incoming, request_id, steps)
                 self.waits_for_engine()
                 self._deps.readings.add(self._exchange)
                 return

@@ -23,7 +23,7 @@ log = logging.getLogger("loragate.receive")
 TURN_SECONDS: Final = 0.003
 
 
-class Reading:
+class BodyReading:
     """A request whose body is being read.
 
     Args:
@@ -94,9 +94,9 @@ class Readings:
     """The bodies that a worker reads in steps, one step of each in turn."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Reading] = deque()
+        self._waiting: deque[BodyReading] = deque()
 
-    def add(self, reading: Reading) -> None:
+    def add(self, reading: BodyReading) -> None:
         """Begin with the next turn."""
         self._waiting.append(reading)
         if len(self._waiting) == 1:

@@ -14,7 +14,7 @@ from gateway.pipeline import Exposure, Placement
 from gateway.records.feedback import OWN_ID, About, Named
 
 
-class Recent:
+class RecentRequests:
     """A worker's last requests.
 
     Args:

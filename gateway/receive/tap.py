@@ -8,7 +8,7 @@ import logging
 from typing import Final, Protocol
 
 from gateway.decide.sample import Copy, pick_copy
-from gateway.mirror.captured import Taken
+from gateway.mirror.captured import CapturedRequest
 from gateway.mirror.faults import told
 from gateway.observe.mirror_counts import MirrorCounts
 from gateway.openai.endpoints import Dialect
@@ -39,7 +39,7 @@ class Offers(Protocol):
     def release(self, size: int) -> None:
         """Give back what was reserved."""
 
-    def offer(self, taken: Taken) -> None:
+    def offer(self, taken: CapturedRequest) -> None:
         """Take over a request that has ended well, with what is reserved for it."""
 
 
@@ -48,9 +48,9 @@ class Tap:
 
     __slots__ = ("_left", "_most", "_parts", "_taken", "_taps")
 
-    def __init__(self, taps: "Taps", taken: Taken, most: int) -> None:
+    def __init__(self, taps: "Taps", taken: CapturedRequest, most: int) -> None:
         self._taps = taps
-        self._taken: Taken | None = taken
+        self._taken: CapturedRequest | None = taken
         self._parts = taken.parts
         self._most = most  # bytes of the reply that it may reserve yet
         self._left = 0  # of those that it has reserved
@@ -171,7 +171,7 @@ class Taps:
             counts.drop("queue_full")
         else:
             tag = placed.exposure.tag if placed.exposure is not None else None
-            taken = Taken(
+            taken = CapturedRequest(
                 copy.kind,
                 copy.control,
                 copy.other,

@@ -7,8 +7,8 @@ import msgspec
 
 # What ids of the gateway's own making begin with; no client's id does, so each of them has one request and one account.
 OWN_ID: Final = "req-"
-LONGEST_LABEL: Final = 64
-LONGEST_COMMENT: Final = 2_000
+MAX_LABEL: Final = 64
+MAX_COMMENT: Final = 2_000
 # A score from here on is good; a thumb counts as 1 or 0.
 GOOD_FROM: Final = 0.5
 

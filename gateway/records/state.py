@@ -13,7 +13,7 @@ from gateway.decide.engine_fields import check_rules
 from gateway.decide.sample import DEFAULT_NOISE_SHARE
 
 # Of one alias's former controls; a rollback reaches back no further.
-LONGEST_HISTORY: Final = 100
+MAX_HISTORY: Final = 100
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 Capture = Literal["full", "metrics_only", "off"]
 
@@ -195,7 +195,7 @@ class RouteRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             candidate=None,
             weight=0,
             created=now,
-            previous=previous[:LONGEST_HISTORY],
+            previous=previous[:MAX_HISTORY],
             shadow=None,
         )
 
@@ -216,7 +216,7 @@ class RouteVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     reason: str = ""
 
 
-class RolloutRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RolloutRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One candidate's journey; `body` is JSON that whoever drives rollouts reads and writes."""
 
     id: str
@@ -235,7 +235,7 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     keys: tuple[KeyRecord, ...] = ()
     adapters: tuple[Entry, ...] = ()
     routes: tuple[RouteRecord, ...] = ()
-    rollouts: tuple[RolloutRecord, ...] = ()
+    rollouts: tuple[RolloutRow, ...] = ()
 
     def catalog(self) -> Catalog:
         """Return the registered versions."""
@@ -250,11 +250,11 @@ class Desired(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         others = tuple(other for other in self.routes if other.alias != route.alias)
         return msgspec.structs.replace(self, routes=(*others, route))
 
-    def rollout(self, alias: str) -> RolloutRecord | None:
+    def rollout(self, alias: str) -> RolloutRow | None:
         """Return the open rollout of `alias`, or None."""
         return next((rollout for rollout in self.rollouts if rollout.alias == alias), None)
 
-    def with_rollout(self, rollout: RolloutRecord) -> "Desired":
+    def with_rollout(self, rollout: RolloutRow) -> "Desired":
         """Return the state with `rollout` new or replaced."""
         others = tuple(other for other in self.rollouts if other.id != rollout.id)
         return msgspec.structs.replace(self, rollouts=(*others, rollout))

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.observe.ledger import DURATION_BOUNDS
-from gateway.observe.tally import MOST_ACCOUNTS, ArmTally, Tally, mark_of, marks
+from gateway.observe.tally import MAX_ACCOUNTS, ArmTally, Tally, mark_of, marks
 from gateway.observe.units import WHOLE, UnitShares
 from gateway.rollout.gates.by_account import OTHERS
-from gateway.rollout.gates.unit_shares import NO_SHARES, NO_UNITS, Count, Shares, Units
+from gateway.rollout.gates.unit_shares import NO_SHARES, NO_UNITS, ArmUnits, Count, Shares
 
 # An account that has sent fewer in a stage does not count as one that calls: somebody's trial request must not make
 # the one application that calls wait for a second one.
@@ -30,8 +30,8 @@ class ArmCounts:
     errors: int = 0
     durations: tuple[int, ...] = (0,) * (len(DURATION_BOUNDS) + 1)
     units: int = 0
-    failing: Units = NO_UNITS
-    slow: Units = NO_UNITS
+    failing: ArmUnits = NO_UNITS
+    slow: ArmUnits = NO_UNITS
 
     def without(self, other: "ArmCounts") -> "ArmCounts":
         """Return what is left when a part is taken out."""
@@ -79,9 +79,9 @@ def arm_counts(tally: ArmTally, units: int) -> ArmCounts:
     )
 
 
-def _units(rounds: Mapping[int, UnitShares]) -> Units:
+def _units(rounds: Mapping[int, UnitShares]) -> ArmUnits:
     found = {number: _shares(each) for number, each in sorted(rounds.items())}
-    return Units(whole=found.pop(WHOLE, NO_SHARES), rounds=tuple(found.items()))
+    return ArmUnits(whole=found.pop(WHOLE, NO_SHARES), rounds=tuple(found.items()))
 
 
 def _shares(told: UnitShares) -> Shares:
@@ -105,7 +105,7 @@ def accounts_of(tally: Tally) -> tuple[AccountCounts, ...]:
     ]
     if not found:
         return ()
-    named = _largest_first(found)[:MOST_ACCOUNTS]
+    named = _largest_first(found)[:MAX_ACCOUNTS]
     control = arm_counts(tally.control, len(tally.units.control))
     candidate = arm_counts(tally.candidate, len(tally.units.candidate))
     for each in named:

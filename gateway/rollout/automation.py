@@ -14,7 +14,7 @@ from gateway.rollout.events import AUTOMATION, StepFailed, StepInconclusive, Ste
 from gateway.rollout.gates.by_account import judge_by_account
 from gateway.rollout.gates.pairs import Finding, judge_pairs
 from gateway.rollout.gates.reading import Reading, Verdict, worst
-from gateway.rollout.gates.traffic import Gate, Source, Streams, judge_manual
+from gateway.rollout.gates.traffic import Gate, GateSource, Streams, judge_manual
 from gateway.rollout.plan import Stage
 from gateway.rollout.rollout import Phase, Rollout
 
@@ -47,9 +47,9 @@ def read_gates(rollout: Rollout, facts: Facts) -> tuple[Reading, ...]:
 
 
 def _read(gate: Gate, rollout: Rollout, facts: Facts) -> Reading:
-    if gate.source is Source.PERSON:
+    if gate.source is GateSource.PERSON:
         return judge_manual(gate, rollout.approved_by)
-    if gate.source is Source.PAIRS:
+    if gate.source is GateSource.PAIRS:
         return judge_pairs(gate, facts.findings.get(gate.name))
     plan = rollout.plan
     return judge_by_account(gate, facts.streams.get(gate.name), plan.alpha_per_gate, plan.alpha)

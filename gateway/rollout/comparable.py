@@ -11,7 +11,7 @@ from evaluators.compare.registry import comparators
 from evaluators.judge.criteria import REGISTERED
 from gateway.decide.assign import TOTAL_WEIGHT
 from gateway.records.state import MirrorPolicy, RouteRecord
-from gateway.rollout.gates.traffic import Source
+from gateway.rollout.gates.traffic import GateSource
 from gateway.rollout.plan import Plan, Stage
 
 JUDGE: Final = "judge"
@@ -39,7 +39,7 @@ def pairs_problem(plan: Plan, route: RouteRecord) -> str | None:
 
 def _missing(stage: Stage, policy: MirrorPolicy) -> Iterator[str]:
     for gate in stage.gates:
-        if gate.source is not Source.PAIRS:
+        if gate.source is not GateSource.PAIRS:
             continue
         if gate.name == JUDGE and policy.judge is None:
             yield "gate `judge` needs a model that judges: give the route a `mirror.judge`"

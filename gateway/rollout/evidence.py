@@ -25,9 +25,9 @@ from gateway.rollout.gates.pairs import Finding
 from gateway.rollout.gates.reading import Reading, Verdict
 from gateway.rollout.gates.sample_ratio import Exposures, Ratio, judge_ratio
 from gateway.rollout.gates.traffic import AccountStreams, Gate, Streams, latency_threshold
-from gateway.rollout.gates.unit_shares import Units
+from gateway.rollout.gates.unit_shares import ArmUnits
 from gateway.rollout.plan import Stage
-from gateway.rollout.record import Journey
+from gateway.rollout.record import RolloutRecord
 from gateway.rollout.rollout import Phase, Rollout
 from gateway.rollout.rules import RULES, what_changed
 
@@ -98,7 +98,7 @@ def counts_of(tallies: Sequence[Tally], rollout: Rollout, pairs: StagePairs = NO
     return StageCounts(stage=rollout.stage, pairs=pairs)
 
 
-def facts_of(counts: StageCounts, journey: Journey) -> Facts:
+def facts_of(counts: StageCounts, journey: RolloutRecord) -> Facts:
     """Return what the gates read of a stage's counts."""
     weight, threshold = journey.rollout.weight, journey.threshold_seconds
     streams = {ERROR_RATE: _streams(counts, weight, lambda arm: arm.failing)}
@@ -120,7 +120,7 @@ def facts_of(counts: StageCounts, journey: Journey) -> Facts:
     )
 
 
-def _streams(counts: StageCounts, weight: int, read: Callable[[ArmCounts], Units]) -> Streams:
+def _streams(counts: StageCounts, weight: int, read: Callable[[ArmCounts], ArmUnits]) -> Streams:
     """Return what a gate reads of both arms, of all and of each account."""
     accounts = tuple(
         AccountStreams(account=each.account, control=read(each.control), candidate=read(each.candidate))
@@ -150,7 +150,7 @@ def period_of(counts: StageCounts, rollout: Rollout, before: Sequence[Exposures]
     return _split(counts, rollout.weight, before)[0]
 
 
-def ratio_of(counts: StageCounts, journey: Journey) -> Ratio:
+def ratio_of(counts: StageCounts, journey: RolloutRecord) -> Ratio:
     """Return whether the units of all stages fit their weights."""
     weight = journey.rollout.weight
     if not weight:
@@ -208,7 +208,9 @@ def next_stage(rollout: Rollout) -> Stage | None:
     return following[0] if following else None
 
 
-def judged(journey: Journey, counts: StageCounts, now: float) -> StepPassed | StepFailed | StepInconclusive | None:
+def judged(
+    journey: RolloutRecord, counts: StageCounts, now: float
+) -> StepPassed | StepFailed | StepInconclusive | None:
     """Return what automation brings about now, or None to wait.
 
     A critical gate's failure comes first: to take a bad candidate back is right whatever the split. Then a stage that
@@ -256,7 +258,7 @@ def judged(journey: Journey, counts: StageCounts, now: float) -> StepPassed | St
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class StageStanding:
     """What people are told of a rollout's stage."""
 
     samples: int
@@ -266,11 +268,11 @@ class Standing:
     warnings: tuple[str, ...] = ()
 
 
-def standing_of(journey: Journey, counts: StageCounts, now: float) -> Standing:
+def standing_of(journey: RolloutRecord, counts: StageCounts, now: float) -> StageStanding:
     """Return how a rollout's stage stands now."""
     facts = facts_of(counts, journey)
     readings = read_gates(journey.rollout, facts)
-    return Standing(
+    return StageStanding(
         samples=facts.samples,
         readings=readings,
         ratio=ratio_of(counts, journey),
@@ -279,7 +281,7 @@ def standing_of(journey: Journey, counts: StageCounts, now: float) -> Standing:
     )
 
 
-def waits_for(journey: Journey, facts: Facts, readings: Sequence[Reading], now: float) -> list[str]:
+def waits_for(journey: RolloutRecord, facts: Facts, readings: Sequence[Reading], now: float) -> list[str]:
     """Return what has to happen before the rollout goes on, as sentences."""
     rollout, stage = journey.rollout, journey.rollout.current
     if rollout.is_over:

@@ -23,7 +23,7 @@ GENESIS: Final = "0" * 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class JournalEntry:
     """One journalled record and its place in the chain; `number` begins at 1."""
 
     number: int
@@ -33,7 +33,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
+class JournalHead:
     """The newest entry, as noted elsewhere."""
 
     number: int
@@ -77,13 +77,15 @@ def hash_of(number: int, previous: str, record: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def append(last: Entry | None, record: Mapping[str, Any]) -> Entry:
+def append(last: JournalEntry | None, record: Mapping[str, Any]) -> JournalEntry:
     """Return the entry that carries `record` after `last` (None: the first of all)."""
     number, previous = (1, GENESIS) if last is None else (last.number + 1, last.hash)
-    return Entry(number=number, previous=previous, hash=hash_of(number, previous, record), record=record)
+    return JournalEntry(number=number, previous=previous, hash=hash_of(number, previous, record), record=record)
 
 
-def verify(entries: Iterable[Entry], *, after: Head | None = None, head: Head | None = None) -> Break | None:
+def verify(
+    entries: Iterable[JournalEntry], *, after: JournalHead | None = None, head: JournalHead | None = None
+) -> Break | None:
     """Return the first break of the chain, or None if it holds from end to end.
 
     Args:
@@ -105,7 +107,7 @@ def verify(entries: Iterable[Entry], *, after: Head | None = None, head: Head | 
     return None
 
 
-def _what_is_wrong(entry: Entry, expected: int, previous: str) -> str | None:
+def _what_is_wrong(entry: JournalEntry, expected: int, previous: str) -> str | None:
     if entry.number > expected:
         return f"entry {expected} is missing: entry {entry.number} comes in its place"
     if entry.number < expected:

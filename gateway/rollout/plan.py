@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from evaluators.statistics.multiple import bonferroni
 from gateway.decide.assign import TOTAL_WEIGHT
-from gateway.rollout.gates.traffic import Gate, Source
+from gateway.rollout.gates.traffic import Gate, GateSource
 from gateway.rollout.journal import canonical_json
 
 # With none of them wrong an error rate above 5 % is excluded, at the alpha that a gate has in a plan of four steps.
@@ -69,7 +69,7 @@ class Stage:
     @property
     def wants_pairs(self) -> bool:
         """Whether requests must be compared on both arms."""
-        return self.is_shadow or any(gate.source is Source.PAIRS for gate in self.gates)
+        return self.is_shadow or any(gate.source is GateSource.PAIRS for gate in self.gates)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,16 +5,16 @@ from typing import Any, Final, TypeVar
 
 from evaluators.judge.criteria import REGISTERED
 from gateway.decide.assign import TOTAL_WEIGHT
-from gateway.rollout.gates.traffic import GATES, Gate, GateKind, Source, kind_of
+from gateway.rollout.gates.traffic import GATES, Gate, GateKind, GateSource, kind_of
 from gateway.rollout.plan import ALPHA, BUDGET, IDLE_SECONDS, MAX_TIME_SECONDS, MIN_SAMPLES, SHARE, Plan, Stage
 from gateway.rollout.plan_values import DEFAULT_TIME, NotReadable, seconds_of, share_of, values_of, weight_of
 
 T = TypeVar("T")
 
-LONGEST_SECONDS: Final = 365 * 24 * 3600
-MOST_SAMPLES: Final = 1_000_000_000
+MAX_SECONDS: Final = 365 * 24 * 3600
+MAX_SAMPLES: Final = 1_000_000_000
 # A ramp longer than this is a mistake; Argo's and Flagger's examples have 5 to 10 steps.
-MOST_STEPS: Final = 100
+MAX_STEPS: Final = 100
 DEFAULT_GATES: Final = ("error_rate", "latency")
 # What is wrong whatever an adapter was trained for, and can be seen without a judge, a schema or an extra: it
 # fails, refuses, repeats itself, or does not come to an end, more often than the control does. How far it has
@@ -29,7 +29,7 @@ _FLAGS: Final = ("critical", "muted")
 _SINGLE_ACCOUNT: Final = "single_account"
 # Of the same: how many times the control's share is fine, in place of a margin; beyond 100 times nothing is compared.
 _RATIO: Final = "ratio"
-MOST_TIMES: Final = 100
+MAX_TIMES: Final = 100
 _LEAST: Final = "min_samples"
 
 
@@ -87,8 +87,8 @@ class _Reader:
         steps = values.get("steps")
         if steps is None:
             steps = []
-        if not isinstance(steps, list | tuple) or len(steps) > MOST_STEPS:
-            self._problem("steps", steps, f"a list of at most {MOST_STEPS} steps")
+        if not isinstance(steps, list | tuple) or len(steps) > MAX_STEPS:
+            self._problem("steps", steps, f"a list of at most {MAX_STEPS} steps")
             steps = []
         elif not steps and shadow is None:
             self.problems.append("plan: has neither `shadow` nor `steps`: nothing would be done")
@@ -111,7 +111,7 @@ class _Reader:
         if "pairs" not in values:
             self.problems.append("shadow.pairs: is missing; say how many pairs to compare, such as 500")
         pairs = self._count("shadow.pairs", values.get("pairs"), MIN_SAMPLES, least=1)
-        most = self._count("shadow.max_pairs", values.get("max_pairs"), min(MOST_SAMPLES, BUDGET * pairs), least=1)
+        most = self._count("shadow.max_pairs", values.get("max_pairs"), min(MAX_SAMPLES, BUDGET * pairs), least=1)
         if most < pairs:
             self._problem("shadow.max_pairs", values["max_pairs"], f"at least pairs ({pairs})")
         gates = self._gates("shadow.gates", values.get("gates", DEFAULT_SHADOW_GATES), is_shadow=True)
@@ -151,12 +151,12 @@ class _Reader:
         shortest, longest = self._times(where, values)
         least = self._count(f"{where}.min_samples", values.get("min_samples"), MIN_SAMPLES)
         most = values.get("max_samples")
-        if most is not None and self._count(f"{where}.max_samples", most, MOST_SAMPLES) < max(1, least):
+        if most is not None and self._count(f"{where}.max_samples", most, MAX_SAMPLES) < max(1, least):
             self._problem(f"{where}.max_samples", most, f"at least min_samples ({least}), and 1")
         if default is None or "gates" in values:
             default = self._gates(f"{where}.gates", values.get("gates", DEFAULT_GATES), is_shadow=False)
         share, idle = self._mirrored(where, values, mirrored)
-        if not any(gate.source is Source.PAIRS for gate in default):
+        if not any(gate.source is GateSource.PAIRS for gate in default):
             for key in (key for key in ("share", "idle") if key in values):
                 self.problems.append(f"{where}.{key}: no gate of this step reads pairs, so nothing is compared in it")
             share = idle = 0
@@ -195,7 +195,7 @@ class _Reader:
     def _times(self, where: str, values: Mapping[Any, Any]) -> tuple[int, int]:
         shortest = self._time(f"{where}.min_time", values.get("min_time"), 0 if where == "shadow" else DEFAULT_TIME)
         longest = self._time(
-            f"{where}.max_time", values.get("max_time"), min(LONGEST_SECONDS, max(MAX_TIME_SECONDS, 2 * shortest))
+            f"{where}.max_time", values.get("max_time"), min(MAX_SECONDS, max(MAX_TIME_SECONDS, 2 * shortest))
         )
         if longest < max(1, shortest):
             self._problem(f"{where}.max_time", values["max_time"], f"at least min_time ({shortest} s), and 1 s")
@@ -203,7 +203,7 @@ class _Reader:
 
     def _time(self, where: str, value: object, default: int) -> int:
         seconds = self._read(where, value, seconds_of, default)
-        if not 0 <= seconds <= LONGEST_SECONDS:
+        if not 0 <= seconds <= MAX_SECONDS:
             self._problem(where, value, "between 0s and 365d")
             return default
         return seconds
@@ -211,8 +211,8 @@ class _Reader:
     def _count(self, where: str, value: object, default: int, least: int = 0) -> int:
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST_SAMPLES:
-            self._problem(where, value, f"a whole number in {least}..{MOST_SAMPLES}")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_SAMPLES:
+            self._problem(where, value, f"a whole number in {least}..{MAX_SAMPLES}")
             return default
         return value
 
@@ -243,8 +243,8 @@ class _Reader:
             return None
         if is_shadow and kind.needs_live_traffic:
             self.problems.append(f"{where}: `{name}` needs live traffic, which a candidate in shadow does not have")
-        known = () if kind.source is Source.PERSON else (*kind.defaults, *_FLAGS)
-        if kind.source is Source.COUNTS:
+        known = () if kind.source is GateSource.PERSON else (*kind.defaults, *_FLAGS)
+        if kind.source is GateSource.COUNTS:
             known = (*known, _RATIO, _SINGLE_ACCOUNT)
         if parameters is not None and not isinstance(parameters, Mapping):
             self._problem(f"{where}.{name}", parameters, f"a mapping with {', '.join(known) or 'nothing'}")
@@ -259,7 +259,7 @@ class _Reader:
             for each, default in kind.defaults.items()
             if each != _LEAST
         }
-        if kind.source is Source.PAIRS and given.get("limit") is None and given.get("margin") is not None:
+        if kind.source is GateSource.PAIRS and given.get("limit") is None and given.get("margin") is not None:
             read["limit"] = None  # of the two that which is given holds, not the other's default
         least, ratio = kind.defaults.get(_LEAST), self._ratio(where, given)
         return Gate(
@@ -280,10 +280,8 @@ class _Reader:
             return None
         if given.get("margin"):
             self.problems.append(f"{where}: give `margin` or `ratio`; each says how much worse than control is fine")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= MOST_TIMES:
-            self._problem(
-                f"{where}.{_RATIO}", value, f"a number in 1..{MOST_TIMES}: how many times the control's share"
-            )
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= MAX_TIMES:
+            self._problem(f"{where}.{_RATIO}", value, f"a number in 1..{MAX_TIMES}: how many times the control's share")
             return None
         return float(value)
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.records.state import RolloutRecord
+from gateway.records.state import RolloutRow
 from gateway.rollout.events import AUTOMATION, Resumed
 from gateway.rollout.gates.sample_ratio import Exposures
 from gateway.rollout.plan import Stage, canonical
@@ -34,7 +34,7 @@ class Last:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Journey:
+class RolloutRecord:
     """A rollout and what belongs to it.
 
     Attributes:
@@ -73,7 +73,7 @@ class Journey:
 
     def after(
         self, transition: Transition, *, threshold_seconds: float | None = None, period: Exposures | None = None
-    ) -> "Journey":
+    ) -> "RolloutRecord":
         """Return the journey after a transition.
 
         Args:
@@ -97,7 +97,7 @@ class Journey:
             rules=RULES if is_again else self.rules,
         )
 
-    def with_threshold(self, seconds: float) -> "Journey":
+    def with_threshold(self, seconds: float) -> "RolloutRecord":
         """Return the journey with the threshold of its stage."""
         return replace(self, threshold_seconds=seconds)
 
@@ -108,14 +108,14 @@ class Journey:
         return f"its last event is `{self.last.event}`, number {self.rollout.sequence}, by {who}{why}"
 
 
-def encode(journey: Journey) -> dict[str, Any]:
+def encode(journey: RolloutRecord) -> dict[str, Any]:
     """Return a journey as JSON values, its plan in canonical form."""
     values: dict[str, Any] = msgspec.to_builtins(journey)
     state = values.pop("rollout")
     return {_STATE: {**state, "plan": canonical(journey.rollout.plan)}, **values}
 
 
-def decode(body: Mapping[str, Any]) -> Journey:
+def decode(body: Mapping[str, Any]) -> RolloutRecord:
     """Return the journey that `encode` wrote.
 
     Raises:
@@ -126,7 +126,7 @@ def decode(body: Mapping[str, Any]) -> Journey:
         state = dict(values.pop(_STATE))
         plan = parse_plan(state["plan"])
         rollout = {**state, "plan": msgspec.to_builtins(plan)}
-        return msgspec.convert({**values, "rollout": rollout}, type=Journey)
+        return msgspec.convert({**values, "rollout": rollout}, type=RolloutRecord)
     except (KeyError, TypeError, ValueError, InvalidPlan, msgspec.ValidationError) as error:
         raise StoreUnreadable(
             f"a rollout in the store cannot be read ({error}); it is damaged or of a later release: "
@@ -134,7 +134,7 @@ def decode(body: Mapping[str, Any]) -> Journey:
         ) from None
 
 
-def record(journey: Journey) -> RolloutRecord:
+def record(journey: RolloutRecord) -> RolloutRow:
     """Return what the store keeps."""
     rollout = journey.rollout
-    return RolloutRecord(id=rollout.id, alias=rollout.alias, is_open=not rollout.is_over, body=encode(journey))
+    return RolloutRow(id=rollout.id, alias=rollout.alias, is_open=not rollout.is_over, body=encode(journey))

@@ -8,7 +8,7 @@ judges anew when a person resumes it: that is a stage of its own, whose counts b
 from collections.abc import Callable
 from typing import Final
 
-from gateway.rollout.gates.traffic import Gate, Source
+from gateway.rollout.gates.traffic import Gate, GateSource
 from gateway.rollout.plan import Stage
 
 # 1: requests counted, in two bounds; gates passed at their own part of alpha; sessions counted as they ended.
@@ -19,10 +19,10 @@ _TIMED: Final = ("ttft", "itl")
 # Which gates, and what is otherwise.
 _CHANGED: Final[tuple[tuple[Callable[[Gate], bool], str], ...]] = (
     (
-        lambda gate: gate.source is Source.COUNTS,
+        lambda gate: gate.source is GateSource.COUNTS,
         "counts each unit once, in place of each request, in one e-value of both arms",
     ),
-    (lambda gate: gate.source is Source.PAIRS, "counts sessions in the order in which they began"),
+    (lambda gate: gate.source is GateSource.PAIRS, "counts sessions in the order in which they began"),
     (lambda gate: gate.name in _TIMED, "reads only pairs whose caller was served by control"),
     (lambda gate: gate.name == "kl", "fails by a tighter lower bound, and passes by an estimate of the divergence"),
 )

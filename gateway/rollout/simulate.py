@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from evaluators.observation import Judged
+from evaluators.observation import ScoredPair
 from gateway.rollout.gates.pairs import judge_pairs
 from gateway.rollout.gates.reading import Reading, Verdict, worst
-from gateway.rollout.gates.traffic import Source
+from gateway.rollout.gates.traffic import GateSource
 from gateway.rollout.plan import Plan, Stage
 from gateway.rollout.rollout import Rollout
 from gateway.rollout.stage_evidence import Make, StageEvidence, criterion_evidence
@@ -55,12 +55,12 @@ class Stop:
 
 def not_replayed(plan: Plan) -> tuple[str, ...]:
     """Return the gates of a plan that pairs alone cannot answer."""
-    names = (gate.name for stage in plan.stages for gate in stage.gates if gate.source is not Source.PAIRS)
+    names = (gate.name for stage in plan.stages for gate in stage.gates if gate.source is not GateSource.PAIRS)
     return tuple(dict.fromkeys(names))
 
 
 def simulate(
-    plan: Plan, past: Rollout, pairs: Sequence[Judged], make: Make = criterion_evidence, judged_share: float = 1.0
+    plan: Plan, past: Rollout, pairs: Sequence[ScoredPair], make: Make = criterion_evidence, judged_share: float = 1.0
 ) -> Stop:
     """Return when a rollout would have stopped under another plan.
 
@@ -74,7 +74,7 @@ def simulate(
     stages = [stage for stage in plan.stages if stage.wants_pairs]
     rollout = replace(past, plan=plan)
     seen = 0
-    last: Judged | None = None
+    last: ScoredPair | None = None
     run = _Run(stages.pop(0), rollout, make, judged_share)
     for judged in pairs:
         taken = run.take(judged)
@@ -92,7 +92,7 @@ def simulate(
     return _stop(outcome or Outcome.UNDECIDED, run, seen, last)
 
 
-def _stop(outcome: Outcome, run: "_Run", seen: int, judged: Judged) -> Stop:
+def _stop(outcome: Outcome, run: "_Run", seen: int, judged: ScoredPair) -> Stop:
     return Stop(
         outcome=outcome,
         pairs=seen,
@@ -109,11 +109,11 @@ class _Run:
     def __init__(self, stage: Stage, rollout: Rollout, make: Make, judged_share: float) -> None:
         self.stage = stage
         self._evidence = StageEvidence(stage, rollout, judged_share, make)
-        self._gates = [gate for gate in stage.gates if gate.source is Source.PAIRS]
+        self._gates = [gate for gate in stage.gates if gate.source is GateSource.PAIRS]
         self._begun: float | None = None
         self.readings: tuple[Reading, ...] = ()
 
-    def take(self, judged: Judged) -> int:
+    def take(self, judged: ScoredPair) -> int:
         """Take a pair in; returns 1 if it compares the two versions, and 0 for noise."""
         if self._begun is None:
             self._begun = judged.judged_at

@@ -15,18 +15,18 @@ from evaluators.compare.registry import comparators
 from evaluators.judge.classify import Classification, CriterionEvidence
 from evaluators.judge.criteria import METRICS, Criterion, criterion, registered
 from evaluators.judge.outcomes import outcome_against
-from evaluators.observation import Judged, Kind, Score
-from gateway.rollout.gates.pairs import MOST_NAMED, Finding, judge_pairs
+from evaluators.observation import Kind, Score, ScoredPair
+from gateway.rollout.gates.pairs import MAX_NAMED, Finding, judge_pairs
 from gateway.rollout.gates.reading import Reading, Verdict
-from gateway.rollout.gates.traffic import Gate, Source
+from gateway.rollout.gates.traffic import Gate, GateSource
 from gateway.rollout.plan import Plan, Stage
 from gateway.rollout.rollout import Rollout
 
 
-class Evidence(Protocol):
+class StreamEvidence(Protocol):
     """What one criterion is told, and says (`evaluators.judge.classify.CriterionEvidence`)."""
 
-    def add(self, judged: Judged) -> None:
+    def add(self, judged: ScoredPair) -> None:
         """Take in a pair."""
 
     def close(self, now: float) -> None:
@@ -39,10 +39,10 @@ class Evidence(Protocol):
         """Return what all that says."""
 
 
-Make = Callable[[Criterion, int], Evidence]
+Make = Callable[[Criterion, int], StreamEvidence]
 
 
-def criterion_evidence(demand: Criterion, idle_seconds: int) -> Evidence:
+def criterion_evidence(demand: Criterion, idle_seconds: int) -> StreamEvidence:
     """Return evidence for a criterion, empty; a session is over after so many seconds."""
     return CriterionEvidence(demand, idle_seconds=idle_seconds)
 
@@ -79,11 +79,11 @@ def criterion_of(gate: Gate, plan: Plan, judged_share: float = 1.0) -> Criterion
 def needs_noise(rollout: Rollout) -> bool:
     """Whether a gate of the stage that a rollout stands in, muted or not, is held against noise pairs."""
     gates = () if rollout.current is None else rollout.current.gates
-    demands = [criterion_of(gate, rollout.plan) for gate in gates if gate.source is Source.PAIRS]
+    demands = [criterion_of(gate, rollout.plan) for gate in gates if gate.source is GateSource.PAIRS]
     return any(demand is not None and demand.needs_noise for demand in demands)
 
 
-def badness_of(demand: Criterion, judged: Judged) -> float | None:
+def badness_of(demand: Criterion, judged: ScoredPair) -> float | None:
     """Return how much a pair speaks against the candidate, above 0 if it does; None if it says nothing."""
     outcome = outcome_against(judged, demand.metric)
     if not isinstance(outcome, Score):
@@ -112,7 +112,7 @@ class StageEvidence:
         self._gates: dict[str, _GateEvidence] = {}
         self._missing: dict[str, Finding] = {}
         for gate in stage.gates:
-            if gate.source is not Source.PAIRS:
+            if gate.source is not GateSource.PAIRS:
                 continue
             demand = criterion_of(gate, rollout.plan, judged_share)
             if demand is None:
@@ -134,7 +134,7 @@ class StageEvidence:
         is_idle = self._now >= enough_at + self._idle_seconds
         return is_idle and all(gate.evidence.has_counted(enough_at) for gate in self._gates.values())
 
-    def add(self, judged: Judged) -> None:
+    def add(self, judged: ScoredPair) -> None:
         """Take in the next pair."""
         is_noise = judged.kind is Kind.NOISE and judged.control == self._control
         is_pair = judged.kind is Kind.CANDIDATE and (judged.control, judged.other) == (self._control, self._candidate)
@@ -163,7 +163,7 @@ class StageEvidence:
 
 
 class _GateEvidence:
-    def __init__(self, gate: Gate, demand: Criterion, evidence: Evidence) -> None:
+    def __init__(self, gate: Gate, demand: Criterion, evidence: StreamEvidence) -> None:
         self.gate = gate
         self.evidence = evidence
         self._demand = demand
@@ -171,7 +171,7 @@ class _GateEvidence:
         self._last: int | None = None
         self._worst: list[tuple[float, int, str]] = []  # a heap, the least bad first
 
-    def add(self, judged: Judged, *, is_pair: bool) -> None:
+    def add(self, judged: ScoredPair, *, is_pair: bool) -> None:
         """Take in the next pair, or a pair of the control with itself, which shows how much is noise."""
         self.evidence.add(judged)
         bad = badness_of(self._demand, judged) if is_pair else None
@@ -181,7 +181,7 @@ class _GateEvidence:
         self._last = judged.number
         if bad > 0:
             entry = (bad, -judged.number, judged.sample)  # of equals the earlier ones
-            (heapq.heappush if len(self._worst) < MOST_NAMED else heapq.heappushpop)(self._worst, entry)
+            (heapq.heappush if len(self._worst) < MAX_NAMED else heapq.heappushpop)(self._worst, entry)
 
     def finding(self) -> Finding:
         """Return what the pairs say to this gate."""

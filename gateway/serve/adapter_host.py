@@ -35,8 +35,8 @@ SEVERAL: Final = (
     "this address seems to be several engines, as connections to it see different adapters: name each engine by an "
     "address of its own"
 )
-LONGEST_LIST: Final = 16 * 1024 * 1024
-_LONGEST_FINGERPRINT: Final = 200
+MAX_LIST: Final = 16 * 1024 * 1024
+_MAX_FINGERPRINT: Final = 200
 
 
 log = logging.getLogger("loragate.engines")
@@ -162,7 +162,7 @@ class VllmHost:
 
     async def _seen(self, version: str) -> list[bool]:
         """Return, for each of some new connections that were answered, whether the version is listed there."""
-        asked = [self._client.get_anew("/v1/models", ASK_SECONDS, LONGEST_LIST) for _ in range(CONNECTIONS)]
+        asked = [self._client.get_anew("/v1/models", ASK_SECONDS, MAX_LIST) for _ in range(CONNECTIONS)]
         answers = await asyncio.gather(*asked, return_exceptions=True)
         seen = []
         for answer in answers:
@@ -225,7 +225,7 @@ class VllmHost:
 
     async def _models(self) -> Models:
         try:
-            reply = await self._client.get("/v1/models", ASK_SECONDS, LONGEST_LIST)
+            reply = await self._client.get("/v1/models", ASK_SECONDS, MAX_LIST)
         except NoAnswer as error:
             raise EngineDown(ProblemKind.UNREACHABLE, f"GET /v1/models: {error}") from None
         status = reply.status
@@ -276,7 +276,7 @@ def _answers(reply: dict[str, Any], prompts: int) -> Answers:
         )
     if not all(tops):
         raise ValueError("a prompt has no answer")
-    told = str(reply.get("system_fingerprint") or "")[:_LONGEST_FINGERPRINT].encode("ascii", "replace").decode()
+    told = str(reply.get("system_fingerprint") or "")[:_MAX_FINGERPRINT].encode("ascii", "replace").decode()
     return Answers(engine=told, tops=tuple(tops))
 
 

@@ -10,17 +10,17 @@ EVENTS_END: Final = b"\n\n\r\n"
 # By the length of a whole chunk, framing included, its size line as servers write it (lower case, no leading zeros):
 # comparing with that takes half of reading it. Of lengths that no chunk has, and the last one, something that none
 # begins with.
-LONGEST_LISTED: Final = 2047
+MAX_LISTED: Final = 2047
 SIZE_LINES: Final = tuple(
     next(
         (
             b"%x\r\n" % size
             for size in range(max(1, length - 10), length - 4)
-            if length < LONGEST_LISTED and len(b"%x" % size) + size + 4 == length
+            if length < MAX_LISTED and len(b"%x" % size) + size + 4 == length
         ),
         b"\n",
     )
-    for length in range(LONGEST_LISTED + 1)
+    for length in range(MAX_LISTED + 1)
 )
 
 

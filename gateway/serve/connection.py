@@ -15,7 +15,7 @@ import httptools
 
 from gateway.errors import EngineFailed, LoragateError
 from gateway.ports import Outgoing, Reader
-from gateway.serve.chunks import EVENTS_END, LONGEST_LISTED, SIZE_LINES, is_one_chunk_of_events
+from gateway.serve.chunks import EVENTS_END, MAX_LISTED, SIZE_LINES, is_one_chunk_of_events
 from gateway.serve.known_head import Head
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _QUICK_ACK: Final[int] = getattr(socket, "TCP_QUICKACK", 0)
 # What an engine may send while its reply gets no further: a head, 1xx replies before it, trailers, chunk extensions.
 # Node takes heads of 16 KiB and uvicorn of 64 KiB; vLLM's have 200 bytes.
-MOST_HEAD_BYTES: Final = 64 * 1024
-MOST_HEADERS: Final = 128
+MAX_HEAD_BYTES: Final = 64 * 1024
+MAX_HEADERS: Final = 128
 
 
 class _Refused(Exception):
@@ -97,7 +97,7 @@ class EngineConnection(asyncio.Protocol):
             return
         if self._is_between_chunks:
             # The usual step of a stream, its check written out: a call would cost as much as it does.
-            is_usual = data.endswith(EVENTS_END) and data.startswith(SIZE_LINES[min(len(data), LONGEST_LISTED)])
+            is_usual = data.endswith(EVENTS_END) and data.startswith(SIZE_LINES[min(len(data), MAX_LISTED)])
             if is_usual or is_one_chunk_of_events(data):
                 reader.on_chunk(data)  # the parser has not moved: it still waits for a chunk
                 return
@@ -125,7 +125,7 @@ class EngineConnection(asyncio.Protocol):
         body = b"" if not parts else parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
         is_done = self._is_done
-        if (head is None and not body and not is_done) or len(data) > MOST_HEAD_BYTES:
+        if (head is None and not body and not is_done) or len(data) > MAX_HEAD_BYTES:
             if not self._may_go_on(head, body, len(data)):
                 return
         elif self._barren_bytes:
@@ -144,15 +144,15 @@ class EngineConnection(asyncio.Protocol):
 
         Called where that is in question: a read of `length` bytes brought nothing, or is larger than any head.
         """
-        if head is not None and sum(len(name) + len(value) + 4 for name, value in head.headers) > MOST_HEAD_BYTES:
-            self._barren_bytes = MOST_HEAD_BYTES + 1
+        if head is not None and sum(len(name) + len(value) + 4 for name, value in head.headers) > MAX_HEAD_BYTES:
+            self._barren_bytes = MAX_HEAD_BYTES + 1
         elif head is not None or body or self._is_done:
             self._barren_bytes = 0
         else:
             self._barren_bytes += length
-        if self._barren_bytes <= MOST_HEAD_BYTES:
+        if self._barren_bytes <= MAX_HEAD_BYTES:
             return True
-        self._break_off(f"The engine sent more than {MOST_HEAD_BYTES // 1024} KiB of headers.")
+        self._break_off(f"The engine sent more than {MAX_HEAD_BYTES // 1024} KiB of headers.")
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -180,8 +180,8 @@ class EngineConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         headers, self._headers = self._headers, []  # what comes after the body is no header: trailers go nowhere
-        if len(headers) > MOST_HEADERS:
-            self._refuse(f"The engine sent more than {MOST_HEADERS} headers.")
+        if len(headers) > MAX_HEADERS:
+            self._refuse(f"The engine sent more than {MAX_HEADERS} headers.")
         if status < 200 or status > 599:
             if status in (100, 102, 103):  # Continue, Processing, Early Hints: the reply itself is still to come
                 return

@@ -30,14 +30,14 @@ _KEEP_ALIVE: Final = re.compile(
 )
 _COMMENTS: Final = re.compile(rb"(?:(?<=[\r\n])|\A):[^\r\n]*")
 # No event without content is larger, but one that repeats what was asked (`response.created`), which has a name.
-_LARGEST_LOOKED_THROUGH: Final = 64 * 1024
+_MAX_LOOKED_THROUGH: Final = 64 * 1024
 
 
 def has_content(events: bytes) -> bool:
     """Whether whole events, with or without an HTTP chunk's framing, hold anything that the model has made."""
     if b"event:" in events and (named := _NAMED.findall(events)):
         return any(_is_content(name, data) for name, data in named)
-    if len(events) > _LARGEST_LOOKED_THROUGH:
+    if len(events) > _MAX_LOOKED_THROUGH:
         return True
     if events.startswith(b":") or b"\n:" in events:
         events = _COMMENTS.sub(b"", events)
@@ -55,6 +55,6 @@ def _is_content(name: bytes, data: bytes) -> bool:
     if name == b"content_block_start":
         return _BEGINS_TOOL.search(data) is not None
     if name == b"content_block_delta" or (name.startswith(b"response.") and name.endswith(b".delta")):
-        return len(data) > _LARGEST_LOOKED_THROUGH or _SAYS.search(data) is not None
+        return len(data) > _MAX_LOOKED_THROUGH or _SAYS.search(data) is not None
     # A name that neither API has: an engine that names the events of completions.
     return not name.startswith((b"response.", b"message_", b"content_block_", b"ping", b"error")) and has_content(data)

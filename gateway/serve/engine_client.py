@@ -18,9 +18,9 @@ from gateway.serve.upstream import EnginePool
 
 CONNECT_SECONDS: Final = 5.0
 # The longest answer to a POST that is kept: the likeliest tokens after 10,000 prompts.
-LONGEST_ANSWER: Final = 64 * 1024 * 1024
+MAX_ANSWER: Final = 64 * 1024 * 1024
 # And to a GET, if nothing else is said: a health check has no body to speak of.
-LONGEST_SHORT_ANSWER: Final = 64 * 1024
+MAX_SHORT_ANSWER: Final = 64 * 1024
 
 
 class NoAnswer(Exception):
@@ -67,7 +67,7 @@ class EngineClient:
         if self._pool is not None:
             self._pool.close()
 
-    async def get(self, path: str, seconds: float, most_bytes: int = LONGEST_SHORT_ANSWER) -> Answer:
+    async def get(self, path: str, seconds: float, most_bytes: int = MAX_SHORT_ANSWER) -> Answer:
         """Ask for a path; an answer longer than `most_bytes` is none.
 
         Raises:
@@ -111,7 +111,7 @@ class EngineClient:
         Raises:
             NoAnswer: Within so many seconds, or at all.
         """
-        return await self._ask(self._request("POST", path, json.dumps(body).encode()), seconds, on_part, LONGEST_ANSWER)
+        return await self._ask(self._request("POST", path, json.dumps(body).encode()), seconds, on_part, MAX_ANSWER)
 
     def _request(self, method: str, path: str, body: bytes) -> bytes:
         about_body = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n" if body else ""

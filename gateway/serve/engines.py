@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from adapters.loader import Loader
 from adapters.ports import HostUnavailable, NotOneEngine
-from gateway.decide.route import Base, EngineView
+from gateway.decide.route import Base, EngineState
 from gateway.serve.adapter_host import SEVERAL, EngineDown, ProblemKind, VllmHost
 
 log = logging.getLogger("loragate.engines")
@@ -27,7 +27,7 @@ MISSES: Final = 2
 SEVERAL_SECONDS: Final = 30.0
 
 
-class Problem(NamedTuple):
+class EngineProblem(NamedTuple):
     """Why an engine is not used."""
 
     kind: ProblemKind
@@ -44,7 +44,7 @@ class EngineStatus:
     url: str
     answers: bool = False
     base: Base | None = None
-    problem: Problem | None = None
+    problem: EngineProblem | None = None
 
     @property
     def is_up(self) -> bool:
@@ -84,18 +84,18 @@ class EngineWatch:
         self._told: tuple[bool, ProblemKind | None] = (False, None)  # what the log last said
         self._faults: dict[str, str] = {}  # what steps last failed of, for the log to say it once
 
-    def view(self) -> EngineView:
+    def view(self) -> EngineState:
         """Return what workers need to know."""
         status = self.status
-        return EngineView(
+        return EngineState(
             url=status.url, is_up=status.is_up, versions=self.loader.ready if status.is_up else frozenset()
         )
 
     @property
-    def problem(self) -> Problem | None:
+    def problem(self) -> EngineProblem | None:
         """Why it is not used; or, though it is up, why it gets no adapters."""
         if self.status.problem is None and self._host.is_several:
-            return Problem(ProblemKind.SEVERAL, SEVERAL)
+            return EngineProblem(ProblemKind.SEVERAL, SEVERAL)
         return self.status.problem
 
     def told(self) -> dict[str, Any]:
@@ -133,9 +133,9 @@ class EngineWatch:
 
     async def lost(self) -> None:
         """The engine is known to be gone."""
-        await self._is_down(Problem(ProblemKind.ENDED, "its process has ended; it is started again"))
+        await self._is_down(EngineProblem(ProblemKind.ENDED, "its process has ended; it is started again"))
 
-    def judged(self, problem: Problem | None, base: Base | None) -> None:
+    def judged(self, problem: EngineProblem | None, base: Base | None) -> None:
         """Take note of what the fleet makes of it, beside the others, and of the name by which its base is probed."""
         if self.status.answers:
             self.status = replace(self.status, problem=problem)
@@ -186,7 +186,7 @@ class EngineWatch:
             self.has_been_asked = True
             self._misses += 1
             if self._misses >= MISSES or not self.status.answers:
-                await self._is_down(Problem(error.kind, str(error)))
+                await self._is_down(EngineProblem(error.kind, str(error)))
             return
         self.has_been_asked = True
         self._misses = 0
@@ -206,7 +206,7 @@ class EngineWatch:
         if self.status.is_up:
             await self.loader.inspect()
 
-    async def _is_down(self, problem: Problem) -> None:
+    async def _is_down(self, problem: EngineProblem) -> None:
         await self._become(replace(self.status, answers=False, problem=problem))
 
     async def _become(self, status: EngineStatus) -> None:

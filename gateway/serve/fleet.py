@@ -10,12 +10,12 @@ from typing import Any, Protocol
 from adapters.catalog import Entry
 from adapters.loader import REFUSED_SECONDS, Loader
 from adapters.ports import Checker, HostUnavailable, LoadRefused, Observer
-from adapters.residency import Keep, Standing, homes
-from gateway.decide.route import Base, EngineView
+from adapters.residency import Keep, VersionStanding, homes
+from gateway.decide.route import Base, EngineState
 from gateway.decide.table_base import difference, settled_base
 from gateway.engine_address import OPEN, Access
 from gateway.serve.adapter_host import ProblemKind, VllmHost
-from gateway.serve.engines import POLL_SECONDS, EngineWatch, Problem
+from gateway.serve.engines import POLL_SECONDS, EngineProblem, EngineWatch
 
 log = logging.getLogger("loragate.fleet")
 
@@ -129,18 +129,18 @@ class Fleet:
         for watch, own in zip(self.watches, told, strict=True):
             watch.judged(self._problem(own), base)
 
-    def _problem(self, own: Base | None) -> Problem | None:
+    def _problem(self, own: Base | None) -> EngineProblem | None:
         """Return why an engine that serves `own` is not used, if it is not."""
         if self._base is None:
-            return Problem(ProblemKind.UNDECIDED, "not all engines have been asked yet which base they serve")
+            return EngineProblem(ProblemKind.UNDECIDED, "not all engines have been asked yet which base they serve")
         if own is None:
             return None
         reason = difference(self._base, own, name_only=self._stocking.base_name is not None)
-        return Problem(ProblemKind.OTHER_BASE, f"{reason}; it gets no requests") if reason else None
+        return EngineProblem(ProblemKind.OTHER_BASE, f"{reason}; it gets no requests") if reason else None
 
-    def _standing(self, version: str) -> Standing:
+    def _standing(self, version: str) -> VersionStanding:
         keep = self._registered.keeps().get(version, Keep.NONE)
-        return Standing(keep, self._used.get(version, 0.0))
+        return VersionStanding(keep, self._used.get(version, 0.0))
 
     def _wanted(self, url: str) -> Collection[str]:
         """Return the versions that may be held on the engine at `url`."""
@@ -150,7 +150,7 @@ class Fleet:
         up = self._up_urls()
         return [version for version in keeps if url in homes(version, up, copies)]
 
-    def views(self) -> tuple[EngineView, ...]:
+    def views(self) -> tuple[EngineState, ...]:
         """Return what workers need to know of each."""
         return tuple(watch.view() for watch in self.watches)
 

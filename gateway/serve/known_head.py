@@ -6,10 +6,10 @@ from typing import Final
 # uvicorn's heads have a date, so one is known for a second at most. Remembering one costs as much as reading one:
 # where no two are alike it is tried only so often.
 RELEARN_SECONDS: Final = 0.1
-_LARGEST_BYTES: Final = 4096
+_MAX_BYTES: Final = 4096
 _BEGINNING: Final = b"HTTP/1.1 200 "
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: ?([0-9]{1,12})\r\n", re.IGNORECASE)
-_MOST_DIGITS: Final = 12
+_MAX_DIGITS: Final = 12
 
 
 class Head:
@@ -42,7 +42,7 @@ class KnownHead:
     @classmethod
     def of(cls, reply: bytes, head: Head) -> "KnownHead | None":
         """Return what to remember of a reply that came whole in one read; None where its head is one of its own."""
-        end = reply.find(b"\r\n\r\n", 0, _LARGEST_BYTES) + 4
+        end = reply.find(b"\r\n\r\n", 0, _MAX_BYTES) + 4
         if end < 4 or len(reply) - end != head.length or not reply.startswith(_BEGINNING):
             return None
         lines = reply[:end].lower()
@@ -54,7 +54,7 @@ class KnownHead:
     def read(self, reply: bytes) -> tuple[Head, bytes] | None:
         """Return (head, body) of bytes that begin with `before`, if they are one whole reply with this head."""
         start = len(self.before)
-        end = reply.find(b"\r", start, start + _MOST_DIGITS + 1)
+        end = reply.find(b"\r", start, start + _MAX_DIGITS + 1)
         number = reply[start:end]
         if not number.isdigit() or not reply.startswith(self._after, end):
             return None

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from gateway.decide.route import Base
 
-LONGEST_NAME: Final = 512
+MAX_NAME: Final = 512
 # Figures beyond this are no times and no lengths, and a table with them could not be written.
 _MOST: Final = 2**31
 
@@ -60,7 +60,7 @@ def _cards(body: bytes) -> list[dict[str, Any]]:
 
 
 def _is_text(name: str) -> bool:
-    return len(name) <= LONGEST_NAME and name.isprintable()
+    return len(name) <= MAX_NAME and name.isprintable()
 
 
 def _count(value: object) -> int | None:

@@ -32,20 +32,20 @@ _TEXT: Final = re.compile(rb'"(?:content|text|delta)" ?: ?"([^"\\]*)"(?=[,}])')
 # An engine whose events differ elsewhere (log-probabilities, numbers) is not learned from for ever.
 _LESSONS: Final = 4
 # An HTTP chunk's size line has 4 bytes up to 255 bytes of content and 5 up to 4,095.
-_LONGEST_WITH_SHORT_SIZE: Final = 4 + 255 + 2
+_MAX_WITH_SHORT_SIZE: Final = 4 + 255 + 2
 # An event that grows past this is passed on in parts: memory stays bounded. vLLM's largest
 # events are prompt_logprobs, some 100 bytes a token.
-LONGEST_HELD_EVENT_BYTES: Final = 1 << 20
+MAX_HELD_EVENT_BYTES: Final = 1 << 20
 # A figure beyond this is no count of tokens: the engine is broken, or lies. So that sums of them fit into 64 bits,
 # which is what messages to the node, the store and Prometheus take.
-MOST_TOKENS: Final = 2**31
+MAX_TOKENS: Final = 2**31
 
 
-_MOST_DIGITS: Final = len(str(MOST_TOKENS))
+_MAX_DIGITS: Final = len(str(MAX_TOKENS))
 _NONE: Final = msgspec.Raw(b"")
 
 
-_TOKENS = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
+_TOKENS = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
 
 
 class UsualUsage(msgspec.Struct, frozen=True, gc=False):
@@ -86,8 +86,8 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 def _count(raw: msgspec.Raw) -> int:
     """Return a figure that is a count of tokens, else -1: a bool, a float or a text is none."""
     figure = bytes(raw)
-    count = int(figure) if figure.isdigit() and len(figure) <= _MOST_DIGITS else -1
-    return count if count <= MOST_TOKENS else -1
+    count = int(figure) if figure.isdigit() and len(figure) <= _MAX_DIGITS else -1
+    return count if count <= MAX_TOKENS else -1
 
 
 U = TypeVar("U", UsualUsage, Usage)
@@ -184,7 +184,7 @@ class EventStream:
             return 0
         before = self._before
         if before and chunk.endswith(self._after):
-            start = 4 if len(chunk) <= _LONGEST_WITH_SHORT_SIZE else 5
+            start = 4 if len(chunk) <= _MAX_WITH_SHORT_SIZE else 5
             closing = len(chunk) - len(self._after)
             # From the text's second byte: an empty text is none, and no other begins with a quote.
             if chunk.startswith(before, start) and chunk.find(b'"', start + len(before) + 1) == closing:
@@ -234,7 +234,7 @@ class EventStream:
         end = 0
         for match in _END.finditer(data):
             end = match.end()
-        if len(data) - end > LONGEST_HELD_EVENT_BYTES or (self.is_split and not end):
+        if len(data) - end > MAX_HELD_EVENT_BYTES or (self.is_split and not end):
             self.is_split = True
             return data
         self.is_split = False

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Final
 
 from gateway.serve.adapter_host import VllmHost
-from gateway.sockets import LONGEST_SOCKET_PATH
+from gateway.sockets import MAX_SOCKET_PATH
 
 log = logging.getLogger("loragate.engine")
 
 READY_POLL_SECONDS: Final = 0.5
 # vLLM's shutdown waits for running requests; then its process group is killed.
 STOP_SECONDS: Final = 15.0
-LONGEST_PAUSE_SECONDS: Final = 60.0
+MAX_PAUSE_SECONDS: Final = 60.0
 # An engine that ran this long was well; its next failure starts the pauses anew.
 WELL_SECONDS: Final = 300.0
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
@@ -178,7 +178,7 @@ class EngineProcess:
             self.restarts += 1
             log.warning("the engine ended; starting it again in %.0f s (its log: %s)", pause, self.command.log_file)
             await asyncio.sleep(pause)
-            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+            pause = min(pause * 2, MAX_PAUSE_SECONDS)
 
     async def stop(self) -> None:
         """End it: first asking, then for good."""
@@ -199,9 +199,9 @@ class EngineProcess:
 
     async def _run_once(self) -> None:
         command = self.command
-        if len(os.fsencode(command.socket)) > LONGEST_SOCKET_PATH:
+        if len(os.fsencode(command.socket)) > MAX_SOCKET_PATH:
             raise EngineNotStarted(
-                f"the socket's path `{command.socket}` is longer than {LONGEST_SOCKET_PATH} bytes; "
+                f"the socket's path `{command.socket}` is longer than {MAX_SOCKET_PATH} bytes; "
                 "use a shorter state folder"
             )
         command.socket.unlink(missing_ok=True)

@@ -10,11 +10,11 @@ from typing import Final
 from gateway.serve.sse import usage_of
 
 # A reply is kept up to here.
-LARGEST_READ_REPLY_BYTES: Final = 4 * 1024 * 1024
+MAX_READ_REPLY_BYTES: Final = 4 * 1024 * 1024
 _USAGE: Final = re.compile(rb'"usage"\s*:\s*(\{[^{}]*)')
 # What an object of usage has, details of the figures aside.
-_LONGEST_USAGE_BYTES: Final = 2048
-_LONGEST_KEY_BYTES: Final = 16
+_MAX_USAGE_BYTES: Final = 2048
+_MAX_KEY_BYTES: Final = 16
 
 
 class WholeReply:
@@ -35,7 +35,7 @@ class WholeReply:
             self._look(data)
         elif data:
             self._parts.append(data)
-            if self.size > LARGEST_READ_REPLY_BYTES and len(self._parts) > 1:
+            if self.size > MAX_READ_REPLY_BYTES and len(self._parts) > 1:
                 parts, self._parts = self._parts, None
                 self._look(b"".join(parts))
 
@@ -43,10 +43,10 @@ class WholeReply:
         data = self._tail + data
         at = data.rfind(b'"usage"')
         if at >= 0:
-            self._found = data[at : at + _LONGEST_USAGE_BYTES]
-            self._tail = data[at:] if len(data) - at < _LONGEST_USAGE_BYTES else data[-_LONGEST_KEY_BYTES:]
+            self._found = data[at : at + _MAX_USAGE_BYTES]
+            self._tail = data[at:] if len(data) - at < _MAX_USAGE_BYTES else data[-_MAX_KEY_BYTES:]
         else:
-            self._tail = data[-_LONGEST_KEY_BYTES:]
+            self._tail = data[-_MAX_KEY_BYTES:]
 
     def usage(self) -> tuple[int, int] | None:
         """Return (prompt, generated) tokens, once the reply is complete; None if it does not say."""

@@ -11,7 +11,7 @@ from typing import Final, Generic, TypeVar
 T = TypeVar("T")
 
 # Calls that were given up and still hang; more than that, and new ones are refused at once.
-MOST_HANGING: Final = 8
+MAX_HANGING: Final = 8
 
 
 class TimeIsOver(Exception):
@@ -41,7 +41,7 @@ class Deadline:
         Raises:
             TimeIsOver: It did not end in time.
         """
-        if self._hanging >= MOST_HANGING:
+        if self._hanging >= MAX_HANGING:
             raise TimeIsOver(f"{self._hanging} calls still hang")
         seconds = self.seconds if seconds is None else seconds
         running = _Running(call)

@@ -14,8 +14,8 @@ from gateway.store.schema import samples as queue
 from gateway.store.sql import Store
 
 # Half an hour of ten samples a second, and as much as a small machine has to spare.
-MOST_SAMPLES: Final = 20_000
-MOST_BYTES: Final = 1 << 30
+MAX_SAMPLES: Final = 20_000
+MAX_BYTES: Final = 1 << 30
 # Rows deleted in one transaction: so that no writer waits long.
 BATCH: Final = 500
 # Whoever reads for longer keeps the file from being wiped until the next call.

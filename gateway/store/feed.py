@@ -24,7 +24,7 @@ SQLITE_POLL_SECONDS: Final = 0.05
 # Only finds what LISTEN has missed.
 POSTGRES_POLL_SECONDS: Final = 1.0
 SHORTEST_PAUSE_SECONDS: Final = 0.1
-LONGEST_PAUSE_SECONDS: Final = 2.0
+MAX_PAUSE_SECONDS: Final = 2.0
 _VERSION: Final = "SELECT version FROM state"
 
 
@@ -79,7 +79,7 @@ class Feed:
             if self._contact != contact:
                 pause = SHORTEST_PAUSE_SECONDS  # it worked until just now
             self._stopping.wait(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            pause = min(2 * pause, MAX_PAUSE_SECONDS)
 
     def _follow(self) -> None:
         self._store.prepare()

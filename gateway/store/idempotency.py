@@ -30,7 +30,7 @@ class KeyWasMade(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class StoredReply:
     """What a request was answered; the body is JSON."""
 
     status: int
@@ -47,7 +47,7 @@ class IdempotencyKeys:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def claim(self, key: str, request: str) -> Reply | None:
+    def claim(self, key: str, request: str) -> StoredReply | None:
         """Return what was answered before; None when the request is yours to carry out, then `settle` or `release`.
 
         Args:
@@ -80,9 +80,9 @@ class IdempotencyKeys:
             raise KeyReused("this idempotency key came with another request before; take a new key")
         if status is None or body is None:
             raise StillRunning("the first request with this idempotency key is being carried out; ask again")
-        return Reply(status=status, body=body)
+        return StoredReply(status=status, body=body)
 
-    def settle(self, key: str, reply: Reply) -> None:
+    def settle(self, key: str, reply: StoredReply) -> None:
         """Remember what a claimed request was answered."""
         change = update(idempotency).where(idempotency.c.key == key)
         values = {"status": reply.status, "body": reply.body, "expires": int(self._store.now()) + KEEP_SECONDS}

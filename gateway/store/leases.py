@@ -1,4 +1,4 @@
-"""Turns at what only one may do at a time, over many machines: leases by the database's clock."""
+"""Leases on what only one may do at a time, over many machines, by the database's clock."""
 
 from sqlalchemy import Connection, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
@@ -8,8 +8,8 @@ from gateway.store.schema import turns as table
 from gateway.store.sql import Store
 
 
-class Turns:
-    """The turns in a store. Every method blocks, and may raise StoreError.
+class Leases:
+    """The leases in a store. Every method blocks, and may raise StoreError.
 
     Args:
         store: The store.
@@ -19,10 +19,10 @@ class Turns:
         self._store = store
 
     def take(self, name: str, holder: str, seconds: float) -> bool:
-        """Take or prolong the turn; returns False while another has it.
+        """Take or prolong a lease; returns False while another has it.
 
         Args:
-            name: At what, such as an engine's URL.
+            name: On what, such as an engine's URL.
             holder: Who, by a name of its own.
             seconds: For how long, unless it is released before.
         """
@@ -44,6 +44,6 @@ class Turns:
             return False
 
     def release(self, name: str, holder: str) -> None:
-        """End the turn, if it is the holder's."""
+        """End a lease, if it is the holder's."""
         gone = delete(table).where(table.c.name == name, table.c.holder == holder)
         self._store.writing(lambda connection: connection.execute(gone))

@@ -1,4 +1,4 @@
-"""Judged pairs, numbered in the order of commits: who has read up to a number has missed none below it.
+"""Scored pairs, numbered in the order of commits: who has read up to a number has missed none below it.
 
 What a pair says of words (`Drift.top_moved`) lies beside it and goes with its sample's texts;
 the pair itself holds names, numbers and hashes alone.
@@ -12,7 +12,7 @@ import msgspec
 from sqlalchemy import Connection, Select, delete, insert, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
-from evaluators.observation import NOTHING, Drift, Judged, Kind, Outcome, Score, Unscored
+from evaluators.observation import NOTHING, Drift, Kind, Outcome, Score, ScoredPair, Unscored
 from gateway.store import rows
 from gateway.store.schema import counters, pair_words
 from gateway.store.schema import pairs as table
@@ -91,7 +91,7 @@ class Words(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     drift_back: Moved = ()
 
 
-def encode(judged: Judged) -> str:
+def encode(judged: ScoredPair) -> str:
     """Return a judged pair as JSON, with all that it holds."""
     values = {name: getattr(judged, name) for name in _PLAIN}
     scores = {name: _packed(each) for name, each in judged.scores.items()}
@@ -99,7 +99,7 @@ def encode(judged: Judged) -> str:
     return rows.encode(_Judged(**values, scores=scores, drift=drift, drift_back=back))
 
 
-def decode(text: str, number: int | None = None, words: str | None = None) -> Judged:
+def decode(text: str, number: int | None = None, words: str | None = None) -> ScoredPair:
     """Return the judged pair in JSON; with its number and its words, where those are kept apart.
 
     Raises:
@@ -110,7 +110,7 @@ def decode(text: str, number: int | None = None, words: str | None = None) -> Ju
     if number is not None:
         values["number"] = number
     moved = rows.decode(words, Words, pair_words.name) if words else Words()
-    return Judged(
+    return ScoredPair(
         **values,
         scores={name: _unpacked(each) for name, each in packed.scores.items()} or NOTHING,
         drift=_unpacked_drift(packed.drift, moved.drift),
@@ -150,7 +150,7 @@ def _unpacked_drift(packed: _Drift | _NoDrift | None, moved: Moved) -> Drift | U
     return Drift(**{**values, "top_moved": packed.top_moved or moved})
 
 
-def _without_words(judged: Judged) -> tuple[Judged, Words]:
+def _without_words(judged: ScoredPair) -> tuple[ScoredPair, Words]:
     drift, words = _bare(judged.drift)
     back, words_back = _bare(judged.drift_back)
     return replace(judged, number=0, drift=drift, drift_back=back), Words(drift=words, drift_back=words_back)
@@ -162,7 +162,7 @@ def _bare(drift: Drift | Unscored | None) -> tuple[Drift | Unscored | None, Move
     return replace(drift, top_moved=()), drift.top_moved
 
 
-def insert_pair(connection: Connection, judged: Judged, words_until: float | None) -> None:
+def insert_pair(connection: Connection, judged: ScoredPair, words_until: float | None) -> None:
     """Store a pair with the next number, as the last of a transaction, which others wait for from here on.
 
     Args:
@@ -194,7 +194,7 @@ _COUNT_UP: Final = (
 _INSERT: Final = insert(table)
 
 
-def is_stored(connection: Connection, judged: Judged) -> bool:
+def is_stored(connection: Connection, judged: ScoredPair) -> bool:
     """Return whether this very pair is there, such as when the answer to a first try was lost."""
     found = connection.scalar(select(table.c.record).where(table.c.sample == judged.sample))
     return found == encode(_without_words(judged)[0])
@@ -215,7 +215,7 @@ class Pairs:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def add(self, judged: Judged) -> bool:
+    def add(self, judged: ScoredPair) -> bool:
         """Store a pair whose sample never was in the store, without words; returns False if it is there already."""
         try:
             self._store.writing(lambda connection: insert_pair(connection, judged, None))
@@ -228,27 +228,27 @@ class Pairs:
         query = select(counters.c.value).where(counters.c.name == COUNTER)
         return self._store.reading(lambda connection: connection.scalar(query)) or 0
 
-    def since(self, number: int, limit: int = PAGE, alias: str | None = None) -> list[Judged]:
+    def since(self, number: int, limit: int = PAGE, alias: str | None = None) -> list[ScoredPair]:
         """Return the first pairs above a number, of an alias or of all, in order."""
         query = _query().where(table.c.number > number)
         if alias is not None:
             query = query.where(table.c.alias == alias)
         return self._read(query.limit(limit))
 
-    def of(self, rollout: str, stage: int | None = None, *, after: int = 0) -> list[Judged]:
+    def of(self, rollout: str, stage: int | None = None, *, after: int = 0) -> list[ScoredPair]:
         """Return all pairs of a rollout, or of one of its stages, above a number, in order."""
         query = _query().where(table.c.rollout == rollout)
         if stage is not None:
             query = query.where(table.c.stage == stage)
-        found: list[Judged] = []
+        found: list[ScoredPair] = []
         while page := self._read(query.where(table.c.number > after).limit(PAGE)):
             found += page
             after = page[-1].number
         return found
 
     def between(
-        self, alias: str | None, begin: float, end: float, limit: int = PAGE, *, after: Judged | None = None
-    ) -> list[Judged]:
+        self, alias: str | None, begin: float, end: float, limit: int = PAGE, *, after: ScoredPair | None = None
+    ) -> list[ScoredPair]:
         """Return the first pairs whose requests were answered in [begin, end), as these were answered.
 
         Args:
@@ -264,7 +264,7 @@ class Pairs:
             query = query.where(tuple_(table.c.at, table.c.number) > (after.at, after.number))
         return self._read(query.limit(limit))
 
-    def newest(self, alias: str | None, begin: float, limit: int = PAGE) -> list[Judged]:
+    def newest(self, alias: str | None, begin: float, limit: int = PAGE) -> list[ScoredPair]:
         """Return the last pairs, of an alias or of all, answered from `begin` on (Unix seconds), in order."""
         query = _columns().where(table.c.at >= begin).order_by(table.c.number.desc())
         if alias is not None:
@@ -283,7 +283,7 @@ class Pairs:
             if deleted < BATCH:
                 return gone
 
-    def _read(self, query: Select[int, str, str]) -> list[Judged]:
+    def _read(self, query: Select[int, str, str]) -> list[ScoredPair]:
         found = self._store.reading(lambda connection: connection.execute(query).all())
         return [decode(record, number, words) for number, record, words in found]
 

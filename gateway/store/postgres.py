@@ -34,7 +34,7 @@ LOOKS: Final = 8
 # For what one more connection may be waited when the first is there: less than a call may take.
 _WAIT_SHARE: Final = 0.3
 # What a gateway holds at most (`pool_size`, `max_overflow` below, its leader's and its feed's).
-MOST_CONNECTIONS: Final = 8
+MAX_CONNECTIONS: Final = 8
 # A pooler may be put in between, or get another mode, while a gateway runs.
 RECHECK_SECONDS: Final = 60.0
 # A setting that PostgreSQL does not know, which a session keeps until it ends.
@@ -132,7 +132,7 @@ class Sessions:
                 "pooler's `default_pool_size`, or the server's `max_connections`",
                 self._label,
                 waited.interval,
-                MOST_CONNECTIONS,
+                MAX_CONNECTIONS,
             )
         finally:
             waited.cancel()

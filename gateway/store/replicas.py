@@ -35,7 +35,7 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
+class Beat:
     """What the store said at a beat: the gateways that live, this one included, and all counts of open rollouts."""
 
     alive: tuple[Replica, ...]
@@ -59,7 +59,7 @@ class Replicas:
         self._beats = 0
         self.replica = replica
 
-    def beat(self, tallies: Sequence[Tally] = ()) -> Heard:
+    def beat(self, tallies: Sequence[Tally] = ()) -> Beat:
         """Say that we live and what we have counted, and return what all say; blocks.
 
         Raises:
@@ -87,7 +87,7 @@ class Replicas:
             tally = rows.decode(record, Tally, "tallies")
             by_stage.setdefault((tally.rollout, tally.stage), []).append(tally)
         found = tuple(shared(by_stage[key]) for key in sorted(by_stage))
-        return Heard(alive=self._living(alive), tallies=found)
+        return Beat(alive=self._living(alive), tallies=found)
 
     def _living(self, found: Iterable[Any]) -> tuple[Replica, ...]:
         now = self._clock()

@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, update
 
 from adapters.catalog import Entry
-from gateway.records.state import Desired, KeyRecord, RolloutRecord, RouteRecord, RouteVersion
+from gateway.records.state import Desired, KeyRecord, RolloutRow, RouteRecord, RouteVersion
 from gateway.rollout import journal as chain
 from gateway.store import schema
 from gateway.store.errors import StoreUnreadable
@@ -45,7 +45,7 @@ def read_all(connection: Connection) -> Desired:
         keys=_records(connection, schema.keys, KeyRecord),
         adapters=_records(connection, schema.adapters, Entry),
         routes=_records(connection, schema.routes, RouteRecord),
-        rollouts=tuple(decode(text, RolloutRecord, "rollouts") for text in connection.scalars(rollouts)),
+        rollouts=tuple(decode(text, RolloutRow, "rollouts") for text in connection.scalars(rollouts)),
     )
 
 
@@ -103,7 +103,7 @@ def _as_stored(route: RouteRecord, stored: str | None) -> str:
     return stored if decode(stored, RouteRecord, "routes") == route else text
 
 
-def write_rollouts(connection: Connection, rollouts: Sequence[RolloutRecord]) -> None:
+def write_rollouts(connection: Connection, rollouts: Sequence[RolloutRow]) -> None:
     """Store `rollouts`, open or closed; those closed before stay as they are.
 
     Raises:
@@ -136,11 +136,13 @@ def write_journal(connection: Connection, records: Iterable[Mapping[str, Any]]) 
     """Append records to the journal. Call in a transaction that holds the row of `state`."""
     state = schema.state
     head = read_head(connection)
-    last = chain.Entry(number=head.number, previous="", hash=head.hash, record={}) if head is not None else None
+    last = chain.JournalEntry(number=head.number, previous="", hash=head.hash, record={}) if head is not None else None
     taken = connection.scalar(select(func.max(schema.journal.c.number))) or 0
     if taken > (head.number if head is not None else 0):
         # Put in from outside. The next entry goes after it, or nothing could be changed any more; `verify` shows it.
-        last = chain.Entry(number=taken, previous="", hash=head.hash if head is not None else chain.GENESIS, record={})
+        last = chain.JournalEntry(
+            number=taken, previous="", hash=head.hash if head is not None else chain.GENESIS, record={}
+        )
     rows = []
     for record in records:
         last = chain.append(last, record)
@@ -157,16 +159,16 @@ def write_journal(connection: Connection, records: Iterable[Mapping[str, Any]]) 
         connection.execute(update(state).values(journal_number=last.number, journal_hash=last.hash))
 
 
-def read_head(connection: Connection) -> chain.Head | None:
+def read_head(connection: Connection) -> chain.JournalHead | None:
     """Return the newest journal entry as the state notes it; None before the first."""
     state = schema.state
     number, digest = connection.execute(select(state.c.journal_number, state.c.journal_hash)).one()
-    return chain.Head(number=number, hash=digest) if number else None
+    return chain.JournalHead(number=number, hash=digest) if number else None
 
 
 def read_journal(
     connection: Connection, after: int, limit: int, about: str = "", *, newest: bool = False
-) -> tuple[chain.Entry, ...]:
+) -> tuple[chain.JournalEntry, ...]:
     """Return at most `limit` journal entries after number `after`, the oldest first.
 
     Args:
@@ -182,7 +184,7 @@ def read_journal(
     order = table.c.number.desc() if newest else table.c.number
     rows = connection.execute(query.where(table.c.number > after).order_by(order).limit(limit)).all()
     return tuple(
-        chain.Entry(number=number, previous=previous, hash=digest, record=_as_mapping(text))
+        chain.JournalEntry(number=number, previous=previous, hash=digest, record=_as_mapping(text))
         for number, previous, digest, text in (reversed(rows) if newest else rows)
     )
 

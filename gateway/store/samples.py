@@ -13,18 +13,18 @@ import msgspec
 from sqlalchemy import Connection, Row, Table, case, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 
-from evaluators.observation import Judged
+from evaluators.observation import ScoredPair
 from gateway.records.sample import Sample
 from gateway.store import spending
 from gateway.store.clock import now_of
-from gateway.store.expiry import FAILED, MOST_BYTES, MOST_SAMPLES, OPEN, forget, make_room
+from gateway.store.expiry import FAILED, MAX_BYTES, MAX_SAMPLES, OPEN, forget, make_room
 from gateway.store.pairs import insert_pair, is_stored, known_samples
 from gateway.store.schema import sample_texts as texts
 from gateway.store.schema import samples as queue
 from gateway.store.sql import Store
 
 # Claims of one sample that ran out: as many evaluators have died with it, or hang on it.
-MOST_DEATHS: Final = 3
+MAX_DEATHS: Final = 3
 # How long a sample waits at most whose route keeps nothing once it was judged.
 WAIT_SECONDS: Final = 86_400.0
 
@@ -64,7 +64,7 @@ class Samples:
         most_samples, most_bytes: Kept at a time, waiting or judged; nearly, since gateways do not wait for each other.
     """
 
-    def __init__(self, store: Store, *, most_samples: int = MOST_SAMPLES, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, store: Store, *, most_samples: int = MAX_SAMPLES, most_bytes: int = MAX_BYTES) -> None:
         self._store = store
         self._most_samples = most_samples
         self._most_bytes = most_bytes
@@ -111,7 +111,7 @@ class Samples:
 
         def work(connection: Connection) -> list[Claimed]:
             found = due(connection)
-            dying = {each.id for each in found if each.holder and each.died + 1 >= MOST_DEATHS}
+            dying = {each.id for each in found if each.holder and each.died + 1 >= MAX_DEATHS}
             _fail(connection, dying, "abandoned")
             return _take(connection, [each.id for each in found if each.id not in dying], holder, lease_seconds)
 
@@ -130,7 +130,7 @@ class Samples:
 
         return self._store.writing(work) if ids else set()
 
-    def finish(self, holder: str, judged: Judged, tokens: int) -> bool:
+    def finish(self, holder: str, judged: ScoredPair, tokens: int) -> bool:
         """Store what a claimed sample was judged, and take it off the queue: both, or neither.
 
         Returns False where the claim was lost: somebody else judges it, or has. To repeat a call whose answer

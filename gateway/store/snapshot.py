@@ -11,9 +11,9 @@ import msgspec
 
 from gateway.decide.assign import Split, headers_of
 from gateway.decide.limit import rates_of
-from gateway.decide.route import Base, EngineView, RolloutTag, Route, RouteTable
+from gateway.decide.route import Base, EngineState, RolloutTag, Route, RouteTable
 from gateway.decide.sample import Mirror, noise_of_control, stage_noise_share
-from gateway.records.state import Desired, KeyRecord, MirrorPolicy, RolloutRecord, RouteRecord
+from gateway.records.state import Desired, KeyRecord, MirrorPolicy, RolloutRow, RouteRecord
 from gateway.store import copies
 from gateway.store.keys import principals
 
@@ -31,7 +31,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     keys: tuple[KeyRecord, ...] | None
     routes: tuple[Route, ...]
     versions: tuple[str, ...]
-    engines: tuple[EngineView, ...]
+    engines: tuple[EngineState, ...]
     replicas: int = 1
 
 
@@ -66,7 +66,7 @@ def of_state(
     *,
     version: int,
     base: Base | None,
-    engines: tuple[EngineView, ...],
+    engines: tuple[EngineState, ...],
     with_keys: bool,
     replicas: int = 1,
 ) -> Snapshot:
@@ -82,7 +82,7 @@ def of_state(
     )
 
 
-def _route(record: RouteRecord, rollout: RolloutRecord | None, base: Base | None) -> Route:
+def _route(record: RouteRecord, rollout: RolloutRow | None, base: Base | None) -> Route:
     limits = record.limits
     return Route(
         alias=record.alias,
@@ -131,7 +131,7 @@ def _mirror(record: RouteRecord, base: Base | None) -> Mirror | None:
     )
 
 
-def _tag(rollout: RolloutRecord) -> RolloutTag | None:
+def _tag(rollout: RolloutRow) -> RolloutTag | None:
     """Return what requests of a rollout count to; None while its body tells no stage."""
     state = rollout.body.get("state")
     stage = state.get("stage") if isinstance(state, dict) else None

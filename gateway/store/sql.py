@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from sqlalchemy import Connection, func, select, text, update
 
-from gateway.records.state import Desired, RolloutRecord, RouteVersion
+from gateway.records.state import Desired, RolloutRow, RouteVersion
 from gateway.rollout import journal as chain
 from gateway.store import rows, schema
 from gateway.store.database import Database, address_of
@@ -145,7 +145,7 @@ class Store:
 
     def rollouts(
         self, alias: str | None = None, *, before: str | None = None, limit: int = PAGE
-    ) -> tuple[RolloutRecord, ...]:
+    ) -> tuple[RolloutRow, ...]:
         """Return the rollouts of an alias, or of all, open and closed, the newest first; those before one by its id."""
         table = schema.rollouts
         query = select(table.c.record).order_by(table.c.position.desc()).limit(limit)
@@ -156,12 +156,12 @@ class Store:
                 table.c.position < select(table.c.position).where(table.c.id == before).scalar_subquery()
             )
         return self.reading(
-            lambda connection: tuple(rows.decode(each, RolloutRecord, table.name) for each in connection.scalars(query))
+            lambda connection: tuple(rows.decode(each, RolloutRow, table.name) for each in connection.scalars(query))
         )
 
     def journal(
         self, *, after: int = 0, limit: int = PAGE, about: str = "", newest: bool = False
-    ) -> tuple[chain.Entry, ...]:
+    ) -> tuple[chain.JournalEntry, ...]:
         """Return journal entries after number `after`, the oldest first; only those that hold the JSON `about`.
 
         Args:
@@ -169,14 +169,14 @@ class Store:
         """
         return self.reading(lambda connection: rows.read_journal(connection, after, limit, about, newest=newest))
 
-    def journal_head(self) -> chain.Head | None:
+    def journal_head(self) -> chain.JournalHead | None:
         """Return the newest journal entry as noted beside the state; None before the first."""
         return self.reading(rows.read_head)
 
     def verify_journal(self) -> chain.Break | None:
         """Return the first place where the journal was tampered with; None if it is whole."""
 
-        def ends(connection: Connection) -> tuple[chain.Head | None, int, int]:
+        def ends(connection: Connection) -> tuple[chain.JournalHead | None, int, int]:
             number = schema.journal.c.number
             first, last = connection.execute(select(func.min(number), func.max(number))).one()
             return rows.read_head(connection), 1 if first is None else first, last or 0
@@ -189,7 +189,7 @@ class Store:
             return chain.Break(number=end + 1, reason=f"entry {end + 1} was put in from outside: the end is {end}")
         return chain.verify(self._entries(end), head=head)
 
-    def _entries(self, end: int) -> Iterator[chain.Entry]:
+    def _entries(self, end: int) -> Iterator[chain.JournalEntry]:
         """Yield the entries up to number `end`; what is appended meanwhile is for the next time."""
         after = 0
         while after < end and (page := self.journal(after=after)):

@@ -10,10 +10,10 @@ from typing import Final
 import msgspec
 
 from gateway.decide.engine_fields import FieldPolicy
-from gateway.decide.route import EngineView
+from gateway.decide.route import EngineState
 from gateway.engine_address import Access
 from gateway.mirror.bounds import Bounds
-from gateway.mirror.captured import Taken
+from gateway.mirror.captured import CapturedRequest
 from gateway.observe.engine_counts import PlacementCounts
 from gateway.observe.ledger import Cell
 from gateway.observe.mirror_counts import MirrorCounts
@@ -62,7 +62,7 @@ class Ping(msgspec.Struct, tag="ping", frozen=True):
 class NewEngines(msgspec.Struct, tag="engines", frozen=True):
     """To a worker: the table's engines are these from now on; a version came or went."""
 
-    engines: tuple[EngineView, ...]
+    engines: tuple[EngineState, ...]
 
 
 class Supplied(msgspec.Struct, tag="supplied", frozen=True):
@@ -110,7 +110,7 @@ class Applied(msgspec.Struct, tag="applied", frozen=True):
     number: int
 
 
-class Refused(msgspec.Struct, tag="refused", frozen=True):
+class TableRefused(msgspec.Struct, tag="refused", frozen=True):
     """From a worker: it cannot read table `number`, and serves from the one before, for a few seconds."""
 
     number: int
@@ -134,7 +134,7 @@ class Used(msgspec.Struct, tag="used", frozen=True):
     recent: dict[str, float]
 
 
-class Report(msgspec.Struct, tag="report", frozen=True):
+class WorkerReport(msgspec.Struct, tag="report", frozen=True):
     """From a worker: its counts since it started, and `outcomes` since it last told them; unasked (0) when it ends."""
 
     number: int
@@ -148,10 +148,10 @@ class Report(msgspec.Struct, tag="report", frozen=True):
 class Mirrored(msgspec.Struct, tag="mirrored", frozen=True):
     """From a worker: requests that it has copied for evaluators."""
 
-    copies: list[Taken]
+    copies: list[CapturedRequest]
 
 
-class Heard(msgspec.Struct, tag="heard", frozen=True):
+class FeedbackHeard(msgspec.Struct, tag="heard", frozen=True):
     """From a worker: what a caller says of a reply."""
 
     feedback: Feedback
@@ -173,7 +173,19 @@ class Recalled(msgspec.Struct, tag="recalled", frozen=True):
 
 ToWorker = Configure | Start | Leave | Ping | NewTable | NewEngines | Supplied | Spent | Collect | Recall
 FromWorker = (
-    Configured | Ready | Leaving | Pong | Applied | Refused | Want | Used | Spent | Report | Mirrored | Heard | Recalled
+    Configured
+    | Ready
+    | Leaving
+    | Pong
+    | Applied
+    | TableRefused
+    | Want
+    | Used
+    | Spent
+    | WorkerReport
+    | Mirrored
+    | FeedbackHeard
+    | Recalled
 )
 
 _LENGTH_BYTES: Final = 4

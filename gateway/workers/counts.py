@@ -8,13 +8,13 @@ from gateway.observe.ledger import Cell, merged
 from gateway.observe.mirror_counts import MirrorCounts
 from gateway.observe.mirror_counts import added_up as all_copies
 from gateway.observe.tally import Tally, summed
-from gateway.workers.channel import Report
+from gateway.workers.channel import WorkerReport
 
 # Stages of rollouts whose counts outlive the worker that counted them.
-MOST_PAST_TALLIES: Final = 256
+MAX_PAST_TALLIES: Final = 256
 
 
-class Counts:
+class WorkerCounts:
     """What one worker last reported, or what all that have ended had counted."""
 
     def __init__(self) -> None:
@@ -23,21 +23,21 @@ class Counts:
         self.tallies: list[Tally] = []
         self.mirror = MirrorCounts()
 
-    def take(self, report: Report) -> None:
+    def take(self, report: WorkerReport) -> None:
         """Take over a worker's report: it tells all since the worker started."""
         self.cells = report.cells
         self.placement = report.placement
         self.tallies = report.tallies
         self.mirror = report.mirror
 
-    def bury(self, ended: "Counts") -> None:
+    def bury(self, ended: "WorkerCounts") -> None:
         """Add the counts of a worker that has ended, without what was in flight."""
         for cell in ended.cells:
             cell.in_flight = 0
         self.cells = merged([self.cells, ended.cells])
         ended.placement.forget_now()
         self.placement.add(ended.placement)
-        self.tallies = summed([self.tallies, ended.tallies])[-MOST_PAST_TALLIES:]
+        self.tallies = summed([self.tallies, ended.tallies])[-MAX_PAST_TALLIES:]
         self.mirror.add(ended.mirror)
 
 
@@ -48,7 +48,7 @@ class Sums:
         counts: Of workers that run, and of those that have ended.
     """
 
-    def __init__(self, counts: Iterable[Counts]) -> None:
+    def __init__(self, counts: Iterable[WorkerCounts]) -> None:
         self._counts = tuple(counts)
 
     def cells(self) -> list[Cell]:

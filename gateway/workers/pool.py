@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.decide.route import EngineView
+from gateway.decide.route import EngineState
 from gateway.observe.engine_counts import PlacementCounts
 from gateway.observe.ledger import Cell
 from gateway.observe.mirror_counts import MirrorCounts
@@ -22,8 +22,8 @@ from gateway.workers.channel import (
     Collect,
     Configure,
     Configured,
+    FeedbackHeard,
     FromWorker,
-    Heard,
     Leave,
     Leaving,
     Mirrored,
@@ -34,15 +34,15 @@ from gateway.workers.channel import (
     Ready,
     Recall,
     Recalled,
-    Refused,
-    Report,
     Spent,
     Start,
     Supplied,
+    TableRefused,
     Used,
     Want,
+    WorkerReport,
 )
-from gateway.workers.counts import Counts, Sums
+from gateway.workers.counts import Sums, WorkerCounts
 from gateway.workers.ports import Deaf, Depot, Listener
 from gateway.workers.rate_sync import Sharing, share_of
 from gateway.workers.slot import MESSAGE, SILENT, TABLE, Answer, Slot, all_answered
@@ -52,7 +52,7 @@ from gateway.workers.watch import CONFIRM_SECONDS, LOOK_SECONDS, Attention, Awak
 log = logging.getLogger("loragate.workers")
 
 # A worker that keeps dying is started again after 0.5, 1, 2, … seconds, at most this.
-LONGEST_PAUSE_SECONDS: Final = 30.0
+MAX_PAUSE_SECONDS: Final = 30.0
 # A worker that does not tell its counts in this time is busy or stuck; its last report stands.
 REPORT_SECONDS: Final = 2.0
 # An operator's change waits until every worker has confirmed it, or has been killed because it did not.
@@ -86,7 +86,7 @@ class WorkerPool:
         self.units: UnitBook
         self.listener: Listener = Deaf()
         self._number = 0
-        self._past = Counts()
+        self._past = WorkerCounts()
         self._sharing = Sharing(size)
         self._is_sharing = False
         self._tasks: asyncio.TaskGroup
@@ -182,7 +182,7 @@ class WorkerPool:
         elif any(not other.has_refused_table for other in others):
             self._replace([slot], are_all=False)
 
-    def publish_engines(self, engines: tuple[EngineView, ...]) -> None:
+    def publish_engines(self, engines: tuple[EngineState, ...]) -> None:
         """Tell every worker what the engines have ready now; nobody waits for it."""
         self._engines = NewEngines(engines)
         for slot in self._slots:
@@ -275,12 +275,12 @@ class WorkerPool:
             reason = await self._run_once(slot)
             if self._has_been_stopped():
                 return
-            if asyncio.get_running_loop().time() - started > LONGEST_PAUSE_SECONDS:
+            if asyncio.get_running_loop().time() - started > MAX_PAUSE_SECONDS:
                 pause = 0.5
             self.restarts[reason] += 1
             log.warning("a worker ended unexpectedly (%s); starting another in %.1f s", reason, pause)
             await asyncio.sleep(pause)
-            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+            pause = min(pause * 2, MAX_PAUSE_SECONDS)
 
     def _has_been_stopped(self) -> bool:
         return self._is_stopping
@@ -311,7 +311,7 @@ class WorkerPool:
             slot.kill(MESSAGE, "has said what cannot be taken")
         reason = await slot.has_ended()
         self._past.bury(slot.counts)
-        slot.counts = Counts()
+        slot.counts = WorkerCounts()
         self._sharing.ended(slot.place)
         self._share()
         return reason
@@ -340,11 +340,11 @@ class WorkerPool:
                 slot.attention.confirmed(message.number)
                 slot.has_refused_table = self._is_tried = False
                 slot.answered(message.number, well=True)
-            case Refused():
+            case TableRefused():
                 slot.attention.confirmed(message.number)
                 slot.has_refused_table = True
                 slot.answered(message.number, well=False)
-            case Report():
+            case WorkerReport():
                 slot.counts.take(message)
                 self.units.take(message.outcomes)
                 slot.answered(message.number, well=True)
@@ -362,7 +362,7 @@ class WorkerPool:
                 self.depot.used(message.recent)
             case Mirrored():
                 self.listener.take(message.copies)
-            case Heard():
+            case FeedbackHeard():
                 self.listener.hear(message.feedback)
             case Configured():
                 slot.is_configured = True

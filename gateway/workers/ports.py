@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from gateway.mirror.captured import Taken
+from gateway.mirror.captured import CapturedRequest
 from gateway.records.feedback import Feedback
 
 
@@ -23,7 +23,7 @@ class Depot(Protocol):
 class Listener(Protocol):
     """Where copies of requests and feedback go; nothing of it waits or raises."""
 
-    def take(self, copies: Sequence[Taken]) -> None:
+    def take(self, copies: Sequence[CapturedRequest]) -> None:
         """Take over copies of requests."""
 
     def hear(self, feedback: Feedback) -> None:
@@ -33,7 +33,7 @@ class Listener(Protocol):
 class Deaf:
     """Takes nothing."""
 
-    def take(self, copies: Sequence[Taken]) -> None:
+    def take(self, copies: Sequence[CapturedRequest]) -> None:
         """Drop copies of requests."""
 
     def hear(self, feedback: Feedback) -> None:

@@ -13,7 +13,7 @@ from gateway.records.feedback import About, Named
 from gateway.workers import channel
 from gateway.workers.channel import Collect, NewTable, Recall, ToWorker
 from gateway.workers.chores import CHORE_FAILED
-from gateway.workers.counts import Counts
+from gateway.workers.counts import WorkerCounts
 from gateway.workers.watch import Attention
 
 log = logging.getLogger("loragate.workers")
@@ -48,7 +48,7 @@ class Slot:
         self.has_refused_table = False
         self.answers: dict[int, Answer] = {}
         self.attention = Attention(0.0)
-        self.counts = Counts()
+        self.counts = WorkerCounts()
         self.recalled: dict[int, dict[Named, About]] = {}
         self._killed_for = ""
 

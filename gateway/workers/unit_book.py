@@ -3,11 +3,11 @@
 from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
-from gateway.observe.tally import MOST_ACCOUNTS, AccountTally, ArmTally, Tally
+from gateway.observe.tally import MAX_ACCOUNTS, AccountTally, ArmTally, Tally
 from gateway.observe.units import ArmUnits, Counted, Outcomes, StageUnits
 
 # Stages at once; the oldest go first. Those of rollouts that have ended go at the next look.
-MOST_STAGES: Final = 1024
+MAX_STAGES: Final = 1024
 
 
 class UnitBook:
@@ -27,7 +27,7 @@ class UnitBook:
         for outcomes in told:
             key = (outcomes.rollout, outcomes.stage)
             if key not in self._stages:
-                while len(self._stages) >= MOST_STAGES:
+                while len(self._stages) >= MAX_STAGES:
                     del self._stages[next(iter(self._stages))]
                 self._stages[key] = (outcomes.alias, StageUnits(outcomes.entered_at))
             self._stages[key][1].take(outcomes, now)
@@ -47,7 +47,7 @@ def _tally(tally: Tally, accounts: dict[str, Counted]) -> Tally:
         tally.control.by_unit.add(each.control)
         tally.candidate.by_unit.add(each.candidate)
     largest = sorted(accounts, key=lambda name: (-accounts[name].control.n - accounts[name].candidate.n, name))
-    for name in largest[: 2 * MOST_ACCOUNTS]:
+    for name in largest[: 2 * MAX_ACCOUNTS]:
         each = accounts[name]
         tally.accounts[name] = AccountTally(control=_arm(each.control), candidate=_arm(each.candidate))
     return tally

@@ -12,7 +12,7 @@ from typing import Final
 # How often workers are looked at.
 LOOK_SECONDS: Final = 0.25
 # What one look may count for at most: longer than that the node itself was away.
-LONGEST_LOOK_SECONDS: Final = 2 * LOOK_SECONDS
+MAX_LOOK_SECONDS: Final = 2 * LOOK_SECONDS
 # A worker that has answered nothing for so long is told of (`/readyz`, `status`, a metric): it may be busy or stuck.
 SILENT_SECONDS: Final = 2.0
 # A worker that has not confirmed a table for so long is killed; it could serve revoked keys and versions.
@@ -38,7 +38,7 @@ class AwakeClock:
 
     def look(self, now: float) -> float:
         """Let it go on to `now`, monotonic seconds, but not by longer than a node that is awake takes between looks."""
-        self.now += min(max(0.0, now - self._looked_at), LONGEST_LOOK_SECONDS)
+        self.now += min(max(0.0, now - self._looked_at), MAX_LOOK_SECONDS)
         self._looked_at = now
         return self.now
 

@@ -23,7 +23,7 @@ from gateway.workers.channel import Configure
 from gateway.workers.tls_listener import TlsListener
 
 
-class Server(uvicorn.Server):
+class WorkerServer(uvicorn.Server):
     """uvicorn's server, which also says when it accepts connections."""
 
     def __init__(self, config: uvicorn.Config, worker: Worker) -> None:
@@ -72,7 +72,7 @@ async def serve(listener: socket.socket, pair: socket.socket) -> int:
     if not isinstance(first, Configure):
         return 0  # the control plane is gone before it began
     worker = Worker(first, reader, writer)
-    server = Server(
+    server = WorkerServer(
         uvicorn.Config(
             worker,
             http=ClientConnection,

@@ -10,9 +10,9 @@ import httpx
 import msgspec
 
 from gateway.decide.authenticate import Role
-from gateway.decide.route import Base, EngineView
+from gateway.decide.route import Base, EngineState
 from gateway.receive.limits import Limits
-from gateway.records.state import Desired, KeyRecord, RolloutRecord, RouteRecord
+from gateway.records.state import Desired, KeyRecord, RolloutRow, RouteRecord
 from gateway.store.keys import create_key
 from gateway.store.snapshot import encode, of_state
 from gateway.workers.channel import Configure
@@ -51,8 +51,8 @@ def keyed(role: Role = Role.APP, **limits: int) -> tuple[KeyRecord, str]:
 def table_of(
     keys: Sequence[KeyRecord] = (),
     routes: Sequence[RouteRecord] = (),
-    rollouts: Sequence[RolloutRecord] = (),
-    engines: Sequence[EngineView] = (),
+    rollouts: Sequence[RolloutRow] = (),
+    engines: Sequence[EngineState] = (),
     replicas: int = 1,
 ) -> bytes:
     """Return a route table; the engines' base is `base`, and what they have is registered."""

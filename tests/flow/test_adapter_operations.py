@@ -20,10 +20,10 @@ import pytest
 
 from adapters.catalog import Entry
 from gateway.admin.adapters.intake import Intake, IntakeRules
-from gateway.admin.adapters.operations import AdapterOperations, Order
+from gateway.admin.adapters.operations import AdapterOperations, Registration
 from gateway.admin.state import LiveState
 from gateway.decide.authenticate import Role
-from gateway.decide.route import Base, EngineView
+from gateway.decide.route import Base, EngineState
 from gateway.observe.ledger import Cell
 from gateway.records.state import Desired, KeyRecord
 from gateway.store.fingerprints import FingerprintStore
@@ -263,7 +263,7 @@ class Workers:
     async def publish(self, table: bytes) -> bool:
         return True
 
-    def publish_engines(self, engines: tuple[EngineView, ...]) -> None: ...
+    def publish_engines(self, engines: tuple[EngineState, ...]) -> None: ...
 
     async def collect(self) -> list[Cell]:
         return []
@@ -272,7 +272,7 @@ class Workers:
 class Engines:
     """Have everything at once."""
 
-    def views(self) -> tuple[EngineView, ...]:
+    def views(self) -> tuple[EngineState, ...]:
         return ()
 
     def base(self) -> Base | None:
@@ -326,7 +326,7 @@ def test_a_registration_that_is_cut_short_while_it_copies_leaves_no_folder(tmp_p
             if stage == "copy":
                 adding.cancel()
 
-        order = Order(name="a", by="test")
+        order = Registration(name="a", by="test")
         adding = asyncio.create_task(adapters.add(str(folder), order, any_local=True, progress=stop_at_copy))
         with pytest.raises(asyncio.CancelledError):
             await adding

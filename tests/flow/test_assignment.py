@@ -11,9 +11,9 @@ import pytest
 
 from gateway.decide.assign import Arm, bucket
 from gateway.decide.authenticate import Role
-from gateway.decide.route import EngineView
+from gateway.decide.route import EngineState
 from gateway.observe.tally import Tally
-from gateway.records.state import KeyRecord, RolloutRecord, RouteRecord
+from gateway.records.state import KeyRecord, RolloutRow, RouteRecord
 from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
 from tests.flow.pools import keyed, load_on, running_pool, table_of
@@ -21,7 +21,7 @@ from tests.patience import LOOK_SECONDS, PATIENCE_SECONDS
 
 CONTROL, CANDIDATE = "support@111111111111", "support@222222222222"
 BODY: dict[str, Any] = {"model": "support", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
-ROLLOUT = RolloutRecord(id="r1", alias="support", is_open=True, body={"state": {"stage": 3}})
+ROLLOUT = RolloutRow(id="r1", alias="support", is_open=True, body={"state": {"stage": 3}})
 WEIGHT = 3_000
 
 
@@ -36,10 +36,10 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeEngi
         yield both, control
 
 
-def views(engines: Sequence[FakeEngine], *, has_candidate: bool = True) -> list[EngineView]:
+def views(engines: Sequence[FakeEngine], *, has_candidate: bool = True) -> list[EngineState]:
     both, control = engines
     versions = frozenset({CONTROL, CANDIDATE} if has_candidate else {CONTROL})
-    return [EngineView(url=both.url, versions=versions), EngineView(url=control.url, versions=frozenset({CONTROL}))]
+    return [EngineState(url=both.url, versions=versions), EngineState(url=control.url, versions=frozenset({CONTROL}))]
 
 
 def route(weight: int = WEIGHT, **more: Any) -> RouteRecord:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from gateway.engine_address import Access
-from gateway.evaluate.engines import EngineBounds, Engines
+from gateway.evaluate.engines import EngineBounds, EvaluatorEngines
 from tests.adapter_folders import write_adapter
 from tests.certificates import self_signed
 from tests.fakes.engine import FakeEngine
@@ -82,7 +82,7 @@ def test_an_evaluator_opens_engines_as_the_gateway_does(pair: tuple[Path, ssl.SS
     async def main() -> None:
         with FakeEngine(key=KEY, prefix="/a", tls=context) as right, FakeEngine("other", key=KEY) as wrong:
             urls = (right.url.replace("127.0.0.1", "localhost"), wrong.url)
-            engines = Engines(
+            engines = EvaluatorEngines(
                 urls, EngineBounds(), time.monotonic, base_name="base", access=lambda _: Access(KEY, str(certificate))
             )
             try:

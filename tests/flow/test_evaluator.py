@@ -16,8 +16,8 @@ import httpx
 import msgspec
 import pytest
 
-from evaluators.observation import Drift, Ended, Judged, Kind, Score, Unscored
-from gateway.evaluate.engines import EngineBounds, Engines
+from evaluators.observation import Drift, Ended, Kind, Score, ScoredPair, Unscored
+from gateway.evaluate.engines import EngineBounds, EvaluatorEngines
 from gateway.evaluate.evaluator import Evaluator
 from gateway.evaluate.replay import ReplayBounds, replay
 from gateway.records.sample import Sample
@@ -102,7 +102,9 @@ async def run_until(evaluators: Sequence[Evaluator], holds: Callable[[], bool]) 
     await asyncio.gather(*running)
 
 
-def evaluated(store: Store, engine: FakeEngine, samples: Sequence[Sample], folder: Path, **more: Any) -> list[Judged]:
+def evaluated(
+    store: Store, engine: FakeEngine, samples: Sequence[Sample], folder: Path, **more: Any
+) -> list[ScoredPair]:
     """What becomes of samples in the store."""
     pairs = Pairs(store)
     assert Samples(store).put(samples, 3600) == 0
@@ -531,7 +533,7 @@ def test_whatever_an_engine_does_becomes_an_observation(
 
     async def work(url: str) -> Any:
         # Its first request is the replay: the server closes after one answer.
-        engines = Engines([url], EngineBounds(idle_wait_seconds=0), time.monotonic)
+        engines = EvaluatorEngines([url], EngineBounds(idle_wait_seconds=0), time.monotonic)
         try:
             (one,) = engines
             return await replay(one, made, CANDIDATE, ReplayBounds(seconds=PATIENCE_SECONDS, reply_bytes=200_000))
@@ -548,7 +550,7 @@ def test_an_engine_that_hangs_is_waited_for_so_long_and_one_in_mid_stream_is_cut
     made = sample(engine)
 
     async def work(seconds: float = PATIENCE_SECONDS) -> Any:
-        engines = Engines([engine.url], EngineBounds(), time.monotonic)
+        engines = EvaluatorEngines([engine.url], EngineBounds(), time.monotonic)
         try:
             (one,) = engines
             return await replay(one, made, CANDIDATE, ReplayBounds(seconds=seconds))
@@ -573,7 +575,7 @@ def test_an_engine_that_hangs_when_asked_what_it_has_holds_up_no_other(engine: F
 
     async def work(port: int, dead: socket.socket) -> None:
         urls = [f"http://127.0.0.1:{port}", engine.url]
-        engines = Engines(urls, EngineBounds(look_seconds=60.0), lambda: next(ticks))
+        engines = EvaluatorEngines(urls, EngineBounds(look_seconds=60.0), lambda: next(ticks))
         try:
             assert (await engines.find(CONTROL))[1] == ""
             dead.listen()  # from now on it takes connections, and says nothing

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from evaluators.observation import Drift, Judged, Kind
+from evaluators.observation import Drift, Kind, ScoredPair
 from gateway.store.pairs import Pairs
 from gateway.store.sql import Store, open_store
 from tests.fakes.engine import FakeEngine
@@ -59,7 +59,7 @@ def test_what_may_not_be_stored_is_compared_in_memory_and_a_dead_evaluator_is_re
     control = gateway.admin("POST", "adapters", {"source": source, "name": ALIAS, "activate": True}).json()["version"]
     pairs = Pairs(store)
 
-    def found() -> list[Judged]:
+    def found() -> list[ScoredPair]:
         return pairs.since(0, alias=ALIAS)
 
     assert evaluator_pids(gateway) == []

@@ -12,7 +12,7 @@ import httpx
 import msgspec
 import pytest
 
-from gateway.mirror.feedback_service import FeedbackDesk
+from gateway.mirror.feedback_service import FeedbackService
 from gateway.records.feedback import About, Feedback, Named
 from gateway.store.feedback import Feedbacks
 from gateway.store.sql import open_store
@@ -178,11 +178,11 @@ def test_a_gateway_resolves_what_another_one_took(tmp_path: Path) -> None:
     store = open_store(tmp_path, now=lambda: 1000.0)
     about = About(alias="support", version="support@1", arm="candidate", rollout="r1", stage=2, account="me")
 
-    def desk(known: dict[Named, About]) -> FeedbackDesk:
+    def desk(known: dict[Named, About]) -> FeedbackService:
         async def recall(_asked: Sequence[Named]) -> dict[Named, About]:
             return known
 
-        return FeedbackDesk(Feedbacks(store), recall, dict, 60.0, lambda: 1000.0)
+        return FeedbackService(Feedbacks(store), recall, dict, 60.0, lambda: 1000.0)
 
     async def run() -> None:
         here, there = desk({}), desk({("1", "me"): about, ("req-2", "me"): about})

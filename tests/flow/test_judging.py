@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from evaluators.observation import Drift, Judged, Kind, Observation, Outcome, Pair, Prompt, Score, Unscored
+from evaluators.observation import Drift, Kind, Observation, Outcome, Pair, Prompt, Score, ScoredPair, Unscored
 from gateway.evaluate.judges import StoredJudges
 from gateway.evaluate.judging import JUDGE, Judge, Opinion, version_of
 from gateway.records.state import JudgePolicy, MirrorPolicy
@@ -63,8 +63,8 @@ def fake_judge(says: Callable[[str, str], str], status: int = 200) -> Iterator[t
 
 def judged(
     number: int, kind: Kind = Kind.CANDIDATE, drift: Drift | None = None, score: Outcome | None = None
-) -> Judged:
-    return Judged(
+) -> ScoredPair:
+    return ScoredPair(
         sample=f"{number:032x}",
         alias="support",
         kind=kind,
@@ -210,7 +210,7 @@ def test_a_pair_that_moved_is_judged_oftener_whichever_of_its_answers_was_scored
     weights = []
     with fake_judge(fair) as (url, _):
 
-        async def work(one: Judged) -> float:
+        async def work(one: ScoredPair) -> float:
             judge = Judge(JudgePolicy(url=url, model="m", share=400), None, 5.0, time.monotonic)
             try:
                 return (await judge.opinion(one.sample, a_pair(), one)).weight

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from gateway.decide.authenticate import Role
-from gateway.decide.route import EngineView
+from gateway.decide.route import EngineState
 from gateway.receive.rates import Spendings
 from gateway.records.state import RouteLimits, RouteRecord
 from gateway.workers.rate_sync import Sharing
@@ -185,7 +185,7 @@ async def two_workers(
 def test_two_workers_let_in_what_one_would_but_for_what_they_have_not_told_each_other(engine: FakeEngine) -> None:
     async def run() -> None:
         record, key = keyed(requests_per_minute=30)
-        table = table_of([record], engines=[EngineView(url=engine.url)])
+        table = table_of([record], engines=[EngineState(url=engine.url)])
         async with two_workers(table, key) as (client, both_know):
 
             async def let_in(count: int) -> int:
@@ -210,7 +210,7 @@ def test_two_workers_let_in_what_one_would_but_for_what_they_have_not_told_each_
 def test_replicas_each_let_in_their_part(engine: FakeEngine) -> None:
     async def run() -> Counter[int]:
         record, key = keyed(requests_per_minute=9)
-        table = table_of([record], engines=[EngineView(url=engine.url)], replicas=3)
+        table = table_of([record], engines=[EngineState(url=engine.url)], replicas=3)
         async with (
             running_pool(1, table) as (_, url),
             httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}) as client,
@@ -229,7 +229,7 @@ def test_an_alias_lets_in_so_many_at_once_and_workers_know_of_each_other(tmp_pat
         record, key = keyed(Role.APP)
         limits = RouteLimits(max_in_flight=2)
         route = RouteRecord(alias="support", control=version, salt="s", limits=limits)
-        table = table_of([record], [route], engines=[EngineView(url=engine.url, versions=frozenset({version}))])
+        table = table_of([record], [route], engines=[EngineState(url=engine.url, versions=frozenset({version}))])
         load_on(engine, version, write_adapter(tmp_path / "1", 1))
         async with two_workers(table, key) as (client, both_know):
             async with (

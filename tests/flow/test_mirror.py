@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.decide.route import EngineView
+from gateway.decide.route import EngineState
 from gateway.mirror.bounds import Bounds
 from gateway.observe.mirror_counts import MirrorCounts
 from gateway.records.sample import Sample
@@ -40,7 +40,7 @@ CONTENT = "planted-7f3a-marker"
 
 def table(policy: MirrorPolicy | None) -> bytes:
     route = RouteRecord(alias="support", control=VERSION, salt="s", mirror=policy)
-    made = table_of(routes=[route], engines=[EngineView(url="http://e", versions=frozenset([VERSION]))])
+    made = table_of(routes=[route], engines=[EngineState(url="http://e", versions=frozenset([VERSION]))])
     return json.dumps({**json.loads(made), "keys": None}).encode()
 
 

@@ -8,7 +8,17 @@ from typing import TypeVar
 import msgspec
 import pytest
 
-from adapters.fingerprint import PROBES, Reading, Records, Tolerance, Verdict, Where, distance, judge, judge_base
+from adapters.fingerprint import (
+    PROBES,
+    FingerprintVerdict,
+    ProbeReading,
+    Records,
+    Tolerance,
+    Where,
+    distance,
+    judge,
+    judge_base,
+)
 from adapters.ports import HostUnavailable
 from adapters.prober import ProbeRefused, calibrate, fingerprint, mixed
 from gateway.serve.adapter_host import VllmHost
@@ -36,13 +46,13 @@ def load(engine: FakeEngine, name: str, folder: Path) -> None:
     ask(engine, lambda host: host.load(name, str(folder)))
 
 
-def reading(engine: FakeEngine, model: str) -> Reading:
+def reading(engine: FakeEngine, model: str) -> ProbeReading:
     """What `model` answers alone and beside the base and all adapters."""
 
-    async def both(host: VllmHost) -> Reading:
+    async def both(host: VllmHost) -> ProbeReading:
         alone = await fingerprint(host, model)  # first: rows of the mixed batch may still run when it is over
         together = await mixed(host, engine.model, list(engine.adapters))
-        return Reading(alone=alone, mixed=together[model])
+        return ProbeReading(alone=alone, mixed=together[model])
 
     return ask(engine, both)
 
@@ -84,14 +94,14 @@ def test_other_weights_under_the_same_name_are_a_split_brain(folders: dict[str, 
         load(two, "v", folders["support"])
         records = Records(own="two", by_engine={"one": reading(one, "v").alone})
         finding = judge("v", reading(two, "v"), reading(two, "base"), records, Tolerance())
-    assert finding.verdict is Verdict.SPLIT_BRAIN
+    assert finding.verdict is FingerprintVerdict.SPLIT_BRAIN
 
 
 def test_an_adapter_whose_b_is_zero_is_a_no_op(folders: dict[str, Path]) -> None:
     with FakeEngine() as engine:
         load(engine, "v", folders["null"])
         finding = judge("v", reading(engine, "v"), reading(engine, "base"), NO_RECORDS, Tolerance())
-    assert finding.verdict is Verdict.NO_OP
+    assert finding.verdict is FingerprintVerdict.NO_OP
 
 
 def test_a_folder_that_was_swapped_before_the_engine_read_it_again_is_a_mismatch(folders: dict[str, Path]) -> None:
@@ -104,7 +114,7 @@ def test_a_folder_that_was_swapped_before_the_engine_read_it_again_is_a_mismatch
         finding = judge("v", reading(engine, "v"), reading(engine, "base"), records, Tolerance())
         assert engine.loads >= 3
     assert unread.is_ok
-    assert finding.verdict is Verdict.MISMATCH
+    assert finding.verdict is FingerprintVerdict.MISMATCH
 
 
 def test_stock_vllms_fault_shows_in_the_mixed_batch_and_not_alone(folders: dict[str, Path]) -> None:
@@ -113,7 +123,7 @@ def test_stock_vllms_fault_shows_in_the_mixed_batch_and_not_alone(folders: dict[
         load(engine, "support", folders["support"])
         base, legal = reading(engine, "base"), reading(engine, "legal")
     finding = judge_base(base, NO_RECORDS, Tolerance())
-    assert (finding.verdict, finding.where) == (Verdict.MISMATCH, Where.MIXED)
+    assert (finding.verdict, finding.where) == (FingerprintVerdict.MISMATCH, Where.MIXED)
     assert judge("legal", legal, base, NO_RECORDS, Tolerance()).is_ok
 
 

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from gateway.admin.api import OPEN_PATHS, Probes, build_admin
-from gateway.admin.guard import LARGEST_BODY_BYTES, ROLES
+from gateway.admin.guard import MAX_BODY_BYTES, ROLES
 from gateway.admin.operations import Operations
 from gateway.decide.authenticate import Role
 from tests.gateways import RunningGateway
@@ -142,7 +142,7 @@ def test_a_body_is_not_waited_for_that_will_not_be_taken(
 ) -> None:
     host, _, port = gateway.control_url.removeprefix("http://").rpartition(":")
     key = clients[who].headers.get("authorization", "")
-    head = f"POST /admin/v1/keys HTTP/1.1\r\nhost: x\r\ncontent-length: {LARGEST_BODY_BYTES + 1}\r\n"
+    head = f"POST /admin/v1/keys HTTP/1.1\r\nhost: x\r\ncontent-length: {MAX_BODY_BYTES + 1}\r\n"
     with socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS) as connection:
         connection.sendall((head + (f"authorization: {key}\r\n" if key else "") + "\r\n").encode())
         assert connection.recv(64).split()[1] == status

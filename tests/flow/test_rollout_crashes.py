@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.admin.rollouts.apply import routed
+from gateway.admin.rollouts.apply import route_after
 from gateway.rollout.record import decode
 from gateway.rollout.replay import KIND, replay
 from gateway.store.sql import Store, open_store
@@ -53,7 +53,7 @@ def check_story(store: Store) -> int:
     route = desired.route("support")
     assert route is not None
     if desired.rollouts:
-        assert routed(route, decode(desired.rollouts[0].body).rollout, 0) == route
+        assert route_after(route, decode(desired.rollouts[0].body).rollout, 0) == route
     else:
         assert route.weight == 0
     # What the last record of this alias says of the split is what there is.

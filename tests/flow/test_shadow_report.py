@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from evaluators.observation import Drift, Judged, Kind, Score
+from evaluators.observation import Drift, Kind, Score, ScoredPair
 from gateway.store.pairs import Pairs
 from gateway.store.sql import open_store
 from tests.fakes.engine import FakeEngine
@@ -69,9 +69,9 @@ def read(gateway: RunningGateway) -> int:
     return n
 
 
-def judged(number: int, control: str, other: str, rollout: dict[str, Any], kl: float) -> Judged:
+def judged(number: int, control: str, other: str, rollout: dict[str, Any], kl: float) -> ScoredPair:
     now = time.time()
-    return Judged(
+    return ScoredPair(
         sample=f"{number:032x}",
         session=f"{number:016x}",
         alias=ALIAS,

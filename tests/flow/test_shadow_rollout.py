@@ -12,7 +12,7 @@ import httpx
 import pytest
 from sqlalchemy import Connection
 
-from evaluators.observation import Judged
+from evaluators.observation import ScoredPair
 from gateway.rollout.record import decode
 from gateway.rollout.replay import KIND, replay
 from gateway.store.pairs import insert_pair
@@ -49,7 +49,7 @@ def store_of(gateway: RunningGateway) -> Iterator[Store]:
         yield store
 
 
-def plant(store: Store, pairs: Iterable[Judged]) -> None:
+def plant(store: Store, pairs: Iterable[ScoredPair]) -> None:
     """Store pairs as an evaluator does."""
 
     def work(connection: Connection) -> None:
@@ -59,7 +59,7 @@ def plant(store: Store, pairs: Iterable[Judged]) -> None:
     store.writing(work)
 
 
-def pairs_of(support: Support, rollout: str, n: int, *, bad: float = 0.0) -> list[Judged]:
+def pairs_of(support: Support, rollout: str, n: int, *, bad: float = 0.0) -> list[ScoredPair]:
     now = time.time()
     fields: dict[str, Any] = {"alias": support.alias, "rollout": rollout, "at": now, "judged_at": now}
     return list(many(n, support.first, support.second, bad=bad, **fields))

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from gateway.decide.route import EngineView
+from gateway.decide.route import EngineState
 from gateway.records.state import KeyRecord
 from gateway.workers import pool as pool_module
 from gateway.workers.pool import WorkerPool
@@ -141,14 +141,14 @@ class Clients:
 def test_faults_at_random_and_stopped_workers_under_load_cost_only_their_own_connections(
     monkeypatch: pytest.MonkeyPatch, engine: FakeEngine
 ) -> None:
-    monkeypatch.setattr(pool_module, "LONGEST_PAUSE_SECONDS", 0.5)  # 40 faults one after the other
+    monkeypatch.setattr(pool_module, "MAX_PAUSE_SECONDS", 0.5)  # 40 faults one after the other
     draw = random.Random(SEED)
     faults = [draw.choice(sorted(FAULTS)) for _ in range(FAULTS_IN_CHORES)] + ["stop"] * STOPS
     draw.shuffle(faults)
     keys = Keys()
 
     async def publish_for_ever(pool: WorkerPool) -> None:
-        views = (EngineView(url=engine.url, is_up=True, versions=frozenset()),)
+        views = (EngineState(url=engine.url, is_up=True, versions=frozenset()),)
         publishing: set[asyncio.Task[bool]] = set()
         while True:
             publishing.add(asyncio.create_task(pool.publish(table_of([keys.next()], engines=views))))

@@ -5,7 +5,7 @@ import pytest
 
 from evaluators.judge.classify import CriterionEvidence, Label
 from evaluators.judge.criteria import MIN_SAMPLES, criterion
-from evaluators.observation import Drift, Judged, Kind
+from evaluators.observation import Drift, Kind, ScoredPair
 from simulations.traffic import kl_values
 
 pytestmark = pytest.mark.simulation
@@ -37,7 +37,9 @@ def _first(truths: np.ndarray, estimates: np.ndarray, limit: float) -> Label:
             n_tokens=9, log_ratio=0.0, kl=float(kl), kl_bound=TOLD * float(true), moved_share=0.0, top1_agreement=1.0
         )
         evidence.add(
-            Judged(sample=str(at), alias="a", kind=Kind.CANDIDATE, control="c", other="o", at=float(at), drift=drift)
+            ScoredPair(
+                sample=str(at), alias="a", kind=Kind.CANDIDATE, control="c", other="o", at=float(at), drift=drift
+            )
         )
         if at % LOOK == 0:
             evidence.close(at + 1.0)

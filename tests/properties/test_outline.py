@@ -111,7 +111,7 @@ def test_nesting_is_refused_above_the_limit_in_steps_too(depth: int) -> None:
 
 @pytest.mark.parametrize(
     ("part", "most", "told"),
-    [(b"[]", "MOST_CONTAINERS", "arrays and objects"), (b'""', "MOST_STRINGS", "strings")],
+    [(b"[]", "MAX_CONTAINERS", "arrays and objects"), (b'""', "MAX_STRINGS", "strings")],
 )
 def test_more_parts_than_may_be_are_refused_with_the_limit(
     part: bytes, most: str, told: str, monkeypatch: pytest.MonkeyPatch
@@ -123,7 +123,7 @@ def test_more_parts_than_may_be_are_refused_with_the_limit(
 
 
 def test_more_members_than_may_be_are_refused_with_the_limit() -> None:
-    members = b",".join(b'"k%d":1' % number for number in range(json_outline.MOST_MEMBERS))
+    members = b",".join(b'"k%d":1' % number for number in range(json_outline.MAX_MEMBERS))
     outline_of(b"{%b}" % members, NAMES)
     with pytest.raises(BadRequest, match="more than 1,024 members of its own"):
         outline_of(b'{%b,"one":"more"}' % members, NAMES)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.decide.engine_fields import FieldPolicy
-from gateway.decide.route import Base, EngineView, RouteTable
+from gateway.decide.route import Base, EngineState, RouteTable
 from gateway.mirror.bounds import Bounds
 from gateway.mirror.queue import MirrorQueue
 from gateway.observe.ledger import Ledger
@@ -23,7 +23,7 @@ from gateway.receive.limits import Limits
 from gateway.receive.placing import Placing
 from gateway.receive.protocol import ClientConnection
 from gateway.receive.rates import WorkerRates
-from gateway.receive.recent_requests import Recent
+from gateway.receive.recent_requests import RecentRequests
 from gateway.receive.tap import Taps
 from gateway.workers.supply import WorkerSupply
 from tests.properties.test_sse import cut
@@ -100,7 +100,7 @@ async def converse(parts: list[bytes]) -> tuple[list[bytes], bytes, bool]:
     """Return what the engine got, what the client got without what differs by time, and whether it was closed."""
     engines, transport = EchoEngines(), Transport()
     table = RouteTable(
-        base=Base(name="base"), keys=None, engines=(EngineView(url="http://e"),), routes=MappingProxyType({})
+        base=Base(name="base"), keys=None, engines=(EngineState(url="http://e"),), routes=MappingProxyType({})
     )
     ledger, limits = Ledger(), Limits()
     deps = Deps(
@@ -118,7 +118,7 @@ async def converse(parts: list[bytes]) -> tuple[list[bytes], bytes, bool]:
         callers=KnownCallers(lambda: 0.0),
         rates=WorkerRates(ledger, lambda: None),
         tallies=Tallies(),
-        recent=Recent(9),
+        recent=RecentRequests(9),
         hear=lambda _: True,
         taps=Taps(MirrorQueue(Bounds(), lambda _: None, lambda: True, lambda *_: None), 1000, 1000),
     )

@@ -31,7 +31,7 @@ from gateway.rollout.gates.pairs import Finding
 from gateway.rollout.gates.reading import Reading, Verdict, worst
 from gateway.rollout.gates.traffic import Streams
 from gateway.rollout.gates.unit_shares import Count, units_of
-from gateway.rollout.journal import Entry, append, verify
+from gateway.rollout.journal import JournalEntry, append, verify
 from gateway.rollout.machine import TRANSITIONS, IllegalEvent, advance, create
 from gateway.rollout.plan_parser import parse_plan
 from gateway.rollout.replay import record_of, replay
@@ -140,7 +140,7 @@ def test_random_events_never_leave_the_table_and_the_journal_replays_to_the_same
 ) -> None:
     transition = drafted(plan)
     state = transition.after
-    entries: list[Entry] = [append(None, record_of(transition))]
+    entries: list[JournalEntry] = [append(None, record_of(transition))]
     shell = Shell()
     for _ in range(data.draw(st.integers(1, 15))):
         event = data.draw(events(state))

@@ -22,7 +22,7 @@ CASES = settings(max_examples=2_000, deadline=None, suppress_health_check=[Healt
 GOOD = safetensors(fitting_tensors())
 DATA = 8 + int.from_bytes(GOOD[:8], "little")
 # A hostile file of some KB must not take more than a few times a piece's 4 MB.
-MOST_BYTES = 24_000_000
+MAX_BYTES = 24_000_000
 
 numbers = st.one_of(
     st.integers(0, 40),
@@ -113,7 +113,7 @@ def look(folder: Path, content: bytes) -> Report:
     tracemalloc.start()
     try:
         report = verify(folder, base=None, limits=EngineLimits())
-        assert tracemalloc.get_traced_memory()[1] < MOST_BYTES
+        assert tracemalloc.get_traced_memory()[1] < MAX_BYTES
     finally:
         tracemalloc.stop()
     return report

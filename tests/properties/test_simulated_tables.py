@@ -7,7 +7,7 @@ import pytest
 
 from evaluators.judge.classify import CriterionEvidence
 from evaluators.judge.criteria import criterion
-from evaluators.observation import Judged, Kind, Score
+from evaluators.observation import Kind, Score, ScoredPair
 from evaluators.statistics import two_sample
 from evaluators.statistics.betting import evidence_of
 from evaluators.statistics.detector import Detector
@@ -83,7 +83,7 @@ def test_the_judge_itself_rolls_no_short_bad_and_long_good_sessions_back() -> No
             value = 1.0 if chance < better else 0.0 if chance < 0.12 else 0.5
             evidence.close(when)
             evidence.add(
-                Judged(
+                ScoredPair(
                     sample=str(at),
                     alias="support",
                     kind=Kind.CANDIDATE,

@@ -9,7 +9,7 @@ import pytest
 
 from evaluators.judge.classify import CriterionEvidence
 from evaluators.judge.criteria import criterion
-from evaluators.observation import Judged, Kind, Score
+from evaluators.observation import Kind, Score, ScoredPair
 from gateway.rollout.gates.sample_ratio import ALPHA as RATIO_ALPHA
 from simulations import promises
 from simulations.__main__ import SIMULATIONS
@@ -143,7 +143,7 @@ def test_the_judge_itself_holds_alpha_on_sessions_as_the_simulated_one_does() ->
         for at, goodness in enumerate(pairs[run]):
             score = Score(value=float(goodness), version="1")
             evidence.add(
-                Judged(
+                ScoredPair(
                     sample=str(at),
                     alias="support",
                     kind=Kind.CANDIDATE,

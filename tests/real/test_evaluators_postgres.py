@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from sqlalchemy import Connection, text
 
-from evaluators.observation import Drift, Judged, Score
+from evaluators.observation import Drift, Score, ScoredPair
 from gateway.decide.assign import TOTAL_WEIGHT
 from gateway.records.sample import Sample
 from gateway.records.state import Desired, MirrorPolicy, RouteRecord
@@ -60,7 +60,7 @@ def store(server: RunningPostgres) -> Iterator[Store]:
     store.close()
 
 
-def follow(pairs: Pairs, found: list[Judged]) -> None:
+def follow(pairs: Pairs, found: list[ScoredPair]) -> None:
     """Read on from the last number, as a leader does; a number that came late would never be read."""
     while page := pairs.since(found[-1].number if found else 0):
         found += page
@@ -72,7 +72,7 @@ def test_of_twenty_evaluators_five_are_killed_and_each_sample_is_judged_once(
     chance = random.Random(11)
     samples, pairs = Samples(store), Pairs(store)
     where = store.database.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    found: list[Judged] = []
+    found: list[ScoredPair] = []
     told: list[str] = []
     changes: list[float] = []
     quiet = [_change(store) for _ in range(30)]
@@ -122,7 +122,7 @@ def test_of_twenty_processes_of_loragate_evaluate_five_are_killed_and_each_sampl
     chance = random.Random(12)
     samples, pairs, evaluators = Samples(store), Pairs(store), Evaluators(store)
     where = store.database.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    found: list[Judged] = []
+    found: list[ScoredPair] = []
     # Few comparators: what is shown is who does the work, not how long it takes.
     policy = MirrorPolicy(share=TOTAL_WEIGHT, comparators=("exact", "edit", "finish_reason"))
     route = RouteRecord(alias="support", control=CONTROL, candidate=OTHER, salt="s", mirror=policy)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from adapters.fingerprint import Finding, Reading, Records, Verdict, Where, judge, judge_base
+from adapters.fingerprint import FingerprintFinding, FingerprintVerdict, ProbeReading, Records, Where, judge, judge_base
 from adapters.prober import calibrate, fingerprint, mixed
 from gateway.serve.adapter_host import VllmHost
 from gateway.serve.vllm_cpu import SWITCH
@@ -42,19 +42,19 @@ async def holding(uds: Path, adapters: Mapping[str, Path]) -> AsyncIterator[Vllm
         host.close()
 
 
-async def check(host: VllmHost, version: str, records: Records) -> Finding:
+async def check(host: VllmHost, version: str, records: Records) -> FingerprintFinding:
     """Probe a version, alone and beside the base, and judge it."""
     base = (await host.base()).name
     together = await mixed(host, base, [version])
-    now = Reading(alone=await fingerprint(host, version), mixed=together[version])
-    then = Reading(alone=await fingerprint(host, base), mixed=together[base])
+    now = ProbeReading(alone=await fingerprint(host, version), mixed=together[version])
+    then = ProbeReading(alone=await fingerprint(host, base), mixed=together[base])
     return judge(version, now, then, records, await calibrate(host, base))
 
 
-def check_once(uds: Path, folder: Path) -> Finding:
+def check_once(uds: Path, folder: Path) -> FingerprintFinding:
     """Load, check and unload a version that has no record."""
 
-    async def work() -> Finding:
+    async def work() -> FingerprintFinding:
         async with holding(uds, {"checked": folder}) as host:
             return await check(host, "checked", Records())
 
@@ -78,7 +78,7 @@ def test_an_adapter_with_weights_is_ok_however_weak(engine: Path, tiny_base_path
 
 def test_an_adapter_whose_b_is_zero_is_a_no_op(engine: Path, tiny_base_path: Path, tmp_path: Path) -> None:
     finding = check_once(engine, random_adapter(tiny_base_path, tmp_path, seed=1, scale=0))
-    assert finding.verdict is Verdict.NO_OP, finding.reason
+    assert finding.verdict is FingerprintVerdict.NO_OP, finding.reason
 
 
 @pytest.mark.parametrize(
@@ -94,13 +94,13 @@ def test_an_adapter_of_other_modules_is_loaded_by_vllm_and_is_a_no_op(
     engine: Path, tiny_base_path: Path, tmp_path: Path, old: str, new: str
 ) -> None:
     finding = check_once(engine, renamed(random_adapter(tiny_base_path, tmp_path, seed=1), old, new))
-    assert finding.verdict is Verdict.NO_OP, finding.reason
+    assert finding.verdict is FingerprintVerdict.NO_OP, finding.reason
 
 
 def test_weights_swapped_behind_a_name_are_a_mismatch(engine: Path, tiny_base_path: Path, tmp_path: Path) -> None:
     folder = random_adapter(tiny_base_path, tmp_path, seed=1)
 
-    async def swap() -> tuple[Finding, Finding]:
+    async def swap() -> tuple[FingerprintFinding, FingerprintFinding]:
         async with holding(engine, {"swapped": folder}) as host:
             records = Records(own="a", by_engine={"a": await fingerprint(host, "swapped")})
             before = await check(host, "swapped", records)
@@ -111,13 +111,13 @@ def test_weights_swapped_behind_a_name_are_a_mismatch(engine: Path, tiny_base_pa
 
     before, after = asyncio.run(swap())
     assert before.is_ok, before.reason
-    assert (after.verdict, after.where) == (Verdict.MISMATCH, Where.ALONE), after.reason
+    assert (after.verdict, after.where) == (FingerprintVerdict.MISMATCH, Where.ALONE), after.reason
 
 
 def test_other_weights_on_another_engine_are_a_split_brain(
     engine: Path, stock: Path, tiny_adapters: dict[str, Path]
 ) -> None:
-    async def compare(folder: Path) -> Finding:
+    async def compare(folder: Path) -> FingerprintFinding:
         async with holding(engine, {"v": tiny_adapters["amber"]}) as one, holding(stock, {"v": folder}) as two:
             records = Records(own="two", by_engine={"one": await fingerprint(one, "v")})
             return await check(two, "v", records)
@@ -125,7 +125,7 @@ def test_other_weights_on_another_engine_are_a_split_brain(
     same = asyncio.run(compare(tiny_adapters["amber"]))
     other = asyncio.run(compare(tiny_adapters["blue"]))
     assert same.is_ok, same.reason
-    assert (other.verdict, other.where) == (Verdict.SPLIT_BRAIN, Where.ALONE), other.reason
+    assert (other.verdict, other.where) == (FingerprintVerdict.SPLIT_BRAIN, Where.ALONE), other.reason
     assert other.distance > 1
 
 
@@ -138,7 +138,7 @@ def test_a_hundred_checks_of_healthy_adapters_beside_traffic_raise_no_alarm(
         while True:
             await host.generate(model, "Tell me of " * len(model), tokens=48, started=asyncio.Event())
 
-    async def check_all() -> list[Finding]:
+    async def check_all() -> list[FingerprintFinding]:
         found = []
         async with holding(engine, {name: tiny_adapters[name] for name in versions}) as host:
             base = (await host.base()).name
@@ -148,7 +148,7 @@ def test_a_hundred_checks_of_healthy_adapters_beside_traffic_raise_no_alarm(
             traffic = [asyncio.ensure_future(keep_asking(host, name)) for name in models]
             for _ in range(34):
                 together = await mixed(host, base, versions)
-                now = {name: Reading(alone=await fingerprint(host, name), mixed=together[name]) for name in models}
+                now = {name: ProbeReading(alone=await fingerprint(host, name), mixed=together[name]) for name in models}
                 found += [judge(name, now[name], now[base], records[name], tolerance) for name in versions]
                 found.append(judge_base(now[base], records[base], tolerance))
             for task in traffic:
@@ -165,7 +165,7 @@ def test_a_hundred_checks_of_healthy_adapters_beside_traffic_raise_no_alarm(
 def test_the_mixed_batch_shows_the_base_in_an_adapters_voice_unless_cured(
     engine: Path, stock: Path, tiny_adapters: dict[str, Path]
 ) -> None:
-    async def check_base(uds: Path) -> list[Finding]:
+    async def check_base(uds: Path) -> list[FingerprintFinding]:
         async with holding(uds, tiny_adapters) as host:
             base = (await host.base()).name
             for name in tiny_adapters:  # each takes a slot; what goes wrong is the base with the last slot's weights
@@ -174,10 +174,10 @@ def test_the_mixed_batch_shows_the_base_in_an_adapters_voice_unless_cured(
             alone = await fingerprint(host, base)
             company = list(tiny_adapters)[:2]
             tries = [(await mixed(host, base, company))[base] for _ in range(TRIES)]
-            return [judge_base(Reading(alone=alone, mixed=each), Records(), tolerance) for each in tries]
+            return [judge_base(ProbeReading(alone=alone, mixed=each), Records(), tolerance) for each in tries]
 
     faulty = asyncio.run(check_base(stock))
     cured = asyncio.run(check_base(engine))
-    assert {(finding.verdict, finding.where) for finding in faulty} == {(Verdict.MISMATCH, Where.MIXED)}
+    assert {(finding.verdict, finding.where) for finding in faulty} == {(FingerprintVerdict.MISMATCH, Where.MIXED)}
     assert min(finding.distance for finding in faulty) > 1
     assert [finding.reason for finding in cured if not finding.is_ok] == []

@@ -23,7 +23,7 @@ from evaluators.drift.divergence import Told, estimate, lower_bound
 from evaluators.observation import Drift, Unscored
 from gateway.demo.adapters import demo_adapters
 from gateway.demo.base_model import demo_base
-from gateway.evaluate.engines import Engine, EngineBounds, Engines
+from gateway.evaluate.engines import Engine, EngineBounds, EvaluatorEngines
 from gateway.evaluate.scoring import Given, Scorer, ScoringBounds
 from gateway.settings import load
 from tests.real.engines import running_vllm
@@ -107,7 +107,7 @@ def replies(vllm: Path) -> dict[str, list[Given]]:
 
 @asynccontextmanager
 async def scoring(uds: Path, top: int = TOP) -> AsyncIterator[tuple[Scorer, Engine]]:
-    engines = Engines([f"unix://{uds}"], EngineBounds(), time.monotonic)
+    engines = EvaluatorEngines([f"unix://{uds}"], EngineBounds(), time.monotonic)
     try:
         (engine,) = engines
         await engine.look()

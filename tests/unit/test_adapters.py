@@ -3,7 +3,7 @@
 import pytest
 
 from adapters.catalog import Catalog, Entry, UnknownVersion
-from adapters.lifecycle import TRANSITIONS, Event, IllegalEvent, State, advance
+from adapters.lifecycle import TRANSITIONS, Event, IllegalLifecycleEvent, State, advance
 from adapters.manifest import Manifest
 from adapters.reference import AdapterRef, InvalidReference, check_name, split_version
 
@@ -61,13 +61,13 @@ def test_a_life_has_the_steps_of_the_table_and_no_others(state: State, event: Ev
     if (state, event) in TRANSITIONS:
         assert advance(state, event) is TRANSITIONS[state, event]
     else:
-        with pytest.raises(IllegalEvent):
+        with pytest.raises(IllegalLifecycleEvent):
             advance(state, event)
 
 
 def test_an_illegal_event_leaves_the_entry_as_it_was() -> None:
     one = entry()
-    with pytest.raises(IllegalEvent):
+    with pytest.raises(IllegalLifecycleEvent):
         one.after(Event.LOADED)
     assert one.state is State.REGISTERED
     assert one.after(Event.VERIFY).after(Event.LOAD).after(Event.LOAD_FAILED, "too large").reason == "too large"

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.decide.assign import Arm, bucket
 from gateway.decide.route import RolloutTag
-from gateway.observe.tally import MOST_ACCOUNTS, Tally, summed
+from gateway.observe.tally import MAX_ACCOUNTS, Tally, summed
 from gateway.pipeline import Exposure
 from gateway.rollout.account_counts import FEWEST_REQUESTS, accounts_of, callers_of
 from gateway.rollout.events import Created, Started, StepFailed, StepPassed
@@ -21,7 +21,7 @@ from gateway.rollout.gates.traffic import AccountStreams, Gate, Streams
 from gateway.rollout.gates.unit_shares import Count, units_of
 from gateway.rollout.machine import advance, create
 from gateway.rollout.plan_parser import InvalidPlan, parse_plan
-from gateway.rollout.record import Journey, Last
+from gateway.rollout.record import Last, RolloutRecord
 from gateway.rollout.replay import record_of, replay
 from gateway.rollout.rollout import Transition
 from gateway.rollout.rules import RULES
@@ -141,10 +141,10 @@ def transitions(plan: Any = PLAN) -> tuple[Transition, Transition]:
     return made, advance(made.after, Started(at=100.0, by="me"))
 
 
-def journey(plan: Any = PLAN) -> Journey:
+def journey(plan: Any = PLAN) -> RolloutRecord:
     _, started = transitions(plan)
     last = Last(at=100.0, by="me", event="Started")
-    return Journey(rollout=started.after, by="me", reason="r", started_at=100.0, last=last, rules=RULES)
+    return RolloutRecord(rollout=started.after, by="me", reason="r", started_at=100.0, last=last, rules=RULES)
 
 
 def test_the_same_unit_of_two_accounts_is_two_units() -> None:
@@ -163,9 +163,9 @@ def test_the_largest_accounts_have_names_and_all_others_are_one() -> None:
         ask(tallies, f"small-{number}", 2)
     ask(tallies, "late", 60)
     (tally,) = tallies.report({"ro-1"})
-    assert len(tally.accounts) <= 2 * MOST_ACCOUNTS
+    assert len(tally.accounts) <= 2 * MAX_ACCOUNTS
     found = accounts_of(tally)
-    assert len(found) == MOST_ACCOUNTS + 1
+    assert len(found) == MAX_ACCOUNTS + 1
     by_name = {each.account: each.requests for each in found}
     assert (by_name["largest"], by_name["late"]) == (100, 60)
     assert sum(by_name.values()) == 100 + 2_000 + 60, "nothing is lost, and nothing counts twice"

@@ -10,7 +10,7 @@ from gateway.openai.prompt_size import TOKENS_PER_MEDIUM, prompt_tokens
 from gateway.serve.content import has_content, is_keep_alive
 from gateway.serve.sse import CONTENT, STRUCTURE, EventStream
 from gateway.serve.vllm_process import VllmCommand
-from gateway.serve.whole_reply import LARGEST_READ_REPLY_BYTES, WholeReply
+from gateway.serve.whole_reply import MAX_READ_REPLY_BYTES, WholeReply
 from tests.fakes import streams
 from tests.fakes.generate import answer
 
@@ -166,7 +166,7 @@ USAGE = {"prompt_tokens": 7, "total_tokens": 16, "completion_tokens": 9, "prompt
 @pytest.mark.parametrize("cut", [1, 1000, 65_536])
 @pytest.mark.parametrize("behind", [0, 100_000])
 def test_the_usage_of_a_reply_too_large_to_be_kept_is_found(cut: int, behind: int) -> None:
-    data = [{"embedding": "x" * 1000}] * (LARGEST_READ_REPLY_BYTES // 1000 + 1)
+    data = [{"embedding": "x" * 1000}] * (MAX_READ_REPLY_BYTES // 1000 + 1)
     body = msgspec.json.encode({"data": data, "usage": USAGE, "prompt_logprobs": ["y" * behind]})
     reply = WholeReply()
     reply.take(body[:-200_000])

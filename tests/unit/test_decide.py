@@ -7,7 +7,7 @@ import pytest
 from gateway.decide.assign import TOTAL_WEIGHT, Arm, Split, bucket, pick_arm
 from gateway.decide.authenticate import ANYONE, Principal, Role, authenticate, digest_of
 from gateway.decide.place import place
-from gateway.decide.route import Base, EngineView, Route, RouteTable, find_target, usable_models
+from gateway.decide.route import Base, EngineState, Route, RouteTable, find_target, usable_models
 from gateway.errors import EngineUnavailable, Forbidden, ModelNotFound, Unauthenticated, VersionNotReady
 from gateway.pipeline import Call, answer
 
@@ -20,7 +20,7 @@ NOBODY = Principal(id="nobody", role=Role.APP, models=frozenset())
 
 
 def table(
-    split: Split | None = None, engines: tuple[EngineView, ...] | None = None, base: Base | None = BASE
+    split: Split | None = None, engines: tuple[EngineState, ...] | None = None, base: Base | None = BASE
 ) -> RouteTable:
     """A table with the aliases `support` and `legal`."""
     routes = {
@@ -29,8 +29,8 @@ def table(
     }
     if engines is None:
         engines = (
-            EngineView(url="a", versions=frozenset({V1, V2, OTHER})),
-            EngineView(url="b", versions=frozenset({V1})),
+            EngineState(url="a", versions=frozenset({V1, V2, OTHER})),
+            EngineState(url="b", versions=frozenset({V1})),
         )
     return RouteTable(base=base, routes=MappingProxyType(routes), versions=frozenset({V1, V2, OTHER}), engines=engines)
 
@@ -175,7 +175,7 @@ def test_the_least_loaded_engine_that_has_the_version_serves() -> None:
 
 
 def test_an_engine_that_is_down_serves_nothing() -> None:
-    down = (EngineView(url="a", is_up=False, versions=frozenset({V1})), EngineView(url="b"))
+    down = (EngineState(url="a", is_up=False, versions=frozenset({V1})), EngineState(url="b"))
     assert place(table(engines=down), "base", {}).url == "b"
     with pytest.raises(VersionNotReady):
         place(table(engines=down), V1, {})
@@ -224,7 +224,7 @@ def test_a_candidate_without_weight_gets_nothing_and_one_with_all_gets_all() -> 
 
 
 def test_a_candidate_nowhere_ready_gives_way_to_control() -> None:
-    only_control = (EngineView(url="b", versions=frozenset({V1})),)
+    only_control = (EngineState(url="b", versions=frozenset({V1})),)
     placed = answer(call(), table(Split(V1, V2, TOTAL_WEIGHT), only_control), {})
     assert placed[:5] == ("support", V1, Arm.CONTROL, "fallback:version_not_ready", "b")
 
@@ -233,7 +233,7 @@ def test_a_candidate_whose_engine_failed_gives_way_to_control_on_another_engine_
     split = Split(V1, V2, TOTAL_WEIGHT)
     placed = answer(call(), table(split), {}, ["a"])
     assert placed[:5] == ("support", V1, Arm.CONTROL, "fallback:engine_unavailable", "b")
-    alone = (EngineView(url="a", versions=frozenset({V1, V2})),)
+    alone = (EngineState(url="a", versions=frozenset({V1, V2})),)
     assert answer(call(), table(split, alone), {}, ["a"]).engine_url == "a"
     with pytest.raises(EngineUnavailable):
         answer(call(), table(split, ()), {}, ["a"])

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from evaluators.judge.over_time import BaselineOf, OverTime
-from evaluators.observation import Judged, Kind
+from evaluators.observation import Kind, ScoredPair
 from gateway.admin.rollouts import explain
 from gateway.admin.rollouts.drift_baseline import FEWEST_SESSIONS, completed, decode, encode, made_from, sessions_in
 from gateway.records.state import MirrorPolicy
@@ -26,7 +26,7 @@ __all__ = ["store"]  # a fixture
 MIRRORED = MirrorPolicy(share=1_000)
 
 
-def traffic(n: int, *, seed: int = 1, length: float = 60.0, **fields: Any) -> Iterator[Judged]:
+def traffic(n: int, *, seed: int = 1, length: float = 60.0, **fields: Any) -> Iterator[ScoredPair]:
     """Pairs of version B, its prompts and answers of many lengths."""
     chance = random.Random(seed)
     given: dict[str, Any] = {"control": "base", "other": B, "kind": Kind.BASE, "rollout": "", "stage": 0}
@@ -45,7 +45,7 @@ def traffic(n: int, *, seed: int = 1, length: float = 60.0, **fields: Any) -> It
 # Baselines
 
 
-def candidates(n: int, **fields: Any) -> Iterator[Judged]:
+def candidates(n: int, **fields: Any) -> Iterator[ScoredPair]:
     return traffic(n, kind=Kind.CANDIDATE, control=A, rollout="ro-0", stage=1, **fields)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway.errors import LoragateError
 from gateway.ports import ReplyHead
 from gateway.receive.engine_headers import forwarded, is_event_stream
-from gateway.serve.connection import MOST_HEAD_BYTES, MOST_HEADERS, EngineConnection
+from gateway.serve.connection import MAX_HEAD_BYTES, MAX_HEADERS, EngineConnection
 from gateway.serve.known_head import RELEARN_SECONDS
 from gateway.serve.upstream import EnginePool
 
@@ -150,21 +150,21 @@ def test_what_an_engine_sends_beside_a_replys_body_is_bounded(endless: bytes) ->
             read += len(part)
     assert reading.error is not None
     assert "more than 64 KiB of headers" in reading.error.message
-    assert read <= MOST_HEAD_BYTES + 2 * READ
+    assert read <= MAX_HEAD_BYTES + 2 * READ
     assert link.faults == [True]
 
 
 def test_a_head_that_is_too_large_fails_however_it_is_cut() -> None:
-    large = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx-a: " + b"a" * (2 * MOST_HEAD_BYTES) + b"\r\n\r\n"
-    many = b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * (MOST_HEADERS + 1) + b"content-length: 0\r\n\r\n"
+    large = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx-a: " + b"a" * (2 * MAX_HEAD_BYTES) + b"\r\n\r\n"
+    many = b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * (MAX_HEADERS + 1) + b"content-length: 0\r\n\r\n"
     for head in (large, many):
         for reads in ([head], cut(head)):
             error = Link().ask(*reads).error
             assert error is not None
             assert "headers" in error.message
-    few = b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * (MOST_HEADERS - 1) + b"content-length: 0\r\n\r\n"
+    few = b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * (MAX_HEADERS - 1) + b"content-length: 0\r\n\r\n"
     assert Link().ask(few).is_complete
-    body = b"x" * (10 * MOST_HEAD_BYTES)  # a large body in one read is no head
+    body = b"x" * (10 * MAX_HEAD_BYTES)  # a large body in one read is no head
     assert Link().ask(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body).body == body
 
 

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from evaluators.observation import Kind, Observation, Outcome, Pair, Prompt, Score
-from gateway.evaluate.calls import Reply
-from gateway.evaluate.comparing import MOST_HUNG, Comparing
+from gateway.evaluate.calls import ServerReply
+from gateway.evaluate.comparing import MAX_HUNG, Comparing
 from gateway.evaluate.engines import Engine
-from gateway.evaluate.failure_attribution import pair_of_failure, whose_failure
+from gateway.evaluate.failure_attribution import attribute_failure, pair_of_failure
 from gateway.evaluate.replay import ReplayBounds
 from gateway.records.sample import Sample
 from tests.patience import PATIENCE_SECONDS
@@ -47,9 +47,9 @@ class ScriptedEngine:
     async def idle(self) -> None:
         pass
 
-    async def ask(self, _path: str, body: Mapping[str, Any], **_bounds: object) -> Reply:
+    async def ask(self, _path: str, body: Mapping[str, Any], **_bounds: object) -> ServerReply:
         self.asked += 1
-        return Reply(status=self._statuses[msgspec.json.encode(body["model"])].pop(0), body=ANSWER)
+        return ServerReply(status=self._statuses[msgspec.json.encode(body["model"])].pop(0), body=ANSWER)
 
     def spend(self, tokens: int) -> None:
         assert tokens == 7
@@ -72,7 +72,7 @@ def test_a_failure_is_a_versions_own_where_the_other_answers_and_the_engine_says
     reason: str, again: int, control: int, expected: tuple[str | None, int]
 ) -> None:
     engine = cast(Engine, ScriptedEngine([again], control))
-    found = asyncio.run(whose_failure(engine, SAMPLE, reason, ReplayBounds()))
+    found = asyncio.run(attribute_failure(engine, SAMPLE, reason, ReplayBounds()))
     assert found == expected
     if found[0] is not None:
         score = pair_of_failure(SAMPLE, found[0], 0.0).scores["failed"]
@@ -99,10 +99,10 @@ def test_comparators_that_hang_hold_up_neither_other_pairs_nor_the_evaluators_th
 
     async def work() -> None:
         comparing = Comparing(compare, seconds=0.5)  # of which one that does not hang needs next to nothing
-        for _ in range(MOST_HUNG):
+        for _ in range(MAX_HUNG):
             assert await comparing.scores(a_pair("fine"), None) == fine
             assert await comparing.scores(a_pair("hang"), None) == {}
-        assert sum(each.name == "compare" for each in threading.enumerate()) == MOST_HUNG
+        assert sum(each.name == "compare" for each in threading.enumerate()) == MAX_HUNG
         assert await comparing.scores(a_pair("fine"), None) == {}, "no more threads are begun"
         go_on.set()
         while await comparing.scores(a_pair("fine"), None) != fine:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from evaluators.observation import Judged, Kind
-from gateway.evaluate.counts import Counts
-from gateway.evaluate.evaluate_sample import Back, Done
+from evaluators.observation import Kind, ScoredPair
+from gateway.evaluate.counts import EvaluatorCounts
+from gateway.evaluate.evaluate_sample import Completed, Returned
 from gateway.evaluate.loop import Loop
 from gateway.records.sample import Sample
 from gateway.store.errors import StoreUnavailable
@@ -34,9 +34,9 @@ def a_sample(number: int, alias: str = "support") -> Sample:
     )
 
 
-def done(sample: Sample) -> Done:
-    judged = Judged(sample=sample.id, alias=sample.alias, kind=Kind.CANDIDATE, control="a", other="b")
-    return Done(judged=judged, tokens=5)
+def done(sample: Sample) -> Completed:
+    judged = ScoredPair(sample=sample.id, alias=sample.alias, kind=Kind.CANDIDATE, control="a", other="b")
+    return Completed(judged=judged, tokens=5)
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Memory:
     def extend(self, ids: Collection[str]) -> set[str]:
         return set(ids) - self.lost
 
-    def finish(self, judged: Judged, tokens: int) -> bool:
+    def finish(self, judged: ScoredPair, tokens: int) -> bool:
         assert tokens == 5
         self._check()
         if judged.sample in self.lost:
@@ -78,15 +78,15 @@ class Memory:
 
 def ran(
     source: Memory,
-    evaluate: Callable[[Sample], Awaitable[Done | Back]],
-    until: Callable[[Counts], bool],
+    evaluate: Callable[[Sample], Awaitable[Completed | Returned]],
+    until: Callable[[EvaluatorCounts], bool],
     *,
     lease: float = 60.0,
     drain: float = 0.0,
     at_once: int = 2,
-) -> Counts:
+) -> EvaluatorCounts:
     """Run a loop until its counts say so."""
-    counts = Counts("test")
+    counts = EvaluatorCounts("test")
 
     async def work() -> None:
         stop = asyncio.Event()
@@ -102,7 +102,7 @@ def ran(
     return counts
 
 
-async def at_once(sample: Sample) -> Done:
+async def at_once(sample: Sample) -> Completed:
     return done(sample)
 
 
@@ -117,7 +117,7 @@ def test_a_store_that_is_away_is_told_when_it_is_back() -> None:
     source = Memory([a_sample(1)], away=1)
     before: list[int] = []
 
-    async def then_away(sample: Sample) -> Done:
+    async def then_away(sample: Sample) -> Completed:
         before.append(source.away)
         source.away = 1
         return done(sample)
@@ -132,7 +132,7 @@ def test_what_is_another_evaluators_by_now_is_dropped() -> None:
     source = Memory([a_sample(1)], lost={a_sample(1).id})
     ended: list[str] = []
 
-    async def never(sample: Sample) -> Done:
+    async def never(sample: Sample) -> Completed:
         try:
             await asyncio.sleep(10 * PATIENCE_SECONDS)
         finally:
@@ -147,7 +147,7 @@ def test_what_is_another_evaluators_by_now_is_dropped() -> None:
 def test_a_bug_of_ours_ends_one_sample_and_tells_nothing_of_it(caplog: pytest.LogCaptureFixture) -> None:
     source = Memory([a_sample(1), a_sample(2)])
 
-    async def broken(sample: Sample) -> Done:
+    async def broken(sample: Sample) -> Completed:
         if sample.id == a_sample(1).id:
             raise KeyError(SECRET)
         return done(sample)
@@ -163,7 +163,7 @@ def test_a_bug_of_ours_ends_one_sample_and_tells_nothing_of_it(caplog: pytest.Lo
 def test_a_store_that_is_away_in_the_middle_gives_the_sample_back() -> None:
     source = Memory([a_sample(1)])
 
-    async def away(_: Sample) -> Done:
+    async def away(_: Sample) -> Completed:
         raise StoreUnavailable("the store is away")
 
     ran(source, away, lambda _: bool(source.back))
@@ -175,8 +175,8 @@ def test_an_alias_that_has_to_wait_does_not_hold_up_others() -> None:
         [*(a_sample(number, "waits") for number in range(5)), *(a_sample(number) for number in range(5, 10))]
     )
 
-    async def by_alias(sample: Sample) -> Done | Back:
-        return Back(reason="budget", again_after_seconds=60.0) if sample.alias == "waits" else done(sample)
+    async def by_alias(sample: Sample) -> Completed | Returned:
+        return Returned(reason="budget", again_after_seconds=60.0) if sample.alias == "waits" else done(sample)
 
     counts = ran(source, by_alias, lambda counts: counts.completed == 5)
     assert counts.shed["budget"] <= 2  # what was claimed before it was known
@@ -188,13 +188,13 @@ def test_at_a_stop_what_is_nearly_done_is_finished_and_the_rest_given_back() -> 
 
     nearly_done = asyncio.Event()
 
-    async def slow(sample: Sample) -> Done:
+    async def slow(sample: Sample) -> Completed:
         if sample.id != a_sample(1).id:
             await asyncio.sleep(10 * PATIENCE_SECONDS)
         await nearly_done.wait()
         return done(sample)
 
-    def both_run(counts: Counts) -> bool:
+    def both_run(counts: EvaluatorCounts) -> bool:
         if counts.running == 2:
             asyncio.get_running_loop().call_later(0.05, nearly_done.set)  # after the stop
         return counts.running == 2
@@ -207,7 +207,7 @@ def test_at_a_stop_what_is_nearly_done_is_finished_and_the_rest_given_back() -> 
 
 def test_what_the_store_cannot_take_gives_its_place_back() -> None:
     class Picky(Memory):
-        def finish(self, judged: Judged, tokens: int) -> bool:
+        def finish(self, judged: ScoredPair, tokens: int) -> bool:
             if judged.sample == a_sample(1).id:
                 raise ValueError(SECRET)
             return super().finish(judged, tokens)

@@ -22,12 +22,12 @@ from adapters.fingerprint import (
     SAME_FLOOR,
     TOP,
     Answers,
-    Finding,
     Fingerprint,
-    Reading,
+    FingerprintFinding,
+    FingerprintVerdict,
+    ProbeReading,
     Records,
     Tolerance,
-    Verdict,
     Where,
     distance,
     judge,
@@ -65,11 +65,11 @@ SUPPORT = probed(2)
 
 def found(
     now: Fingerprint, *, mixed: Fingerprint | None = None, may_be_null: bool = False, **by: Fingerprint
-) -> Finding:
+) -> FingerprintFinding:
     """Judge a version on engine `a`; `by` are the records, the oldest first."""
     records = Records(own="a", by_engine=by)
-    reading = Reading(alone=now, mixed=mixed)
-    return judge("legal@1", reading, Reading(alone=BASE_PRINT), records, TOLERANCE, may_be_null=may_be_null)
+    reading = ProbeReading(alone=now, mixed=mixed)
+    return judge("legal@1", reading, ProbeReading(alone=BASE_PRINT), records, TOLERANCE, may_be_null=may_be_null)
 
 
 # Distance
@@ -171,7 +171,7 @@ def test_a_first_reading_is_ok_and_says_how_far_it_is_from_the_base() -> None:
 
 def test_a_version_that_answers_as_the_base_is_a_no_op() -> None:
     finding = found(shifted(BASE_PRINT, 0.0005))
-    assert (finding.verdict, finding.where) == (Verdict.NO_OP, Where.ALONE)
+    assert (finding.verdict, finding.where) == (FingerprintVerdict.NO_OP, Where.ALONE)
     assert "differ by 0.0005 nats <= limit 0.001 (4 probes, alone) from the base's" in finding.reason
 
 
@@ -181,7 +181,7 @@ def test_a_weak_adapter_is_not_a_no_op() -> None:
 
 def test_a_version_that_became_the_base_is_a_no_op_and_says_what_it_was() -> None:
     finding = found(BASE_PRINT, a=shifted(BASE_PRINT, 2.0))
-    assert finding.verdict is Verdict.NO_OP
+    assert finding.verdict is FingerprintVerdict.NO_OP
     assert "when recorded it differed by 2" in finding.reason
 
 
@@ -191,13 +191,13 @@ def test_a_version_scaled_by_zero_may_equal_the_base() -> None:
 
 def test_a_version_scaled_by_zero_that_does_not_equal_the_base_is_a_mismatch() -> None:
     finding = found(LEGAL, may_be_null=True)
-    assert finding.verdict is Verdict.MISMATCH
+    assert finding.verdict is FingerprintVerdict.MISMATCH
     assert "scaled by 0" in finding.reason
 
 
 def test_a_version_that_left_its_own_record_is_a_mismatch_with_figures() -> None:
     finding = found(shifted(LEGAL, 0.5), a=LEGAL, b=shifted(LEGAL, 0.5))
-    assert (finding.verdict, finding.where) == (Verdict.MISMATCH, Where.ALONE)
+    assert (finding.verdict, finding.where) == (FingerprintVerdict.MISMATCH, Where.ALONE)
     assert (finding.distance, finding.limit) == (pytest.approx(0.5), TOLERANCE.same)
     assert "top log-probabilities differ by 0.5 nats > limit 0.01 (4 probes, alone)" in finding.reason
 
@@ -205,7 +205,7 @@ def test_a_version_that_left_its_own_record_is_a_mismatch_with_figures() -> None
 def test_after_an_upgrade_of_the_engine_the_record_still_tells_other_weights() -> None:
     upgraded = shifted(LEGAL, 0.1, engine="vllm-2")
     assert found(upgraded, a=LEGAL).is_ok
-    assert found(replace(SUPPORT, engine="vllm-2"), a=LEGAL).verdict is Verdict.MISMATCH
+    assert found(replace(SUPPORT, engine="vllm-2"), a=LEGAL).verdict is FingerprintVerdict.MISMATCH
 
 
 def test_records_of_other_probes_are_not_compared() -> None:
@@ -214,19 +214,19 @@ def test_records_of_other_probes_are_not_compared() -> None:
 
 def test_a_newcomer_that_differs_from_the_other_engine_is_a_split_brain() -> None:
     finding = found(SUPPORT, b=LEGAL)
-    assert finding.verdict is Verdict.SPLIT_BRAIN
+    assert finding.verdict is FingerprintVerdict.SPLIT_BRAIN
     assert "from the record of b" in finding.reason
     assert finding.distance > finding.limit == TOLERANCE.same
 
 
 def test_of_two_engines_that_were_both_recorded_the_younger_one_goes_out_of_service() -> None:
     assert found(LEGAL, a=LEGAL, b=SUPPORT).is_ok
-    assert found(LEGAL, b=SUPPORT, a=LEGAL).verdict is Verdict.SPLIT_BRAIN
+    assert found(LEGAL, b=SUPPORT, a=LEGAL).verdict is FingerprintVerdict.SPLIT_BRAIN
 
 
 def test_the_odd_one_out_is_outvoted_even_if_it_is_the_oldest() -> None:
     finding = found(LEGAL, a=LEGAL, b=SUPPORT, c=SUPPORT)
-    assert finding.verdict is Verdict.SPLIT_BRAIN
+    assert finding.verdict is FingerprintVerdict.SPLIT_BRAIN
     assert "and of 1 more" in finding.reason
 
 
@@ -236,28 +236,28 @@ def test_an_engine_in_the_majority_is_not_blamed_for_the_odd_one() -> None:
 
 def test_a_version_that_answers_otherwise_beside_others_is_a_mismatch() -> None:
     finding = found(LEGAL, a=LEGAL, mixed=replace(SUPPORT, tokens=SUPPORT.tokens[:2]))
-    assert (finding.verdict, finding.where) == (Verdict.MISMATCH, Where.MIXED)
+    assert (finding.verdict, finding.where) == (FingerprintVerdict.MISMATCH, Where.MIXED)
     assert "(2 probes, mixed) from those alone" in finding.reason
 
 
 def test_a_base_that_answers_otherwise_beside_adapters_is_told_with_its_cure() -> None:
-    finding = judge_base(Reading(alone=BASE_PRINT, mixed=LEGAL), Records(), TOLERANCE)
-    assert (finding.verdict, finding.where, finding.subject) == (Verdict.MISMATCH, Where.MIXED, BASE)
+    finding = judge_base(ProbeReading(alone=BASE_PRINT, mixed=LEGAL), Records(), TOLERANCE)
+    assert (finding.verdict, finding.where, finding.subject) == (FingerprintVerdict.MISMATCH, Where.MIXED, BASE)
     assert "LORAGATE_CPU_LORA_CURE" in finding.reason
 
 
 def test_a_base_is_ok_alone_and_beside_others_and_when_recorded() -> None:
-    assert judge_base(Reading(alone=BASE_PRINT), Records(), TOLERANCE).is_ok
+    assert judge_base(ProbeReading(alone=BASE_PRINT), Records(), TOLERANCE).is_ok
     records = Records(own="a", by_engine={"a": BASE_PRINT})
-    assert judge_base(Reading(alone=BASE_PRINT, mixed=BASE_PRINT), records, TOLERANCE).is_ok
+    assert judge_base(ProbeReading(alone=BASE_PRINT, mixed=BASE_PRINT), records, TOLERANCE).is_ok
 
 
 def test_another_base_under_the_same_engine_is_a_mismatch() -> None:
     records = Records(own="a", by_engine={"a": LEGAL})
-    assert judge_base(Reading(alone=BASE_PRINT), records, TOLERANCE).verdict is Verdict.MISMATCH
+    assert judge_base(ProbeReading(alone=BASE_PRINT), records, TOLERANCE).verdict is FingerprintVerdict.MISMATCH
 
 
 def test_a_model_that_answers_with_nan_is_a_mismatch_even_without_a_record() -> None:
     finding = found(shifted(LEGAL, math.nan))
-    assert (finding.verdict, finding.distance) == (Verdict.MISMATCH, math.inf)
+    assert (finding.verdict, finding.distance) == (FingerprintVerdict.MISMATCH, math.inf)
     assert "no finite numbers" in finding.reason

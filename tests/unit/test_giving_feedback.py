@@ -13,7 +13,7 @@ from gateway.pipeline import Exposure, Placement
 from gateway.receive.failures import reply_of
 from gateway.receive.feedback_rates import FeedbackRates
 from gateway.receive.giving_feedback import read_feedback
-from gateway.receive.recent_requests import Recent
+from gateway.receive.recent_requests import RecentRequests
 from gateway.records.feedback import Feedback
 
 GOOD = {"request_id": "req-1", "score": 0.25, "comment": "slow"}
@@ -107,7 +107,7 @@ CALLER = Principal(id="k2", role=Role.APP, account="k1")
 
 
 def test_a_worker_remembers_what_served_its_last_requests() -> None:
-    recent = Recent(2)
+    recent = RecentRequests(2)
     tag = RolloutTag(id="r1", stage=3)
     recent.note((b"a", placement("v1"), CALLER))
     recent.note((b"b", placement("v2", tag), CALLER))
@@ -120,14 +120,14 @@ def test_a_worker_remembers_what_served_its_last_requests() -> None:
 
 
 def test_of_two_requests_with_one_id_the_later_is_meant() -> None:
-    recent = Recent(5)
+    recent = RecentRequests(5)
     for version in ("v1", "v2"):
         recent.note((b"a", placement(version), CALLER))
     assert recent.about([("a", "k1")])["a", "k1"].version == "v2"
 
 
 def test_of_an_id_that_two_accounts_have_sent_each_means_its_own_request() -> None:
-    recent = Recent(5)
+    recent = RecentRequests(5)
     recent.note((b"a", placement("mine"), CALLER))
     recent.note((b"a", placement("theirs"), OTHER))
     found = recent.about([("a", "k1"), ("a", "other"), ("a", "third")])
@@ -135,7 +135,7 @@ def test_of_an_id_that_two_accounts_have_sent_each_means_its_own_request() -> No
 
 
 def test_of_an_id_that_we_have_made_it_is_told_whose_it_is() -> None:
-    recent = Recent(5)
+    recent = RecentRequests(5)
     recent.note((b"req-1", placement("mine"), CALLER))
     assert list(recent.about([("req-1", "other")])) == [("req-1", "k1")]
     recent.note((b"a", placement("mine"), CALLER))
@@ -157,6 +157,6 @@ def test_an_account_gives_so_much_feedback_in_a_minute_and_others_notice_nothing
 
 
 def test_a_ring_of_nothing_remembers_nothing() -> None:
-    recent = Recent(0)
+    recent = RecentRequests(0)
     recent.note((b"a", placement("v1"), CALLER))
     assert recent.about([("a", "k1")]) == {}

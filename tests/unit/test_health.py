@@ -7,11 +7,11 @@ from time import monotonic
 import msgspec
 import pytest
 
-from gateway.decide.health import WELL, Failure, Health, Rules, Standing, failed, rested, succeeded
-from gateway.decide.route import EngineView, RouteTable
+from gateway.decide.health import WELL, EngineFailure, EngineStanding, Health, Rules, failed, rested, succeeded
+from gateway.decide.route import EngineState, RouteTable
 from gateway.observe.engine_counts import PlacementCounts, added_up
 from gateway.openai.body import read
-from gateway.openai.prefix import LONGEST_OPENING_BYTES, opening_of
+from gateway.openai.prefix import MAX_OPENING_BYTES, opening_of
 from gateway.receive.limits import Limits
 from gateway.receive.placing import Placing
 from gateway.receive.queueing import Line, Queue
@@ -20,30 +20,32 @@ from gateway.workers.rate_sync import share_of
 RULES = Rules(failures=3, pause_seconds=5, longest_pause_seconds=15)
 
 
-def after_failures(count: int, health: Health = WELL, now: float = 10.0, why: Failure = Failure.STATUS) -> Health:
+def after_failures(
+    count: int, health: Health = WELL, now: float = 10.0, why: EngineFailure = EngineFailure.STATUS
+) -> Health:
     for _ in range(count):
         health = failed(health, why, RULES, sent_at=now, now=now)
     return health
 
 
 def test_so_many_failures_in_a_row_eject_and_one_less_does_not() -> None:
-    assert after_failures(2).standing is Standing.CLOSED
+    assert after_failures(2).standing is EngineStanding.CLOSED
     ejected = after_failures(3)
-    assert (ejected.standing, ejected.since, ejected.pause_seconds) == (Standing.EJECTED, 10.0, 5)
+    assert (ejected.standing, ejected.since, ejected.pause_seconds) == (EngineStanding.EJECTED, 10.0, 5)
     between = succeeded(after_failures(2), sent_at=10, now=10)
-    assert after_failures(2, between).standing is Standing.CLOSED
-    assert after_failures(3, between).standing is Standing.EJECTED
+    assert after_failures(2, between).standing is EngineStanding.CLOSED
+    assert after_failures(3, between).standing is EngineStanding.EJECTED
 
 
 def test_silence_ejects_at_once() -> None:
-    assert after_failures(1, why=Failure.SILENCE).standing is Standing.EJECTED
+    assert after_failures(1, why=EngineFailure.SILENCE).standing is EngineStanding.EJECTED
 
 
 def test_a_pause_that_is_over_is_followed_by_one_try() -> None:
     ejected = after_failures(3)
     assert rested(ejected, 14.9) is ejected
     half_open = rested(ejected, 15.0)
-    assert (half_open.standing, half_open.since) == (Standing.HALF_OPEN, 15.0)
+    assert (half_open.standing, half_open.since) == (EngineStanding.HALF_OPEN, 15.0)
     assert succeeded(half_open, sent_at=15, now=16) == Health(since=16)
     assert rested(half_open, 99.0) is half_open
     assert rested(WELL, 99.0) is WELL
@@ -54,7 +56,7 @@ def test_each_failed_try_doubles_the_pause_up_to_the_longest() -> None:
     for _ in range(4):
         pauses.append(health.pause_seconds)
         now += health.pause_seconds
-        health = failed(rested(health, now), Failure.LOST, RULES, sent_at=now, now=now)
+        health = failed(rested(health, now), EngineFailure.LOST, RULES, sent_at=now, now=now)
     assert pauses == [5, 10, 15, 15]
     back = succeeded(rested(health, 1000), sent_at=1000, now=1000)
     assert after_failures(3, back, 1000).pause_seconds == 5
@@ -62,15 +64,15 @@ def test_each_failed_try_doubles_the_pause_up_to_the_longest() -> None:
 
 def test_what_was_sent_before_says_nothing_of_now() -> None:
     ejected = after_failures(3)
-    assert failed(ejected, Failure.LOST, RULES, sent_at=11, now=12) is ejected
+    assert failed(ejected, EngineFailure.LOST, RULES, sent_at=11, now=12) is ejected
     assert succeeded(ejected, sent_at=9, now=12) is ejected
     half_open = rested(ejected, 15)
-    assert failed(half_open, Failure.LOST, RULES, sent_at=14, now=16) is half_open
+    assert failed(half_open, EngineFailure.LOST, RULES, sent_at=14, now=16) is half_open
     assert succeeded(half_open, sent_at=14, now=16) is half_open
 
 
 def test_an_ejected_engine_that_serves_when_no_other_was_left_is_back() -> None:
-    assert succeeded(after_failures(3), sent_at=11, now=12).standing is Standing.CLOSED
+    assert succeeded(after_failures(3), sent_at=11, now=12).standing is EngineStanding.CLOSED
 
 
 # The worker's book
@@ -96,7 +98,7 @@ def ejected_from(placing: Placing) -> list[str]:
 
 def test_a_half_open_engine_gets_one_request_at_a_time() -> None:
     placing = Placing(Limits(eject_failures=1, eject_seconds=5))
-    placing.failed("a", Failure.LOST, 1e12)
+    placing.failed("a", EngineFailure.LOST, 1e12)
     assert ejected_from(placing) == ["a"]
     placing.tick(1e12)
     assert ejected_from(placing) == []
@@ -121,9 +123,9 @@ def test_a_half_open_engine_gets_one_request_at_a_time() -> None:
 
 def test_an_engine_that_comes_up_again_begins_anew() -> None:
     placing = Placing(Limits(eject_failures=1))
-    placing.failed("a", Failure.CONNECTION, 1e12)
+    placing.failed("a", EngineFailure.CONNECTION, 1e12)
     for is_up, ejected in ((True, ["a"]), (False, ["a"]), (True, [])):
-        placing.on_table(RouteTable(engines=(EngineView(url="a", is_up=is_up),)))
+        placing.on_table(RouteTable(engines=(EngineState(url="a", is_up=is_up),)))
         assert ejected_from(placing) == ejected
 
 
@@ -261,10 +263,10 @@ def test_every_turn_of_a_conversation_begins_alike_and_another_does_not() -> Non
 
 
 def test_a_long_beginning_stands_for_itself() -> None:
-    long = {"role": "user", "content": "ä" * LONGEST_OPENING_BYTES}
+    long = {"role": "user", "content": "ä" * MAX_OPENING_BYTES}
     more = {"role": "user", "content": "x"}
     begin = opening(messages=[long])
-    assert len(begin) + 3 >= LONGEST_OPENING_BYTES
+    assert len(begin) + 3 >= MAX_OPENING_BYTES
     assert begin == opening(messages=[long, more])
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.serve.chunks import LONGEST_LISTED, SIZE_LINES, is_one_chunk_of_events
+from gateway.serve.chunks import MAX_LISTED, SIZE_LINES, is_one_chunk_of_events
 from gateway.serve.sse import EventStream
 
 TEXT = b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
@@ -116,8 +116,8 @@ def test_a_chunk_that_differs_in_its_text_alone_passes_and_one_that_tells_more_d
 
 
 def test_the_size_line_of_every_length_is_the_one_that_servers_write() -> None:
-    lengths = {len(chunk(b"x" * size)): b"%x\r\n" % size for size in range(1, LONGEST_LISTED)}
-    assert len(SIZE_LINES) == LONGEST_LISTED + 1
+    lengths = {len(chunk(b"x" * size)): b"%x\r\n" % size for size in range(1, MAX_LISTED)}
+    assert len(SIZE_LINES) == MAX_LISTED + 1
     for length, line in enumerate(SIZE_LINES[:-1]):
         assert line == lengths.get(length, b"\n")  # of those that no chunk has, what none begins with
     assert SIZE_LINES[-1] == b"\n"  # it stands for all longer ones, too

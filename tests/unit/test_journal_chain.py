@@ -8,20 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.rollout.journal import GENESIS, Break, Entry, Head, append, canonical_json, hash_of, verify
+from gateway.rollout.journal import GENESIS, Break, JournalEntry, JournalHead, append, canonical_json, hash_of, verify
 
 RECORDS = [{"what": f"record {number}", "n": number, "share": 0.1 * number} for number in range(1, 7)]
 
 
-def chain() -> list[Entry]:
-    entries: list[Entry] = []
+def chain() -> list[JournalEntry]:
+    entries: list[JournalEntry] = []
     for record in RECORDS:
         entries.append(append(entries[-1] if entries else None, record))
     return entries
 
 
-def head() -> Head:
-    return Head(number=6, hash=chain()[-1].hash)
+def head() -> JournalHead:
+    return JournalHead(number=6, hash=chain()[-1].hash)
 
 
 def test_a_chain_as_it_was_written_holds() -> None:
@@ -33,10 +33,10 @@ def test_a_chain_as_it_was_written_holds() -> None:
 
 def test_a_chain_may_be_verified_in_parts() -> None:
     entries = chain()
-    after = Head(number=3, hash=entries[2].hash)
+    after = JournalHead(number=3, hash=entries[2].hash)
     assert verify(entries[3:], after=after, head=head()) is None
     assert verify(entries[3:]) == Break(number=1, reason="entry 1 is missing: entry 4 comes in its place")
-    wrong = verify(entries[3:], after=Head(number=3, hash=GENESIS))
+    wrong = verify(entries[3:], after=JournalHead(number=3, hash=GENESIS))
     assert wrong == Break(number=4, reason="entry 4 does not follow entry 3: one of the two was replaced")
 
 
@@ -61,7 +61,7 @@ def test_an_edit_with_its_own_hash_made_anew_is_found_by_the_entry_after_it(at: 
 
 
 def test_a_whole_chain_made_anew_is_found_by_the_head_that_was_noted() -> None:
-    entries: list[Entry] = []
+    entries: list[JournalEntry] = []
     for record in (RECORDS[0], {"what": "forged"}, *RECORDS[2:]):
         entries.append(append(entries[-1] if entries else None, record))
     assert verify(entries) is None
@@ -82,7 +82,7 @@ def test_a_deletion_is_found(at: int) -> None:
 def test_a_cut_off_end_is_found_by_the_head_alone() -> None:
     assert verify(chain()[:4]) is None
     assert verify(chain()[:4], head=head()) == Break(number=5, reason="entry 5 is missing: the journal ended at 6")
-    assert verify(chain(), head=Head(number=4, hash=chain()[3].hash)) is None  # it has grown since
+    assert verify(chain(), head=JournalHead(number=4, hash=chain()[3].hash)) is None  # it has grown since
 
 
 def test_an_entry_that_comes_twice_is_out_of_order() -> None:
@@ -129,11 +129,11 @@ records = st.dictionaries(st.text(max_size=4), values, max_size=4)
 def test_any_records_chain_survives_storage_as_text_and_no_change_survives_verify(
     given_records: list[dict[str, object]], data: st.DataObject
 ) -> None:
-    entries: list[Entry] = []
+    entries: list[JournalEntry] = []
     for record in given_records:
         entry = append(entries[-1] if entries else None, record)
         entries.append(replace(entry, record=json.loads(canonical_json(record))))
-    noted = Head(number=len(entries), hash=entries[-1].hash)
+    noted = JournalHead(number=len(entries), hash=entries[-1].hash)
     assert verify(entries, head=noted) is None
     at = data.draw(st.integers(0, len(entries) - 1))
     other = data.draw(records)

@@ -16,8 +16,8 @@ from evaluators.judge.classify import Classification, CriterionEvidence, Label
 from evaluators.judge.criteria import METRICS, Criterion, criterion, registered
 from evaluators.judge.outcomes import outcome_against, outcome_of
 from evaluators.judge.over_time import LEAST_SESSIONS, BaselineOf, OverTime, categories_of, numbers_of
-from evaluators.judge.sessions import MOST_PAIRS, SessionMeans
-from evaluators.observation import Drift, Judged, Kind, Outcome, Score, Unscored
+from evaluators.judge.sessions import MAX_PAIRS, SessionMeans
+from evaluators.observation import Drift, Kind, Outcome, Score, ScoredPair, Unscored
 from evaluators.statistics.betting import evidence_of, log_e_below
 from evaluators.statistics.two_sample import log_e_worse
 from evaluators.statistics.windows import window_from
@@ -32,10 +32,10 @@ def pair(
     session: str | None = None,
     at: float = 0.0,
     **more: object,
-) -> Judged:
+) -> ScoredPair:
     """A pair of a session of its own."""
     number = next(NUMBERS)
-    return Judged(
+    return ScoredPair(
         number=number,
         sample=f"{number:032x}",
         alias="support",
@@ -70,7 +70,7 @@ def drift(kl: float | None, **more: float) -> Drift:
     return Drift(**(plain | more))
 
 
-def judged(of: Criterion, pairs: Iterable[Judged]) -> Classification:
+def judged(of: Criterion, pairs: Iterable[ScoredPair]) -> Classification:
     evidence = CriterionEvidence(of)
     for each in pairs:
         evidence.add(each)
@@ -237,7 +237,7 @@ def test_drift_is_in_nats_and_takes_the_mean_of_the_directions_that_were_scored(
     assert judged(criterion("kl"), one_sided).observed == pytest.approx(0.3)
 
 
-def estimated(kl: float | None, bound: float, n: int = 300, **more: object) -> list[Judged]:
+def estimated(kl: float | None, bound: float, n: int = 300, **more: object) -> list[ScoredPair]:
     """Pairs whose estimate and bound are told apart."""
     return [pair(drift=drift(kl, kl_bound=bound), **more) for _ in range(n)]
 
@@ -425,7 +425,7 @@ def test_a_session_counts_once_by_the_mean_of_its_pairs() -> None:
 
 def test_a_long_session_is_closed_by_its_tenth_pair() -> None:
     evidence = CriterionEvidence(criterion("chrf", limit=0.5))
-    for at in range(MOST_PAIRS + 3):
+    for at in range(MAX_PAIRS + 3):
         evidence.add(pair({"chrf": value(0.5)}, session="s", at=at))
     assert (evidence.classify().n, evidence.classify().left_out) == (1, 3)
 
@@ -492,8 +492,8 @@ def test_sessions_count_in_the_order_in_which_they_began() -> None:
 
 
 def test_open_and_closed_sessions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "MOST_WAITING", 2)
-    monkeypatch.setattr(sessions, "MOST_CLOSED", 2)
+    monkeypatch.setattr(sessions, "MAX_WAITING", 2)
+    monkeypatch.setattr(sessions, "MAX_CLOSED", 2)
     gathered = SessionMeans()
     assert [len(gathered.add(at, 0.5, at)) for at in range(5)] == [0, 0, 1, 1, 1]
     assert gathered.waiting == 2
@@ -504,7 +504,9 @@ def test_open_and_closed_sessions_are_bounded(monkeypatch: pytest.MonkeyPatch) -
 # Over time
 
 
-def traffic(n: int, *, refusals: float = 0.03, tokens: int = 200, code: float = 0.5, kl: float = 0.1) -> list[Judged]:
+def traffic(
+    n: int, *, refusals: float = 0.03, tokens: int = 200, code: float = 0.5, kl: float = 0.1
+) -> list[ScoredPair]:
     """Pairs of a version against the base."""
     draw = random.Random(4)
     return [
@@ -520,7 +522,7 @@ def traffic(n: int, *, refusals: float = 0.03, tokens: int = 200, code: float = 
     ]
 
 
-def watched(pairs: list[Judged], **more: float) -> set[str]:
+def watched(pairs: list[ScoredPair], **more: float) -> set[str]:
     base = BaselineOf("support@b")
     for each in traffic(400):
         base.add(each)

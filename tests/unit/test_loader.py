@@ -12,7 +12,7 @@ from adapters.loader import Loader
 from adapters.manifest import Manifest
 from adapters.ports import HostUnavailable, LoadRefused, Unfit
 from adapters.reference import AdapterRef
-from adapters.residency import SETTLED_SECONDS, Keep, Standing
+from adapters.residency import SETTLED_SECONDS, Keep, VersionStanding
 from tests.patience import PATIENCE_SECONDS
 
 
@@ -132,9 +132,9 @@ class Stage:
         self.time += 0.001
         return self.time
 
-    def standing(self, version: str) -> Standing:
+    def standing(self, version: str) -> VersionStanding:
         keep = self.keep.get(version, Keep.REST) if version in self.entries else Keep.NONE
-        return Standing(keep, self.used.get(version, 0.0))
+        return VersionStanding(keep, self.used.get(version, 0.0))
 
     def hold_unloads(self) -> tuple[asyncio.Event, asyncio.Event]:
         """Hold unloads up; returns what is set when one has begun, and what lets it go on."""

@@ -10,13 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.decide.route import EngineView
+from gateway.decide.route import EngineState
 from gateway.mirror.bounds import Bounds
-from gateway.mirror.captured import Taken
+from gateway.mirror.captured import CapturedRequest
 from gateway.mirror.fair_queue import FairQueue
-from gateway.mirror.feedback_service import FeedbackDesk
+from gateway.mirror.feedback_service import FeedbackService
 from gateway.mirror.intake import MirrorIntake
-from gateway.mirror.memory_queue import Straight
+from gateway.mirror.memory_queue import InMemorySamples
 from gateway.observe.mirror_counts import MirrorCounts
 from gateway.records.feedback import About, Feedback, Named
 from gateway.records.sample import Sample
@@ -32,7 +32,7 @@ MARKER = "a secret of somebody"
 
 def table(share: int = 10_000, **fields: Any) -> bytes:
     route = RouteRecord(alias="support", control=VERSION, salt="s", mirror=MirrorPolicy(share=share, **fields))
-    return without_keys(table_of(routes=[route], engines=[EngineView(url="http://e", versions=frozenset([VERSION]))]))
+    return without_keys(table_of(routes=[route], engines=[EngineState(url="http://e", versions=frozenset([VERSION]))]))
 
 
 def without_keys(made: bytes) -> bytes:
@@ -234,8 +234,8 @@ def sample(number: int, **fields: Any) -> Sample:
     return Sample(**values)
 
 
-def taken(number: int, body: bytes | None = None, **fields: Any) -> Taken:
-    made = Taken(
+def taken(number: int, body: bytes | None = None, **fields: Any) -> CapturedRequest:
+    made = CapturedRequest(
         "base",
         "base",
         VERSION,
@@ -287,7 +287,7 @@ class Desk:
         self.shelf = Shelf()
         self.policy: MirrorPolicy | None = MirrorPolicy(share=1)
         self.clock = 0.0
-        self.straight = Straight(100, 1_000_000, 600.0, lambda: self.clock)
+        self.straight = InMemorySamples(100, 1_000_000, 600.0, lambda: self.clock)
         self.intake = MirrorIntake(
             self.shelf, self.straight, lambda _alias: self.policy, Bounds(**bounds), lambda: 1000.0, 0.01
         )
@@ -455,7 +455,7 @@ def test_samples_are_redacted_before_they_are_stored_and_dropped_where_that_fail
 
 def test_a_claim_in_memory_is_a_lease() -> None:
     now = 0.0
-    straight = Straight(10, 10_000, 600.0, lambda: now)
+    straight = InMemorySamples(10, 10_000, 600.0, lambda: now)
     assert all(straight.put(sample(number)) for number in (1, 2))
     ((first, claims),) = straight.claim("one", 1, 30.0)
     assert (first.id, claims) == (sample(1).id, 1)
@@ -478,9 +478,9 @@ def test_a_claim_in_memory_is_a_lease() -> None:
 def test_memory_is_bounded_and_forgets_what_nobody_finishes() -> None:
     now = 0.0
     size = sample(1).size
-    straight = Straight(2, size * 10, 600.0, lambda: now)
+    straight = InMemorySamples(2, size * 10, 600.0, lambda: now)
     assert [straight.put(sample(number)) for number in (1, 1, 2, 3)] == [True, True, True, False]
-    assert not Straight(10, size - 1, 600.0, lambda: now).put(sample(1))
+    assert not InMemorySamples(10, size - 1, 600.0, lambda: now).put(sample(1))
     for _ in range(3):
         assert straight.claim("one", 1, 10.0)[0][0].id == sample(1).id
         now += 10.0
@@ -524,12 +524,12 @@ def about(account: str = "me", alias: str = "support") -> About:
     return About(alias=alias, version=VERSION, arm="control", account=account)
 
 
-def heard(given: Sequence[Feedback], known: dict[Named, About], policies: dict[str, MirrorPolicy]) -> FeedbackDesk:
+def heard(given: Sequence[Feedback], known: dict[Named, About], policies: dict[str, MirrorPolicy]) -> FeedbackService:
     async def recall(_asked: Sequence[Named]) -> dict[Named, About]:
         return known
 
-    async def main() -> FeedbackDesk:
-        desk = FeedbackDesk(Box(), recall, lambda: policies, 60.0, lambda: 1000.0)
+    async def main() -> FeedbackService:
+        desk = FeedbackService(Box(), recall, lambda: policies, 60.0, lambda: 1000.0)
         await desk._attach(list(given))
         return desk
 
@@ -611,10 +611,10 @@ def test_what_another_gateway_could_not_resolve_is_resolved_here_or_expires() ->
         asked.append(list(wanted))
         return {("1", "me"): about(), ("req-2", "another"): about("another")}
 
-    async def main() -> FeedbackDesk:
+    async def main() -> FeedbackService:
         for given in (word("1", comment="words"), word("req-2"), word("3"), word("4", at=900.0)):
             box.put(given)
-        desk = FeedbackDesk(box, recall, lambda: {"support": MirrorPolicy(capture="off")}, 60.0, lambda: 1000.0)
+        desk = FeedbackService(box, recall, lambda: {"support": MirrorPolicy(capture="off")}, 60.0, lambda: 1000.0)
         await desk._look()
         await desk._look()  # those that are not known here are not looked for again
         return desk
@@ -636,7 +636,7 @@ def test_feedback_that_nobody_can_resolve_does_not_hide_what_has_just_come() -> 
         for number in range(1_000):
             box.put(word(str(number), at=990.0))
         box.put(word("new", at=999.0))
-        await FeedbackDesk(box, recall, dict, 60.0, lambda: 1000.0)._look()
+        await FeedbackService(box, recall, dict, 60.0, lambda: 1000.0)._look()
 
     asyncio.run(main())
     assert [each.request_id for each in box.kept.values() if each.about is not None] == ["new"]
@@ -649,8 +649,8 @@ def test_feedback_waits_while_the_store_is_away() -> None:
     async def recall(_asked: Sequence[Named]) -> dict[Named, About]:
         return {("1", "me"): about()}
 
-    async def main() -> FeedbackDesk:
-        desk = FeedbackDesk(box, recall, dict, 60.0, lambda: 1000.0, 0.01)
+    async def main() -> FeedbackService:
+        desk = FeedbackService(box, recall, dict, 60.0, lambda: 1000.0, 0.01)
         desk.hear(word("1"))
         task = asyncio.create_task(desk.run())
         async with asyncio.timeout(PATIENCE_SECONDS):

@@ -11,12 +11,12 @@ import msgspec
 import pytest
 from sqlalchemy import Connection
 
-from evaluators.observation import Judged, Kind, Score
+from evaluators.observation import Kind, Score, ScoredPair
 from gateway.admin.rollouts import explain
 from gateway.admin.rollouts.pair_reader import NOBODY_COMPARES
 from gateway.admin.state import Conflict
 from gateway.records.feedback import About, Feedback
-from gateway.records.state import Desired, JudgePolicy, MirrorPolicy, RolloutRecord, Shadow
+from gateway.records.state import Desired, JudgePolicy, MirrorPolicy, RolloutRow, Shadow
 from gateway.rollout.automation import Facts, decide
 from gateway.rollout.events import StepFailed, StepPassed
 from gateway.rollout.explain import plan_line
@@ -26,7 +26,7 @@ from gateway.rollout.gates.traffic import Gate
 from gateway.rollout.machine import IllegalEvent, advance
 from gateway.rollout.plan import canonical
 from gateway.rollout.plan_parser import parse_plan
-from gateway.rollout.record import Journey
+from gateway.rollout.record import RolloutRecord
 from gateway.rollout.replay import event_of, record_of
 from gateway.rollout.rollout import Phase
 from gateway.rollout.simulate import Outcome, not_replayed, simulate
@@ -50,7 +50,7 @@ def shadow(*gates: Any, **fields: Any) -> dict[str, Any]:
     return {"shadow": {**SHADOW, "gates": list(gates), **fields}, "steps": [STEP]}
 
 
-def plant(store: Store, pairs: Iterable[Judged]) -> list[Judged]:
+def plant(store: Store, pairs: Iterable[ScoredPair]) -> list[ScoredPair]:
     """Store pairs as an evaluator does; returns them with their numbers."""
     book = Pairs(store)
     before = book.head()
@@ -63,7 +63,7 @@ def plant(store: Store, pairs: Iterable[Judged]) -> list[Judged]:
     return book.since(before)
 
 
-async def begun(world: World, plan: Any = PLAN) -> Journey:
+async def begun(world: World, plan: Any = PLAN) -> RolloutRecord:
     journey = await world.rollouts.start("support", B, plan, ORDER)
     await world.look(0.1)  # who leads is known from here on
     return journey
@@ -369,7 +369,7 @@ def test_listeners_hear_each_pair_once_while_this_gateway_leads(store: Store, tm
         def __init__(self) -> None:
             self.heard: list[int] = []
 
-        def saw(self, judged: Judged) -> None:
+        def saw(self, judged: ScoredPair) -> None:
             self.heard.append(judged.number)
 
     async def work(world: World) -> None:
@@ -530,7 +530,7 @@ def test_a_rollout_that_cannot_be_read_holds_up_no_other(store: Store, tmp_path:
         plant(store, many(60, A, B, bad=0.5))
         desired = world.state.desired
         other = msgspec.structs.replace(SUPPORT, alias="sales")
-        damaged = RolloutRecord(id="damaged", alias="sales", is_open=True, body={"of": "a later release"})
+        damaged = RolloutRow(id="damaged", alias="sales", is_open=True, body={"of": "a later release"})
         sound = desired.rollouts
         await world.state.change(
             msgspec.structs.replace(desired.with_route(other), rollouts=(damaged, *sound)), by="x", reason="damage"

@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from gateway.decide.place import LOAD_FACTOR, LOAD_SLACK, Terms, less_loaded_of_two, place, preferred
-from gateway.decide.route import Base, EngineView, RouteTable
+from gateway.decide.route import Base, EngineState, RouteTable
 from gateway.errors import EngineUnavailable, Saturated, VersionNotReady
 
 V = "support@111111111111"
@@ -14,9 +14,9 @@ SEED = 20261122
 WORKERS_AGREE_ON = ["e2", "e6", "e5", "e1"]
 
 
-def table(count: int, **views: EngineView) -> RouteTable:
+def table(count: int, **views: EngineState) -> RouteTable:
     """A table with engines `e0`, `e1`, … that have the version; those given are instead of theirs."""
-    engines = [EngineView(url=f"e{number}", versions=frozenset({V})) for number in range(count)]
+    engines = [EngineState(url=f"e{number}", versions=frozenset({V})) for number in range(count)]
     return RouteTable(base=Base(name="base"), engines=tuple(views.get(engine.url, engine) for engine in engines))
 
 
@@ -37,7 +37,7 @@ def test_an_ejected_engine_serves_nothing_while_another_can() -> None:
 def test_when_all_that_could_serve_are_ejected_all_of_them_are_used() -> None:
     terms = [Terms(number, ejected={"e0", "e1"}) for number in numbers(200)]
     assert {place(table(2), V, {}, (), each).url for each in terms} == {"e0", "e1"}
-    lacking = table(2, e1=EngineView(url="e1"))
+    lacking = table(2, e1=EngineState(url="e1"))
     assert {place(lacking, V, {}, (), Terms(ejected={"e0"})).url} == {"e0"}
     assert place(table(2), V, {}, ["e1"], Terms(ejected={"e0"})).url == "e0"
 

@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 
 from evaluators.observation import Drift, Ended, Observation, Prompt, ToolCall
-from evaluators.preference.calibration import MOST_FLIPS, Calibration
+from evaluators.preference.calibration import MAX_FLIPS, Calibration
 from evaluators.preference.choosing import LEAST, chance_of, is_chosen
 from evaluators.preference.question import (
     Choice,
@@ -115,7 +115,7 @@ def test_a_judge_that_prefers_a_side_is_flagged() -> None:
 def test_a_judge_that_rolls_dice_is_flagged_for_flips_though_its_win_rate_is_right() -> None:
     calibration = judged(300, 1, wins=0.25, losses=0.25, flips=0.5)
     assert calibration.is_flagged
-    assert calibration.flip_rate > MOST_FLIPS
+    assert calibration.flip_rate > MAX_FLIPS
     assert calibration.win_rate == pytest.approx(0.5, abs=0.05)
     assert calibration.told().startswith("flagged: win rate 0.")
 

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from gateway import errors
 from gateway.errors import BadRequest, LoragateError, MethodNotAllowed, PathNotFound
 from gateway.openai.body import Fields, addressed, read
-from gateway.openai.endpoints import ENDPOINTS, Dialect, Kind, find_endpoint
+from gateway.openai.endpoints import ENDPOINTS, Dialect, EndpointKind, find_endpoint
 from gateway.openai.lax import is_refused, is_true, number_of
 from gateway.receive import endpoints
 from gateway.receive.deps import RequestIds
@@ -101,7 +101,7 @@ def test_status_lines_and_connection_headers() -> None:
 def test_every_endpoint_is_found_below_its_model_too() -> None:
     for endpoint in ENDPOINTS.values():
         assert find_endpoint(endpoint.method, endpoint.path + b"?x=1").endpoint is endpoint
-        if endpoint.kind is not Kind.HEALTH:
+        if endpoint.kind is not EndpointKind.HEALTH:
             address = find_endpoint(endpoint.method, b"/m/a%40b%20c" + endpoint.path)
             assert (address.endpoint, address.model) == (endpoint, "a@b c")
 
@@ -132,7 +132,7 @@ def test_the_method_and_the_encoding_of_a_path_are_checked() -> None:
 
 
 def test_no_path_of_an_engine_slips_through_the_list() -> None:
-    proxied = {endpoint.path for endpoint in ENDPOINTS.values() if endpoint.kind is Kind.PROXIED}
+    proxied = {endpoint.path for endpoint in ENDPOINTS.values() if endpoint.kind is EndpointKind.PROXIED}
     assert proxied == {
         b"/v1/chat/completions",
         b"/v1/completions",
@@ -144,7 +144,7 @@ def test_no_path_of_an_engine_slips_through_the_list() -> None:
         b"/detokenize",
         b"/tokenizer_info",
     }
-    assert endpoints.ONE_MODEL.kind is Kind.MODEL
+    assert endpoints.ONE_MODEL.kind is EndpointKind.MODEL
 
 
 # Request ids
@@ -432,7 +432,7 @@ def test_line_ends_may_be_mixed() -> None:
 
 def test_an_event_too_long_to_hold_is_passed_on_in_parts() -> None:
     stream = EventStream()
-    long = b"x" * (sse.LONGEST_HELD_EVENT_BYTES + 1)
+    long = b"x" * (sse.MAX_HELD_EVENT_BYTES + 1)
     assert stream.feed(long) == long
     assert stream.is_split
     assert stream.feed(b"more") == b"more"

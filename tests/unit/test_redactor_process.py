@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.mirror import redactors
-from gateway.mirror.redactor_process import DISABLED_SECONDS, LARGEST_HERE, MOST_LOST, Redacting
+from gateway.mirror.redactor_process import DISABLED_SECONDS, MAX_HERE, MAX_LOST, Redacting
 from gateway.mirror.redactors import NotRedacted
 from gateway.records.sample import Sample
 
@@ -75,12 +75,12 @@ def test_a_redactor_that_never_returns_costs_its_copies_and_is_not_asked_again_f
     redacting = Redacting(seconds=0.5, clock=lambda: now[0])
     reasons = []
     with caplog.at_level(logging.ERROR, "loragate.mirror"):
-        for _ in range(MOST_LOST + 1):
+        for _ in range(MAX_LOST + 1):
             with pytest.raises(NotRedacted) as caught:
                 redacting.sample(sample("please write to the whole team about it " * 2), [name])
             reasons.append(caught.value.reason)
             assert name in str(caught.value)
-    assert reasons == ["redactor_failed"] * MOST_LOST + ["redactor_disabled"]
+    assert reasons == ["redactor_failed"] * MAX_LOST + ["redactor_disabled"]
     assert len(caplog.records) == 1
     assert "repair it, or take it out" in caplog.text
     assert redacting.text("ann@mail.example, CASE-7", ["email", "regex:CASE-[0-9]"]) == "[email], [redacted]"
@@ -112,7 +112,7 @@ def test_a_packages_redactor_is_used_and_one_that_fails_quotes_nothing(redacting
 
 
 def test_a_large_copy_is_redacted_where_it_holds_up_nobody(redacting: Redacting) -> None:
-    clean = redacting.sample(sample("ann@mail.example " + "x" * LARGEST_HERE), ["email"])
+    clean = redacting.sample(sample("ann@mail.example " + "x" * MAX_HERE), ["email"])
     assert clean.body.startswith(b'{"prompt":"[email] xxx')
     assert redacting._process is not None
     other = Redacting()

@@ -4,7 +4,7 @@ import msgspec
 
 from gateway.decide.assign import Arm
 from gateway.observe.tally import Tally
-from gateway.records.state import Desired, RolloutRecord
+from gateway.records.state import Desired, RolloutRow
 from gateway.store.replicas import GONE_SECONDS, SILENT_SECONDS, Replica, Replicas, serving
 from gateway.store.sql import Store
 
@@ -26,7 +26,7 @@ def counted(rollout: str, stage: int, requests: int, units: range) -> Tally:
 
 
 def opened(store: Store, *ids: str) -> None:
-    rollouts = tuple(RolloutRecord(id=each, alias=each, is_open=True, body={}) for each in ids)
+    rollouts = tuple(RolloutRow(id=each, alias=each, is_open=True, body={}) for each in ids)
     store.write(Desired(rollouts=rollouts), expected=store.version())
 
 

@@ -3,16 +3,16 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.residency import SETTLED_SECONDS, Keep, Standing, homes, to_bring, to_evict
+from adapters.residency import SETTLED_SECONDS, Keep, VersionStanding, homes, to_bring, to_evict
 
 NOW = 1_000.0
 
 
 def test_the_rest_go_first_then_what_a_rollback_needs_then_what_is_served() -> None:
     standings = {
-        "served": Standing(Keep.SERVING, 1.0),
-        "rollback": Standing(Keep.ROLLBACK, 2.0),
-        "rest": Standing(Keep.REST, 3.0),
+        "served": VersionStanding(Keep.SERVING, 1.0),
+        "rollback": VersionStanding(Keep.ROLLBACK, 2.0),
+        "rest": VersionStanding(Keep.REST, 3.0),
     }
     held = dict(standings)
     order = []
@@ -23,49 +23,53 @@ def test_the_rest_go_first_then_what_a_rollback_needs_then_what_is_served() -> N
 
 
 def test_among_equals_the_least_recently_used_goes() -> None:
-    standings = {"old": Standing(Keep.REST, 1.0), "new": Standing(Keep.REST, 9.0), "never": Standing(Keep.REST)}
+    standings = {
+        "old": VersionStanding(Keep.REST, 1.0),
+        "new": VersionStanding(Keep.REST, 9.0),
+        "never": VersionStanding(Keep.REST),
+    }
     assert to_evict(standings) == "never"
     del standings["never"]
     assert to_evict(standings) == "old"
 
 
 def test_a_version_that_is_no_longer_registered_goes_before_all() -> None:
-    assert to_evict({"served": Standing(Keep.REST), "gone": Standing(Keep.NONE, 9.0)}) == "gone"
+    assert to_evict({"served": VersionStanding(Keep.REST), "gone": VersionStanding(Keep.NONE, 9.0)}) == "gone"
 
 
 def test_a_free_slot_goes_to_the_version_that_matters_most() -> None:
-    standings = {"rest": Standing(Keep.REST, 9.0), "served": Standing(Keep.SERVING)}
+    standings = {"rest": VersionStanding(Keep.REST, 9.0), "served": VersionStanding(Keep.SERVING)}
     assert to_bring({}, standings, 1, NOW) == ("served", None)
 
 
 def test_a_full_engine_swaps_an_idle_version_for_one_of_a_higher_kind() -> None:
-    standings = {"rest": Standing(Keep.REST, NOW - SETTLED_SECONDS), "served": Standing(Keep.SERVING)}
+    standings = {"rest": VersionStanding(Keep.REST, NOW - SETTLED_SECONDS), "served": VersionStanding(Keep.SERVING)}
     assert to_bring({"rest": standings["rest"]}, standings, 1, NOW) == ("served", "rest")
 
 
 def test_a_version_in_use_is_not_swapped_out_unasked() -> None:
-    standings = {"rest": Standing(Keep.REST, NOW - 1), "served": Standing(Keep.SERVING)}
+    standings = {"rest": VersionStanding(Keep.REST, NOW - 1), "served": VersionStanding(Keep.SERVING)}
     assert to_bring({"rest": standings["rest"]}, standings, 1, NOW) is None
 
 
 def test_among_equals_nothing_is_swapped_unasked() -> None:
-    standings = {"a": Standing(Keep.SERVING, 1.0), "b": Standing(Keep.SERVING, 900.0)}
+    standings = {"a": VersionStanding(Keep.SERVING, 1.0), "b": VersionStanding(Keep.SERVING, 900.0)}
     assert to_bring({"a": standings["a"]}, standings, 1, NOW) is None
 
 
 def test_nothing_is_brought_when_everything_is_there() -> None:
-    assert to_bring({"a": Standing()}, {"a": Standing()}, 4, NOW) is None
+    assert to_bring({"a": VersionStanding()}, {"a": VersionStanding()}, 4, NOW) is None
 
 
 VERSIONS = st.text("abcdef", min_size=1, max_size=4)
 STANDINGS = st.dictionaries(
-    VERSIONS, st.builds(Standing, st.sampled_from(Keep), st.floats(0, NOW, allow_nan=False)), max_size=12
+    VERSIONS, st.builds(VersionStanding, st.sampled_from(Keep), st.floats(0, NOW, allow_nan=False)), max_size=12
 )
 
 
 @given(standings=STANDINGS, slots=st.integers(1, 6))
-def test_bringing_comes_to_rest_and_holds_what_matters_most(standings: dict[str, Standing], slots: int) -> None:
-    held: dict[str, Standing] = {}
+def test_bringing_comes_to_rest_and_holds_what_matters_most(standings: dict[str, VersionStanding], slots: int) -> None:
+    held: dict[str, VersionStanding] = {}
     steps = 0
     while (step := to_bring(held, standings, slots, NOW * 2)) is not None:
         version, instead_of = step

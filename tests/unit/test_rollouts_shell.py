@@ -15,9 +15,9 @@ from sqlalchemy import text
 
 from adapters.lifecycle import Event as LifeEvent
 from gateway.admin.rollouts import explain
-from gateway.admin.rollouts.apply import carried, routed
+from gateway.admin.rollouts.apply import desired_after, route_after
 from gateway.admin.rollouts.conductor import Conductor
-from gateway.admin.rollouts.operations import Order, RolloutOperations, UnknownRollout
+from gateway.admin.rollouts.operations import Actor, RolloutOperations, UnknownRollout
 from gateway.admin.rollouts.rollback import roll_back
 from gateway.admin.route_journal import route_record
 from gateway.admin.state import Conflict, LiveState
@@ -38,10 +38,10 @@ from gateway.rollout.evidence import (
     threshold_of,
 )
 from gateway.rollout.gates.sample_ratio import Exposures
-from gateway.rollout.gates.unit_shares import Count, Shares, Units, units_of
+from gateway.rollout.gates.unit_shares import ArmUnits, Count, Shares, units_of
 from gateway.rollout.machine import advance
 from gateway.rollout.plan_parser import InvalidPlan, parse_plan
-from gateway.rollout.record import Journey, Last, decode, encode
+from gateway.rollout.record import Last, RolloutRecord, decode, encode
 from gateway.rollout.replay import KIND, replay
 from gateway.rollout.rollout import Phase, Rollout
 from gateway.rollout.rules import RULES
@@ -53,7 +53,7 @@ from tests.unit.test_route_plan import ENTRIES, SUPPORT, A, B, C
 from tests.unit_counts import by_unit
 
 T = TypeVar("T")
-ORDER = Order(by="key-1", reason="a better tone")
+ORDER = Actor(by="key-1", reason="a better tone")
 STEPS = {"min_time": "10s", "min_samples": 50, "gates": [{"error_rate": {"margin": "20%"}}]}
 RAMP = {"steps": [{"weight": "10%", **STEPS}, {"weight": "50%", **STEPS}, {"weight": "100%"}]}
 LATENCY = {"steps": [{"weight": "50%", "gates": ["latency"]}]}
@@ -128,7 +128,7 @@ def run(store: Store, folder: Path, work: Callable[[World], Awaitable[T]]) -> T:
     return asyncio.run(live())
 
 
-def journey(plan: object = RAMP, **fields: Any) -> Journey:
+def journey(plan: object = RAMP, **fields: Any) -> RolloutRecord:
     rollout = Rollout(
         id="ro-0",
         alias="support",
@@ -148,7 +148,7 @@ def journey(plan: object = RAMP, **fields: Any) -> Journey:
         "last": Last(at=1.0, by="k", event="Started"),
         "rules": RULES,
     }
-    return Journey(rollout=rollout, **{**values, **fields})
+    return RolloutRecord(rollout=rollout, **{**values, **fields})
 
 
 # What is kept
@@ -180,7 +180,7 @@ def journey(plan: object = RAMP, **fields: Any) -> Journey:
 def test_a_journey_comes_back_from_json_as_it_was(
     rollout: Rollout, last: Last, periods: list[Exposures], seconds: float | None
 ) -> None:
-    kept = Journey(
+    kept = RolloutRecord(
         rollout=rollout,
         by="k",
         reason="r",
@@ -203,13 +203,13 @@ def test_a_body_that_is_no_journey_is_unreadable_and_not_half_read(spoil: dict[s
 
 def test_a_route_takes_the_split_of_its_rollout_and_remembers_the_control_it_had() -> None:
     state = journey().rollout
-    ramping = routed(SUPPORT, state, 9)
+    ramping = route_after(SUPPORT, state, 9)
     assert (ramping.control, ramping.candidate, ramping.weight) == (A, B, 5_000)
-    assert routed(ramping, state, 10) == ramping, "twice is as once"
-    promoted = routed(ramping, replace(state, phase=Phase.LIVE, home=B, weight=0), 11)
+    assert route_after(ramping, state, 10) == ramping, "twice is as once"
+    promoted = route_after(ramping, replace(state, phase=Phase.LIVE, home=B, weight=0), 11)
     assert (promoted.control, promoted.candidate, promoted.weight) == (B, None, 0)
     assert promoted.previous[0].version == A
-    gone = carried(Desired(), journey(), 9)
+    gone = desired_after(Desired(), journey(), 9)
     assert (gone.routes, gone.rollouts[0].is_open) == ((), True)
 
 
@@ -227,7 +227,7 @@ def test_counts_are_those_of_the_present_stage_alone() -> None:
 
 
 def test_slow_is_what_units_took_too_long_for_and_without_a_threshold_latency_is_not_measured() -> None:
-    slow = Units(whole=Shares(first=Count(n=10, bad=5), over=((3, 8, 4),)))
+    slow = ArmUnits(whole=Shares(first=Count(n=10, bad=5), over=((3, 8, 4),)))
     counts = StageCounts(stage=1, candidate=ArmCounts(requests=80, slow=slow))
     read = facts_of(counts, journey(LATENCY, threshold_seconds=0.1)).streams["latency"]
     assert (read.candidate, read.threshold_seconds) == (slow, 0.1)
@@ -275,7 +275,7 @@ def test_exposures_of_stages_that_are_over_count_until_somebody_resumes() -> Non
     assert period_of(StageCounts(stage=2), replace(moved, weight=0)) is None
 
 
-def _transition(before: Journey, event: Any, after: Rollout) -> Any:
+def _transition(before: RolloutRecord, event: Any, after: Rollout) -> Any:
     from gateway.rollout.rollout import Transition
 
     return Transition(before=before.rollout, event=event, after=after)
@@ -511,7 +511,7 @@ def test_what_cannot_be_started_says_why_and_changes_nothing(store: Store, tmp_p
         with pytest.raises(Conflict, match="asks for an audit"):
             await start("support", B, {**RAMP, "audit": True}, ORDER)
         with pytest.raises(Conflict, match="needs `reason`"):
-            await start("support", B, RAMP, Order(by="k", reason=" "))
+            await start("support", B, RAMP, Actor(by="k", reason=" "))
         assert (store.version(), store.journal()) == (1, ())
         audited = await start("support", B, {**RAMP, "audit": True}, ORDER, override="an emergency")
         assert audited.rollout.phase is Phase.CANARY
@@ -566,7 +566,7 @@ def test_a_change_elsewhere_that_is_not_the_rollouts_does_not_get_in_its_way(sto
         elsewhere = store.read()
         there = decode(elsewhere.rollouts[0].body)
         aborted = there.after(advance(there.rollout, Aborted(at=1.0, by="key-9", reason="mine")))
-        store.write(carried(elsewhere, aborted, 1), expected=elsewhere.version)
+        store.write(desired_after(elsewhere, aborted, 1), expected=elsewhere.version)
         with pytest.raises(Conflict, match="by `key-9`: mine"):
             await world.rollouts.resume("support", ORDER)
 
@@ -639,7 +639,7 @@ def test_rollback_takes_back_the_last_thing_an_alias_has_got(store: Store, tmp_p
         with pytest.raises(Conflict, match="nothing to go back to"):
             await roll_back(world.rollouts, "support", ORDER)
         with pytest.raises(Conflict, match="needs a reason"):
-            await roll_back(world.rollouts, "support", Order(by="k", reason=""))
+            await roll_back(world.rollouts, "support", Actor(by="k", reason=""))
         await world.rollouts.start("support", B, RAMP, ORDER)
         taken = await roll_back(world.rollouts, "support", ORDER)
         assert (world.route(), taken.rollout, world.rollout().phase) == ((A, None, 0), "ro-0", Phase.ROLLED_BACK)

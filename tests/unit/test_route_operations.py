@@ -11,17 +11,17 @@ import pytest
 from adapters.catalog import Entry
 from gateway.admin.keys.operations import KeyOperations
 from gateway.admin.routes.files import Declaration, DeclaredRoute
-from gateway.admin.routes.operations import Order, RouteOperations, StateMoved, UnknownRoute
+from gateway.admin.routes.operations import ChangeRequest, RouteOperations, StateMoved, UnknownRoute
 from gateway.admin.state import Conflict, LiveState, Overtaken, insist
 from gateway.decide.authenticate import Role
-from gateway.decide.route import Base, EngineView
+from gateway.decide.route import Base, EngineState
 from gateway.observe.ledger import Cell
-from gateway.records.state import Desired, RolloutRecord
+from gateway.records.state import Desired, RolloutRow
 from gateway.store.sql import Store, open_store
 from tests.unit.test_route_plan import ENTRIES, SUPPORT, A, B, C
 
 T = TypeVar("T")
-ORDER = Order(by="key-1", reason="because")
+ORDER = ChangeRequest(by="key-1", reason="because")
 
 
 class Workers:
@@ -30,7 +30,7 @@ class Workers:
     async def publish(self, table: bytes) -> bool:
         return True
 
-    def publish_engines(self, engines: tuple[EngineView, ...]) -> None: ...
+    def publish_engines(self, engines: tuple[EngineState, ...]) -> None: ...
 
     async def collect(self) -> list[Cell]:
         return []
@@ -39,7 +39,7 @@ class Workers:
 class Engines:
     """None."""
 
-    def views(self) -> tuple[EngineView, ...]:
+    def views(self) -> tuple[EngineState, ...]:
         return ()
 
     def base(self) -> Base | None:
@@ -104,7 +104,7 @@ def test_a_split_and_a_key_are_made_after_another_gateways_change(store: Store, 
         await KeyOperations(state).create(Role.APP, "mine", None)
         elsewhere(store, notes="and again")
         with pytest.raises(StateMoved, match="the state is at version 6, and the change was made for version 5"):
-            await routes.split("support", None, 0, Order(by="key-1", if_version=5))
+            await routes.split("support", None, 0, ChangeRequest(by="key-1", if_version=5))
         await KeyOperations(state).revoke(state.desired.keys[0].id)
 
     run(store, tmp_path, work)
@@ -130,7 +130,7 @@ def test_with_a_version_it_is_refused_and_the_gateway_serves_what_the_other_left
     async def work(routes: RouteOperations, state: LiveState) -> None:
         elsewhere(store, notes="theirs")
         with pytest.raises(StateMoved, match="the state is at version 2, and the change was made for version 1"):
-            await routes.apply(declare(control=B), Order(by="key-1", if_version=1))
+            await routes.apply(declare(control=B), ChangeRequest(by="key-1", if_version=1))
         assert state.desired.routes[0].notes == "theirs"
 
     run(store, tmp_path, work)
@@ -141,7 +141,7 @@ def test_with_a_version_it_is_refused_and_the_gateway_serves_what_the_other_left
 def test_what_a_rollout_decides_is_left_to_it_by_every_way(store: Store, tmp_path: Path) -> None:
     elsewhere(store, candidate=B, weight=500)
     desired = store.read()
-    rollout = RolloutRecord(id="r-1", alias="support", is_open=True, body={})
+    rollout = RolloutRow(id="r-1", alias="support", is_open=True, body={})
     store.write(desired.with_rollout(rollout), expected=desired.version)
 
     async def work(routes: RouteOperations, state: LiveState) -> None:

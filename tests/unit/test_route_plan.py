@@ -16,7 +16,7 @@ from adapters.reference import AdapterRef
 from gateway.admin.routes.files import DeclaredRoute, InvalidRoutes, declared
 from gateway.admin.routes.plan import Circumstances, RoutePlan, plan_routes
 from gateway.decide.assign import Arm, Split, pick_arm
-from gateway.records.state import Desired, MirrorPolicy, Previous, RolloutRecord, RouteLimits, RouteRecord
+from gateway.records.state import Desired, MirrorPolicy, Previous, RolloutRow, RouteLimits, RouteRecord
 from gateway.rollout.plan import canonical
 from gateway.rollout.plan_parser import parse_plan
 
@@ -274,9 +274,7 @@ def test_a_mirror_that_names_what_is_not_installed_is_told() -> None:
 
 # Rollouts
 
-IN_ROLLOUT = state(candidate=B, weight=500).with_rollout(
-    RolloutRecord(id="r-1", alias="support", is_open=True, body={})
-)
+IN_ROLLOUT = state(candidate=B, weight=500).with_rollout(RolloutRow(id="r-1", alias="support", is_open=True, body={}))
 
 
 @pytest.mark.parametrize(

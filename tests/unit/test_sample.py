@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from gateway.admin.rollouts.apply import routed
+from gateway.admin.rollouts.apply import route_after
 from gateway.decide.assign import Arm, Split, bucket
 from gateway.decide.authenticate import Principal, Role
-from gateway.decide.route import Base, EngineView, Route, RouteTable
+from gateway.decide.route import Base, EngineState, Route, RouteTable
 from gateway.decide.sample import Mirror, noise_of_control, pick_copy
-from gateway.mirror.captured import NoPair, Taken, sample_of, session_of, task_of
+from gateway.mirror.captured import CapturedRequest, NoPair, sample_of, session_of, task_of
 from gateway.pipeline import Call, answer
-from gateway.records.state import Desired, JudgePolicy, MirrorPolicy, RolloutRecord, RouteRecord, Shadow
+from gateway.records.state import Desired, JudgePolicy, MirrorPolicy, RolloutRow, RouteRecord, Shadow
 from gateway.rollout.plan_parser import parse_plan
 from gateway.rollout.rollout import Phase, Rollout
 from gateway.rollout.stage_evidence import needs_noise
@@ -25,7 +25,7 @@ from gateway.store.snapshot import encode, of_state, to_table
 
 A, B = "support@" + "a" * 12, "support@" + "b" * 12
 IDS = [b"req-4f3c-%x" % number for number in range(20_000)]
-ROLLOUT = RolloutRecord(id="r1", alias="support", is_open=True, body={"state": {"stage": 2}})
+ROLLOUT = RolloutRow(id="r1", alias="support", is_open=True, body={"state": {"stage": 2}})
 
 
 def mirror(**fields: Any) -> Mirror:
@@ -71,7 +71,7 @@ def test_a_mirror_refuses_shares_that_are_none() -> None:
 # Of which routes, and which of their requests
 
 
-def built(record: RouteRecord, base: Base | None = Base(name="base"), rollout: RolloutRecord | None = None) -> Any:  # noqa: B008 (a value)
+def built(record: RouteRecord, base: Base | None = Base(name="base"), rollout: RolloutRow | None = None) -> Any:  # noqa: B008 (a value)
     state = Desired(routes=(record,), rollouts=(rollout,) if rollout else ())
     made = of_state(state, version=1, base=base, engines=(), with_keys=False)
     return to_table(encode(made)).routes["support"].mirror  # through its bytes, as a worker gets it
@@ -124,7 +124,7 @@ def test_there_is_no_base_to_compare_with_before_an_engine_has_told_its_name() -
 
 
 def test_only_what_the_split_serves_is_copied() -> None:
-    engine = EngineView(url="http://e", versions=frozenset([A]))
+    engine = EngineState(url="http://e", versions=frozenset([A]))
     split = Split(A, B, 10_000)
     table = RouteTable(
         base=Base(name="base"),
@@ -145,7 +145,7 @@ def test_only_what_the_split_serves_is_copied() -> None:
     assert placed("support", Arm.CONTROL).mirror is None
     assert placed(A).mirror is None
     assert placed("base").mirror is None
-    both = EngineView(url="http://e", versions=frozenset([A, B]))
+    both = EngineState(url="http://e", versions=frozenset([A, B]))
     object.__setattr__(table, "engines", (both,))
     assert placed("support").mirror == mirror()
 
@@ -234,19 +234,19 @@ def test_a_stage_asks_for_noise_where_one_of_its_gates_is_held_against_it(gates:
     plan = parse_plan({"shadow": {"pairs": 100, "gates": gates}, "steps": [{"weight": "10%"}]})
     rollout = Rollout(id="ro-1", alias="support", control=A, candidate=B, home=A, plan=plan, phase=Phase.SHADOW)
     assert needs_noise(rollout) is needed
-    record = routed(RouteRecord(alias="support", control=A, salt="s"), rollout, 0)
+    record = route_after(RouteRecord(alias="support", control=A, salt="s"), rollout, 0)
     assert record.shadow == Shadow(candidate=B, share=1_000, needs_noise=needed)
     stepping = replace(rollout, phase=Phase.CANARY, index=1, weight=1_000)
     assert not needs_noise(stepping), "its gates read no pairs"
-    assert routed(record, stepping, 0).shadow is None
+    assert route_after(record, stepping, 0).shadow is None
 
 
 # Sessions and tasks
 
 
-def taken(body: dict[str, Any] | None = None, **fields: Any) -> Taken:
+def taken(body: dict[str, Any] | None = None, **fields: Any) -> CapturedRequest:
     data = msgspec.json.encode(body or CHAT)
-    made = Taken(
+    made = CapturedRequest(
         "candidate",
         A,
         B,

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.core import Metric
 
-from evaluators.observation import Drift, Judged, Kind, Outcome, Score, Unscored
-from gateway.admin.shadow.metrics_collector import Heard, calibrations
+from evaluators.observation import Drift, Kind, Outcome, Score, ScoredPair, Unscored
+from gateway.admin.shadow.metrics_collector import ShadowMetricsCollector, calibrations
 from gateway.admin.shadow.windows import (
     BLOCK_PAIRS,
-    LONGEST_SECONDS,
-    MOST_BLOCKS,
-    MOST_WINDOWS,
+    MAX_BLOCKS,
+    MAX_SECONDS,
+    MAX_WINDOWS,
     Block,
     Board,
     added_up,
@@ -33,7 +33,7 @@ def drift(kl: float, top1: float = 1.0, moved: float = 0.0) -> Drift:
     return Drift(n_tokens=10, log_ratio=kl, kl=kl, kl_bound=max(0.0, 0.75 * kl), moved_share=moved, top1_agreement=top1)
 
 
-def judged(kind: Kind = Kind.CANDIDATE, *, at: float = 1_000.0, alias: str = "support", **more: Any) -> Judged:
+def judged(kind: Kind = Kind.CANDIDATE, *, at: float = 1_000.0, alias: str = "support", **more: Any) -> ScoredPair:
     other = CONTROL if kind is Kind.NOISE else CANDIDATE
     values: dict[str, Any] = {
         "sample": "0" * 32,
@@ -44,14 +44,14 @@ def judged(kind: Kind = Kind.CANDIDATE, *, at: float = 1_000.0, alias: str = "su
         "at": at,
         "judged_at": at + 2,
     }
-    return Judged(**{**values, **more})
+    return ScoredPair(**{**values, **more})
 
 
 def score(value: float) -> Score:
     return Score(value=value, version="1")
 
 
-def board_of(pairs: Iterable[Judged]) -> Board:
+def board_of(pairs: Iterable[ScoredPair]) -> Board:
     board = Board()
     for each in pairs:
         board.saw(each)
@@ -118,25 +118,25 @@ def test_noise_has_no_floor_of_its_own() -> None:
 
 def test_a_window_forgets_the_oldest_pairs_and_counts_go_on() -> None:
     first = [judged(scores={"chrf": score(0.0)}) for _ in range(BLOCK_PAIRS)]
-    then = [judged(scores={"chrf": score(1.0)}) for _ in range(BLOCK_PAIRS * MOST_BLOCKS)]
+    then = [judged(scores={"chrf": score(1.0)}) for _ in range(BLOCK_PAIRS * MAX_BLOCKS)]
     reading = board_of([*first, *then]).reading(1_010.0)
     assert reading.windows[KEY].scores["chrf"] == 1.0
-    assert reading.windows[KEY].n == BLOCK_PAIRS * MOST_BLOCKS
-    assert reading.pairs[KEY] == BLOCK_PAIRS * (MOST_BLOCKS + 1)
+    assert reading.windows[KEY].n == BLOCK_PAIRS * MAX_BLOCKS
+    assert reading.pairs[KEY] == BLOCK_PAIRS * (MAX_BLOCKS + 1)
 
 
 def test_a_window_of_yesterday_is_not_shown_as_today() -> None:
     board = board_of([judged(scores={"chrf": score(1.0)})])
-    assert KEY in board.reading(1_002.0 + LONGEST_SECONDS).windows
-    assert KEY not in board.reading(1_003.0 + LONGEST_SECONDS).windows
+    assert KEY in board.reading(1_002.0 + MAX_SECONDS).windows
+    assert KEY not in board.reading(1_003.0 + MAX_SECONDS).windows
 
 
 def test_the_windows_of_ever_new_versions_do_not_add_up_without_end() -> None:
-    board = board_of(judged(alias=f"a{number}") for number in range(MOST_WINDOWS + 5))
+    board = board_of(judged(alias=f"a{number}") for number in range(MAX_WINDOWS + 5))
     reading = board.reading(1_010.0)
-    assert len(reading.pairs) == len(reading.windows) == len(reading.lag) == MOST_WINDOWS
+    assert len(reading.pairs) == len(reading.windows) == len(reading.lag) == MAX_WINDOWS
     assert ("a4", CANDIDATE, "candidate") not in reading.pairs
-    assert (f"a{MOST_WINDOWS + 4}", CANDIDATE, "candidate") in reading.pairs
+    assert (f"a{MAX_WINDOWS + 4}", CANDIDATE, "candidate") in reading.pairs
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(0, 30))
@@ -186,7 +186,7 @@ STANDING = DriftStanding(
 )
 
 
-def heard(*, leads: bool = True) -> Heard:
+def heard(*, leads: bool = True) -> ShadowMetricsCollector:
     """One that is told by hand: the store is asked in `run` alone."""
     rollouts: Any = SimpleNamespace(
         watch=SimpleNamespace(listeners=[]),
@@ -194,7 +194,7 @@ def heard(*, leads: bool = True) -> Heard:
         state=SimpleNamespace(now=lambda: 1_010.0),
     )
     store: Any = None
-    return Heard(store, rollouts, lambda: leads)
+    return ShadowMetricsCollector(store, rollouts, lambda: leads)
 
 
 def test_evaluators_that_come_and_go_never_make_a_counter_fall() -> None:

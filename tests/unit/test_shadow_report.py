@@ -13,17 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluators.drift.token_kl import HISTOGRAM_BOUNDS
-from evaluators.observation import Drift, Judged, Kind, Outcome, Score, Unscored
+from evaluators.observation import Drift, Kind, Outcome, Score, ScoredPair, Unscored
 from gateway.admin.shadow.api import mirror_lines, summaries
 from gateway.admin.shadow.discoveries import FALSE_DISCOVERIES
 from gateway.admin.shadow.intervals import e_against, e_against_noise, estimate_of
-from gateway.admin.shadow.report import MOST_POINTS, MOST_TASKS, comparisons_of, quantile, thinned
+from gateway.admin.shadow.report import MAX_POINTS, MAX_TASKS, comparisons_of, quantile, thinned
 from gateway.cli.shadow_html import PlotsMissing, page
-from gateway.cli.shadow_plots import MOST_PANELS, e_values, kl_over_pairs, log_ratios, scores_by_task
+from gateway.cli.shadow_plots import MAX_PANELS, e_values, kl_over_pairs, log_ratios, scores_by_task
 from gateway.cli.shadow_table import show
 from gateway.observe.mirror_counts import MirrorCounts
-from gateway.rollout.gates.evidence_curve import MOST_EVIDENCE, grown
-from gateway.rollout.gates.evidence_curve import MOST_POINTS as MOST_CURVE_POINTS
+from gateway.rollout.gates.evidence_curve import MAX_EVIDENCE, grown
+from gateway.rollout.gates.evidence_curve import MAX_POINTS as MAX_CURVE_POINTS
 from gateway.rollout.gates.reading import Verdict
 from gateway.rollout.plan_parser import parse_plan
 from gateway.rollout.rollout import Phase, Rollout
@@ -46,7 +46,7 @@ def drift(nats: float, **more: Any) -> Drift:
     return Drift(**{"kl": nats, "kl_bound": max(0.0, nats), **values, **more})
 
 
-def judged(number: int, kind: Kind = Kind.CANDIDATE, **more: Any) -> Judged:
+def judged(number: int, kind: Kind = Kind.CANDIDATE, **more: Any) -> ScoredPair:
     values: dict[str, Any] = {
         "number": number,
         "sample": f"{number:032x}",
@@ -62,10 +62,10 @@ def judged(number: int, kind: Kind = Kind.CANDIDATE, **more: Any) -> Judged:
         "other_tokens": 30,
         "prompt_tokens": 9,
     }
-    return Judged(**{**values, **more})
+    return ScoredPair(**{**values, **more})
 
 
-def pairs() -> list[Judged]:
+def pairs() -> list[ScoredPair]:
     """Forty pairs of two tasks, of which one got worse, and ten of noise."""
     found = []
     for number in range(1, 51):
@@ -121,7 +121,7 @@ def test_drift_is_told_with_its_noise_its_spread_and_the_tokens_that_moved_most(
     assert [(each.token, each.count, each.log_ratio) for each in view.top_moved] == [(HOSTILE, 20, pytest.approx(8.9))]
 
 
-def told_apart() -> list[Judged]:
+def told_apart() -> list[ScoredPair]:
     """Pairs whose estimate, bound and bytes differ; in each session of four one estimate is negative."""
     kls = (0.5, 0.3, 0.3, -0.1)
     return [
@@ -382,8 +382,8 @@ def test_thinning_keeps_both_ends_and_the_order(count: int, most: int) -> None:
 
 def test_a_report_is_bounded_whatever_callers_name_their_tasks() -> None:
     view = comparisons_of([judged(number, task=f"t{number}", drift=drift(0.1)) for number in range(1, 700)])[0]
-    assert len(view.tasks) == MOST_TASKS
-    assert len(view.points) == MOST_POINTS
+    assert len(view.tasks) == MAX_TASKS
+    assert len(view.points) == MAX_POINTS
 
 
 def test_a_list_has_a_line_for_each_comparison_and_none_for_noise() -> None:
@@ -406,7 +406,7 @@ def test_the_mirror_is_told_in_words() -> None:
     }
 
 
-def report(found: list[Judged] | None = None, **more: Any) -> dict[str, Any]:
+def report(found: list[ScoredPair] | None = None, **more: Any) -> dict[str, Any]:
     comparisons = [each.model_dump(mode="json") for each in comparisons_of(pairs() if found is None else found)]
     gates = [
         {
@@ -491,7 +491,7 @@ ROLLOUT = Rollout(
 )
 
 
-def staged(number: int, kl: float, **more: Any) -> Judged:
+def staged(number: int, kl: float, **more: Any) -> ScoredPair:
     return judged(number, **{"rollout": "ro-1", "stage": 1, "drift": drift(kl), **more})
 
 
@@ -507,7 +507,7 @@ def test_the_evidence_of_a_rollout_grows_to_what_its_gates_say() -> None:
     assert curve.sessions == list(range(61))  # a point for each session, not for the last look alone
     assert curve.e_fail[0] == 1.0
     assert curve.e_fail == sorted(curve.e_fail)
-    assert curve.e_fail[-1] == pytest.approx(min(MOST_EVIDENCE, kl.e_value or 0.0))
+    assert curve.e_fail[-1] == pytest.approx(min(MAX_EVIDENCE, kl.e_value or 0.0))
     assert curve.bound == pytest.approx(1 / PLAN.alpha_per_gate)
     assert curve.pass_bound == pytest.approx(1 / PLAN.alpha)
     assert max(curve.e_fail) >= curve.bound
@@ -517,7 +517,7 @@ def test_a_curve_has_so_many_points_however_many_pairs_there_are() -> None:
     found = grown(ROLLOUT, (staged(number, 0.4) for number in range(3_000)), now=9_000.0)
     assert found is not None
     for curve in found.curves:
-        assert len(curve.sessions) == len(curve.e_fail) == len(curve.e_pass) <= MOST_CURVE_POINTS + 1
+        assert len(curve.sessions) == len(curve.e_fail) == len(curve.e_pass) <= MAX_CURVE_POINTS + 1
     assert found.curves[0].sessions[-1] == found.readings[0].n == 3_000
 
 
@@ -615,7 +615,7 @@ def test_a_plot_of_tasks_shows_the_comparators_that_moved_most() -> None:
     found = [judged(1, scores=scores), judged(2, Kind.NOISE, scores=same)]
     drawing = scores_by_task(report(found)["comparisons"][0])
     assert drawing is not None
-    assert drawing.count("noise → version") == MOST_PANELS
+    assert drawing.count("noise → version") == MAX_PANELS
     assert "c19: noise" in drawing
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from adapters.artifact import read_manifest
 from adapters.sources import Allowed, PickledAdapter, SourceAmbiguous, SourceNotFound, SourceTooLarge, fetch
-from adapters.sources.layouts import MOST_FOLDERS, find_adapter
+from adapters.sources.layouts import MAX_FOLDERS, find_adapter
 from tests.adapter_folders import Tensors, safetensors, tensors_of, write_adapter
 
 BOTH = ("adapter_config.json", "adapter_model.safetensors")
@@ -260,7 +260,7 @@ def test_linked_folders_are_not_looked_into(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_very_many_folders_is_not_walked(tmp_path: Path) -> None:
-    for number in range(MOST_FOLDERS + 1):
+    for number in range(MAX_FOLDERS + 1):
         (tmp_path / f"out/{number}").mkdir(parents=True)
     with pytest.raises(SourceTooLarge, match="give the adapter's own folder"):
         take(tmp_path / "out")

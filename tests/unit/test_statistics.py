@@ -18,7 +18,7 @@ from evaluators.statistics.detector import Detector, several
 from evaluators.statistics.distances import jensen_shannon, psi
 from evaluators.statistics.multiple import bonferroni, e_bh
 from evaluators.statistics.two_sample import log_e_not_worse, log_e_worse
-from evaluators.statistics.windows import MOST_CATEGORIES, OTHER, Window, window_from
+from evaluators.statistics.windows import MAX_CATEGORIES, OTHER, Window, window_from
 from simulations import capital
 
 NUMBERS = st.lists(st.floats(0, 1), max_size=20)
@@ -332,10 +332,10 @@ def test_windows_add_up_in_any_grouping_and_survive_being_kept(one: list, two: l
 
 def test_names_that_callers_invent_do_not_fill_a_window() -> None:
     window = Window()
-    for at in range(2 * MOST_CATEGORIES):
+    for at in range(2 * MAX_CATEGORIES):
         window = window.add({}, {"task": f"task-{at}"})
-    assert len(window.categories["task"]) == MOST_CATEGORIES + 1
-    assert window.categories["task"][OTHER] == MOST_CATEGORIES
+    assert len(window.categories["task"]) == MAX_CATEGORIES + 1
+    assert window.categories["task"][OTHER] == MAX_CATEGORIES
 
 
 def test_a_window_of_other_bets_is_refused() -> None:

@@ -15,12 +15,12 @@ from adapters.lifecycle import State
 from adapters.manifest import Manifest
 from adapters.reference import AdapterRef
 from gateway.decide.authenticate import Role
-from gateway.records.state import Desired, KeyRecord, RolloutRecord, RouteRecord
+from gateway.records.state import Desired, KeyRecord, RolloutRow, RouteRecord
 from gateway.store.copies import read_copy, save_copy
 from gateway.store.database import InvalidUrl, address_of
 from gateway.store.errors import Fenced, StaleWrite
 from gateway.store.fingerprints import FingerprintStore
-from gateway.store.idempotency import IdempotencyKeys, KeyReused, Reply, StillRunning
+from gateway.store.idempotency import IdempotencyKeys, KeyReused, StillRunning, StoredReply
 from gateway.store.sql import Store, open_store
 
 
@@ -47,8 +47,8 @@ def route(alias: str, control: str = "v1", **more: object) -> RouteRecord:
     return RouteRecord(alias=alias, control=control, salt="s", **more)  # type: ignore[arg-type]
 
 
-def rollout(number: int, alias: str = "support", *, is_open: bool = True, **body: object) -> RolloutRecord:
-    return RolloutRecord(id=f"r{number}", alias=alias, is_open=is_open, body=body)
+def rollout(number: int, alias: str = "support", *, is_open: bool = True, **body: object) -> RolloutRow:
+    return RolloutRow(id=f"r{number}", alias=alias, is_open=is_open, body=body)
 
 
 def test_an_empty_store_reads_as_an_empty_state(store: Store) -> None:
@@ -246,8 +246,8 @@ def test_a_repeated_request_gets_the_first_answer(store: Store) -> None:
     assert keys.claim("key-1/abc", "digest") is None
     with pytest.raises(StillRunning):
         keys.claim("key-1/abc", "digest")
-    keys.settle("key-1/abc", Reply(status=201, body='{"id": 1}'))
-    assert keys.claim("key-1/abc", "digest") == Reply(status=201, body='{"id": 1}')
+    keys.settle("key-1/abc", StoredReply(status=201, body='{"id": 1}'))
+    assert keys.claim("key-1/abc", "digest") == StoredReply(status=201, body='{"id": 1}')
     with pytest.raises(KeyReused):
         keys.claim("key-1/abc", "another digest")
     assert keys.claim("key-2/abc", "digest") is None
@@ -262,7 +262,7 @@ def test_a_request_that_failed_or_died_may_be_tried_again(where: str) -> None:
     assert keys.claim("a", "x") is None
     clock[0] += 301
     assert keys.claim("a", "x") is None
-    keys.settle("a", Reply(status=200, body="{}"))
+    keys.settle("a", StoredReply(status=200, body="{}"))
     clock[0] += 86_401
     assert keys.claim("a", "x") is None
     store.close()

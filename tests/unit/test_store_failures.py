@@ -13,7 +13,7 @@ from sqlalchemy import Connection, event, text
 
 from gateway.records.state import Desired
 from gateway.store.database import Database
-from gateway.store.deadline import MOST_HANGING, Deadline, TimeIsOver
+from gateway.store.deadline import MAX_HANGING, Deadline, TimeIsOver
 from gateway.store.errors import StoreUnavailable
 from gateway.store.feed import Feed
 from gateway.store.sql import open_store
@@ -119,10 +119,10 @@ def test_a_call_that_hangs_for_good_is_given_up_and_too_many_are_refused_at_once
     deadline = Deadline(0.05)
     release = threading.Event()
     cuts: list[int] = []
-    for number in range(MOST_HANGING):
+    for number in range(MAX_HANGING):
         with pytest.raises(TimeIsOver, match="no answer within"):
             deadline.run(release.wait, lambda number=number: cuts.append(number))  # type: ignore[misc]
-    assert cuts == list(range(MOST_HANGING))
+    assert cuts == list(range(MAX_HANGING))
     with pytest.raises(TimeIsOver, match="still hang"):  # and not "no answer within"
         deadline.run(lambda: 1, lambda: None)
     release.set()

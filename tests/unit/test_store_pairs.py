@@ -1,4 +1,4 @@
-"""Judged pairs: stored as they were judged, numbered in the order of commits, found by all that is asked for."""
+"""Scored pairs: stored as they were scored, numbered in the order of commits, found by all that is asked for."""
 
 import threading
 
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 
-from evaluators.observation import Drift, Judged, Kind, Score, Unscored
+from evaluators.observation import Drift, Kind, Score, ScoredPair, Unscored
 from gateway.store.errors import StoreUnreadable
 from gateway.store.pairs import PAGE, Pairs, decode, encode, insert_pair
 from gateway.store.sql import Store, open_store
@@ -38,7 +38,7 @@ drifts = (
 )
 counts = st.none() | st.integers(0, 2**53)
 judgeds = st.builds(
-    Judged,
+    ScoredPair,
     number=st.integers(0, 2**53),
     sample=st.text(),
     alias=st.text(),
@@ -71,13 +71,13 @@ def added(pairs: Pairs, number: int, **more: object) -> None:
     assert pairs.add(judged(sample(number), **more))
 
 
-def numbers_of(found: list[Judged]) -> list[int]:
+def numbers_of(found: list[ScoredPair]) -> list[int]:
     return [each.number for each in found]
 
 
 @given(judgeds)
 @settings(max_examples=60)
-def test_any_judged_pair_is_read_as_it_was_written(pair: Judged) -> None:
+def test_any_judged_pair_is_read_as_it_was_written(pair: ScoredPair) -> None:
     assert decode(encode(pair)) == pair
 
 
@@ -120,7 +120,7 @@ def test_pairs_are_found_by_number_alias_rollout_and_time(pairs: Pairs) -> None:
 def test_time_is_paged_without_a_pair_lost_or_twice(pairs: Pairs) -> None:
     for number in range(9):
         added(pairs, number, at=float(number % 3))
-    found: list[Judged] = []
+    found: list[ScoredPair] = []
     while page := pairs.between(None, 0, 2, 2, after=found[-1] if found else None):
         found += page
     assert numbers_of(found) == [1, 4, 7, 2, 5, 8]

@@ -12,7 +12,7 @@ from sqlalchemy import event, text
 from evaluators.observation import Drift
 from gateway.store.feedback import Feedbacks
 from gateway.store.pairs import Pairs
-from gateway.store.samples import MOST_DEATHS, WAIT_SECONDS, Depth, Samples
+from gateway.store.samples import MAX_DEATHS, WAIT_SECONDS, Depth, Samples
 from gateway.store.sql import Store, open_store
 from tests.samples import judged, sample
 
@@ -138,7 +138,7 @@ def test_finishing_again_after_a_lost_answer_is_told_as_done_and_counts_once(sam
 
 def test_a_sample_with_which_evaluators_die_again_and_again_is_given_up(store: Store, samples: Samples) -> None:
     samples.put([sample(1)], DAY)
-    for number in range(MOST_DEATHS):
+    for number in range(MAX_DEATHS):
         assert claimed(samples, f"victim-{number}") == [(sample(1).id, number + 1)]
         let_claims_run_out(store)
     assert claimed(samples, "next") == []
@@ -148,10 +148,10 @@ def test_a_sample_with_which_evaluators_die_again_and_again_is_given_up(store: S
 
 def test_a_sample_that_is_given_back_often_is_not_given_up(samples: Samples) -> None:
     samples.put([sample(1)], DAY)
-    for attempt in range(1, 3 * MOST_DEATHS):
+    for attempt in range(1, 3 * MAX_DEATHS):
         assert claimed(samples, "one") == [(sample(1).id, attempt)]
         assert samples.give_up("one", sample(1).id, "engine_busy", again_after_seconds=0, tokens=10)
-    assert samples.spent("support") == 10 * (3 * MOST_DEATHS - 1)
+    assert samples.spent("support") == 10 * (3 * MAX_DEATHS - 1)
 
 
 def test_a_sample_that_is_given_back_for_later_waits_and_one_that_is_given_up_stays_failed(samples: Samples) -> None:

@@ -13,7 +13,7 @@ from gateway.records.feedback import About, Feedback
 from gateway.store.baselines import Baselines
 from gateway.store.evaluators import GONE_SECONDS, Evaluators
 from gateway.store.feedback import Feedbacks
-from gateway.store.leases import Turns
+from gateway.store.leases import Leases
 from gateway.store.sql import Store
 
 ABOUT = About(alias="support", version="support@2", arm="candidate", rollout="ro-1", stage=1, account="key-1")
@@ -116,7 +116,7 @@ def test_a_version_has_one_baseline_the_last(store: Store) -> None:
 
 
 def test_one_has_the_turn_until_it_is_released_or_over(store: Store) -> None:
-    turns = Turns(store)
+    turns = Leases(store)
     assert turns.take("http://a", "one", 60)
     assert not turns.take("http://a", "two", 60)
     assert turns.take("http://b", "two", 60)

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.decide.assign import Split
 from gateway.decide.authenticate import Principal, Role
-from gateway.decide.route import Base, EngineView, Route, RouteTable, find_target, usable_models
+from gateway.decide.route import Base, EngineState, Route, RouteTable, find_target, usable_models
 from gateway.decide.table_base import difference, settled_base
 from gateway.receive.listing import list_models
 from gateway.serve.model_list import read_models
@@ -96,7 +96,7 @@ def test_callers_are_told_all_names_and_the_shortest_length() -> None:
     assert base == Base(name="a", names=("a", "gpt-4o-mini"), max_model_len=2048, root="/models/llama")
     table = RouteTable(
         base=base,
-        engines=(EngineView(url="e"),),
+        engines=(EngineState(url="e"),),
         routes={"gpt-4o-mini": Route(alias="gpt-4o-mini", split=Split("x"), salt="")},
     )
     caller = Principal(id="k", role=Role.APP)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway.decide.assign import Arm, bucket, sample_hash
 from gateway.decide.route import RolloutTag
 from gateway.observe import tally
-from gateway.observe.tally import MOST_UNITS, Tallies, Tally, Units, is_failure, summed
+from gateway.observe.tally import MAX_UNITS, Tallies, Tally, UnitSample, is_failure, summed
 from gateway.pipeline import Exposure
 from gateway.rollout.gates.reading import Verdict
 from gateway.rollout.gates.sample_ratio import Exposures, judge_ratio
@@ -22,22 +22,22 @@ def exposure(arm: Arm, unit: str | None = None, tag: RolloutTag = TAG) -> Exposu
     return Exposure(tag, "support", arm, unit)
 
 
-def sample(units: list[tuple[int, Arm]]) -> Units:
-    made = Units()
+def sample(units: list[tuple[int, Arm]]) -> UnitSample:
+    made = UnitSample()
     for number, arm in units:
         made.see(number, arm)
     return made
 
 
-def merged(*parts: Units) -> Units:
-    total = Units()
+def merged(*parts: UnitSample) -> UnitSample:
+    total = UnitSample()
     for part in parts:
         total.add(part)
     return total
 
 
-def fresh(units: Units) -> Units:
-    return msgspec.msgpack.decode(msgspec.msgpack.encode(units), type=Units)
+def fresh(units: UnitSample) -> UnitSample:
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(units), type=UnitSample)
 
 
 HASHES = st.tuples(st.integers(0, 2**64 - 1), st.sampled_from(Arm))
@@ -48,7 +48,7 @@ def test_merging_samples_is_one_big_worker_in_any_order_and_twice_changes_nothin
     shares: list[list[tuple[int, Arm]]], most: int
 ) -> None:
     with pytest.MonkeyPatch.context() as small:
-        small.setattr(tally, "MOST_UNITS", most)  # a number of ours, so that few units are many
+        small.setattr(tally, "MAX_UNITS", most)  # a number of ours, so that few units are many
         parts = [sample(share) for share in shares]
         one = sample([unit for share in shares for unit in share])
         assert merged(*parts) == one == merged(*reversed(parts))
@@ -66,11 +66,11 @@ def test_memory_is_bounded_and_the_sample_keeps_the_share() -> None:
         tallies.count(exposure(arm, unit), is_error=False, seconds=0.1)
     (made,) = tallies.report({"r1"})
     control, candidate = len(made.units.control), len(made.units.candidate)
-    assert MOST_UNITS / 2 < control + candidate <= MOST_UNITS
+    assert MAX_UNITS / 2 < control + candidate <= MAX_UNITS
     assert made.units.halvings == 4
     ratio = judge_ratio([Exposures(weight=weight, control=control, candidate=candidate)])
     assert (ratio.verdict, ratio.p_value > 0.01) == (Verdict.INCONCLUSIVE, True)
-    assert len(msgspec.msgpack.encode(made)) < MOST_UNITS * 9 + 1_000
+    assert len(msgspec.msgpack.encode(made)) < MAX_UNITS * 9 + 1_000
 
 
 def test_a_unit_counts_once_however_many_workers_meet_it_and_a_request_each_time() -> None:
@@ -111,7 +111,7 @@ def test_many_stages_do_not_pile_up() -> None:
     for stage in range(1_000):
         tallies.count(exposure(Arm.CONTROL, tag=RolloutTag(id="r", stage=stage)), is_error=False, seconds=0.1)
     told = tallies.report({"r"})
-    assert len(told) == tally.MOST_TALLIES
+    assert len(told) == tally.MAX_TALLIES
     assert told[-1].stage == 999
 
 
@@ -159,7 +159,7 @@ def test_a_tally_survives_the_channel() -> None:
 
 def test_samples_of_replicas_with_different_thresholds_agree() -> None:
     chance = random.Random(5)
-    numbers = [chance.getrandbits(64) for _ in range(3 * MOST_UNITS)]
+    numbers = [chance.getrandbits(64) for _ in range(3 * MAX_UNITS)]
     many = sample([(number, Arm.CONTROL) for number in numbers])
     few = sample([(number, Arm.CANDIDATE) for number in numbers[:50]])
     assert many.halvings > few.halvings == 0

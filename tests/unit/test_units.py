@@ -12,7 +12,7 @@ from gateway.decide.assign import Arm
 from gateway.decide.route import RolloutTag
 from gateway.observe import units as units_module
 from gateway.observe.tally import Tally, shared, summed
-from gateway.observe.units import MOST_OUTCOMES, Outcomes, StageUnits, UnitShares, multiplicity
+from gateway.observe.units import MAX_OUTCOMES, Outcomes, StageUnits, UnitShares, multiplicity
 from gateway.pipeline import Exposure
 from gateway.rollout.account_counts import accounts_of, arm_counts
 from gateway.rollout.gates.reading import Verdict
@@ -20,11 +20,11 @@ from gateway.rollout.gates.traffic import Gate, Streams, judge_streams
 from gateway.rollout.gates.unit_shares import (
     FRESH,
     IDLE_SECONDS,
-    MOST_REQUESTS,
+    MAX_REQUESTS,
     ROUND_SECONDS,
+    ArmUnits,
     Count,
     Shares,
-    Units,
     log_above,
     log_below,
     log_not_times_worse,
@@ -78,7 +78,7 @@ def test_a_unit_that_falls_silent_is_over_with_what_it_has_sent(sent: int, of: i
     (share,) = whole(told(worker)).over
     assert share == (int(sent == of), of, 1)
     worker.now += 1
-    ask(worker, "u", [True] * MOST_REQUESTS)
+    ask(worker, "u", [True] * MAX_REQUESTS)
     assert len(whole(told(worker)).over) == 1, "it has counted"
 
 
@@ -137,16 +137,16 @@ def test_the_same_unit_of_two_accounts_is_two_and_accounts_add_up_to_the_whole()
 
 def test_what_is_kept_is_bounded_and_what_does_not_fit_is_counted_or_over(monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = Outcomes(rollout="ro-1", stage=1, alias="a", entered_at=BEGAN)
-    for unit in range(MOST_OUTCOMES + 3):
+    for unit in range(MAX_OUTCOMES + 3):
         outcomes.add(unit, "app", is_candidate=True, is_bad=False, is_slow=None)
-    assert (len(outcomes.units), outcomes.lost) == (MOST_OUTCOMES, 3)
-    monkeypatch.setattr(units_module, "MOST_OPEN", 10)
-    monkeypatch.setattr(units_module, "MOST_COUNTED", 100)
+    assert (len(outcomes.units), outcomes.lost) == (MAX_OUTCOMES, 3)
+    monkeypatch.setattr(units_module, "MAX_OPEN", 10)
+    monkeypatch.setattr(units_module, "MAX_COUNTED", 100)
     stage = StageUnits(BEGAN)
     stage.take(outcomes, BEGAN)
     assert (len(stage._open), len(stage._counted)) == (10, 100)
     (account,) = stage.accounts.values()
-    assert account.candidate.failing[0] == UnitShares(n=MOST_OUTCOMES, over={"0/1": MOST_OUTCOMES - 10})
+    assert account.candidate.failing[0] == UnitShares(n=MAX_OUTCOMES, over={"0/1": MAX_OUTCOMES - 10})
 
 
 def test_stages_of_rollouts_that_have_ended_are_forgotten() -> None:
@@ -175,10 +175,10 @@ def test_gateways_that_share_their_callers_are_seen_to_count_them_twice() -> Non
 # What gates make of it
 
 
-def arm(good: int, bad: int, of: int = 8) -> Units:
+def arm(good: int, bad: int, of: int = 8) -> ArmUnits:
     """Units that are over, each all good or all bad."""
     over = tuple(each for each in ((0, of, good), (of, of, bad)) if each[2])
-    return Units(whole=Shares(first=Count(n=good + bad, bad=bad), over=over))
+    return ArmUnits(whole=Shares(first=Count(n=good + bad, bad=bad), over=over))
 
 
 GATE = Gate(name="error_rate", margin=0.01)
@@ -195,16 +195,16 @@ def test_a_client_that_always_fails_says_one_thing_however_often_it_asks() -> No
 
 
 def test_everything_that_fails_is_found_by_first_requests_before_any_unit_is_over() -> None:
-    candidate, control = Units(whole=Shares(first=Count(n=4, bad=4))), Units(whole=Shares(first=Count(n=76)))
+    candidate, control = ArmUnits(whole=Shares(first=Count(n=4, bad=4))), ArmUnits(whole=Shares(first=Count(n=76)))
     found = judge_streams(GATE, Streams(control=control, candidate=candidate), 0.01 / 6)
     assert (found.verdict, found.observed, found.n) == (Verdict.FAIL, 1.0, 4)
 
 
 def test_what_breaks_after_everybody_has_counted_is_found_by_the_round() -> None:
     before = Shares(first=Count(n=200), over=((0, 8, 200),))
-    control = Units(whole=before, rounds=((3, before),))
-    broken = Units(whole=before, rounds=((3, Shares(first=Count(n=12, bad=12))),))
-    well = Units(whole=before, rounds=((3, Shares(first=Count(n=12))),))
+    control = ArmUnits(whole=before, rounds=((3, before),))
+    broken = ArmUnits(whole=before, rounds=((3, Shares(first=Count(n=12, bad=12))),))
+    well = ArmUnits(whole=before, rounds=((3, Shares(first=Count(n=12))),))
     assert judge_streams(GATE, Streams(control=control, candidate=broken), 0.01 / 6).verdict is Verdict.FAIL
     assert judge_streams(GATE, Streams(control=control, candidate=well), 0.01 / 6).verdict is Verdict.INCONCLUSIVE
 
@@ -212,8 +212,8 @@ def test_what_breaks_after_everybody_has_counted_is_found_by_the_round() -> None
 def test_rounds_cost_what_was_set_aside_for_them() -> None:
     control, candidate = arm(400, 0), arm(90, 10)
     alone = log_worse(control, candidate, 0.01)
-    in_first_round_too = Units(whole=candidate.whole, rounds=((1, candidate.whole),))
-    both = log_worse(Units(whole=control.whole, rounds=((1, control.whole),)), in_first_round_too, 0.01)
+    in_first_round_too = ArmUnits(whole=candidate.whole, rounds=((1, candidate.whole),))
+    both = log_worse(ArmUnits(whole=control.whole, rounds=((1, control.whole),)), in_first_round_too, 0.01)
     assert both == pytest.approx(alone + log(1 - FRESH / 2) - log(1 - FRESH), abs=1e-3)
 
 
@@ -264,7 +264,7 @@ def test_a_ratio_passes_what_is_as_good_and_says_nothing_without_a_split() -> No
 @settings(deadline=None)
 def test_a_bet_on_a_ratio_is_fair_where_that_is_the_ratio(bad: int, ratio: float, weight: int) -> None:
     # One unit with something bad, in either arm, weighed by how likely it is there where the ratio is exactly that.
-    candidate, control = Units(whole=Shares(over=((bad, 8, 1),))), Units()
+    candidate, control = ArmUnits(whole=Shares(over=((bad, 8, 1),))), ArmUnits()
     odds = ratio * weight / (ratio * weight + 10_000 - weight)
     for log_e in (log_times_worse, log_not_times_worse):
         mean = odds * exp(log_e(control, candidate, ratio, weight)) + (1 - odds) * exp(

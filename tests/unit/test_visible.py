@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.cli.output import print_json, say
-from gateway.cli.tables import LONGEST_CELL, show_table
+from gateway.cli.tables import MAX_CELL, show_table
 from gateway.log_lines import WITHOUT_TIME, InertFormatter
 from gateway.visible import is_shown, visible
 
@@ -75,7 +75,7 @@ def test_a_line_a_table_and_json_hold_a_hostile_text_without_obeying_it(text: st
     ):
         out = _printed(show)
         assert not any(map(is_shown, out.replace("\n", "")))
-        assert visible(text, LONGEST_CELL)[:30].strip() in out
+        assert visible(text, MAX_CELL)[:30].strip() in out
         assert out.count("\n") <= 2
     printed = _printed(lambda: print_json(json.dumps({"why": text})))
     assert json.loads(printed) == {"why": text}
@@ -83,7 +83,7 @@ def test_a_line_a_table_and_json_hold_a_hostile_text_without_obeying_it(text: st
 
 
 def test_a_cell_of_a_table_is_bounded() -> None:
-    assert _printed(lambda: show_table(("A",), [("x" * 3000,)], "none")).count("x") < LONGEST_CELL
+    assert _printed(lambda: show_table(("A",), [("x" * 3000,)], "none")).count("x") < MAX_CELL
 
 
 def _printed(show: object) -> str:

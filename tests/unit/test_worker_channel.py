@@ -9,11 +9,11 @@ from typing import Any, cast
 import msgspec
 
 from gateway.app import Worker
-from gateway.mirror.captured import Taken
+from gateway.mirror.captured import CapturedRequest
 from gateway.receive.limits import Limits
 from gateway.records.feedback import About
 from gateway.workers import channel
-from gateway.workers.channel import Configure, Recalled, Report, Start
+from gateway.workers.channel import Configure, Recalled, Start, WorkerReport
 from gateway.workers.pool import WorkerPool
 from gateway.workers.unit_book import UnitBook
 from tests.flow.pools import table_of
@@ -77,7 +77,7 @@ def test_a_workers_last_counts_arrive_behind_the_copies_that_it_hands_on_as_it_e
         while data := ours.recv(1 << 20):
             heard.extend(data)
 
-    copy = Taken(
+    copy = CapturedRequest(
         "noise",
         "v",
         "v",
@@ -123,7 +123,7 @@ def test_a_workers_last_counts_arrive_behind_the_copies_that_it_hands_on_as_it_e
         size = 4 + int.from_bytes(heard[:4], "big")
         messages.append(msgspec.msgpack.decode(bytes(heard[4:size]), type=channel.FromWorker))
         del heard[:size]
-    assert isinstance(messages[-1], Report)
+    assert isinstance(messages[-1], WorkerReport)
     assert messages[-1].mirror.sampled == {"a": {"noise": 1}}
 
 

@@ -14,7 +14,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from adapters.catalog import Entry
 from adapters.recipe import Method, Parent, Recipe
 from gateway.admin.adapters.intake import Progress
-from gateway.admin.adapters.operations import Order
+from gateway.admin.adapters.operations import Registration
 from gateway.admin.failures import error_body
 from gateway.admin.models.adapters import AdapterDetail, AdaptersView, AdapterView, RemovedView
 from gateway.admin.models.routes import ALIAS, ALIAS_OR_VERSION
@@ -27,7 +27,7 @@ log = logging.getLogger("loragate.admin")
 # Asked for with `Accept`: lines of JSON, each `{"progress": …}`, the last `{"result": …}` or `{"error": …}`.
 PROGRESS_TYPE: Final = "application/x-ndjson"
 # Kept in the state file, which is written whole at every change.
-LONGEST_NOTES: Final = 10_000
+MAX_NOTES: Final = 10_000
 # Progress is told at most so often.
 _LINE_SECONDS: Final = 0.1
 
@@ -70,7 +70,7 @@ AliasOrVersion = Annotated[
 class _New(BaseModel):
     model_config = ConfigDict(extra="forbid")
     name: str = Field(description="Alias that clients send as `model`", json_schema_extra=ALIAS, examples=["support"])
-    notes: str = Field("", max_length=LONGEST_NOTES)
+    notes: str = Field("", max_length=MAX_NOTES)
 
 
 class NewAdapter(_New):
@@ -113,7 +113,7 @@ class NewScale(BaseModel):
     name: str | None = Field(
         None, description="Alias to register it under; the parent's if not given", json_schema_extra=ALIAS
     )
-    notes: str = Field("", max_length=LONGEST_NOTES)
+    notes: str = Field("", max_length=MAX_NOTES)
     activate: bool | None = Field(None, description="Point the alias at it; null: only if the alias is new")
 
 
@@ -124,7 +124,7 @@ def add_adapters(app: FastAPI, operations: Operations) -> None:
     @app.post("/admin/v1/adapters", tags=["adapters"], **_MAKING)
     async def add_adapter(request: Request, new: NewAdapter) -> Response:
         """Register an adapter, load it on every engine that should hold it, and point its alias at it."""
-        order = Order(
+        order = Registration(
             name=new.name, by=request.state.caller, notes=new.notes, activate=new.activate, may_be_null=new.allow_no_op
         )
         any_local = bool(request.state.is_local)
@@ -139,7 +139,7 @@ def add_adapters(app: FastAPI, operations: Operations) -> None:
     @app.post("/admin/v1/adapters/fuse", tags=["adapters"], **_MAKING)
     async def fuse_adapters(request: Request, new: NewFusion) -> Response:
         """Make a new version out of registered ones."""
-        order = Order(name=new.name, by=request.state.caller, notes=new.notes, activate=new.activate)
+        order = Registration(name=new.name, by=request.state.caller, notes=new.notes, activate=new.activate)
         recipe = Recipe(
             method=new.method,
             rank=new.rank,
@@ -153,7 +153,7 @@ def add_adapters(app: FastAPI, operations: Operations) -> None:
     async def scale_adapter(request: Request, new: NewScale) -> Response:
         """Make a version with more or less of another's effect."""
         name = new.name or operations.state.served_by(new.version).ref.name
-        order = Order(name=name, by=request.state.caller, notes=new.notes, activate=new.activate)
+        order = Registration(name=name, by=request.state.caller, notes=new.notes, activate=new.activate)
         return await _answer(
             request, operations, lambda progress: operations.adapters.scale(new.version, new.factor, order, progress)
         )

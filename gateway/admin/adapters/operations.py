@@ -41,7 +41,7 @@ SHARED_SWEEP_SECONDS: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class Registration:
     """How a version is to be registered.
 
     `activate`: point the alias at it; None: only if there is no such alias yet.
@@ -56,7 +56,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
+class FusionOrigin:
     """What a fusion made: by which recipe, and how far it is from the exact weighted sum."""
 
     recipe: Recipe
@@ -102,7 +102,13 @@ class AdapterOperations:
         self._intake.sweep(self._state.now())
 
     async def add(
-        self, source: str, order: Order, *, any_local: bool, digest: str | None = None, progress: Progress = silent
+        self,
+        source: str,
+        order: Registration,
+        *,
+        any_local: bool,
+        digest: str | None = None,
+        progress: Progress = silent,
     ) -> Entry:
         """Register the adapter at `source`, load it where it belongs, and point its alias at it.
 
@@ -115,7 +121,7 @@ class AdapterOperations:
         async with self._intake.fetched(source, any_local=any_local, digest=digest, progress=progress) as folder:
             return await self._register(folder, source, order, None, progress)
 
-    async def fuse(self, recipe: Recipe, order: Order, progress: Progress = silent) -> Entry:
+    async def fuse(self, recipe: Recipe, order: Registration, progress: Progress = silent) -> Entry:
         """Make a new version out of registered ones, and register it with its recipe.
 
         Raises:
@@ -141,12 +147,12 @@ class AdapterOperations:
                     progress=lambda done, total: progress("fuse", done, total),
                 )
             order = replace(order, may_be_null=order.may_be_null or recipe.is_null)
-            made = Made(recipe=recipe, difference=str(report.errors or ""), warnings=report.warnings)
+            made = FusionOrigin(recipe=recipe, difference=str(report.errors or ""), warnings=report.warnings)
             return await self._register(scratch / "made", "", order, made, progress)
         finally:
             await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
 
-    async def scale(self, version: str, factor: float, order: Order, progress: Progress = silent) -> Entry:
+    async def scale(self, version: str, factor: float, order: Registration, progress: Progress = silent) -> Entry:
         """Make a version whose effect is `factor` times that of another."""
         recipe = Recipe(method=Method.SCALE, parents=(Parent(version=version, weight=factor),))
         return await self.fuse(recipe, order, progress)
@@ -167,7 +173,7 @@ class AdapterOperations:
             self._fused.subtract(versions)
             self._fused += Counter()  # forgets those that nobody reads
 
-    def _check_order(self, order: Order) -> None:
+    def _check_order(self, order: Registration) -> None:
         name = order.name
         check_name(name)
         if order.activate:
@@ -176,7 +182,9 @@ class AdapterOperations:
         if base is not None and base.is_called(name):
             raise Conflict(f"`{name}` is the base model's name; register the adapter under another")
 
-    async def _register(self, folder: Path, source: str, order: Order, made: Made | None, progress: Progress) -> Entry:
+    async def _register(
+        self, folder: Path, source: str, order: Registration, made: FusionOrigin | None, progress: Progress
+    ) -> Entry:
         progress("verify")
         # What we made ourselves of registered versions needs nobody's signature.
         report = await self._intake.verified(folder, is_ours=made is not None)
@@ -192,7 +200,13 @@ class AdapterOperations:
                 await self._discard_unused((str(self._registry / manifest.digest),))
 
     def _entry(
-        self, manifest: Manifest, copy: Path, source: str, order: Order, made: Made | None, report: Report
+        self,
+        manifest: Manifest,
+        copy: Path,
+        source: str,
+        order: Registration,
+        made: FusionOrigin | None,
+        report: Report,
     ) -> Entry:
         ref = AdapterRef(order.name, manifest.digest)
         known = self._state.catalog.entries.get(ref.version)
@@ -216,7 +230,7 @@ class AdapterOperations:
             difference=made.difference if made else "",
         )
 
-    async def _bring_in(self, entry: Entry, order: Order, progress: Progress) -> Entry:
+    async def _bring_in(self, entry: Entry, order: Registration, progress: Progress) -> Entry:
         """Load and check a version; only then does it become a part of the state."""
         state = self._state
         version = entry.ref.version
@@ -242,7 +256,7 @@ class AdapterOperations:
                 await state.engines.remove(version)
                 self._records.drop(version)
 
-    def _pointed_at(self, entry: Entry, catalog: Catalog, order: Order) -> Desired:
+    def _pointed_at(self, entry: Entry, catalog: Catalog, order: Registration) -> Desired:
         """Return the state with `entry` registered and, if so ordered, behind its alias."""
         desired = self._state.desired.with_catalog(catalog)
         name = entry.ref.name

@@ -15,7 +15,7 @@ from gateway.records.state import KeyRecord
 from gateway.store.keys import OVERLAP_SECONDS, key_view
 
 # A hundred years: what is longer is a slip, and later times than that are not everywhere numbers.
-LONGEST_SECONDS: Final = 100 * 366 * 86_400
+MAX_SECONDS: Final = 100 * 366 * 86_400
 HIGHEST_LIMIT: Final = 1_000_000_000
 
 KeyId = Annotated[
@@ -49,7 +49,7 @@ class NewKey(BaseModel):
         None, description="The only models it may use, aliases or the base; null for all, an empty list for none"
     )
     lifetime_seconds: int | None = Field(
-        None, ge=1, le=LONGEST_SECONDS, description="After so long it is refused; null for never"
+        None, ge=1, le=MAX_SECONDS, description="After so long it is refused; null for never"
     )
     requests_per_minute: int | None = Field(None, ge=1, le=HIGHEST_LIMIT, description="Null for no limit")
     tokens_per_minute: int | None = Field(
@@ -68,7 +68,7 @@ class Rotation(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     overlap_seconds: int = Field(
-        OVERLAP_SECONDS, ge=0, le=LONGEST_SECONDS, description="How long the old key is still good; 0 ends it at once"
+        OVERLAP_SECONDS, ge=0, le=MAX_SECONDS, description="How long the old key is still good; 0 ends it at once"
     )
 
 

@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.decide.engine_fields import MOST_OF_A_FIELD
+from gateway.decide.engine_fields import MAX_OF_A_FIELD
 
 _Word = Literal["allow", "deny"]
-_Number = Annotated[int, Field(ge=1, le=MOST_OF_A_FIELD)] | Literal["allow"]
+_Number = Annotated[int, Field(ge=1, le=MAX_OF_A_FIELD)] | Literal["allow"]
 
 
 class EngineFieldRules(BaseModel):

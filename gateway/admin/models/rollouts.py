@@ -21,8 +21,8 @@ REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
     )
 }
 # Kept in the journal for good.
-LONGEST_REASON = 1_000
-_REASON = Field(min_length=1, max_length=LONGEST_REASON, description="Why, for the journal", examples=["better tone"])
+MAX_REASON = 1_000
+_REASON = Field(min_length=1, max_length=MAX_REASON, description="Why, for the journal", examples=["better tone"])
 _SEQUENCE = Field(
     None, ge=1, description="`sequence` of the rollout that this is meant for; if it has moved on since: 409"
 )
@@ -46,7 +46,7 @@ class NewRollout(_Given):
     )
     reason: str = _REASON
     override: str | None = Field(
-        None, max_length=LONGEST_REASON, description="Why without the audit that the plan asks for"
+        None, max_length=MAX_REASON, description="Why without the audit that the plan asks for"
     )
 
 

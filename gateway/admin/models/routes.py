@@ -4,10 +4,10 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
-from gateway.admin.routes.files import LONGEST_NOTES, MOST_ROUTES, Declaration, parse_routes
+from gateway.admin.routes.files import MAX_NOTES, MAX_ROUTES, Declaration, parse_routes
 from gateway.decide.assign import SOURCES
 
-LONGEST_REASON: Final = 1_000
+MAX_REASON: Final = 1_000
 # The state counts from 0 by one; PostgreSQL keeps it in 64 bits.
 HIGHEST_NUMBER: Final = 2**63 - 2
 # Said here, and checked by `adapters.reference`, whose words are better.
@@ -97,13 +97,13 @@ class RouteDeclaration(_Strict):
         description="Rules for fields that engines are sent: `allow`, `deny` or the largest number",
         examples=[{"media_urls": "allow"}],
     )
-    notes: StrictStr | None = Field(None, description=f"A remark, at most {LONGEST_NOTES} characters")
+    notes: StrictStr | None = Field(None, description=f"A remark, at most {MAX_NOTES} characters")
 
 
 class RoutesDeclaration(_Strict):
     """Routes as declared, such as routes.yaml holds."""
 
-    routes: list[RouteDeclaration] = Field(max_length=MOST_ROUTES)
+    routes: list[RouteDeclaration] = Field(max_length=MAX_ROUTES)
     prune: StrictBool | None = Field(None, description="Remove routes that are not declared; else they stay")
 
     def read(self) -> Declaration:
@@ -118,14 +118,14 @@ class RoutesDeclaration(_Strict):
 class RoutesApplication(RoutesDeclaration):
     """Routes to be applied, and why."""
 
-    reason: str = Field("", max_length=LONGEST_REASON, description="For the history and the journal")
+    reason: str = Field("", max_length=MAX_REASON, description="For the history and the journal")
 
 
 class Revert(_Strict):
     """Which version to go back to, and why."""
 
     number: int = Field(ge=1, le=HIGHEST_NUMBER, description="A version's number, as the history lists them")
-    reason: str = Field("", max_length=LONGEST_REASON, description="For the history and the journal")
+    reason: str = Field("", max_length=MAX_REASON, description="For the history and the journal")
 
 
 class NewSplit(_Strict):
@@ -173,7 +173,7 @@ class AppliedView(BaseModel):
     checked: bool = Field(description="Whether `If-Match` made sure that it was the state that was planned for")
 
 
-class JudgeView(BaseModel):
+class JudgePolicyView(BaseModel):
     """Which model judges pairs."""
 
     url: str
@@ -201,7 +201,7 @@ class MirrorView(BaseModel):
     tokens_per_hour: int | None = None
     retention_seconds: int | None = None
     redact: list[str] = []
-    judge: JudgeView | None = None
+    judge: JudgePolicyView | None = None
     comparators: list[str] | None = None
 
 

@@ -23,13 +23,13 @@ from gateway.admin.models.rollouts import (
 )
 from gateway.admin.operations import Operations
 from gateway.admin.paging import Before, Limit, Place, cut, page, place_of
-from gateway.admin.rollouts.operations import Order
+from gateway.admin.rollouts.operations import Actor
 from gateway.admin.rollouts.rollback import roll_back
 from gateway.admin.routes.operations import is_name
-from gateway.rollout.evidence import Standing
+from gateway.rollout.evidence import StageStanding
 from gateway.rollout.explain import plan_line
 from gateway.rollout.plan import canonical
-from gateway.rollout.record import Journey, decode
+from gateway.rollout.record import RolloutRecord, decode
 from gateway.store.errors import StoreError
 
 _Name = Annotated[
@@ -108,7 +108,7 @@ def _add_start_and_rollback(app: FastAPI, operations: Operations) -> None:
     @app.post("/admin/v1/routes/{alias}/rollout", tags=["rollouts"], status_code=201, responses=REFUSALS)
     async def start_rollout(request: Request, alias: _Alias, new: NewRollout) -> RolloutView:
         """Begin to roll a version out by plan. An alias has one open rollout at most."""
-        order = Order(by=request.state.caller, reason=new.reason)
+        order = Actor(by=request.state.caller, reason=new.reason)
         journey = await operations.rollouts.start(alias, new.candidate, new.plan, order, override=new.override)
         return await _view(operations, journey)
 
@@ -118,7 +118,7 @@ def _add_start_and_rollback(app: FastAPI, operations: Operations) -> None:
 
         Answered when every worker of every gateway serves from it, or after a second: `gateways` tells.
         """
-        order = Order(by=request.state.caller, reason=given.reason, sequence=given.sequence)
+        order = Actor(by=request.state.caller, reason=given.reason, sequence=given.sequence)
         done = await roll_back(operations.rollouts, alias, order, given.to)
         before = done.before
         return RollbackView(
@@ -140,20 +140,20 @@ async def _gateways(operations: Operations) -> Gateways | None:
     return Gateways(serving=serving, of=of)
 
 
-def _place(journey: Journey) -> Place:
+def _place(journey: RolloutRecord) -> Place:
     return int(journey.started_at * 1000), journey.rollout.id
 
 
-def _order(request: Request, command: Command) -> Order:
-    return Order(by=request.state.caller, reason=command.reason, sequence=command.sequence)
+def _order(request: Request, command: Command) -> Actor:
+    return Actor(by=request.state.caller, reason=command.reason, sequence=command.sequence)
 
 
-def summary(journey: Journey) -> RolloutSummary:
+def summary(journey: RolloutRecord) -> RolloutSummary:
     """Return a rollout without its figures."""
     return RolloutSummary(**_summary_values(journey))
 
 
-def _summary_values(journey: Journey) -> dict[str, Any]:
+def _summary_values(journey: RolloutRecord) -> dict[str, Any]:
     rollout, last = journey.rollout, journey.last
     return {
         "id": rollout.id,
@@ -177,10 +177,10 @@ def _summary_values(journey: Journey) -> dict[str, Any]:
     }
 
 
-async def _view(operations: Operations, journey: Journey) -> RolloutView:
+async def _view(operations: Operations, journey: RolloutRecord) -> RolloutView:
     rollout = journey.rollout
     now = operations.state.now()
-    standing: Standing | None = None
+    standing: StageStanding | None = None
     problem: str | None = None
     if not rollout.is_over:
         try:
@@ -204,7 +204,7 @@ async def _view(operations: Operations, journey: Journey) -> RolloutView:
     )
 
 
-def _ratio_view(standing: Standing) -> RatioView:
+def _ratio_view(standing: StageStanding) -> RatioView:
     ratio = standing.ratio
     return RatioView(
         verdict=ratio.verdict,

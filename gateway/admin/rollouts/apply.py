@@ -16,7 +16,7 @@ from gateway.observe.rollout_counts import RolloutCounts
 from gateway.records.state import Desired, RouteRecord, Shadow
 from gateway.rollout.events import AUTOMATION, RolledBack, StepFailed, StepInconclusive
 from gateway.rollout.gates.reading import Reading
-from gateway.rollout.record import Journey, record
+from gateway.rollout.record import RolloutRecord, record
 from gateway.rollout.replay import record_of
 from gateway.rollout.rollout import Notify, NotifyPage, Phase, Rollout, Transition
 from gateway.rollout.stage_evidence import needs_noise
@@ -29,7 +29,7 @@ INCONCLUSIVE: Final = "inconclusive"
 
 async def carry_out(
     state: LiveState,
-    journey: Journey,
+    journey: RolloutRecord,
     transitions: Sequence[Transition],
     counts: RolloutCounts,
     *,
@@ -51,7 +51,7 @@ async def carry_out(
     """
     last = transitions[-1]
     journal = [_journal(state, each, journey) for each in transitions]
-    desired = carried(state.desired, journey, int(state.now()))
+    desired = desired_after(state.desired, journey, int(state.now()))
     try:
         await state.change(desired, by=last.event.by, reason=last.why, journal=journal, fence=fence)
     except Overtaken:
@@ -62,21 +62,21 @@ async def carry_out(
     _tell(transitions, counts)
 
 
-def carried(desired: Desired, journey: Journey, now: int) -> Desired:
+def desired_after(desired: Desired, journey: RolloutRecord, now: int) -> Desired:
     """Return the state with a rollout where it stands, and its alias split as it says."""
     rollout = journey.rollout
     route = desired.route(rollout.alias)
     if route is not None:
-        desired = desired.with_route(routed(route, rollout, now))
+        desired = desired.with_route(route_after(route, rollout, now))
     return desired.with_rollout(record(journey))
 
 
-def routed(route: RouteRecord, rollout: Rollout, now: int) -> RouteRecord:
+def route_after(route: RouteRecord, rollout: Rollout, now: int) -> RouteRecord:
     """Return the route with the split and the copies that the rollout wants; itself if it has them."""
     split = rollout.split()
     if route.control != split.control:
         is_back = rollout.phase is Phase.ROLLED_BACK
-        route = (taken_back if is_back else RouteRecord.controlled_by)(route, split.control, now)
+        route = (rolled_back_route if is_back else RouteRecord.controlled_by)(route, split.control, now)
     share = rollout.mirrored_share
     shadow = None
     if share:
@@ -86,7 +86,7 @@ def routed(route: RouteRecord, rollout: Rollout, now: int) -> RouteRecord:
     return msgspec.structs.replace(route, candidate=split.candidate, weight=split.weight, shadow=shadow)
 
 
-def taken_back(route: RouteRecord, version: str, now: int) -> RouteRecord:
+def rolled_back_route(route: RouteRecord, version: str, now: int) -> RouteRecord:
     """Return the route with all its traffic on a former version, and what came after that forgotten.
 
     Or the next rollback would go forward again, to the version that was taken back.
@@ -96,7 +96,7 @@ def taken_back(route: RouteRecord, version: str, now: int) -> RouteRecord:
     return msgspec.structs.replace(route.controlled_by(version, now), previous=older)
 
 
-def _journal(state: LiveState, transition: Transition, journey: Journey) -> dict[str, Any]:
+def _journal(state: LiveState, transition: Transition, journey: RolloutRecord) -> dict[str, Any]:
     rollout = transition.after
     return record_of(transition) | {
         "threshold_seconds": journey.threshold_seconds,

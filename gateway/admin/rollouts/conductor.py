@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from adapters.lifecycle import State
-from gateway.admin.rollouts.apply import carried, carry_out, routed
+from gateway.admin.rollouts.apply import carry_out, desired_after, route_after
 from gateway.admin.rollouts.operations import RolloutOperations
 from gateway.admin.route_journal import changed_routes, digests_of
 from gateway.admin.state import Conflict, Overtaken
-from gateway.observe.rollout_counts import RolloutsReading, RolloutView
+from gateway.observe.rollout_counts import RolloutSeries, RolloutsReading
 from gateway.observe.tally import Tally
 from gateway.rollout.automation import read_gates
 from gateway.rollout.events import AUTOMATION, Aborted, Event, RolledBack, StepPassed
@@ -35,7 +35,7 @@ from gateway.rollout.evidence import (
     threshold_of,
 )
 from gateway.rollout.machine import advance
-from gateway.rollout.record import Journey, decode, record
+from gateway.rollout.record import RolloutRecord, decode, record
 from gateway.rollout.rollout import Phase
 from gateway.store.errors import Fenced, StoreError, StoreUnreadable
 
@@ -77,7 +77,7 @@ class Conductor:
         self.rollouts = rollouts
         self._leader = leader
         self._clock = clock
-        self._views: dict[str, tuple[float, RolloutView]] = {}
+        self._views: dict[str, tuple[float, RolloutSeries]] = {}
         self._entries = 0
         self._drift_at = -DRIFT_SECONDS
         self._trouble = ""
@@ -130,7 +130,7 @@ class Conductor:
         head = self.rollouts.state.store.journal_head()
         return fence, head.number if head is not None else 0
 
-    def _journeys(self) -> tuple[list[Journey], StoreUnreadable | None]:
+    def _journeys(self) -> tuple[list[RolloutRecord], StoreUnreadable | None]:
         """Return the open rollouts, and what is wrong with one that cannot be read: it stops no other."""
         journeys, damage = [], None
         for each in self.rollouts.state.desired.rollouts:
@@ -189,7 +189,7 @@ class Conductor:
             except Conflict as error:  # another was first, or a worker lags: seen at the next look
                 log.info("rollout %s: %s", rollout_id, error)
 
-    async def _step(self, journey: Journey, counts: StageCounts, fence: int) -> None:
+    async def _step(self, journey: RolloutRecord, counts: StageCounts, fence: int) -> None:
         state, rollout = self.rollouts.state, journey.rollout
         event = self._without_counts(journey) or judged(journey, counts, state.now())
         if event is not None:
@@ -207,7 +207,7 @@ class Conductor:
             return
         await self._make_good(journey, counts, fence)
 
-    def _without_counts(self, journey: Journey) -> Event | None:
+    def _without_counts(self, journey: RolloutRecord) -> Event | None:
         """Return what has to happen whatever was counted, or None."""
         state, rollout = self.rollouts.state, journey.rollout
         now = state.now()
@@ -220,7 +220,7 @@ class Conductor:
             return RolledBack(at=now, by=AUTOMATION, reason=f"`{rollout.candidate}` {why}")
         return None
 
-    async def _make_good(self, journey: Journey, counts: StageCounts, fence: int) -> None:
+    async def _make_good(self, journey: RolloutRecord, counts: StageCounts, fence: int) -> None:
         """Store what is missing: a threshold that can be said by now, and the split if another gateway spoilt it."""
         state, rollout = self.rollouts.state, journey.rollout
         stage = rollout.current
@@ -230,16 +230,16 @@ class Conductor:
                 await self._set_threshold(journey, seconds, sum(counts.control.durations), fence)
                 return
         route = state.desired.route(rollout.alias)
-        if route is not None and routed(route, rollout, int(state.now())) != route:
+        if route is not None and route_after(route, rollout, int(state.now())) != route:
             reason = f"the split was not that of rollout `{rollout.id}`"
-            desired = carried(state.desired, journey, int(state.now()))
+            desired = desired_after(state.desired, journey, int(state.now()))
             records = changed_routes(
                 state.desired, desired, by=AUTOMATION, reason=reason, at=state.now(), catalog=state.catalog
             )
             log.warning("`%s`: %s; it is set right", rollout.alias, reason)
             await state.change(desired, by=AUTOMATION, reason=reason, journal=records, fence=fence)
 
-    async def _set_threshold(self, journey: Journey, seconds: float, n: int, fence: int) -> None:
+    async def _set_threshold(self, journey: RolloutRecord, seconds: float, n: int, fence: int) -> None:
         state, rollout = self.rollouts.state, journey.rollout
         known = journey.with_threshold(seconds)
         reason = f"no requests were counted before the stage; of {n:,} of the control within it"
@@ -260,11 +260,11 @@ class Conductor:
             state.desired.with_rollout(record(known)), by=AUTOMATION, reason=reason, journal=(entry,), fence=fence
         )
 
-    def _note(self, journey: Journey, counts: StageCounts) -> None:
+    def _note(self, journey: RolloutRecord, counts: StageCounts) -> None:
         """Keep what the gates say, for the metrics."""
         rollout = journey.rollout
         facts = facts_of(counts, journey)
-        view = RolloutView(
+        view = RolloutSeries(
             alias=rollout.alias,
             phase=rollout.phase,
             stage=rollout.stage,
@@ -291,7 +291,7 @@ class Conductor:
                 continue
             at, view = self._views.get(each.id, (0.0, None))
             if view is None or not self.is_leader or self._clock() - at > FRESH_SECONDS:
-                view = RolloutView(alias=rollout.alias, phase=rollout.phase, stage=rollout.stage)
+                view = RolloutSeries(alias=rollout.alias, phase=rollout.phase, stage=rollout.stage)
             views.append(view)
         return RolloutsReading(
             weights=weights,

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from evaluators.judge.over_time import BaselineOf
-from evaluators.observation import Judged, Kind
+from evaluators.observation import Kind, ScoredPair
 from evaluators.statistics.windows import Window, window_from
 
 # A rollout's default shadow stage has 500 pairs; of fewer sessions than this shares are off by several points.
@@ -85,7 +85,7 @@ def sessions_in(window: Window, name: str = OUTPUT_LENGTH) -> int:
     return 0 if evidence is None else evidence.n
 
 
-def made_from(pairs: Iterable[Judged], *, version: str, alias: str, rollout: str, at: float) -> Baseline:
+def made_from(pairs: Iterable[ScoredPair], *, version: str, alias: str, rollout: str, at: float) -> Baseline:
     """Return the baseline that the pairs of a version's own rollout make; an empty one if they are too few.
 
     Args:

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from evaluators.judge.over_time import Alarm, BaselineOf, Distance, OverTime
-from evaluators.observation import Judged, Kind
+from evaluators.observation import Kind, ScoredPair
 from evaluators.statistics.detector import RUN_LENGTH
 from gateway.admin.rollouts.drift_baseline import (
     FEWEST_SESSIONS,
@@ -185,7 +185,7 @@ class _Follow:
         else:
             self._gathered = BaselineOf(baseline.version)
 
-    def add(self, judged: Judged) -> None:
+    def add(self, judged: ScoredPair) -> None:
         """Take in the alias's next pair."""
         self.last = judged.number
         if judged.kind is not Kind.BASE or judged.other != self.baseline.version:

@@ -15,14 +15,14 @@ from gateway.admin.rollouts.operations import UnknownRollout
 from gateway.admin.route_journal import member
 from gateway.rollout import journal as chain
 from gateway.rollout.explain import InvalidHead, UnknownDecision, sentences, standing_lines
-from gateway.rollout.record import Journey
+from gateway.rollout.record import RolloutRecord
 from gateway.rollout.replay import KIND, ReplayError, replay
 from gateway.store.errors import StoreError
 from gateway.store.sql import Store
 
 # Both databases count to here.
 _LARGEST: Final = 2**63 - 1
-_MOST_DIGITS: Final = 19  # beyond thousands of them Python refuses to read a number
+_MAX_DIGITS: Final = 19  # beyond thousands of them Python refuses to read a number
 _Number = Annotated[int, InPath(ge=1, le=_LARGEST, description="The entry's number, from 1")]
 
 
@@ -81,7 +81,7 @@ def add_journal(app: FastAPI, operations: Operations) -> None:
 async def _explained(operations: Operations, decision: str) -> DecisionView:
     store = operations.state.store
     if decision.isascii() and decision.isdigit():
-        if len(decision) > _MOST_DIGITS or not 1 <= int(decision) <= _LARGEST:
+        if len(decision) > _MAX_DIGITS or not 1 <= int(decision) <= _LARGEST:
             raise UnknownDecision(f"the journal has no entry `{decision[:100]}`")
         return _told(decision, [await asyncio.to_thread(_entry, store, int(decision))], None)
     try:
@@ -98,27 +98,27 @@ async def _explained(operations: Operations, decision: str) -> DecisionView:
     return told
 
 
-def entry_view(entry: chain.Entry) -> EntryView:
+def entry_view(entry: chain.JournalEntry) -> EntryView:
     """Return a journal entry as the API shows it."""
     return EntryView(number=entry.number, previous=entry.previous, hash=entry.hash, record=dict(entry.record))
 
 
-def parse_head(text: str) -> chain.Head:
+def parse_head(text: str) -> chain.JournalHead:
     """Return the head written as NUMBER:HASH.
 
     Raises:
         InvalidHead: It is not written so.
     """
     number, _, digest = text.partition(":")
-    is_number = number.isascii() and number.isdigit() and len(number) <= _MOST_DIGITS and 0 < int(number) <= _LARGEST
+    is_number = number.isascii() and number.isdigit() and len(number) <= _MAX_DIGITS and 0 < int(number) <= _LARGEST
     if not is_number or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
         raise InvalidHead(
             f"`{text[:100]}` is no head; write NUMBER:HASH with 64 hex digits, as `journal export` prints it"
         )
-    return chain.Head(number=int(number), hash=digest)
+    return chain.JournalHead(number=int(number), hash=digest)
 
 
-def _checked(store: Store, noted: chain.Head | None) -> JournalCheck:
+def _checked(store: Store, noted: chain.JournalHead | None) -> JournalCheck:
     found = store.verify_journal()
     head = store.journal_head()
     if found is None and noted is not None:
@@ -131,7 +131,7 @@ def _checked(store: Store, noted: chain.Head | None) -> JournalCheck:
     )
 
 
-def _compared(store: Store, noted: chain.Head) -> chain.Break | None:
+def _compared(store: Store, noted: chain.JournalHead) -> chain.Break | None:
     """Return what is wrong with a chain that holds in itself, given one of its entries as noted elsewhere."""
     entries = store.journal(after=noted.number - 1, limit=1)
     if not entries:
@@ -142,16 +142,16 @@ def _compared(store: Store, noted: chain.Head) -> chain.Break | None:
     return None
 
 
-def _entry(store: Store, number: int) -> chain.Entry:
+def _entry(store: Store, number: int) -> chain.JournalEntry:
     entries = store.journal(after=number - 1, limit=1)
     if not entries or entries[0].number != number:
         raise UnknownDecision(f"the journal has no entry `{number}`; `loragate journal ls` lists them")
     return entries[0]
 
 
-def _story(store: Store, journey: Journey) -> list[chain.Entry]:
+def _story(store: Store, journey: RolloutRecord) -> list[chain.JournalEntry]:
     """Return all entries that name a rollout, the oldest first."""
-    entries: list[chain.Entry] = []
+    entries: list[chain.JournalEntry] = []
     after, about = journey.journal_after, member("rollout", journey.rollout.id)
     while page := store.journal(after=after, about=about):
         entries += page
@@ -159,7 +159,7 @@ def _story(store: Store, journey: Journey) -> list[chain.Entry]:
     return entries
 
 
-def _replayed(entries: Sequence[chain.Entry], journey: Journey) -> str:
+def _replayed(entries: Sequence[chain.JournalEntry], journey: RolloutRecord) -> str:
     try:
         state = replay(each.record for each in entries if each.record.get("kind") == KIND)
     except ReplayError as error:
@@ -167,7 +167,7 @@ def _replayed(entries: Sequence[chain.Entry], journey: Journey) -> str:
     return "as stored" if state == journey.rollout else "other: the records lead elsewhere than to what is stored"
 
 
-def _told(decision: str, entries: Sequence[chain.Entry], replayed: str | None) -> DecisionView:
+def _told(decision: str, entries: Sequence[chain.JournalEntry], replayed: str | None) -> DecisionView:
     first = entries[0].record if entries else {}
     alias, rollout = first.get("alias"), first.get("rollout")
     return DecisionView(

@@ -20,14 +20,14 @@ from gateway.admin.routes.operations import UnknownRoute
 from gateway.admin.state import Conflict, LiveState, Overtaken
 from gateway.observe.rollout_counts import RolloutCounts
 from gateway.observe.tally import Tally
-from gateway.records.state import RolloutRecord, RouteRecord
+from gateway.records.state import RolloutRow, RouteRecord
 from gateway.rollout.comparable import judged_share, pairs_problem
 from gateway.rollout.events import Aborted, Approved, Created, Event, Paused, Promoted, Resumed, RolledBack, Started
-from gateway.rollout.evidence import Standing, counts_of, standing_of, threshold_of
+from gateway.rollout.evidence import StageStanding, counts_of, standing_of, threshold_of
 from gateway.rollout.machine import IllegalEvent, advance, create
 from gateway.rollout.plan import Plan
 from gateway.rollout.plan_parser import parse_plan
-from gateway.rollout.record import Journey, Last, decode
+from gateway.rollout.record import Last, RolloutRecord, decode
 from gateway.rollout.rollout import Rollout
 from gateway.rollout.rules import RULES
 
@@ -47,13 +47,13 @@ class UnknownRollout(LookupError):
 class RolloutOver(Conflict):
     """The rollout has ended; `phase` is how."""
 
-    def __init__(self, journey: Journey) -> None:
+    def __init__(self, journey: RolloutRecord) -> None:
         self.phase = journey.rollout.phase
         super().__init__(f"rollout `{journey.rollout.id}` is over (`{self.phase}`); {journey.told()}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class Actor:
     """Who orders something, and why; `sequence`: the rollout's number that it was made for, if it says so."""
 
     by: str
@@ -85,8 +85,8 @@ class RolloutOperations:
         self._new_id = new_id
 
     async def start(
-        self, alias: str, candidate: str, plan: object, order: Order, *, override: str | None = None
-    ) -> Journey:
+        self, alias: str, candidate: str, plan: object, order: Actor, *, override: str | None = None
+    ) -> RolloutRecord:
         """Begin to roll a version out by plan.
 
         Args:
@@ -126,7 +126,7 @@ class RolloutOperations:
                     started = advance(created.after, Started(at=now, by=order.by, override=override or None))
                 except IllegalEvent as error:
                     raise Conflict(str(error)) from None
-                drafted = Journey(
+                drafted = RolloutRecord(
                     rollout=created.after,
                     by=order.by,
                     reason=order.reason,
@@ -180,21 +180,21 @@ class RolloutOperations:
             [],
         )
 
-    async def approve(self, name: str, order: Order) -> Journey:
+    async def approve(self, name: str, order: Actor) -> RolloutRecord:
         """Let the stage's `manual` gate pass."""
         return await self._move(
             name, order, lambda rollout, at: Approved(at=at, by=order.by, reason=order.reason, stage=rollout.stage)
         )
 
-    async def pause(self, name: str, order: Order) -> Journey:
+    async def pause(self, name: str, order: Actor) -> RolloutRecord:
         """Hold it where it is; a gate that fails still rolls it back."""
         return await self._move(name, order, lambda _, at: Paused(at=at, by=order.by, reason=order.reason))
 
-    async def resume(self, name: str, order: Order) -> Journey:
+    async def resume(self, name: str, order: Actor) -> RolloutRecord:
         """Begin the paused stage anew."""
         return await self._move(name, order, lambda _, at: Resumed(at=at, by=order.by, reason=order.reason))
 
-    async def promote(self, name: str, order: Order, *, is_early: bool = False) -> Journey:
+    async def promote(self, name: str, order: Actor, *, is_early: bool = False) -> RolloutRecord:
         """Make the candidate the control; `is_early`: before the plan is complete, too."""
 
         def event(rollout: Rollout, at: float) -> Promoted:
@@ -203,13 +203,13 @@ class RolloutOperations:
 
         return await self._move(name, order, event)
 
-    async def abort(self, name: str, order: Order) -> Journey:
+    async def abort(self, name: str, order: Actor) -> RolloutRecord:
         """End it without a verdict; all traffic is the control's."""
         return await self._move(
             name, order, lambda _, at: Aborted(at=at, by=order.by, reason=order.reason), insists=True
         )
 
-    async def take_back(self, name: str, order: Order, to_version: str | None = None) -> Journey:
+    async def take_back(self, name: str, order: Actor, to_version: str | None = None) -> RolloutRecord:
         """Roll an open rollout back, to the version that was the control when it began or to another."""
 
         def event(_: Rollout, at: float) -> RolledBack:
@@ -218,8 +218,8 @@ class RolloutOperations:
         return await self._move(name, order, event, insists=True)
 
     async def _move(
-        self, name: str, order: Order, event_of: Callable[[Rollout, float], Event], *, insists: bool = False
-    ) -> Journey:
+        self, name: str, order: Actor, event_of: Callable[[Rollout, float], Event], *, insists: bool = False
+    ) -> RolloutRecord:
         """Carry out one event; `insists`: also if the rollout has moved meanwhile, for what holds wherever it is."""
         seen = order.sequence
         await self.catch_up()
@@ -250,7 +250,7 @@ class RolloutOperations:
         with contextlib.suppress(Conflict):  # a worker lags; it gets the next table
             await self.state.follow(version)
 
-    async def open_journey(self, name: str) -> Journey:
+    async def open_journey(self, name: str) -> RolloutRecord:
         """Return an open rollout.
 
         Raises:
@@ -262,7 +262,7 @@ class RolloutOperations:
             raise RolloutOver(journey)
         return journey
 
-    async def journey(self, name: str) -> Journey:
+    async def journey(self, name: str) -> RolloutRecord:
         """Return a rollout, open or over; of an alias the open one, else its last.
 
         Raises:
@@ -279,7 +279,7 @@ class RolloutOperations:
             )
         return decode(found.body)
 
-    async def standing(self, journey: Journey) -> Standing:
+    async def standing(self, journey: RolloutRecord) -> StageStanding:
         """Return what the gates of an open rollout's stage say now.
 
         Raises:
@@ -291,7 +291,7 @@ class RolloutOperations:
 
     async def stored(
         self, alias: str | None = None, limit: int = 1000, before: str | None = None
-    ) -> tuple[RolloutRecord, ...]:
+    ) -> tuple[RolloutRow, ...]:
         """Return rollouts, open and over, the newest first; those before one by its id."""
         return await asyncio.to_thread(self.state.store.rollouts, alias, before=before, limit=limit)
 

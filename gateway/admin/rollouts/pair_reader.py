@@ -15,16 +15,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
-from evaluators.observation import Judged
+from evaluators.observation import ScoredPair
 from gateway.decide.assign import Arm
-from gateway.observe.tally import MOST_ACCOUNTS
+from gateway.observe.tally import MAX_ACCOUNTS
 from gateway.rollout.evidence import FEEDBACK, NO_PAIRS, StagePairs
 from gateway.rollout.gates.by_account import OTHERS
 from gateway.rollout.gates.reading import Reading
 from gateway.rollout.gates.traffic import AccountStreams, Streams
-from gateway.rollout.gates.unit_shares import Count, Units, units_of
+from gateway.rollout.gates.unit_shares import ArmUnits, Count, units_of
 from gateway.rollout.plan import Stage
-from gateway.rollout.record import Journey
+from gateway.rollout.record import RolloutRecord
 from gateway.rollout.rollout import Rollout
 from gateway.rollout.stage_evidence import StageEvidence
 from gateway.store.evaluators import Evaluators
@@ -35,19 +35,19 @@ from gateway.store.sql import Store
 log = logging.getLogger("loragate.shadow")
 
 # Of rollouts whose figures were asked for and which have ended since; the leader forgets them sooner.
-MOST_BOOKS: Final = 256
+MAX_BOOKS: Final = 256
 # At one look, to listeners: what is more comes at the next one. Twenty thousand take a second.
-MOST_HEARD: Final = 20_000
+MAX_HEARD: Final = 20_000
 NOBODY_COMPARES: Final = (
     "an evaluator: none is alive, so nothing is compared; start one with `loragate evaluate`, or let this gateway "
     "run its own (`evaluator.enabled`)"
 )
 
 
-class Listener(Protocol):
+class PairListener(Protocol):
     """Someone who wants to see each pair once."""
 
-    def saw(self, judged: Judged) -> None:
+    def saw(self, judged: ScoredPair) -> None:
         """Take in a pair that was compared."""
 
 
@@ -65,9 +65,9 @@ class Watch:
         self._books: dict[str, _Book] = {}
         self._turn = threading.Lock()
         self._heard: int | None = None
-        self.listeners: list[Listener] = []
+        self.listeners: list[PairListener] = []
 
-    def read(self, journey: Journey, now: float) -> StagePairs:
+    def read(self, journey: RolloutRecord, now: float) -> StagePairs:
         """Read what is new of a rollout, and return what its pairs say.
 
         Args:
@@ -86,7 +86,7 @@ class Watch:
                 book.add(judged)
             book.close(now)
             found = book.said(rollout.stage)
-            while len(self._books) > MOST_BOOKS:
+            while len(self._books) > MAX_BOOKS:
                 del self._books[next(iter(self._books))]
         warnings = () if stage is None or not stage.wants_pairs else self._warnings()
         return replace(found, thumbs=thumbs, warnings=warnings)
@@ -96,7 +96,7 @@ class Watch:
             return None
         counts = self._feedbacks.counts(rollout.id, rollout.stage)
         control, candidate = (_units(counts, arm) for arm in Arm)
-        by_account = self._feedbacks.counts_by_account(rollout.id, rollout.stage, 2 * MOST_ACCOUNTS)
+        by_account = self._feedbacks.counts_by_account(rollout.id, rollout.stage, 2 * MAX_ACCOUNTS)
         accounts = [
             AccountStreams(account=name, control=_units(each, Arm.CONTROL), candidate=_units(each, Arm.CANDIDATE))
             for name, each in by_account.items()
@@ -115,7 +115,7 @@ class Watch:
     def _warnings(self) -> tuple[str, ...]:
         return () if self._evaluators.alive() else (NOBODY_COMPARES,)
 
-    def look(self, journeys: Sequence[Journey], now: float) -> dict[str, StagePairs]:
+    def look(self, journeys: Sequence[RolloutRecord], now: float) -> dict[str, StagePairs]:
         """Return what the pairs of all open rollouts say, by rollout; tell listeners of new pairs. For the leader."""
         self._tell()
         found = {journey.rollout.id: self.read(journey, now) for journey in journeys}
@@ -132,7 +132,7 @@ class Watch:
             return
         if self._heard is None:
             self._heard = self._pairs.head()
-        for _ in range(MOST_HEARD // PAGE):
+        for _ in range(MAX_HEARD // PAGE):
             page = self._pairs.since(self._heard)
             for judged in page:
                 self._heard = judged.number
@@ -142,7 +142,7 @@ class Watch:
                 return
 
 
-def _units(counts: Mapping[str, tuple[int, int]], arm: Arm) -> Units:
+def _units(counts: Mapping[str, tuple[int, int]], arm: Arm) -> ArmUnits:
     n, bad = counts.get(arm, (0, 0))
     return units_of(Count(n=n, bad=bad))
 
@@ -154,7 +154,7 @@ class _Book:
         self._rollout = rollout
         self._judged_share = judged_share
         self._stages: dict[int, StageEvidence] = {}
-        self._early: dict[int, list[Judged]] = {}
+        self._early: dict[int, list[ScoredPair]] = {}
         self.last = 0
 
     def enter(self, wants: Sequence[tuple[int, Stage]]) -> None:
@@ -165,7 +165,7 @@ class _Book:
                 for judged in self._early.pop(number, ()):
                     self._stages[number].add(judged)
 
-    def add(self, judged: Judged) -> None:
+    def add(self, judged: ScoredPair) -> None:
         """Take in the next pair."""
         self.last = judged.number
         stage = self._stages.get(judged.stage)

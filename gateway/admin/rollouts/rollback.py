@@ -12,12 +12,12 @@ from typing import Any, Final
 import msgspec
 
 from adapters.lifecycle import State
-from gateway.admin.rollouts.apply import OPERATOR, log, taken_back
-from gateway.admin.rollouts.operations import TRIES, Order, RolloutOperations, RolloutOver
+from gateway.admin.rollouts.apply import OPERATOR, log, rolled_back_route
+from gateway.admin.rollouts.operations import TRIES, Actor, RolloutOperations, RolloutOver
 from gateway.admin.route_journal import member, route_record
 from gateway.admin.routes.operations import UnknownRoute
 from gateway.admin.state import Conflict, LiveState, Overtaken
-from gateway.records.state import RolloutRecord, RouteRecord
+from gateway.records.state import RolloutRow, RouteRecord
 from gateway.rollout.record import decode
 from gateway.rollout.replay import KIND
 from gateway.rollout.rollout import Phase, Rollout
@@ -45,7 +45,7 @@ class Restored:
     not_ready_on: tuple[str, ...]
 
 
-async def roll_back(rollouts: RolloutOperations, alias: str, order: Order, to_version: str | None = None) -> Restored:
+async def roll_back(rollouts: RolloutOperations, alias: str, order: Actor, to_version: str | None = None) -> Restored:
     """Give an alias's traffic back to the version it had before, or to another.
 
     Args:
@@ -87,7 +87,7 @@ def _readable(state: LiveState, alias: str) -> Rollout | None:
     return None if record is None else _rollout(record)
 
 
-def _rollout(record: RolloutRecord) -> Rollout | None:
+def _rollout(record: RolloutRow) -> Rollout | None:
     try:
         return decode(record.body).rollout
     except StoreUnreadable as error:  # what is served can be taken back all the same
@@ -95,7 +95,7 @@ def _rollout(record: RolloutRecord) -> Rollout | None:
         return None
 
 
-async def _flip(rollouts: RolloutOperations, alias: str, order: Order, wanted: str | None) -> Restored:
+async def _flip(rollouts: RolloutOperations, alias: str, order: Actor, wanted: str | None) -> Restored:
     state = rollouts.state
     async with state.turn:
         before = _route(state, alias)
@@ -110,7 +110,7 @@ async def _flip(rollouts: RolloutOperations, alias: str, order: Order, wanted: s
         else:
             if wanted is None:
                 await asyncio.to_thread(_check_not_back_already, state, before, now)
-            after = taken_back(before, wanted or _newest(state, before), int(now))
+            after = rolled_back_route(before, wanted or _newest(state, before), int(now))
         if (after.control, after.weight) == (before.control, before.weight):
             raise Conflict(f"`{alias}` serves `{after.control}` alone already")
         undone = damaged.id if damaged is not None else await _promoted_by(rollouts, before)
@@ -126,13 +126,13 @@ async def _flip(rollouts: RolloutOperations, alias: str, order: Order, wanted: s
         return _restored(state, before, after, undone)
 
 
-def _tell(rollouts: RolloutOperations, after: RouteRecord, order: Order) -> None:
+def _tell(rollouts: RolloutOperations, after: RouteRecord, order: Actor) -> None:
     rollouts.counts.rollbacks[after.alias, OPERATOR] += 1
     log.warning("`%s` was rolled back to `%s` by %s: %s", after.alias, after.control, order.by, order.reason)
 
 
 def _record(
-    state: LiveState, before: RouteRecord, after: RouteRecord, order: Order, now: float, undone: str | None
+    state: LiveState, before: RouteRecord, after: RouteRecord, order: Actor, now: float, undone: str | None
 ) -> dict[str, Any]:
     change = route_record(before, after, by=order.by, reason=order.reason, at=now, catalog=state.catalog)
     return change | {"kind": ROLLBACK, "rollout": undone}

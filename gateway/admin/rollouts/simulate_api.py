@@ -11,7 +11,7 @@ from gateway.admin.operations import Operations
 from gateway.rollout.explain import plan_line
 from gateway.rollout.plan import Plan, canonical
 from gateway.rollout.plan_parser import InvalidPlan, parse_plan
-from gateway.rollout.record import Journey, decode
+from gateway.rollout.record import RolloutRecord, decode
 from gateway.rollout.rollout import Phase
 from gateway.rollout.simulate import Outcome, Stop, not_replayed, simulate
 from gateway.store.pairs import Pairs
@@ -19,7 +19,7 @@ from gateway.store.sql import Store
 
 WEEK_SECONDS: Final = 7 * 24 * 3600
 # Each takes up to some seconds of one core.
-MOST_ROLLOUTS: Final = 200
+MAX_ROLLOUTS: Final = 200
 
 
 class Simulation(BaseModel):
@@ -80,7 +80,7 @@ def add_simulation(app: FastAPI, operations: Operations) -> None:
         if not any(stage.wants_pairs for stage in plan.stages):
             raise InvalidPlan(["plan: no stage reads pairs, so there is nothing to replay; give it a `shadow`"])
         since = operations.state.now() - given.since_seconds
-        stored = await operations.rollouts.stored(given.alias, limit=MOST_ROLLOUTS)
+        stored = await operations.rollouts.stored(given.alias, limit=MAX_ROLLOUTS)
         journeys = [each for each in (decode(record.body) for record in stored) if each.started_at >= since]
         store = operations.state.store
         rollouts = [await asyncio.to_thread(_replayed, store, plan, journey) for journey in journeys]
@@ -90,7 +90,7 @@ def add_simulation(app: FastAPI, operations: Operations) -> None:
         )
 
 
-def _replayed(store: Store, plan: Plan, journey: Journey) -> ReplayedRollout:
+def _replayed(store: Store, plan: Plan, journey: RolloutRecord) -> ReplayedRollout:
     rollout, last = journey.rollout, journey.last
     pairs = Pairs(store).of(rollout.id)
     return ReplayedRollout(

@@ -24,7 +24,7 @@ from gateway.admin.models.routes import (
 )
 from gateway.admin.operations import Operations
 from gateway.admin.paging import After, Limit, Place, page
-from gateway.admin.routes.operations import Difference, Order
+from gateway.admin.routes.operations import ChangeRequest, RouteDifference
 from gateway.admin.routes.plan import RoutePlan, compare
 from gateway.records.state import RouteRecord, RouteVersion
 
@@ -131,7 +131,7 @@ def _add_changing(app: FastAPI, operations: Operations) -> None:
         request: Request, response: Response, new: RoutesApplication, if_match: IfMatch = "*"
     ) -> dict[str, Any]:
         """Make the routes as declared, all or none. Applying the same again changes nothing."""
-        order = Order(by=request.state.caller, reason=new.reason, if_version=_version_in(if_match))
+        order = ChangeRequest(by=request.state.caller, reason=new.reason, if_version=_version_in(if_match))
         declaration = await asyncio.to_thread(new.read)
         return _applied(await operations.routes.apply(declaration, order), order, response)
 
@@ -145,7 +145,7 @@ def _add_changing(app: FastAPI, operations: Operations) -> None:
         request: Request, response: Response, alias: Alias, to: Revert, if_match: IfMatch = "*"
     ) -> dict[str, Any]:
         """Make an alias's route as it was in one of its versions; that is a new version."""
-        order = Order(by=request.state.caller, reason=to.reason, if_version=_version_in(if_match))
+        order = ChangeRequest(by=request.state.caller, reason=to.reason, if_version=_version_in(if_match))
         return _applied(await operations.routes.revert(alias, to.number, order), order, response)
 
     @app.put(
@@ -158,7 +158,7 @@ def _add_changing(app: FastAPI, operations: Operations) -> None:
         request: Request, response: Response, alias: Alias, new: NewSplit, if_match: IfMatch = "*"
     ) -> dict[str, Any]:
         """Give a candidate version a share of an alias's units."""
-        order = Order(by=request.state.caller, if_version=_version_in(if_match))
+        order = ChangeRequest(by=request.state.caller, if_version=_version_in(if_match))
         route = await operations.routes.split(alias, new.candidate, new.weight, order)
         response.headers["etag"] = _tag(operations.state.desired.version)
         return _route_view(operations, route)
@@ -168,7 +168,7 @@ def _place(route: RouteRecord) -> Place:
     return 0, route.alias
 
 
-def _applied(plan: RoutePlan, order: Order, response: Response) -> dict[str, Any]:
+def _applied(plan: RoutePlan, order: ChangeRequest, response: Response) -> dict[str, Any]:
     version = plan.version + bool(plan.changes)
     response.headers["etag"] = _tag(version)
     return {"plan": plan.view(), "version": version, "checked": order.if_version is not None}
@@ -194,7 +194,7 @@ def _version_view(version: RouteVersion) -> dict[str, Any]:
     return values
 
 
-def _difference_view(alias: str, found: Difference) -> dict[str, Any]:
+def _difference_view(alias: str, found: RouteDifference) -> dict[str, Any]:
     return {
         "alias": alias,
         "from_": found.first.number if found.first is not None else 0,

@@ -29,10 +29,10 @@ from gateway.rollout.plan import canonical
 from gateway.rollout.plan_parser import InvalidPlan, parse_plan
 
 # Every worker gets the whole table with every change.
-MOST_ROUTES: Final = 10_000
-LONGEST_NOTES: Final = 10_000
+MAX_ROUTES: Final = 10_000
+MAX_NOTES: Final = 10_000
 # A kilobyte for each of so many routes; one with everything but long notes takes 400 bytes.
-MOST_FILE_BYTES: Final = 10_000_000
+MAX_FILE_BYTES: Final = 10_000_000
 
 _KEYS: Final = ("routes", "prune")
 _ROUTE_KEYS: Final = (
@@ -49,7 +49,7 @@ _ROUTE_KEYS: Final = (
 )
 _LIMIT_KEYS: Final = RouteLimits.__struct_fields__
 # After so many problems the file is not one of routes at all.
-_MOST_PROBLEMS: Final = 100
+_MAX_PROBLEMS: Final = 100
 
 
 class InvalidRoutes(ValueError):
@@ -114,9 +114,9 @@ def parse_routes(values: object) -> Declaration:
     reader = _Reader()
     declaration = reader.declaration(values)
     if reader.problems:
-        rest = len(reader.problems) - _MOST_PROBLEMS
+        rest = len(reader.problems) - _MAX_PROBLEMS
         more = [f"and {rest} problems more"] if rest > 0 else []
-        raise InvalidRoutes([*reader.problems[:_MOST_PROBLEMS], *more])
+        raise InvalidRoutes([*reader.problems[:_MAX_PROBLEMS], *more])
     return declaration
 
 
@@ -137,8 +137,8 @@ class _Reader:
         if "routes" not in values:
             self.problems.append("routes: is missing; write a list of routes, which may be empty")
         routes = values.get("routes")
-        if routes is not None and (not isinstance(routes, list | tuple) or len(routes) > MOST_ROUTES):
-            self.problems.append(f"routes: is {_kind(routes)}, not a list of at most {MOST_ROUTES} routes")
+        if routes is not None and (not isinstance(routes, list | tuple) or len(routes) > MAX_ROUTES):
+            self.problems.append(f"routes: is {_kind(routes)}, not a list of at most {MAX_ROUTES} routes")
             routes = None
         prune = values.get("prune")
         if prune is not None and not isinstance(prune, bool):
@@ -168,7 +168,7 @@ class _Reader:
             plan=self._plan(f"{where}.plan", values.get("plan")),
             limits=self._limits(f"{where}.limits", values.get("limits")),
             engine_fields=self._engine_fields(f"{where}.engine_fields", values.get("engine_fields")),
-            notes=self._values.text(f"{where}.notes", values.get("notes"), LONGEST_NOTES),
+            notes=self._values.text(f"{where}.notes", values.get("notes"), MAX_NOTES),
             where=where,
         )
 

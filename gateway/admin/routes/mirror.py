@@ -21,7 +21,7 @@ from gateway.decide.sample import DEFAULT_NOISE_SHARE
 from gateway.mirror.redactors import InvalidRedactor, check_name
 from gateway.records.state import Capture, JudgePolicy, MirrorPolicy
 
-LONGEST_RUBRIC: Final = 10_000
+MAX_RUBRIC: Final = 10_000
 _KEYS: Final = (
     "share",
     "capture",
@@ -95,7 +95,7 @@ def _judge(values: Values, where: str, value: object) -> JudgePolicy | None:
         key_env=values.matching(f"{where}.key_env", key_env, _VARIABLE, "an environment variable's name")
         if key_env not in (None, "")
         else "",
-        rubric=values.text(f"{where}.rubric", given.get("rubric"), LONGEST_RUBRIC),
+        rubric=values.text(f"{where}.rubric", given.get("rubric"), MAX_RUBRIC),
         share=values.share(f"{where}.share", given.get("share"), TOTAL_WEIGHT),
         pairs_per_hour=values.limit(f"{where}.pairs_per_hour", given.get("pairs_per_hour")),
     )

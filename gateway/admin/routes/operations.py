@@ -36,7 +36,7 @@ def is_name(alias: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class ChangeRequest:
     """Who wants a change and why. `if_version`: only if the state is still at this version."""
 
     by: str
@@ -45,7 +45,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class RouteDifference:
     """From one version of a route to another; number 0 stands for none."""
 
     first: RouteVersion | None
@@ -95,7 +95,7 @@ class RouteOperations:
             self._state.desired, declaration.routes, prune=declaration.prune, circumstances=circumstances
         )
 
-    async def apply(self, declaration: Declaration, order: Order) -> RoutePlan:
+    async def apply(self, declaration: Declaration, order: ChangeRequest) -> RoutePlan:
         """Make the routes as declared, all or none; returns what was done.
 
         Raises:
@@ -105,7 +105,7 @@ class RouteOperations:
         """
         return await self._carry_out(lambda: self.plan(declaration), order)
 
-    async def _carry_out(self, make_plan: Callable[[], RoutePlan], order: Order) -> RoutePlan:
+    async def _carry_out(self, make_plan: Callable[[], RoutePlan], order: ChangeRequest) -> RoutePlan:
         async def work() -> RoutePlan:
             self._check_version(order)
             plan = make_plan()
@@ -118,7 +118,7 @@ class RouteOperations:
         async with self._state.turn:
             return await insist(work)
 
-    def _check_version(self, order: Order) -> None:
+    def _check_version(self, order: ChangeRequest) -> None:
         version = self._state.desired.version
         if order.if_version is not None and order.if_version != version:
             raise StateMoved(
@@ -126,14 +126,14 @@ class RouteOperations:
                 "nothing was changed: plan it anew"
             )
 
-    async def _change(self, after: Desired, order: Order) -> None:
+    async def _change(self, after: Desired, order: ChangeRequest) -> None:
         state = self._state
         records = changed_routes(
             state.desired, after, by=order.by, reason=order.reason, at=state.now(), catalog=state.catalog
         )
         await state.change(after, by=order.by, reason=order.reason, journal=records)
 
-    async def split(self, alias: str, candidate: str | None, weight: int, order: Order) -> RouteRecord:
+    async def split(self, alias: str, candidate: str | None, weight: int, order: ChangeRequest) -> RouteRecord:
         """Send `weight` basis points of an alias's units to a candidate version; none without one.
 
         Raises:
@@ -188,7 +188,7 @@ class RouteOperations:
             raise UnknownRoute(f"`{alias}` has no version `{number}`; `loragate routes history {alias}` lists them")
         return found[0]
 
-    async def difference(self, alias: str, first: int | None, second: int | None) -> Difference:
+    async def difference(self, alias: str, first: int | None, second: int | None) -> RouteDifference:
         """Return what version `second` (None: the newest) has changed since `first` (None: the one before it).
 
         Raises:
@@ -198,9 +198,11 @@ class RouteOperations:
         to = newest if second is None or second == newest.number else await self.version(alias, second)
         number = to.number - 1 if first is None else first
         since = await self.version(alias, number) if number else None
-        return Difference(first=since, second=to, fields=compare(since.route if since is not None else None, to.route))
+        return RouteDifference(
+            first=since, second=to, fields=compare(since.route if since is not None else None, to.route)
+        )
 
-    async def revert(self, alias: str, number: int, order: Order) -> RoutePlan:
+    async def revert(self, alias: str, number: int, order: ChangeRequest) -> RoutePlan:
         """Make an alias's route as it was in version `number`, as a new version; returns what was done.
 
         Raises:

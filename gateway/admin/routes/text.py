@@ -13,7 +13,7 @@ from gateway.rollout.plan_parser import InvalidPlan, parse_plan
 from gateway.rollout.plan_values import DEFAULT_TIME
 
 SIGNS: Final = {"add": "+", "change": "~", "remove": "-"}
-_LONGEST_NOTES: Final = 60
+_MAX_NOTES: Final = 60
 _UNITS: Final = (("d", 86400), ("h", 3600), ("m", 60))
 _LIMITS: Final = {
     "requests_per_minute": "requests/min",
@@ -97,7 +97,7 @@ def shown(field: str, value: Any) -> str:
         case "engine_fields":
             return ", ".join(f"{name} {rule}" for name, rule in value.items()) or "none"
         case "notes":
-            text = value if len(value) <= _LONGEST_NOTES else value[: _LONGEST_NOTES - 1] + "…"
+            text = value if len(value) <= _MAX_NOTES else value[: _MAX_NOTES - 1] + "…"
             return repr(text)  # on one line, whatever is in it
         case _:
             return str(value)

@@ -9,8 +9,8 @@ from gateway.rollout.plan_values import NotReadable, seconds_of, weight_of
 
 # A limit beyond this is none.
 HIGHEST_LIMIT: Final = 1_000_000_000
-LONGEST_TIME_SECONDS: Final = 10 * 365 * 86_400
-_MOST_NAMES: Final = 50
+MAX_TIME_SECONDS: Final = 10 * 365 * 86_400
+_MAX_NAMES: Final = 50
 
 
 class Values:
@@ -40,7 +40,7 @@ class Values:
             seconds = seconds_of(value)
         except NotReadable:
             seconds = -1
-        if not 0 <= seconds <= LONGEST_TIME_SECONDS:
+        if not 0 <= seconds <= MAX_TIME_SECONDS:
             self.problem(where, value, "a time such as 90s, 1h30m or 7d, at most ten years")
             return None
         return seconds
@@ -74,9 +74,9 @@ class Values:
         """Return a list of names; None where none is given."""
         if value is None:
             return None
-        is_list = isinstance(value, list | tuple) and len(value) <= _MOST_NAMES
+        is_list = isinstance(value, list | tuple) and len(value) <= _MAX_NAMES
         if not is_list or not all(isinstance(each, str) for each in value):  # type: ignore[attr-defined]  # a list
-            self.problem(where, value, f"a list of at most {_MOST_NAMES} names such as {example}")
+            self.problem(where, value, f"a list of at most {_MAX_NAMES} names such as {example}")
             return None
         names: tuple[str, ...] = tuple(value)  # type: ignore[arg-type]  # a list
         if len(set(names)) < len(names):

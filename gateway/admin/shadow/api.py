@@ -10,7 +10,7 @@ from fastapi import FastAPI, Query
 from fastapi import Path as InPath
 
 from evaluators.judge.outcomes import kl_estimate_of
-from evaluators.observation import Judged, Kind
+from evaluators.observation import Kind, ScoredPair
 from gateway.admin.models.rollouts import REFUSALS, reading_view
 from gateway.admin.models.shadow import (
     ComparisonView,
@@ -29,17 +29,17 @@ from gateway.admin.routes.operations import UnknownRoute, is_name
 from gateway.admin.shadow.metrics_collector import added_reasons, calibrations, queue_view
 from gateway.admin.shadow.report import comparisons_of, mean_kl
 from gateway.observe.mirror_counts import MirrorCounts
-from gateway.rollout.gates.evidence_curve import Grown, grown
-from gateway.rollout.record import Journey
+from gateway.rollout.gates.evidence_curve import EvidenceCurve, grown
+from gateway.rollout.record import RolloutRecord
 from gateway.store.evaluators import Evaluators
 from gateway.store.feedback import Feedbacks
 from gateway.store.pairs import PAGE, Pairs
 from gateway.store.samples import Depth, Samples
 
 # A report is read by people: this many pairs tell what more would, and take a second to read.
-MOST_PAIRS: Final = 5_000
+MAX_PAIRS: Final = 5_000
 # Of a rollout's replay: a hundred thousand pairs, which take some seconds.
-MOST_PAGES: Final = 100
+MAX_PAGES: Final = 100
 DAY_SECONDS: Final = 86_400
 # Requests that were under way when a rollout ended.
 _LATE_SECONDS: Final = 3_600.0
@@ -56,7 +56,7 @@ class _Read:
     alive: Mapping[str, Mapping[str, Any]]
     spent: int
     feedback: Mapping[str, tuple[int, int]]
-    grown: Grown | None
+    grown: EvidenceCurve | None
 
 
 def add_shadow(app: FastAPI, operations: Operations) -> None:
@@ -68,7 +68,7 @@ def add_shadow(app: FastAPI, operations: Operations) -> None:
         """What was compared in the last day: each version and what it is held against, of the last 5,000 pairs."""
 
         def read() -> tuple[list[ShadowSummary], Depth]:
-            newest = Pairs(state.store).newest(None, state.now() - DAY_SECONDS, MOST_PAIRS)
+            newest = Pairs(state.store).newest(None, state.now() - DAY_SECONDS, MAX_PAIRS)
             return summaries(newest), Samples(state.store).depth()
 
         found, depth = await asyncio.to_thread(read)
@@ -96,7 +96,7 @@ def add_shadow(app: FastAPI, operations: Operations) -> None:
             at=now,
             since=now - since_seconds,
             pairs=read.pairs,
-            is_cut=read.pairs == MOST_PAIRS,
+            is_cut=read.pairs == MAX_PAIRS,
             comparisons=read.comparisons,
             rollout=_rollout(journey, read.grown) if journey is not None else None,
             feedback=[FeedbackView(arm=arm, n=n, bad=bad) for arm, (n, bad) in sorted(read.feedback.items())],
@@ -110,7 +110,7 @@ def add_shadow(app: FastAPI, operations: Operations) -> None:
         )
 
 
-async def _journey(operations: Operations, alias: str, rollout: str | None) -> Journey | None:
+async def _journey(operations: Operations, alias: str, rollout: str | None) -> RolloutRecord | None:
     """Return the rollout whose gates are shown, if the alias has had any.
 
     Raises:
@@ -127,7 +127,7 @@ async def _journey(operations: Operations, alias: str, rollout: str | None) -> J
     return found
 
 
-def _read(operations: Operations, alias: str, since: float, journey: Journey | None) -> _Read:
+def _read(operations: Operations, alias: str, since: float, journey: RolloutRecord | None) -> _Read:
     store = operations.state.store
     pairs, samples = Pairs(store), Samples(store)
     feedback: dict[str, tuple[int, int]] = {}
@@ -136,7 +136,7 @@ def _read(operations: Operations, alias: str, since: float, journey: Journey | N
         rollout = journey.rollout
         feedback = Feedbacks(store).counts(rollout.id, rollout.stage)
         evidence = grown(rollout, _replayed(pairs, journey), operations.state.now(), journey.judged_share)
-    newest = pairs.newest(alias, since, MOST_PAIRS)
+    newest = pairs.newest(alias, since, MAX_PAIRS)
     return _Read(
         pairs=len(newest),
         comparisons=comparisons_of(newest),
@@ -148,7 +148,7 @@ def _read(operations: Operations, alias: str, since: float, journey: Journey | N
     )
 
 
-def _replayed(pairs: Pairs, journey: Journey) -> Iterator[Judged]:
+def _replayed(pairs: Pairs, journey: RolloutRecord) -> Iterator[ScoredPair]:
     """Yield the pairs of a rollout's alias since it began, page by page, in the order of their numbers."""
     alias = journey.rollout.alias
     end = journey.last.at + _LATE_SECONDS if journey.rollout.is_over else math.inf
@@ -157,7 +157,7 @@ def _replayed(pairs: Pairs, journey: Journey) -> Iterator[Judged]:
         return
     # One that was answered a little later may have been compared first.
     number = max(0, first[0].number - PAGE)
-    for _ in range(MOST_PAGES):
+    for _ in range(MAX_PAGES):
         page = pairs.since(number, PAGE, alias)
         yield from page
         if len(page) < PAGE or page[0].at > end:
@@ -165,7 +165,7 @@ def _replayed(pairs: Pairs, journey: Journey) -> Iterator[Judged]:
         number = page[-1].number
 
 
-def _rollout(journey: Journey, evidence: Grown | None) -> ShadowedRollout:
+def _rollout(journey: RolloutRecord, evidence: EvidenceCurve | None) -> ShadowedRollout:
     rollout = journey.rollout
     return ShadowedRollout(
         id=rollout.id,
@@ -222,10 +222,10 @@ def mirror_lines(counts: MirrorCounts, alias: str) -> dict[str, int]:
     return lines | {f"dropped ({reason}, all aliases)": count for reason, count in sorted(counts.dropped.items())}
 
 
-def summaries(pairs: list[Judged]) -> list[ShadowSummary]:
+def summaries(pairs: list[ScoredPair]) -> list[ShadowSummary]:
     """Return a line for each comparison that `pairs` hold, by alias, noise left out."""
-    groups: dict[tuple[str, str, str, Kind], list[Judged]] = {}
-    noise: dict[tuple[str, str], list[Judged]] = {}
+    groups: dict[tuple[str, str, str, Kind], list[ScoredPair]] = {}
+    noise: dict[tuple[str, str], list[ScoredPair]] = {}
     for each in pairs:
         if each.kind is not Kind.NOISE:
             groups.setdefault((each.alias, each.other, each.control, each.kind), []).append(each)

@@ -19,7 +19,7 @@ from evaluators.statistics.two_sample import log_e_not_worse, log_e_worse
 # Of an interval, which no gate reads.
 ALPHA: Final = 0.05
 # More than any report asks for; so that figures stay readable.
-MOST_EVIDENCE: Final = 1e12
+MAX_EVIDENCE: Final = 1e12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,4 +94,4 @@ def e_against_noise(estimate: Estimate, noise: Estimate) -> float | None:
 
 
 def _half(log_e: float) -> float:
-    return exp(min(log_e, log(MOST_EVIDENCE))) / 2
+    return exp(min(log_e, log(MAX_EVIDENCE))) / 2

@@ -15,7 +15,7 @@ from gateway.errors import BadRequest, Forbidden
 from gateway.records.sample import Sample
 
 PATH: Final = "/admin/v1/shadow/straight"
-MOST_AT_ONCE: Final = 64
+MAX_AT_ONCE: Final = 64
 _KIND: Final = "application/msgpack"
 
 
@@ -37,7 +37,7 @@ class Memory(Protocol):
         """Give one back; for good without a time."""
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class EvaluatorRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What the evaluator wants.
 
     Attributes:
@@ -71,15 +71,15 @@ def add_straight(app: FastAPI, memory: Memory) -> None:
         if HEADER in request.headers:
             raise BadRequest(f"`{HEADER}` is not taken here: the reply would be stored, and its samples may not be.")
         try:
-            asked = msgspec.msgpack.decode(await request.body(), type=Asked)
+            asked = msgspec.msgpack.decode(await request.body(), type=EvaluatorRequest)
         except msgspec.DecodeError as error:
             raise BadRequest(f"The body is not what an evaluator sends: {error}.") from None
         return Response(msgspec.msgpack.encode(_answer(memory, asked)), media_type=_KIND)
 
 
-def _answer(memory: Memory, asked: Asked) -> list[Sample] | set[str]:
+def _answer(memory: Memory, asked: EvaluatorRequest) -> list[Sample] | set[str]:
     if asked.do == "claim":
-        most = min(asked.most, MOST_AT_ONCE)
+        most = min(asked.most, MAX_AT_ONCE)
         found = memory.claim(asked.holder, most, asked.seconds or 0.0, skipping=asked.skipping)
         return [sample for sample, _ in found]
     if asked.do == "extend":

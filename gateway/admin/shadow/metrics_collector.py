@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from evaluators.observation import Judged
+from evaluators.observation import ScoredPair
 from gateway.admin.rollouts.operations import RolloutOperations
 from gateway.admin.shadow.windows import Board
 from gateway.observe.shadow_counts import EvaluatorCounts, QueueView, ShadowReading
@@ -27,7 +27,7 @@ log = logging.getLogger("loragate.shadow")
 LISTEN_SECONDS: Final = 5.0
 
 
-class Heard:
+class ShadowMetricsCollector:
     """Listens to evaluators, and to whoever reads pairs, while this gateway leads.
 
     Args:
@@ -48,7 +48,7 @@ class Heard:
         rollouts.watch.listeners.append(self)
         self._last: dict[str, Mapping[str, Any]] = {}
 
-    def saw(self, judged: Judged) -> None:
+    def saw(self, judged: ScoredPair) -> None:
         """Take in a pair that was compared; the watch tells of it in a thread of its own."""
         with self._turn:
             self._board.saw(judged)

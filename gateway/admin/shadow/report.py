@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from evaluators.drift.token_kl import HISTOGRAM_BOUNDS, KL_CAP_NATS, bits_per_byte
 from evaluators.judge.outcomes import kl_estimate_of, outcome_of, sides_of
-from evaluators.observation import Drift, Judged, Kind, Score, Unscored
+from evaluators.observation import Drift, Kind, Score, ScoredPair, Unscored
 from gateway.admin.models.shadow import (
     ComparisonView,
     DriftView,
@@ -27,21 +27,21 @@ from gateway.admin.shadow.windows import LEVELS, excess_over, figures_of
 
 T = TypeVar("T")
 # Enough for a plot that is 800 points wide.
-MOST_POINTS: Final = 500
-MOST_MOVED: Final = 5
+MAX_POINTS: Final = 500
+MAX_MOVED: Final = 5
 BOUND: Final = "kl_bound"
 # Tasks are the callers' words: the report shows the largest, so that it stays one.
-MOST_TASKS: Final = 20
+MAX_TASKS: Final = 20
 # A judge's score is one of 0, 0.5 and 1; a mean over more than one verdict may lie between.
 _WIN, _LOSS = 0.75, 0.25
 
 
-def comparisons_of(pairs: Sequence[Judged]) -> list[ComparisonView]:
+def comparisons_of(pairs: Sequence[ScoredPair]) -> list[ComparisonView]:
     """Return every comparison that `pairs` hold, candidates first, each against the noise beside it.
 
     What stands out over all of them is marked.
     """
-    groups: dict[tuple[Kind, str, str], list[Judged]] = defaultdict(list)
+    groups: dict[tuple[Kind, str, str], list[ScoredPair]] = defaultdict(list)
     for each in pairs:
         groups[each.kind, each.other, each.control].append(each)
     noise = {version: group for (kind, version, _), group in groups.items() if kind is Kind.NOISE}
@@ -56,13 +56,13 @@ def comparisons_of(pairs: Sequence[Judged]) -> list[ComparisonView]:
     return views
 
 
-def _noise(noise: Mapping[str, Sequence[Judged]], version: str, control: str) -> Sequence[Judged]:
+def _noise(noise: Mapping[str, Sequence[ScoredPair]], version: str, control: str) -> Sequence[ScoredPair]:
     """Return the noise pairs to hold a comparison against: the control's, else the version's."""
     return noise.get(control) or noise.get(version) or ()
 
 
 def _comparison(
-    kind: Kind, version: str, control: str, pairs: Sequence[Judged], noise: Sequence[Judged]
+    kind: Kind, version: str, control: str, pairs: Sequence[ScoredPair], noise: Sequence[ScoredPair]
 ) -> ComparisonView:
     return ComparisonView(
         kind=kind,
@@ -79,15 +79,15 @@ def _comparison(
         prompt_tokens=lengths(each.prompt_tokens for each in pairs),
         control_tokens=lengths(each.control_tokens for each in pairs),
         other_tokens=lengths(each.other_tokens for each in pairs),
-        points=[PointView(at=each.at, task=each.task, kl=kl_estimate_of(each)) for each in thinned(pairs, MOST_POINTS)],
+        points=[PointView(at=each.at, task=each.task, kl=kl_estimate_of(each)) for each in thinned(pairs, MAX_POINTS)],
     )
 
 
-def _session(judged: Judged) -> str:
+def _session(judged: ScoredPair) -> str:
     return judged.session or judged.sample
 
 
-def figures(pairs: Sequence[Judged], noise: Sequence[Judged], *, with_levels: bool) -> list[FigureView]:
+def figures(pairs: Sequence[ScoredPair], noise: Sequence[ScoredPair], *, with_levels: bool) -> list[FigureView]:
     """Return what each comparator says; `with_levels` also `kl`, `kl_bound`, `token_flip` and `moved_share`."""
     mine, theirs = estimates(pairs), estimates(noise)
     floors = {name: estimate.mean for name, (_, estimate) in theirs.items()}
@@ -121,7 +121,7 @@ def figures(pairs: Sequence[Judged], noise: Sequence[Judged], *, with_levels: bo
     return views
 
 
-def estimates(pairs: Iterable[Judged]) -> dict[str, tuple[int, Estimate]]:
+def estimates(pairs: Iterable[ScoredPair]) -> dict[str, tuple[int, Estimate]]:
     """Return comparator → how many pairs have a number, and what these say."""
     found: dict[str, list[tuple[str, float]]] = defaultdict(list)
     for each in pairs:
@@ -145,7 +145,7 @@ def _e_value(name: str, estimate: Estimate, noise: Estimate | None, *, is_differ
     return None if noise is None else e_against_noise(estimate, noise)
 
 
-def _arms(pairs: Iterable[Judged], name: str) -> tuple[float | None, float | None]:
+def _arms(pairs: Iterable[ScoredPair], name: str) -> tuple[float | None, float | None]:
     """Return the arms' own means over sessions, where each answer has a number of its own."""
     own = [
         (_session(each), score.control, score.candidate or 0.0)
@@ -158,7 +158,7 @@ def _arms(pairs: Iterable[Judged], name: str) -> tuple[float | None, float | Non
     return control.mean, estimate_of((session, value) for session, _, value in own).mean
 
 
-def _unscored(pairs: Iterable[Judged]) -> dict[str, dict[str, int]]:
+def _unscored(pairs: Iterable[ScoredPair]) -> dict[str, dict[str, int]]:
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for each in pairs:
         for name in each.scores:
@@ -167,7 +167,7 @@ def _unscored(pairs: Iterable[Judged]) -> dict[str, dict[str, int]]:
     return {name: dict(by_reason) for name, by_reason in counts.items()}
 
 
-def drift(pairs: Sequence[Judged], noise: Sequence[Judged]) -> DriftView | None:
+def drift(pairs: Sequence[ScoredPair], noise: Sequence[ScoredPair]) -> DriftView | None:
     """Return how far the sides are apart on the same tokens, those of both answers; None where nothing was scored."""
     rising = sorted(value for each in pairs if (value := kl_estimate_of(each)) is not None)
     mine, theirs = estimates(pairs), estimates(noise)
@@ -210,7 +210,7 @@ def drift(pairs: Sequence[Judged], noise: Sequence[Judged]) -> DriftView | None:
     )
 
 
-def mean_kl(pairs: Iterable[Judged]) -> float | None:
+def mean_kl(pairs: Iterable[ScoredPair]) -> float | None:
     """Return the mean estimate over sessions, nats a token, up to 5 of a pair; None where there is none."""
     found = [(_session(each), value) for each in pairs if (value := kl_estimate_of(each)) is not None]
     return estimate_of(found, largest=KL_CAP_NATS).mean if found else None
@@ -234,11 +234,11 @@ def _moved(drifts: Iterable[Drift]) -> list[MovedView]:
                 counts[token] += 1
                 if abs(served - other) > abs(largest.get(token, 0.0)):
                     largest[token] = served - other
-    most = sorted(largest, key=lambda token: (-abs(largest[token]), token))[:MOST_MOVED]
+    most = sorted(largest, key=lambda token: (-abs(largest[token]), token))[:MAX_MOVED]
     return [MovedView(token=token, count=counts[token], log_ratio=largest[token]) for token in most]
 
 
-def judge(pairs: Sequence[Judged], noise: Sequence[Judged]) -> JudgeView | None:
+def judge(pairs: Sequence[ScoredPair], noise: Sequence[ScoredPair]) -> JudgeView | None:
     """Return what the judge says; None where it was not asked."""
     found = [(each, score) for each in pairs if isinstance(score := each.scores.get("judge"), Score)]
     if not found:
@@ -265,10 +265,10 @@ def judge(pairs: Sequence[Judged], noise: Sequence[Judged]) -> JudgeView | None:
     )
 
 
-def tasks(pairs: Sequence[Judged], noise: Sequence[Judged]) -> list[TaskView]:
+def tasks(pairs: Sequence[ScoredPair], noise: Sequence[ScoredPair]) -> list[TaskView]:
     """Return the same by task, the largest first."""
     by_task, noise_by_task = grouped(pairs, lambda each: each.task), grouped(noise, lambda each: each.task)
-    largest = sorted(by_task.items(), key=lambda item: (-len(item[1]), item[0]))[:MOST_TASKS]
+    largest = sorted(by_task.items(), key=lambda item: (-len(item[1]), item[0]))[:MAX_TASKS]
     return [
         TaskView(
             task=task,

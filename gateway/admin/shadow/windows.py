@@ -14,20 +14,20 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from evaluators.judge.outcomes import kl_bound_of, kl_estimate_of, outcome_of
-from evaluators.observation import Judged, Kind, Score
+from evaluators.observation import Kind, Score, ScoredPair
 from gateway.observe.shadow_counts import KL_BOUNDS, LAG_BOUNDS, Key, ShadowReading, Tallied, WindowView
 
 BLOCK_PAIRS: Final = 100
 # With BLOCK_PAIRS each: the last 900 to 1,000 pairs.
-MOST_BLOCKS: Final = 10
-LONGEST_SECONDS: Final = 24 * 3600.0
+MAX_BLOCKS: Final = 10
+MAX_SECONDS: Final = 24 * 3600.0
 # 500 adapters, each with a candidate, a base and a noise window, and room for versions that come and go.
-MOST_WINDOWS: Final = 2_000
+MAX_WINDOWS: Final = 2_000
 # 0 is equal for these, 1 (or 0.5) for everything else.
 LEVELS: Final = ("kl", "kl_bound", "token_flip", "moved_share")
 
 
-def figures_of(judged: Judged) -> Iterator[tuple[str, float]]:
+def figures_of(judged: ScoredPair) -> Iterator[tuple[str, float]]:
     """Yield (comparator, number) for everything that a pair was scored by.
 
     A comparator that looks at one answer at a time gives 0.5 for no difference. `kl` (an estimate, which may be
@@ -60,7 +60,7 @@ class Block:
     until: float = 0.0
     sums: dict[str, tuple[int, float]] = field(default_factory=dict)
 
-    def add(self, judged: Judged) -> None:
+    def add(self, judged: ScoredPair) -> None:
         """Take a pair in."""
         self.n += 1
         self.until = max(self.until, judged.judged_at)
@@ -69,13 +69,13 @@ class Block:
             self.sums[name] = (count + 1, total + value)
 
 
-class Window:
+class PairWindow:
     """The last pairs of one key, in blocks."""
 
     def __init__(self) -> None:
-        self._blocks: deque[Block] = deque(maxlen=MOST_BLOCKS)
+        self._blocks: deque[Block] = deque(maxlen=MAX_BLOCKS)
 
-    def add(self, judged: Judged) -> None:
+    def add(self, judged: ScoredPair) -> None:
         """Take a pair in."""
         if not self._blocks or self._blocks[-1].n >= BLOCK_PAIRS:
             self._blocks.append(Block())
@@ -83,7 +83,7 @@ class Window:
 
     def means(self, now: float) -> tuple[int, dict[str, float]]:
         """Return how many pairs there are of the last day, and the mean of each comparator."""
-        blocks = [block for block in self._blocks if now - block.until <= LONGEST_SECONDS]
+        blocks = [block for block in self._blocks if now - block.until <= MAX_SECONDS]
         return sum(block.n for block in blocks), added_up(blocks)
 
 
@@ -108,7 +108,7 @@ def excess_over(scores: Mapping[str, float], noise: Mapping[str, float]) -> dict
     }
 
 
-class Histogram:
+class SlidingHistogram:
     """Counts that only grow."""
 
     __slots__ = ("_bounds", "_counts", "_sum")
@@ -133,24 +133,24 @@ class Board:
 
     def __init__(self) -> None:
         self._pairs: OrderedDict[Key, int] = OrderedDict()
-        self._windows: dict[Key, Window] = {}
-        self._kl: dict[Key, Histogram] = {}
-        self._lag: dict[str, Histogram] = {}
+        self._windows: dict[Key, PairWindow] = {}
+        self._kl: dict[Key, SlidingHistogram] = {}
+        self._lag: dict[str, SlidingHistogram] = {}
         self._controls: dict[Key, str] = {}
 
-    def saw(self, judged: Judged) -> None:
+    def saw(self, judged: ScoredPair) -> None:
         """Take in a pair that was compared."""
         key = (judged.alias, judged.other, judged.kind.value)
         self._pairs[key] = self._pairs.get(key, 0) + 1
         self._pairs.move_to_end(key)
         self._controls[key] = judged.control
-        self._windows.setdefault(key, Window()).add(judged)
+        self._windows.setdefault(key, PairWindow()).add(judged)
         divergence = kl_estimate_of(judged)
         if divergence is not None:
-            self._kl.setdefault(key, Histogram(KL_BOUNDS)).add(max(0.0, divergence))  # sums only grow
-        lag = self._lag.setdefault(judged.alias, Histogram(LAG_BOUNDS))
+            self._kl.setdefault(key, SlidingHistogram(KL_BOUNDS)).add(max(0.0, divergence))  # sums only grow
+        lag = self._lag.setdefault(judged.alias, SlidingHistogram(LAG_BOUNDS))
         lag.add(max(0.0, judged.judged_at - judged.at))
-        if len(self._pairs) > MOST_WINDOWS:
+        if len(self._pairs) > MAX_WINDOWS:
             self._forget(next(iter(self._pairs)))
 
     def _forget(self, key: Key) -> None:

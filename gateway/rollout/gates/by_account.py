@@ -21,7 +21,7 @@ from gateway.rollout.gates.traffic import AccountStreams, Gate, Streams, judge_s
 # The name under which accounts stand that have none of their own.
 OTHERS: Final = "others"
 # What a reading tells of.
-MOST_TOLD: Final = 5
+MAX_TOLD: Final = 5
 
 
 def judge_by_account(gate: Gate, streams: Streams | None, alpha: float, pass_alpha: float | None = None) -> Reading:
@@ -33,7 +33,7 @@ def judge_by_account(gate: Gate, streams: Streams | None, alpha: float, pass_alp
     whole = judge_streams(gate, streams, alpha, pass_alpha)
     if streams is None or not streams.accounts:
         return whole
-    whole = replace(whole, accounts=tuple(map(_share, streams.accounts[:MOST_TOLD])))
+    whole = replace(whole, accounts=tuple(map(_share, streams.accounts[:MAX_TOLD])))
     if whole.verdict is Verdict.INCONCLUSIVE or gate.may_rest_on_one:
         return whole
     if streams.callers < 2:

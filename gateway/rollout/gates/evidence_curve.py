@@ -9,18 +9,18 @@ from typing import Final
 
 from evaluators.judge.classify import Classification
 from evaluators.judge.criteria import Criterion
-from evaluators.observation import Judged
+from evaluators.observation import ScoredPair
 from gateway.rollout.gates.pairs import judge_pairs
 from gateway.rollout.gates.reading import Reading
-from gateway.rollout.gates.traffic import Source
+from gateway.rollout.gates.traffic import GateSource
 from gateway.rollout.plan import Stage
 from gateway.rollout.rollout import Rollout
-from gateway.rollout.stage_evidence import Evidence, StageEvidence, criterion_evidence
+from gateway.rollout.stage_evidence import StageEvidence, StreamEvidence, criterion_evidence
 
 # Enough for a curve. A point costs up to a millisecond, so with more pairs they lie further apart.
-MOST_POINTS: Final = 120
+MAX_POINTS: Final = 120
 # JSON and logarithmic axes end somewhere; nobody needs more evidence than this.
-MOST_EVIDENCE: Final = 1e12
+MAX_EVIDENCE: Final = 1e12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grown:
+class EvidenceCurve:
     """What the pairs of a rollout's last stage with pairs say to its gates."""
 
     stage: int
@@ -51,7 +51,7 @@ class Grown:
     curves: tuple[Curve, ...]
 
 
-def grown(rollout: Rollout, pairs: Iterable[Judged], now: float, judged_share: float = 1.0) -> Grown | None:
+def grown(rollout: Rollout, pairs: Iterable[ScoredPair], now: float, judged_share: float = 1.0) -> EvidenceCurve | None:
     """Return what the gates of the last stage that has pairs say, and how they came to it.
 
     Args:
@@ -69,7 +69,7 @@ def grown(rollout: Rollout, pairs: Iterable[Judged], now: float, judged_share: f
             continue
         if each.stage not in stages:
             stage = stage_of(rollout, each.stage)
-            if stage is None or not any(gate.source is Source.PAIRS for gate in stage.gates):
+            if stage is None or not any(gate.source is GateSource.PAIRS for gate in stage.gates):
                 continue
             stages[each.stage] = _Growing(stage, rollout, judged_share)
         stages[each.stage].evidence.add(each)
@@ -92,20 +92,20 @@ class _Growing:
     """One stage: its gates' evidence, and a curve of each."""
 
     def __init__(self, stage: Stage, rollout: Rollout, judged_share: float) -> None:
-        self._gates = [gate for gate in stage.gates if gate.source is Source.PAIRS]
+        self._gates = [gate for gate in stage.gates if gate.source is GateSource.PAIRS]
         self._curves: list[_Recorded] = []
         self.evidence = StageEvidence(stage, rollout, judged_share, self._recorded)
 
-    def _recorded(self, demand: Criterion, idle_seconds: int) -> Evidence:
+    def _recorded(self, demand: Criterion, idle_seconds: int) -> StreamEvidence:
         curve = _Recorded(demand, criterion_evidence(demand, idle_seconds))
         self._curves.append(curve)
         return curve
 
-    def done(self, number: int, now: float) -> Grown:
+    def done(self, number: int, now: float) -> EvidenceCurve:
         """Return what it all comes to; `number` is the stage's."""
         self.evidence.close(now)
         findings = self.evidence.findings()
-        return Grown(
+        return EvidenceCurve(
             stage=number,
             readings=tuple(judge_pairs(gate, findings.get(gate.name)) for gate in self._gates),
             curves=tuple(curve.curve() for curve in self._curves),
@@ -115,14 +115,14 @@ class _Growing:
 class _Recorded:
     """A criterion's evidence, and how it came to be."""
 
-    def __init__(self, demand: Criterion, evidence: Evidence) -> None:
+    def __init__(self, demand: Criterion, evidence: StreamEvidence) -> None:
         self._demand = demand
         self._evidence = evidence
         self._points: list[tuple[int, float, float]] = [(0, 1.0, 1.0)]
         self._every = 1
         self._count = 0
 
-    def add(self, judged: Judged) -> None:
+    def add(self, judged: ScoredPair) -> None:
         """Take in a pair, after the sessions that were over when it was compared, as the leader's looks count them."""
         self._evidence.close(judged.judged_at)
         self._evidence.add(judged)
@@ -148,7 +148,7 @@ class _Recorded:
         if said.n == self._points[-1][0]:
             self._points.pop()
         self._points.append((said.n, _shown(said.e_fail), _shown(said.e_pass)))
-        if len(self._points) > MOST_POINTS:
+        if len(self._points) > MAX_POINTS:
             self._points = self._points[::2]
             self._every *= 2
 
@@ -166,4 +166,4 @@ class _Recorded:
 
 
 def _shown(e_value: float | None) -> float:
-    return 1.0 if e_value is None else min(MOST_EVIDENCE, max(1 / MOST_EVIDENCE, float(e_value)))
+    return 1.0 if e_value is None else min(MAX_EVIDENCE, max(1 / MAX_EVIDENCE, float(e_value)))

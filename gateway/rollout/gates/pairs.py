@@ -11,7 +11,7 @@ from gateway.rollout.gates.reading import Reading, Verdict
 from gateway.rollout.gates.traffic import Gate
 
 # Of the samples that spoke most against a candidate, so many are named: enough to read, and few to keep for good.
-MOST_NAMED = 5
+MAX_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

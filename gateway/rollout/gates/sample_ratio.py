@@ -33,7 +33,7 @@ ALPHA: Final = 0.001
 # control, step of 50 %: 173,000 in place of 197,000), and gross ones some hundred units later (docs/statistics.md,
 # section 5).
 CONCENTRATION: Final = 1_000.0
-_LARGEST_EXPONENT: Final = 700.0  # exp(710) is no float any more
+_MAX_EXPONENT: Final = 700.0  # exp(710) is no float any more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,7 @@ def judge_ratio(periods: Sequence[Exposures], alpha: float = ALPHA) -> Ratio:
     evidence = sum(_log_e_value(period) for period in periods)
     is_mismatch = evidence >= -log(alpha)
     sign, word = ("≠", "mismatch") if is_mismatch else ("≈", "no mismatch seen")
-    e_value = inf if evidence > _LARGEST_EXPONENT else exp(evidence)
+    e_value = inf if evidence > _MAX_EXPONENT else exp(evidence)
     return Ratio(
         verdict=Verdict.FAIL if is_mismatch else Verdict.INCONCLUSIVE,
         reason=f"{word}: candidate's share {observed:.2%} {sign} {expected:.2%} "

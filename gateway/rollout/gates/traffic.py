@@ -33,7 +33,7 @@ from gateway.decide.assign import TOTAL_WEIGHT
 from gateway.rollout.gates.reading import Reading, Verdict
 from gateway.rollout.gates.unit_shares import (
     NO_UNITS,
-    Units,
+    ArmUnits,
     log_above,
     log_below,
     log_not_times_worse,
@@ -44,7 +44,7 @@ from gateway.rollout.gates.unit_shares import (
 )
 
 
-class Source(Enum):
+class GateSource(Enum):
     """Who answers a gate."""
 
     COUNTS = "counts"  # of both arms' requests or thumbs
@@ -64,22 +64,22 @@ class GateKind:
     """
 
     defaults: Mapping[str, float | None]
-    source: Source
+    source: GateSource
     scale: float = 1.0
 
     @property
     def needs_live_traffic(self) -> bool:
         """Whether it can be read only while the candidate serves callers."""
-        return self.source is Source.COUNTS
+        return self.source is GateSource.COUNTS
 
 
 def _pair_kind(metric: Metric) -> GateKind:
     defaults = {"margin": metric.margin, "limit": metric.limit, "min_samples": MIN_SAMPLES}
-    return GateKind(defaults=MappingProxyType(defaults), source=Source.PAIRS, scale=metric.scale)
+    return GateKind(defaults=MappingProxyType(defaults), source=GateSource.PAIRS, scale=metric.scale)
 
 
 def _live_kind(**defaults: float | None) -> GateKind:
-    return GateKind(defaults=MappingProxyType(defaults), source=Source.COUNTS)
+    return GateKind(defaults=MappingProxyType(defaults), source=GateSource.COUNTS)
 
 
 # Of whatever shape: its comparator says that, and is not asked here.
@@ -93,7 +93,7 @@ GATES: Final[Mapping[str, GateKind]] = MappingProxyType(
         "error_rate": _live_kind(margin=0.01, limit=None),
         "latency": _live_kind(margin=0.05, quantile=0.95),
         "feedback": _live_kind(margin=0.05, limit=None),
-        "manual": GateKind(defaults=MappingProxyType({}), source=Source.PERSON),
+        "manual": GateKind(defaults=MappingProxyType({}), source=GateSource.PERSON),
     }
     | {name: _pair_kind(metric) for name, metric in METRICS.items()}
 )
@@ -139,14 +139,14 @@ class Gate:
         return kind
 
     @property
-    def source(self) -> Source:
+    def source(self) -> GateSource:
         """Who answers it."""
         return self.kind.source
 
     @property
     def takes_alpha(self) -> bool:
         """Whether it can be wrong by chance, with consequences."""
-        return self.source is not Source.PERSON and not self.is_muted
+        return self.source is not GateSource.PERSON and not self.is_muted
 
     def parameters(self) -> dict[str, float | bool | None]:
         """Return the parameters that this gate has, as a plan writes them."""
@@ -168,8 +168,8 @@ class AccountStreams:
     """What one account, or all that have no name of their own, has contributed to `Streams`."""
 
     account: str
-    control: Units = NO_UNITS
-    candidate: Units = NO_UNITS
+    control: ArmUnits = NO_UNITS
+    candidate: ArmUnits = NO_UNITS
 
     @property
     def n(self) -> int:
@@ -192,8 +192,8 @@ class Streams:
             root is taken, and the geometric mean of e-values is at most their mean, which is an e-value.
     """
 
-    control: Units
-    candidate: Units
+    control: ArmUnits
+    candidate: ArmUnits
     threshold_seconds: float | None = None
     accounts: tuple[AccountStreams, ...] = ()
     callers: int = 0
@@ -237,7 +237,7 @@ def judge_streams(gate: Gate, streams: Streams | None, alpha: float, pass_alpha:
     what, ceiling = _measured(gate.name, streams.threshold_seconds), _ceiling(gate, control.whole.rate)
     if gate.limit is not None and (gate.limit < limit or (verdict is Verdict.FAIL and rate > gate.limit)):
         ceiling, limit = f"limit {gate.limit:.2%}", gate.limit
-    e_value = exp(min(evidence, _LARGEST_EXPONENT))
+    e_value = exp(min(evidence, _MAX_EXPONENT))
     numbers = f"n={candidate.n:,} units, control n={control.n:,}, e={e_value:.3g}"
     if streams.multiplicity >= _TOLD_MULTIPLICITY:
         numbers += f", each counted {streams.multiplicity:.1f} times by several gateways"
@@ -253,12 +253,12 @@ def judge_streams(gate: Gate, streams: Streams | None, alpha: float, pass_alpha:
     )
 
 
-_LARGEST_EXPONENT: Final = 700.0  # exp(710) is no float any more
+_MAX_EXPONENT: Final = 700.0  # exp(710) is no float any more
 _TOLD_MULTIPLICITY: Final = 1.05
 _RELATION: Final = {Verdict.FAIL: ">", Verdict.PASS: "≤", Verdict.INCONCLUSIVE: "not told apart from"}
 # So many of the largest accounts may each make the control look bad. Each is left out for its part of half of the
 # capital: 0.7 nats where none does, 2.1 where one does.
-MOST_HIDING: Final = 4
+MAX_HIDING: Final = 4
 
 
 def _against_hiding(gate: Gate, streams: Streams) -> tuple[float, AccountStreams | None]:
@@ -270,9 +270,9 @@ def _against_hiding(gate: Gate, streams: Streams) -> tuple[float, AccountStreams
     whole = mean_of(_failing(gate, streams))
     if streams.callers < _SEVERAL or not streams.accounts:
         return whole, None
-    hiding = streams.accounts[:MOST_HIDING]
+    hiding = streams.accounts[:MAX_HIDING]
     rests = [mean_of(_failing(gate, streams.without(each))) for each in hiding]
-    nobody = [0.0] * (MOST_HIDING - len(hiding))
+    nobody = [0.0] * (MAX_HIDING - len(hiding))
     fails = mean_of([whole, mean_of([*rests, *nobody])])
     best = max(range(len(rests)), key=rests.__getitem__)
     return fails, hiding[best] if fails > whole + _TOLD_HIDING else None
@@ -295,9 +295,9 @@ def _passing(gate: Gate, streams: Streams) -> list[float]:
 def _evidence(
     gate: Gate,
     streams: Streams,
-    by_margin: Callable[[Units, Units, float], float],
-    by_ratio: Callable[[Units, Units, float, int], float],
-    by_limit: Callable[[Units, float], float],
+    by_margin: Callable[[ArmUnits, ArmUnits, float], float],
+    by_ratio: Callable[[ArmUnits, ArmUnits, float, int], float],
+    by_limit: Callable[[ArmUnits, float], float],
 ) -> list[float]:
     control, candidate = streams.control, streams.candidate
     found = 0.0  # where one arm alone is served, no ratio can be told

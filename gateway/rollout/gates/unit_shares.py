@@ -36,7 +36,7 @@ from evaluators.statistics.two_sample import log_e_not_worse, log_e_worse
 from gateway.decide.assign import TOTAL_WEIGHT
 
 # Requests by which a unit is judged. With 8 of them a client that fails now and then is told from one that always does.
-MOST_REQUESTS: Final = 8
+MAX_REQUESTS: Final = 8
 # Seconds of silence after which a unit is over with fewer.
 IDLE_SECONDS: Final = 30.0
 # The first round ends so long after a stage began; each that follows is twice as long as all before it.
@@ -118,7 +118,7 @@ NO_SHARES: Final = Shares()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Units:
+class ArmUnits:
     """One arm's units: each once in the stage, and once more in each round that it called in.
 
     Attributes:
@@ -134,23 +134,23 @@ class Units:
         """How many."""
         return self.whole.first.n
 
-    def without(self, other: "Units") -> "Units":
+    def without(self, other: "ArmUnits") -> "ArmUnits":
         """Return what is left when a part is taken out."""
         gone = dict(other.rounds)
-        return Units(
+        return ArmUnits(
             whole=self.whole.without(other.whole),
             rounds=tuple((number, each.without(gone.get(number, NO_SHARES))) for number, each in self.rounds),
         )
 
 
-NO_UNITS: Final = Units()
+NO_UNITS: Final = ArmUnits()
 
 
-def units_of(count: Count) -> Units:
+def units_of(count: Count) -> ArmUnits:
     """Return units of one request each."""
     good = count.n - count.bad
     over = ((0, 1, good),) if good else ()
-    return Units(whole=Shares(first=count, over=(*over, (1, 1, count.bad)) if count.bad else over))
+    return ArmUnits(whole=Shares(first=count, over=(*over, (1, 1, count.bad)) if count.bad else over))
 
 
 def round_of(seconds: float) -> int:
@@ -161,27 +161,27 @@ def round_of(seconds: float) -> int:
     return number
 
 
-def log_worse(control: Units, candidate: Units, margin: float) -> float:
+def log_worse(control: ArmUnits, candidate: ArmUnits, margin: float) -> float:
     """Return the log e-value, in nats, against "the candidate's mean share is at most control's + margin"."""
     return _with_rounds(control, candidate, lambda one, other: _worse(one, other, margin))
 
 
-def log_not_worse(control: Units, candidate: Units, margin: float) -> float:
+def log_not_worse(control: ArmUnits, candidate: ArmUnits, margin: float) -> float:
     """Return the log e-value, in nats, against "the candidate's mean share is at least control's + margin"."""
     return _not_worse(control.whole, candidate.whole, margin)
 
 
-def log_above(candidate: Units, limit: float) -> float:
+def log_above(candidate: ArmUnits, limit: float) -> float:
     """Return the log e-value, in nats, against "the candidate's mean share is at most `limit`"."""
     return _with_rounds(candidate, candidate, lambda _, shares: _one_sided(shares, limit, is_above=True))
 
 
-def log_below(candidate: Units, limit: float) -> float:
+def log_below(candidate: ArmUnits, limit: float) -> float:
     """Return the log e-value, in nats, against "the candidate's mean share is at least `limit`"."""
     return _one_sided(candidate.whole, limit, is_above=False)
 
 
-def log_times_worse(control: Units, candidate: Units, ratio: float, weight: int) -> float:
+def log_times_worse(control: ArmUnits, candidate: ArmUnits, ratio: float, weight: int) -> float:
     """Return the log e-value, in nats, against "the candidate's mean share is at most `ratio` times the control's".
 
     Args:
@@ -192,7 +192,7 @@ def log_times_worse(control: Units, candidate: Units, ratio: float, weight: int)
     return _with_rounds(control, candidate, lambda one, other: _times(one, other, ratio, weight, TIMES))
 
 
-def log_not_times_worse(control: Units, candidate: Units, ratio: float, weight: int) -> float:
+def log_not_times_worse(control: ArmUnits, candidate: ArmUnits, ratio: float, weight: int) -> float:
     """Return the log e-value, in nats, against "the candidate's mean is at least `ratio` times the control's"."""
     return _times(control.whole, candidate.whole, ratio, weight, tuple(1 / each for each in TIMES))
 
@@ -203,7 +203,7 @@ def mean_of(logs: Sequence[float]) -> float:
     return top if top in (inf, -inf) else top + log(sum(exp(each - top) for each in logs) / len(logs))
 
 
-def _with_rounds(control: Units, candidate: Units, log_e: Callable[[Shares, Shares], float]) -> float:
+def _with_rounds(control: ArmUnits, candidate: ArmUnits, log_e: Callable[[Shares, Shares], float]) -> float:
     whole = log_e(control.whole, candidate.whole)
     rounds = dict(control.rounds)
     parts = [(1 - FRESH, whole)]
