@@ -22,7 +22,7 @@ from gateway.observe.mirror_counts import MirrorCounts, MirrorReading
 from gateway.observe.rollout_counts import RolloutCounts, RolloutSeries, RolloutsReading
 from gateway.observe.shadow_counts import EvaluatorCounts, QueueView, ShadowReading
 from gateway.observe.store_metrics import StoreReading
-from gateway.rollout.gates.reading import Scrape as GateReading
+from gateway.rollout.gates.reading import Reading as GateReading
 from gateway.rollout.gates.reading import Verdict
 from gateway.rollout.gates.sample_ratio import judge_ratio
 

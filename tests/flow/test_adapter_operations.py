@@ -20,7 +20,8 @@ import pytest
 
 from adapters.catalog import Entry
 from gateway.admin.adapters.intake import Intake, IntakeRules
-from gateway.admin.adapters.operations import AdapterOperations, Registration
+from gateway.admin.adapters.operations import AdapterOperations
+from gateway.admin.adapters.registration import Registration
 from gateway.admin.state import LiveState
 from gateway.decide.authenticate import Role
 from gateway.decide.route import Base, EngineState

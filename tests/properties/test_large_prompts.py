@@ -13,12 +13,12 @@ from gateway.decide.engine_fields import FieldPolicy
 from gateway.decide.route import Route, RouteTable
 from gateway.errors import BadRequest
 from gateway.observe.ledger import Ledger
+from gateway.openai import json_outline, large_prompts
 from gateway.openai.body import Fields, read, read_in_steps
 from gateway.openai.endpoints import ENDPOINTS
 from gateway.openai.json_outline import finished
 from gateway.openai.pieces import Pieces
 from gateway.openai.surrogates import mended, mended_in_steps
-from gateway.receive import json_outline, large_prompts
 from gateway.receive.engine_fields import EngineFields
 from gateway.receive.request import Request
 from tests.properties.test_outline import pieces

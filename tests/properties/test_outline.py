@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import BadRequest
+from gateway.openai import json_outline
 from gateway.openai.body import Fields, LargeFields, addressed, edits, read, read_in_steps
 from gateway.openai.json_outline import finished, outline_in_steps, outline_of
 from gateway.openai.pieces import Pieces
-from gateway.receive import json_outline
 from tests.properties.test_addressing import documents
 
 NAMES = ("model", "stream", "user", "x", "stream_options", "é", '"model"', "mod")

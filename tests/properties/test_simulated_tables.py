@@ -11,8 +11,8 @@ from evaluators.observation import Kind, Score, ScoredPair
 from evaluators.statistics import two_sample
 from evaluators.statistics.betting import evidence_of
 from evaluators.statistics.detector import Detector
-from gateway.decide import ratio
 from gateway.decide.sample import NEEDED_NOISE_SHARE
+from gateway.rollout.gates import sample_ratio as ratio
 from gateway.rollout.gates.sample_ratio import Exposures
 from simulations import needed, over_time, reports, sample_ratio, session_order, two_streams
 from simulations.capital import run_lengths

@@ -12,11 +12,11 @@ import pytest
 from sqlalchemy import Connection
 
 from evaluators.observation import Kind, Score, ScoredPair
-from gateway.admin.rollouts import explain
 from gateway.admin.rollouts.pair_reader import NOBODY_COMPARES
 from gateway.admin.state import Conflict
 from gateway.records.feedback import About, Feedback
 from gateway.records.state import Desired, JudgePolicy, MirrorPolicy, RolloutRow, Shadow
+from gateway.rollout import explain
 from gateway.rollout.automation import Facts, decide
 from gateway.rollout.events import StepFailed, StepPassed
 from gateway.rollout.explain import plan_line

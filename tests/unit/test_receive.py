@@ -12,10 +12,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from gateway import errors
 from gateway.errors import BadRequest, LoragateError, MethodNotAllowed, PathNotFound
+from gateway.openai import endpoints
 from gateway.openai.body import Fields, addressed, read
 from gateway.openai.endpoints import ENDPOINTS, Dialect, EndpointKind, find_endpoint
 from gateway.openai.lax import is_refused, is_true, number_of
-from gateway.receive import endpoints
 from gateway.receive.deps import RequestIds
 from gateway.receive.failures import body_of, connection_header, event_of, reply_of, status_line
 from gateway.receive.outgoing import asks_for_usage

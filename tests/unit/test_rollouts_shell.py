@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from adapters.lifecycle import Event as LifeEvent
-from gateway.admin.rollouts import explain
 from gateway.admin.rollouts.apply import desired_after, route_after
 from gateway.admin.rollouts.conductor import Conductor
 from gateway.admin.rollouts.operations import Actor, RolloutOperations, UnknownRollout
@@ -25,6 +24,7 @@ from gateway.decide.assign import Arm
 from gateway.observe.ledger import DURATION_BOUNDS, Cell
 from gateway.observe.tally import Tally
 from gateway.records.state import Desired, RouteRecord
+from gateway.rollout import explain
 from gateway.rollout.events import Aborted, Paused, Resumed, StepFailed, StepInconclusive, StepPassed
 from gateway.rollout.evidence import (
     THRESHOLD_SAMPLES,

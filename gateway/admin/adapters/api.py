@@ -14,7 +14,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from adapters.catalog import Entry
 from adapters.recipe import Method, Parent, Recipe
 from gateway.admin.adapters.intake import Progress
-from gateway.admin.adapters.operations import Registration
+from gateway.admin.adapters.registration import Registration
 from gateway.admin.failures import error_body
 from gateway.admin.models.adapters import AdapterDetail, AdaptersView, AdapterView, RemovedView
 from gateway.admin.models.routes import ALIAS, ALIAS_OR_VERSION

@@ -12,7 +12,7 @@ import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +26,7 @@ from adapters.reference import AdapterRef, check_name
 from adapters.verify import Report
 from adapters.verify.report import sentence as problem_sentence
 from gateway.admin.adapters.intake import Intake, Progress, scratch_folder, silent
+from gateway.admin.adapters.registration import FusionOrigin, Registration
 from gateway.admin.route_journal import changed_routes, check_no_rollout, check_not_rolled_out
 from gateway.admin.state import Conflict, LiveState, insist, to_the_end
 from gateway.records.state import Desired, RouteRecord
@@ -38,30 +39,6 @@ log = logging.getLogger("loragate.adapters")
 SETTLE_SECONDS: Final = 5.0
 # A registration copies, loads and checks; what has lain unregistered for so long was left by a crash.
 SHARED_SWEEP_SECONDS: Final = 86_400.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Registration:
-    """How a version is to be registered.
-
-    `activate`: point the alias at it; None: only if there is no such alias yet.
-    `may_be_null`: register it even if it adds nothing to the base.
-    """
-
-    name: str
-    by: str
-    notes: str = ""
-    activate: bool | None = True
-    may_be_null: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FusionOrigin:
-    """What a fusion made: by which recipe, and how far it is from the exact weighted sum."""
-
-    recipe: Recipe
-    difference: str
-    warnings: tuple[str, ...]
 
 
 class AdapterOperations:
