@@ -1,9 +1,9 @@
 """Loragate: who is served what, and taking it back. The story of a request:
 
 receive/protocol.py      bytes become a request; limits, time-outs, pipelining
-openai/endpoints.py     is this a path we serve?
+openai/endpoints.py      is this a path we serve?
 decide/authenticate.py   whose key is it?
-openai/body.py          which model does the body ask for?
+openai/body.py           which model does the body ask for?
 receive/request.py       the request, complete, and the model that it means
 pipeline.py              the decisions below, in one function
 decide/route.py          what does that name mean?

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from evaluators.statistics.betting import BETS, SHARES
 from gateway.decide.assign import TOTAL_WEIGHT
-from gateway.rollout.gates.by_account import judge_by_account
+from gateway.rollout.gates.gate import Gate
 from gateway.rollout.gates.reading import Verdict
-from gateway.rollout.gates.traffic import AccountStreams, Gate, Streams
+from gateway.rollout.gates.traffic import AccountStreams, Streams, judge_by_account
 from gateway.rollout.gates.unit_shares import (
     FRESH,
     IDLE_SECONDS,

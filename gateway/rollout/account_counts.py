@@ -7,7 +7,7 @@ from typing import Final
 from gateway.observe.ledger import DURATION_BOUNDS
 from gateway.observe.tally import MAX_ACCOUNTS, ArmTally, Tally, mark_of, marks
 from gateway.observe.units import WHOLE, UnitShares
-from gateway.rollout.gates.by_account import OTHERS
+from gateway.rollout.gates.traffic import OTHERS
 from gateway.rollout.gates.unit_shares import NO_SHARES, NO_UNITS, ArmUnits, Count, Shares
 
 # An account that has sent fewer in a stage does not count as one that calls: somebody's trial request must not make

@@ -6,53 +6,26 @@ when all gates pass and time and samples suffice, into a pause when time or samp
 up without that, or when a gate fails that is not critical.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
-
 from gateway.rollout.events import AUTOMATION, StepFailed, StepInconclusive, StepPassed
-from gateway.rollout.gates.by_account import judge_by_account
-from gateway.rollout.gates.pairs import Finding, judge_pairs
+from gateway.rollout.gates.look import Facts, Look
 from gateway.rollout.gates.reading import Reading, Verdict, worst
-from gateway.rollout.gates.traffic import Gate, GateSource, Streams, judge_manual
 from gateway.rollout.plan import Stage
 from gateway.rollout.rollout import Phase, Rollout
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What was counted since the rollout's stage began, over all replicas.
-
-    Attributes:
-        stage: The stage that the counts belong to (`Rollout.stage`).
-        samples: The candidate's requests; in shadow, pairs.
-        streams: Gate name → both arms' counts; a gate that is missing was not measured.
-        findings: Gate name → what the pairs of this stage say; a gate that is missing has none yet.
-        is_settled: Whether all sessions of the pairs that max_samples allows have had the time to end and count.
-        late: What gates of earlier stages say of pairs that were judged after those had ended.
-    """
-
-    stage: int
-    samples: int = 0
-    streams: Mapping[str, Streams] = field(default_factory=lambda: MappingProxyType({}))
-    findings: Mapping[str, Finding] = field(default_factory=lambda: MappingProxyType({}))
-    is_settled: bool = True
-    late: tuple[Reading, ...] = ()
-
-
-def read_gates(rollout: Rollout, facts: Facts) -> tuple[Reading, ...]:
+def read_gates(rollout: Rollout, facts: Facts, now: float) -> tuple[Reading, ...]:
     """Return what each gate of the rollout's stage says now; nothing outside of a stage."""
-    stage = rollout.current
-    return () if stage is None else tuple(_read(gate, rollout, facts) for gate in stage.gates)
-
-
-def _read(gate: Gate, rollout: Rollout, facts: Facts) -> Reading:
-    if gate.source is GateSource.PERSON:
-        return judge_manual(gate, rollout.approved_by)
-    if gate.source is GateSource.PAIRS:
-        return judge_pairs(gate, facts.findings.get(gate.name))
-    plan = rollout.plan
-    return judge_by_account(gate, facts.streams.get(gate.name), plan.alpha_per_gate, plan.alpha)
+    stage, plan = rollout.current, rollout.plan
+    if stage is None:
+        return ()
+    look = Look(
+        facts=facts,
+        alpha=plan.alpha_per_gate,
+        pass_alpha=plan.alpha,
+        approved_by=rollout.approved_by,
+        seconds=now - rollout.entered_at,
+    )
+    return tuple(gate.kind.judge(gate, look) for gate in stage.gates)
 
 
 def decide(rollout: Rollout, facts: Facts, now: float) -> StepPassed | StepFailed | StepInconclusive | None:
@@ -66,7 +39,7 @@ def decide(rollout: Rollout, facts: Facts, now: float) -> StepPassed | StepFaile
     stage = rollout.current
     if stage is None or facts.stage != rollout.stage:
         return None
-    readings = read_gates(rollout, facts)
+    readings = read_gates(rollout, facts, now)
     verdict = worst(readings)
     against = (*readings, *(reading for reading in facts.late if reading.rolls_back))
     if any(reading.rolls_back for reading in against):

@@ -11,7 +11,7 @@ from evaluators.compare.registry import comparators
 from evaluators.judge.criteria import REGISTERED
 from gateway.decide.assign import TOTAL_WEIGHT
 from gateway.records.state import MirrorPolicy, RouteRecord
-from gateway.rollout.gates.traffic import GateSource
+from gateway.rollout.gates.gate import GateSource
 from gateway.rollout.plan import Plan, Stage
 
 JUDGE: Final = "judge"

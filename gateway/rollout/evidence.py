@@ -18,13 +18,13 @@ from gateway.rollout.account_counts import (
     arm_counts,
     callers_of,
 )
-from gateway.rollout.automation import Facts, decide, read_gates
+from gateway.rollout.automation import decide, read_gates
 from gateway.rollout.events import AUTOMATION, StepFailed, StepInconclusive, StepPassed
-from gateway.rollout.gates.by_account import named
-from gateway.rollout.gates.pairs import Finding
+from gateway.rollout.gates.gate import Gate
+from gateway.rollout.gates.look import Facts
 from gateway.rollout.gates.reading import Reading, Verdict
 from gateway.rollout.gates.sample_ratio import Exposures, Ratio, judge_ratio
-from gateway.rollout.gates.traffic import AccountStreams, Gate, Streams, latency_threshold
+from gateway.rollout.gates.traffic import AccountStreams, Streams, latency_threshold, named
 from gateway.rollout.gates.unit_shares import ArmUnits
 from gateway.rollout.plan import Stage
 from gateway.rollout.record import RolloutRecord
@@ -47,7 +47,7 @@ class StagePairs:
     Attributes:
         stage: The present stage's number when they were read; what was read in another one decides nothing.
         n: Pairs of the present stage that compare candidate with control.
-        findings: Gate name → what the pairs of the present stage say.
+        readings: Gate name → what the pairs of the present stage say.
         is_settled: Whether all sessions of the pairs that max_pairs allows have had the time to end and count.
         late: What gates of earlier stages say by now.
         thumbs: Of both arms in the present stage; None where no gate asks for them.
@@ -56,7 +56,7 @@ class StagePairs:
 
     stage: int = 0
     n: int = 0
-    findings: Mapping[str, Finding] = field(default_factory=lambda: MappingProxyType({}))
+    readings: Mapping[str, Reading] = field(default_factory=lambda: MappingProxyType({}))
     is_settled: bool = True
     late: tuple[Reading, ...] = ()
     thumbs: Streams | None = None
@@ -114,7 +114,7 @@ def facts_of(counts: StageCounts, journey: RolloutRecord) -> Facts:
         stage=counts.stage,
         samples=samples,
         streams=streams,
-        findings=pairs.findings,
+        pair_readings=pairs.readings,
         is_settled=pairs.is_settled,
         late=pairs.late,
     )
@@ -232,7 +232,7 @@ def judged(
             reason=what_changed(stage),
             stage=facts.stage,
             samples=facts.samples,
-            readings=read_gates(rollout, facts),
+            readings=read_gates(rollout, facts, now),
         )
     if isinstance(event, StepFailed) or rollout.phase is not Phase.CANARY:
         return event
@@ -271,7 +271,7 @@ class StageStanding:
 def standing_of(journey: RolloutRecord, counts: StageCounts, now: float) -> StageStanding:
     """Return how a rollout's stage stands now."""
     facts = facts_of(counts, journey)
-    readings = read_gates(journey.rollout, facts)
+    readings = read_gates(journey.rollout, facts, now)
     return StageStanding(
         samples=facts.samples,
         readings=readings,

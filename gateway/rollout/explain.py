@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from gateway.rollout.events import AUTOMATION
-from gateway.rollout.gates.by_account import OTHERS
 from gateway.rollout.gates.reading import Reading
+from gateway.rollout.gates.traffic import OTHERS
 
 Record = Mapping[str, Any]
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from evaluators.statistics.multiple import bonferroni
 from gateway.decide.assign import TOTAL_WEIGHT
-from gateway.rollout.gates.traffic import Gate, GateSource
+from gateway.rollout.gates.gate import Gate, GateSource
 from gateway.rollout.journal import canonical_json
 
 # With none of them wrong an error rate above 5 % is excluded, at the alpha that a gate has in a plan of four steps.

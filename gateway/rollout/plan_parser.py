@@ -5,7 +5,8 @@ from typing import Any, Final, TypeVar
 
 from evaluators.judge.criteria import REGISTERED
 from gateway.decide.assign import TOTAL_WEIGHT
-from gateway.rollout.gates.traffic import GATES, Gate, GateKind, GateSource, kind_of
+from gateway.rollout.gates import GATES, kind_of
+from gateway.rollout.gates.gate import Gate, GateKind, GateSource
 from gateway.rollout.plan import ALPHA, BUDGET, IDLE_SECONDS, MAX_TIME_SECONDS, MIN_SAMPLES, SHARE, Plan, Stage
 from gateway.rollout.plan_values import DEFAULT_TIME, NotReadable, seconds_of, share_of, values_of, weight_of
 

@@ -8,7 +8,7 @@ judges anew when a person resumes it: that is a stage of its own, whose counts b
 from collections.abc import Callable
 from typing import Final
 
-from gateway.rollout.gates.traffic import Gate, GateSource
+from gateway.rollout.gates.gate import Gate, GateSource
 from gateway.rollout.plan import Stage
 
 # 1: requests counted, in two bounds; gates passed at their own part of alpha; sessions counted as they ended.

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from evaluators.observation import ScoredPair
-from gateway.rollout.gates.pairs import judge_pairs
+from gateway.rollout.gates.gate import GateSource
+from gateway.rollout.gates.pairs import no_pairs
 from gateway.rollout.gates.reading import Reading, Verdict, worst
-from gateway.rollout.gates.traffic import GateSource
 from gateway.rollout.plan import Plan, Stage
 from gateway.rollout.rollout import Rollout
 from gateway.rollout.stage_evidence import Make, StageEvidence, criterion_evidence
@@ -124,8 +124,8 @@ class _Run:
     def outcome(self, now: float) -> Outcome | None:
         """Return what a look now would decide, or None to wait."""
         self._evidence.close(now)
-        findings = self._evidence.findings()
-        self.readings = tuple(judge_pairs(gate, findings.get(gate.name)) for gate in self._gates)
+        found = self._evidence.readings()
+        self.readings = tuple(found.get(gate.name) or no_pairs(gate) for gate in self._gates)
         if any(reading.rolls_back for reading in self.readings):
             return Outcome.ROLLED_BACK
         if any(reading.fails for reading in self.readings):

@@ -8,7 +8,7 @@ clock only after the last of them.
 import heapq
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import Final, Protocol
 
 from evaluators.compare.comparator import Direction, Shape
 from evaluators.compare.registry import comparators
@@ -16,9 +16,9 @@ from evaluators.judge.classify import Classification, CriterionEvidence
 from evaluators.judge.criteria import METRICS, Criterion, criterion, registered
 from evaluators.judge.outcomes import outcome_against
 from evaluators.observation import Kind, Score, ScoredPair
-from gateway.rollout.gates.pairs import MAX_NAMED, Finding, judge_pairs
+from gateway.rollout.gates.gate import Gate, GateSource
+from gateway.rollout.gates.pairs import no_pairs
 from gateway.rollout.gates.reading import Reading, Verdict
-from gateway.rollout.gates.traffic import Gate, GateSource
 from gateway.rollout.plan import Plan, Stage
 from gateway.rollout.rollout import Rollout
 
@@ -38,6 +38,9 @@ class StreamEvidence(Protocol):
     def classify(self) -> Classification:
         """Return what all that says."""
 
+
+# Of the samples that spoke most against a candidate, so many are named: enough to read, and few to keep for good.
+MAX_NAMED: Final = 5
 
 Make = Callable[[Criterion, int], StreamEvidence]
 
@@ -110,14 +113,14 @@ class StageEvidence:
     ) -> None:
         self._control, self._candidate = rollout.control, rollout.candidate
         self._gates: dict[str, _GateEvidence] = {}
-        self._missing: dict[str, Finding] = {}
+        self._missing: dict[str, Reading] = {}
         for gate in stage.gates:
             if gate.source is not GateSource.PAIRS:
                 continue
             demand = criterion_of(gate, rollout.plan, judged_share)
             if demand is None:
                 why = f"no comparator `{gate.name}` is installed on this gateway (n=0)"
-                self._missing[gate.name] = Finding(verdict=Verdict.INCONCLUSIVE, reason=why)
+                self._missing[gate.name] = no_pairs(gate, why)
             else:
                 self._gates[gate.name] = _GateEvidence(gate, demand, make(demand, stage.idle_seconds))
         self._most, self._idle_seconds = stage.max_samples, stage.idle_seconds
@@ -152,13 +155,13 @@ class StageEvidence:
         for gate in self._gates.values():
             gate.evidence.close(now)
 
-    def findings(self) -> Mapping[str, Finding]:
+    def readings(self) -> Mapping[str, Reading]:
         """Return what the pairs say, by gate."""
-        return self._missing | {name: gate.finding() for name, gate in self._gates.items()}
+        return self._missing | {name: gate.reading() for name, gate in self._gates.items()}
 
     def failures(self, number: int) -> tuple[Reading, ...]:
         """Return the critical gates that fail, as readings that name their stage."""
-        read = (judge_pairs(gate.gate, gate.finding()) for gate in self._gates.values())
+        read = (gate.reading() for gate in self._gates.values())
         return tuple(replace(each, reason=f"in stage {number}: {each.reason}") for each in read if each.rolls_back)
 
 
@@ -183,12 +186,15 @@ class _GateEvidence:
             entry = (bad, -judged.number, judged.sample)  # of equals the earlier ones
             (heapq.heappush if len(self._worst) < MAX_NAMED else heapq.heappushpop)(self._worst, entry)
 
-    def finding(self) -> Finding:
+    def reading(self) -> Reading:
         """Return what the pairs say to this gate."""
         said = self.evidence.classify()
         verdict = Verdict(said.label.value)
         e_value = said.e_pass if verdict is Verdict.PASS else said.e_fail
-        return Finding(
+        return Reading(
+            gate=self.gate.name,
+            is_muted=self.gate.is_muted,
+            is_critical=self.gate.is_critical,
             verdict=verdict,
             reason=said.reason,
             observed=said.observed,

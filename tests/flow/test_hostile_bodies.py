@@ -78,4 +78,4 @@ def test_continuous_usage_alone_means_nothing_and_usage_is_asked_for_all_the_sam
     body = {"model": "base", "stream": True, "stream_options": options, "messages": [{"role": "user", "content": "x"}]}
     httpx.post(gateway.url + "/v1/chat/completions", json=body, headers=gateway.headers)
     told = b'"stream_options":{"include_usage":true,"continuous_usage_stats":false}'
-    assert told in engine.requests[-1].body.replace(b" ", b"")
+    assert told in engine.generations[-1].body.replace(b" ", b"")

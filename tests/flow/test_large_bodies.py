@@ -55,7 +55,7 @@ def test_a_large_body_reaches_the_engine_byte_for_byte(gateway: RunningGateway, 
     body = f'{{"messages":[{{"role":"user","content":"{text}"}}], "model" : "base" ,"x":[1e5,{{}}]}}'.encode()
     for content in (body, b"\xef\xbb\xbf" + body):
         assert post(gateway, content).status_code == 200
-        assert engine.requests[-1].body == body.replace(b'"base"', b'"base"', 1)
+        assert engine.generations[-1].body == body.replace(b'"base"', b'"base"', 1)
 
 
 def test_a_large_body_in_tiny_chunks_is_served(gateway: RunningGateway, engine: FakeEngine) -> None:
@@ -63,13 +63,13 @@ def test_a_large_body_in_tiny_chunks_is_served(gateway: RunningGateway, engine: 
     chunks = (body[at : at + 7] for at in range(0, len(body), 7))
     reply = httpx.post(gateway.url + "/v1/chat/completions", content=chunks, headers=gateway.headers, timeout=60)
     assert reply.status_code == 200
-    assert engine.requests[-1].body == body
+    assert engine.generations[-1].body == body
 
 
 def test_a_large_stream_that_does_not_ask_for_usage_is_counted(gateway: RunningGateway, engine: FakeEngine) -> None:
     body = json.dumps({"model": "base", "stream": True, "messages": [{"role": "user", "content": "x" * 2 * MIB}]})
     assert post(gateway, body.encode()).status_code == 200
-    assert json.loads(engine.requests[-1].body)["stream_options"]["include_usage"] is True
+    assert json.loads(engine.generations[-1].body)["stream_options"]["include_usage"] is True
 
 
 @pytest.mark.parametrize(

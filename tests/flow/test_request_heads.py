@@ -159,5 +159,5 @@ def test_without_keys_nothing_is_done_for_a_body_that_a_web_page_may_send(
 def test_a_body_with_a_byte_order_mark_is_served_without_it(gateway: RunningGateway, engine: FakeEngine) -> None:
     url, headers = gateway.url + "/v1/chat/completions", gateway.headers
     assert httpx.post(url, content=b"\xef\xbb\xbf" + BODY, headers=headers).status_code == 200
-    assert json.loads(engine.requests[-1].body)["model"].startswith("base")
+    assert json.loads(engine.generations[-1].body)["model"].startswith("base")
     assert httpx.post(url, content=b"\xef\xbb\xbf", headers=headers).status_code == 400

@@ -314,6 +314,7 @@ def twin(gateway: RunningGateway, engine: FakeEngine) -> Iterator[RunningGateway
 def test_what_another_gateway_changed_meanwhile_is_a_conflict_and_is_served(
     gateway: RunningGateway, twin: RunningGateway, versions: list[str]
 ) -> None:
+    gateway.wait_until(lambda _: version_of(twin) == version_of(gateway))  # the twin has just made a key
     at = f'"{version_of(gateway)}"'
     assert apply(twin, route(versions[0]), if_match=at).status_code == 200
     assert apply(gateway, route(versions[1], notes="late"), if_match=at).status_code == 412

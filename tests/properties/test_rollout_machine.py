@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.decide.assign import Split
-from gateway.rollout.automation import Facts, decide
+from gateway.rollout.automation import decide
 from gateway.rollout.events import (
     Aborted,
     Approved,
@@ -27,7 +27,7 @@ from gateway.rollout.events import (
     StepInconclusive,
     StepPassed,
 )
-from gateway.rollout.gates.pairs import Finding
+from gateway.rollout.gates.look import Facts
 from gateway.rollout.gates.reading import Reading, Verdict, worst
 from gateway.rollout.gates.traffic import Streams
 from gateway.rollout.gates.unit_shares import Count, units_of
@@ -200,9 +200,9 @@ counts = st.builds(
     st.sampled_from([0, 0.001, 0.02, 0.5, 1]),
 )
 streams = st.builds(Streams, control=counts, candidate=counts)
-findings = st.dictionaries(
+pair_readings = st.dictionaries(
     st.sampled_from(["kl", "exact", "edit", "refusal", "repetition", "truncated"]),
-    st.builds(Finding, verdict=st.sampled_from(Verdict), reason=st.just("r"), n=st.integers(0, 99)),
+    st.builds(Reading, gate=st.just("kl"), verdict=st.sampled_from(Verdict), reason=st.just("r"), n=st.integers(0, 99)),
 )
 late = st.lists(
     st.builds(Reading, gate=st.just("kl"), verdict=st.sampled_from(Verdict), reason=st.just("in stage 1: r")),
@@ -224,7 +224,7 @@ def test_whatever_automation_decides_is_legal_and_never_promotes_on_less_than_a_
             stage=state.stage,
             samples=errors.candidate.n,
             streams={"error_rate": errors, "latency": latency},
-            findings=data.draw(findings),
+            pair_readings=data.draw(pair_readings),
             late=tuple(data.draw(late)),
             is_settled=data.draw(st.booleans()),
         )

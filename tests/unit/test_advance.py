@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from gateway.decide.assign import Split
-from gateway.rollout.automation import Facts, decide, read_gates
+from gateway.rollout.automation import decide, read_gates
 from gateway.rollout.events import (
     AUTOMATION,
     Aborted,
@@ -26,6 +26,7 @@ from gateway.rollout.events import (
     StepInconclusive,
     StepPassed,
 )
+from gateway.rollout.gates.look import Facts
 from gateway.rollout.gates.reading import Reading, Verdict, worst
 from gateway.rollout.gates.traffic import Streams
 from gateway.rollout.gates.unit_shares import Count, units_of
@@ -391,7 +392,7 @@ def test_automation_in_a_pause_never_goes_on_and_elsewhere_does_nothing() -> Non
     for phase in (Phase.DRAFT, Phase.AUDITED, Phase.LIVE, Phase.ROLLED_BACK, Phase.ABORTED):
         state = STATES[phase]()
         assert decide(state, facts(BAD, stage=state.stage), 1e9) is None
-        assert read_gates(state, facts(BAD)) == ()
+        assert read_gates(state, facts(BAD), 1e9) == ()
 
 
 def test_facts_of_another_stage_decide_nothing() -> None:

@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.rollout.gates import GATES
+from gateway.rollout.gates.gate import Gate
+from gateway.rollout.gates.person import judge_manual
 from gateway.rollout.gates.reading import Verdict
 from gateway.rollout.gates.sample_ratio import Exposures, judge_ratio
-from gateway.rollout.gates.traffic import GATES, Gate, Streams, judge_manual, judge_streams, latency_threshold
+from gateway.rollout.gates.traffic import Streams, judge_streams, latency_threshold
 from gateway.rollout.gates.unit_shares import Count, units_of
 
 ERROR_RATE = Gate(name="error_rate", margin=0.01)

@@ -17,12 +17,13 @@ from gateway.admin.state import Conflict
 from gateway.records.feedback import About, Feedback
 from gateway.records.state import Desired, JudgePolicy, MirrorPolicy, RolloutRow, Shadow
 from gateway.rollout import explain
-from gateway.rollout.automation import Facts, decide
+from gateway.rollout.automation import decide
 from gateway.rollout.events import StepFailed, StepPassed
 from gateway.rollout.explain import plan_line
-from gateway.rollout.gates.pairs import Finding, judge_pairs
+from gateway.rollout.gates.gate import Gate
+from gateway.rollout.gates.look import Facts
+from gateway.rollout.gates.pairs import no_pairs
 from gateway.rollout.gates.reading import Reading, Verdict, worst
-from gateway.rollout.gates.traffic import Gate
 from gateway.rollout.machine import IllegalEvent, advance
 from gateway.rollout.plan import canonical
 from gateway.rollout.plan_parser import parse_plan
@@ -83,17 +84,19 @@ def test_a_muted_gate_never_decides_and_one_that_is_not_critical_asks_a_person()
         True,
         False,
     )
-    finding = Finding(verdict=Verdict.FAIL, reason="kl 0.9 > 0.5", observed=0.9, limit=0.5, n=80, e_value=1e4)
+    finding = Reading(
+        gate="kl", verdict=Verdict.FAIL, reason="kl 0.9 > 0.5", observed=0.9, limit=0.5, n=80, e_value=1e4
+    )
     for gate, phase in (
         ({"kl": {}}, Phase.ROLLED_BACK),
         ({"kl": {"critical": False}}, Phase.PAUSED),
         ({"kl": {"muted": True}}, None),
     ):
         state = replace(_in_shadow(shadow(gate)), entered_at=0.0)
-        event = decide(state, Facts(stage=1, samples=80, findings={"kl": finding}), 1.0)
+        event = decide(state, Facts(stage=1, samples=80, pair_readings={"kl": finding}), 1.0)
         assert phase is None if event is None else advance(state, event).after.phase is phase
     paused = replace(_in_shadow(shadow({"kl": {"critical": False}})), phase=Phase.PAUSED)
-    assert decide(paused, Facts(stage=1, samples=80, findings={"kl": finding}), 1.0) is None
+    assert decide(paused, Facts(stage=1, samples=80, pair_readings={"kl": finding}), 1.0) is None
 
 
 def _in_shadow(plan: Any) -> Any:
@@ -112,7 +115,7 @@ def test_a_failure_that_is_not_critical_is_no_step_failed_and_no_pass() -> None:
 
 
 def test_a_gate_without_pairs_is_inconclusive() -> None:
-    reading = judge_pairs(Gate(name="kl", is_critical=False), None)
+    reading = no_pairs(Gate(name="kl", is_critical=False))
     assert (reading.verdict, reading.n, reading.is_critical) == (Verdict.INCONCLUSIVE, 0, False)
     assert reading.reason == "no pair has been compared yet (n=0)"
 
@@ -307,7 +310,7 @@ def test_a_new_leader_and_whoever_is_asked_come_to_the_same_evidence(store: Stor
         seen = world.rollouts.watch.read(journey, world.now)
         fresh = World(tmp_path, store)
         assert fresh.rollouts.watch.read(journey, world.now) == seen
-        assert (seen.n, seen.findings["refusal"].n > 20, seen.findings["exact"].n > 20) == (72, True, True)
+        assert (seen.n, seen.readings["refusal"].n > 20, seen.readings["exact"].n > 20) == (72, True, True)
 
     run(store, tmp_path, work)
 
@@ -322,7 +325,7 @@ def test_a_gateway_that_has_not_heard_of_a_stage_yet_loses_none_of_its_pairs(sto
         follower = World(tmp_path, store).rollouts.watch
         assert follower.read(stale, world.now).n == 300
         current = await world.rollouts.journey("support")
-        assert follower.read(current, world.now).findings["refusal"].last == Pairs(store).head()
+        assert follower.read(current, world.now).readings["refusal"].last == Pairs(store).head()
         assert follower.read(current, world.now).n == 70
 
     run(store, tmp_path, work)

@@ -8,7 +8,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.rollout.gates.traffic import GATES, Gate
+from gateway.rollout.gates import GATES
+from gateway.rollout.gates.gate import Gate
 from gateway.rollout.plan import MAX_TIME_SECONDS, Plan, Stage, canonical
 from gateway.rollout.plan_parser import InvalidPlan, parse_plan
 from gateway.rollout.plan_values import NotReadable, seconds_of, share_of, weight_of

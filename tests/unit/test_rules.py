@@ -10,8 +10,7 @@ from gateway.records.state import Desired
 from gateway.rollout.events import StepFailed, StepInconclusive
 from gateway.rollout.evidence import NO_PAIRS, StageCounts, StagePairs, counts_of, judged
 from gateway.rollout.explain import sentences
-from gateway.rollout.gates.pairs import Finding
-from gateway.rollout.gates.reading import Verdict
+from gateway.rollout.gates.reading import Reading, Verdict
 from gateway.rollout.gates.unit_shares import Count, units_of
 from gateway.rollout.plan import Stage
 from gateway.rollout.plan_parser import parse_plan
@@ -28,7 +27,9 @@ OLD = Path(__file__).parents[1] / "journals" / "rules-1.jsonl"
 PAIRS_AND_COUNTS = {
     "steps": [{"weight": "50%", "gates": ["error_rate", "ttft", "refusal", {"kl": {"limit": 0.5}}]}, {"weight": "100%"}]
 }
-FAILING = Finding(verdict=Verdict.FAIL, reason="refusal +0.500 > +0.050 (n=50, e=1e+09)", n=50, e_value=1e9)
+FAILING = Reading(
+    gate="refusal", verdict=Verdict.FAIL, reason="refusal +0.500 > +0.050 (n=50, e=1e+09)", n=50, e_value=1e9
+)
 
 
 def counts(*, failing: bool = False, pairs: StagePairs = NO_PAIRS) -> StageCounts:
@@ -50,7 +51,7 @@ def test_a_journal_of_the_rules_before_replays_to_what_it_says_and_is_told_in_se
 
 def test_a_rollout_that_is_open_at_the_upgrade_is_paused_and_told_what_is_judged_otherwise() -> None:
     open_before = journey(PAIRS_AND_COUNTS, rules=1)
-    late = StagePairs(stage=1, findings={"refusal": FAILING})
+    late = StagePairs(stage=1, readings={"refusal": FAILING})
     event = judged(open_before, counts(pairs=late), 200.0)
     assert isinstance(event, StepInconclusive)
     for words in (

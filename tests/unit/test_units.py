@@ -15,8 +15,9 @@ from gateway.observe.tally import Tally, shared, summed
 from gateway.observe.units import MAX_OUTCOMES, Outcomes, StageUnits, UnitShares, multiplicity
 from gateway.pipeline import Exposure
 from gateway.rollout.account_counts import accounts_of, arm_counts
+from gateway.rollout.gates.gate import Gate
 from gateway.rollout.gates.reading import Verdict
-from gateway.rollout.gates.traffic import Gate, Streams, judge_streams
+from gateway.rollout.gates.traffic import Streams, judge_streams
 from gateway.rollout.gates.unit_shares import (
     FRESH,
     IDLE_SECONDS,

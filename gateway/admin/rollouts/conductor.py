@@ -268,7 +268,7 @@ class Conductor:
             alias=rollout.alias,
             phase=rollout.phase,
             stage=rollout.stage,
-            readings=read_gates(rollout, facts),
+            readings=read_gates(rollout, facts, self.rollouts.state.now()),
             ratio=ratio_of(counts, journey),
             bound=1.0 / rollout.plan.alpha_per_gate,
         )

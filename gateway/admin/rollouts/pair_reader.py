@@ -19,9 +19,8 @@ from evaluators.observation import ScoredPair
 from gateway.decide.assign import Arm
 from gateway.observe.tally import MAX_ACCOUNTS
 from gateway.rollout.evidence import FEEDBACK, NO_PAIRS, StagePairs
-from gateway.rollout.gates.by_account import OTHERS
 from gateway.rollout.gates.reading import Reading
-from gateway.rollout.gates.traffic import AccountStreams, Streams
+from gateway.rollout.gates.traffic import OTHERS, AccountStreams, Streams
 from gateway.rollout.gates.unit_shares import ArmUnits, Count, units_of
 from gateway.rollout.plan import Stage
 from gateway.rollout.record import RolloutRecord
@@ -189,5 +188,5 @@ class _Book:
         if stage is None:
             return StagePairs(stage=present, late=tuple(late))
         return StagePairs(
-            stage=present, n=stage.n, findings=stage.findings(), is_settled=stage.is_settled, late=tuple(late)
+            stage=present, n=stage.n, readings=stage.readings(), is_settled=stage.is_settled, late=tuple(late)
         )

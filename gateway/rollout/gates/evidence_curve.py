@@ -10,9 +10,9 @@ from typing import Final
 from evaluators.judge.classify import Classification
 from evaluators.judge.criteria import Criterion
 from evaluators.observation import ScoredPair
-from gateway.rollout.gates.pairs import judge_pairs
+from gateway.rollout.gates.gate import GateSource
+from gateway.rollout.gates.pairs import no_pairs
 from gateway.rollout.gates.reading import Reading
-from gateway.rollout.gates.traffic import GateSource
 from gateway.rollout.plan import Stage
 from gateway.rollout.rollout import Rollout
 from gateway.rollout.stage_evidence import StageEvidence, StreamEvidence, criterion_evidence
@@ -104,10 +104,10 @@ class _Growing:
     def done(self, number: int, now: float) -> EvidenceCurve:
         """Return what it all comes to; `number` is the stage's."""
         self.evidence.close(now)
-        findings = self.evidence.findings()
+        found = self.evidence.readings()
         return EvidenceCurve(
             stage=number,
-            readings=tuple(judge_pairs(gate, findings.get(gate.name)) for gate in self._gates),
+            readings=tuple(found.get(gate.name) or no_pairs(gate) for gate in self._gates),
             curves=tuple(curve.curve() for curve in self._curves),
         )
 

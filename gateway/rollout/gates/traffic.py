@@ -1,4 +1,4 @@
-"""What a plan's gates are called and take, and those that live traffic and people answer.
+"""The gates that live traffic answers, `error_rate`, `latency` and `feedback`.
 
 `error_rate`, `latency` and `feedback` ask one question of two arms' units: is the candidate's mean share of bad
 requests (or the share of its thumbs that are down) more than the control's plus a margin, or more than so many times
@@ -16,21 +16,33 @@ What it rests on: arms are drawn by unit, and one unit tells nothing of the next
 everything to do with each other. Weather that both arms share (an engine down for a minute) moves both and cancels:
 that is simulated (`simulations/`), and with `ratio` proved. Who gives a thumb is not drawn by lot, but alike in both
 arms.
+
+No account alone decides a rollout: a gate on counts holds only if it holds without any one account.
+
+A caller chooses its units and sees the arm in the reply, so one key can say what it likes of the
+candidate alone: fail it, or give it thumbs down. What it cannot do is speak for others. So a gate
+that fails, or passes, on all counts is read again without each account in turn; if one of those
+readings says something else, the gate is inconclusive, and its reason names the account.
+
+Leaving something out makes no verdict more likely, so each gate's part of alpha still holds. It
+costs time: a verdict waits until the accounts beside the largest one show it too. Where one
+account makes all the traffic there is nobody else to ask; then it decides, and the reason says so.
+
+Nor does one account hide a bad candidate, by failing on the control alone: see `_against_hiding`.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 from itertools import accumulate
 from math import exp, log
 from types import MappingProxyType
 from typing import Any, Final
 
-from evaluators.compare.comparator import Direction, Shape
-from evaluators.judge.criteria import METRICS, MIN_SAMPLES, REGISTERED, Metric, registered
 from gateway.decide.assign import TOTAL_WEIGHT
-from gateway.rollout.gates.reading import Reading, Verdict
+from gateway.rollout.gates.gate import Gate, GateKind, GateSource
+from gateway.rollout.gates.look import Look
+from gateway.rollout.gates.reading import AccountShare, Reading, Verdict
 from gateway.rollout.gates.unit_shares import (
     NO_UNITS,
     ArmUnits,
@@ -42,125 +54,6 @@ from gateway.rollout.gates.unit_shares import (
     log_worse,
     mean_of,
 )
-
-
-class GateSource(Enum):
-    """Who answers a gate."""
-
-    COUNTS = "counts"  # of both arms' requests or thumbs
-    PAIRS = "pairs"  # of answers to the same request
-    PERSON = "person"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GateKind:
-    """What a gate's name stands for in a plan.
-
-    Attributes:
-        defaults: Its own parameters (numbers, mostly shares in [0, 1]) and their values where a plan
-            gives none; None means: without one.
-        source: Who answers it; all but a person take their part of alpha.
-        scale: The largest limit, and more than any margin, in the gate's unit.
-    """
-
-    defaults: Mapping[str, float | None]
-    source: GateSource
-    scale: float = 1.0
-
-    @property
-    def needs_live_traffic(self) -> bool:
-        """Whether it can be read only while the candidate serves callers."""
-        return self.source is GateSource.COUNTS
-
-
-def _pair_kind(metric: Metric) -> GateKind:
-    defaults = {"margin": metric.margin, "limit": metric.limit, "min_samples": MIN_SAMPLES}
-    return GateKind(defaults=MappingProxyType(defaults), source=GateSource.PAIRS, scale=metric.scale)
-
-
-def _live_kind(**defaults: float | None) -> GateKind:
-    return GateKind(defaults=MappingProxyType(defaults), source=GateSource.COUNTS)
-
-
-# Of whatever shape: its comparator says that, and is not asked here.
-_REGISTERED_KIND: Final = _pair_kind(registered(Shape.SIMILARITY, Direction.HIGHER_IS_BETTER))
-
-# Margins in shares of requests. One more failure in a hundred requests is what a 99 % objective
-# can lose in total; with the 95th percentile as threshold 5 % of the control's requests are slow, and 5 % more
-# is twice as many. Thumbs are few: 5 % more of them down is what some hundreds can show.
-GATES: Final[Mapping[str, GateKind]] = MappingProxyType(
-    {
-        "error_rate": _live_kind(margin=0.01, limit=None),
-        "latency": _live_kind(margin=0.05, quantile=0.95),
-        "feedback": _live_kind(margin=0.05, limit=None),
-        "manual": GateKind(defaults=MappingProxyType({}), source=GateSource.PERSON),
-    }
-    | {name: _pair_kind(metric) for name, metric in METRICS.items()}
-)
-
-
-def kind_of(name: str) -> GateKind | None:
-    """Return what a gate's name stands for, or None if it is no gate's."""
-    if name.startswith(REGISTERED) and len(name) > len(REGISTERED):
-        return _REGISTERED_KIND
-    return GATES.get(name)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gate:
-    """A gate of a plan's step with its parameters; see `GATES`.
-
-    Attributes:
-        name: In `GATES`, or `score:` and the name of a comparator that the user has registered.
-        margin, limit, quantile: As its kind has them, in its unit; of pairs a limit takes the margin's place.
-        ratio: Of counts: how many times the control's share is fine, in the margin's place; None: the margin holds.
-        min_samples: Of pairs: sessions before it may pass.
-        is_critical: Whether a failure rolls back at once; else it pauses and asks a person.
-        is_muted: Whether it is read and told, and decides nothing.
-        may_rest_on_one: Of counts: whether what one account alone says may decide it; see `by_account.py`.
-    """
-
-    name: str
-    margin: float = 0.0
-    limit: float | None = None
-    quantile: float | None = None
-    ratio: float | None = None
-    min_samples: int | None = None
-    is_critical: bool = True
-    is_muted: bool = False
-    may_rest_on_one: bool = False
-
-    @property
-    def kind(self) -> GateKind:
-        """What its name stands for."""
-        kind = kind_of(self.name)
-        if kind is None:
-            raise ValueError(f"`{self.name}` is no gate; gates are {', '.join(GATES)}, and {REGISTERED}NAME")
-        return kind
-
-    @property
-    def source(self) -> GateSource:
-        """Who answers it."""
-        return self.kind.source
-
-    @property
-    def takes_alpha(self) -> bool:
-        """Whether it can be wrong by chance, with consequences."""
-        return self.source is not GateSource.PERSON and not self.is_muted
-
-    def parameters(self) -> dict[str, float | bool | None]:
-        """Return the parameters that this gate has, as a plan writes them."""
-        values: dict[str, float | bool | None] = {name: getattr(self, name) for name in self.kind.defaults}
-        # Written only where they say something: so plans that know nothing of them keep their hash.
-        if not self.is_critical:
-            values["critical"] = False
-        if self.is_muted:
-            values["muted"] = True
-        if self.may_rest_on_one:
-            values["single_account"] = True
-        if self.ratio is not None:
-            values["ratio"] = self.ratio
-        return values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,13 +217,6 @@ def _measured(name: str, threshold_seconds: float | None) -> str:
     return "share of thumbs down" if name == "feedback" else "error rate"
 
 
-def judge_manual(gate: Gate, approved_by: str | None) -> Reading:
-    """Return whether a person has approved this step."""
-    if approved_by is None:
-        return Reading(gate=gate.name, verdict=Verdict.INCONCLUSIVE, reason="waits for a person's approval")
-    return Reading(gate=gate.name, verdict=Verdict.PASS, reason=f"approved by `{approved_by}`")
-
-
 def latency_threshold(upper_bounds: Sequence[float], counts: Sequence[int], quantile: float) -> float | None:
     """Return the control's `quantile` as the upper bound of the histogram bucket that holds it.
 
@@ -353,3 +239,76 @@ def latency_threshold(upper_bounds: Sequence[float], counts: Sequence[int], quan
     sums = list(accumulate(counts))
     at = bisect_left(sums, quantile * sums[-1])
     return upper_bounds[at] if sums[-1] and at < len(upper_bounds) else None
+
+
+# The name under which accounts stand that have none of their own.
+OTHERS: Final = "others"
+# What a reading tells of.
+MAX_TOLD: Final = 5
+
+
+def judge_by_account(gate: Gate, streams: Streams | None, alpha: float, pass_alpha: float | None = None) -> Reading:
+    """Return what a gate makes of a step's units, whichever account is left out.
+
+    Args:
+        gate, streams, alpha, pass_alpha: As `judge_streams` takes them.
+    """
+    whole = judge_streams(gate, streams, alpha, pass_alpha)
+    if streams is None or not streams.accounts:
+        return whole
+    whole = replace(whole, accounts=tuple(map(_share, streams.accounts[:MAX_TOLD])))
+    if whole.verdict is Verdict.INCONCLUSIVE or gate.may_rest_on_one:
+        return whole
+    if streams.callers < 2:
+        return replace(whole, reason=f"{whole.reason}; {_all_of_one(streams)}")
+    for account in streams.accounts:
+        rest = judge_streams(gate, streams.without(account), alpha, pass_alpha)
+        if rest.verdict is not whole.verdict:
+            said = "fails" if whole.verdict is Verdict.FAIL else "passes"
+            reason = (
+                f"{said} only because of {named(account.account)}; without it: {rest.reason}. With it: {whole.reason}"
+            )
+            return replace(whole, verdict=Verdict.INCONCLUSIVE, reason=reason)
+    return whole
+
+
+def named(account: str) -> str:
+    """Return an account's name for a sentence."""
+    return "the accounts that are too small to be told apart" if account == OTHERS else f"account `{account}`"
+
+
+def _all_of_one(streams: Streams) -> str:
+    largest = streams.accounts[0]
+    total = sum(each.n for each in streams.accounts)
+    share = largest.n / total if total else 1.0
+    return f"{share:.0%} of it is {named(largest.account)}, and hardly anybody else calls, so it alone decides"
+
+
+def _share(each: AccountStreams) -> AccountShare:
+    candidate, control = each.candidate, each.control
+    return AccountShare(
+        account=each.account,
+        n=candidate.n,
+        bad=candidate.whole.some_bad,
+        control_n=control.n,
+        control_bad=control.whole.some_bad,
+        units=each.n,
+    )
+
+
+def _judge(gate: Gate, look: Look) -> Reading:
+    return judge_by_account(gate, look.facts.streams.get(gate.name), look.alpha, look.pass_alpha)
+
+
+def _kind(**defaults: float | None) -> GateKind:
+    return GateKind(defaults=MappingProxyType(defaults), source=GateSource.COUNTS, judge=_judge)
+
+
+# Margins in shares of requests. One more failure in a hundred requests is what a 99 % objective
+# can lose in total; with the 95th percentile as threshold 5 % of the control's requests are slow, and 5 % more
+# is twice as many. Thumbs are few: 5 % more of them down is what some hundreds can show.
+KINDS: Final = {
+    "error_rate": _kind(margin=0.01, limit=None),
+    "latency": _kind(margin=0.05, quantile=0.95),
+    "feedback": _kind(margin=0.05, limit=None),
+}
