@@ -6,7 +6,7 @@ FAST := -m "not real and not simulation" -n 4 --dist loadfile
 # Slow ones keep a core busy for longer: two at once.
 SLOW := -m "(real or simulation) and not story" -n 2 --dist loadfile
 
-.PHONY: help setup demo test check simulate bench clean
+.PHONY: help setup demo test check flow simulate bench clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -21,11 +21,14 @@ test: setup  ## Run every test, real engines and simulations included
 	$(PY) -m pytest -q $(FAST) $(ARGS)
 	$(PY) -m pytest -q $(SLOW) $(ARGS)
 
-check: setup  ## Lint, types, architecture and the fast tests, in a minute or two
+check: setup  ## Lint, types, architecture, unit and property tests: the loop while you work
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest -q $(FAST) $(ARGS)
+	$(PY) -m pytest -q $(FAST) tests/test_architecture.py tests/unit tests/properties $(ARGS)
+
+flow: setup  ## The other fast tests: the real command in front of a fake engine
+	$(PY) -m pytest -q $(FAST) tests/flow $(ARGS)
 
 simulate: setup  ## Simulate what verdicts promise, and write docs/statistics.md's tables and figures (some minutes)
 	@$(PY) -m simulations $(ARGS)

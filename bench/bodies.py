@@ -30,7 +30,7 @@ from gateway.decide.route import Base, EngineState
 from gateway.receive.protocol import ClientConnection
 from gateway.serve.upstream import EnginePools
 from gateway.store.snapshot import Snapshot, encode
-from tests.one_worker import OneWorker
+from tests.support.one_worker import OneWorker
 
 MIB: Final = 1024 * 1024
 TICK_SECONDS: Final = 0.001

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from gateway.demo.base_model import demo_base, tiny_base
 from gateway.settings import Settings
-from tests.real.first_tokens import measure, percentile, serving
-from tests.real.tiny_adapters import random_adapter
+from tests.support.first_tokens import measure, percentile, serving
+from tests.support.tiny_adapters import random_adapter
 
 LIMIT = 1.10
 

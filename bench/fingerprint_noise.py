@@ -19,8 +19,8 @@ from adapters.fingerprint import Fingerprint, distance
 from adapters.prober import calibrate, fingerprint, mixed
 from gateway.demo.base_model import tiny_base
 from gateway.serve.adapter_host import VllmHost
-from tests.real.engines import running_vllm
-from tests.real.tiny_adapters import random_adapter
+from tests.support.tiny_adapters import random_adapter
+from tests.support.vllm_engines import running_vllm
 
 Series = dict[str, list[float]]
 REPEATS = 30

@@ -39,8 +39,8 @@ from gateway.records.state import Desired, MirrorPolicy, RouteRecord
 from gateway.store.snapshot import encode, of_state
 from gateway.workers.channel import Configure
 from gateway.workers.pool import WorkerPool
-from tests.flow.pools import Depot
-from tests.one_worker import OneWorker, Script, events, request_of
+from tests.support.one_worker import OneWorker, Script, events, request_of
+from tests.support.pools import Depot
 
 LIMIT = 1.10
 ALIAS = "support"

@@ -5,7 +5,7 @@ import os
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import HealthCheck, settings
 
-from tests.patience import PATIENCE_SECONDS
+from tests.support.patience import PATIENCE_SECONDS
 
 # Speed is not what properties are about: a loaded machine must not fail them. The same examples each time, so that a
 # change is judged by what it changed; HYPOTHESIS_PROFILE=explore looks for new ones.

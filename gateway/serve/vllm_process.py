@@ -1,7 +1,7 @@
 """Start a local vLLM, watch it, start it again when it dies, and stop it cleanly.
 
 It listens on a unix socket in a folder that only its user can enter, so clients cannot
-reach it. What it held is loaded again by whoever watches the engine (`engines.py`).
+reach it. What it held is loaded again by whoever watches the engine (`vllm_engines.py`).
 """
 
 import asyncio

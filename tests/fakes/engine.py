@@ -35,7 +35,7 @@ from tests.fakes.knobs import Knobs
 from tests.fakes.plan import GENERATION
 from tests.fakes.ticker import Ticker
 from tests.fakes.wire import Connection, Received
-from tests.patience import PATIENCE_SECONDS
+from tests.support.patience import PATIENCE_SECONDS
 
 T = TypeVar("T")
 

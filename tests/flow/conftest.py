@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.fakes.engine import FakeEngine
-from tests.gateways import RunningGateway
+from tests.support.gateways import RunningGateway
 
 
 @pytest.fixture(scope="module")

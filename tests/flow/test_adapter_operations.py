@@ -29,10 +29,10 @@ from gateway.observe.ledger import Cell
 from gateway.records.state import Desired, KeyRecord
 from gateway.store.fingerprints import FingerprintStore
 from gateway.store.sql import open_store
-from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
-from tests.gateways import RunningGateway
-from tests.patience import PATIENCE_SECONDS, until
+from tests.support.adapter_folders import write_adapter
+from tests.support.gateways import RunningGateway
+from tests.support.patience import PATIENCE_SECONDS, until
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 

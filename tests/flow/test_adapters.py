@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from adapters.artifact import InvalidArtifact, read_manifest
-from tests.adapter_folders import CONFIG, safetensors, tensors_of, write_adapter
 from tests.fakes.engine import FakeEngine
-from tests.gateways import RunningGateway
+from tests.support.adapter_folders import CONFIG, safetensors, tensors_of, write_adapter
+from tests.support.gateways import RunningGateway
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 CONFIG_FILE, TENSORS_FILE = "adapter_config.json", "adapter_model.safetensors"

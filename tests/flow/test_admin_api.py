@@ -17,9 +17,9 @@ import pytest
 
 from gateway.admin.idempotent import SHOW_A_KEY
 from tests.fakes.engine import FakeEngine
-from tests.flow.adapters import adapter_folder
 from tests.flow.test_roles import control_plane
-from tests.gateways import RunningGateway
+from tests.support.adapters import adapter_folder
+from tests.support.gateways import RunningGateway
 
 KEYS = "/admin/v1/keys"
 # Each with the parameter that takes `next`, and where the entries stand.

@@ -13,7 +13,7 @@ import pytest
 from gateway.decide.route import Base
 from gateway.serve.adapter_host import VllmHost
 from gateway.serve.engine_client import EngineClient, NoAnswer
-from tests.patience import PATIENCE_SECONDS
+from tests.support.patience import PATIENCE_SECONDS
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"

@@ -14,10 +14,10 @@ from gateway.decide.authenticate import Role
 from gateway.decide.route import EngineState
 from gateway.observe.tally import Tally
 from gateway.records.state import KeyRecord, RolloutRow, RouteRecord
-from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
-from tests.flow.pools import keyed, load_on, running_pool, table_of
-from tests.patience import LOOK_SECONDS, PATIENCE_SECONDS
+from tests.support.adapter_folders import write_adapter
+from tests.support.patience import LOOK_SECONDS, PATIENCE_SECONDS
+from tests.support.pools import keyed, load_on, running_pool, table_of
 
 CONTROL, CANDIDATE = "support@111111111111", "support@222222222222"
 BODY: dict[str, Any] = {"model": "support", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from tests.fakes.engine import FakeEngine
-from tests.flow.raw import CHAT, Raw, chat
-from tests.gateways import RunningGateway, resident_bytes
-from tests.patience import PATIENCE_SECONDS
+from tests.support.gateways import RunningGateway, resident_bytes
+from tests.support.patience import PATIENCE_SECONDS
+from tests.support.raw import CHAT, Raw, chat
 
 DEEP = 100_000
 

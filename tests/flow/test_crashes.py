@@ -13,11 +13,11 @@ import httpx
 import pytest
 
 from adapters.artifact import read_manifest
-from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
-from tests.gateways import RunningGateway
-from tests.s3_server import S3Server
-from tests.under_way import Work
+from tests.support.adapter_folders import write_adapter
+from tests.support.gateways import RunningGateway
+from tests.support.s3_server import S3Server
+from tests.support.under_way import Work
 
 pytestmark = pytest.mark.simulation
 

@@ -10,10 +10,10 @@ import pytest
 
 from gateway.engine_address import Access
 from gateway.evaluate.engines import EngineBounds, EvaluatorEngines
-from tests.adapter_folders import write_adapter
-from tests.certificates import self_signed
 from tests.fakes.engine import FakeEngine
-from tests.gateways import RunningGateway
+from tests.support.adapter_folders import write_adapter
+from tests.support.certificates import self_signed
+from tests.support.gateways import RunningGateway
 
 KEY = "sk-engine-geheim-0123456789"
 OTHER = "sk-other-geheim-0123456789"

@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 
-from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
-from tests.gateways import RunningGateway
-from tests.raw_server import raw_server
+from tests.support.adapter_folders import write_adapter
+from tests.support.gateways import RunningGateway
+from tests.support.raw_server import raw_server
 
 
 def ask(gateway: RunningGateway, model: str, times: int = 1) -> Counter[int]:

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.engine import FakeEngine
-from tests.flow.adapters import adapter_folder
-from tests.flow.raw import CHAT, Raw, Reply, chat
-from tests.gateways import RunningGateway
-from tests.patience import PATIENCE_SECONDS
+from tests.support.adapters import adapter_folder
+from tests.support.gateways import RunningGateway
+from tests.support.patience import PATIENCE_SECONDS
+from tests.support.raw import CHAT, Raw, Reply, chat
 
 ENDLESS = chat(stream=True, fake={"events": 100_000, "cadence_ms": 10})
 

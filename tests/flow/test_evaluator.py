@@ -28,7 +28,7 @@ from gateway.store.pairs import Pairs
 from gateway.store.samples import Samples
 from gateway.store.sql import Store, open_store
 from tests.fakes.engine import FakeEngine
-from tests.patience import PATIENCE_SECONDS
+from tests.support.patience import PATIENCE_SECONDS
 
 CONTROL, CANDIDATE = "support@aaaaaaaaaaaa", "support@bbbbbbbbbbbb"
 CHAT = "/v1/chat/completions"

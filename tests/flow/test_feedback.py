@@ -17,9 +17,9 @@ from gateway.records.feedback import About, Feedback, Named
 from gateway.store.feedback import Feedbacks
 from gateway.store.sql import open_store
 from tests.fakes.engine import FakeEngine
-from tests.flow.adapters import adapter_folder
-from tests.gateways import RunningGateway
-from tests.patience import until
+from tests.support.adapters import adapter_folder
+from tests.support.gateways import RunningGateway
+from tests.support.patience import until
 
 CHAT = {"model": "support", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
 

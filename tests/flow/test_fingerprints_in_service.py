@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.adapter_folders import tensors_of, write_adapter
 from tests.fakes.engine import FakeEngine
 from tests.fakes.knobs import Knobs
-from tests.gateways import RunningGateway
-from tests.patience import PATIENCE_SECONDS, until
+from tests.support.adapter_folders import tensors_of, write_adapter
+from tests.support.gateways import RunningGateway
+from tests.support.patience import PATIENCE_SECONDS, until
 
 NO_KEYS = ("--no-auth",)
 OFTEN = {"LORAGATE_ADAPTERS__PROBE_SECONDS": "0.03", "LORAGATE_ENGINE__MAX_CPU_LORAS": "4"}

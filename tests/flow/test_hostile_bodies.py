@@ -9,8 +9,8 @@ import pytest
 from gateway.errors import BadRequest
 from gateway.openai.body import LargeFields, addressed, read, takes_steps
 from tests.fakes.engine import FakeEngine
-from tests.flow.raw import Raw
-from tests.gateways import RunningGateway
+from tests.support.gateways import RunningGateway
+from tests.support.raw import Raw
 
 
 def test_a_body_of_many_members_is_not_scanned_again_for_each() -> None:

@@ -10,9 +10,9 @@ from click.testing import CliRunner
 
 from gateway.cli import main
 from gateway.visible import is_shown
-from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
-from tests.gateways import RunningGateway
+from tests.support.adapter_folders import write_adapter
+from tests.support.gateways import RunningGateway
 
 HOSTILE = "[/x] [red]R[/red] \x1b]0;title\x07\x1b[31m a\r\x1b[2Kb\nforged \u202egpj \x9b31m \u2028 \u200b \x7f"
 # Commands that print what is stored; the others run a gateway, or print nothing that others wrote.

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.certificates import self_signed
 from tests.fakes.engine import FakeEngine
 from tests.flow.conftest import QUICK
-from tests.flow.raw import CHAT, Raw, chat
-from tests.gateways import RunningGateway
-from tests.patience import PATIENCE_SECONDS, until
+from tests.support.certificates import self_signed
+from tests.support.gateways import RunningGateway
+from tests.support.patience import PATIENCE_SECONDS, until
+from tests.support.raw import CHAT, Raw, chat
 
 STREAM = chat(stream=True, fake={"events": 20, "cadence_ms": 20})
 ENDLESS = chat(stream=True, fake={"events": 100_000, "cadence_ms": 20})

@@ -20,7 +20,7 @@ from gateway.evaluate.judging import JUDGE, Judge, Opinion, version_of
 from gateway.records.state import JudgePolicy, MirrorPolicy
 from gateway.store.pairs import Pairs
 from gateway.store.sql import open_store
-from tests.patience import PATIENCE_SECONDS, until
+from tests.support.patience import PATIENCE_SECONDS, until
 
 PROMPT = Prompt(messages=(("user", "Where is my order?"),))
 WORSE, BETTER = Observation(text="I cannot say."), Observation(text="It comes on Monday. GOOD")

@@ -14,8 +14,8 @@ import pytest
 from gateway.decide.authenticate import Principal, Role, caller_of, digest_of
 from gateway.errors import Unauthenticated
 from tests.fakes.engine import FakeEngine
-from tests.gateways import RunningGateway
-from tests.patience import PATIENCE_SECONDS
+from tests.support.gateways import RunningGateway
+from tests.support.patience import PATIENCE_SECONDS
 
 # One for all: each new client would read all certificates of the machine first.
 HTTP = httpx.Client(verify=False)

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.fakes.engine import FakeEngine
-from tests.gateways import RunningGateway
+from tests.support.gateways import RunningGateway
 
 MIB = 1024 * 1024
 

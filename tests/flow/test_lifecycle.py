@@ -24,8 +24,8 @@ from click.testing import CliRunner
 from gateway.cli import main
 from gateway.cli.run import _announce
 from tests.fakes.engine import FakeEngine
-from tests.gateways import RunningGateway, resident_bytes
-from tests.patience import PATIENCE_SECONDS, until
+from tests.support.gateways import RunningGateway, resident_bytes
+from tests.support.patience import PATIENCE_SECONDS, until
 
 BODY: dict[str, Any] = {"model": "base", "messages": [{"role": "user", "content": "hi"}]}
 HEAVY = (

@@ -17,12 +17,12 @@ from gateway.decide.route import EngineState
 from gateway.receive.rates import Spendings
 from gateway.records.state import RouteLimits, RouteRecord
 from gateway.workers.rate_sync import Sharing
-from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
-from tests.flow.pools import keyed, load_on, running_pool, table_of
-from tests.flow.raw import CHAT, Raw
-from tests.gateways import RunningGateway
-from tests.patience import LOOK_SECONDS, PATIENCE_SECONDS
+from tests.support.adapter_folders import write_adapter
+from tests.support.gateways import RunningGateway
+from tests.support.patience import LOOK_SECONDS, PATIENCE_SECONDS
+from tests.support.pools import keyed, load_on, running_pool, table_of
+from tests.support.raw import CHAT, Raw
 
 BODY: dict[str, Any] = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
 HTTP = httpx.Client(verify=False)

@@ -12,12 +12,12 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
 from tests.fakes.pace import PACE
-from tests.flow.raw import CHAT, Raw
-from tests.gateways import RunningGateway
-from tests.patience import PATIENCE_SECONDS, until
+from tests.support.adapter_folders import write_adapter
+from tests.support.gateways import RunningGateway
+from tests.support.patience import PATIENCE_SECONDS, until
+from tests.support.raw import CHAT, Raw
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]

@@ -25,12 +25,12 @@ from gateway.records.state import MirrorPolicy, RouteRecord
 from gateway.store.samples import Samples
 from gateway.store.sql import open_store
 from tests.fakes.engine import FakeEngine
-from tests.flow.adapters import adapter_folder
-from tests.flow.pools import table_of
-from tests.flow.raw import Raw
-from tests.gateways import RunningGateway
-from tests.one_worker import BREAKS, HAPPENS, LEAVES, OneWorker, Script, events, request_of
-from tests.patience import until
+from tests.support.adapters import adapter_folder
+from tests.support.gateways import RunningGateway
+from tests.support.one_worker import BREAKS, HAPPENS, LEAVES, OneWorker, Script, events, request_of
+from tests.support.patience import until
+from tests.support.pools import table_of
+from tests.support.raw import Raw
 
 VERSION = "support@" + "a" * 12
 CONTENT = "planted-7f3a-marker"

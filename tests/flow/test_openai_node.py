@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
-from tests.gateways import RunningGateway
-from tests.patience import PATIENCE_SECONDS
+from tests.support.adapter_folders import write_adapter
+from tests.support.gateways import RunningGateway
+from tests.support.patience import PATIENCE_SECONDS
 
 NODE_FOLDER = Path(__file__).parents[1] / "clients" / "node"
 CHECKS = re.findall(r"^  async (\w+)\(\)", (NODE_FOLDER / "checks.mjs").read_text(), re.MULTILINE)

@@ -11,10 +11,10 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionChunk
 
-from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
-from tests.gateways import RunningGateway
-from tests.patience import PATIENCE_SECONDS
+from tests.support.adapter_folders import write_adapter
+from tests.support.gateways import RunningGateway
+from tests.support.patience import PATIENCE_SECONDS
 
 HELLO: Any = [{"role": "user", "content": "hello"}]
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}, "size": {"type": "integer"}}}

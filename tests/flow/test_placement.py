@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.fakes.engine import FakeEngine
-from tests.flow.raw import CHAT, Raw, chat
-from tests.gateways import RunningGateway
-from tests.patience import PATIENCE_SECONDS, until
+from tests.support.gateways import RunningGateway
+from tests.support.patience import PATIENCE_SECONDS, until
+from tests.support.raw import CHAT, Raw, chat
 
 # Short, so that an ejection, a pause and a return fit in a few seconds.
 HASTY = {

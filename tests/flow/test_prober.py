@@ -22,8 +22,8 @@ from adapters.fingerprint import (
 from adapters.ports import HostUnavailable
 from adapters.prober import ProbeRefused, calibrate, fingerprint, mixed
 from gateway.serve.adapter_host import VllmHost
-from tests.adapter_folders import tensors_of, write_adapter
 from tests.fakes.engine import FakeEngine
+from tests.support.adapter_folders import tensors_of, write_adapter
 
 T = TypeVar("T")
 NO_RECORDS = Records()

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.fakes.engine import FakeEngine
-from tests.gateways import RunningGateway
+from tests.support.gateways import RunningGateway
 
 BODY = json.dumps({"model": "base", "messages": [{"role": "user", "content": "hi"}]}).encode()
 CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)

@@ -20,10 +20,10 @@ from adapters.lifecycle import State
 from adapters.reference import AdapterRef
 from gateway.records.state import Desired, RouteRecord
 from gateway.store.sql import open_store
-from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
-from tests.gateways import RunningGateway
-from tests.patience import PATIENCE_SECONDS
+from tests.support.adapter_folders import write_adapter
+from tests.support.gateways import RunningGateway
+from tests.support.patience import PATIENCE_SECONDS
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 TWO_SLOTS = {"LORAGATE_ENGINE__MAX_CPU_LORAS": "2", "LORAGATE_LIMITS__LOAD_SECONDS": "60"}

@@ -15,8 +15,8 @@ from gateway.admin.api import OPEN_PATHS, Probes, build_admin
 from gateway.admin.guard import MAX_BODY_BYTES, ROLES
 from gateway.admin.operations import Operations
 from gateway.decide.authenticate import Role
-from tests.gateways import RunningGateway
-from tests.patience import PATIENCE_SECONDS
+from tests.support.gateways import RunningGateway
+from tests.support.patience import PATIENCE_SECONDS
 
 # No JSON, so that nothing is changed by whoever is let in; and whoever is not, must not hear of it.
 MALFORMED = b"{"

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from tests.fakes.engine import FakeEngine
-from tests.flow.raw import CHAT, Raw, chat
-from tests.gateways import RunningGateway
+from tests.support.gateways import RunningGateway
+from tests.support.raw import CHAT, Raw, chat
 
 POLL_SECONDS = 1.0
 CLIENTS = 8

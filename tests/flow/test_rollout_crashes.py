@@ -17,10 +17,10 @@ from gateway.rollout.record import decode
 from gateway.rollout.replay import KIND, replay
 from gateway.store.sql import Store, open_store
 from tests.fakes.engine import FakeEngine
-from tests.flow.adapters import adapter_folder
-from tests.gateways import RunningGateway
-from tests.patience import until
-from tests.under_way import Work
+from tests.support.adapters import adapter_folder
+from tests.support.gateways import RunningGateway
+from tests.support.patience import until
+from tests.support.under_way import Work
 
 pytestmark = pytest.mark.simulation
 

@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from tests.fakes.engine import FakeEngine
-from tests.flow.adapters import adapter_folder
-from tests.gateways import RunningGateway
-from tests.patience import PATIENCE_SECONDS
+from tests.support.adapters import adapter_folder
+from tests.support.gateways import RunningGateway
+from tests.support.patience import PATIENCE_SECONDS
 
 # Short, and wide enough to be decided by some dozen requests.
 GATES = [{"error_rate": {"margin": "35%"}}, {"latency": {"margin": "60%"}}]

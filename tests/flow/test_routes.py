@@ -16,10 +16,10 @@ from click.testing import CliRunner
 
 from gateway.cli import main
 from gateway.store.sql import open_store
-from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
-from tests.gateways import RunningGateway
-from tests.patience import PATIENCE_SECONDS
+from tests.support.adapter_folders import write_adapter
+from tests.support.gateways import RunningGateway
+from tests.support.patience import PATIENCE_SECONDS
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 

@@ -25,8 +25,8 @@ from adapters.sources import (
     SourceUnavailable,
     fetch,
 )
-from tests.adapter_folders import Tensors, write_adapter
-from tests.s3_server import S3Server, Wire
+from tests.support.adapter_folders import Tensors, write_adapter
+from tests.support.s3_server import S3Server, Wire
 
 KIB = 1024
 LIMITS = FetchLimits(chunk_bytes=64 * KIB, backoff_seconds=0.01)

@@ -3,7 +3,7 @@
 import httpx
 
 from tests.fakes.engine import FakeEngine
-from tests.gateways import RunningGateway
+from tests.support.gateways import RunningGateway
 
 
 def test_a_chat_reply_is_the_engines_own(gateway: RunningGateway, engine: FakeEngine) -> None:

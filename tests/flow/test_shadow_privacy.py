@@ -10,9 +10,9 @@ import pytest
 from gateway.store.pairs import Pairs
 from gateway.store.sql import open_store
 from tests.fakes.engine import FakeEngine
-from tests.flow.adapters import adapter_folder
-from tests.gateways import RunningGateway
-from tests.patience import PATIENCE_SECONDS
+from tests.support.adapters import adapter_folder
+from tests.support.gateways import RunningGateway
+from tests.support.patience import PATIENCE_SECONDS
 
 ALIAS = "discreet"
 MARKER = "xyzzy-planted"

@@ -12,9 +12,9 @@ from evaluators.observation import Drift, Kind, Score, ScoredPair
 from gateway.store.pairs import Pairs
 from gateway.store.sql import open_store
 from tests.fakes.engine import FakeEngine
-from tests.flow.adapters import adapter_folder
-from tests.gateways import RunningGateway
-from tests.patience import until
+from tests.support.adapters import adapter_folder
+from tests.support.gateways import RunningGateway
+from tests.support.patience import until
 
 ALIAS = "support"
 # Pairs alone decide, and never within this test.

@@ -12,11 +12,11 @@ import anthropic
 import openai
 import pytest
 
-from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
-from tests.flow.raw import CHAT, Raw, Reply, chat
-from tests.gateways import RunningGateway
-from tests.patience import PATIENCE_SECONDS, until
+from tests.support.adapter_folders import write_adapter
+from tests.support.gateways import RunningGateway
+from tests.support.patience import PATIENCE_SECONDS, until
+from tests.support.raw import CHAT, Raw, Reply, chat
 
 COMMENT = b": keep-alive\n\n"
 HELLO: Any = [{"role": "user", "content": "hello"}]

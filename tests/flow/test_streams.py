@@ -12,9 +12,9 @@ import pytest
 from tests.fakes.engine import FakeEngine
 from tests.fakes.pace import PACE
 from tests.flow.conftest import QUICK
-from tests.flow.raw import CHAT, Raw, chat
-from tests.gateways import RunningGateway, resident_bytes
-from tests.patience import PATIENCE_SECONDS
+from tests.support.gateways import RunningGateway, resident_bytes
+from tests.support.patience import PATIENCE_SECONDS
+from tests.support.raw import CHAT, Raw, chat
 
 MEGABYTE = 1_000_000
 

@@ -14,9 +14,9 @@ import pytest
 
 from gateway.workers.pool import WorkerPool
 from tests.fakes.engine import FakeEngine
-from tests.faulty_worker import FAULTS, MODULE, break_worker
-from tests.flow.pools import keyed, running_pool, table_of
-from tests.gateways import RunningGateway
+from tests.support.faulty_worker import FAULTS, MODULE, break_worker
+from tests.support.gateways import RunningGateway
+from tests.support.pools import keyed, running_pool, table_of
 
 PROMISE_SECONDS = 5.0
 # For what is waited for on a loaded machine.

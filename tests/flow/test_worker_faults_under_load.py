@@ -16,8 +16,8 @@ from gateway.records.state import KeyRecord
 from gateway.workers import pool as pool_module
 from gateway.workers.pool import WorkerPool
 from tests.fakes.engine import FakeEngine
-from tests.faulty_worker import FAULTS, MODULE, break_worker
-from tests.flow.pools import keyed, running_pool, table_of
+from tests.support.faulty_worker import FAULTS, MODULE, break_worker
+from tests.support.pools import keyed, running_pool, table_of
 
 WORKERS = 4
 CLIENTS = 24

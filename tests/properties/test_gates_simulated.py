@@ -15,7 +15,7 @@ from gateway.rollout.gates.sample_ratio import Exposures, judge_ratio
 from gateway.rollout.gates.traffic import Streams, judge_streams
 from gateway.rollout.gates.unit_shares import Count, units_of
 from simulations.live import Account, Scene, drawn, first_verdict
-from tests.unit_counts import Worker
+from tests.support.unit_counts import Worker
 
 pytestmark = pytest.mark.simulation
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from adapters.artifact import InvalidArtifact, read_manifest
 from adapters.safetensors_file import BITS
 from adapters.verify import EngineLimits, Report, verify
-from tests.adapter_folders import fitting_tensors, safetensors, write_adapter
+from tests.support.adapter_folders import fitting_tensors, safetensors, write_adapter
 
 CASES = settings(max_examples=2_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 GOOD = safetensors(fitting_tensors())

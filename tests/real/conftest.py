@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from gateway.demo.base_model import tiny_base
-from tests.gateways import RunningGateway
-from tests.postgres import RunningPostgres
-from tests.real.engines import running_vllm
-from tests.real.tiny_adapters import random_adapter
+from tests.support.gateways import RunningGateway
+from tests.support.postgres import RunningPostgres
+from tests.support.tiny_adapters import random_adapter
+from tests.support.vllm_engines import running_vllm
 
 # As many as the engine has slots: its last slot, which stock vLLM's base requests read, is taken.
 ADAPTER_NAMES = ("amber", "blue", "coral", "dune")

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from gateway.serve.vllm_cpu import SWITCH
-from tests.real.engines import is_healthy, running_vllm
+from tests.support.vllm_engines import is_healthy, running_vllm
 
 pytestmark = pytest.mark.real
 

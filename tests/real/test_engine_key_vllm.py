@@ -5,9 +5,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.gateways import RunningGateway
-from tests.real.engines import running_vllm
-from tests.real.tiny_adapters import random_adapter
+from tests.support.gateways import RunningGateway
+from tests.support.tiny_adapters import random_adapter
+from tests.support.vllm_engines import running_vllm
 
 pytestmark = pytest.mark.real
 

@@ -23,11 +23,11 @@ from gateway.store.evaluators import Evaluators
 from gateway.store.pairs import Pairs, insert_pair
 from gateway.store.samples import Depth, Samples
 from gateway.store.sql import Store, open_store
-from tests import store_processes
 from tests.fakes.engine import FakeEngine
-from tests.load import percentile
-from tests.postgres import RunningPostgres
-from tests.samples import judged, sample
+from tests.support import store_processes
+from tests.support.load import percentile
+from tests.support.postgres import RunningPostgres
+from tests.support.samples import judged, sample
 from tests.unit.test_store_processes import heard, running
 
 pytestmark = pytest.mark.real

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.gateways import RunningGateway
+from tests.support.gateways import RunningGateway
 
 pytestmark = pytest.mark.real
 

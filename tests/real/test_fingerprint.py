@@ -12,8 +12,8 @@ from adapters.fingerprint import FingerprintFinding, FingerprintVerdict, ProbeRe
 from adapters.prober import calibrate, fingerprint, mixed
 from gateway.serve.adapter_host import VllmHost
 from gateway.serve.vllm_cpu import SWITCH
-from tests.real.engines import running_vllm
-from tests.real.tiny_adapters import random_adapter
+from tests.support.tiny_adapters import random_adapter
+from tests.support.vllm_engines import running_vllm
 
 pytestmark = pytest.mark.real
 

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from adapters.fusion import FusionReport, fuse
 from adapters.recipe import Method, Parent, Recipe
-from tests.real.tiny_adapters import random_adapter
+from tests.support.tiny_adapters import random_adapter
 
 pytestmark = pytest.mark.real
 

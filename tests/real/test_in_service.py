@@ -11,8 +11,8 @@ import openai
 import pytest
 
 from gateway.serve.vllm_cpu import SWITCH
-from tests.gateways import RunningGateway
-from tests.patience import PATIENCE_SECONDS
+from tests.support.gateways import RunningGateway
+from tests.support.patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.real
 

@@ -13,10 +13,10 @@ from gateway.rollout.journal import verify
 from gateway.rollout.record import decode
 from gateway.rollout.replay import replay
 from gateway.store.sql import Store, open_store
-from tests.cable import Cable
-from tests.gateways import RunningGateway
-from tests.patience import PATIENCE_SECONDS, until
-from tests.real.replicas import ALIAS, Fleet, failures, fleet
+from tests.support.cable import Cable
+from tests.support.gateways import RunningGateway
+from tests.support.patience import PATIENCE_SECONDS, until
+from tests.support.replicas import ALIAS, Fleet, failures, fleet
 
 pytestmark = pytest.mark.real
 

@@ -17,7 +17,7 @@ from gateway.store.errors import SessionsNotKept, StoreUnavailable
 from gateway.store.feed import Feed
 from gateway.store.leader import Leader
 from gateway.store.sql import open_store
-from tests.pooler import SmallPooler, ask, pgbouncer, running_pgbouncer
+from tests.support.pooler import SmallPooler, ask, pgbouncer, running_pgbouncer
 
 pytestmark = pytest.mark.real
 

@@ -4,10 +4,10 @@ import time
 
 import pytest
 
-from tests.gateways import RunningGateway
-from tests.load import Load
-from tests.patience import until
-from tests.real.replicas import ALIAS, Fleet, failures, fleet, told
+from tests.support.gateways import RunningGateway
+from tests.support.load import Load
+from tests.support.patience import until
+from tests.support.replicas import ALIAS, Fleet, failures, fleet, told
 
 pytestmark = pytest.mark.real
 

@@ -9,8 +9,8 @@ from typing import Any
 import openai
 import pytest
 
-from tests.gateways import RunningGateway
-from tests.patience import PATIENCE_SECONDS, until
+from tests.support.gateways import RunningGateway
+from tests.support.patience import PATIENCE_SECONDS, until
 
 pytestmark = pytest.mark.real
 

@@ -17,7 +17,7 @@ from gateway.demo.guide import Guide
 from gateway.demo.traffic import ALIAS, FACTS_TASK, TAUGHT
 from gateway.demo.trials import tell_trials
 from gateway.settings import load
-from tests.gateways import RunningGateway
+from tests.support.gateways import RunningGateway
 
 pytestmark = [pytest.mark.real, pytest.mark.story]
 

@@ -12,8 +12,8 @@ from typing import Any
 import openai
 import pytest
 
-from tests.gateways import RunningGateway
-from tests.real.first_tokens import measure, serving
+from tests.support.first_tokens import measure, serving
+from tests.support.gateways import RunningGateway
 
 pytestmark = pytest.mark.real
 

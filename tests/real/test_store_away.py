@@ -10,12 +10,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
-from tests.gateways import RunningGateway
-from tests.load import Load, percentile
-from tests.patience import PATIENCE_SECONDS, until
-from tests.real.replicas import ALIAS, Fleet, failures, fleet
+from tests.support.adapter_folders import write_adapter
+from tests.support.gateways import RunningGateway
+from tests.support.load import Load, percentile
+from tests.support.patience import PATIENCE_SECONDS, until
+from tests.support.replicas import ALIAS, Fleet, failures, fleet
 
 pytestmark = pytest.mark.real
 

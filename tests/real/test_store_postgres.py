@@ -17,9 +17,9 @@ from gateway.store.leader import Leader
 from gateway.store.pairs import Pairs
 from gateway.store.samples import Samples
 from gateway.store.sql import Store, open_store
-from tests.patience import PATIENCE_SECONDS, until
-from tests.postgres import RunningPostgres
-from tests.samples import judged, sample
+from tests.support.patience import PATIENCE_SECONDS, until
+from tests.support.postgres import RunningPostgres
+from tests.support.samples import judged, sample
 from tests.unit.test_store import key
 
 pytestmark = pytest.mark.real

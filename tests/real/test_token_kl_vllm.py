@@ -26,7 +26,7 @@ from gateway.demo.base_model import demo_base
 from gateway.evaluate.engines import Engine, EngineBounds, EvaluatorEngines
 from gateway.evaluate.scoring import Given, Scorer, ScoringBounds
 from gateway.settings import load
-from tests.real.engines import running_vllm
+from tests.support.vllm_engines import running_vllm
 
 pytestmark = pytest.mark.real
 

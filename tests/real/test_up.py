@@ -13,9 +13,9 @@ import httpx
 import openai
 import pytest
 
-from tests.gateways import VLLM_SECONDS, RunningGateway
-from tests.patience import PATIENCE_SECONDS, until
-from tests.real.tiny_adapters import random_adapter
+from tests.support.gateways import VLLM_SECONDS, RunningGateway
+from tests.support.patience import PATIENCE_SECONDS, until
+from tests.support.tiny_adapters import random_adapter
 
 pytestmark = pytest.mark.real
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from gateway.store.sql import Store, open_store
-from tests.patience import PATIENCE_SECONDS
-from tests.postgres import RunningPostgres
+from tests.support.patience import PATIENCE_SECONDS
+from tests.support.postgres import RunningPostgres
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from adapters.artifact import InvalidArtifact, read_manifest, take_copy
 from adapters.sources import Allowed, SourceError, SourceNotAllowed, SourceNotFound, UnsafeArchive, fetch
 from adapters.sources.allowed import check_url
 from adapters.verify import BaseModel, EngineLimits, FileLimits, Report, verify
-from tests.adapter_folders import fitting_tensors, tokenizer, write_adapter, write_base
+from tests.support.adapter_folders import fitting_tensors, tokenizer, write_adapter, write_base
 
 POINTER = (
     b"version https://git-lfs.github.com/spec/v1\n"

@@ -13,7 +13,7 @@ import pytest
 from adapters import artifact
 from adapters.artifact import InvalidArtifact, read_manifest, take_copy
 from adapters.manifest import Manifest
-from tests.adapter_folders import Tensors, fitting_tensors, safetensors, write_adapter
+from tests.support.adapter_folders import Tensors, fitting_tensors, safetensors, write_adapter
 
 A_OF_FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 

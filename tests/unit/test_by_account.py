@@ -25,7 +25,7 @@ from gateway.rollout.record import Last, RolloutRecord
 from gateway.rollout.replay import record_of, replay
 from gateway.rollout.rollout import Transition
 from gateway.rollout.rules import RULES
-from tests.unit_counts import Worker
+from tests.support.unit_counts import Worker
 
 TAG = RolloutTag(id="ro-1", stage=1)
 WEIGHT = 5_000

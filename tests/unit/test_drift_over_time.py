@@ -17,7 +17,7 @@ from gateway.rollout import explain
 from gateway.store.baselines import Baselines
 from gateway.store.pairs import Pairs
 from gateway.store.sql import Store
-from tests.judged_pairs import judged
+from tests.support.judged_pairs import judged
 from tests.unit.test_pair_gates import begun, plant, shadow
 from tests.unit.test_rollouts_shell import ORDER, World, run, store
 from tests.unit.test_route_plan import A, B

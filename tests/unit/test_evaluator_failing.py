@@ -15,7 +15,7 @@ from gateway.evaluate.engines import Engine
 from gateway.evaluate.failure_attribution import attribute_failure, pair_of_failure
 from gateway.evaluate.replay import ReplayBounds
 from gateway.records.sample import Sample
-from tests.patience import PATIENCE_SECONDS
+from tests.support.patience import PATIENCE_SECONDS
 
 CONTROL, CANDIDATE = "a", "b"
 SAMPLE = Sample(

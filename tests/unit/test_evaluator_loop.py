@@ -13,7 +13,7 @@ from gateway.evaluate.evaluate_sample import Completed, Returned
 from gateway.evaluate.loop import Loop
 from gateway.records.sample import Sample
 from gateway.store.errors import StoreUnavailable
-from tests.patience import PATIENCE_SECONDS
+from tests.support.patience import PATIENCE_SECONDS
 
 SECRET = "what somebody wrote"
 

@@ -12,7 +12,7 @@ from adapters.artifact import read_manifest
 from adapters.fusion import CannotFuse, FusionReport, fuse
 from adapters.fusion.methods import BY_FACTORS
 from adapters.recipe import Method, Parent, Recipe
-from tests.lora_folders import config_in, dense, module_names, tensors_in, write_lora, write_tensors
+from tests.support.lora_folders import config_in, dense, module_names, tensors_in, write_lora, write_tensors
 
 Weights = dict[str, float]
 # Of float32: 2⁻²⁴, with room for a sum of some products.

@@ -12,7 +12,7 @@ from adapters.fusion import CannotFuse, fuse
 from adapters.fusion.methods import BY_FACTORS
 from adapters.fusion.source import number_of
 from adapters.recipe import Method, Parent, Recipe
-from tests.lora_folders import SHAPES, dense, tensors_in, write_lora
+from tests.support.lora_folders import SHAPES, dense, tensors_in, write_lora
 
 WEIGHTS = {"x": 0.7, "y": -0.4}
 

@@ -16,8 +16,8 @@ from adapters.artifact import read_manifest
 from adapters.fusion.__main__ import NICENESS
 from adapters.fusion.process import fuse_apart
 from adapters.recipe import CannotFuse, Method, Parent, Recipe
-from tests.adapter_folders import write_adapter
-from tests.patience import PATIENCE_SECONDS, until
+from tests.support.adapter_folders import write_adapter
+from tests.support.patience import PATIENCE_SECONDS, until
 
 CAT = Recipe(method=Method.CAT, parents=(Parent(version="x", weight=0.7), Parent(version="y", weight=0.3)))
 

@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 from gateway.admin.idempotent import Idempotent
 from gateway.store.idempotency import WORK_SECONDS, IdempotencyKeys, StillRunning
 from gateway.store.sql import Store, open_store
-from tests.patience import LOOK_SECONDS, PATIENCE_SECONDS
+from tests.support.patience import LOOK_SECONDS, PATIENCE_SECONDS
 
 Work = Callable[[bytes], Awaitable[Response]]
 

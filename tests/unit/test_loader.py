@@ -13,7 +13,7 @@ from adapters.manifest import Manifest
 from adapters.ports import HostUnavailable, LoadRefused, Unfit
 from adapters.reference import AdapterRef
 from adapters.residency import SETTLED_SECONDS, Keep, VersionStanding
-from tests.patience import PATIENCE_SECONDS
+from tests.support.patience import PATIENCE_SECONDS
 
 
 class Host:

@@ -22,9 +22,9 @@ from gateway.records.feedback import About, Feedback, Named
 from gateway.records.sample import Sample
 from gateway.records.state import MirrorPolicy, RouteRecord
 from gateway.store.errors import StoreUnavailable
-from tests.flow.pools import table_of
-from tests.one_worker import BREAKS, LEAVES, OneWorker, Script, events, request_of
-from tests.patience import LOOK_SECONDS, PATIENCE_SECONDS
+from tests.support.one_worker import BREAKS, LEAVES, OneWorker, Script, events, request_of
+from tests.support.patience import LOOK_SECONDS, PATIENCE_SECONDS
+from tests.support.pools import table_of
 
 VERSION = "support@" + "a" * 12
 MARKER = "a secret of somebody"

@@ -36,7 +36,7 @@ from gateway.store.evaluators import Evaluators
 from gateway.store.feedback import Feedbacks
 from gateway.store.pairs import Pairs, insert_pair
 from gateway.store.sql import Store
-from tests.judged_pairs import judged, many
+from tests.support.judged_pairs import judged, many
 from tests.unit.test_rollouts_shell import ORDER, World, run, store
 from tests.unit.test_route_plan import ENTRIES, SUPPORT, A, B
 

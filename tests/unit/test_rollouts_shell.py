@@ -48,9 +48,9 @@ from gateway.rollout.rules import RULES
 from gateway.store.errors import Fenced, StoreUnavailable, StoreUnreadable
 from gateway.store.leader import Leader
 from gateway.store.sql import Store, open_store
+from tests.support.unit_counts import by_unit
 from tests.unit.test_route_operations import Engines, Workers
 from tests.unit.test_route_plan import ENTRIES, SUPPORT, A, B, C
-from tests.unit_counts import by_unit
 
 T = TypeVar("T")
 ORDER = Actor(by="key-1", reason="a better tone")

@@ -32,7 +32,7 @@ from adapters.sources import (
 )
 from adapters.sources.allowed import is_under
 from adapters.sources.archives import unpack
-from tests.adapter_folders import write_adapter
+from tests.support.adapter_folders import write_adapter
 
 ANY = Allowed(any_local=True, prefixes=("memory://loras",))
 QUICK = FetchLimits(backoff_seconds=0.0, chunk_bytes=64)

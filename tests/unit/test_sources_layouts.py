@@ -13,7 +13,7 @@ import pytest
 from adapters.artifact import read_manifest
 from adapters.sources import Allowed, PickledAdapter, SourceAmbiguous, SourceNotFound, SourceTooLarge, fetch
 from adapters.sources.layouts import MAX_FOLDERS, find_adapter
-from tests.adapter_folders import Tensors, safetensors, tensors_of, write_adapter
+from tests.support.adapter_folders import Tensors, safetensors, tensors_of, write_adapter
 
 BOTH = ("adapter_config.json", "adapter_model.safetensors")
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

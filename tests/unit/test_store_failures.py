@@ -17,7 +17,7 @@ from gateway.store.deadline import MAX_HANGING, Deadline, TimeIsOver
 from gateway.store.errors import StoreUnavailable
 from gateway.store.feed import Feed
 from gateway.store.sql import open_store
-from tests.patience import PATIENCE_SECONDS, until
+from tests.support.patience import PATIENCE_SECONDS, until
 from tests.unit.test_store import key
 
 SECONDS = 1.0

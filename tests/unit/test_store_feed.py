@@ -10,7 +10,7 @@ from sqlalchemy import text
 from gateway.records.state import Desired
 from gateway.store.feed import Feed
 from gateway.store.sql import Store, open_store
-from tests.patience import PATIENCE_SECONDS, until
+from tests.support.patience import PATIENCE_SECONDS, until
 
 CHANGES = 30
 

@@ -11,7 +11,7 @@ from evaluators.observation import Drift, Kind, Score, ScoredPair, Unscored
 from gateway.store.errors import StoreUnreadable
 from gateway.store.pairs import PAGE, Pairs, decode, encode, insert_pair
 from gateway.store.sql import Store, open_store
-from tests.samples import judged, sample
+from tests.support.samples import judged, sample
 
 shares = st.floats(0, 1)
 numbers = st.floats(allow_nan=False, allow_infinity=False)

@@ -15,9 +15,9 @@ import pytest
 from gateway.store.errors import StaleWrite
 from gateway.store.leader import Leader
 from gateway.store.sql import Store, open_store
-from tests import store_processes
-from tests.patience import PATIENCE_SECONDS, until
-from tests.store_processes import with_another_key
+from tests.support import store_processes
+from tests.support.patience import PATIENCE_SECONDS, until
+from tests.support.store_processes import with_another_key
 
 CRASHES = 20
 # At least so long, and long against what this machine does to a process that lives.
@@ -27,7 +27,7 @@ LEASE_GAPS = 20
 ENDLESS_SECONDS = 10 * PATIENCE_SECONDS
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["tests.store_processes"])
+processes.set_forkserver_preload(["tests.support.store_processes"])
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from gateway.store.feedback import Feedbacks
 from gateway.store.pairs import Pairs
 from gateway.store.samples import MAX_DEATHS, WAIT_SECONDS, Depth, Samples
 from gateway.store.sql import Store, open_store
-from tests.samples import judged, sample
+from tests.support.samples import judged, sample
 
 HOUR = 3600.0
 DAY = 24 * HOUR

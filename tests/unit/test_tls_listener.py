@@ -13,7 +13,7 @@ import uvloop
 from gateway.receive.limits import Limits
 from gateway.workers import tls_listener
 from gateway.workers.tls_listener import TlsListener
-from tests.certificates import self_signed
+from tests.support.certificates import self_signed
 
 
 class Short(socket.socket):

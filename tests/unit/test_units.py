@@ -35,7 +35,7 @@ from gateway.rollout.gates.unit_shares import (
     round_of,
     units_of,
 )
-from tests.unit_counts import Worker
+from tests.support.unit_counts import Worker
 
 BEGAN = 1_000.0
 TAG = RolloutTag(id="ro-1", stage=1, entered_at=BEGAN, threshold_seconds=0.5)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from adapters.verify import BaseModel, EngineLimits, FileLimits, InvalidBase, Refused, Report, verify
-from tests.adapter_folders import (
+from tests.support.adapter_folders import (
     BASE_LAYER,
     Tensors,
     fitting_tensors,

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from adapters.artifact import read_manifest
 from gateway.cli import main
-from tests.adapter_folders import fitting_tensors, write_adapter, write_base
+from tests.support.adapter_folders import fitting_tensors, write_adapter, write_base
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from adapters.artifact import read_manifest
 from adapters.verify import EngineLimits, InvalidKey, Report, verify
 from adapters.verify.signature import key_id, make_key, sign, trust_of
-from tests.adapter_folders import fitting_tensors, write_adapter
+from tests.support.adapter_folders import fitting_tensors, write_adapter
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from tests.gateways import RunningGateway
-from tests.patience import PATIENCE_SECONDS
+from tests.support.gateways import RunningGateway
+from tests.support.patience import PATIENCE_SECONDS
 
 CHAT = "/v1/chat/completions"
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.adapter_folders import write_adapter
+from tests.support.adapter_folders import write_adapter
 
 
 def adapter_folder(folder: Path, seed: int) -> Path:

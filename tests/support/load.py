@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from tests.patience import PATIENCE_SECONDS, until
+from tests.support.patience import PATIENCE_SECONDS, until
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

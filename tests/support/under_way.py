@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from tests.gateways import RunningGateway
+from tests.support.gateways import RunningGateway
 
 
 class Work:

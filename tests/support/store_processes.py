@@ -10,8 +10,8 @@ from gateway.store.errors import Fenced, StaleWrite
 from gateway.store.leader import Leader
 from gateway.store.samples import Samples
 from gateway.store.sql import Store, open_store
-from tests.patience import PATIENCE_SECONDS
-from tests.samples import judged
+from tests.support.patience import PATIENCE_SECONDS
+from tests.support.samples import judged
 
 PAUSE_SECONDS = 0.04
 WRITES_PER_STEP = 3

@@ -16,7 +16,7 @@ import gateway.workers.worker
 from gateway.app import Worker
 from gateway.workers import channel
 
-MODULE: Final = "tests.faulty_worker"
+MODULE: Final = "tests.support.faulty_worker"
 FAULTS_FOLDER: Final = Path("/tmp")
 
 # How a worker can be broken, and the reason that its end is counted by.

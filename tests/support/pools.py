@@ -19,7 +19,7 @@ from gateway.workers.channel import Configure
 from gateway.workers.pool import WorkerPool
 from gateway.workers.unit_book import UnitBook
 from tests.fakes.engine import FakeEngine
-from tests.patience import PATIENCE_SECONDS
+from tests.support.patience import PATIENCE_SECONDS
 
 
 class Depot:

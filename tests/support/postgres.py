@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from tests.patience import PATIENCE_SECONDS
+from tests.support.patience import PATIENCE_SECONDS
 
 
 class RunningPostgres:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.adapter_folders import write_adapter
 from tests.fakes.engine import FakeEngine
-from tests.gateways import RunningGateway
-from tests.load import Done, Load, percentile
-from tests.patience import until
-from tests.postgres import RunningPostgres
+from tests.support.adapter_folders import write_adapter
+from tests.support.gateways import RunningGateway
+from tests.support.load import Done, Load, percentile
+from tests.support.patience import until
+from tests.support.postgres import RunningPostgres
 
 ALIAS = "support"
 

@@ -13,8 +13,8 @@ import httpx
 
 from gateway.store.pairs import Pairs
 from gateway.store.sql import open_store
-from tests.gateways import RunningGateway
-from tests.patience import PATIENCE_SECONDS
+from tests.support.gateways import RunningGateway
+from tests.support.patience import PATIENCE_SECONDS
 
 ALIAS = "support"
 # Mirrored all the time and asked by nobody later: so the evaluator runs, warm, whether or not the first is mirrored.

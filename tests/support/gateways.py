@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import httpx
 
-from tests.patience import PATIENCE_SECONDS, until
+from tests.support.patience import PATIENCE_SECONDS, until
 
 # An engine that answers, though not as a well one does, is waited for no longer.
 UNWELL_SECONDS = 3.0

@@ -1,0 +1,1 @@
+"""What tests share: a running gateway, engines and servers that misbehave, folders, waiting."""
