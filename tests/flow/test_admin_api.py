@@ -17,8 +17,8 @@ import pytest
 
 from gateway.admin.idempotent import SHOW_A_KEY
 from tests.fakes.engine import FakeEngine
-from tests.flow.test_roles import control_plane
 from tests.support.adapters import adapter_folder
+from tests.support.control_plane import control_plane
 from tests.support.gateways import RunningGateway
 
 KEYS = "/admin/v1/keys"

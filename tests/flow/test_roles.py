@@ -3,38 +3,20 @@
 import re
 import socket
 from collections.abc import Iterator
-from types import SimpleNamespace
-from typing import Any, cast
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from gateway.admin.api import OPEN_PATHS, Probes, build_admin
+from gateway.admin.api import OPEN_PATHS
 from gateway.admin.guard import MAX_BODY_BYTES, ROLES
-from gateway.admin.operations import Operations
 from gateway.decide.authenticate import Role
+from tests.support.control_plane import control_plane, operations
 from tests.support.gateways import RunningGateway
 from tests.support.patience import PATIENCE_SECONDS
 
 # No JSON, so that nothing is changed by whoever is let in; and whoever is not, must not hear of it.
 MALFORMED = b"{"
-
-
-def control_plane(socket_path: str = "/nowhere") -> FastAPI:
-    """The application, to look at; nothing stands behind it."""
-    state: Any = SimpleNamespace(store=None, now=lambda: 0.0, desired=SimpleNamespace(keys=()))
-    operations = Operations(state, *[cast(Any, None)] * 3)
-    return build_admin(operations, cast(Probes, None), socket_path=socket_path, with_keys=True)
-
-
-def operations() -> list[str]:
-    """Method and path of every operation, the documentation's included."""
-    app = control_plane()
-    routed = {f"{method} {route.path}" for route in app.routes for method in route.methods or ()}  # type: ignore[attr-defined]
-    described = {f"{method.upper()} {path}" for path, item in app.openapi()["paths"].items() for method in item}
-    return sorted(routed | described)
 
 
 OPERATIONS = operations()

@@ -26,10 +26,11 @@ from adapters.sources import (
     fetch,
 )
 from tests.support.adapter_folders import Tensors, write_adapter
+from tests.support.s3 import KIB, LIMITS, allowed, s3
 from tests.support.s3_server import S3Server, Wire
 
-KIB = 1024
-LIMITS = FetchLimits(chunk_bytes=64 * KIB, backoff_seconds=0.01)
+__all__ = ["s3"]  # the fixture
+
 ONE_TRY = FetchLimits(chunk_bytes=64 * KIB, attempts=1)
 # Headers of an answer, and the short answers around the ranged ones.
 OVERHEAD = 16 * KIB
@@ -40,15 +41,6 @@ def large_tensors(seed: int) -> Tensors:
     source = random.Random(seed)
     names = (f"base_model.model.model.layers.0.self_attn.q_proj.lora_{half}.weight" for half in "AB")
     return {name: ("F16", [4, 64 * KIB], source.randbytes(512 * KIB)) for name in names}
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3Server]:
-    with pytest.MonkeyPatch.context() as environment, S3Server() as server:
-        environment.setenv("AWS_ACCESS_KEY_ID", "test")
-        environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        yield server
 
 
 @pytest.fixture
@@ -65,13 +57,6 @@ def adapter(tmp_path: Path) -> Path:
 @pytest.fixture
 def scratch(tmp_path: Path) -> Path:
     return tmp_path / "scratch"
-
-
-def allowed(url: str) -> Allowed:
-    return Allowed(
-        prefixes=("s3://models/loras/",),
-        storage_options={"s3": {"endpoint_url": url, "client_kwargs": {"region_name": "us-east-1"}}},
-    )
 
 
 def whole_folders(scratch: Path) -> list[Path]:
@@ -223,7 +208,7 @@ def test_a_killed_process_leaves_nothing_that_looks_whole_and_the_next_goes_on(
 import time
 from pathlib import Path
 from adapters.sources import fetch
-from tests.flow.test_s3_source import LIMITS, allowed
+from tests.support.s3 import LIMITS, allowed
 
 def stall(done, total):
     if done > 500 * 1024:

@@ -18,11 +18,11 @@ from gateway.rollout.replay import KIND, replay
 from gateway.store.pairs import insert_pair
 from gateway.store.sql import Store, open_store
 from tests.fakes.engine import FakeEngine
-from tests.flow.test_rollouts import Support
 from tests.support.adapters import adapter_folder
 from tests.support.gateways import RunningGateway
 from tests.support.judged_pairs import many
 from tests.support.patience import PATIENCE_SECONDS
+from tests.support.support_rollout import Support
 
 GATES = [{"refusal": {"margin": "20%", "min_samples": 20}}, {"kl": {"limit": 4.9, "min_samples": 20}}]
 STEP = {"weight": "30%", "min_time": "0s", "min_samples": 5, "gates": []}

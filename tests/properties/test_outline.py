@@ -12,8 +12,8 @@ from gateway.errors import BadRequest
 from gateway.openai import json_outline
 from gateway.openai.body import Fields, LargeFields, addressed, edits, read, read_in_steps
 from gateway.openai.json_outline import finished, outline_in_steps, outline_of
-from gateway.openai.pieces import Pieces
-from tests.properties.test_addressing import documents
+from tests.support.documents import documents
+from tests.support.outlines import pieces
 
 NAMES = ("model", "stream", "user", "x", "stream_options", "é", '"model"', "mod")
 
@@ -24,13 +24,6 @@ def _small_windows() -> Any:
         patch.setattr(json_outline, "WINDOW_BYTES", 7)
         patch.setattr(json_outline, "_FIRST_BYTES", 2)
         yield
-
-
-@st.composite
-def pieces(draw: st.DrawFn, body: bytes) -> Pieces:
-    """Cut a body anywhere, within letters and escapes, too."""
-    cuts = sorted(draw(st.lists(st.integers(0, len(body)), max_size=4)))
-    return Pieces([body[a:b] for a, b in zip([0, *cuts], [*cuts, len(body)], strict=True) if a < b])
 
 
 @given(st.data(), documents())

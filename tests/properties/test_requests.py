@@ -26,7 +26,7 @@ from gateway.receive.rates import WorkerRates
 from gateway.receive.recent_requests import RecentRequests
 from gateway.receive.tap import Taps
 from gateway.workers.supply import WorkerSupply
-from tests.properties.test_sse import cut
+from tests.support.pieces import cut
 
 
 class Transport(asyncio.Transport):

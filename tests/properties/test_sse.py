@@ -1,11 +1,10 @@
 """A stream's events do not depend on how its bytes are cut."""
 
-from itertools import pairwise
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.serve.sse import EventStream
+from tests.support.pieces import cut
 
 LINE_ENDS = ("\n", "\r\n", "\r")
 USAGE = '{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5}}'
@@ -28,12 +27,6 @@ def streams(draw: st.DrawFn, *, with_usage: bool = False) -> tuple[list[bytes], 
         at = draw(st.integers(0, len(events)))
         events.insert(at, [f"data: {USAGE}"])
     return [(end.join(lines) + end + end).encode() for lines in events], at
-
-
-def cut(data: bytes, places: list[int]) -> list[bytes]:
-    """Return `data` in parts."""
-    edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    return [data[first:last] for first, last in pairwise(edges)]
 
 
 @given(streams(), st.lists(st.integers(0, 10_000), max_size=20), TEXT)

@@ -28,7 +28,7 @@ from tests.support import store_processes
 from tests.support.load import percentile
 from tests.support.postgres import RunningPostgres
 from tests.support.samples import judged, sample
-from tests.unit.test_store_processes import heard, running
+from tests.support.store_listeners import heard, running
 
 pytestmark = pytest.mark.real
 

@@ -34,20 +34,9 @@ from gateway.rollout.machine import TRANSITIONS, IllegalEvent, advance, create
 from gateway.rollout.plan_parser import parse_plan
 from gateway.rollout.replay import EVENTS, ReplayError, event_of, record_of, replay
 from gateway.rollout.rollout import FlipControl, Notify, NotifyPage, Phase, Rollout, SetMirror, SetWeight, Transition
+from tests.support.rollouts import FULL, SAID, V0, V1, V2, WHO, drafted, started
 
-V1, V2, V0 = "support@111111111111", "support@222222222222", "support@000000000000"
-WHO: dict[str, Any] = {"at": 0.0, "by": "key-1"}
-SAID: dict[str, Any] = WHO | {"reason": "because"}
-FULL = "shadow 100 pairs → 1 % 10 min → 50 % → 100 %"
 PAIRS_ALONE = {"shadow": {"pairs": 100, "gates": []}, "steps": [{"weight": "1%"}]}
-
-
-def drafted(plan: object = FULL) -> Rollout:
-    return create(Created(**SAID, id="r1", alias="support", control=V1, candidate=V2, plan=parse_plan(plan))).after
-
-
-def started(plan: object = FULL) -> Rollout:
-    return advance(drafted(plan), Started(**WHO)).after
 
 
 def readings(state: Rollout, verdict: Verdict = Verdict.PASS) -> tuple[Reading, ...]:

@@ -14,7 +14,7 @@ from gateway.records.state import Desired
 from gateway.store import snapshot
 from gateway.store.copies import COPY_FILE, DAMAGED, read_copy, save_copy
 from gateway.store.snapshot import SNAPSHOT_FILE, of_state, read_base
-from tests.unit.test_store import entry, key, rollout
+from tests.support.records import entry, key, rollout
 
 FLIPS = 1_500
 STATE = Desired(version=3, keys=(key(1), key(2)), adapters=(entry("a"),), rollouts=(rollout(1, at=[1, 2]),))

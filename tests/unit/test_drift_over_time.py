@@ -18,9 +18,9 @@ from gateway.store.baselines import Baselines
 from gateway.store.pairs import Pairs
 from gateway.store.sql import Store
 from tests.support.judged_pairs import judged
-from tests.unit.test_pair_gates import begun, plant, shadow
-from tests.unit.test_rollouts_shell import ORDER, World, run, store
-from tests.unit.test_route_plan import A, B
+from tests.support.planted_pairs import begun, plant, shadow
+from tests.support.rollout_world import ORDER, World, run, store
+from tests.support.route_values import A, B
 
 __all__ = ["store"]  # a fixture
 MIRRORED = MirrorPolicy(share=1_000)

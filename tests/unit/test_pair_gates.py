@@ -2,14 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import Connection
 
 from evaluators.observation import Kind, Score, ScoredPair
 from gateway.admin.rollouts.pair_reader import NOBODY_COMPARES
@@ -27,47 +25,20 @@ from gateway.rollout.gates.reading import Reading, Verdict, worst
 from gateway.rollout.machine import IllegalEvent, advance
 from gateway.rollout.plan import canonical
 from gateway.rollout.plan_parser import parse_plan
-from gateway.rollout.record import RolloutRecord
 from gateway.rollout.replay import event_of, record_of
 from gateway.rollout.rollout import Phase
 from gateway.rollout.simulate import Outcome, not_replayed, simulate
 from gateway.store.errors import StoreUnavailable
 from gateway.store.evaluators import Evaluators
 from gateway.store.feedback import Feedbacks
-from gateway.store.pairs import Pairs, insert_pair
+from gateway.store.pairs import Pairs
 from gateway.store.sql import Store
 from tests.support.judged_pairs import judged, many
-from tests.unit.test_rollouts_shell import ORDER, World, run, store
-from tests.unit.test_route_plan import ENTRIES, SUPPORT, A, B
+from tests.support.planted_pairs import PLAN, SHADOW, STEP, begun, plant, shadow
+from tests.support.rollout_world import ORDER, World, run, store
+from tests.support.route_values import ENTRIES, SUPPORT, A, B
 
 __all__ = ["store"]  # a fixture
-
-SHADOW = {"pairs": 100, "max_pairs": 400, "share": "100%", "gates": ["refusal", {"kl": {"limit": 0.5}}]}
-STEP = {"weight": "10%", "min_time": 0, "min_samples": 0, "gates": []}
-PLAN = {"shadow": SHADOW, "steps": [STEP, {"weight": "100%"}]}
-
-
-def shadow(*gates: Any, **fields: Any) -> dict[str, Any]:
-    return {"shadow": {**SHADOW, "gates": list(gates), **fields}, "steps": [STEP]}
-
-
-def plant(store: Store, pairs: Iterable[ScoredPair]) -> list[ScoredPair]:
-    """Store pairs as an evaluator does; returns them with their numbers."""
-    book = Pairs(store)
-    before = book.head()
-
-    def work(connection: Connection) -> None:
-        for each in pairs:
-            insert_pair(connection, each, None)
-
-    store.writing(work)
-    return book.since(before)
-
-
-async def begun(world: World, plan: Any = PLAN) -> RolloutRecord:
-    journey = await world.rollouts.start("support", B, plan, ORDER)
-    await world.look(0.1)  # who leads is known from here on
-    return journey
 
 
 # What a reading is worth
@@ -100,7 +71,7 @@ def test_a_muted_gate_never_decides_and_one_that_is_not_critical_asks_a_person()
 
 
 def _in_shadow(plan: Any) -> Any:
-    from tests.unit.test_advance import started
+    from tests.support.rollouts import started
 
     return started(plan)
 

@@ -8,49 +8,18 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
-from adapters.catalog import Entry
 from gateway.admin.keys.operations import KeyOperations
 from gateway.admin.routes.files import Declaration, DeclaredRoute
 from gateway.admin.routes.operations import ChangeRequest, RouteOperations, StateMoved, UnknownRoute
 from gateway.admin.state import Conflict, LiveState, Overtaken, insist
 from gateway.decide.authenticate import Role
-from gateway.decide.route import Base, EngineState
-from gateway.observe.ledger import Cell
 from gateway.records.state import Desired, RolloutRow
 from gateway.store.sql import Store, open_store
-from tests.unit.test_route_plan import ENTRIES, SUPPORT, A, B, C
+from tests.support.admin_parts import Engines, Workers
+from tests.support.route_values import ENTRIES, SUPPORT, A, B, C
 
 T = TypeVar("T")
 ORDER = ChangeRequest(by="key-1", reason="because")
-
-
-class Workers:
-    """Two that follow at once."""
-
-    async def publish(self, table: bytes) -> bool:
-        return True
-
-    def publish_engines(self, engines: tuple[EngineState, ...]) -> None: ...
-
-    async def collect(self) -> list[Cell]:
-        return []
-
-
-class Engines:
-    """None."""
-
-    def views(self) -> tuple[EngineState, ...]:
-        return ()
-
-    def base(self) -> Base | None:
-        return Base(name="base")
-
-    async def bring(self, entry: Entry) -> None: ...
-
-    async def remove(self, version: str) -> None: ...
-
-    def standing(self, version: str) -> list[dict[str, Any]]:
-        return []
 
 
 @pytest.fixture

@@ -10,8 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.catalog import Entry
-from adapters.lifecycle import State
-from adapters.manifest import Manifest
 from adapters.reference import AdapterRef
 from gateway.admin.routes.files import DeclaredRoute, InvalidRoutes, declared
 from gateway.admin.routes.plan import Circumstances, RoutePlan, plan_routes
@@ -19,43 +17,13 @@ from gateway.decide.assign import Arm, Split, pick_arm
 from gateway.records.state import Desired, MirrorPolicy, Previous, RolloutRow, RouteLimits, RouteRecord
 from gateway.rollout.plan import canonical
 from gateway.rollout.plan_parser import parse_plan
+from tests.support.route_values import ENTRIES, LEGAL, STATE, A, B, C, entry, state
 
 NOW = 1_790_000_000
 
 
-def entry(name: str, digit: str, *, state: State = State.READY, base: str = "tiny") -> Entry:
-    digest = digit * 64
-    manifest = Manifest(
-        digest=digest, base=base, rank=8, alpha=16.0, target_modules=("q_proj",), size_bytes=10, tensors=2
-    )
-    return Entry(
-        ref=AdapterRef(name, digest),
-        manifest=manifest,
-        folder=f"/copies/{digit}",
-        source="/src",
-        created=7,
-        state=state,
-    )
-
-
-A, B, C = (f"support@{digit * 12}" for digit in "abc")
-LEGAL = "legal@" + "d" * 12
 FAILED = "support@" + "f" * 12
 OTHER_BASE = "support@" + "9" * 12
-ENTRIES = (
-    *(entry("support", digit) for digit in "abc"),
-    entry("legal", "d"),
-    replace(entry("support", "f", state=State.FAILED), reason="split brain"),
-    entry("support", "9", base="large"),
-)
-SUPPORT = RouteRecord(alias="support", control=A, salt="salt", created=5)
-STATE = Desired(
-    version=17, adapters=ENTRIES, routes=(SUPPORT, RouteRecord(alias="legal", control=LEGAL, salt="l", created=6))
-)
-
-
-def state(**fields: Any) -> Desired:
-    return STATE.with_route(msgspec.structs.replace(SUPPORT, **fields))
 
 
 def wanted(**fields: Any) -> DeclaredRoute:

@@ -19,7 +19,8 @@ from gateway.rollout.replay import replay
 from gateway.rollout.rollout import Phase
 from gateway.rollout.rules import RULES, what_changed
 from gateway.store.sql import Store
-from tests.unit.test_rollouts_shell import ORDER, RAMP, B, World, journey, run, store
+from tests.support.rollout_world import ORDER, RAMP, World, journey, run, store
+from tests.support.route_values import B
 
 __all__ = ["store"]  # the fixture
 

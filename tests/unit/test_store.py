@@ -9,46 +9,15 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
-from adapters.catalog import Entry
 from adapters.fingerprint import Fingerprint
-from adapters.lifecycle import State
-from adapters.manifest import Manifest
-from adapters.reference import AdapterRef
-from gateway.decide.authenticate import Role
-from gateway.records.state import Desired, KeyRecord, RolloutRow, RouteRecord
+from gateway.records.state import Desired
 from gateway.store.copies import read_copy, save_copy
 from gateway.store.database import InvalidUrl, address_of
 from gateway.store.errors import Fenced, StaleWrite
 from gateway.store.fingerprints import FingerprintStore
 from gateway.store.idempotency import IdempotencyKeys, KeyReused, StillRunning, StoredReply
 from gateway.store.sql import Store, open_store
-
-
-def key(number: int) -> KeyRecord:
-    return KeyRecord(id=f"key-{number}", digest=f"{number:064x}", role=Role.APP, name=f"nummer {number} ✓\0")
-
-
-def entry(name: str, digit: str = "a") -> Entry:
-    digest = digit * 64
-    manifest = Manifest(
-        digest=digest, base="tiny", rank=8, alpha=16.0, target_modules=("q_proj",), size_bytes=10, tensors=2
-    )
-    return Entry(
-        ref=AdapterRef(name, digest),
-        manifest=manifest,
-        folder=f"/copies/{digit}",
-        source="/src",
-        created=7,
-        state=State.READY,
-    )
-
-
-def route(alias: str, control: str = "v1", **more: object) -> RouteRecord:
-    return RouteRecord(alias=alias, control=control, salt="s", **more)  # type: ignore[arg-type]
-
-
-def rollout(number: int, alias: str = "support", *, is_open: bool = True, **body: object) -> RolloutRow:
-    return RolloutRow(id=f"r{number}", alias=alias, is_open=is_open, body=body)
+from tests.support.records import entry, key, rollout, route
 
 
 def test_an_empty_store_reads_as_an_empty_state(store: Store) -> None:

@@ -1,13 +1,10 @@
 """Writers that are killed, leaders that are paused: the store stays whole, and one writes."""
 
 import contextlib
-import multiprocessing
 import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from multiprocessing.connection import Connection
 
 import pytest
@@ -17,6 +14,7 @@ from gateway.store.leader import Leader
 from gateway.store.sql import Store, open_store
 from tests.support import store_processes
 from tests.support.patience import PATIENCE_SECONDS, until
+from tests.support.store_listeners import heard, processes, running
 from tests.support.store_processes import with_another_key
 
 CRASHES = 20
@@ -26,35 +24,7 @@ LEASE_GAPS = 20
 # Longer than a test may take: who follows before it is over has not waited for it.
 ENDLESS_SECONDS = 10 * PATIENCE_SECONDS
 
-processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["tests.support.store_processes"])
-
-
-@contextmanager
-def running(work: Callable[..., None], *arguments: object) -> Iterator[tuple[int, Connection]]:
-    """A process that does `work`, and what it tells; killed in the end."""
-    ours, theirs = processes.Pipe(duplex=False)
-    process = processes.Process(target=work, args=(*arguments, theirs), daemon=True)
-    process.start()
-    theirs.close()
-    assert process.pid is not None
-    try:
-        yield process.pid, ours
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGCONT)
-        process.kill()
-        process.join()
-        ours.close()
-
-
-def heard(connection: Connection) -> list[object]:
-    """What has been told until now, or until the other end was closed."""
-    told = []
-    with contextlib.suppress(EOFError):
-        while connection.poll():
-            told.append(connection.recv())
-    return told
 
 
 def news(told: Connection) -> object:
