@@ -22,7 +22,7 @@ def parse(text: str | bytes) -> Any:
     """
     import yaml  # takes as long to import as all settings together
 
-    class Loader(yaml.SafeLoader):
+    class StrictLoader(yaml.SafeLoader):
         """Refuses a key that stands twice, of which YAML silently takes the last, and aliases without end."""
 
         def construct_document(self, node: Any) -> Any:
@@ -42,7 +42,7 @@ def parse(text: str | bytes) -> Any:
             return super().construct_mapping(node, deep=deep)
 
     try:
-        return yaml.load(text, Loader=Loader)  # noqa: S506 (it is a SafeLoader)
+        return yaml.load(text, Loader=StrictLoader)  # noqa: S506 (it is a SafeLoader)
     except yaml.YAMLError as error:
         raise InvalidYaml(" ".join(str(error).split()).replace(' in "<byte string>",', " in")) from None
     except RecursionError:

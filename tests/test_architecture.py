@@ -279,6 +279,15 @@ def test_no_catch_all_modules() -> None:
     assert [path for path, _ in modules() if path.rpartition("/")[2] in bad] == []
 
 
+def test_a_public_class_name_means_one_thing() -> None:
+    places: dict[str, list[str]] = {}
+    for path, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(path)
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
 # Methods whose meaning is their library's: asyncio, httptools, click, prometheus-client, vLLM.
 LIBRARY_METHODS = {
     "connection_made",

@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 
 from adapters.fusion.methods import BY_FACTORS
-from adapters.fusion.source import FusionParent
+from adapters.fusion.source import OpenedParent
 from adapters.problem import shown
 from adapters.recipe import CannotFuse, Method, Recipe
 
 
-def joined_modules(sources: Sequence[FusionParent]) -> tuple[str, ...]:
+def joined_modules(sources: Sequence[OpenedParent]) -> tuple[str, ...]:
     """Return the names of all modules that any of `sources` changes, sorted."""
     return tuple(sorted({module for source in sources for module in source.slots}))
 
 
-def check_agreement(recipe: Recipe, sources: Sequence[FusionParent]) -> tuple[str, ...]:
+def check_agreement(recipe: Recipe, sources: Sequence[OpenedParent]) -> tuple[str, ...]:
     """Return what an operator should know of parents that can be fused.
 
     Raises:
@@ -23,7 +23,7 @@ def check_agreement(recipe: Recipe, sources: Sequence[FusionParent]) -> tuple[st
     return (*_base_warnings(sources), *_weight_warnings(recipe), *_module_warnings(sources))
 
 
-def result_rank(recipe: Recipe, sources: Sequence[FusionParent]) -> int:
+def result_rank(recipe: Recipe, sources: Sequence[OpenedParent]) -> int:
     """Return the rank of the result: the largest that any of its modules needs.
 
     Raises:
@@ -42,7 +42,7 @@ def result_rank(recipe: Recipe, sources: Sequence[FusionParent]) -> int:
     return min(recipe.rank or largest, together)
 
 
-def _check_equal(recipe: Recipe, sources: Sequence[FusionParent], ranks: dict[str, list[int]]) -> None:
+def _check_equal(recipe: Recipe, sources: Sequence[OpenedParent], ranks: dict[str, list[int]]) -> None:
     for module, each in ranks.items():
         if len(set(each)) > 1:
             found = ", ".join(f"`{s.version}` {s.slots[module].rank}" for s in sources if module in s.slots)
@@ -53,7 +53,7 @@ def _check_equal(recipe: Recipe, sources: Sequence[FusionParent], ranks: dict[st
             )
 
 
-def _check_shapes(sources: Sequence[FusionParent]) -> None:
+def _check_shapes(sources: Sequence[OpenedParent]) -> None:
     for module in joined_modules(sources):
         found = [(s.version, s.slots[module].n_in, s.slots[module].n_out) for s in sources if module in s.slots]
         for version, n_in, n_out in found[1:]:
@@ -72,7 +72,7 @@ def _check_shapes(sources: Sequence[FusionParent]) -> None:
         )
 
 
-def _base_warnings(sources: Sequence[FusionParent]) -> tuple[str, ...]:
+def _base_warnings(sources: Sequence[OpenedParent]) -> tuple[str, ...]:
     # A warning and no refusal: people name one base by a path, by its hub name, or by a quantised copy's.
     names = [(source.version, str(source.config.get("base_model_name_or_path") or "")) for source in sources]
     different = {name: version for version, name in reversed(names) if name}
@@ -90,7 +90,7 @@ def _weight_warnings(recipe: Recipe) -> tuple[str, ...]:
     )
 
 
-def _module_warnings(sources: Sequence[FusionParent]) -> tuple[str, ...]:
+def _module_warnings(sources: Sequence[OpenedParent]) -> tuple[str, ...]:
     modules = len(joined_modules(sources))
     return tuple(
         f"`{source.version}` changes {len(source.slots)} of the {modules} modules; in the others it counts as zero"

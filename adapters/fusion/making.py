@@ -19,7 +19,7 @@ from adapters.fusion.agreement import check_agreement, joined_modules, result_ra
 from adapters.fusion.factors import Factors
 from adapters.fusion.methods import BY_FACTORS, Part
 from adapters.fusion.outcome import ErrorSummary, FusionReport
-from adapters.fusion.source import FusionParent, Tensors, read_source
+from adapters.fusion.source import OpenedParent, Tensors, read_source
 from adapters.fusion.writing import check_free, discard, fused_config, named, write
 from adapters.recipe import CannotFuse, Method, Recipe, complete
 
@@ -82,7 +82,7 @@ def fuse(
 class _Work:
     """One fusion under way: what is settled before it starts, and the errors as they are measured."""
 
-    def __init__(self, recipe: Recipe, sources: Sequence[FusionParent], max_rank: int | None) -> None:
+    def __init__(self, recipe: Recipe, sources: Sequence[OpenedParent], max_rank: int | None) -> None:
         self.recipe = recipe
         self.sources = sources
         self.modules = joined_modules(sources)
@@ -197,7 +197,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _widest(sources: Sequence[FusionParent]) -> Any:
+def _widest(sources: Sequence[OpenedParent]) -> Any:
     """Return the torch dtype that holds every parent's values; float32 for float16 beside bfloat16."""
     import torch
 

@@ -58,7 +58,7 @@ class ModuleChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FusionParent:
+class OpenedParent:
     """One parent: its config, and its modules by the base's names for them."""
 
     version: str
@@ -79,7 +79,7 @@ class FusionParent:
 class Tensors:
     """A parent's tensors, while its file is open."""
 
-    source: FusionParent
+    source: OpenedParent
     file: Any
 
     def read(self, module: str) -> Factors | None:
@@ -99,7 +99,7 @@ class Tensors:
         return Factors(self.file.get_tensor(slot.name_a), self.file.get_tensor(slot.name_b))
 
 
-def read_source(version: str, folder: Path) -> FusionParent:
+def read_source(version: str, folder: Path) -> OpenedParent:
     """Return what is known of a parent without reading its values.
 
     Raises:
@@ -113,7 +113,7 @@ def read_source(version: str, folder: Path) -> FusionParent:
     if config is None:
         raise CannotFuse("unreadable", f"`{version}`: {problems[0].message}", "give versions that are registered")
     _check_config(version, config)
-    return FusionParent(version=version, folder=folder, config=config, slots=_slots(version, folder, config))
+    return OpenedParent(version=version, folder=folder, config=config, slots=_slots(version, folder, config))
 
 
 def _check_config(version: str, config: Mapping[str, Any]) -> None:

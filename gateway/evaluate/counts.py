@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-class EvaluatorCounts:
+class OwnCounts:
     """The counts of one evaluator since it began."""
 
     def __init__(self, name: str) -> None:

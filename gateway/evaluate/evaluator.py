@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.decide.route import Base
-from gateway.evaluate.counts import EvaluatorCounts
+from gateway.evaluate.counts import OwnCounts
 from gateway.evaluate.engines import EngineBounds, EvaluatorEngines
 from gateway.evaluate.evaluate_sample import Context, evaluate
 from gateway.evaluate.judges import StoredJudges
@@ -49,7 +49,7 @@ class Evaluator:
     ) -> None:
         bounds = settings.evaluator
         self.name = secrets.token_hex(8)
-        self.counts = EvaluatorCounts(f"{socket.gethostname()}:{os.getpid()}")
+        self.counts = OwnCounts(f"{socket.gethostname()}:{os.getpid()}")
         self._bounds = bounds
         self._store = open_store(settings.store or settings.state_folder(), now=time.time)  # noqa: TID251 (composition)
         self._samples = Samples(self._store)

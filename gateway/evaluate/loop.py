@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeVar
 
-from gateway.evaluate.counts import EvaluatorCounts
+from gateway.evaluate.counts import OwnCounts
 from gateway.evaluate.evaluate_sample import Completed, Returned
 from gateway.evaluate.sources import SampleSource
 from gateway.records.sample import Sample
@@ -67,7 +67,7 @@ class Loop:
         self,
         sources: tuple[SampleSource, ...],
         evaluate: Callable[[Sample], Awaitable[Completed | Returned]],
-        counts: EvaluatorCounts,
+        counts: OwnCounts,
         *,
         at_once: int,
         lease_seconds: float,

@@ -23,7 +23,7 @@ import msgspec
 
 from gateway.decide.assign import Arm, sample_hash
 from gateway.observe.ledger import DURATION_BOUNDS, Histogram
-from gateway.observe.units import ArmUnits, Outcomes, multiplicity
+from gateway.observe.units import CountedUnits, Outcomes, multiplicity
 from gateway.pipeline import Exposure
 
 # Units kept for each stage: with 4,096 at 50 % the share is known to 0.8 points.
@@ -47,7 +47,7 @@ class ArmTally(msgspec.Struct, gc=False, kw_only=True):
     requests: int = 0
     errors: int = 0
     duration: Histogram = msgspec.field(default_factory=lambda: Histogram.of(DURATION_BOUNDS))
-    by_unit: ArmUnits = msgspec.field(default_factory=ArmUnits)
+    by_unit: CountedUnits = msgspec.field(default_factory=CountedUnits)
 
     def add(self, other: "ArmTally") -> None:
         """Add another worker's."""

@@ -79,7 +79,7 @@ class UnitShares(msgspec.Struct, kw_only=True, omit_defaults=True):
             self.over[share] = self.over.get(share, 0) + units
 
 
-class ArmUnits(msgspec.Struct, kw_only=True, omit_defaults=True):
+class CountedUnits(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One arm's units, by round (0: of the whole stage), in the sense of `error_rate` and of `latency`."""
 
     failing: dict[int, UnitShares] = msgspec.field(default_factory=dict)
@@ -91,7 +91,7 @@ class ArmUnits(msgspec.Struct, kw_only=True, omit_defaults=True):
         found = self.failing.get(WHOLE)
         return found.n if found is not None else 0
 
-    def add(self, other: "ArmUnits") -> None:
+    def add(self, other: "CountedUnits") -> None:
         """Add another gateway's."""
         for mine, theirs in ((self.failing, other.failing), (self.slow, other.slow)):
             for number, shares in theirs.items():
@@ -114,8 +114,8 @@ class _Open(msgspec.Struct, gc=False):
 class Counted(msgspec.Struct, kw_only=True):
     """What one account's units of one stage came to."""
 
-    control: ArmUnits = msgspec.field(default_factory=ArmUnits)
-    candidate: ArmUnits = msgspec.field(default_factory=ArmUnits)
+    control: CountedUnits = msgspec.field(default_factory=CountedUnits)
+    candidate: CountedUnits = msgspec.field(default_factory=CountedUnits)
 
 
 class StageUnits:

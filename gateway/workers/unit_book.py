@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from gateway.observe.tally import MAX_ACCOUNTS, AccountTally, ArmTally, Tally
-from gateway.observe.units import ArmUnits, Counted, Outcomes, StageUnits
+from gateway.observe.units import Counted, CountedUnits, Outcomes, StageUnits
 
 # Stages at once; the oldest go first. Those of rollouts that have ended go at the next look.
 MAX_STAGES: Final = 1024
@@ -53,7 +53,7 @@ def _tally(tally: Tally, accounts: dict[str, Counted]) -> Tally:
     return tally
 
 
-def _arm(units: ArmUnits) -> ArmTally:
+def _arm(units: CountedUnits) -> ArmTally:
     arm = ArmTally()
     arm.by_unit.add(units)
     return arm

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from gateway.observe.tally import Tallies, Tally, summed
-from gateway.observe.units import ArmUnits, UnitShares
+from gateway.observe.units import CountedUnits, UnitShares
 from gateway.pipeline import Exposure
 from gateway.workers.unit_book import UnitBook
 
@@ -26,9 +26,9 @@ class Worker:
         return summed([self.tallies.report(rollouts), self.book.tallies(rollouts)])
 
 
-def by_unit(n: int, bad: int) -> ArmUnits:
+def by_unit(n: int, bad: int) -> CountedUnits:
     """Return units of one request each, of which so many failed; none is known to be slow or quick."""
     over = {"0/1": n - bad, "1/1": bad}
-    return ArmUnits(
+    return CountedUnits(
         failing={0: UnitShares(n=n, bad=bad, over={share: units for share, units in over.items() if units})}
     )

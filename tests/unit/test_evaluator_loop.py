@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from evaluators.observation import Kind, ScoredPair
-from gateway.evaluate.counts import EvaluatorCounts
+from gateway.evaluate.counts import OwnCounts
 from gateway.evaluate.evaluate_sample import Completed, Returned
 from gateway.evaluate.loop import Loop
 from gateway.records.sample import Sample
@@ -79,14 +79,14 @@ class Memory:
 def ran(
     source: Memory,
     evaluate: Callable[[Sample], Awaitable[Completed | Returned]],
-    until: Callable[[EvaluatorCounts], bool],
+    until: Callable[[OwnCounts], bool],
     *,
     lease: float = 60.0,
     drain: float = 0.0,
     at_once: int = 2,
-) -> EvaluatorCounts:
+) -> OwnCounts:
     """Run a loop until its counts say so."""
-    counts = EvaluatorCounts("test")
+    counts = OwnCounts("test")
 
     async def work() -> None:
         stop = asyncio.Event()
@@ -194,7 +194,7 @@ def test_at_a_stop_what_is_nearly_done_is_finished_and_the_rest_given_back() -> 
         await nearly_done.wait()
         return done(sample)
 
-    def both_run(counts: EvaluatorCounts) -> bool:
+    def both_run(counts: OwnCounts) -> bool:
         if counts.running == 2:
             asyncio.get_running_loop().call_later(0.05, nearly_done.set)  # after the stop
         return counts.running == 2
