@@ -9,7 +9,7 @@ from typing import Final
 
 from sqlalchemy import Connection, insert, inspect, select, text
 
-from gateway.store.errors import StoreTooNew
+from gateway.store.errors import StoreTooNew, StoreUnreadable
 from gateway.store.schema import FIRST_ROWS, HEAD, PARTIAL_INDEXES, REVISION_TABLE, REVISIONS, metadata, revision
 
 # Any number, the same in every release: two replicas that start at once must not both migrate.
@@ -25,16 +25,23 @@ def revision_of(connection: Connection) -> str | None:
 
 
 def check_is_known(found: str | None) -> None:
-    """Refuse a store that a later release has written.
+    """Refuse a store that this release cannot read.
 
     Raises:
-        StoreTooNew: This release does not know its schema.
+        StoreTooNew: A later release has written it.
+        StoreUnreadable: It is of a development version, before the first schema that was released.
     """
-    if found is not None and found not in REVISIONS:
-        raise StoreTooNew(
-            f"the store has schema `{found}`, and this release knows `{HEAD}` at most; run the release that wrote it, "
-            "or a later one (to go back instead, restore a backup from before the upgrade)"
+    if found is None or found in REVISIONS:
+        return
+    if found < REVISIONS[0]:
+        raise StoreUnreadable(
+            f"the store has schema `{found}` of a development version, which is not read any more (the first is "
+            f"`{REVISIONS[0]}`); begin with another store or state folder, or run the version that wrote it"
         )
+    raise StoreTooNew(
+        f"the store has schema `{found}`, and this release knows `{HEAD}` at most; run the release that wrote it, "
+        "or a later one (to go back instead, restore a backup from before the upgrade)"
+    )
 
 
 def bring_up(connection: Connection) -> None:

@@ -121,6 +121,17 @@ def test_a_store_of_a_later_release_is_refused(where: str) -> None:
         each.close()
 
 
+def test_a_store_of_a_development_version_is_refused_and_left_alone(where: str) -> None:
+    running, store = new_store(where), new_store(where)
+    running.write(Desired(keys=(key(1),)), expected=0)
+    running.writing(lambda connection: connection.execute(text("UPDATE loragate_schema SET version_num = '0003'")))
+    with pytest.raises(StoreUnreadable, match=r"schema `0003` of a development version.*begin with another store"):
+        store.read()
+    assert running.database.read(revision_of) == "0003"
+    for each in (running, store):
+        each.close()
+
+
 def test_a_record_with_a_field_that_only_a_later_release_knows_is_not_guessed_at(store: Store) -> None:
     store.write(Desired(routes=(route("support"),)), expected=0)
     record = '{"alias":"support","control":"v1","salt":"s","wings":2}'
