@@ -41,7 +41,7 @@ log = logging.getLogger("loragate.evaluate")
 
 
 class TurnTaking(Protocol):
-    """One at a time over many processes; both methods block. `gateway.store.leases.Turns` is one."""
+    """One at a time over many processes; both methods block. `gateway.store.leases.Leases` is one."""
 
     def take(self, name: str, holder: str, seconds: float) -> bool:
         """Take or prolong the turn; False while another has it."""

@@ -14,7 +14,7 @@ HIGHEST_NUMBER: Final = 2**63 - 2
 ALIAS: Final[dict[str, Any]] = {"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"}
 VERSION: Final[dict[str, Any]] = {"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}@[0-9a-f]{6,64}$"}
 ALIAS_OR_VERSION: Final[dict[str, Any]] = {"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(@[0-9a-f]{6,64})?$"}
-# For who reads the description; what is wrong is told by `route_files.py`, all of it at once.
+# For who reads the description; what is wrong is told by `admin/routes/files.py`, all of it at once.
 _NAME: Final[dict[str, Any]] = {"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"}
 _VERSION: Final[dict[str, Any]] = {"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}@[0-9a-f]{6,64}$"}
 

@@ -12,7 +12,7 @@
         notes: trial of the new tone
 
 An optional field that is absent means none, so a file always says all of its routes. Whether the
-versions exist is not known here; `route_plan.py` asks the state.
+versions exist is not known here; `plan.py` asks the state.
 """
 
 from collections.abc import Mapping, Sequence

@@ -20,7 +20,7 @@ _KIND: Final = "application/msgpack"
 
 
 class Memory(Protocol):
-    """Samples in memory; `gateway.mirror.memory_queue.Straight` is one."""
+    """Samples in memory; `gateway.mirror.memory_queue.InMemorySamples` is one."""
 
     def claim(
         self, holder: str, most: int, lease_seconds: float, *, skipping: Collection[str] = ()
