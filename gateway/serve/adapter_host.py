@@ -20,8 +20,10 @@ from gateway.serve.model_list import Models, read_models
 # Reading a few hundred MB from a slow disk; a load of a small adapter takes 0.1 s.
 LOAD_SECONDS: Final = 120.0
 ASK_SECONDS: Final = 5.0
-# A probe waits in the engine's queue with the users' requests: a CPU reads a prompt of 1,000 tokens in 4 s.
-PROBE_SECONDS: Final = 30.0
+# A probe waits in the engine's queue with the users' requests, and for one of the few adapters of a batch to leave it.
+# On a CPU with a second of work in each step, that took more than 30 s; an engine that is down is found in 5 s by its
+# health check.
+PROBE_SECONDS: Final = 120.0
 # A row that runs beside a probe: until its first token, and then until the probe is over.
 BESIDE_SECONDS: Final = 2 * PROBE_SECONDS
 _BUSY: Final = (408, 429, 502, 503, 504)

@@ -138,7 +138,7 @@ async def _load_while_cycling(up: RunningGateway, folders: list[Path]) -> tuple[
     control_transport = httpx.AsyncHTTPTransport(uds=str(up.state / "control.sock"))
     async with (
         httpx.AsyncClient(base_url=up.url, headers=up.headers, timeout=120, limits=limits) as http,
-        httpx.AsyncClient(transport=control_transport, base_url="http://control", timeout=120) as control,
+        httpx.AsyncClient(transport=control_transport, base_url="http://control", timeout=600) as control,
         asyncio.TaskGroup() as tasks,
     ):
         for model in ("moving", "moving", "amber", base):
