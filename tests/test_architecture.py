@@ -68,7 +68,8 @@ HOMES = {
     "py3langid": ("evaluators/compare",),
     "jsonschema": ("evaluators/compare",),
     "onnxruntime": ("evaluators/compare",),
-    "matplotlib": ("gateway/cli", "gateway/admin/shadow", "bench", "scripts"),
+    "matplotlib": ("gateway/plots",),
+    "jinja2": ("gateway/pages",),
 }
 # Heavy: only inside functions, so that serving starts at once and without them.
 HEAVY = {"torch", "peft", "transformers", "vllm", "gguf", "safetensors", "numpy", "sacrebleu", "py3langid"}

@@ -3,7 +3,9 @@
 import json
 import math
 import random
+import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
@@ -19,9 +21,10 @@ from gateway.admin.shadow.discoveries import FALSE_DISCOVERIES
 from gateway.admin.shadow.intervals import e_against, e_against_noise, estimate_of
 from gateway.admin.shadow.report import MAX_POINTS, MAX_TASKS, comparisons_of, quantile, thinned
 from gateway.cli.shadow_html import PlotsMissing, page
-from gateway.cli.shadow_plots import MAX_PANELS, e_values, kl_over_pairs, log_ratios, scores_by_task
 from gateway.cli.shadow_table import show
 from gateway.observe.mirror_counts import MirrorCounts
+from gateway.pages.render import TEMPLATES
+from gateway.plots.shadow import MAX_PANELS, plot_evidence, plot_kl, plot_log_ratios, plot_scores_by_task
 from gateway.rollout.gates.evidence_curve import MAX_EVIDENCE, grown
 from gateway.rollout.gates.evidence_curve import MAX_POINTS as MAX_CURVE_POINTS
 from gateway.rollout.gates.reading import Verdict
@@ -567,6 +570,39 @@ def test_the_page_stands_for_itself_and_takes_words_of_callers_for_words() -> No
     assert reader.tags.count("svg") == 4
 
 
+def with_every_text(value: Any, change: Callable[[str], str]) -> Any:
+    """A report with each text changed but those that are words of ours, of which there are a few, fixed ones."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [with_every_text(each, change) for each in value]
+    if isinstance(value, dict):
+        of_ours = ("kind", "verdict", "phase")
+        return {name: each if name in of_ours else with_every_text(each, change) for name, each in value.items()}
+    return value
+
+
+def test_no_text_of_a_report_becomes_markup() -> None:
+    """Aliases, versions, tasks, tokens of prompts and outputs, reasons, whatever comes in, wherever it stands."""
+    text = "</p><script src='x'>&{{7}}"
+    plain, hostile = (read(page(found)) for found in (report(), with_every_text(report(), lambda word: word + text)))
+    assert set(hostile.tags) == set(plain.tags)
+    assert hostile.fetches == []
+    assert f"Shadow report: support{text}" in hostile.text
+    for word in (CANDIDATE, "<script>$x_$&", "facts", "expected", "kl 0.55 > 0.1", "answers are longer", "ok: win rate"):
+        assert word in hostile.text
+
+
+def test_markup_passes_unescaped_in_one_place_of_the_templates() -> None:
+    unescaped = [
+        (path.name, line)
+        for path in sorted(TEMPLATES.glob("*"))
+        for line in path.read_text().splitlines()
+        if re.search(r"\|\s*safe|autoescape|Markup", line)
+    ]
+    assert unescaped == [("parts.html.j2", "{% macro plot(svg) %}{{ svg | safe }}{% endmacro %}")]
+
+
 def test_the_page_says_what_the_report_says() -> None:
     text = read(page(report())).text
     for words in (
@@ -590,12 +626,12 @@ def test_the_page_says_what_the_report_says() -> None:
 def test_every_plot_is_a_drawing_with_its_words_as_text() -> None:
     view = report()
     candidate, noise = view["comparisons"]
-    by_task = scores_by_task(candidate)
+    by_task = plot_scores_by_task(candidate)
     assert by_task is not None
     for drawing, words in (
-        (kl_over_pairs(candidate, 0.1), ("limit 0.1", "noise 0.0000", "facts", "mean so far")),
-        (log_ratios(candidate, noise["drift"]), ("80.0%", "noise", "share of the tokens")),
-        (e_values(view["rollout"]["evidence"]), ("Gate kl", "fails from 400")),
+        (plot_kl(candidate, 0.1), ("limit 0.1", "noise 0.0000", "facts", "mean so far")),
+        (plot_log_ratios(candidate, noise["drift"]), ("80.0%", "noise", "share of the tokens")),
+        (plot_evidence(view["rollout"]["evidence"]), ("Gate kl", "fails from 400")),
         (by_task, ("expected: control → version", "chrf: noise → version", "facts (20)")),
     ):
         root = ElementTree.fromstring(drawing)
@@ -606,14 +642,14 @@ def test_every_plot_is_a_drawing_with_its_words_as_text() -> None:
 
 def test_equal_figures_make_equal_plots() -> None:
     candidate = report()["comparisons"][0]
-    assert log_ratios(candidate, None) == log_ratios(candidate, None)
+    assert plot_log_ratios(candidate, None) == plot_log_ratios(candidate, None)
 
 
 def test_a_plot_of_tasks_shows_the_comparators_that_moved_most() -> None:
     scores = {f"c{number}": score(1 - number / 20) for number in range(20)}
     same = {f"c{number}": score(1.0) for number in range(20)}
     found = [judged(1, scores=scores), judged(2, Kind.NOISE, scores=same)]
-    drawing = scores_by_task(report(found)["comparisons"][0])
+    drawing = plot_scores_by_task(report(found)["comparisons"][0])
     assert drawing is not None
     assert drawing.count("noise → version") == MAX_PANELS
     assert "c19: noise" in drawing

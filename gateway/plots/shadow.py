@@ -1,39 +1,21 @@
-"""The plots of a shadow report, as SVG. matplotlib comes with the extra `plots`.
+"""The plots of a shadow report: drift pair by pair and token by token, evidence, and scores by task."""
 
-Invariant: what callers have written (tasks, tokens) is never read as mathematics or markup.
-"""
-
-import io
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-# Okabe and Ito's colours, which people with any colour vision can tell apart.
-CONTROL: Final = "#7a7a7a"
-VERSION: Final = "#0072b2"
-NOISE: Final = "#b8b8b8"
-ALARM: Final = "#d55e00"
-GOOD: Final = "#009e73"
-_TASKS: Final = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#f0e442")
-_STYLE: Final[Any] = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "axes.axisbelow": True,
-    "axes.edgecolor": "#999999",
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "figure.constrained_layout.use": True,
-}
-_WIDTH: Final = 8.6  # inches, at 72 dots: two thirds of a laptop's screen
+from gateway.plots.svg import (
+    ALARM,
+    CONTROL,
+    GOOD,
+    SERIES,
+    VERSION,
+    draw_axes,
+    draw_figure,
+    place_legend_beside,
+    use_logarithmic_axis,
+)
+
 # Looks at evidence that are each marked by a dot.
 FEW_LOOKS: Final = 30
 MAX_PANELS: Final = 6
@@ -42,11 +24,7 @@ MAX_TASKS: Final = 8
 SMALLEST_KL: Final = 1e-4
 
 
-class PlotsMissing(Exception):
-    """matplotlib is not installed; the message says how to get it."""
-
-
-def kl_over_pairs(comparison: Mapping[str, Any], limit: float | None) -> str:
+def plot_kl(comparison: Mapping[str, Any], limit: float | None) -> str:
     """Return each pair's estimated KL in the order of the pairs, by task, with noise and the gate's limit."""
     # Estimates may be below 0, which a logarithmic axis shows at its end.
     points = [(at, each) for at, each in enumerate(comparison["points"], start=1) if each["kl"] is not None]
@@ -57,8 +35,8 @@ def kl_over_pairs(comparison: Mapping[str, Any], limit: float | None) -> str:
         for number, task in enumerate(_tasks(comparison)):
             of_task = [(at * scale, max(SMALLEST_KL, each["kl"])) for at, each in points if each["task"] == task]
             if of_task:
-                colour = _TASKS[number % len(_TASKS)]
-                axes.scatter(*zip(*of_task, strict=True), s=13, color=colour, alpha=0.75, lw=0, label=_named(task))
+                colour = SERIES[number % len(SERIES)]
+                axes.scatter(*zip(*of_task, strict=True), s=13, color=colour, alpha=0.75, lw=0, label=_label_of(task))
         sums, running = 0.0, []
         for count, (at, each) in enumerate(points, start=1):
             sums += each["kl"]
@@ -69,13 +47,13 @@ def kl_over_pairs(comparison: Mapping[str, Any], limit: float | None) -> str:
         if limit is not None:
             axes.axhline(limit, color=ALARM, lw=1.4, ls="--", label=f"limit {limit:g}")
         axes.set(xlabel="pair", ylabel="KL, nats a token", title="KL as estimated, pair by pair")
-        _logarithmic(axes)
-        _legend_beside(axes)
+        use_logarithmic_axis(axes)
+        place_legend_beside(axes)
 
-    return _drawn(draw, f"kl {comparison['version']} {comparison['kind']}", height=3.2)
+    return draw_axes(draw, f"kl {comparison['version']} {comparison['kind']}", height=3.2)
 
 
-def log_ratios(comparison: Mapping[str, Any], noise: Mapping[str, Any] | None) -> str:
+def plot_log_ratios(comparison: Mapping[str, Any], noise: Mapping[str, Any] | None) -> str:
     """Return the histogram of how far single tokens moved, with that of noise behind it."""
     drift = comparison["drift"]
     bounds = drift["bounds"]
@@ -105,10 +83,10 @@ def log_ratios(comparison: Mapping[str, Any], noise: Mapping[str, Any] | None) -
         )
         axes.legend(loc="upper right")
 
-    return _drawn(draw, f"tokens {comparison['version']} {comparison['kind']}", height=2.9)
+    return draw_axes(draw, f"tokens {comparison['version']} {comparison['kind']}", height=2.9)
 
 
-def e_values(evidence: Sequence[Mapping[str, Any]]) -> str:
+def plot_evidence(evidence: Sequence[Mapping[str, Any]]) -> str:
     """Return how the evidence of each gate grew, with the bounds from which it fails and passes."""
 
     def draw(figure: Any) -> None:
@@ -117,21 +95,21 @@ def e_values(evidence: Sequence[Mapping[str, Any]]) -> str:
             sessions = each["sessions"]
             # Straight lines: many sessions may end at one look, which a step would draw as a wall.
             style = {"lw": 1.6, "marker": "." if len(sessions) <= FEW_LOOKS else ""}
-            axes.plot(sessions, _positive(each["e_fail"]), color=ALARM, label="for failing", **style)
-            axes.plot(sessions, _positive(each["e_pass"]), color=GOOD, label="for passing", **style)
+            axes.plot(sessions, _raise_to_axis(each["e_fail"]), color=ALARM, label="for failing", **style)
+            axes.plot(sessions, _raise_to_axis(each["e_pass"]), color=GOOD, label="for passing", **style)
             for name, what, dashes in (("bound", "fails", "--"), ("pass_bound", "passes", ":")):
                 axes.axhline(each[name], color="#222222", lw=1.2, ls=dashes, label=f"{what} from {each[name]:,.0f}")
             axes.set(xlabel="sessions", ylabel="e-value", title=f"Gate {each['gate']}")
-            _logarithmic(axes)
-            _legend_beside(axes)
+            use_logarithmic_axis(axes)
+            place_legend_beside(axes)
 
-    return _drawn_figure(draw, "e-values", height=2.3 * len(evidence))
+    return draw_figure(draw, "e-values", height=2.3 * len(evidence))
 
 
-def scores_by_task(comparison: Mapping[str, Any]) -> str | None:
+def plot_scores_by_task(comparison: Mapping[str, Any]) -> str | None:
     """Return what comparators say of each task: both arms, or score and noise. None without any score."""
     tasks = comparison["tasks"][:MAX_TASKS]
-    panels = _telling(tasks)
+    panels = _most_moved(tasks)
     if not panels:
         return None
 
@@ -140,18 +118,18 @@ def scores_by_task(comparison: Mapping[str, Any]) -> str | None:
         rows = -(-len(panels) // columns)
         grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
         for axes, name in zip(grid.flat, panels, strict=False):
-            _by_task(axes, name, tasks)
+            _draw_comparator(axes, name, tasks)
         for axes in list(grid.flat)[len(panels) :]:
             axes.set_visible(False)
         for axes in grid[:, 0]:  # the first task stands on top
-            axes.set_yticks(range(len(tasks)), [f"{_named(each['task'])} ({each['n']:,})" for each in tasks])
+            axes.set_yticks(range(len(tasks)), [f"{_label_of(each['task'])} ({each['n']:,})" for each in tasks])
             axes.set_ylim(len(tasks) - 0.4, -0.6)
 
     rows = -(-len(panels) // 3)
-    return _drawn_figure(draw, f"tasks {comparison['version']}", height=rows * (0.95 + 0.42 * len(tasks)))
+    return draw_figure(draw, f"tasks {comparison['version']}", height=rows * (0.95 + 0.42 * len(tasks)))
 
 
-def _by_task(axes: Any, name: str, tasks: Sequence[Mapping[str, Any]]) -> None:
+def _draw_comparator(axes: Any, name: str, tasks: Sequence[Mapping[str, Any]]) -> None:
     """Draw one comparator: a grey dot where equal would be, a blue one where the version is, and the way between."""
     is_difference = False
     for place, task in enumerate(tasks):
@@ -169,7 +147,7 @@ def _by_task(axes: Any, name: str, tasks: Sequence[Mapping[str, Any]]) -> None:
     axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
 
 
-def _telling(tasks: Sequence[Mapping[str, Any]]) -> list[str]:
+def _most_moved(tasks: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the comparators that move most in some task, the most moved first; KL has a plot of its own."""
     moves: dict[str, float] = {}
     for task in tasks:
@@ -187,7 +165,7 @@ def _tasks(comparison: Mapping[str, Any]) -> list[str]:
     return [each["task"] for each in comparison["tasks"]]
 
 
-def _named(task: str) -> str:
+def _label_of(task: str) -> str:
     # matplotlib leaves out labels that begin with an underscore.
     return "(no task)" if not task else task if not task.startswith("_") else f" {task}"
 
@@ -197,49 +175,6 @@ def _shares(counts: Sequence[int]) -> list[float]:
     return [count / total for count in counts]
 
 
-def _positive(values: Sequence[float]) -> list[float]:
+def _raise_to_axis(values: Sequence[float]) -> list[float]:
     # Evidence against may become as good as none, which a logarithmic axis cannot show.
     return [max(1e-4, value) for value in values]
-
-
-def _logarithmic(axes: Any) -> None:
-    from matplotlib.ticker import LogLocator
-
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    if high < 100 * low:  # powers of ten alone would be one or two
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    # Its own labels are mathematics, which is off.
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.minorticks_off()
-
-
-def _legend_beside(axes: Any) -> None:
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
-
-
-def _drawn(draw: Callable[[Any], None], name: str, *, height: float) -> str:
-    return _drawn_figure(lambda figure: draw(figure.subplots()), name, height=height)
-
-
-def _drawn_figure(draw: Callable[[Any], None], name: str, *, height: float) -> str:
-    """Return what `draw(figure)` draws as an SVG element; equal figures make equal text.
-
-    Raises:
-        PlotsMissing: matplotlib is not installed.
-    """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise PlotsMissing(
-            "the page's plots need matplotlib, which is not installed: pip install 'loragate[plots]'"
-        ) from None
-    # The salt keeps ids apart of several plots on one page.
-    with rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=(_WIDTH, height))
-        draw(figure)
-        written = io.StringIO()
-        figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
-    text = written.getvalue()
-    return text[text.index("<svg") :]

@@ -1,0 +1,1 @@
+"""HTML pages, made from the templates in `templates/`. The only folder that writes markup."""
