@@ -219,7 +219,7 @@ class Loader:
             raise
         finally:
             self._touched[version] = self._now()
-            self._observer.loaded(self._now() - began, outcome)
+            self._observer.count_load(self._now() - began, outcome)
             if outcome != "ok":
                 await self._unload(version)
                 await self._free(version)
@@ -238,7 +238,7 @@ class Loader:
                 while len(self._held) + self._foreign >= self.slots:
                     least = to_evict({held: self._standing(held) for held in self.ready})
                     if least is not None:
-                        self._observer.evicted()
+                        self._observer.count_eviction()
                         self._drop(least)
                         break
                     await self._freed.wait()
@@ -252,7 +252,7 @@ class Loader:
             await self._unload(least)
 
     async def _evict(self, version: str) -> None:
-        self._observer.evicted()
+        self._observer.count_eviction()
         await self._take_off(version)
 
     async def _take_off(self, version: str) -> None:

@@ -66,8 +66,8 @@ class Checker(Protocol):
 class Observer(Protocol):
     """Who counts what the loader does."""
 
-    def loaded(self, seconds: float, outcome: str) -> None:
+    def count_load(self, seconds: float, outcome: str) -> None:
         """A load took so long, check included, and ended `ok`, `refused`, `unfit` or `unavailable`."""
 
-    def evicted(self) -> None:
+    def count_eviction(self) -> None:
         """A version made room for another."""

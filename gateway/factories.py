@@ -67,7 +67,7 @@ def checker_maker(
             base=lambda: host.model or None,
             records=records,
             at_once=settings.engine.max_loras,
-            judged=counts.of_engine(url).judged,
+            judged=counts.of_engine(url).count_verdict,
         )
 
     return make

@@ -125,10 +125,10 @@ def metrics() -> Iterator[str]:
     )
     loads = LoadCounts()
     counts = loads.of_engine("unix:///run/engine.sock")
-    counts.loaded(0.1, "ok")
-    counts.judged("ok")
+    counts.count_load(0.1, "ok")
+    counts.count_verdict("ok")
     placement = PlacementCounts()
-    placement.ejected("unix:///run/engine.sock", "status")
+    placement.count_ejection("unix:///run/engine.sock", "status")
     reading = Scrape(
         cells=(cell,),
         engines={"unix:///run/engine.sock": True},
@@ -187,7 +187,7 @@ def _mirror() -> MirrorReading:
     counts.sample("support", "candidate")
     counts.skip("client_gone")
     counts.drop("queue_full")
-    counts.hear("attached")
+    counts.count_feedback("attached")
     return MirrorReading(counts=counts)
 
 

@@ -96,7 +96,7 @@ class FeedbackService:
         if self._waiting.add(feedback):
             self._has_come.set()
         else:
-            self.counts.hear("dropped")
+            self.counts.count_feedback("dropped")
 
     async def run(self) -> None:
         """Store what comes and resolve what other gateways could not, until cancelled."""
@@ -118,7 +118,7 @@ class FeedbackService:
                 await asyncio.sleep(self._retry_seconds)
             except Exception as error:  # noqa: BLE001 (the fence: told without its text)
                 for _ in batch:
-                    self.counts.hear("dropped")
+                    self.counts.count_feedback("dropped")
                 log.error("feedback could not be stored; this is a bug: %s", told(error))
 
     async def _attach(self, batch: list[Feedback]) -> None:
@@ -131,11 +131,11 @@ class FeedbackService:
         ]
         await asyncio.to_thread(self._put, to_store, policies)
         for given in to_store:
-            self.counts.hear("unknown_request" if given.about is None else "attached")
+            self.counts.count_feedback("unknown_request" if given.about is None else "attached")
             if given.about is None:
                 self._seek(given)
         for _ in range(len(batch) - len(to_store)):
-            self.counts.hear("not_yours")
+            self.counts.count_feedback("not_yours")
 
     def _put(self, batch: Sequence[Feedback], policies: dict[str, MirrorPolicy]) -> None:
         """Redact and store; in a thread, as a redactor may take its time."""
@@ -174,11 +174,11 @@ class FeedbackService:
             if known is None:
                 if given.request_id in owned:
                     await asyncio.to_thread(self._box.drop, given.request_id, given.account)
-                    self.counts.hear("not_yours")
+                    self.counts.count_feedback("not_yours")
                 continue
             comment = await asyncio.to_thread(self._comment, given, known, policies)
             await asyncio.to_thread(self._box.resolve, given.request_id, given.account, known, comment=comment)
-            self.counts.hear("attached")
+            self.counts.count_feedback("attached")
 
     def _seek(self, given: Feedback) -> None:
         self._sought[given.id] = None

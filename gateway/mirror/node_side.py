@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from gateway.mirror.captured import CapturedRequest
 from gateway.mirror.feedback_service import FeedbackService
 from gateway.mirror.intake import MirrorIntake
-from gateway.observe.mirror_counts import MirrorCounts, MirrorReading, added_up
+from gateway.observe.mirror_counts import MirrorCounts, MirrorReading, sum_copies
 from gateway.records.feedback import Feedback
 from gateway.records.state import Desired, MirrorPolicy
 
@@ -26,7 +26,7 @@ def policies(desired: Desired) -> dict[str, MirrorPolicy]:
 def mirror_reading(mirror: MirrorIntake, feedback: FeedbackService, of_workers: MirrorCounts) -> MirrorReading:
     """Return what a scrape shows of the mirror and of feedback."""
     items, size = mirror.held
-    counts = added_up((of_workers, mirror.counts, feedback.counts))
+    counts = sum_copies((of_workers, mirror.counts, feedback.counts))
     if mirror.straight.expired:
         counts.drop("unclaimed", mirror.straight.expired)
     return MirrorReading(counts=counts, held_items=items, held_bytes=size)

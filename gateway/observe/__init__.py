@@ -1,1 +1,1 @@
-"""What the SRE sees: metrics and logs, without a prompt or a key in either."""
+"""What operators see of the gateway: Prometheus metrics and log lines. Neither ever holds a prompt or a key."""

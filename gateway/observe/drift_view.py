@@ -1,23 +1,23 @@
-"""Drift over time as it is exported and shown: values."""
+"""The values by which drift over time is exported as metrics and shown in reports."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftStanding:
-    """How far one thing that is watched of a version's traffic is from what it was when it was accepted.
+    """How far one measured property of a version's traffic is from the accepted baseline.
 
     Attributes:
-        alias, version: Whose.
-        what: `task`, `prompt_length`, `output_length`, `refusal` or `kl`.
-        n: Sessions that were held against the baseline.
-        psi, js: Population stability index, and Jensen-Shannon divergence in bits, of the last sessions' tasks and
-            prompt lengths; None of the others, and of too few.
-        evidence: The detector's sum; an alarm comes when it reaches `bound`.
-        bound: See there.
-        run_length: Sessions between two false alarms of the version, on average and at least.
-        alarm_at: When the alarm was raised, Unix seconds; None without one.
-        why: The alarm's sentence; empty without one.
+        alias, version: Whose traffic is measured.
+        what: The property: `task`, `prompt_length`, `output_length`, `refusal` or `kl`.
+        n: Sessions that were compared with the baseline.
+        psi, js: Population stability index, and Jensen-Shannon divergence in bits, over the last sessions. Only for
+            `task` and `prompt_length`; None for the other properties and while there are too few sessions.
+        evidence: The detector's sum; it raises an alarm when this reaches `bound`.
+        bound: The value of `evidence` that raises an alarm.
+        run_length: Sessions between two false alarms of the version: the mean is at least this.
+        alarm_at: When the alarm was raised, Unix seconds; None without an alarm.
+        why: The sentence that explains the alarm; empty without one.
     """
 
     alias: str

@@ -1,4 +1,4 @@
-"""What loaders and checks have done, by engine; shown by `metrics.py`."""
+"""Counts of adapter loads, evictions and fingerprint checks by engine; `metrics.py` exports them."""
 
 from bisect import bisect_left
 
@@ -6,7 +6,7 @@ from gateway.observe.ledger import LOAD_BOUNDS, Histogram
 
 
 class EngineLoads:
-    """Counts of one engine's loader."""
+    """Loads, evictions and check verdicts of one engine."""
 
     def __init__(self) -> None:
         self.outcomes: dict[str, int] = {}
@@ -14,27 +14,27 @@ class EngineLoads:
         self.evictions = 0
         self.verdicts: dict[str, int] = {}
 
-    def loaded(self, seconds: float, outcome: str) -> None:
-        """Count a load, and how long it took with its check."""
+    def count_load(self, seconds: float, outcome: str) -> None:
+        """Count a load by its outcome, and observe how long it took, its check included."""
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
         self.seconds.counts[bisect_left(LOAD_BOUNDS, seconds)] += 1
         self.seconds.sum += seconds
 
-    def evicted(self) -> None:
-        """Count a version that made room for another."""
+    def count_eviction(self) -> None:
+        """Count a version that was unloaded to make room for another."""
         self.evictions += 1
 
-    def judged(self, verdict: str) -> None:
-        """Count a check by its verdict."""
+    def count_verdict(self, verdict: str) -> None:
+        """Count a fingerprint check by its verdict."""
         self.verdicts[verdict] = self.verdicts.get(verdict, 0) + 1
 
 
 class LoadCounts:
-    """Counts of every engine's loader."""
+    """The loads of every engine."""
 
     def __init__(self) -> None:
         self.engines: dict[str, EngineLoads] = {}
 
     def of_engine(self, url: str) -> EngineLoads:
-        """Return the counts of one engine, for who counts."""
+        """Return the counts of one engine, created on first use."""
         return self.engines.setdefault(url, EngineLoads())

@@ -1,7 +1,7 @@
-"""Every Prometheus series of the gateway, declared once.
+"""Every Prometheus series of the gateway.
 
-Workers count in cells; what is exported here is their sum, so the figures add up
-whatever the number of workers. Labels are bounded: aliases, versions, codes, engines.
+Workers count in cells; this module exports the sums over all workers, so the figures do not depend on the number of
+workers. Label values are bounded: aliases, versions, codes, engines.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,11 +36,11 @@ _LABELS: Final = ("alias", "version")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scrape:
-    """Everything a scrape shows, at one moment."""
+    """Everything that one scrape of `/metrics` exports, read at one moment."""
 
     cells: tuple[Cell, ...]
     engines: Mapping[str, bool]
-    problems: Mapping[str, str]  # engine: why it is not used, of those that are not
+    problems: Mapping[str, str]  # engine: why it is not used; engines in use are absent
     adapters: tuple[tuple[str, str, str, bool], ...]  # alias, version, engine, ready
     slots: Mapping[str, tuple[int, int]]  # engine: adapters it may hold, adapters that are ready
     loads: LoadCounts
@@ -56,7 +56,7 @@ class Scrape:
     shadow: ShadowReading = field(default_factory=ShadowReading)
 
 
-class _Once(Collector):
+class _FixedMetrics(Collector):
     def __init__(self, metrics: Iterable[Metric]) -> None:
         self._metrics = list(metrics)
 
@@ -65,10 +65,10 @@ class _Once(Collector):
 
 
 def exposition(reading: Scrape) -> bytes:
-    """Return a reading in Prometheus's text format."""
+    """Return a scrape in Prometheus's text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(
-        _Once(
+        _FixedMetrics(
             [
                 *_counters(reading.cells),
                 *_histograms(reading.cells),

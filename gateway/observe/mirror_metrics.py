@@ -1,4 +1,7 @@
-"""What is exported of copies and feedback on the gateway's side; evaluators' side is in `shadow_metrics.py`."""
+"""The Prometheus series of the gateway's side of mirroring: copies and feedback.
+
+What evaluators do with copies is exported by `shadow_metrics.py`.
+"""
 
 from collections.abc import Iterator
 
@@ -8,7 +11,7 @@ from gateway.observe.mirror_counts import MirrorReading
 
 
 def mirror_series(reading: MirrorReading) -> Iterator[Metric]:
-    """Yield the mirror's series."""
+    """Yield the series of copies and of feedback."""
     counts = reading.counts
     sampled = CounterMetricFamily(
         "loragate_mirror_sampled",

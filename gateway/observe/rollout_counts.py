@@ -1,4 +1,4 @@
-"""What is exported of rollouts. Labels are bounded: aliases, versions, phases, gates, and few reasons."""
+"""The values that are exported about rollouts. Labels are bounded: aliases, versions, phases, gates, few reasons."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ from gateway.rollout.gates.sample_ratio import Ratio
 
 @dataclass(slots=True)
 class RolloutCounts:
-    """What this node has done since it started: counts by alias and reason.
+    """Pages and rollbacks by (alias, reason) since this node started.
 
-    The reason of a rollback is the gate that failed, `operator`, or `automation`; that of a page is a gate,
+    The reason of a rollback is the gate that failed, `operator`, or `automation`. The reason of a page is a gate,
     `inconclusive`, or `automation`.
     """
 
@@ -22,9 +22,9 @@ class RolloutCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutSeries:
-    """One open rollout; readings and ratio are None where this node does not lead.
+    """One open rollout. `readings` and `ratio` are None on nodes that are not the leader.
 
-    From the e-value `bound` on, a gate fails.
+    A gate fails when its e-value reaches `bound`.
     """
 
     alias: str
@@ -37,14 +37,14 @@ class RolloutSeries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutsReading:
-    """Everything that a scrape shows of rollouts.
+    """Everything that a scrape exports about rollouts.
 
     Attributes:
         weights: (alias, arm, version) → basis points.
-        rollouts: The open ones.
-        counts: Since this node started.
+        rollouts: The open rollouts.
+        counts: Pages and rollbacks since this node started.
         is_leader: Whether this node advances rollouts.
-        journal_entries: Number of the journal's newest entry, as last read.
+        journal_entries: The number of the journal's newest entry, as last read.
     """
 
     weights: Mapping[tuple[str, str, str], int]

@@ -1,4 +1,4 @@
-"""The Prometheus series of rollouts, and of the journal that explains them."""
+"""The Prometheus series of rollouts, their gates, and the journal."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -9,12 +9,12 @@ from gateway.decide.assign import TOTAL_WEIGHT
 from gateway.observe.rollout_counts import RolloutsReading
 from gateway.rollout.gates.reading import Verdict
 
-# An e-value beyond any float is exported as this: far above every limit, and a number that Prometheus can add.
+# Infinite e-values are exported as this: far above every limit, and still a number that Prometheus can add.
 _LARGEST: Final = 1e300
 
 
 def rollout_series(reading: RolloutsReading) -> Iterator[Metric]:
-    """Yield every series of rollouts. What gates say is exported by the leader alone."""
+    """Yield every series of rollouts. Only the leader exports gate readings."""
     share = GaugeMetricFamily(
         "loragate_traffic_share",
         "Share of the alias's units that an arm gets, in [0, 1].",

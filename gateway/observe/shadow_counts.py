@@ -1,4 +1,7 @@
-"""What is exported of shadow evaluation. Labels are bounded: aliases, versions, kinds, comparators, few reasons."""
+"""The values that are exported about shadow evaluation.
+
+Labels are bounded: aliases, versions, kinds, comparators, few reasons.
+"""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -7,18 +10,18 @@ from typing import Final
 
 from gateway.observe.drift_view import DriftStanding
 
-# Nats a token. Sampling noise stays below 0.001; a style that was taught costs 0.1 to 1; 3 is another language.
+# Nats a token. Sampling noise stays below 0.001; an adapter that learned a style is at 0.1 to 1, another language at 3.
 KL_BOUNDS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-# Seconds from the caller's reply to the finished comparison: at best one generation, at worst a night's queue.
+# Seconds from the caller's reply to the finished comparison: at least one generation, at most a night in the queue.
 LAG_BOUNDS: Final = (1.0, 3.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0)
 
-# Whose figures: alias, version on trial, kind of the pairs.
+# Alias, version under evaluation, kind of the pairs.
 Key = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tallied:
-    """Counts by bucket of a histogram that only grows, and the sum of what fell into them."""
+class BucketCounts:
+    """A histogram that is never reset: counts by bucket, and the sum of all observed values."""
 
     counts: tuple[int, ...]
     sum: float
@@ -26,14 +29,14 @@ class Tallied:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowView:
-    """Means over the last pairs of one key.
+    """Means over the most recent pairs of one key.
 
     Attributes:
         n: Pairs in the window.
         scores: Comparator → mean score in [0, 1]; `kl` and `kl_bound` are in nats a token, `token_flip` and
             `moved_share` are shares.
-        noise: The same of the pairs that compare the version (or its control) with itself, as far as there are any.
-        excess: Comparator → how much more the sides differ than a version does from itself.
+        noise: The same means over pairs that compare the version (or its control) with itself, where there are any.
+        excess: Comparator → how much more the two versions differ than one version differs from itself.
     """
 
     n: int
@@ -44,9 +47,9 @@ class WindowView:
 
 @dataclass(slots=True, kw_only=True)
 class EvaluatorCounts:
-    """What all evaluators have done since this gateway first heard of them, whichever of them still live.
+    """The work of all evaluators, dead ones included, since this gateway first saw each of them.
 
-    `alive` and `flagged` (alias → whether its judge was found unfit) are as of now.
+    `alive` and `flagged` (alias → whether its judge was found unfit) hold for the present moment.
     """
 
     shed: Counter[str] = field(default_factory=Counter)
@@ -59,7 +62,7 @@ class EvaluatorCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueView:
-    """Samples in the store that wait, are being compared, or were given up; None where the store was not asked."""
+    """Samples in the store that wait (`pending`), are being compared (`claimed`), or were given up (`failed`)."""
 
     pending: int
     claimed: int
@@ -69,21 +72,21 @@ class QueueView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShadowReading:
-    """Everything that a scrape shows of shadow evaluation.
+    """Everything that a scrape exports about shadow evaluation.
 
     Attributes:
-        pairs: Pairs read from the store since this gateway leads.
-        kl: Histograms of the pairs' estimated KL, by `KL_BOUNDS`.
-        lag: Histograms of how late a pair was compared, by alias and `LAG_BOUNDS`.
-        windows: Means over the last pairs.
+        pairs: Pairs that this gateway has read from the store since it became the leader.
+        kl: Histograms of the pairs' estimated KL divergence, with the bounds `KL_BOUNDS`.
+        lag: Alias → histogram of the time from a reply to its comparison, with the bounds `LAG_BOUNDS`.
+        windows: Means over the most recent pairs.
         evaluators: Counts that evaluators report.
-        queue: Samples that wait.
-        drift: How far versions' traffic is from what it was when they were accepted.
+        queue: Samples in the store; None where the store was not asked.
+        drift: How far versions' traffic is from its accepted baseline.
     """
 
     pairs: Mapping[Key, int] = field(default_factory=dict)
-    kl: Mapping[Key, Tallied] = field(default_factory=dict)
-    lag: Mapping[str, Tallied] = field(default_factory=dict)
+    kl: Mapping[Key, BucketCounts] = field(default_factory=dict)
+    lag: Mapping[str, BucketCounts] = field(default_factory=dict)
     windows: Mapping[Key, WindowView] = field(default_factory=dict)
     evaluators: EvaluatorCounts = field(default_factory=EvaluatorCounts)
     queue: QueueView | None = None

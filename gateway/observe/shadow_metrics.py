@@ -1,16 +1,16 @@
-"""The Prometheus series of shadow evaluation: pairs, drift, scores and noise, the queue, drift over time."""
+"""The Prometheus series of shadow evaluation: pairs, token drift, scores and noise, the queue, drift over time."""
 
 from collections.abc import Iterator, Mapping
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from gateway.observe.shadow_counts import KL_BOUNDS, LAG_BOUNDS, ShadowReading, Tallied, WindowView
+from gateway.observe.shadow_counts import KL_BOUNDS, LAG_BOUNDS, BucketCounts, ShadowReading, WindowView
 
 _BY_VERSION: Final = ("alias", "version", "kind")
 _LEADER: Final = " Exported by the leader alone."
 _WINDOW: Final = " Over the last 1,000 pairs, at most a day old." + _LEADER
-# `judge` and the levels of drift have series of their own.
+# Comparators that have series of their own instead of `loragate_shadow_score`.
 _APART: Final = frozenset(("judge", "kl", "kl_bound", "token_flip", "moved_share"))
 
 
@@ -37,8 +37,8 @@ def _pairs(reading: ShadowReading) -> Iterator[Metric]:
         "From the caller's reply to the finished comparison." + _LEADER,
         labels=("alias",),
     )
-    for alias, tallied in sorted(reading.lag.items()):
-        lag.add_metric((alias,), _cumulative(LAG_BOUNDS, tallied), tallied.sum)
+    for alias, observed in sorted(reading.lag.items()):
+        lag.add_metric((alias,), _cumulative(LAG_BOUNDS, observed), observed.sum)
     yield from (pairs, lag)
 
 
@@ -48,8 +48,8 @@ def _drift(reading: ShadowReading) -> Iterator[Metric]:
         "Estimated KL divergence of a pair, in nats a token; a negative estimate counts as 0." + _LEADER,
         labels=_BY_VERSION,
     )
-    for key, tallied in sorted(reading.kl.items()):
-        kl.add_metric(key, _cumulative(KL_BOUNDS, tallied), tallied.sum)
+    for key, observed in sorted(reading.kl.items()):
+        kl.add_metric(key, _cumulative(KL_BOUNDS, observed), observed.sum)
     yield kl
     for comparator, name, about in (
         ("kl", "loragate_drift_kl_mean_nats", "Mean of the estimated KL divergence in nats a token."),
@@ -180,9 +180,9 @@ def _over_time(reading: ShadowReading) -> Iterator[Metric]:
     yield from (psi, js, evidence, bound, alarm)
 
 
-def _cumulative(bounds: tuple[float, ...], tallied: Tallied) -> list[tuple[str, float]]:
+def _cumulative(bounds: tuple[float, ...], observed: BucketCounts) -> list[tuple[str, float]]:
     buckets, total = [], 0
-    for bound, count in zip((*map(str, bounds), "+Inf"), tallied.counts, strict=True):
+    for bound, count in zip((*map(str, bounds), "+Inf"), observed.counts, strict=True):
         total += count
         buckets.append((bound, float(total)))
     return buckets

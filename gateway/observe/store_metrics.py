@@ -1,4 +1,4 @@
-"""What is exported of the store, and of the gateways that share it."""
+"""The Prometheus gauges of the store, and of the gateways that share it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,14 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreReading:
-    """The contact with the store at one moment; `age` is in seconds."""
+    """This gateway's contact with the store at one moment.
+
+    Attributes:
+        age: Seconds since the store last confirmed that the route table is the newest.
+        is_away: Whether the store does not answer, or takes no changes.
+        state: Version of the desired state that this gateway serves.
+        replicas: Gateways that share the store and are alive.
+    """
 
     age: float
     is_away: bool
@@ -17,7 +24,7 @@ class StoreReading:
 
 
 def store_gauges(reading: StoreReading) -> Iterator[Metric]:
-    """Yield the store's gauges."""
+    """Yield the gauges of the store."""
     yield GaugeMetricFamily(
         "loragate_route_table_age_seconds",
         "Seconds since the store last confirmed that the route table is the newest.",

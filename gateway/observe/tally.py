@@ -1,16 +1,15 @@
-"""What a rollout's gates are answered with: each stage's requests by the arm they were assigned.
+"""The evidence for a rollout's traffic gates: each stage's requests, by the arm that they were assigned.
 
-A worker counts, the control plane adds workers and replicas up. Requests and their times
-are sums. Units are sets: a unit that meets several workers counts once. They are sampled by
-a hash that knows nothing of the arm, so that memory is bounded and the arms' share is not
-moved: those whose hash is below a threshold are kept, and it halves whenever there are too many.
+A worker counts; the control plane adds workers and replicas up. Requests and their durations are sums. Units are sets,
+so a unit that several workers serve counts once. Memory is bounded by sampling units by a hash that does not depend on
+the arm, so sampling does not bias the split: units whose hash is below a threshold are kept, and the threshold is
+halved whenever there are too many.
 
-What gates read of requests is by unit (`units.py`): for that each worker tells how they ended, and the node makes
-units of it, with the sums beside them.
+Gates judge requests by unit (`units.py`): each worker reports how requests ended, and the node groups them into units.
 
-Callers choose their units, so what one account alone says must be told apart: the largest
-accounts are counted by name beside the sums of all, and a unit's hash ends with its account's
-mark. What is in the sums and under no name is the others'.
+Callers choose their unit names, so the influence of a single account must be separable. The largest accounts are also
+counted by name beside the totals, and the last bits of a unit's hash identify its account. Requests in the totals that
+are under no name belong to the other accounts.
 """
 
 from bisect import bisect_left
@@ -26,23 +25,23 @@ from gateway.observe.ledger import DURATION_BOUNDS, Histogram
 from gateway.observe.units import CountedUnits, Outcomes, multiplicity
 from gateway.pipeline import Exposure
 
-# Units kept for each stage: with 4,096 at 50 % the share is known to 0.8 points.
+# Units that are kept for each stage: 4,096 units at a 50 % split give the share to 0.8 percentage points.
 MAX_UNITS: Final = 4096
 _HASH_BITS: Final = 64
-# Accounts of a stage that are counted by name. When there are twice as many, the smaller half joins the others.
+# Accounts of a stage that are counted by name. At twice as many, the smaller half is no longer counted by name.
 MAX_ACCOUNTS: Final = 64
-# The last bits of a unit's hash, which are its account's: of 64 accounts two share a mark once in 500 times.
+# The last bits of a unit's hash identify its account. Two of 64 accounts share these bits in one of 500 cases.
 _MARK_BITS: Final = 20
 _MARK: Final = (1 << _MARK_BITS) - 1
-# Stages of one worker at once: those of rollouts that the table names, and the last ones of those before.
+# Stages that one worker keeps: those of rollouts in the route table, and the most recent ones of earlier rollouts.
 MAX_TALLIES: Final = 256
 _SERVER_ERROR: Final = 500
-# Units whose hash is remembered.
-_REMEMBERED: Final = 16_384
+# Units whose hash is cached.
+_CACHED_HASHES: Final = 16_384
 
 
 class ArmTally(msgspec.Struct, gc=False, kw_only=True):
-    """One arm's requests that ran to an end, those of them that failed, their times in seconds, and its units."""
+    """One arm's completed requests, how many of them failed, their durations in seconds, and its units."""
 
     requests: int = 0
     errors: int = 0
@@ -50,7 +49,6 @@ class ArmTally(msgspec.Struct, gc=False, kw_only=True):
     by_unit: CountedUnits = msgspec.field(default_factory=CountedUnits)
 
     def add(self, other: "ArmTally") -> None:
-        """Add another worker's."""
         self.requests += other.requests
         self.errors += other.errors
         self.duration.add(other.duration)
@@ -58,21 +56,21 @@ class ArmTally(msgspec.Struct, gc=False, kw_only=True):
 
 
 class UnitSample(msgspec.Struct, kw_only=True):
-    """A sample of the units of both arms: of 2**`halvings` units about one is in it."""
+    """A sample of both arms' units: about one of 2**`halvings` units is in it."""
 
     halvings: int = 0
     control: set[int] = msgspec.field(default_factory=set)
     candidate: set[int] = msgspec.field(default_factory=set)
 
     def see(self, number: int, arm: Arm) -> None:
-        """Take note of the unit with this hash (64 bits)."""
+        """Add the unit with this 64-bit hash, if the sample's threshold includes it."""
         if number >> (_HASH_BITS - self.halvings):
             return
         (self.candidate if arm is Arm.CANDIDATE else self.control).add(number)
         self._shrink()
 
     def add(self, other: "UnitSample") -> None:
-        """Take in another worker's units: the union, at the lower threshold."""
+        """Merge another worker's sample: the union of both, at the lower of the two thresholds."""
         if other.halvings > self.halvings:
             self._keep_below(other.halvings)
         for mine, theirs in ((self.control, other.control), (self.candidate, other.candidate)):
@@ -90,31 +88,29 @@ class UnitSample(msgspec.Struct, kw_only=True):
 
 
 class AccountTally(msgspec.Struct, gc=False, kw_only=True):
-    """One account's requests; while it was counted by name, so it may have had more."""
+    """One account's requests since it is counted by name; requests before that are only in the totals."""
 
     control: ArmTally = msgspec.field(default_factory=ArmTally)
     candidate: ArmTally = msgspec.field(default_factory=ArmTally)
 
     @property
     def requests(self) -> int:
-        """Of both arms."""
         return self.control.requests + self.candidate.requests
 
     @property
     def size(self) -> int:
-        """By which the largest are found; the node's tallies of units tell no requests."""
+        """The measure by which the largest accounts are chosen; the node's tallies hold units and no requests."""
         return self.requests + self.control.by_unit.n + self.candidate.by_unit.n
 
     def add(self, other: "AccountTally") -> None:
-        """Add another worker's."""
         self.control.add(other.control)
         self.candidate.add(other.candidate)
 
 
 class Tally(msgspec.Struct, kw_only=True):
-    """One stage of one rollout: all requests, and those of the largest accounts once more, by account.
+    """One stage of one rollout: all requests, and those of the largest accounts a second time by account.
 
-    `multiplicity` is of what several gateways have counted: see `units.multiplicity`.
+    `multiplicity` is set where several gateways were added up; see `units.multiplicity`.
     """
 
     rollout: str
@@ -127,7 +123,6 @@ class Tally(msgspec.Struct, kw_only=True):
     multiplicity: float = 1.0
 
     def add(self, other: "Tally") -> None:
-        """Add another worker's tally of the same stage."""
         self.control.add(other.control)
         self.candidate.add(other.candidate)
         self.units.add(other.units)
@@ -135,7 +130,7 @@ class Tally(msgspec.Struct, kw_only=True):
             self.account(account).add(theirs)
 
     def account(self, name: str) -> AccountTally:
-        """Return what is counted of an account by name, from now on if it was not."""
+        """Return the tally of an account that is counted by name; start one if there is none."""
         found = self.accounts.get(name)
         if found is None:
             if len(self.accounts) >= 2 * MAX_ACCOUNTS:
@@ -148,9 +143,9 @@ class Tally(msgspec.Struct, kw_only=True):
 class Tallies:
     """One worker's tallies.
 
-    Those of a rollout that the table no longer names go with the report after that: who closed
-    the rollout has read what counted. A request of it that ends later makes a tally that is
-    reported once and goes too.
+    When the route table no longer names a rollout, its tallies are dropped after the next report: the control plane has
+    read all counts that mattered when it closed the rollout. A request of that rollout that ends later makes a new
+    tally, which is reported once and dropped too.
     """
 
     __slots__ = ("_by_stage", "_outcomes")
@@ -160,7 +155,7 @@ class Tallies:
         self._outcomes: dict[tuple[str, int], Outcomes] = {}
 
     def count(self, exposure: Exposure, *, is_error: bool, seconds: float) -> None:
-        """Count a request that has ended while its client was there, and note how for its unit."""
+        """Count a request that ended while its client was connected, and record the outcome for its unit."""
         tally = self._tally(exposure)
         account = tally.accounts.get(exposure.account) or tally.account(exposure.account)
         place = bisect_left(DURATION_BOUNDS, seconds)
@@ -174,7 +169,7 @@ class Tallies:
         unit = _see(tally, exposure)
         if unit is not None:
             threshold = exposure.tag.threshold_seconds
-            self._of(exposure).add(
+            self._outcomes_of(exposure).add(
                 unit,
                 exposure.account,
                 is_candidate=is_candidate,
@@ -182,11 +177,11 @@ class Tallies:
                 is_slow=None if threshold is None else seconds > threshold,
             )
 
-    def left(self, exposure: Exposure) -> None:
-        """Count the unit of a request whose client has left.
+    def count_departure(self, exposure: Exposure) -> None:
+        """Count only the unit of a request whose client disconnected.
 
-        The request tells nothing of either arm. Its unit was assigned like any other: left out,
-        the clients that a slow arm drives away would look like a split that is off.
+        Such a request says nothing about either arm's quality. Its unit must count all the same: without it, clients
+        that a slow arm drives away would make the split look wrong.
         """
         _see(self._tally(exposure), exposure)
 
@@ -194,13 +189,13 @@ class Tallies:
         tag = exposure.tag
         tally = self._by_stage.get((tag.id, tag.stage))
         if tally is None:
-            while len(self._by_stage) >= MAX_TALLIES:  # the oldest first
+            while len(self._by_stage) >= MAX_TALLIES:  # drop the oldest first
                 del self._by_stage[next(iter(self._by_stage))]
             tally = Tally(rollout=tag.id, stage=tag.stage, alias=exposure.alias)
             self._by_stage[tag.id, tag.stage] = tally
         return tally
 
-    def _of(self, exposure: Exposure) -> Outcomes:
+    def _outcomes_of(self, exposure: Exposure) -> Outcomes:
         tag = exposure.tag
         found = self._outcomes.get((tag.id, tag.stage))
         if found is None:
@@ -210,20 +205,20 @@ class Tallies:
         return found
 
     def outcomes(self) -> list[Outcomes]:
-        """Return how requests have ended since this was last asked."""
-        told, self._outcomes = list(self._outcomes.values()), {}
-        return told
+        """Return the outcomes of requests since the last call."""
+        outcomes, self._outcomes = list(self._outcomes.values()), {}
+        return outcomes
 
     def report(self, rollouts: Collection[str]) -> list[Tally]:
-        """Return every tally, and drop those of rollouts that are not among the open ones."""
-        told = list(self._by_stage.values())
+        """Return every tally, and drop those of rollouts that are not among the open `rollouts`."""
+        tallies = list(self._by_stage.values())
         for key in [key for key in self._by_stage if key[0] not in rollouts]:
             del self._by_stage[key]
-        return told
+        return tallies
 
 
 def _see(tally: Tally, exposure: Exposure) -> int | None:
-    """Take note of a request's unit, and return its hash; None where nothing is split."""
+    """Add a request's unit to the sample, and return its hash; None where traffic is not split by unit."""
     if exposure.unit is None:
         return None
     number = _hash_of(exposure.tag.id, exposure.account, exposure.unit)
@@ -231,39 +226,39 @@ def _see(tally: Tally, exposure: Exposure) -> int | None:
     return number
 
 
-@lru_cache(maxsize=_REMEMBERED)
+@lru_cache(maxsize=_CACHED_HASHES)
 def _hash_of(rollout: str, account: str, unit: str) -> int:
     return sample_hash(rollout, f"{account}\x1f{unit}") & ~_MARK | mark_of(account)
 
 
 @lru_cache(maxsize=4096)
 def mark_of(account: str) -> int:
-    """Return what the hashes of an account's units end with; see `marks`."""
+    """Return the last bits of the hashes of an account's units, which identify the account; see `marks`."""
     return sample_hash("account", account) & _MARK
 
 
 def marks(units: Iterable[int]) -> Counter[int]:
-    """Return how many of the units each account has, by the account's mark."""
+    """Return how many of the units belong to each account, by the account's mark."""
     return Counter(number & _MARK for number in units)
 
 
 def is_failure(exposure: Exposure, served: Arm | None, status: int, *, is_in_band: bool) -> bool:
-    """Whether a request counts against the arm it was assigned.
+    """Whether a request counts as a failure of the arm that it was assigned.
 
-    It does if its caller got a 5xx or an error in its stream, and also if control had to serve
-    what the candidate could not: a candidate that cannot start must not look healthy.
+    It does if its caller got a 5xx status or an error in its stream. It also does if control served it although the
+    candidate was assigned: a candidate that cannot start must not look healthy.
 
     Args:
-        exposure: What it was assigned.
+        exposure: The arm that the request was assigned.
         served: The arm that served it; None if none did.
-        status: What its caller got.
+        status: The HTTP status that its caller got.
         is_in_band: Whether its stream ended with an error.
     """
     return is_in_band or status >= _SERVER_ERROR or served is not exposure.arm
 
 
-def summed(reports: Iterable[Iterable[Tally]]) -> list[Tally]:
-    """Return the sums over workers or replicas, one tally for each stage, in order; what is given stays as it is."""
+def sum_tallies(reports: Iterable[Iterable[Tally]]) -> list[Tally]:
+    """Return the sum over workers or replicas: one new tally for each stage, in order."""
     total: dict[tuple[str, int], Tally] = {}
     for tallies in reports:
         for tally in tallies:
@@ -274,13 +269,13 @@ def summed(reports: Iterable[Iterable[Tally]]) -> list[Tally]:
     return [total[key] for key in sorted(total)]
 
 
-def shared(replicas: Sequence[Tally]) -> Tally:
-    """Return what several gateways have counted of one stage, with how often they have counted the same units.
+def combine_replicas(replicas: Sequence[Tally]) -> Tally:
+    """Return the sum of several gateways' tallies of one stage, with the multiplicity of their units.
 
     Args:
-        replicas: One tally of each; at least one.
+        replicas: One tally of each gateway; at least one.
     """
-    (total,) = summed([[each] for each in replicas])
+    (total,) = sum_tallies([[each] for each in replicas])
     halvings = total.units.halvings
     samples = []
     for each in replicas:

@@ -1,12 +1,12 @@
-"""Each unit's first requests in a stage, over all workers of a gateway: what gates on live traffic are answered with.
+"""Each unit's first requests in a stage, over all workers of a gateway: the data that gates on live traffic judge.
 
-A unit's requests meet several workers, and it must count once. So workers tell outcomes, and the
-node makes units of them: a unit is open from its first request on, and over with its eighth, or after
-30 s of silence. Only then, and for its first request at once, does it count (`rollout/gates/unit_shares.py`). Sums
-are all that is kept of it, beside its number, so that it does not count again.
+Several workers may serve one unit's requests, and the unit must count once. So workers report outcomes, and the node
+groups them into units. A unit is open from its first request, and ends with its eighth request or after 30 s without
+one. It counts by its first request at once, and by its share when it ends (`rollout/gates/unit_shares.py`). Only sums
+are kept of it then, and its number, so that it does not count a second time.
 
-Gateways do not share their units. One that calls at two of them counts at both; how often that is the case is seen
-from the samples of units that tallies have anyway (`multiplicity`), and evidence is made smaller by it.
+Gateways do not share their units, so a unit that calls at two gateways counts at both. How often that happens is
+estimated from the samples of units in the tallies (`multiplicity`), and the evidence is reduced accordingly.
 """
 
 from collections import OrderedDict
@@ -17,26 +17,27 @@ import msgspec
 
 from gateway.rollout.gates.unit_shares import IDLE_SECONDS, MAX_REQUESTS, round_of
 
-# Of one worker between two reports, and of one stage: with more, evidence grows no faster; nothing else is lost.
+# Outcomes of one worker and stage between two reports. Outcomes beyond are only counted as lost: evidence then grows
+# no faster, and nothing else is affected.
 MAX_OUTCOMES: Final = 50_000
 MAX_OPEN: Final = 100_000
-# Units that are known to have counted in one stage, some 100 bytes each: one that calls again after as many others
-# have counts as another.
+# Units that are remembered as counted in one stage, some 100 bytes each. A unit that calls again after this many other
+# units counts as a new one.
 MAX_COUNTED: Final = 200_000
-# Of the whole stage, in the place of a round's number.
+# Stands for the whole stage where a round's number is expected.
 WHOLE: Final = 0
 _BAD, _SLOW, _TIMED, _CANDIDATE = 1, 2, 4, 8
 
 
 class Outcomes(msgspec.Struct, kw_only=True):
-    """How requests of one stage ended, in order, since the last report.
+    """How requests of one stage ended since the last report, in order.
 
     Attributes:
-        rollout, stage, alias, entered_at: Of which stage, and when it began, in Unix seconds.
+        rollout, stage, alias, entered_at: The stage, and when it began, in Unix seconds.
         units: (n,) 64-bit hashes.
-        accounts: (n,) whose.
-        marks: (n,) bits: bad, slow, whether it is known above what time it is slow, of the candidate.
-        lost: How many more there were.
+        accounts: (n,) account of each unit.
+        marks: (n,) bit sets: the request failed, it was slow, its slowness is known, it was the candidate's.
+        lost: Requests beyond `MAX_OUTCOMES`.
     """
 
     rollout: str
@@ -49,7 +50,7 @@ class Outcomes(msgspec.Struct, kw_only=True):
     lost: int = 0
 
     def add(self, unit: int, account: str, *, is_candidate: bool, is_bad: bool, is_slow: bool | None) -> None:
-        """Add a request that has ended; `is_slow` is None while nobody can say what slow is."""
+        """Add a request that has ended; `is_slow` is None while the stage's latency threshold is unknown."""
         if len(self.units) >= MAX_OUTCOMES:
             self.lost += 1
             return
@@ -60,11 +61,12 @@ class Outcomes(msgspec.Struct, kw_only=True):
 
 
 class UnitShares(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """Units of one arm in the sense of one gate: by their first request, and by their share when they are over.
+    """Units of one arm as one gate counts them: by their first request, and by their share of bad requests at their
+    end.
 
     Attributes:
-        n, bad: How many, and of how many the first request was bad.
-        over: `bad/of` → how many are over with that share.
+        n, bad: Units, and units whose first request was bad.
+        over: `bad/of` → units that ended with that share.
     """
 
     n: int = 0
@@ -72,7 +74,6 @@ class UnitShares(msgspec.Struct, kw_only=True, omit_defaults=True):
     over: dict[str, int] = msgspec.field(default_factory=dict)
 
     def add(self, other: "UnitShares") -> None:
-        """Add another gateway's."""
         self.n += other.n
         self.bad += other.bad
         for share, units in other.over.items():
@@ -80,26 +81,24 @@ class UnitShares(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class CountedUnits(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One arm's units, by round (0: of the whole stage), in the sense of `error_rate` and of `latency`."""
+    """One arm's units by round (0 is the whole stage), as `error_rate` counts them and as `latency` does."""
 
     failing: dict[int, UnitShares] = msgspec.field(default_factory=dict)
     slow: dict[int, UnitShares] = msgspec.field(default_factory=dict)
 
     @property
     def n(self) -> int:
-        """How many units."""
         found = self.failing.get(WHOLE)
         return found.n if found is not None else 0
 
     def add(self, other: "CountedUnits") -> None:
-        """Add another gateway's."""
         for mine, theirs in ((self.failing, other.failing), (self.slow, other.slow)):
             for number, shares in theirs.items():
                 mine.setdefault(number, UnitShares()).add(shares)
 
 
 class _Open(msgspec.Struct, gc=False):
-    """A unit that is not over: where it counts, and bits of its requests, the first lowest."""
+    """A unit that has not ended: the rounds it counts in, and one bit for each request, the first in the lowest bit."""
 
     rounds: tuple[int, ...]
     account: str
@@ -111,15 +110,15 @@ class _Open(msgspec.Struct, gc=False):
     last: float
 
 
-class Counted(msgspec.Struct, kw_only=True):
-    """What one account's units of one stage came to."""
+class AccountUnits(msgspec.Struct, kw_only=True):
+    """The units of one account in one stage, by arm."""
 
     control: CountedUnits = msgspec.field(default_factory=CountedUnits)
     candidate: CountedUnits = msgspec.field(default_factory=CountedUnits)
 
 
 class StageUnits:
-    """The units of one stage; one writer.
+    """The units of one stage; only one thread may write.
 
     Args:
         entered_at: When the stage began, Unix seconds.
@@ -127,22 +126,22 @@ class StageUnits:
 
     def __init__(self, entered_at: float) -> None:
         self._entered_at = entered_at
-        # Ordered, not plain: of a plain dict that loses its first entries all the time, the first is found ever slower.
-        self._open: OrderedDict[int, _Open] = OrderedDict()  # those that called last are last
+        # Not a plain dict: finding its first entry gets ever slower when the first entries are deleted all the time.
+        self._open: OrderedDict[int, _Open] = OrderedDict()  # least recent call first
         self._counted: OrderedDict[int, int] = OrderedDict()  # unit → the last round that it counted in
-        self.accounts: dict[str, Counted] = {}
+        self.accounts: dict[str, AccountUnits] = {}
 
     def take(self, outcomes: Outcomes, now: float) -> None:
-        """Take what a worker tells.
+        """Add outcomes that a worker reports.
 
         Args:
-            outcomes: In order.
+            outcomes: In the order in which the requests ended.
             now: Unix seconds.
         """
         for unit, account, mark in zip(outcomes.units, outcomes.accounts, outcomes.marks, strict=True):
             found = self._open.pop(unit, None)
             if found is None:
-                found = self._begun(unit, account, mark, now)
+                found = self._open_unit(unit, account, mark, now)
                 if found is None:
                     continue
             found.bad |= (mark & _BAD) << found.n
@@ -157,12 +156,12 @@ class StageUnits:
             self._end(self._open.popitem(last=False)[1])
 
     def close(self, now: float) -> None:
-        """Count the units that have been silent for long."""
+        """End the units that have made no request for `IDLE_SECONDS`."""
         while self._open and next(iter(self._open.values())).last <= now - IDLE_SECONDS:
             self._end(self._open.popitem(last=False)[1])
 
-    def _begun(self, unit: int, account: str, mark: int, now: float) -> _Open | None:
-        """Return a unit that calls for the first time in the stage or in the round; None of one that does not."""
+    def _open_unit(self, unit: int, account: str, mark: int, now: float) -> _Open | None:
+        """Return a new open unit; None if the unit has already counted in this round of the stage."""
         round_ = round_of(now - self._entered_at)
         counted = self._counted.get(unit)
         if counted is not None and counted >= round_:
@@ -190,12 +189,12 @@ class StageUnits:
         return opened
 
     def _gates(self, unit: _Open, bad: int, slow: int) -> Sequence[tuple[dict[int, UnitShares], int]]:
-        account = self.accounts.setdefault(unit.account, Counted())
+        account = self.accounts.setdefault(unit.account, AccountUnits())
         arm = account.candidate if unit.is_candidate else account.control
         return ((arm.failing, bad), (arm.slow, slow)) if unit.is_timed else ((arm.failing, bad),)
 
     def _end(self, found: _Open) -> None:
-        of = 1 << (found.n.bit_length() - 1)  # the largest power of two that it has sent
+        of = 1 << (found.n.bit_length() - 1)  # judge the largest power of two of its first requests
         for gate, bits in self._gates(found, found.bad, found.slow):
             share = f"{(bits & ((1 << of) - 1)).bit_count()}/{of}"
             for number in found.rounds:
@@ -204,12 +203,12 @@ class StageUnits:
 
 
 def multiplicity(samples: Iterable[Collection[int]]) -> float:
-    """Return at how many gateways the units of a stage have called, in the mean over what these have counted.
+    """Return how many gateways a counted unit called at, as a mean over all counts.
 
-    A unit that called at c gateways is c of what they have counted together, so it has that part in the mean.
+    A unit that called at c gateways was counted c times, so it has weight c in the mean.
 
     Args:
-        samples: Of each gateway the units that it has seen, alike by hash.
+        samples: For each gateway, the units that it has seen, sampled by the same hash.
 
     Returns:
         At least 1.

@@ -72,9 +72,9 @@ class Account:
             self._prompt_tokens = prompt_tokens(fields, len(body) if isinstance(body, bytes) else body.size)
             self._tokens_per_piece = max(1, number_of(fields.stream_interval) or 1)
 
-    def saw_error(self, code: str) -> None:
+    def count_error(self, code: str) -> None:
         """Count an error that the caller was told."""
-        (self.cell if self.served is not None else self._ledger.cell()).saw_error(code)
+        (self.cell if self.served is not None else self._ledger.cell()).count_error(code)
 
     def close(
         self, reply: Reply | None, status: int, now: float, *, client_left: bool, has_failed: bool, was_at_work: bool
@@ -93,10 +93,10 @@ class Account:
         cell = self.cell if self.served is not None else self._ledger.cell()
         if self.served is not None:
             cell.in_flight -= 1
-        cell.saw_status(status)
+        cell.count_status(status)
         if client_left and self.served is not None:
-            cell.saw_error("client_gone")
-        cell.took(now - request.received_at)
+            cell.count_error("client_gone")
+        cell.observe_duration(now - request.received_at)
         if request.lease is not None:
             request.lease.end(self._cost(reply, was_at_work=was_at_work), now)
         if request.fields is not None:
@@ -105,7 +105,7 @@ class Account:
         if reply is not None and reply.tap is not None:
             reply.tap.end(now, client_left=client_left, has_failed=is_in_band)
         if request.exposure is not None:
-            cell.exposed(request.exposure.arm)
+            cell.count_exposure(request.exposure.arm)
             self._tally(request.exposure, status, now, client_left=client_left, is_in_band=is_in_band)
 
     def _cost(self, reply: Reply | None, *, was_at_work: bool) -> int:
@@ -122,7 +122,7 @@ class Account:
 
     def _tally(self, exposure: Exposure, status: int, now: float, *, client_left: bool, is_in_band: bool) -> None:
         if client_left:
-            self._tallies.left(exposure)
+            self._tallies.count_departure(exposure)
             return
         arm = self.served.arm if self.served is not None else None
         is_error = is_failure(exposure, arm, status, is_in_band=is_in_band)

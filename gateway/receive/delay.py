@@ -103,7 +103,7 @@ class Delay:
     def join_or_fail(self, version: str) -> None:
         """Wait for room for `version`, or end with the reason why not."""
         if not self.join((version, self._who.tried)):
-            self._placing.counts.refuse("full")
+            self._placing.counts.count_refusal("full")
             waiting = self._deps.limits.queue_size
             self._who.fail(
                 Overloaded(f"All engines are busy and {waiting:,} requests wait already. Try again shortly.")
@@ -140,7 +140,7 @@ class Delay:
         waited = monotonic() - self._queued_at
         self._queued_at = 0.0
         self.seconds += waited
-        self._placing.counts.waited(waited)
+        self._placing.counts.observe_queue_wait(waited)
 
     # For either
 
@@ -156,6 +156,6 @@ class Delay:
             if now - self._parked_at >= limits.load_seconds:
                 return VersionNotReady(f"The adapter was not loaded within {limits.load_seconds:g} s. Try again.")
         elif now - self._queued_at >= limits.queue_seconds:
-            self._placing.counts.refuse("timeout")
+            self._placing.counts.count_refusal("timeout")
             return Overloaded(f"No engine had room within {limits.queue_seconds:g} s. Try again shortly.")
         return None

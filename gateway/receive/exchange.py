@@ -173,7 +173,7 @@ class Exchange:
         self._deps.supply.recent[self._placement.version] = sent_at
         if not self.tried:  # else what an engine took to fail would be ours
             waited = self._delay.seconds if self._delay is not None else 0.0
-            self._account.cell.added(sent_at - self._request.received_at - waited)
+            self._account.cell.observe_overhead(sent_at - self._request.received_at - waited)
 
     def on_reply(self, head: ReplyHead | None, data: bytes, is_complete: bool) -> None:
         if head is not None and self._is_not_for_the_client(head.status):
@@ -258,7 +258,7 @@ class Exchange:
         """Return the head for the client, unless it has one; keep what reads the body on its way."""
         deps, client, request, placed = self._deps, self._client, self._request, self._placement
         if self._delay is not None and self._delay.seconds_for_load:
-            self._account.cell.waited_for_load(self._delay.seconds_for_load)
+            self._account.cell.observe_load_wait(self._delay.seconds_for_load)
         known = deps.fingerprints.get(placed.engine_url)
         is_early = self.has_begun
         self._reply = reply = Reply(
@@ -286,7 +286,7 @@ class Exchange:
             return
         client, request, reply = self._client, self._request, self._reply
         was_at_work = self._drop_link()
-        self._account.saw_error(error.code)
+        self._account.count_error(error.code)
         status = error.status if reply is None else reply.status
         self._close_books(status, monotonic(), has_failed=reply is not None, was_at_work=was_at_work)
         if not self.has_begun:

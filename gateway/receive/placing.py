@@ -144,12 +144,12 @@ class Placing:
         if after.standing is not EngineStanding.EJECTED:
             self._shut.discard(url)
             if after.standing is EngineStanding.CLOSED:
-                self.counts.returned(url)
+                self.counts.count_return(url)
                 log.info("engine %s gets requests again", url)
             return
         self._shut.add(url)
         assert failure is not None  # nothing else ejects
         if failure is EngineFailure.SILENCE:
             self._silent.add(url)
-        self.counts.ejected(url, failure)
+        self.counts.count_ejection(url, failure)
         log.warning("engine %s gets no requests for %g s: it has failed, last by %s", url, after.pause_seconds, failure)

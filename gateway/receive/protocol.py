@@ -291,8 +291,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _write_error(self, error: LoragateError, incoming: Incoming, request_id: bytes, *, keep_alive: bool) -> None:
         cell = self._deps.ledger.cell()
-        cell.saw_error(error.code)
-        cell.saw_status(error.status)
+        cell.count_error(error.code)
+        cell.count_status(error.status)
         is_http10, with_body, more = incoming.is_http10, incoming.method != b"HEAD", incoming.reply_headers
         self.write(
             reply_of(error, request_id, keep_alive=keep_alive, is_http10=is_http10, with_body=with_body, headers=more)

@@ -137,7 +137,7 @@ class WorkerRates:
     def _check(self, allowance: Allowance, whose: str, alias: str, kind: str, now: float) -> None:
         error = allowance.refusal(whose, now)
         if error is not None:
-            self._ledger.cell(alias).refused(f"{kind}_{_reason(error)}")
+            self._ledger.cell(alias).count_refusal(f"{kind}_{_reason(error)}")
             raise error
 
     def _tell(self) -> None:

@@ -131,7 +131,7 @@ class Reply:
             self.tap.chunk(chunk)
         if kind == CONTENT:
             if self._last_at:
-                self._cell.took_between_tokens(now - self._last_at)
+                self._cell.observe_token_gap(now - self._last_at)
                 self._last_at = now
                 self.pieces += 1
             else:
@@ -150,9 +150,9 @@ class Reply:
 
     def _saw_content(self, now: float) -> None:
         if self._last_at:
-            self._cell.took_between_tokens(now - self._last_at)
+            self._cell.observe_token_gap(now - self._last_at)
         else:
-            self._cell.took_to_first_token(now - self._received_at)
+            self._cell.observe_first_token(now - self._received_at)
             if self.tap is not None:
                 self.tap.first_content(now)
         self._last_at = now
@@ -177,7 +177,7 @@ class Reply:
             self._cell.prompt_tokens += usage[0]
             self._cell.generation_tokens += usage[1]
         if self.status >= 400:
-            self._cell.saw_error("engine_status")
+            self._cell.count_error("engine_status")
 
     def told_tokens(self) -> int:
         """Return the tokens of the prompt and of the reply, as a complete reply has told; 0 if it has not."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection, delete, insert, select, update
 
-from gateway.observe.tally import Tally, shared
+from gateway.observe.tally import Tally, combine_replicas
 from gateway.store import rows
 from gateway.store.schema import replicas as table
 from gateway.store.schema import rollouts
@@ -86,7 +86,7 @@ class Replicas:
         for _, record in stored:
             tally = rows.decode(record, Tally, "tallies")
             by_stage.setdefault((tally.rollout, tally.stage), []).append(tally)
-        found = tuple(shared(by_stage[key]) for key in sorted(by_stage))
+        found = tuple(combine_replicas(by_stage[key]) for key in sorted(by_stage))
         return Beat(alive=self._living(alive), tallies=found)
 
     def _living(self, found: Iterable[Any]) -> tuple[Replica, ...]:

@@ -3,11 +3,10 @@
 from collections.abc import Iterable
 from typing import Final
 
-from gateway.observe.engine_counts import PlacementCounts, added_up
-from gateway.observe.ledger import Cell, merged
-from gateway.observe.mirror_counts import MirrorCounts
-from gateway.observe.mirror_counts import added_up as all_copies
-from gateway.observe.tally import Tally, summed
+from gateway.observe.engine_counts import PlacementCounts, sum_placements
+from gateway.observe.ledger import Cell, sum_cells
+from gateway.observe.mirror_counts import MirrorCounts, sum_copies
+from gateway.observe.tally import Tally, sum_tallies
 from gateway.workers.channel import WorkerReport
 
 # Stages of rollouts whose counts outlive the worker that counted them.
@@ -34,10 +33,10 @@ class WorkerCounts:
         """Add the counts of a worker that has ended, without what was in flight."""
         for cell in ended.cells:
             cell.in_flight = 0
-        self.cells = merged([self.cells, ended.cells])
+        self.cells = sum_cells([self.cells, ended.cells])
         ended.placement.forget_now()
         self.placement.add(ended.placement)
-        self.tallies = summed([self.tallies, ended.tallies])[-MAX_PAST_TALLIES:]
+        self.tallies = sum_tallies([self.tallies, ended.tallies])[-MAX_PAST_TALLIES:]
         self.mirror.add(ended.mirror)
 
 
@@ -53,16 +52,16 @@ class Sums:
 
     def cells(self) -> list[Cell]:
         """Return one cell for each alias and version."""
-        return merged(each.cells for each in self._counts)
+        return sum_cells(each.cells for each in self._counts)
 
     def placement(self) -> PlacementCounts:
         """Return what was counted of engines and queues."""
-        return added_up([each.placement for each in self._counts])
+        return sum_placements([each.placement for each in self._counts])
 
     def tallies(self) -> list[Tally]:
         """Return what was counted of rollouts."""
-        return summed([each.tallies for each in self._counts])
+        return sum_tallies([each.tallies for each in self._counts])
 
     def mirror(self) -> MirrorCounts:
         """Return what was counted of copies of requests."""
-        return all_copies([each.mirror for each in self._counts])
+        return sum_copies([each.mirror for each in self._counts])

@@ -14,7 +14,7 @@ from gateway.decide.route import EngineState
 from gateway.observe.engine_counts import PlacementCounts
 from gateway.observe.ledger import Cell
 from gateway.observe.mirror_counts import MirrorCounts
-from gateway.observe.tally import Tally, summed
+from gateway.observe.tally import Tally, sum_tallies
 from gateway.records.feedback import About, Named
 from gateway.workers import channel
 from gateway.workers.channel import (
@@ -204,7 +204,7 @@ class WorkerPool:
         Args:
             rollouts: The open ones; units of others are forgotten.
         """
-        return summed([self._sums().tallies(), self.units.tallies(rollouts)])
+        return sum_tallies([self._sums().tallies(), self.units.tallies(rollouts)])
 
     @property
     def mirror(self) -> MirrorCounts:

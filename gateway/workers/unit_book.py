@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from gateway.observe.tally import MAX_ACCOUNTS, AccountTally, ArmTally, Tally
-from gateway.observe.units import Counted, CountedUnits, Outcomes, StageUnits
+from gateway.observe.units import AccountUnits, CountedUnits, Outcomes, StageUnits
 
 # Stages at once; the oldest go first. Those of rollouts that have ended go at the next look.
 MAX_STAGES: Final = 1024
@@ -42,7 +42,7 @@ class UnitBook:
         return found
 
 
-def _tally(tally: Tally, accounts: dict[str, Counted]) -> Tally:
+def _tally(tally: Tally, accounts: dict[str, AccountUnits]) -> Tally:
     for each in accounts.values():
         tally.control.by_unit.add(each.control)
         tally.candidate.by_unit.add(each.candidate)

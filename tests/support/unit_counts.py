@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from gateway.observe.tally import Tallies, Tally, summed
+from gateway.observe.tally import Tallies, Tally, sum_tallies
 from gateway.observe.units import CountedUnits, UnitShares
 from gateway.pipeline import Exposure
 from gateway.workers.unit_book import UnitBook
@@ -23,7 +23,7 @@ class Worker:
     def report(self, rollouts: Collection[str]) -> list[Tally]:
         """Return what the node tells the store."""
         self.book.take(self.tallies.outcomes())
-        return summed([self.tallies.report(rollouts), self.book.tallies(rollouts)])
+        return sum_tallies([self.tallies.report(rollouts), self.book.tallies(rollouts)])
 
 
 def by_unit(n: int, bad: int) -> CountedUnits:

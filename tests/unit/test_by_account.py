@@ -8,7 +8,7 @@ import pytest
 
 from gateway.decide.assign import Arm, bucket
 from gateway.decide.route import RolloutTag
-from gateway.observe.tally import MAX_ACCOUNTS, Tally, summed
+from gateway.observe.tally import MAX_ACCOUNTS, Tally, sum_tallies
 from gateway.pipeline import Exposure
 from gateway.rollout.account_counts import FEWEST_REQUESTS, accounts_of, callers_of
 from gateway.rollout.events import Created, Started, StepFailed, StepPassed
@@ -122,7 +122,7 @@ def ask(
 def stage(tallies: Worker) -> StageCounts:
     """What the leader reads of it, after the channel and the store."""
     told = msgspec.json.decode(msgspec.json.encode(tallies.report({"ro-1"})), type=list[Tally])
-    return counts_of(summed([told]), journey().rollout)
+    return counts_of(sum_tallies([told]), journey().rollout)
 
 
 def transitions(plan: Any = PLAN) -> tuple[Transition, Transition]:
@@ -179,7 +179,7 @@ def test_accounts_of_workers_add_up() -> None:
     ask(one, "a", 30)
     ask(other, "a", 30)
     ask(other, "b", 20)
-    counts = counts_of(summed([one.report({"ro-1"}), other.report({"ro-1"})]), journey().rollout)
+    counts = counts_of(sum_tallies([one.report({"ro-1"}), other.report({"ro-1"})]), journey().rollout)
     assert [(each.account, each.requests, each.units) for each in counts.accounts] == [("a", 60, 30), ("b", 20, 20)]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.decide.health import WELL, EngineFailure, EngineStanding, Health, Rules, failed, rested, succeeded
 from gateway.decide.route import EngineState, RouteTable
-from gateway.observe.engine_counts import PlacementCounts, added_up
+from gateway.observe.engine_counts import PlacementCounts, sum_placements
 from gateway.openai.body import read
 from gateway.openai.prefix import MAX_OPENING_BYTES, opening_of
 from gateway.receive.limits import Limits
@@ -160,11 +160,11 @@ def test_what_has_waited_since_before_a_pause_does_not_bring_about_the_next() ->
 def test_counts_of_workers_add_up_and_what_held_for_the_moment_ends_with_its_worker() -> None:
     ended, running = PlacementCounts(queued_now=3), PlacementCounts(queued_now=1)
     for counts in (ended, running):
-        counts.ejected("a", "status")
-        counts.refuse("full")
-        counts.waited(0.3)
+        counts.count_ejection("a", "status")
+        counts.count_refusal("full")
+        counts.observe_queue_wait(0.3)
     ended.forget_now()
-    total = added_up([ended, running])
+    total = sum_placements([ended, running])
     assert (total.queued_now, total.refused, sum(total.queue_wait.counts)) == (1, {"full": 2}, 2)
     assert msgspec.to_builtins(total.engines["a"]) == {
         "ejections": {"status": 2},

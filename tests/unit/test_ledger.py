@@ -2,24 +2,24 @@
 
 import pytest
 
-from gateway.observe.ledger import DURATION_BOUNDS, ITL_BOUNDS, OVERHEAD_BOUNDS, TTFT_BOUNDS, Ledger, merged
+from gateway.observe.ledger import DURATION_BOUNDS, ITL_BOUNDS, OVERHEAD_BOUNDS, TTFT_BOUNDS, Ledger, sum_cells
 
 
 def test_a_cell_counts_what_it_saw() -> None:
     cell = Ledger().cell("a", "v")
-    cell.saw_status(200)
-    cell.saw_status(200)
-    cell.saw_error("x")
+    cell.count_status(200)
+    cell.count_status(200)
+    cell.count_error("x")
     assert (cell.statuses, cell.errors) == ({200: 2}, {"x": 1})
 
 
 @pytest.mark.parametrize(
     ("observe", "field", "bounds"),
     [
-        ("took_to_first_token", "ttft", TTFT_BOUNDS),
-        ("took_between_tokens", "itl", ITL_BOUNDS),
-        ("took", "duration", DURATION_BOUNDS),
-        ("added", "overhead", OVERHEAD_BOUNDS),
+        ("observe_first_token", "ttft", TTFT_BOUNDS),
+        ("observe_token_gap", "itl", ITL_BOUNDS),
+        ("observe_duration", "duration", DURATION_BOUNDS),
+        ("observe_overhead", "overhead", OVERHEAD_BOUNDS),
     ],
 )
 def test_an_observation_falls_into_the_bucket_that_it_is_at_most(
@@ -43,13 +43,13 @@ def test_merging_adds_cells_of_the_same_version_and_leaves_the_parts_alone() -> 
         cell = ledger.cell("b", "v")
         assert ledger.cell("b", "v") is cell
         cell.in_flight = cell.prompt_tokens = cell.generation_tokens = cell.retries = number
-        cell.saw_status(200)
-        cell.saw_error("e")
-        cell.took(1.0)
-    ledgers[1].cell("a", "v").saw_status(404)
-    first, second = merged(ledger.cells() for ledger in ledgers)
+        cell.count_status(200)
+        cell.count_error("e")
+        cell.observe_duration(1.0)
+    ledgers[1].cell("a", "v").count_status(404)
+    first, second = sum_cells(ledger.cells() for ledger in ledgers)
     assert (first.alias, second.alias) == ("a", "b")
     assert (second.in_flight, second.prompt_tokens, second.generation_tokens, second.retries) == (3, 3, 3, 3)
     assert (second.statuses, second.errors, second.duration.sum) == ({200: 2}, {"e": 2}, 2.0)
     assert ledgers[0].cell("b", "v").in_flight == 1
-    assert merged([]) == []
+    assert sum_cells([]) == []

@@ -86,10 +86,10 @@ class Counts:
         self.outcomes: list[str] = []
         self.evictions = 0
 
-    def loaded(self, seconds: float, outcome: str) -> None:
+    def count_load(self, seconds: float, outcome: str) -> None:
         self.outcomes.append(outcome)
 
-    def evicted(self) -> None:
+    def count_eviction(self) -> None:
         self.evictions += 1
 
 

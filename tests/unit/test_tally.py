@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway.decide.assign import Arm, bucket, sample_hash
 from gateway.decide.route import RolloutTag
 from gateway.observe import tally
-from gateway.observe.tally import MAX_UNITS, Tallies, Tally, UnitSample, is_failure, summed
+from gateway.observe.tally import MAX_UNITS, Tallies, Tally, UnitSample, is_failure, sum_tallies
 from gateway.pipeline import Exposure
 from gateway.rollout.gates.reading import Verdict
 from gateway.rollout.gates.sample_ratio import Exposures, judge_ratio
@@ -79,7 +79,7 @@ def test_a_unit_counts_once_however_many_workers_meet_it_and_a_request_each_time
         for number in range(100):
             arm = Arm.CANDIDATE if number < 10 else Arm.CONTROL
             worker.count(exposure(arm, f"u{number}"), is_error=number == 3, seconds=0.2)
-    (total,) = summed([worker.report({"r1"}) for worker in workers])
+    (total,) = sum_tallies([worker.report({"r1"}) for worker in workers])
     assert (len(total.units.control), len(total.units.candidate)) == (90, 10)
     assert (total.control.requests, total.candidate.requests) == (270, 30)
     assert (total.control.errors, total.candidate.errors) == (0, 3)
@@ -93,7 +93,7 @@ def test_summing_leaves_what_was_reported_as_it_is() -> None:
     one.count(exposure(Arm.CONTROL, "u"), is_error=False, seconds=1.0)
     (reported,) = one.report({"r1"})
     before = msgspec.msgpack.encode(reported)
-    summed([[reported], [reported]])
+    sum_tallies([[reported], [reported]])
     assert msgspec.msgpack.encode(reported) == before
 
 
@@ -117,7 +117,7 @@ def test_many_stages_do_not_pile_up() -> None:
 
 def test_a_client_that_left_tells_its_unit_and_nothing_else() -> None:
     tallies = Tallies()
-    tallies.left(exposure(Arm.CANDIDATE, "u"))
+    tallies.count_departure(exposure(Arm.CANDIDATE, "u"))
     (made,) = tallies.report({"r1"})
     assert (made.candidate.requests, made.candidate.errors, len(made.units.candidate)) == (0, 0, 1)
 

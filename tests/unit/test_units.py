@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.decide.assign import Arm
 from gateway.decide.route import RolloutTag
 from gateway.observe import units as units_module
-from gateway.observe.tally import Tally, shared, summed
+from gateway.observe.tally import Tally, combine_replicas, sum_tallies
 from gateway.observe.units import MAX_OUTCOMES, Outcomes, StageUnits, UnitShares, multiplicity
 from gateway.pipeline import Exposure
 from gateway.rollout.account_counts import accounts_of, arm_counts
@@ -168,9 +168,9 @@ def test_gateways_that_share_their_callers_are_seen_to_count_them_twice() -> Non
         for unit in units:
             ask(worker, str(unit), [False] * 8)
         replicas.append(told(worker))
-    together = shared(replicas)
+    together = combine_replicas(replicas)
     assert (together.multiplicity, whole(together).first.n) == (pytest.approx(1.5), 120)
-    assert summed([replicas])[0].multiplicity == 1.0
+    assert sum_tallies([replicas])[0].multiplicity == 1.0
 
 
 # What gates make of it

@@ -15,7 +15,7 @@ from typing import Final
 
 from evaluators.judge.outcomes import kl_bound_of, kl_estimate_of, outcome_of
 from evaluators.observation import Kind, Score, ScoredPair
-from gateway.observe.shadow_counts import KL_BOUNDS, LAG_BOUNDS, Key, ShadowReading, Tallied, WindowView
+from gateway.observe.shadow_counts import KL_BOUNDS, LAG_BOUNDS, BucketCounts, Key, ShadowReading, WindowView
 
 BLOCK_PAIRS: Final = 100
 # With BLOCK_PAIRS each: the last 900 to 1,000 pairs.
@@ -123,9 +123,9 @@ class SlidingHistogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
-    def tallied(self) -> Tallied:
+    def tallied(self) -> BucketCounts:
         """Return the counts as they are."""
-        return Tallied(counts=tuple(self._counts), sum=self._sum)
+        return BucketCounts(counts=tuple(self._counts), sum=self._sum)
 
 
 class Board:
