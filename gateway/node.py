@@ -37,7 +37,6 @@ from gateway.records.state import Desired
 from gateway.serve.vllm_process import EngineProcess, VllmCommand
 from gateway.settings import Settings
 from gateway.sockets import CONTROL_SOCKET, ListeningSockets, address, make_folder
-from gateway.store.copies import COPY_FILE, read_copy, save_copy
 from gateway.store.errors import SessionsNotKept, StoreError, StoreUnavailable
 from gateway.store.feedback import Feedbacks
 from gateway.store.fingerprints import FingerprintStore
@@ -47,6 +46,7 @@ from gateway.store.replicas import Replica, Replicas
 from gateway.store.samples import Samples
 from gateway.store.snapshot import read_base
 from gateway.store.sql import Store, open_store
+from gateway.store.state_copy import COPY_FILE, read_copy, save_copy
 from gateway.workers.channel import Configure
 from gateway.workers.pool import WorkerPool
 from gateway.workers.unit_book import UnitBook

@@ -14,7 +14,7 @@ from adapters.catalog import Catalog
 from gateway.admin.state import Conflict
 from gateway.records.state import Desired, RouteRecord
 from gateway.rollout.journal import canonical_json
-from gateway.rollout.record import decode
+from gateway.store.rollouts import readable
 
 ROUTE: Final = "route"
 # Grows with every change of the control and says nothing of the present one.
@@ -105,7 +105,7 @@ def check_not_rolled_out(desired: Desired, version: str) -> None:
         Conflict: It is; the message says of which.
     """
     for rollout in desired.rollouts:
-        journey = decode(rollout.body).rollout
+        journey = readable(rollout).rollout
         if version in (journey.control, journey.candidate, journey.home):
             raise Conflict(
                 f"`{version}` is in rollout `{rollout.id}` of `{rollout.alias}`; wait for its end, or "

@@ -23,9 +23,9 @@ from gateway.decide.route import Base, EngineState
 from gateway.observe.ledger import Cell
 from gateway.records.state import Desired
 from gateway.store import snapshot
-from gateway.store.copies import save_copy
 from gateway.store.errors import StaleWrite
 from gateway.store.sql import Store
+from gateway.store.state_copy import save_copy
 
 log = logging.getLogger("loragate.state")
 _T = TypeVar("_T")

@@ -1,8 +1,9 @@
 """What is stored of a rollout: where it stands, and what its gates and people need beside that.
 
-A value and its way to JSON and back. The journal's records alone make the same `rollout`
-again (`rollout/replay.py`); all else here is what a new leader has to judge by, or what
-people ask for.
+Values, and their way to JSON and back. The journal alone yields the same `RolloutRecord.rollout`
+again (`rollout/replay.py`); the other fields are what a new leader needs to judge the rollout,
+or what people ask for. A stored rollout that this release cannot read is a value too, so that it
+holds up no other.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,14 +12,13 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.records.state import RolloutRow
+from gateway.decide.route import RolloutTag
 from gateway.rollout.events import AUTOMATION, Resumed
 from gateway.rollout.gates.sample_ratio import Exposures
 from gateway.rollout.plan import Stage, canonical
 from gateway.rollout.plan_parser import InvalidPlan, parse_plan
 from gateway.rollout.rollout import Rollout, Transition
 from gateway.rollout.rules import RULES
-from gateway.store.errors import StoreUnreadable
 
 _STATE: Final = "state"
 
@@ -60,6 +60,31 @@ class RolloutRecord:
     judged_share: float = 1.0
     entered: tuple[int, ...] = ()
     rules: int = 1
+
+    @property
+    def id(self) -> str:
+        """The rollout's id."""
+        return self.rollout.id
+
+    @property
+    def alias(self) -> str:
+        """Whose traffic it moves."""
+        return self.rollout.alias
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it still decides the alias's split."""
+        return not self.rollout.is_over
+
+    def tag(self) -> RolloutTag:
+        """Return what requests of the rollout count to."""
+        rollout = self.rollout
+        return RolloutTag(
+            id=rollout.id,
+            stage=rollout.stage,
+            entered_at=rollout.entered_at,
+            threshold_seconds=self.threshold_seconds,
+        )
 
     def stages(self) -> Iterator[tuple[int, Stage]]:
         """Yield each stage that was entered, with its number; of a rollout of an earlier release its present one."""
@@ -108,18 +133,58 @@ class RolloutRecord:
         return f"its last event is `{self.last.event}`, number {self.rollout.sequence}, by {who}{why}"
 
 
-def encode(journey: RolloutRecord) -> dict[str, Any]:
-    """Return a journey as JSON values, its plan in canonical form."""
-    values: dict[str, Any] = msgspec.to_builtins(journey)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadableRollout:
+    """A stored rollout that this release cannot read: it stands still, and can be rolled back.
+
+    Attributes:
+        id, alias, is_open: As the store's columns have them.
+        body: The stored JSON, which is kept for a release that can read it.
+        problem: What is wrong with it and what to do, as a sentence.
+    """
+
+    id: str
+    alias: str
+    is_open: bool
+    body: Mapping[str, Any]
+    problem: str
+
+    def tag(self) -> RolloutTag | None:
+        """Return what requests of the rollout count to, where the body says that much; else None.
+
+        During an upgrade the leader may be of a later release and needs what this gateway counts.
+        """
+        state = self.body.get(_STATE)
+        stage = state.get("stage") if isinstance(state, dict) else None
+        if not isinstance(state, dict) or not isinstance(stage, int):
+            return None
+        threshold, entered_at = self.body.get("threshold_seconds"), state.get("entered_at")
+        return RolloutTag(
+            id=self.id,
+            stage=stage,
+            entered_at=float(entered_at) if isinstance(entered_at, int | float) else 0.0,
+            threshold_seconds=float(threshold) if isinstance(threshold, int | float) else None,
+        )
+
+
+StoredRollout = RolloutRecord | UnreadableRollout
+
+
+def encode(stored: StoredRollout) -> dict[str, Any]:
+    """Return a rollout's record as JSON values, its plan in canonical form."""
+    if isinstance(stored, UnreadableRollout):
+        return dict(stored.body)
+    values: dict[str, Any] = msgspec.to_builtins(stored)
     state = values.pop("rollout")
-    return {_STATE: {**state, "plan": canonical(journey.rollout.plan)}, **values}
+    return {_STATE: {**state, "plan": canonical(stored.rollout.plan)}, **values}
 
 
-def decode(body: Mapping[str, Any]) -> RolloutRecord:
-    """Return the journey that `encode` wrote.
+def decode(body: Mapping[str, Any], *, id: str, alias: str, is_open: bool) -> StoredRollout:  # noqa: A002 (a column)
+    """Return the record that `encode` wrote; an `UnreadableRollout` if this release knows no such record.
 
-    Raises:
-        StoreUnreadable: It is none that this release knows.
+    Args:
+        body: What `encode` returned.
+        id, alias, is_open: What the store keeps beside it.
     """
     values = dict(body)
     try:
@@ -128,13 +193,8 @@ def decode(body: Mapping[str, Any]) -> RolloutRecord:
         rollout = {**state, "plan": msgspec.to_builtins(plan)}
         return msgspec.convert({**values, "rollout": rollout}, type=RolloutRecord)
     except (KeyError, TypeError, ValueError, InvalidPlan, msgspec.ValidationError) as error:
-        raise StoreUnreadable(
+        problem = (
             f"a rollout in the store cannot be read ({error}); it is damaged or of a later release: "
             "restore a backup, or run the release that wrote it"
-        ) from None
-
-
-def record(journey: RolloutRecord) -> RolloutRow:
-    """Return what the store keeps."""
-    rollout = journey.rollout
-    return RolloutRow(id=rollout.id, alias=rollout.alias, is_open=not rollout.is_over, body=encode(journey))
+        )
+        return UnreadableRollout(id=id, alias=alias, is_open=is_open, body=body, problem=problem)

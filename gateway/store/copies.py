@@ -13,13 +13,10 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from gateway.records.state import Desired
-
 log = logging.getLogger("loragate.copies")
 
 T = TypeVar("T")
 
-COPY_FILE: Final = "desired.json"
 # The last damaged one of each is kept for whoever wants to see what happened to the disk.
 DAMAGED: Final = ".damaged"
 # What decoding raises: not JSON, not UTF-8, a value out of range, nested too deeply.
@@ -78,16 +75,6 @@ def _put_aside(path: Path, reason: str) -> None:
         log.warning("%s cannot be read (%s) nor put aside (%s); the store is read", path, reason, error.strerror)
         return
     log.warning("%s is damaged (%s) and was put aside as %s; the store is read", path, reason, aside.name)
-
-
-def save_copy(folder: Path, desired: Desired) -> None:
-    """Keep the state on disk, for a start while the store is away."""
-    write(folder / COPY_FILE, msgspec.json.encode(desired))
-
-
-def read_copy(folder: Path) -> Desired | None:
-    """Return the state that was last kept on disk; None if there is none that can be believed."""
-    return read(folder / COPY_FILE, Desired)
 
 
 def _replace(path: Path, content: bytes) -> None:

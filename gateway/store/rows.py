@@ -8,10 +8,12 @@ import msgspec
 from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, update
 
 from adapters.catalog import Entry
-from gateway.records.state import Desired, KeyRecord, RolloutRow, RouteRecord, RouteVersion
+from gateway.records.state import Desired, KeyRecord, RouteRecord, RouteVersion
 from gateway.rollout import journal as chain
+from gateway.rollout.record import StoredRollout
 from gateway.store import schema
 from gateway.store.errors import StoreUnreadable
+from gateway.store.rollouts import RolloutRow, from_row, to_row
 
 T = TypeVar("T")
 Row = Mapping[str, Any]
@@ -45,8 +47,17 @@ def read_all(connection: Connection) -> Desired:
         keys=_records(connection, schema.keys, KeyRecord),
         adapters=_records(connection, schema.adapters, Entry),
         routes=_records(connection, schema.routes, RouteRecord),
-        rollouts=tuple(decode(text, RolloutRow, "rollouts") for text in connection.scalars(rollouts)),
+        rollouts=tuple(decode_rollout(text) for text in connection.scalars(rollouts)),
     )
+
+
+def decode_rollout(text: str) -> StoredRollout:
+    """Return the rollout in `text`; an `UnreadableRollout` where the text is sound and its body is not.
+
+    Raises:
+        StoreUnreadable: The text is no row of a rollout.
+    """
+    return from_row(decode(text, RolloutRow, "rollouts"))
 
 
 def _records(connection: Connection, table: Table, kind: type[T]) -> tuple[T, ...]:
@@ -103,7 +114,7 @@ def _as_stored(route: RouteRecord, stored: str | None) -> str:
     return stored if decode(stored, RouteRecord, "routes") == route else text
 
 
-def write_rollouts(connection: Connection, rollouts: Sequence[RolloutRow]) -> None:
+def write_rollouts(connection: Connection, rollouts: Sequence[StoredRollout]) -> None:
     """Store `rollouts`, open or closed; those closed before stay as they are.
 
     Raises:
@@ -121,9 +132,10 @@ def write_rollouts(connection: Connection, rollouts: Sequence[RolloutRow]) -> No
     position = connection.scalar(select(func.max(table.c.position))) or 0
     # Closed ones first: the next may open for the same alias in the same change.
     for each in sorted(rollouts, key=lambda each: each.is_open):
-        record = encode(each)
+        record = encode(to_row(each))
         if each.id in stored:
-            if record != stored[each.id]:
+            # One that says the same stays as it is: a later release may have written more than this one reads.
+            if record != stored[each.id] and decode_rollout(stored[each.id]) != each:
                 change = update(table).where(table.c.id == each.id)
                 connection.execute(change.values(alias=each.alias, is_open=each.is_open, record=record))
         else:

@@ -5,17 +5,20 @@ Holds key digests, so the file is readable by its owner alone.
 
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from gateway.decide.assign import Split, headers_of
 from gateway.decide.limit import rates_of
-from gateway.decide.route import Base, EngineState, RolloutTag, Route, RouteTable
+from gateway.decide.route import Base, EngineState, Route, RouteTable
 from gateway.decide.sample import Mirror, noise_of_control, stage_noise_share
-from gateway.records.state import Desired, KeyRecord, MirrorPolicy, RolloutRow, RouteRecord
+from gateway.records.state import Desired, KeyRecord, MirrorPolicy, RouteRecord
 from gateway.store import copies
 from gateway.store.keys import principals
+
+if TYPE_CHECKING:  # as in `gateway/records/state.py`
+    from gateway.rollout.record import StoredRollout
 
 SNAPSHOT_FILE: Final = "snapshot.json"
 
@@ -82,7 +85,7 @@ def of_state(
     )
 
 
-def _route(record: RouteRecord, rollout: RolloutRow | None, base: Base | None) -> Route:
+def _route(record: RouteRecord, rollout: "StoredRollout | None", base: Base | None) -> Route:
     limits = record.limits
     return Route(
         alias=record.alias,
@@ -91,7 +94,7 @@ def _route(record: RouteRecord, rollout: RolloutRow | None, base: Base | None) -
         created=record.created,
         unit=record.unit,
         rates=rates_of(limits.requests_per_minute, limits.tokens_per_minute, limits.max_in_flight) if limits else None,
-        rollout=_tag(rollout) if rollout else None,
+        rollout=rollout.tag() if rollout else None,
         mirror=_mirror(record, base),
         engine_fields=record.engine_fields,
     )
@@ -128,21 +131,6 @@ def _mirror(record: RouteRecord, base: Base | None) -> Mirror | None:
         share=share,
         noise_share=noise,
         capture="full" if policy.capture == "full" else "metrics_only",
-    )
-
-
-def _tag(rollout: RolloutRow) -> RolloutTag | None:
-    """Return what requests of a rollout count to; None while its body tells no stage."""
-    state = rollout.body.get("state")
-    stage = state.get("stage") if isinstance(state, dict) else None
-    if not isinstance(state, dict) or not isinstance(stage, int):
-        return None
-    threshold, entered_at = rollout.body.get("threshold_seconds"), state.get("entered_at")
-    return RolloutTag(
-        id=rollout.id,
-        stage=stage,
-        entered_at=float(entered_at) if isinstance(entered_at, int | float) else 0.0,
-        threshold_seconds=float(threshold) if isinstance(threshold, int | float) else None,
     )
 
 

@@ -13,8 +13,9 @@ from typing import Any, Final, TypeVar
 import msgspec
 from sqlalchemy import Connection, func, select, text, update
 
-from gateway.records.state import Desired, RolloutRow, RouteVersion
+from gateway.records.state import Desired, RouteVersion
 from gateway.rollout import journal as chain
+from gateway.rollout.record import StoredRollout
 from gateway.store import rows, schema
 from gateway.store.database import Database, address_of
 from gateway.store.errors import Fenced, StaleWrite, StoreTooNew
@@ -145,7 +146,7 @@ class Store:
 
     def rollouts(
         self, alias: str | None = None, *, before: str | None = None, limit: int = PAGE
-    ) -> tuple[RolloutRow, ...]:
+    ) -> tuple[StoredRollout, ...]:
         """Return the rollouts of an alias, or of all, open and closed, the newest first; those before one by its id."""
         table = schema.rollouts
         query = select(table.c.record).order_by(table.c.position.desc()).limit(limit)
@@ -155,9 +156,7 @@ class Store:
             query = query.where(
                 table.c.position < select(table.c.position).where(table.c.id == before).scalar_subquery()
             )
-        return self.reading(
-            lambda connection: tuple(rows.decode(each, RolloutRow, table.name) for each in connection.scalars(query))
-        )
+        return self.reading(lambda connection: tuple(rows.decode_rollout(each) for each in connection.scalars(query)))
 
     def journal(
         self, *, after: int = 0, limit: int = PAGE, about: str = "", newest: bool = False

@@ -13,15 +13,16 @@ from gateway.decide.assign import Arm, bucket
 from gateway.decide.authenticate import Role
 from gateway.decide.route import EngineState
 from gateway.observe.tally import Tally
-from gateway.records.state import KeyRecord, RolloutRow, RouteRecord
+from gateway.records.state import KeyRecord, RouteRecord
 from tests.fakes.engine import FakeEngine
 from tests.support.adapter_folders import write_adapter
 from tests.support.patience import LOOK_SECONDS, PATIENCE_SECONDS
 from tests.support.pools import keyed, load_on, running_pool, table_of
+from tests.support.records import rollout
 
 CONTROL, CANDIDATE = "support@111111111111", "support@222222222222"
 BODY: dict[str, Any] = {"model": "support", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
-ROLLOUT = RolloutRow(id="r1", alias="support", is_open=True, body={"state": {"stage": 3}})
+ROLLOUT = rollout(stage=3)
 WEIGHT = 3_000
 
 

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from gateway.admin.rollouts.apply import route_after
-from gateway.rollout.record import decode
 from gateway.rollout.replay import KIND, replay
+from gateway.store.rollouts import readable
 from gateway.store.sql import Store, open_store
 from tests.fakes.engine import FakeEngine
 from tests.support.adapters import adapter_folder
@@ -46,14 +46,14 @@ def check_story(store: Store) -> int:
     entries = store.journal()
     rollouts = store.rollouts()
     for record in rollouts:
-        stored = decode(record.body).rollout
+        stored = readable(record).rollout
         records = [each.record for each in entries if each.record.get("rollout") == record.id]
         assert replay(each for each in records if each["kind"] == KIND) == stored
         assert record.is_open is not stored.is_over
     route = desired.route("support")
     assert route is not None
     if desired.rollouts:
-        assert route_after(route, decode(desired.rollouts[0].body).rollout, 0) == route
+        assert route_after(route, readable(desired.rollouts[0]).rollout, 0) == route
     else:
         assert route.weight == 0
     # What the last record of this alias says of the split is what there is.

@@ -13,9 +13,9 @@ import pytest
 from sqlalchemy import Connection
 
 from evaluators.observation import ScoredPair
-from gateway.rollout.record import decode
 from gateway.rollout.replay import KIND, replay
 from gateway.store.pairs import insert_pair
+from gateway.store.rollouts import readable
 from gateway.store.sql import Store, open_store
 from tests.fakes.engine import FakeEngine
 from tests.support.adapters import adapter_folder
@@ -152,7 +152,7 @@ def test_a_gateway_killed_while_pairs_come_in_decides_the_same_when_it_is_back(t
             gateway.start()
             done = support.wait_for(rollout, lambda found: not found["is_open"])
             assert done["phase"] == "rolled_back"
-            stored = decode(store.rollouts()[0].body).rollout
+            stored = readable(store.rollouts()[0]).rollout
             records = [each.record for each in store.journal() if each.record["kind"] == KIND]
             assert replay(records) == stored
             assert records[-1]["event"]["readings"][0]["first"] == 1, "what came before it was killed counts, too"

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from gateway.rollout.journal import verify
-from gateway.rollout.record import decode
 from gateway.rollout.replay import replay
+from gateway.store.rollouts import readable
 from gateway.store.sql import Store, open_store
 from tests.support.cable import Cable
 from tests.support.gateways import RunningGateway
@@ -47,7 +47,7 @@ def check_story(store: Store, rollout: str) -> None:
     assert [each["sequence"] for each in records] == list(range(1, len(records) + 1))
     assert verify(store.journal(), head=store.journal_head()) is None
     (stored,) = [each for each in store.rollouts(ALIAS) if each.id == rollout]
-    assert replay(records) == decode(stored.body).rollout
+    assert replay(records) == readable(stored).rollout
     weights = [each["after"]["weight"] for each in records if each["event"]["type"] in ("Started", "StepPassed")]
     assert weights == [*(100 * (1 + number) for number in range(STEPS)), 0]
     assert records[-1]["after"]["phase"] == "live"

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from gateway.records.state import Desired
-from gateway.store.copies import save_copy
 from gateway.store.errors import SessionsNotKept, StoreUnavailable
 from gateway.store.feed import Feed
 from gateway.store.leader import Leader
 from gateway.store.sql import open_store
+from gateway.store.state_copy import save_copy
 from tests.support.pooler import SmallPooler, ask, pgbouncer, running_pgbouncer
 
 pytestmark = pytest.mark.real

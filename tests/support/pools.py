@@ -12,7 +12,8 @@ import msgspec
 from gateway.decide.authenticate import Role
 from gateway.decide.route import Base, EngineState
 from gateway.receive.limits import Limits
-from gateway.records.state import Desired, KeyRecord, RolloutRow, RouteRecord
+from gateway.records.state import Desired, KeyRecord, RouteRecord
+from gateway.rollout.record import StoredRollout
 from gateway.store.keys import create_key
 from gateway.store.snapshot import encode, of_state
 from gateway.workers.channel import Configure
@@ -51,7 +52,7 @@ def keyed(role: Role = Role.APP, **limits: int) -> tuple[KeyRecord, str]:
 def table_of(
     keys: Sequence[KeyRecord] = (),
     routes: Sequence[RouteRecord] = (),
-    rollouts: Sequence[RolloutRow] = (),
+    rollouts: Sequence[StoredRollout] = (),
     engines: Sequence[EngineState] = (),
     replicas: int = 1,
 ) -> bytes:

@@ -5,7 +5,10 @@ from adapters.lifecycle import State
 from adapters.manifest import Manifest
 from adapters.reference import AdapterRef
 from gateway.decide.authenticate import Role
-from gateway.records.state import KeyRecord, RolloutRow, RouteRecord
+from gateway.records.state import KeyRecord, RouteRecord
+from gateway.rollout.plan_parser import parse_plan
+from gateway.rollout.record import Last, RolloutRecord
+from gateway.rollout.rollout import Phase, Rollout
 
 
 def key(number: int) -> KeyRecord:
@@ -31,5 +34,24 @@ def route(alias: str, control: str = "v1", **more: object) -> RouteRecord:
     return RouteRecord(alias=alias, control=control, salt="s", **more)  # type: ignore[arg-type]
 
 
-def rollout(number: int, alias: str = "support", *, is_open: bool = True, **body: object) -> RolloutRow:
-    return RolloutRow(id=f"r{number}", alias=alias, is_open=is_open, body=body)
+def rollout(
+    id_: str = "r1", alias: str = "support", *, is_open: bool = True, stage: int = 1, sequence: int = 1
+) -> RolloutRecord:
+    """Return a rollout's record, in a stage or aborted."""
+    return RolloutRecord(
+        rollout=Rollout(
+            id=id_,
+            alias=alias,
+            control="v1",
+            candidate="v2",
+            plan=parse_plan("5 % → 100 %"),
+            home="v1",
+            phase=Phase.CANARY if is_open else Phase.ABORTED,
+            stage=stage,
+            sequence=sequence,
+        ),
+        by="key-1",
+        reason="a better tone",
+        started_at=1.0,
+        last=Last(at=1.0, by="key-1", event="Started"),
+    )

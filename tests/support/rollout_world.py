@@ -14,11 +14,12 @@ from gateway.observe.ledger import Cell
 from gateway.observe.tally import Tally
 from gateway.records.state import Desired
 from gateway.rollout.plan_parser import parse_plan
-from gateway.rollout.record import Last, RolloutRecord, decode
+from gateway.rollout.record import Last, RolloutRecord
 from gateway.rollout.replay import KIND, replay
 from gateway.rollout.rollout import Phase, Rollout
 from gateway.rollout.rules import RULES
 from gateway.store.leader import Leader
+from gateway.store.rollouts import readable
 from gateway.store.sql import Store, open_store
 from tests.support.admin_parts import Engines, Workers
 from tests.support.route_values import ENTRIES, SUPPORT, A, B
@@ -80,7 +81,7 @@ class World:
         return route.control, route.candidate, route.weight
 
     def rollout(self, id_: str = "ro-0") -> Rollout:
-        return next(decode(each.body).rollout for each in self.store.rollouts() if each.id == id_)
+        return next(readable(each).rollout for each in self.store.rollouts() if each.id == id_)
 
     def replayed(self, id_: str = "ro-0") -> Rollout:
         records = [each.record for each in self.store.journal()]

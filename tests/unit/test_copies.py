@@ -12,12 +12,13 @@ import pytest
 from gateway.decide.route import Base
 from gateway.records.state import Desired
 from gateway.store import snapshot
-from gateway.store.copies import COPY_FILE, DAMAGED, read_copy, save_copy
+from gateway.store.copies import DAMAGED
 from gateway.store.snapshot import SNAPSHOT_FILE, of_state, read_base
+from gateway.store.state_copy import COPY_FILE, read_copy, save_copy
 from tests.support.records import entry, key, rollout
 
 FLIPS = 1_500
-STATE = Desired(version=3, keys=(key(1), key(2)), adapters=(entry("a"),), rollouts=(rollout(1, at=[1, 2]),))
+STATE = Desired(version=3, keys=(key(1), key(2)), adapters=(entry("a"),), rollouts=(rollout(),))
 DAMAGE = {
     "empty": b"",
     "no JSON": b"\x80\x02",

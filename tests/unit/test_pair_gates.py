@@ -13,7 +13,7 @@ from evaluators.observation import Kind, Score, ScoredPair
 from gateway.admin.rollouts.pair_reader import NOBODY_COMPARES
 from gateway.admin.state import Conflict
 from gateway.records.feedback import About, Feedback
-from gateway.records.state import Desired, JudgePolicy, MirrorPolicy, RolloutRow, Shadow
+from gateway.records.state import Desired, JudgePolicy, MirrorPolicy, Shadow
 from gateway.rollout import explain
 from gateway.rollout.automation import decide
 from gateway.rollout.events import StepFailed, StepPassed
@@ -25,6 +25,7 @@ from gateway.rollout.gates.reading import Reading, Verdict, worst
 from gateway.rollout.machine import IllegalEvent, advance
 from gateway.rollout.plan import canonical
 from gateway.rollout.plan_parser import parse_plan
+from gateway.rollout.record import UnreadableRollout
 from gateway.rollout.replay import event_of, record_of
 from gateway.rollout.rollout import Phase
 from gateway.rollout.simulate import Outcome, not_replayed, simulate
@@ -504,7 +505,13 @@ def test_a_rollout_that_cannot_be_read_holds_up_no_other(store: Store, tmp_path:
         plant(store, many(60, A, B, bad=0.5))
         desired = world.state.desired
         other = msgspec.structs.replace(SUPPORT, alias="sales")
-        damaged = RolloutRow(id="damaged", alias="sales", is_open=True, body={"of": "a later release"})
+        damaged = UnreadableRollout(
+            id="damaged",
+            alias="sales",
+            is_open=True,
+            body={"of": "a later release"},
+            problem="it is of a later release",
+        )
         sound = desired.rollouts
         await world.state.change(
             msgspec.structs.replace(desired.with_route(other), rollouts=(damaged, *sound)), by="x", reason="damage"

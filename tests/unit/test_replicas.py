@@ -1,12 +1,11 @@
 """Gateways that share a store know of each other, and add their counts up, through restarts."""
 
-import msgspec
-
 from gateway.decide.assign import Arm
 from gateway.observe.tally import Tally
-from gateway.records.state import Desired, RolloutRow
+from gateway.records.state import Desired
 from gateway.store.replicas import GONE_SECONDS, SILENT_SECONDS, Replica, Replicas, serving
 from gateway.store.sql import Store
+from tests.support.records import rollout
 
 
 class Clock:
@@ -26,7 +25,7 @@ def counted(rollout: str, stage: int, requests: int, units: range) -> Tally:
 
 
 def opened(store: Store, *ids: str) -> None:
-    rollouts = tuple(RolloutRow(id=each, alias=each, is_open=True, body={}) for each in ids)
+    rollouts = tuple(rollout(each, each) for each in ids)
     store.write(Desired(rollouts=rollouts), expected=store.version())
 
 
@@ -84,6 +83,5 @@ def test_counts_are_told_again_only_when_they_have_changed_and_go_with_their_rol
             ("s", 3),
         ]
     state = store.read()
-    closed = msgspec.structs.replace(state.rollouts[0], is_open=False)
-    store.write(state.with_rollout(closed), expected=state.version)
+    store.write(state.with_rollout(rollout("r", "r", is_open=False)), expected=state.version)
     assert [each.rollout for each in replicas.beat(tallies).tallies] == ["s"]

@@ -1,6 +1,5 @@
 """Rollouts on a real SQLite store: what is kept, judged, carried out by the leader, refused, and told."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,9 +37,10 @@ from gateway.rollout.gates.sample_ratio import Exposures
 from gateway.rollout.gates.unit_shares import ArmUnits, Count, Shares, units_of
 from gateway.rollout.machine import advance
 from gateway.rollout.plan_parser import InvalidPlan, parse_plan
-from gateway.rollout.record import Last, RolloutRecord, decode, encode
+from gateway.rollout.record import Last, RolloutRecord, UnreadableRollout
 from gateway.rollout.rollout import Phase, Rollout
 from gateway.store.errors import Fenced, StoreUnavailable, StoreUnreadable
+from gateway.store.rollouts import RolloutRow, from_row, readable, to_row
 from gateway.store.sql import Store
 from tests.support.rollout_world import ORDER, RAMP, World, journey, run, store
 from tests.support.route_values import ENTRIES, SUPPORT, A, B, C
@@ -91,15 +91,19 @@ def test_a_journey_comes_back_from_json_as_it_was(
         periods=tuple(periods),
         journal_after=7,
     )
-    assert decode(json.loads(json.dumps(encode(kept)))) == kept
+    assert from_row(msgspec.json.decode(msgspec.json.encode(to_row(kept)), type=RolloutRow)) == kept
 
 
 @pytest.mark.parametrize(
     "spoil", [{"state": None}, {"state": {}}, {"last": 3}, {"periods": [{"weight": 10_001}]}, {"by": None}]
 )
 def test_a_body_that_is_no_journey_is_unreadable_and_not_half_read(spoil: dict[str, Any]) -> None:
+    row = to_row(journey())
+    found = from_row(msgspec.structs.replace(row, body=row.body | spoil))
+    assert isinstance(found, UnreadableRollout)
+    assert to_row(found).body == row.body | spoil
     with pytest.raises(StoreUnreadable, match="a rollout in the store cannot be read"):
-        decode(encode(journey()) | spoil)
+        readable(found)
 
 
 def test_a_route_takes_the_split_of_its_rollout_and_remembers_the_control_it_had() -> None:
@@ -255,7 +259,7 @@ def test_a_mismatch_of_the_ratio_pauses_pages_and_begins_anew_when_somebody_resu
         world.count(2, units=(900, 100))
         await world.look()
         assert world.rollout().stage == 3
-        assert decode(store.rollouts()[0].body).periods == (Exposures(weight=1_000, control=900, candidate=100),)
+        assert readable(store.rollouts()[0]).periods == (Exposures(weight=1_000, control=900, candidate=100),)
 
     run(store, tmp_path, work)
 
@@ -465,7 +469,7 @@ def test_a_change_elsewhere_that_is_not_the_rollouts_does_not_get_in_its_way(sto
         store.write(desired.with_route(other), expected=desired.version)
         assert (await world.rollouts.pause("support", ORDER)).rollout.phase is Phase.PAUSED
         elsewhere = store.read()
-        there = decode(elsewhere.rollouts[0].body)
+        there = readable(elsewhere.rollouts[0])
         aborted = there.after(advance(there.rollout, Aborted(at=1.0, by="key-9", reason="mine")))
         store.write(desired_after(elsewhere, aborted, 1), expected=elsewhere.version)
         with pytest.raises(Conflict, match="by `key-9`: mine"):
@@ -525,7 +529,7 @@ def test_a_rollout_that_cannot_be_read_any_more_can_be_taken_back(store: Store, 
         await world.rollouts.start("support", B, RAMP, ORDER)
         desired = store.read()
         (record,) = desired.rollouts
-        damaged = msgspec.structs.replace(record, body={"of": "a later release"})
+        damaged = from_row(msgspec.structs.replace(to_row(record), body={"of": "a later release"}))
         store.write(desired.with_rollout(damaged), expected=desired.version)
         assert (await roll_back(world.rollouts, "support", ORDER)).rollout == "ro-0"
         assert (world.route(), store.read().rollouts) == ((A, None, 0), ())

@@ -13,9 +13,10 @@ from gateway.admin.routes.files import Declaration, DeclaredRoute
 from gateway.admin.routes.operations import ChangeRequest, RouteOperations, StateMoved, UnknownRoute
 from gateway.admin.state import Conflict, LiveState, Overtaken, insist
 from gateway.decide.authenticate import Role
-from gateway.records.state import Desired, RolloutRow
+from gateway.records.state import Desired
 from gateway.store.sql import Store, open_store
 from tests.support.admin_parts import Engines, Workers
+from tests.support.records import rollout
 from tests.support.route_values import ENTRIES, SUPPORT, A, B, C
 
 T = TypeVar("T")
@@ -110,8 +111,7 @@ def test_with_a_version_it_is_refused_and_the_gateway_serves_what_the_other_left
 def test_what_a_rollout_decides_is_left_to_it_by_every_way(store: Store, tmp_path: Path) -> None:
     elsewhere(store, candidate=B, weight=500)
     desired = store.read()
-    rollout = RolloutRow(id="r-1", alias="support", is_open=True, body={})
-    store.write(desired.with_rollout(rollout), expected=desired.version)
+    store.write(desired.with_rollout(rollout("r-1")), expected=desired.version)
 
     async def work(routes: RouteOperations, state: LiveState) -> None:
         for attempt in (

@@ -14,9 +14,10 @@ from adapters.reference import AdapterRef
 from gateway.admin.routes.files import DeclaredRoute, InvalidRoutes, declared
 from gateway.admin.routes.plan import Circumstances, RoutePlan, plan_routes
 from gateway.decide.assign import Arm, Split, pick_arm
-from gateway.records.state import Desired, MirrorPolicy, Previous, RolloutRow, RouteLimits, RouteRecord
+from gateway.records.state import Desired, MirrorPolicy, Previous, RouteLimits, RouteRecord
 from gateway.rollout.plan import canonical
 from gateway.rollout.plan_parser import parse_plan
+from tests.support.records import rollout
 from tests.support.route_values import ENTRIES, LEGAL, STATE, A, B, C, entry, state
 
 NOW = 1_790_000_000
@@ -242,7 +243,7 @@ def test_a_mirror_that_names_what_is_not_installed_is_told() -> None:
 
 # Rollouts
 
-IN_ROLLOUT = state(candidate=B, weight=500).with_rollout(RolloutRow(id="r-1", alias="support", is_open=True, body={}))
+IN_ROLLOUT = state(candidate=B, weight=500).with_rollout(rollout("r-1"))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from gateway.records.state import Desired
 from gateway.rollout.events import StepFailed, StepInconclusive
 from gateway.rollout.evidence import NO_PAIRS, StageCounts, StagePairs, counts_of, judged
 from gateway.rollout.explain import sentences
@@ -14,10 +13,10 @@ from gateway.rollout.gates.reading import Reading, Verdict
 from gateway.rollout.gates.unit_shares import Count, units_of
 from gateway.rollout.plan import Stage
 from gateway.rollout.plan_parser import parse_plan
-from gateway.rollout.record import decode, encode
 from gateway.rollout.replay import replay
 from gateway.rollout.rollout import Phase
 from gateway.rollout.rules import RULES, what_changed
+from gateway.store.rollouts import from_row, readable, to_row
 from gateway.store.sql import Store
 from tests.support.rollout_world import ORDER, RAMP, World, journey, run, store
 from tests.support.route_values import B
@@ -77,9 +76,9 @@ def test_what_fails_by_units_counted_since_is_taken_back_even_so() -> None:
 
 
 def test_what_an_earlier_release_has_stored_is_of_its_rules() -> None:
-    body = encode(journey())
-    del body["rules"]
-    assert decode(body).rules == 1
+    row = to_row(journey())
+    del row.body["rules"]
+    assert readable(from_row(row)).rules == 1
 
 
 @pytest.mark.parametrize("gates", [["manual"], ["error_rate"], ["refusal"]])
@@ -96,9 +95,8 @@ def test_resume_judges_by_the_new_rules(store: Store, tmp_path: Path) -> None:
         await world.rollouts.start("support", B, RAMP, ORDER)
         desired = world.state.desired
         (record,) = desired.rollouts
-        old = replace(decode(record.body), rules=1)
         async with world.state.turn:
-            await world.state.change(_with(desired, encode(old)))
+            await world.state.change(desired.with_rollout(replace(readable(record), rules=1)))
         world.count(1)
         await world.look()
         assert world.rollout().phase is Phase.PAUSED
@@ -107,15 +105,10 @@ def test_resume_judges_by_the_new_rules(store: Store, tmp_path: Path) -> None:
         await world.look()
         assert world.rollout().phase is Phase.PAUSED
         await world.rollouts.resume("support", ORDER)
-        assert decode(world.state.desired.rollouts[0].body).rules == RULES
+        assert readable(world.state.desired.rollouts[0]).rules == RULES
         world.count(2)
         await world.look()
         assert world.rollout().stage == 3
         assert world.replayed() == world.rollout()
 
     run(store, tmp_path, work)
-
-
-def _with(desired: Desired, body: dict[str, object]) -> Desired:
-    (record,) = desired.rollouts
-    return desired.with_rollout(type(record)(id=record.id, alias=record.alias, is_open=True, body=body))

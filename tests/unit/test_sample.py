@@ -17,15 +17,17 @@ from gateway.decide.route import Base, EngineState, Route, RouteTable
 from gateway.decide.sample import Mirror, noise_of_control, pick_copy
 from gateway.mirror.captured import CapturedRequest, NoPair, sample_of, session_of, task_of
 from gateway.pipeline import Call, answer
-from gateway.records.state import Desired, JudgePolicy, MirrorPolicy, RolloutRow, RouteRecord, Shadow
+from gateway.records.state import Desired, JudgePolicy, MirrorPolicy, RouteRecord, Shadow
 from gateway.rollout.plan_parser import parse_plan
+from gateway.rollout.record import RolloutRecord
 from gateway.rollout.rollout import Phase, Rollout
 from gateway.rollout.stage_evidence import needs_noise
 from gateway.store.snapshot import encode, of_state, to_table
+from tests.support.records import rollout
 
 A, B = "support@" + "a" * 12, "support@" + "b" * 12
 IDS = [b"req-4f3c-%x" % number for number in range(20_000)]
-ROLLOUT = RolloutRow(id="r1", alias="support", is_open=True, body={"state": {"stage": 2}})
+ROLLOUT = rollout(stage=2)
 
 
 def mirror(**fields: Any) -> Mirror:
@@ -71,7 +73,7 @@ def test_a_mirror_refuses_shares_that_are_none() -> None:
 # Of which routes, and which of their requests
 
 
-def built(record: RouteRecord, base: Base | None = Base(name="base"), rollout: RolloutRow | None = None) -> Any:  # noqa: B008 (a value)
+def built(record: RouteRecord, base: Base | None = Base(name="base"), rollout: RolloutRecord | None = None) -> Any:  # noqa: B008 (a value)
     state = Desired(routes=(record,), rollouts=(rollout,) if rollout else ())
     made = of_state(state, version=1, base=base, engines=(), with_keys=False)
     return to_table(encode(made)).routes["support"].mirror  # through its bytes, as a worker gets it

@@ -7,16 +7,19 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from adapters.fingerprint import Fingerprint
+from gateway.decide.route import RolloutTag
 from gateway.records.state import Desired
-from gateway.store.copies import read_copy, save_copy
+from gateway.store import schema
 from gateway.store.database import InvalidUrl, address_of
 from gateway.store.errors import Fenced, StaleWrite
 from gateway.store.fingerprints import FingerprintStore
 from gateway.store.idempotency import IdempotencyKeys, KeyReused, StillRunning, StoredReply
+from gateway.store.rollouts import RolloutRow, from_row, to_row
 from gateway.store.sql import Store, open_store
+from gateway.store.state_copy import read_copy, save_copy
 from tests.support.records import entry, key, rollout, route
 
 
@@ -31,7 +34,7 @@ def test_a_state_is_read_as_it_was_written_with_its_order(store: Store) -> None:
         keys=(key(2), key(1)),
         adapters=(entry("b"), entry("a")),
         routes=(route("z"), route("a")),
-        rollouts=(rollout(1, weight=0.25),),
+        rollouts=(rollout(),),
     )
     written = store.write(wanted, expected=0)
     assert written == msgspec.structs.replace(wanted, version=1)
@@ -114,22 +117,49 @@ def test_a_route_that_an_earlier_release_wrote_with_fewer_fields_gets_no_new_ver
 
 
 def test_a_closed_rollout_leaves_the_state_and_stays_in_the_history(store: Store) -> None:
-    store.write(Desired(rollouts=(rollout(1, step=1), rollout(2, "legal"))), expected=0)
-    ended = Desired(rollouts=(rollout(1, is_open=False, step=2), rollout(2, "legal"), rollout(3, step=0)))
+    store.write(Desired(rollouts=(rollout("r1"), rollout("r2", "legal"))), expected=0)
+    ended = Desired(rollouts=(rollout("r1", is_open=False, sequence=2), rollout("r2", "legal"), rollout("r3")))
     written = store.write(ended, expected=1)
     assert {each.id for each in written.rollouts} == {"r2", "r3"}
     assert store.read().rollouts == written.rollouts
     assert [each.id for each in store.rollouts("support")] == ["r3", "r1"]
-    assert store.rollouts("support")[1].body == {"step": 2}
+    assert store.rollouts("support")[1] == rollout("r1", is_open=False, sequence=2)
     assert [each.id for each in store.rollouts(limit=1)] == ["r3"]
+
+
+def test_what_a_later_release_wrote_of_a_rollout_outlives_other_changes_and_goes_with_its_next_step(
+    store: Store,
+) -> None:
+    store.write(Desired(rollouts=(rollout(),)), expected=0)
+    columns = select(schema.rollouts.c.record)
+    record = json.loads(store.reading(lambda connection: connection.scalar(columns)))
+    record["body"]["mood"] = "hopeful"
+    written = json.dumps(record)
+    store.writing(lambda connection: connection.execute(text("UPDATE rollouts SET record = :it"), {"it": written}))
+    desired = store.read()
+    assert desired.rollouts == (rollout(),)
+    store.write(msgspec.structs.replace(desired, keys=(key(1),)), expected=1)
+    assert store.reading(lambda connection: connection.scalar(columns)) == written
+    store.write(desired.with_rollout(rollout(sequence=2)), expected=2)
+    assert "mood" not in store.reading(lambda connection: connection.scalar(columns))
+
+
+def test_a_rollout_that_cannot_be_read_stays_as_it_was_written_and_is_counted_to(store: Store) -> None:
+    body = {"state": {"stage": 3, "entered_at": 7, "plan": {"of": "a later release"}}, "threshold_seconds": 2}
+    damaged = from_row(RolloutRow(id="r1", alias="support", is_open=True, body=body))
+    assert damaged.tag() == RolloutTag(id="r1", stage=3, entered_at=7.0, threshold_seconds=2.0)
+    assert store.write(Desired(rollouts=(damaged,)), expected=0).rollouts == store.read().rollouts == (damaged,)
+    assert to_row(store.rollouts()[0]).body == body
+    nothing = from_row(RolloutRow(id="r1", alias="support", is_open=True, body={"state": 3}))
+    assert nothing.tag() is None
 
 
 def test_a_route_has_one_open_rollout_at_most_and_it_cannot_be_left_out(store: Store) -> None:
     with pytest.raises(ValueError, match="more than one rollout is open"):
-        store.write(Desired(rollouts=(rollout(1), rollout(2))), expected=0)
-    store.write(Desired(rollouts=(rollout(1),)), expected=0)
+        store.write(Desired(rollouts=(rollout("r1"), rollout("r2"))), expected=0)
+    store.write(Desired(rollouts=(rollout("r1"),)), expected=0)
     with pytest.raises(ValueError, match="`r1` is open; close it"):
-        store.write(Desired(rollouts=(rollout(2),)), expected=1)
+        store.write(Desired(rollouts=(rollout("r2"),)), expected=1)
     assert store.version() == 1
 
 
@@ -313,7 +343,7 @@ def test_fingerprints_that_cannot_be_stored_are_known_and_stored_later(tmp_path:
 
 def test_the_copy_on_disk_is_what_was_saved_and_a_damaged_one_is_none(tmp_path: Path) -> None:
     assert read_copy(tmp_path) is None
-    desired = Desired(version=3, keys=(key(1),), adapters=(entry("a"),), rollouts=(rollout(1, at=[1, 2]),))
+    desired = Desired(version=3, keys=(key(1),), adapters=(entry("a"),), rollouts=(rollout(),))
     save_copy(tmp_path, desired)
     assert read_copy(tmp_path) == desired
     (tmp_path / "desired.json").write_text(json.dumps({"version": "three"}))

@@ -29,8 +29,9 @@ from gateway.admin.routes.operations import is_name
 from gateway.rollout.evidence import StageStanding
 from gateway.rollout.explain import plan_line
 from gateway.rollout.plan import canonical
-from gateway.rollout.record import RolloutRecord, decode
+from gateway.rollout.record import RolloutRecord
 from gateway.store.errors import StoreError
+from gateway.store.rollouts import readable
 
 _Name = Annotated[
     str, InPath(description="A rollout's id, or the alias whose open rollout is meant", examples=["support"])
@@ -59,12 +60,12 @@ def _add_reading(app: FastAPI, operations: Operations) -> None:
         """Rollouts, the newest first."""
         if open_only:  # known without the store
             records = [each for each in operations.state.desired.rollouts if alias in (None, each.alias)]
-            found, cursor = page((decode(each.body) for each in records), _place, before, limit, newest_first=True)
+            found, cursor = page((readable(each) for each in records), _place, before, limit, newest_first=True)
         elif alias is not None and not is_name(alias):  # none can be stored, and PostgreSQL takes not every text
             found, cursor = [], None
         else:
             last = place_of(before)[1] if before is not None else None
-            stored = [decode(each.body) for each in await rollouts.stored(alias, limit + 1, last)]
+            stored = [readable(each) for each in await rollouts.stored(alias, limit + 1, last)]
             found, cursor = cut(stored, _place, limit)
         return RolloutsView(rollouts=[summary(each) for each in found], next=cursor)
 

@@ -16,7 +16,7 @@ from gateway.observe.rollout_counts import RolloutCounts
 from gateway.records.state import Desired, RouteRecord, Shadow
 from gateway.rollout.events import AUTOMATION, RolledBack, StepFailed, StepInconclusive
 from gateway.rollout.gates.reading import Reading
-from gateway.rollout.record import RolloutRecord, record
+from gateway.rollout.record import RolloutRecord
 from gateway.rollout.replay import record_of
 from gateway.rollout.rollout import Notify, NotifyPage, Phase, Rollout, Transition
 from gateway.rollout.stage_evidence import needs_noise
@@ -68,7 +68,7 @@ def desired_after(desired: Desired, journey: RolloutRecord, now: int) -> Desired
     route = desired.route(rollout.alias)
     if route is not None:
         desired = desired.with_route(route_after(route, rollout, now))
-    return desired.with_rollout(record(journey))
+    return desired.with_rollout(journey)
 
 
 def route_after(route: RouteRecord, rollout: Rollout, now: int) -> RouteRecord:

@@ -35,9 +35,10 @@ from gateway.rollout.evidence import (
     threshold_of,
 )
 from gateway.rollout.machine import advance
-from gateway.rollout.record import RolloutRecord, decode, record
+from gateway.rollout.record import RolloutRecord, UnreadableRollout
 from gateway.rollout.rollout import Phase
 from gateway.store.errors import Fenced, StoreError, StoreUnreadable
+from gateway.store.rollouts import readable
 
 log = logging.getLogger("loragate.rollouts")
 
@@ -132,12 +133,13 @@ class Conductor:
 
     def _journeys(self) -> tuple[list[RolloutRecord], StoreUnreadable | None]:
         """Return the open rollouts, and what is wrong with one that cannot be read: it stops no other."""
-        journeys, damage = [], None
+        journeys: list[RolloutRecord] = []
+        damage = None
         for each in self.rollouts.state.desired.rollouts:
-            try:
-                journeys.append(decode(each.body))
-            except StoreUnreadable as error:
-                damage = error
+            if isinstance(each, UnreadableRollout):
+                damage = StoreUnreadable(each.problem)
+            else:
+                journeys.append(each)
         return journeys, damage
 
     async def _watch_drift(self, fence: int) -> None:
@@ -181,7 +183,7 @@ class Conductor:
             found = next((each for each in state.desired.rollouts if each.id == rollout_id), None)
             if found is None:
                 return
-            journey = decode(found.body)
+            journey = readable(found)
             counts = counts_of(tallies, journey.rollout, pairs)
             self._note(journey, counts)
             try:
@@ -257,7 +259,7 @@ class Conductor:
             "config_hash": rollout.plan.config_hash,
         }
         await state.change(
-            state.desired.with_rollout(record(known)), by=AUTOMATION, reason=reason, journal=(entry,), fence=fence
+            state.desired.with_rollout(known), by=AUTOMATION, reason=reason, journal=(entry,), fence=fence
         )
 
     def _note(self, journey: RolloutRecord, counts: StageCounts) -> None:
@@ -285,10 +287,9 @@ class Conductor:
         self._views = {each.id: self._views[each.id] for each in desired.rollouts if each.id in self._views}
         views = []
         for each in desired.rollouts:
-            try:
-                rollout = decode(each.body).rollout
-            except StoreUnreadable:  # the log says so at each look; a scrape tells the rest
+            if isinstance(each, UnreadableRollout):  # the log names it at each look
                 continue
+            rollout = each.rollout
             at, view = self._views.get(each.id, (0.0, None))
             if view is None or not self.is_leader or self._clock() - at > FRESH_SECONDS:
                 view = RolloutSeries(alias=rollout.alias, phase=rollout.phase, stage=rollout.stage)

@@ -32,10 +32,9 @@ from gateway.admin.rollouts.drift_baseline import (
 )
 from gateway.observe.drift_view import DriftStanding
 from gateway.records.state import RouteRecord
-from gateway.rollout.record import decode as decode_journey
+from gateway.rollout.record import UnreadableRollout
 from gateway.rollout.rollout import Phase
 from gateway.store.baselines import Baselines
-from gateway.store.errors import StoreUnreadable
 from gateway.store.pairs import PAGE, Pairs
 from gateway.store.sql import Store
 
@@ -144,10 +143,9 @@ class DriftWatch:
             return stored
         made = Baseline(version=route.control, alias=route.alias, at=now)
         for record in self._store.rollouts(route.alias, limit=10):
-            try:
-                rollout = decode_journey(record.body).rollout
-            except StoreUnreadable:
+            if isinstance(record, UnreadableRollout):
                 continue
+            rollout = record.rollout
             if rollout.phase is Phase.LIVE and rollout.candidate == route.control:
                 pairs = self._pairs.of(rollout.id)
                 made = made_from(pairs, version=route.control, alias=route.alias, rollout=rollout.id, at=now)

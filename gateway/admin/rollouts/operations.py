@@ -14,22 +14,23 @@ from typing import Final
 
 from adapters.lifecycle import State
 from gateway.admin.rollouts.apply import carry_out
+from gateway.admin.rollouts.comparable import judged_share, pairs_problem
 from gateway.admin.rollouts.drift_monitor import DriftWatch
 from gateway.admin.rollouts.pair_reader import Watch
 from gateway.admin.routes.operations import UnknownRoute
 from gateway.admin.state import Conflict, LiveState, Overtaken
 from gateway.observe.rollout_counts import RolloutCounts
 from gateway.observe.tally import Tally
-from gateway.records.state import RolloutRow, RouteRecord
-from gateway.rollout.comparable import judged_share, pairs_problem
+from gateway.records.state import RouteRecord
 from gateway.rollout.events import Aborted, Approved, Created, Event, Paused, Promoted, Resumed, RolledBack, Started
 from gateway.rollout.evidence import StageStanding, counts_of, standing_of, threshold_of
 from gateway.rollout.machine import IllegalEvent, advance, create
 from gateway.rollout.plan import Plan
 from gateway.rollout.plan_parser import parse_plan
-from gateway.rollout.record import Last, RolloutRecord, decode
+from gateway.rollout.record import Last, RolloutRecord, StoredRollout
 from gateway.rollout.rollout import Rollout
 from gateway.rollout.rules import RULES
+from gateway.store.rollouts import readable
 
 # For who gives none, and whose route declares none: enough of the traffic in the first step to be decided in hours, not
 # days, and little enough to hurt few.
@@ -152,7 +153,7 @@ class RolloutOperations:
             raise UnknownRoute(f"no alias `{alias}`; `loragate routes ls` lists them")
         there = state.desired.rollout(alias)
         if there is not None:
-            journey = decode(there.body)
+            journey = readable(there)
             raise Conflict(
                 f"`{alias}` is in rollout `{there.id}` of `{journey.rollout.candidate}` already; {journey.told()}; "
                 "end that one first"
@@ -270,14 +271,14 @@ class RolloutOperations:
         """
         for each in self.state.desired.rollouts:
             if name in (each.id, each.alias):
-                return decode(each.body)
+                return readable(each)
         stored = await self.stored()
         found = next((each for each in stored if name in (each.id, each.alias)), None)
         if found is None:
             raise UnknownRollout(
                 f"no rollout `{name}`: neither an id nor an alias that has had one; `loragate rollout ls` lists them"
             )
-        return decode(found.body)
+        return readable(found)
 
     async def standing(self, journey: RolloutRecord) -> StageStanding:
         """Return what the gates of an open rollout's stage say now.
@@ -291,7 +292,7 @@ class RolloutOperations:
 
     async def stored(
         self, alias: str | None = None, limit: int = 1000, before: str | None = None
-    ) -> tuple[RolloutRow, ...]:
+    ) -> tuple[StoredRollout, ...]:
         """Return rollouts, open and over, the newest first; those before one by its id."""
         return await asyncio.to_thread(self.state.store.rollouts, alias, before=before, limit=limit)
 

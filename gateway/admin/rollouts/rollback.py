@@ -6,7 +6,7 @@ controls are kept loaded inside the rollback window, so that the next request is
 """
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
@@ -17,11 +17,10 @@ from gateway.admin.rollouts.operations import TRIES, Actor, RolloutOperations, R
 from gateway.admin.route_journal import member, route_record
 from gateway.admin.routes.operations import UnknownRoute
 from gateway.admin.state import Conflict, LiveState, Overtaken
-from gateway.records.state import RolloutRow, RouteRecord
-from gateway.rollout.record import decode
+from gateway.records.state import RouteRecord
+from gateway.rollout.record import RolloutRecord, StoredRollout, UnreadableRollout
 from gateway.rollout.replay import KIND
-from gateway.rollout.rollout import Phase, Rollout
-from gateway.store.errors import StoreUnreadable
+from gateway.rollout.rollout import Phase
 
 ROLLBACK: Final = "rollback"
 # Whoever reads an alarm and types a command takes no longer.
@@ -66,7 +65,7 @@ async def roll_back(rollouts: RolloutOperations, alias: str, order: Actor, to_ve
     for _ in range(TRIES):
         before = _route(state, alias)
         wanted = _ready(state, to_version) if to_version is not None else None
-        if _readable(state, alias) is not None:
+        if _record_of(state.desired.rollout(alias)) is not None:
             try:
                 journey = await rollouts.take_back(alias, order, wanted)
             except RolloutOver as error:
@@ -81,30 +80,27 @@ async def roll_back(rollouts: RolloutOperations, alias: str, order: Actor, to_ve
     raise Conflict("the state changes all the time; nothing was changed, try again")
 
 
-def _readable(state: LiveState, alias: str) -> Rollout | None:
-    """Return the alias's open rollout, if there is one that can be read."""
-    record = state.desired.rollout(alias)
-    return None if record is None else _rollout(record)
+def _record_of(stored: StoredRollout | None) -> RolloutRecord | None:
+    """Return a rollout's record; None without a rollout, or where it cannot be read, which the log says.
 
-
-def _rollout(record: RolloutRow) -> Rollout | None:
-    try:
-        return decode(record.body).rollout
-    except StoreUnreadable as error:  # what is served can be taken back all the same
-        log.error("rollout %s of `%s`: %s", record.id, record.alias, error)
+    What an unreadable rollout serves can be rolled back all the same.
+    """
+    if isinstance(stored, UnreadableRollout):
+        log.error("rollout %s of `%s`: %s", stored.id, stored.alias, stored.problem)
         return None
+    return stored
 
 
 async def _flip(rollouts: RolloutOperations, alias: str, order: Actor, wanted: str | None) -> Restored:
     state = rollouts.state
     async with state.turn:
         before = _route(state, alias)
-        if _readable(state, alias) is not None:
+        desired, stored = state.desired, state.desired.rollout(alias)
+        if _record_of(stored) is not None:
             raise Overtaken(f"a rollout of `{alias}` has begun meanwhile")
         now = state.now()
-        desired, damaged = state.desired, state.desired.rollout(alias)
-        if damaged is not None:  # it says nothing any more, and ends here
-            desired = desired.with_rollout(msgspec.structs.replace(damaged, is_open=False))
+        if isinstance(stored, UnreadableRollout):  # no release here can drive it, so it ends now
+            desired = desired.with_rollout(replace(stored, is_open=False))
         if wanted is None and before.weight:
             after = msgspec.structs.replace(before, candidate=None, weight=0, shadow=None)
         else:
@@ -113,7 +109,7 @@ async def _flip(rollouts: RolloutOperations, alias: str, order: Actor, wanted: s
             after = rolled_back_route(before, wanted or _newest(state, before), int(now))
         if (after.control, after.weight) == (before.control, before.weight):
             raise Conflict(f"`{alias}` serves `{after.control}` alone already")
-        undone = damaged.id if damaged is not None else await _promoted_by(rollouts, before)
+        undone = stored.id if stored is not None else await _promoted_by(rollouts, before)
         record = _record(state, before, after, order, now, undone)
         try:
             await state.change(desired.with_route(after), by=order.by, reason=order.reason, journal=(record,))
@@ -184,10 +180,12 @@ def _check_not_back_already(state: LiveState, route: RouteRecord, now: float) ->
 
 async def _promoted_by(rollouts: RolloutOperations, route: RouteRecord) -> str | None:
     """Return the alias's last rollout, if that made the version the control that is taken back."""
-    for record in await rollouts.stored(route.alias, limit=1):
-        rollout = _rollout(record)
-        if rollout is not None and rollout.phase is Phase.LIVE and rollout.candidate == route.control:
-            return rollout.id
+    for stored in await rollouts.stored(route.alias, limit=1):
+        record = _record_of(stored)
+        if record is None:
+            continue
+        if record.rollout.phase is Phase.LIVE and record.rollout.candidate == route.control:
+            return record.id
     return None
 
 

@@ -11,10 +11,11 @@ from gateway.admin.operations import Operations
 from gateway.rollout.explain import plan_line
 from gateway.rollout.plan import Plan, canonical
 from gateway.rollout.plan_parser import InvalidPlan, parse_plan
-from gateway.rollout.record import RolloutRecord, decode
+from gateway.rollout.record import RolloutRecord
 from gateway.rollout.rollout import Phase
 from gateway.rollout.simulate import Outcome, Stop, not_replayed, simulate
 from gateway.store.pairs import Pairs
+from gateway.store.rollouts import readable
 from gateway.store.sql import Store
 
 WEEK_SECONDS: Final = 7 * 24 * 3600
@@ -81,7 +82,7 @@ def add_simulation(app: FastAPI, operations: Operations) -> None:
             raise InvalidPlan(["plan: no stage reads pairs, so there is nothing to replay; give it a `shadow`"])
         since = operations.state.now() - given.since_seconds
         stored = await operations.rollouts.stored(given.alias, limit=MAX_ROLLOUTS)
-        journeys = [each for each in (decode(record.body) for record in stored) if each.started_at >= since]
+        journeys = [each for each in (readable(record) for record in stored) if each.started_at >= since]
         store = operations.state.store
         rollouts = [await asyncio.to_thread(_replayed, store, plan, journey) for journey in journeys]
         values = canonical(plan)

@@ -1,0 +1,49 @@
+"""The state's copy on disk, `desired.json`, for a start while the store is away."""
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from adapters.catalog import Entry
+from gateway.records.state import Desired, KeyRecord, RouteRecord
+from gateway.store import copies
+from gateway.store.rollouts import RolloutRow, from_row, to_row
+
+COPY_FILE: Final = "desired.json"
+
+
+class _Copy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`Desired` as its JSON is laid out."""
+
+    version: int = 0
+    keys: tuple[KeyRecord, ...] = ()
+    adapters: tuple[Entry, ...] = ()
+    routes: tuple[RouteRecord, ...] = ()
+    rollouts: tuple[RolloutRow, ...] = ()
+
+
+def save_copy(folder: Path, desired: Desired) -> None:
+    """Keep the state on disk."""
+    copy = _Copy(
+        version=desired.version,
+        keys=desired.keys,
+        adapters=desired.adapters,
+        routes=desired.routes,
+        rollouts=tuple(to_row(each) for each in desired.rollouts),
+    )
+    copies.write(folder / COPY_FILE, msgspec.json.encode(copy))
+
+
+def read_copy(folder: Path) -> Desired | None:
+    """Return the state that was last kept on disk; None if there is none that can be believed."""
+    copy = copies.read(folder / COPY_FILE, _Copy)
+    if copy is None:
+        return None
+    return Desired(
+        version=copy.version,
+        keys=copy.keys,
+        adapters=copy.adapters,
+        routes=copy.routes,
+        rollouts=tuple(from_row(row) for row in copy.rollouts),
+    )
