@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -310,3 +311,18 @@ def _offered(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDe
         for each in node.body if is_port else ():
             if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef) and not each.name.startswith("on_"):
                 yield each  # a call-back is named for its event
+
+
+def test_the_glossary_names_types_that_are_there() -> None:
+    named = set(
+        re.findall(r"`((?:gateway|adapters|evaluators)[\w.]*)\.([A-Z]\w+)`", (ROOT / "docs/glossary.md").read_text())
+    )
+    assert len(named) > 20
+    trees = dict(modules())
+    missing = {
+        f"{module}.{name}"
+        for module, name in named
+        if name
+        not in {node.name for node in trees[f"{module.replace('.', '/')}.py"].body if isinstance(node, ast.ClassDef)}
+    }
+    assert missing == set()
