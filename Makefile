@@ -1,7 +1,12 @@
 # The two commands a newcomer needs: `make demo` and `make test`. Both set up what they need first.
 ARGS ?=
 PY := .venv/bin/python
-# Fast tests mostly wait for time-outs and processes, so four of their files go at once even on two cores.
+# Byte code is kept, whatever the shell says: every process of tests imports all of them.
+export PYTHONDONTWRITEBYTECODE :=
+# Unit and property tests compute: more processes than cores would only import everything once more each. Schemathesis'
+# plugin for pytest is not used, and takes every process half a second.
+UNIT := -m "not real and not simulation" -n 2 --dist loadfile -p no:schemathesis
+# Tests with gateways mostly wait for time-outs and processes, so four of their files go at once even on two cores.
 FAST := -m "not real and not simulation" -n 4 --dist loadfile
 # Slow ones keep a core busy for longer: two at once.
 SLOW := -m "(real or simulation) and not story" -n 2 --dist loadfile
@@ -25,7 +30,7 @@ check: setup  ## Lint, types, architecture, unit and property tests: the loop wh
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest -q $(FAST) tests/test_architecture.py tests/unit tests/properties $(ARGS)
+	$(PY) -m pytest -q $(UNIT) tests/test_architecture.py tests/unit tests/properties $(ARGS)
 
 flow: setup  ## The other fast tests: the real command in front of a fake engine
 	$(PY) -m pytest -q $(FAST) tests/flow $(ARGS)

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
-import torch
-from safetensors.torch import load_file, save_file
+
+if TYPE_CHECKING:  # torch takes seconds, and every process that runs tests imports every module of tests
+    import torch
 
 SHAPES = {"q_proj": (12, 12), "v_proj": (12, 6), "down_proj": (20, 12)}  # n_in, n_out
 
@@ -24,9 +25,9 @@ def write_lora(
     rank: int = 4,
     alpha: float = 8,
     targets: tuple[str, ...] = ("q_proj", "v_proj", "down_proj"),
-    dtype: torch.dtype = torch.float32,
+    dtype: str = "float32",
     ranks: Mapping[str, int] | None = None,
-    more: Mapping[str, torch.Tensor] | None = None,
+    more: "Mapping[str, torch.Tensor] | None" = None,
     **config: Any,
 ) -> Path:
     """Write a random adapter and return its folder; the same seed gives the same values.
@@ -37,11 +38,13 @@ def write_lora(
         rank: Of every module that `ranks` does not name.
         alpha: As in PEFT.
         targets: Of SHAPES.
-        dtype: Of the tensors.
+        dtype: Of the tensors, by torch's name.
         ranks: Rank by target; also written as `rank_pattern`.
         more: Tensors to add under their own names.
         config: Fields to set in the config.
     """
+    import torch
+
     rng = numpy.random.default_rng(seed)
     tensors: dict[str, torch.Tensor] = dict(more or {})
     for module in module_names(targets):
@@ -49,8 +52,8 @@ def write_lora(
         n_in, n_out = SHAPES[target]
         r = (ranks or {}).get(target, rank)
         prefix = f"base_model.model.{module}"
-        tensors[f"{prefix}.lora_A.weight"] = torch.from_numpy(rng.normal(0, 1, (r, n_in))).to(dtype)
-        tensors[f"{prefix}.lora_B.weight"] = torch.from_numpy(rng.normal(0, 1, (n_out, r))).to(dtype)
+        tensors[f"{prefix}.lora_A.weight"] = torch.from_numpy(rng.normal(0, 1, (r, n_in))).to(getattr(torch, dtype))
+        tensors[f"{prefix}.lora_B.weight"] = torch.from_numpy(rng.normal(0, 1, (n_out, r))).to(getattr(torch, dtype))
     return write_tensors(
         folder,
         tensors,
@@ -67,16 +70,20 @@ def write_lora(
     )
 
 
-def write_tensors(folder: Path, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> Path:
+def write_tensors(folder: Path, tensors: "Mapping[str, torch.Tensor]", config: Mapping[str, Any]) -> Path:
     """Write an adapter of these tensors and this config, whatever they are."""
+    from safetensors.torch import save_file
+
     folder.mkdir(parents=True, exist_ok=True)
     save_file(dict(tensors), folder / "adapter_model.safetensors", metadata={"format": "pt"})
     (folder / "adapter_config.json").write_text(json.dumps(dict(config)))
     return folder
 
 
-def tensors_in(folder: Path) -> dict[str, torch.Tensor]:
+def tensors_in(folder: Path) -> "dict[str, torch.Tensor]":
     """Return the tensors of an adapter."""
+    from safetensors.torch import load_file
+
     return load_file(folder / "adapter_model.safetensors")
 
 

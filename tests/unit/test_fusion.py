@@ -2,11 +2,10 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import pytest
-import torch
 
 from adapters.artifact import read_manifest
 from adapters.fusion import CannotFuse, FusionReport, fuse
@@ -14,9 +13,19 @@ from adapters.fusion.methods import BY_FACTORS
 from adapters.recipe import Method, Parent, Recipe
 from tests.support.lora_folders import config_in, dense, module_names, tensors_in, write_lora, write_tensors
 
+if TYPE_CHECKING:
+    import torch
+
 Weights = dict[str, float]
 # Of float32: 2⁻²⁴, with room for a sum of some products.
 CLOSE = {"rtol": 2e-6, "atol": 2e-6}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _torch() -> None:
+    """Import torch, which takes seconds, only where these tests run: every process imports every module of tests."""
+    global torch
+    import torch
 
 
 def recipe_of(method: Method | str, weights: Weights, **settings: Any) -> Recipe:
@@ -112,7 +121,7 @@ def test_cat_leaves_the_bits_of_every_a(pair: Path) -> None:
         ({"ranks": {"q_proj": 2}, "alpha_pattern": {"q_proj": 5}, "use_rslora": True}, {"rank": 1}),
         ({"targets": ("q_proj",)}, {"targets": ("v_proj", "down_proj")}),
         ({"targets": ("q_proj", "v_proj")}, {"targets": ("v_proj",), "rank": 2}),
-        ({"dtype": torch.float64}, {"dtype": torch.float16}),
+        ({"dtype": "float64"}, {"dtype": "float16"}),
     ],
     ids=[
         "rank and alpha",
@@ -149,23 +158,21 @@ def test_a_parents_missing_modules_are_told_of(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("one", "other", "expected"),
     [
-        (torch.float16, torch.float16, torch.float16),
-        (torch.bfloat16, torch.bfloat16, torch.bfloat16),
-        (torch.float16, torch.bfloat16, torch.float32),
-        (torch.float16, torch.float32, torch.float32),
-        (torch.bfloat16, torch.float64, torch.float64),
+        ("float16", "float16", "float16"),
+        ("bfloat16", "bfloat16", "bfloat16"),
+        ("float16", "bfloat16", "float32"),
+        ("float16", "float32", "float32"),
+        ("bfloat16", "float64", "float64"),
     ],
 )
-def test_the_result_has_the_widest_dtype(
-    tmp_path: Path, one: torch.dtype, other: torch.dtype, expected: torch.dtype
-) -> None:
+def test_the_result_has_the_widest_dtype(tmp_path: Path, one: str, other: str, expected: str) -> None:
     write_lora(tmp_path / "x", 1, dtype=one)
     write_lora(tmp_path / "y", 2, dtype=other)
     folder, report = made("cat", tmp_path, BOTH)
-    assert {tensor.dtype for tensor in tensors_in(folder).values()} == {expected}
-    assert f"torch.{report.dtype}" == str(expected)
+    assert {str(tensor.dtype) for tensor in tensors_in(folder).values()} == {f"torch.{expected}"}
+    assert report.dtype == expected
     assert report.errors is not None
-    assert report.errors.worst < 4 * torch.finfo(expected).eps
+    assert report.errors.worst < 4 * torch.finfo(getattr(torch, expected)).eps
 
 
 # svd
@@ -254,7 +261,7 @@ def test_slerp_with_a_rank_is_cut_to_it(pair: Path) -> None:
 
 
 def test_scale_by_1_is_the_same_version(tmp_path: Path) -> None:
-    write_lora(tmp_path / "x", 1, dtype=torch.bfloat16, use_rslora=True, ranks={"q_proj": 2})
+    write_lora(tmp_path / "x", 1, dtype="bfloat16", use_rslora=True, ranks={"q_proj": 2})
     folder, report = made("scale", tmp_path, {"x": 1.0})
     before, after = tensors_in(tmp_path / "x"), tensors_in(folder)
     assert before.keys() == after.keys()
@@ -477,7 +484,7 @@ def test_bases_of_other_names_are_a_warning(tmp_path: Path) -> None:
 
 
 def test_values_past_a_short_floats_range_are_refused(tmp_path: Path) -> None:
-    write_lora(tmp_path / "x", 1, dtype=torch.float16)
+    write_lora(tmp_path / "x", 1, dtype="float16")
     assert refused("cat", tmp_path, {"x": 1e6}).code == "overflow"
     assert refused("scale", tmp_path, {"x": 1e6}).code == "overflow"
 

@@ -589,7 +589,15 @@ def test_no_text_of_a_report_becomes_markup() -> None:
     assert set(hostile.tags) == set(plain.tags)
     assert hostile.fetches == []
     assert f"Shadow report: support{text}" in hostile.text
-    for word in (CANDIDATE, "<script>$x_$&", "facts", "expected", "kl 0.55 > 0.1", "answers are longer", "ok: win rate"):
+    for word in (
+        CANDIDATE,
+        "<script>$x_$&",
+        "facts",
+        "expected",
+        "kl 0.55 > 0.1",
+        "answers are longer",
+        "ok: win rate",
+    ):
         assert word in hostile.text
 
 

@@ -5,9 +5,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import scipy.optimize
-import scipy.spatial.distance
-import scipy.stats
 import ville
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -143,6 +140,8 @@ def test_whole_arrays_of_runs_have_the_same_evidence() -> None:
 
 @pytest.mark.parametrize("alpha", [0.05, 0.001])
 def test_bounds_are_where_an_independent_root_finder_puts_them(alpha: float) -> None:
+    import scipy.optimize
+
     values = np.random.default_rng(4).beta(2, 5, 300).tolist()
     low, high = bounds(evidence_of(values), alpha)
     enough, mean = math.log(2 / alpha), float(np.mean(values))
@@ -190,6 +189,8 @@ def test_an_alpha_out_of_range_is_refused_by_name(alpha: float) -> None:
 @pytest.mark.parametrize("margin", [0.0, 0.1, 0.5])
 @pytest.mark.parametrize("sizes", [(200, 30), (20, 400), (1, 1)])
 def test_the_least_evidence_is_what_an_independent_minimiser_finds(margin: float, sizes: tuple[int, int]) -> None:
+    import scipy.optimize
+
     draw = np.random.default_rng(9)
     first, other = (evidence_of(draw.beta(a, 2, size).tolist()) for a, size in zip((3, 6), sizes, strict=True))
 
@@ -277,6 +278,9 @@ def test_a_detector_that_makes_no_sense_is_refused(limit: float, length: float) 
 @given(COUNTS, COUNTS)
 @settings(max_examples=40)
 def test_distances_are_what_scipy_says_and_finite_on_empty_bins(one: dict[str, int], two: dict[str, int]) -> None:
+    import scipy.spatial.distance
+    import scipy.stats
+
     index, divergence = psi(one, two), jensen_shannon(one, two)
     assert math.isfinite(index)
     assert index >= 0

@@ -44,7 +44,7 @@ def test_a_good_adapter_ends_with_0(adapter: Path, base: Path) -> None:
 
 
 def test_a_warning_is_printed_and_ends_with_0(adapter: Path) -> None:
-    done = run("verify", adapter)
+    done = run_here("verify", adapter)
     assert done.returncode == 0
     assert "warning base_not_checked" in done.stdout
     assert "--base for `adapters verify`" in done.stdout
@@ -53,21 +53,21 @@ def test_a_warning_is_printed_and_ends_with_0(adapter: Path) -> None:
 
 def test_a_refused_one_ends_with_1_and_every_reason(adapter: Path, base: Path) -> None:
     write_adapter(adapter, tensors=fitting_tensors(rank=16), r=16, use_dora=True, bias="all")
-    done = run("verify", adapter, "--base", base, "--max-lora-rank", 8)
+    done = run_here("verify", adapter, "--base", base, "--max-lora-rank", 8)
     assert done.returncode == 1
     for words in ("error dora", "error bias", "error rank_over_limit", "value:   16", "limit:   8", "remedy:"):
         assert words in done.stdout
     assert done.stdout.endswith("Refused: 3 errors.\n")
-    assert run("verify", adapter, "--base", base, "--max-lora-rank", 16).stdout.endswith("Refused: 2 errors.\n")
+    assert run_here("verify", adapter, "--base", base, "--max-lora-rank", 16).stdout.endswith("Refused: 2 errors.\n")
 
 
 def test_json_has_everything(adapter: Path, base: Path) -> None:
-    answer = json.loads(run("verify", adapter, "--base", base, "--json").stdout)
+    answer = json.loads(run_here("verify", adapter, "--base", base, "--json").stdout)
     assert (answer["accepted"], answer["problems"]) == (True, [])
     assert answer["digest"] == answer["manifest"]["digest"] == read_manifest(adapter).digest
     assert answer["manifest"]["scaling"] == 2
     (adapter / "adapter_model.safetensors").write_bytes(b"1234")
-    done = run("verify", adapter, "--base", base, "--json")
+    done = run_here("verify", adapter, "--base", base, "--json")
     answer = json.loads(done.stdout)
     assert done.returncode == 1
     assert (answer["accepted"], answer["digest"], answer["manifest"]) == (False, None, None)

@@ -14,6 +14,8 @@ from adapters.fusion.source import number_of
 from adapters.recipe import Method, Parent, Recipe
 from tests.support.lora_folders import SHAPES, dense, tensors_in, write_lora
 
+pytestmark = pytest.mark.real
+
 WEIGHTS = {"x": 0.7, "y": -0.4}
 
 
