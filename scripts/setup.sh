@@ -93,7 +93,7 @@ gpu) nvidia-smi >/dev/null 2>&1 || fail "LORAGATE_EXTRA=gpu needs an NVIDIA GPU,
 *) fail "LORAGATE_EXTRA=\`$EXTRA\` is neither cpu nor gpu" ;;
 esac
 compile_ours() { # even where Python is told to write no bytecode: a start compiles 250 modules otherwise
-  "$VENV/bin/python" -m compileall -q gateway adapters evaluators
+  "$VENV/bin/python" -m compileall -q loragate gateway adapters evaluators
 }
 
 make_venv

@@ -13,7 +13,7 @@ import evaluators
 import gateway
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("gateway", "adapters", "evaluators")
+PACKAGES = ("loragate", "gateway", "adapters", "evaluators")
 
 # Pure by place: no I/O, no clock, no chance, in these folders and in whatever of ours they import.
 PURE = (

@@ -1,4 +1,4 @@
-"""`python -m adapters.fusion`: a job as JSON on standard input, a JSON line for each step and for the end.
+"""The process of a fusion: a job as JSON on standard input, a JSON line for each step and for the end.
 
 Gives way to serving: the lowest priority but idle, and one thread. Ends with whoever started it.
 """

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from adapters.fusion.making import Progress
 from adapters.fusion.outcome import FusionReport
 from adapters.fusion.writing import check_free, discard
 from adapters.recipe import CannotFuse, Recipe, complete
+from loragate import child_command
 
 log = logging.getLogger("loragate.fusion")
 
@@ -50,10 +50,7 @@ async def fuse_apart(
     check_free(out, folders.values())  # so that all there is when it fails is the process's
     with tempfile.TemporaryFile() as errors:
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",
-            "-m",
-            "adapters.fusion",
+            *child_command("adapters.fusion"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,

@@ -7,7 +7,6 @@ import json
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import click
 import httpx
 
 from gateway.settings import Settings, child_environment
+from loragate import child_command
 
 ENGINE_SECONDS: Final = 600.0
 REPLY_SECONDS: Final = 300.0
@@ -94,7 +94,7 @@ def run_loragate(state: Path, *arguments: str) -> str:
     Raises:
         DemoFailed: It ended with an error.
     """
-    command = [sys.executable, "-m", "gateway", *arguments, "--state", str(state)]
+    command = child_command("gateway", *arguments, "--state", str(state))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise DemoFailed(f"`loragate {' '.join(arguments)}` failed: {done.stderr.strip()}")
@@ -109,9 +109,7 @@ def running(settings: Settings, base: Path, has_ports: bool) -> Iterator[Guide]:
     if not has_ports:
         ports = tuple(port if _is_free(settings.host, port) else 0 for port in ports)  # type: ignore[assignment]  # two in, two out
     key = json.loads(run_loragate(state, "keys", "create", "--role", "app:pin", "--name", "demo", "--json"))["key"]
-    command = [
-        sys.executable,
-        "-m",
+    command = child_command(
         "gateway",
         "up",
         "--base",
@@ -124,7 +122,7 @@ def running(settings: Settings, base: Path, has_ports: bool) -> Iterator[Guide]:
         str(ports[0]),
         "--control-port",
         str(ports[1]),
-    ]
+    )
     environment = {
         **child_environment(),
         "LORAGATE_ENGINE__MAX_MODEL_LEN": "2048",

@@ -7,7 +7,6 @@ wrong never ends the node.
 import asyncio
 import contextlib
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -17,6 +16,7 @@ import msgspec
 from gateway.decide.route import Base
 from gateway.records.state import Desired
 from gateway.settings import Settings, child_environment
+from loragate import child_command
 
 log = logging.getLogger("loragate.evaluate")
 
@@ -109,9 +109,7 @@ class EvaluatorChild:
     async def _run_once(self) -> bool:
         """Run it until it ends, which returns True, or until it was not wanted for a while, then False."""
         process = self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "gateway.evaluate.process",
+            *child_command("gateway.evaluate.process"),
             env=child_environment(),
             stdin=asyncio.subprocess.PIPE,
             start_new_session=True,

@@ -11,7 +11,6 @@ import mmap
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from gateway.mirror.redact import redact
 from gateway.mirror.redactor_child import HEAD_BYTES, LOADED, Done, RedactionJob
 from gateway.mirror.redactors import BUILTIN, REGEX, NotRedacted, installed, redact_text
 from gateway.records.sample import Sample
+from loragate import child_command
 
 log = logging.getLogger("loragate.mirror")
 
@@ -126,7 +126,7 @@ class Redacting:
         try:
             os.ftruncate(shared, 1)
             self._running = mmap.mmap(shared, 1)
-            command = [sys.executable, "-m", "gateway.mirror.redactor_child", str(theirs.fileno()), str(shared)]
+            command = child_command("gateway.mirror.redactor_child", str(theirs.fileno()), str(shared))
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=(theirs.fileno(), shared)
             )

@@ -5,7 +5,6 @@ import contextlib
 import logging
 import signal
 import socket
-import sys
 from collections.abc import Callable, Collection
 from typing import Final
 
@@ -15,6 +14,7 @@ from gateway.workers.channel import Collect, NewTable, Recall, ToWorker
 from gateway.workers.chores import CHORE_FAILED
 from gateway.workers.counts import WorkerCounts
 from gateway.workers.watch import Attention
+from loragate import child_command
 
 log = logging.getLogger("loragate.workers")
 
@@ -58,7 +58,7 @@ class Slot:
         descriptors = (listener.fileno(), theirs.fileno())
         try:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", module, *map(str, descriptors), pass_fds=descriptors, start_new_session=True
+                *child_command(module, *map(str, descriptors)), pass_fds=descriptors, start_new_session=True
             )
         except OSError as error:  # no memory or no descriptors now; the others go on
             ours.close()

@@ -1,6 +1,6 @@
 """A worker process: one uvicorn server on a socket that it inherits.
 
-Started by `pool.py` as `python -m gateway.workers.worker LISTEN_FD CHANNEL_FD`.
+Started by `slot.py` with two descriptors, LISTEN_FD and CHANNEL_FD.
 """
 
 import asyncio

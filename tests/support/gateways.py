@@ -31,6 +31,7 @@ class RunningGateway:
     Args:
         engines: Engine URLs.
         base: Folder of a base model: start and own a real vLLM for it.
+        command: What runs `loragate`; else this checkout's.
         options: More command line options.
         environment: More environment variables, such as `LORAGATE_LIMITS__IDLE_SECONDS`.
         state: State folder to use, kept; else a short-lived one of its own.
@@ -43,7 +44,9 @@ class RunningGateway:
         environment: dict[str, str] | None = None,
         state: Path | None = None,
         base: Path | None = None,
+        command: Sequence[str] = (sys.executable, "-m", "gateway"),
     ) -> None:
+        self._command = command
         self._engines = engines
         self._base = base
         self._options = options
@@ -86,9 +89,7 @@ class RunningGateway:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    sys.executable,
-                    "-m",
-                    "gateway",
+                    *self._command,
                     *arguments,
                     "--port",
                     "0",
@@ -170,7 +171,7 @@ class RunningGateway:
     def cli(self, *arguments: str, expect: int = 0) -> Any:
         """Run `loragate ARGUMENTS --state …`; JSON output is returned parsed, other output as text."""
         done = subprocess.run(
-            [sys.executable, "-m", "gateway", *arguments, "--state", str(self.state)],
+            [*self._command, *arguments, "--state", str(self.state)],
             capture_output=True,
             text=True,
             timeout=2 * PATIENCE_SECONDS,
