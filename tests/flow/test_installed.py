@@ -114,6 +114,17 @@ def test_a_redactor_process_redacts_where_loragate_is_installed(installed: Insta
     assert done.stdout.split()[-1] == installed.child
 
 
+def test_files_that_are_no_modules_are_installed_with_them(installed: Installed) -> None:
+    done = installed.code(
+        "import loragate; loragate.bind_packages()\n"
+        "from gateway.pages.render import TEMPLATES\n"
+        "from gateway.demo import adapters as demo\n"
+        "print(*sorted(path.name for path in TEMPLATES.iterdir()), demo.find_recipe().name)"
+    )
+    assert "page.html.j2" in done.stdout.split(), done.stderr
+    assert done.stdout.split()[-1] == "train_adapter.py"
+
+
 def test_a_plugin_imports_what_it_needs_and_the_others_packages_are_left_alone(installed: Installed) -> None:
     done = installed.code(
         "from loragate.plugins import Score\n"
