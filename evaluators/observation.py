@@ -1,14 +1,18 @@
-"""What was asked, what each arm answered, and what a comparator made of it: frozen facts.
+"""What was asked, what each arm answered, and what a comparator made of it: immutable values.
 
-An observation says how it ended; only a complete one can be compared with a clear
-conscience. A score that could not be had is `Unscored` with its reason, never 0 or NaN.
+An observation says how it ended; only a complete one can be compared fairly. A missing score
+is `Unscored` with its reason, never 0 or NaN.
+
+A `ScoredPair` and what it holds are msgspec structs, because stores keep them as JSON. Names of
+fields, their order and the tags are the stored format: changing one makes what is stored unreadable.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Any
+
+import msgspec
 
 
 class Ended(StrEnum):
@@ -109,8 +113,7 @@ class Pair:
     candidate: Observation
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
+class Score(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="score"):
     """A comparator's number.
 
     Attributes:
@@ -132,9 +135,8 @@ class Score:
                 raise ValueError(f"{name} `{number}` of a score is not in [0, 1]")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unscored:
-    """Why there is no number, in a word of few (`empty`, `no_schema`, `failed`, …)."""
+class Unscored(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="unscored"):
+    """Why a comparator has no number, in one of few words (`empty`, `no_schema`, `failed`, …)."""
 
     reason: str
     version: str
@@ -142,11 +144,12 @@ class Unscored:
 
 Outcome = Score | Unscored
 
-NOTHING: Mapping[str, Outcome] = MappingProxyType({})
+
+# (token text, position, log p served, log p other) of tokens, the largest movers first.
+Moved = tuple[tuple[str, int, float, float], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drift:
+class Drift(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="drift"):
     """How far two arms are apart on the same tokens, in nats; see `evaluators/drift/token_kl.py`.
 
     Attributes:
@@ -157,8 +160,8 @@ class Drift:
         kl_bound: Mean over tokens of what that divergence is at least; never negative.
         moved_share: Share of tokens whose log-ratio exceeds 1 nat in size.
         top1_agreement: Share of tokens where both put the same token first.
-        top_moved: At most five of (token text, position, log p served, log p other), the largest movers first.
-            Token texts are prompts' and replies' words: they follow the route's `capture`.
+        top_moved: At most five tokens, the largest movers first. Token texts are words of prompts and replies, which
+            follow the route's `capture`.
         temperature: At which the tokens were drawn.
         histogram: Counts of |log-ratio| by `HISTOGRAM_BOUNDS` of token_kl.
         n_bytes: Of the reply's text in UTF-8; None where tokens and text are not known to be the same.
@@ -170,14 +173,20 @@ class Drift:
     kl_bound: float
     moved_share: float
     top1_agreement: float
-    top_moved: tuple[tuple[str, int, float, float], ...] = ()
+    top_moved: Moved = ()
     temperature: float = 1.0
     histogram: tuple[int, ...] = ()
     n_bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoredPair:
+class NoDrift(msgspec.Struct, frozen=True, kw_only=True, tag="unscored"):
+    """Why there is no drift of an answer, in one of few words (`no_tokens`, `lm_head`, `garbled`, …)."""
+
+    reason: str
+    version: str
+
+
+class ScoredPair(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is kept of a pair once it was compared; no words of anybody unless `capture` is `full`.
 
     Attributes:
@@ -190,7 +199,7 @@ class ScoredPair:
         session: Hash of the conversation or user that it belongs to, 16 hex digits.
         task: The caller's name for the kind of request; empty if none was given.
         at: When the caller's request was answered, Unix seconds.
-        judged_at: When it was compared, Unix seconds.
+        scored_at: When it was compared, Unix seconds.
         scores: Comparator's name → what it says.
         drift: On the tokens of the control's answer.
         drift_back: On those of the other's answer, served and other swapped.
@@ -210,10 +219,10 @@ class ScoredPair:
     session: str = ""
     task: str = ""
     at: float = 0.0
-    judged_at: float = 0.0
-    scores: Mapping[str, Outcome] = field(default_factory=lambda: NOTHING)
-    drift: Drift | Unscored | None = None
-    drift_back: Drift | Unscored | None = None
+    scored_at: float = msgspec.field(default=0.0, name="judged_at")
+    scores: Mapping[str, Outcome] = {}
+    drift: Drift | NoDrift | None = None
+    drift_back: Drift | NoDrift | None = None
     prompt_tokens: int | None = None
     control_tokens: int | None = None
     other_tokens: int | None = None

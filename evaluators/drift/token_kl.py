@@ -33,11 +33,13 @@ What the numbers are, precisely:
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+
 from evaluators.drift.divergence import Told, estimate, lower_bound
-from evaluators.observation import Drift, Unscored
+from evaluators.observation import Drift, NoDrift
 
 VERSION: Final = "1"
 # Likeliest tokens that engines are asked for: vLLM's own maximum by default (`--max-logprobs`).
@@ -81,7 +83,7 @@ def drift_of(
     top: int = TOP,
     temperature: float | None = None,
     text: str | None = None,
-) -> Drift | Unscored:
+) -> Drift | NoDrift:
     """Compare what two versions tell of the tokens from `start` on.
 
     Args:
@@ -99,7 +101,7 @@ def drift_of(
     """
     start = max(start, 1)  # nothing comes before the first token, so nothing is told of it
     if start >= len(ids):
-        return Unscored(reason="no_tokens", version=VERSION)
+        return NoDrift(reason="no_tokens", version=VERSION)
     try:
         if len(served) != len(ids) or len(other) != len(ids):
             raise _Garbled("not as many positions as tokens")
@@ -107,7 +109,7 @@ def drift_of(
             (ids[at], _read(served[at], ids[at], top), _read(other[at], ids[at], top)) for at in range(start, len(ids))
         ]
     except (_Garbled, TypeError, ValueError, KeyError, AttributeError):
-        return Unscored(reason="garbled", version=VERSION)
+        return NoDrift(reason="garbled", version=VERSION)
     n_bytes = None if text is None else _bytes_spelt([served.text for _, served, _ in told], text)
     return _summed(told, 1.0 if temperature is None else temperature, n_bytes)
 
@@ -130,11 +132,11 @@ def bits_per_byte(drifts: Iterable[Drift]) -> float | None:
     return nats / math.log(2) / sum(each.n_bytes or 0 for each in known)
 
 
-def without_words(drift: Drift | Unscored | None) -> Drift | Unscored | None:
+def without_words(drift: Drift | NoDrift | None) -> Drift | NoDrift | None:
     """Return the same without the texts of tokens, which are words of prompts and replies."""
     if not isinstance(drift, Drift):
         return drift
-    return replace(drift, top_moved=tuple(("", at, one, two) for _, at, one, two in drift.top_moved))
+    return msgspec.structs.replace(drift, top_moved=tuple(("", at, one, two) for _, at, one, two in drift.top_moved))
 
 
 def _summed(told: Sequence[tuple[int, _Position, _Position]], temperature: float, n_bytes: int | None) -> Drift:

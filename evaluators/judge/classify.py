@@ -196,7 +196,7 @@ class CriterionEvidence:
         session = judged.session or judged.sample
         # Where both streams meet in one e-value a session belongs to one of them; else they do not touch.
         key = (session, _NOISE) if is_noise and not self.criterion.needs_noise else session
-        return key, value, max(judged.at, judged.judged_at)
+        return key, value, max(judged.at, judged.scored_at)
 
     def _tracks(self) -> tuple[_Track, ...]:
         return (self._for,) if self._for is self._against else (self._for, self._against)
@@ -205,7 +205,7 @@ class CriterionEvidence:
         """Count the sessions for which no pair has come lately.
 
         Args:
-            now: Unix seconds, as in `ScoredPair.judged_at`.
+            now: Unix seconds, as in `ScoredPair.scored_at`.
         """
         before = self._counted()
         for track in self._tracks():

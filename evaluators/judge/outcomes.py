@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from evaluators.drift.token_kl import KL_CAP_NATS, level
-from evaluators.observation import Drift, Outcome, Score, ScoredPair, Unscored
+from evaluators.observation import Drift, NoDrift, Outcome, Score, ScoredPair, Unscored
 
 KL: Final = "kl"
 CANDIDATE_SERVED: Final = "candidate_served"
@@ -84,5 +84,5 @@ def _kl(judged: ScoredPair, nats: float | None) -> Outcome | None:
 
 def _none(judged: ScoredPair) -> Unscored | None:
     sides = [side for side in (judged.drift, judged.drift_back) if side is not None]
-    reasons = [side.reason for side in sides if isinstance(side, Unscored)]
+    reasons = [side.reason for side in sides if isinstance(side, NoDrift)]
     return Unscored(reason=reasons[0] if reasons else "no_tokens", version="") if sides else None

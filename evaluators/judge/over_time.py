@@ -251,7 +251,7 @@ class _Sessions:
 
     def add(self, judged: ScoredPair) -> list[_Told]:
         """Take one pair, and return what counts by it."""
-        session, at = judged.session or judged.sample, max(judged.at, judged.judged_at)
+        session, at = judged.session or judged.sample, max(judged.at, judged.scored_at)
         told: list[_Told] = []
         if self._firsts.add(session, 0.0, at):
             told.append(({}, categories_of(judged)))

@@ -6,7 +6,7 @@ A pair judged with chance c stands for 1/c pairs, so weighted means stay what th
 import hashlib
 from typing import Final
 
-from evaluators.observation import Drift, Unscored
+from evaluators.observation import Drift, NoDrift
 
 # No pair's chance falls below this part of the share, so no weight exceeds `1 / (share * LEAST)`.
 LEAST: Final = 0.5
@@ -14,7 +14,7 @@ LEAST: Final = 0.5
 BOOST: Final = 10.0
 
 
-def chance_of(share: float, drift: Drift | Unscored | None) -> float:
+def chance_of(share: float, drift: Drift | NoDrift | None) -> float:
     """Return with what chance a pair is judged.
 
     Args:

@@ -14,13 +14,13 @@ from typing import Any, Final
 import msgspec
 
 from evaluators.drift.token_kl import VERSION
-from evaluators.observation import Drift, Kind, Observation, Prompt, Unscored
+from evaluators.observation import Drift, Kind, NoDrift, Observation, Prompt
 from evaluators.preference.choosing import is_chosen
 from gateway.evaluate.engines import Engine
 from gateway.evaluate.scoring import Given, Scorer
 from gateway.records.sample import Sample
 
-_Measuring = Callable[[], Awaitable[tuple[Drift | Unscored, int]]]
+_Measuring = Callable[[], Awaitable[tuple[Drift | NoDrift, int]]]
 # The salt of the coin by which one answer is drawn: it depends on nothing that either answer says.
 _COIN: Final = "drift"
 # Where vLLM tells token ids.
@@ -45,8 +45,8 @@ _TOKENISED: Final[tuple[str, ...]] = (
 class Drifts:
     """Both directions of a pair, None where one was not measured, and the tokens that they have cost."""
 
-    drift: Drift | Unscored | None
-    back: Drift | Unscored | None
+    drift: Drift | NoDrift | None
+    back: Drift | NoDrift | None
     tokens: int = 0
 
 
@@ -64,27 +64,27 @@ async def drifts_of(
         replayed: What the other version answered.
     """
     if sample.endpoint not in _TELLING:
-        nothing = _unscored("no_token_ids")
+        nothing = _no_drift("no_token_ids")
         return Drifts(drift=nothing, back=None if sample.kind == Kind.NOISE else nothing)
     asked = replayed.prompt_ids or given.prompt_ids or await _prompt_ids(scorer, engine, sample)
-    if isinstance(asked, Unscored):
+    if isinstance(asked, NoDrift):
         return Drifts(drift=asked, back=None if sample.kind == Kind.NOISE else asked)
     served = sample.control if sample.served == "control" else sample.other
 
     async def measured(
-        ids: tuple[int, ...] | Unscored, text: str, drawn_from: str, other: str
-    ) -> tuple[Drift | Unscored, int]:
-        if isinstance(ids, Unscored):
+        ids: tuple[int, ...] | NoDrift, text: str, drawn_from: str, other: str
+    ) -> tuple[Drift | NoDrift, int]:
+        if isinstance(ids, NoDrift):
             return ids, 0
         scored = Given(prompt=asked, reply=ids, temperature=prompt.temperature, text=text)
         return await scorer.drift(engine, scored, drawn_from, other)
 
-    async def of_given() -> tuple[Drift | Unscored, int]:
+    async def of_given() -> tuple[Drift | NoDrift, int]:
         ids = await _ids_given(scorer, engine, sample, given)
         return await measured(ids, given.text, served, sample.replayed)
 
-    async def of_replayed() -> tuple[Drift | Unscored, int]:
-        ids = _unscored("no_token_ids") if replayed.token_ids is None else replayed.token_ids
+    async def of_replayed() -> tuple[Drift | NoDrift, int]:
+        ids = _no_drift("no_token_ids") if replayed.token_ids is None else replayed.token_ids
         return await measured(ids, replayed.text, sample.replayed, served)
 
     if sample.kind == Kind.NOISE:
@@ -97,9 +97,9 @@ async def drifts_of(
 
 async def _by_coin(
     sample_id: str, of_given: _Measuring, of_replayed: _Measuring, *, both: bool
-) -> tuple[Drift | Unscored | None, Drift | Unscored | None, int]:
+) -> tuple[Drift | NoDrift | None, Drift | NoDrift | None, int]:
     """Measure on one of two answers, on the other where that cannot be, or on both; returns both and the cost."""
-    found: list[Drift | Unscored | None] = [None, None]
+    found: list[Drift | NoDrift | None] = [None, None]
     cost = 0
     first = int(is_chosen(_COIN, sample_id, 0.5))
     for at in (first, 1 - first):
@@ -110,22 +110,22 @@ async def _by_coin(
     return found[0], found[1], cost
 
 
-async def _ids_given(scorer: Scorer, engine: Engine, sample: Sample, given: Observation) -> tuple[int, ...] | Unscored:
+async def _ids_given(scorer: Scorer, engine: Engine, sample: Sample, given: Observation) -> tuple[int, ...] | NoDrift:
     if given.token_ids is not None:  # the caller asked for them, or it was replayed
         return given.token_ids
     if given.tool_calls:
-        return _unscored("tool_calls")
+        return _no_drift("tool_calls")
     if _REASONING.search(sample.reply):
-        return _unscored("reasoning")
+        return _no_drift("reasoning")
     if _body(sample).get("echo"):
-        return _unscored("echo")
+        return _no_drift("echo")
     return await scorer.ids_of(engine, engine.base, given.text)
 
 
-async def _prompt_ids(scorer: Scorer, engine: Engine, sample: Sample) -> tuple[int, ...] | Unscored:
+async def _prompt_ids(scorer: Scorer, engine: Engine, sample: Sample) -> tuple[int, ...] | NoDrift:
     body = _body(sample)
     if any(body.get(name) for name in _NOT_TOKENISED):
-        return _unscored("no_token_ids")
+        return _no_drift("no_token_ids")
     prompt = body.get("prompt")
     if isinstance(prompt, list):
         if prompt and all(type(each) is int for each in prompt):
@@ -134,7 +134,7 @@ async def _prompt_ids(scorer: Scorer, engine: Engine, sample: Sample) -> tuple[i
     if isinstance(prompt, str):
         return await scorer.ids_of_prompt(engine, {"model": engine.base, "prompt": prompt})
     if not isinstance(body.get("messages"), list):
-        return _unscored("no_token_ids")
+        return _no_drift("no_token_ids")
     asked = {name: body[name] for name in _TOKENISED if name in body}
     return await scorer.ids_of_prompt(engine, {"model": engine.base, **asked})
 
@@ -147,5 +147,5 @@ def _body(sample: Sample) -> dict[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-def _unscored(reason: str) -> Unscored:
-    return Unscored(reason=reason, version=VERSION)
+def _no_drift(reason: str) -> NoDrift:
+    return NoDrift(reason=reason, version=VERSION)

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
+from msgspec import structs
+
 from evaluators.drift.token_kl import without_words
 from evaluators.normalize import NotComparable, prompt_of
-from evaluators.observation import Ended, Kind, Observation, Pair, ScoredPair, Unscored
+from evaluators.observation import Ended, Kind, NoDrift, Observation, Pair, ScoredPair
 from gateway.evaluate.comparing import Comparing
 from gateway.evaluate.drifting import Drifts, drifts_of
 from gateway.evaluate.engines import Engine, EvaluatorEngines
@@ -122,8 +124,8 @@ async def _drifts(
     engine: Engine, sample: Sample, tools: Context, pair: Pair, given: Observation, replayed: Observation
 ) -> Drifts:
     if not all(tools.policies.is_scorable(version) for version in (sample.control, sample.other)):
-        unscored = Unscored(reason="lm_head", version="1")
-        return Drifts(drift=unscored, back=unscored)
+        none = NoDrift(reason="lm_head", version="1")
+        return Drifts(drift=none, back=none)
     return await drifts_of(tools.scorer, engine, sample, pair.prompt, given=given, replayed=replayed)
 
 
@@ -141,7 +143,7 @@ async def _judged(sample: Sample, tools: Context, pair: Pair, drifts: Drifts) ->
         session=sample.session,
         task=sample.task,
         at=sample.at,
-        judged_at=tools.now(),
+        scored_at=tools.now(),
         scores={
             **await tools.comparing.scores(pair, tools.policies.of(sample.alias).comparators),
             FAILED: both_answered(),
@@ -160,7 +162,9 @@ async def _with_preference(tools: Context, pair: Pair, judged: ScoredPair, token
         return Completed(judged=judged, tokens=tokens)
     opinion = await judge.opinion(judged.sample, pair, judged)
     scores = {**judged.scores, JUDGE: opinion.outcome}
-    return Completed(judged=replace(judged, scores=scores, weight=opinion.weight), tokens=tokens + opinion.tokens)
+    return Completed(
+        judged=structs.replace(judged, scores=scores, weight=opinion.weight), tokens=tokens + opinion.tokens
+    )
 
 
 def _later(sample: Sample, tools: Context, reason: str, seconds: float = AGAIN_SECONDS) -> Returned:

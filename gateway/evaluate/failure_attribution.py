@@ -81,6 +81,6 @@ def pair_of_failure(sample: Sample, version: str, now: float) -> ScoredPair:
         session=sample.session,
         task=sample.task,
         at=sample.at,
-        judged_at=now,
+        scored_at=now,
         scores={FAILED: score},
     )

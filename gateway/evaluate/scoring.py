@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from evaluators.drift.token_kl import TOP, VERSION, drift_of
-from evaluators.observation import Drift, Unscored
+from evaluators.observation import Drift, NoDrift
 from gateway.evaluate.calls import CallFailed
 from gateway.evaluate.engines import Engine
 from gateway.store.errors import StoreError
@@ -120,34 +120,34 @@ class Scorer:
         """Whether both answers of a pair are scored."""
         return self._bounds.both_answers
 
-    async def ids_of(self, engine: Engine, model: str, text: str) -> tuple[int, ...] | Unscored:
+    async def ids_of(self, engine: Engine, model: str, text: str) -> tuple[int, ...] | NoDrift:
         """Return the ids of a reply's text, without special tokens; `not_round_trip` if they give another text."""
         if not text:
-            return _unscored("no_tokens")
+            return _no_drift("no_tokens")
         try:
             ids = await self._tokenize(engine, {"model": model, "prompt": text, "add_special_tokens": False})
             reply = await self._ask(engine, "/detokenize", {"model": model, "tokens": ids}, 8 * len(text) + 65_536)
             if reply.get("prompt") != text:
-                return _unscored("not_round_trip")
+                return _no_drift("not_round_trip")
         except _Refused as refused:
-            return _unscored(str(refused))
+            return _no_drift(str(refused))
         return ids
 
-    async def ids_of_prompt(self, engine: Engine, asked: dict[str, Any]) -> tuple[int, ...] | Unscored:
+    async def ids_of_prompt(self, engine: Engine, asked: dict[str, Any]) -> tuple[int, ...] | NoDrift:
         """Return the ids of what was asked with `/tokenize`, in the words of that endpoint."""
         try:
             return await self._tokenize(engine, asked)
         except _Refused as refused:
-            return _unscored(str(refused))
+            return _no_drift(str(refused))
 
-    async def drift(self, engine: Engine, given: Given, served: str, other: str) -> tuple[Drift | Unscored, int]:
+    async def drift(self, engine: Engine, given: Given, served: str, other: str) -> tuple[Drift | NoDrift, int]:
         """Return how far `other` is from `served`, which drew the reply, and the tokens that finding out has cost."""
         ids = (*given.prompt, *given.reply)
         most = min(self._bounds.tokens, engine.most_tokens - 1 if engine.most_tokens else self._bounds.tokens)
         if not given.reply:
-            return _unscored("no_tokens"), 0
+            return _no_drift("no_tokens"), 0
         if len(ids) > most:
-            return _unscored("too_long"), 0
+            return _no_drift("too_long"), 0
         cost = 0
         try:
             told = []
@@ -156,7 +156,7 @@ class Scorer:
                     cost += len(ids)
                     told.append(await self._score(engine, version, ids))
         except _Refused as refused:
-            return _unscored(str(refused)), cost
+            return _no_drift(str(refused)), cost
         return drift_of(
             ids,
             len(given.prompt),
@@ -269,8 +269,8 @@ class Scorer:
             self._turns.release(name, self._holder)
 
 
-def _unscored(reason: str) -> Unscored:
-    return Unscored(reason=reason, version=VERSION)
+def _no_drift(reason: str) -> NoDrift:
+    return NoDrift(reason=reason, version=VERSION)
 
 
 async def _until(take: Callable[[], bool], seconds: float) -> bool:

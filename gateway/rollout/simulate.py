@@ -79,14 +79,14 @@ def simulate(
     for judged in pairs:
         taken = run.take(judged)
         seen, last = seen + taken, judged if taken else last
-        outcome = run.outcome(judged.judged_at)
+        outcome = run.outcome(judged.scored_at)
         if outcome is Outcome.PASSED and stages:
             run = _Run(stages.pop(0), rollout, make, judged_share)
         elif outcome is not None:
             return _stop(outcome, run, seen, judged)
     if last is None:
         return Stop(outcome=Outcome.UNDECIDED, why="no pair of it is stored")
-    outcome = run.outcome(last.judged_at + run.stage.idle_seconds + 1)  # those that were under way have ended since
+    outcome = run.outcome(last.scored_at + run.stage.idle_seconds + 1)  # those that were under way have ended since
     if outcome is Outcome.PASSED and stages:
         outcome = None
     return _stop(outcome or Outcome.UNDECIDED, run, seen, last)
@@ -97,7 +97,7 @@ def _stop(outcome: Outcome, run: "_Run", seen: int, judged: ScoredPair) -> Stop:
         outcome=outcome,
         pairs=seen,
         number=judged.number,
-        at=judged.judged_at,
+        at=judged.scored_at,
         why=run.why(outcome),
         readings=run.readings,
     )
@@ -116,7 +116,7 @@ class _Run:
     def take(self, judged: ScoredPair) -> int:
         """Take a pair in; returns 1 if it compares the two versions, and 0 for noise."""
         if self._begun is None:
-            self._begun = judged.judged_at
+            self._begun = judged.scored_at
         before = self._evidence.n
         self._evidence.add(judged)
         return self._evidence.n - before

@@ -145,7 +145,7 @@ class StageEvidence:
             return
         self.n += is_pair
         if is_pair and self.n == self._most:
-            self._enough_at = max(judged.at, judged.judged_at)
+            self._enough_at = max(judged.at, judged.scored_at)
         for gate in self._gates.values():
             gate.add(judged, is_pair=is_pair)
 

@@ -5,15 +5,16 @@ the pair itself holds names, numbers and hashes alone.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 from sqlalchemy import Connection, Select, delete, insert, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 
-from evaluators.observation import NOTHING, Drift, Kind, Outcome, Score, ScoredPair, Unscored
+from evaluators.observation import Drift, Moved, NoDrift, ScoredPair
 from gateway.store import rows
+from gateway.store.errors import StoreUnreadable
 from gateway.store.schema import counters, pair_words
 from gateway.store.schema import pairs as table
 from gateway.store.sql import Store
@@ -23,66 +24,6 @@ PAGE: Final = 1000
 BATCH: Final = 1000
 COUNTER: Final = "pairs"
 
-Moved = tuple[tuple[str, int, float, float], ...]
-
-
-class _Score(msgspec.Struct, frozen=True, array_like=True, tag="score"):
-    value: float
-    version: str
-    control: float | None = None
-    candidate: float | None = None
-
-
-class _Unscored(msgspec.Struct, frozen=True, array_like=True, tag="unscored"):
-    reason: str
-    version: str
-
-
-class _Drift(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="drift"):
-    n_tokens: int
-    log_ratio: float
-    # Pairs of before `kl_bound` have a bound alone, under the name of `kl`; see `_unpacked_drift`.
-    kl: float | None
-    kl_bound: float | None = None
-    moved_share: float
-    top1_agreement: float
-    top_moved: Moved = ()
-    temperature: float = 1.0
-    histogram: tuple[int, ...] = ()
-    n_bytes: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.kl is None and self.kl_bound is None:
-            raise ValueError("drift without any divergence")
-
-
-class _NoDrift(msgspec.Struct, frozen=True, kw_only=True, tag="unscored"):
-    reason: str
-    version: str
-
-
-class _Judged(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    number: int = 0
-    sample: str
-    alias: str
-    rollout: str = ""
-    stage: int = 0
-    kind: Kind
-    control: str
-    other: str
-    served: str = "control"
-    session: str = ""
-    task: str = ""
-    at: float = 0.0
-    judged_at: float = 0.0
-    scores: dict[str, _Score | _Unscored] = {}
-    drift: _Drift | _NoDrift | None = None
-    drift_back: _Drift | _NoDrift | None = None
-    prompt_tokens: int | None = None
-    control_tokens: int | None = None
-    other_tokens: int | None = None
-    weight: float = 1.0
-
 
 class Words(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The tokens that moved most, of both directions of a pair's drift."""
@@ -91,63 +32,48 @@ class Words(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     drift_back: Moved = ()
 
 
-def encode(judged: ScoredPair) -> str:
-    """Return a judged pair as JSON, with all that it holds."""
-    values = {name: getattr(judged, name) for name in _PLAIN}
-    scores = {name: _packed(each) for name, each in judged.scores.items()}
-    drift, back = (None if each is None else _packed_drift(each) for each in (judged.drift, judged.drift_back))
-    return rows.encode(_Judged(**values, scores=scores, drift=drift, drift_back=back))
+def encode(pair: ScoredPair) -> str:
+    """Return a pair as JSON, with all that it holds."""
+    return rows.encode(pair)
 
 
 def decode(text: str, number: int | None = None, words: str | None = None) -> ScoredPair:
-    """Return the judged pair in JSON; with its number and its words, where those are kept apart.
+    """Return the pair in JSON; with its number and its words, where those are kept apart.
 
     Raises:
         StoreUnreadable: It is none.
     """
-    packed = rows.decode(text, _Judged, table.name)
-    values = {name: getattr(packed, name) for name in _PLAIN}
+    try:
+        pair = rows.decode(text, ScoredPair, table.name)
+    except StoreUnreadable:
+        if (changed := _with_bounds(text)) is None:
+            raise
+        pair = rows.decode(changed, ScoredPair, table.name)
     if number is not None:
-        values["number"] = number
-    moved = rows.decode(words, Words, pair_words.name) if words else Words()
-    return ScoredPair(
-        **values,
-        scores={name: _unpacked(each) for name, each in packed.scores.items()} or NOTHING,
-        drift=_unpacked_drift(packed.drift, moved.drift),
-        drift_back=_unpacked_drift(packed.drift_back, moved.drift_back),
-    )
+        pair = replace(pair, number=number)
+    if words:
+        moved = rows.decode(words, Words, pair_words.name)
+        pair = replace(
+            pair, drift=_with_words(pair.drift, moved.drift), drift_back=_with_words(pair.drift_back, moved.drift_back)
+        )
+    return pair
 
 
-_PLAIN: Final = tuple(name for name in _Judged.__struct_fields__ if name not in ("scores", "drift", "drift_back"))
-
-
-def _packed(outcome: Outcome) -> _Score | _Unscored:
-    if isinstance(outcome, Unscored):
-        return _Unscored(outcome.reason, outcome.version)
-    return _Score(outcome.value, outcome.version, outcome.control, outcome.candidate)
-
-
-def _packed_drift(drift: Drift | Unscored) -> _Drift | _NoDrift:
-    if isinstance(drift, Unscored):
-        return _NoDrift(reason=drift.reason, version=drift.version)
-    return _Drift(**{name: getattr(drift, name) for name in _Drift.__struct_fields__})
-
-
-def _unpacked(packed: _Score | _Unscored) -> Outcome:
-    if isinstance(packed, _Unscored):
-        return Unscored(reason=packed.reason, version=packed.version)
-    return Score(value=packed.value, version=packed.version, control=packed.control, candidate=packed.candidate)
-
-
-def _unpacked_drift(packed: _Drift | _NoDrift | None, moved: Moved) -> Drift | Unscored | None:
-    if packed is None:
+def _with_bounds(text: str) -> str | None:
+    """Return a pair that was stored before drift had an estimate: what it calls `kl` is the bound; None of others."""
+    try:
+        values = msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    if isinstance(packed, _NoDrift):
-        return Unscored(reason=packed.reason, version=packed.version)
-    values = {name: getattr(packed, name) for name in _Drift.__struct_fields__}
-    if packed.kl_bound is None:  # stored before estimates were: its `kl` is a bound, and no estimate
-        values |= {"kl": None, "kl_bound": packed.kl}
-    return Drift(**{**values, "top_moved": packed.top_moved or moved})
+    drifts = [each for name in ("drift", "drift_back") if isinstance(each := values.get(name), dict)]
+    old = [each for each in drifts if "kl" in each and "kl_bound" not in each]
+    for each in old:
+        each["kl"], each["kl_bound"] = None, each["kl"]
+    return rows.encode(values) if old else None
+
+
+def _with_words(drift: Drift | NoDrift | None, moved: Moved) -> Drift | NoDrift | None:
+    return replace(drift, top_moved=moved) if isinstance(drift, Drift) and not drift.top_moved else drift
 
 
 def _without_words(judged: ScoredPair) -> tuple[ScoredPair, Words]:
@@ -156,7 +82,7 @@ def _without_words(judged: ScoredPair) -> tuple[ScoredPair, Words]:
     return replace(judged, number=0, drift=drift, drift_back=back), Words(drift=words, drift_back=words_back)
 
 
-def _bare(drift: Drift | Unscored | None) -> tuple[Drift | Unscored | None, Moved]:
+def _bare(drift: Drift | NoDrift | None) -> tuple[Drift | NoDrift | None, Moved]:
     if not isinstance(drift, Drift) or not drift.top_moved:
         return drift, ()
     return replace(drift, top_moved=()), drift.top_moved

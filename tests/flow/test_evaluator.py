@@ -16,7 +16,7 @@ import httpx
 import msgspec
 import pytest
 
-from evaluators.observation import Drift, Ended, Kind, Score, ScoredPair, Unscored
+from evaluators.observation import Drift, Ended, Kind, NoDrift, Score, ScoredPair
 from gateway.evaluate.engines import EngineBounds, EvaluatorEngines
 from gateway.evaluate.evaluator import Evaluator
 from gateway.evaluate.replay import ReplayBounds, replay
@@ -271,10 +271,10 @@ def test_where_ids_cannot_be_had_drift_says_why(store: Store, engine: FakeEngine
     input_only = {"model": "support", "input": "Where?"}
     made = [sample(engine, 1, asked=tools), sample(engine, 2, asked=input_only, endpoint="/v1/responses")]
     called, responses = sorted(evaluated(store, engine, made, tmp_path), key=lambda judged: judged.sample)
-    assert isinstance(called.drift, Unscored)
+    assert isinstance(called.drift, NoDrift)
     assert called.drift.reason == "tool_calls"
     assert isinstance(called.drift_back, Drift)  # the replay's own ids come with it
-    assert isinstance(responses.drift, Unscored)
+    assert isinstance(responses.drift, NoDrift)
     assert responses.drift.reason == "no_token_ids"
 
 
@@ -282,7 +282,7 @@ def test_a_text_that_its_ids_do_not_give_back_is_not_scored(store: Store, engine
     made = sample(engine)
     engine.set(lossy=True)
     (judged,) = evaluated(store, engine, [made], tmp_path)
-    assert isinstance(judged.drift, Unscored)
+    assert isinstance(judged.drift, NoDrift)
     assert judged.drift.reason == "not_round_trip"
     assert isinstance(judged.drift_back, Drift)
 

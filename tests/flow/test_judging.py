@@ -7,12 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from evaluators.observation import Drift, Kind, Observation, Outcome, Pair, Prompt, Score, ScoredPair, Unscored
 from gateway.evaluate.judges import StoredJudges
@@ -220,7 +220,7 @@ def test_a_pair_that_moved_is_judged_oftener_whichever_of_its_answers_was_scored
         for number in range(20):
             one = judged(number)
             weights.append(
-                [asyncio.run(work(replace(one, **side))) for side in ({"drift": moved}, {"drift_back": moved})]
+                [asyncio.run(work(structs.replace(one, **side))) for side in ({"drift": moved}, {"drift_back": moved})]
             )
     assert all(forth == back for forth, back in weights)
     chosen = [forth for forth, _ in weights if forth != 1.0]
@@ -264,7 +264,7 @@ def test_a_judge_is_calibrated_by_what_all_evaluators_have_stored_and_anew_with_
     store = open_store(tmp_path, now=time.time)
     pairs = Pairs(store)
     for number in range(20):
-        assert pairs.add(replace(judged(number, Kind.NOISE, score=flip), at=time.time()))
+        assert pairs.add(structs.replace(judged(number, Kind.NOISE, score=flip), at=time.time()))
     policies = OnePolicy(policy)
     asked: list[str] = []
 
@@ -331,7 +331,7 @@ def test_what_was_said_before_counts_once_whatever_the_order_of_requests(
         tie = Score(value=0.5, version=version_of(policy), control=0.0, candidate=0.0)
         now = time.time()
         for number, at in enumerate((now, now - 50, now - 40, now - 60)):  # the first was judged at once, others late
-            pairs.add(replace(judged(number, Kind.NOISE, score=tie), at=at))
+            pairs.add(structs.replace(judged(number, Kind.NOISE, score=tie), at=at))
 
         class Told:
             def of(self, _alias: str) -> MirrorPolicy:

@@ -82,7 +82,7 @@ def judged(number: int, control: str, other: str, rollout: dict[str, Any], kl: f
         other=other,
         task="facts" if number % 2 else "support",
         at=now,
-        judged_at=now,
+        scored_at=now,
         scores={"expected": Score(value=0.25, version="1", control=1.0, candidate=0.5)},
         drift=Drift(n_tokens=10, log_ratio=kl, kl=kl, kl_bound=kl, moved_share=0.1, top1_agreement=0.9),
     )

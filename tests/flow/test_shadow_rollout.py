@@ -61,7 +61,7 @@ def plant(store: Store, pairs: Iterable[ScoredPair]) -> None:
 
 def pairs_of(support: Support, rollout: str, n: int, *, bad: float = 0.0) -> list[ScoredPair]:
     now = time.time()
-    fields: dict[str, Any] = {"alias": support.alias, "rollout": rollout, "at": now, "judged_at": now}
+    fields: dict[str, Any] = {"alias": support.alias, "rollout": rollout, "at": now, "scored_at": now}
     return list(many(n, support.first, support.second, bad=bad, **fields))
 
 

@@ -91,7 +91,7 @@ def test_the_judge_itself_rolls_no_short_bad_and_long_good_sessions_back() -> No
                     other="b",
                     session=str(number),
                     at=when,
-                    judged_at=when,
+                    scored_at=when,
                     scores={"expected": Score(value=value, version="1")},
                 )
             )

@@ -151,7 +151,7 @@ def test_the_judge_itself_holds_alpha_on_sessions_as_the_simulated_one_does() ->
                     other="b",
                     session=str(at // turns),
                     at=at,
-                    judged_at=at,
+                    scored_at=at,
                     scores={"expected": score},
                 )
             )

@@ -20,7 +20,7 @@ import pytest
 from adapters.fusion import fuse
 from adapters.recipe import Method, Parent, Recipe
 from evaluators.drift.divergence import Told, estimate, lower_bound
-from evaluators.observation import Drift, Unscored
+from evaluators.observation import Drift, NoDrift
 from gateway.demo.adapters import demo_adapters
 from gateway.demo.base_model import demo_base
 from gateway.evaluate.engines import Engine, EngineBounds, EvaluatorEngines
@@ -117,7 +117,7 @@ async def scoring(uds: Path, top: int = TOP) -> AsyncIterator[tuple[Scorer, Engi
 
 
 def drifts(uds: Path, given: Sequence[Given], served: str, other: str) -> list[Drift]:
-    async def work() -> list[Drift | Unscored]:
+    async def work() -> list[Drift | NoDrift]:
         async with scoring(uds) as (scorer, engine):
             return [(await scorer.drift(engine, each, served, other))[0] for each in given]
 
@@ -193,7 +193,7 @@ def told(logprobs: Any, token: int) -> Told:
 def test_an_engine_that_allows_fewer_log_probabilities_is_asked_for_as_many_as_it_allows(
     vllm: Path, replies: dict[str, list[Given]]
 ) -> None:
-    async def work() -> list[Drift | Unscored]:
+    async def work() -> list[Drift | NoDrift]:
         async with scoring(vllm, top=TOP + 10) as (scorer, engine):
             return [(await scorer.drift(engine, each, "base", FULL))[0] for each in replies["base"][:2]]
 

@@ -39,7 +39,7 @@ def judged(control: str, other: str, **fields: Any) -> ScoredPair:
         "other": other,
         "session": f"{number:016x}",
         "at": 1e9,
-        "judged_at": 1e9,
+        "scored_at": 1e9,
         "scores": scores | fields.pop("scores", {}),
         "drift": drift(fields.pop("kl", 0.05)),
         "prompt_tokens": 20,

@@ -1,11 +1,10 @@
 """Samples and judged pairs for tests: made of a number, small, each another."""
 
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 
-from evaluators.observation import Drift, Kind, Score, ScoredPair, Unscored
+from evaluators.observation import Drift, Kind, NoDrift, Score, ScoredPair, Unscored
 from gateway.records.sample import Sample
 
 
@@ -57,14 +56,14 @@ def judged(of: Sample, **more: Any) -> ScoredPair:
         session=of.session,
         task=of.task,
         at=of.at,
-        judged_at=of.at + 1,
+        scored_at=of.at + 1,
         drift=drift,
         scores={
             "chrf": Score(value=0.75, version="1"),
             "refusal": Score(value=0.5, version="2", control=0.0, candidate=0.0),
             "json_valid": Unscored(reason="no_schema", version="1"),
         },
-        drift_back=Unscored(reason="engine", version="1"),
+        drift_back=NoDrift(reason="engine", version="1"),
         control_tokens=9,
     )
-    return replace(plain, **more)
+    return msgspec.structs.replace(plain, **more)

@@ -77,7 +77,7 @@ def judge_for_ever(where: str, name: str, lease_seconds: float, work_seconds: fl
         claimed = samples.claim(name, CLAIMED_AT_ONCE, lease_seconds)
         for each in claimed:
             time.sleep(work_seconds)
-            if samples.finish(name, judged(each.sample, judged_at=time.time(), session=name), tokens=1):
+            if samples.finish(name, judged(each.sample, scored_at=time.time(), session=name), tokens=1):
                 parent.send(each.sample.id)
         if not claimed:
             time.sleep(PAUSE_SECONDS)

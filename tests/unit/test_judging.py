@@ -8,6 +8,7 @@ from itertools import count
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from evaluators.compare.comparator import Direction, Shape
 from evaluators.compare.registry import BUILT_IN
@@ -17,7 +18,7 @@ from evaluators.judge.criteria import METRICS, Criterion, criterion, registered
 from evaluators.judge.outcomes import outcome_against, outcome_of
 from evaluators.judge.over_time import LEAST_SESSIONS, BaselineOf, OverTime, categories_of, numbers_of
 from evaluators.judge.sessions import MAX_PAIRS, SessionMeans
-from evaluators.observation import Drift, Kind, Outcome, Score, ScoredPair, Unscored
+from evaluators.observation import Drift, Kind, NoDrift, Outcome, Score, ScoredPair, Unscored
 from evaluators.statistics.betting import evidence_of, log_e_below
 from evaluators.statistics.two_sample import log_e_worse
 from evaluators.statistics.windows import window_from
@@ -44,7 +45,7 @@ def pair(
         other="support@b",
         session=f"{number:016x}" if session is None else session,
         at=at,
-        judged_at=at,
+        scored_at=at,
         scores=scores or {},
         **more,
     )
@@ -233,7 +234,7 @@ def test_drift_is_in_nats_and_takes_the_mean_of_the_directions_that_were_scored(
     found = judged(criterion("kl"), [pair(drift=drift(0.9), drift_back=drift(0.5)) for _ in range(100)])
     assert (found.observed, found.limit, found.label) == (pytest.approx(0.7), pytest.approx(0.5), "fail")
     assert found.reason.startswith("kl at least 0.700 > 0.500 nats (estimate 0.700, n=100, e=")
-    one_sided = [pair(drift=Unscored(reason="no_logprobs", version="1"), drift_back=drift(0.3)) for _ in range(100)]
+    one_sided = [pair(drift=NoDrift(reason="no_logprobs", version="1"), drift_back=drift(0.3)) for _ in range(100)]
     assert judged(criterion("kl"), one_sided).observed == pytest.approx(0.3)
 
 
@@ -310,7 +311,7 @@ def test_what_was_said_is_said_anew_when_a_session_has_ended() -> None:
 def test_noise_without_a_number_is_not_among_the_candidates_unscored_pairs() -> None:
     evidence = CriterionEvidence(criterion("kl"))
     for kind in (Kind.NOISE, Kind.CANDIDATE):
-        evidence.add(pair(drift=Unscored(reason="late", version="1"), kind=kind))
+        evidence.add(pair(drift=NoDrift(reason="late", version="1"), kind=kind))
     assert evidence.classify().unscored == {"late": 1}
 
 
@@ -352,8 +353,8 @@ def test_times_count_only_where_the_caller_was_served_by_control_as_in_noise_pai
 
 
 def test_drift_that_was_not_scored_is_no_zero() -> None:
-    reason = Unscored(reason="lm_head", version="1")
-    empty = replace(drift(0.0), n_tokens=0)
+    reason = NoDrift(reason="lm_head", version="1")
+    empty = structs.replace(drift(0.0), n_tokens=0)
     found = judged(criterion("kl"), [pair(), pair(drift=reason), pair(drift=empty)])
     assert (found.n, found.observed, found.unscored) == (0, None, {"lm_head": 1, "no_tokens": 1})
     assert "2 pairs unscored: lm_head 1, no_tokens 1" in found.reason
@@ -389,7 +390,9 @@ def test_weights_undo_the_choice_of_pairs() -> None:
     found = judged(criterion("judge"), shuffled)
     assert found.observed == pytest.approx(0.5, abs=0.001)
     assert found.limit == pytest.approx(0.45)
-    assert judged(criterion("judge"), [replace(each, weight=1.0) for each in shuffled]).observed == pytest.approx(0.44)
+    assert judged(
+        criterion("judge"), [structs.replace(each, weight=1.0) for each in shuffled]
+    ).observed == pytest.approx(0.44)
 
 
 def test_a_weight_beyond_what_the_share_allows_is_cut_and_told() -> None:
@@ -550,7 +553,7 @@ def test_what_has_changed_since_the_baseline_alarms_and_nothing_else(change: dic
 
 
 def test_a_task_that_the_baseline_never_saw_is_another_one() -> None:
-    assert watched([replace(each, task="poems") for each in traffic(300)]) == {"task:other up"}
+    assert watched([structs.replace(each, task="poems") for each in traffic(300)]) == {"task:other up"}
 
 
 def test_a_small_baseline_is_not_watched_against() -> None:
@@ -587,10 +590,16 @@ def test_windows_begin_anew_and_watches_go_on() -> None:
 def test_a_pair_tells_a_versions_own_numbers_only() -> None:
     told = traffic(1)[0]
     assert set(numbers_of(told, "support@b")) == {"output_length", "refusal", "kl"}
-    assert numbers_of(replace(told, control_tokens=0), "support@a") == {"output_length": 0.0, "refusal": 0.0}
+    assert numbers_of(structs.replace(told, control_tokens=0), "support@a") == {
+        "output_length": 0.0,
+        "refusal": 0.0,
+    }
     assert numbers_of(told, "support@c") == {}
-    assert numbers_of(replace(told, scores={}, drift=None), "support@b").keys() == {"output_length"}
-    assert "kl" not in numbers_of(replace(told, kind=Kind.CANDIDATE), "support@b")
-    assert categories_of(replace(told, task="", prompt_tokens=None)) == {"task": "none"}
-    sizes = [categories_of(replace(told, prompt_tokens=each))["prompt_length"] for each in (0, 1, 2, 31, 32, 127, 128)]
+    assert numbers_of(structs.replace(told, scores={}, drift=None), "support@b").keys() == {"output_length"}
+    assert "kl" not in numbers_of(structs.replace(told, kind=Kind.CANDIDATE), "support@b")
+    assert categories_of(structs.replace(told, task="", prompt_tokens=None)) == {"task": "none"}
+    sizes = [
+        categories_of(structs.replace(told, prompt_tokens=each))["prompt_length"]
+        for each in (0, 1, 2, 31, 32, 127, 128)
+    ]
     assert sizes == ["<2", "<2", "<8", "<32", "<128", "<128", "<512"]

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
+from msgspec import structs
 
 from evaluators.observation import Kind, Score, ScoredPair
 from gateway.admin.rollouts.pair_reader import NOBODY_COMPARES
@@ -190,7 +190,7 @@ def test_the_budget_of_pairs_is_used_up_when_their_sessions_have_ended_and_not_b
 ) -> None:
     async def work(world: World) -> None:
         await begun(world)
-        plant(store, many(400, A, B, judged_at=world.now))
+        plant(store, many(400, A, B, scored_at=world.now))
         await world.look(1)
         assert world.rollout().phase is Phase.SHADOW, "all sessions are open, so nothing has counted yet"
         await world.look(40)
@@ -272,7 +272,7 @@ def test_a_new_leader_and_whoever_is_asked_come_to_the_same_evidence(store: Stor
                             kind=Kind.NOISE if turn == 2 else Kind.CANDIDATE,
                             kl=0.4,
                             session=session,
-                            judged_at=world.now + turn,
+                            scored_at=world.now + turn,
                             scores=exact,
                         )
                         for session in sessions
@@ -388,7 +388,7 @@ def test_who_waits_for_pairs_is_told_so_and_that_nobody_compares(store: Store, t
 def test_a_plan_whose_pairs_nobody_could_make_is_refused(
     store: Store, tmp_path: Path, policy: MirrorPolicy | None, gates: list[str], expected: str
 ) -> None:
-    route = msgspec.structs.replace(SUPPORT, mirror=policy)
+    route = structs.replace(SUPPORT, mirror=policy)
     store.write(Desired(adapters=ENTRIES, routes=(route,)), expected=1)
 
     async def work(world: World) -> None:
@@ -401,7 +401,7 @@ def test_a_plan_whose_pairs_nobody_could_make_is_refused(
 
 def test_a_judges_share_is_noted_as_the_rollout_begins(store: Store, tmp_path: Path) -> None:
     policy = MirrorPolicy(judge=JudgePolicy(url="http://127.0.0.1:1/v1", model="m", share=2_500))
-    store.write(Desired(adapters=ENTRIES, routes=(msgspec.structs.replace(SUPPORT, mirror=policy),)), expected=1)
+    store.write(Desired(adapters=ENTRIES, routes=(structs.replace(SUPPORT, mirror=policy),)), expected=1)
 
     async def work(world: World) -> None:
         assert (await begun(world, shadow("judge"))).judged_share == 0.25
@@ -424,12 +424,12 @@ def test_a_plan_with_a_shadow_in_one_line_for_people() -> None:
 def test_a_replay_says_when_a_rollout_would_have_stopped(store: Store, tmp_path: Path) -> None:
     async def work(world: World) -> None:
         await begun(world)
-        bad = plant(store, many(200, A, B, bad=0.5, judged_at=world.now))
+        bad = plant(store, many(200, A, B, bad=0.5, scored_at=world.now))
         past = world.rollout()
         stop = simulate(parse_plan(shadow("refusal")), past, bad)
         assert (stop.outcome, stop.gate) == (Outcome.ROLLED_BACK, "refusal")
         assert stop.pairs == 200, "as long as no session has ended, none has counted"
-        spaced = [replace(each, judged_at=world.now + 40 * place) for place, each in enumerate(bad)]
+        spaced = [structs.replace(each, scored_at=world.now + 40 * place) for place, each in enumerate(bad)]
         stop = simulate(parse_plan(shadow("refusal")), past, spaced)
         assert (stop.outcome, stop.gate, stop.number) == (
             Outcome.ROLLED_BACK,
@@ -459,7 +459,7 @@ def test_a_replay_goes_on_to_the_next_stage_that_reads_pairs_with_pairs_of_its_o
     async def work(world: World) -> None:
         await begun(world)
         pairs = plant(store, [*many(200, A, B), *many(150, A, B, bad=0.5)])
-        spaced = [replace(each, at=40.0 * place, judged_at=40.0 * place) for place, each in enumerate(pairs)]
+        spaced = [structs.replace(each, at=40.0 * place, scored_at=40.0 * place) for place, each in enumerate(pairs)]
         step = {**STEP, "gates": ["refusal"]}
         plan = parse_plan({"shadow": {**SHADOW, "gates": ["refusal"]}, "steps": [step, {"weight": "100%"}]})
         stop = simulate(plan, world.rollout(), spaced)
@@ -470,7 +470,7 @@ def test_a_replay_goes_on_to_the_next_stage_that_reads_pairs_with_pairs_of_its_o
 
 
 def test_a_route_that_names_comparators_still_tells_who_failed_to_answer(store: Store, tmp_path: Path) -> None:
-    route = msgspec.structs.replace(SUPPORT, mirror=MirrorPolicy(comparators=("exact",)))
+    route = structs.replace(SUPPORT, mirror=MirrorPolicy(comparators=("exact",)))
     store.write(Desired(adapters=ENTRIES, routes=(route,)), expected=1)
 
     async def work(world: World) -> None:
@@ -490,7 +490,9 @@ def test_a_replay_weighs_a_judges_opinions_as_the_rollout_did(store: Store, tmp_
             for lost, weight, count in ((True, 40.0, 100), (False, 10.0, 200))
             for each in plant(store, many(count, A, B, scores={"judge": scores[lost]}, weight=weight))
         ]
-        spaced = [replace(each, at=40.0 * at, judged_at=40.0 * at) for at, each in enumerate(pairs[::3] + pairs[1::3])]
+        spaced = [
+            structs.replace(each, at=40.0 * at, scored_at=40.0 * at) for at, each in enumerate(pairs[::3] + pairs[1::3])
+        ]
         plan, past = parse_plan(shadow({"judge": {"margin": "1%"}})), world.rollout()
         told = simulate(plan, past, spaced[:20], judged_share=0.05).readings[0]
         assert "weights cut" not in told.reason
@@ -504,7 +506,7 @@ def test_a_rollout_that_cannot_be_read_holds_up_no_other(store: Store, tmp_path:
         journey = await begun(world)
         plant(store, many(60, A, B, bad=0.5))
         desired = world.state.desired
-        other = msgspec.structs.replace(SUPPORT, alias="sales")
+        other = structs.replace(SUPPORT, alias="sales")
         damaged = UnreadableRollout(
             id="damaged",
             alias="sales",
@@ -514,7 +516,7 @@ def test_a_rollout_that_cannot_be_read_holds_up_no_other(store: Store, tmp_path:
         )
         sound = desired.rollouts
         await world.state.change(
-            msgspec.structs.replace(desired.with_route(other), rollouts=(damaged, *sound)), by="x", reason="damage"
+            structs.replace(desired.with_route(other), rollouts=(damaged, *sound)), by="x", reason="damage"
         )
         await world.look(60)
         assert [each.id for each in store.read().rollouts] == ["damaged"]

@@ -1,16 +1,16 @@
 """What is exported of pairs: means over bounded windows, noise beside them, counts that only grow."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.core import Metric
 
-from evaluators.observation import Drift, Kind, Outcome, Score, ScoredPair, Unscored
+from evaluators.observation import Drift, Kind, NoDrift, Outcome, Score, ScoredPair, Unscored
 from gateway.admin.shadow.metrics_collector import ShadowMetricsCollector, calibrations
 from gateway.admin.shadow.windows import (
     BLOCK_PAIRS,
@@ -42,7 +42,7 @@ def judged(kind: Kind = Kind.CANDIDATE, *, at: float = 1_000.0, alias: str = "su
         "control": CONTROL,
         "other": other,
         "at": at,
-        "judged_at": at + 2,
+        "scored_at": at + 2,
     }
     return ScoredPair(**{**values, **more})
 
@@ -80,7 +80,7 @@ def test_a_window_has_the_means_of_what_could_be_scored() -> None:
 
 
 def test_a_pair_whose_drift_could_not_be_scored_counts_for_no_divergence() -> None:
-    board = board_of([judged(drift=Unscored(reason="no_tokens", version="1")), judged(drift=drift(0.4))])
+    board = board_of([judged(drift=NoDrift(reason="no_tokens", version="1")), judged(drift=drift(0.4))])
     reading = board.reading(1_010.0)
     assert reading.windows[KEY].scores["kl"] == pytest.approx(0.4)
     assert reading.pairs[KEY] == 2
@@ -106,7 +106,7 @@ def test_a_negative_estimate_is_part_of_the_mean_and_counts_as_0_in_the_histogra
 
 
 def test_pairs_of_before_there_were_estimates_show_their_bound_alone() -> None:
-    old = replace(drift(0.4), kl=None)
+    old = msgspec.structs.replace(drift(0.4), kl=None)
     window = board_of([judged(drift=old)]).reading(1_010.0).windows[KEY]
     assert window.scores == pytest.approx({"kl_bound": 0.3, "token_flip": 0.0, "moved_share": 0.0})
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,7 +60,7 @@ def judged(number: int, kind: Kind = Kind.CANDIDATE, **more: Any) -> ScoredPair:
         "control": CONTROL,
         "other": CONTROL if kind is Kind.NOISE else CANDIDATE,
         "at": 1_000.0 + number,
-        "judged_at": 1_002.0 + number,
+        "scored_at": 1_002.0 + number,
         "task": "facts",
         "control_tokens": 20,
         "other_tokens": 30,
@@ -162,7 +163,7 @@ def test_table_and_page_name_the_estimate_the_bound_and_the_bits_a_byte(capsys: 
 
 
 def test_pairs_of_before_there_were_estimates_are_told_by_their_bound(capsys: pytest.CaptureFixture[str]) -> None:
-    old = [replace(each, drift=drift(0.0, kl=None, kl_bound=0.2)) for each in told_apart()]
+    old = [msgspec.structs.replace(each, drift=drift(0.0, kl=None, kl_bound=0.2)) for each in told_apart()]
     view = comparisons_of(old)[0].drift
     assert view is not None
     assert (view.n, view.kl, view.low, view.quantiles, view.bits_per_byte) == (80, None, None, {}, None)

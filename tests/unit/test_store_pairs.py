@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 
-from evaluators.observation import Drift, Kind, Score, ScoredPair, Unscored
+from evaluators.observation import Drift, Kind, NoDrift, Score, ScoredPair, Unscored
 from gateway.store.errors import StoreUnreadable
 from gateway.store.pairs import PAGE, Pairs, decode, encode, insert_pair
 from gateway.store.sql import Store, open_store
@@ -21,7 +21,7 @@ outcomes = unscored | st.builds(
 )
 drifts = (
     st.none()
-    | unscored
+    | st.builds(NoDrift, reason=st.text(), version=st.text())
     | st.builds(
         Drift,
         n_tokens=st.integers(0, 9),
@@ -51,7 +51,7 @@ judgeds = st.builds(
     session=st.text(),
     task=st.text(),
     at=numbers,
-    judged_at=numbers,
+    scored_at=numbers,
     drift=drifts,
     drift_back=drifts,
     scores=st.dictionaries(st.text(), outcomes, max_size=3),
@@ -137,9 +137,9 @@ def test_all_pairs_of_a_rollout_are_found_however_many(store: Store, pairs: Pair
 
 def test_a_sample_has_one_pair(pairs: Pairs) -> None:
     added(pairs, 1)
-    assert not pairs.add(judged(sample(1), judged_at=5.0))
+    assert not pairs.add(judged(sample(1), scored_at=5.0))
     added(pairs, 2)
-    assert [(each.number, each.judged_at) for each in pairs.since(0)] == [(1, 2.0), (2, 3.0)]
+    assert [(each.number, each.scored_at) for each in pairs.since(0)] == [(1, 2.0), (2, 3.0)]
 
 
 def test_words_of_a_pair_whose_sample_never_was_in_the_store_are_not_kept(pairs: Pairs) -> None:

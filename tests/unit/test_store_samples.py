@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from sqlalchemy import event, text
 
@@ -83,10 +83,10 @@ def test_a_sample_that_was_judged_meanwhile_is_taken_off_the_queue_unjudged(samp
     samples.put([sample(1)], DAY)
     samples.claim("one", 1, HOUR)
     pairs.add(judged(sample(1)))
-    assert not samples.finish("one", judged(sample(1), judged_at=9.0), 70)
+    assert not samples.finish("one", judged(sample(1), scored_at=9.0), 70)
     assert samples.depth() == Depth()
     assert samples.spent("support") == 0
-    assert [each.judged_at for each in pairs.since(0)] == [judged(sample(1)).judged_at]
+    assert [each.scored_at for each in pairs.since(0)] == [judged(sample(1)).scored_at]
 
 
 def test_the_oldest_are_claimed_first_and_by_one_alone(samples: Samples) -> None:
@@ -111,13 +111,13 @@ def test_a_claim_that_ran_out_is_anothers_and_what_the_first_made_of_it_is_refus
     assert claimed(samples, "quick", 1) == [(sample(1).id, 2)]
     assert samples.extend("slow", ids(1, 2), HOUR) == set(ids(2))
     assert claimed(samples, "quick") == []
-    assert not samples.finish("slow", judged(sample(1), judged_at=7.0), 5)
+    assert not samples.finish("slow", judged(sample(1), scored_at=7.0), 5)
     assert not samples.give_up("slow", sample(1).id, "tired", again_after_seconds=0)
     assert pairs.since(0) == []
     assert samples.spent("support") == 0
-    assert samples.finish("quick", judged(sample(1), judged_at=8.0), 5)
-    assert not samples.finish("slow", judged(sample(1), judged_at=7.0), 5)
-    assert [each.judged_at for each in pairs.since(0)] == [8.0]
+    assert samples.finish("quick", judged(sample(1), scored_at=8.0), 5)
+    assert not samples.finish("slow", judged(sample(1), scored_at=7.0), 5)
+    assert [each.scored_at for each in pairs.since(0)] == [8.0]
 
 
 def test_a_claim_that_ran_out_and_that_nobody_else_took_may_still_be_finished(samples: Samples) -> None:
@@ -131,7 +131,7 @@ def test_finishing_again_after_a_lost_answer_is_told_as_done_and_counts_once(sam
     claimed(samples, "one")
     for _ in range(2):
         assert samples.finish("one", judged(sample(1)), 70)
-    assert [replace(each, number=0) for each in pairs.since(0)] == [judged(sample(1))]
+    assert [msgspec.structs.replace(each, number=0) for each in pairs.since(0)] == [judged(sample(1))]
     assert samples.spent("support") == 70
     assert samples.depth() == Depth()
 

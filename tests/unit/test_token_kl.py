@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from evaluators.drift.token_kl import (
     HISTOGRAM_BOUNDS,
@@ -16,7 +16,7 @@ from evaluators.drift.token_kl import (
     level,
     without_words,
 )
-from evaluators.observation import Drift, Unscored
+from evaluators.observation import Drift, NoDrift
 
 
 def position(logprobs: Mapping[int, float | None]) -> dict[str, dict[str, Any]]:
@@ -129,7 +129,7 @@ def test_a_rest_that_rounding_made_negative_counts_as_none() -> None:
 
 def test_more_than_was_asked_for_is_nonsense() -> None:
     many = told(dict.fromkeys(range(TOP + 2), -3.5))
-    assert isinstance(drift_of((1, 3), 1, many, many), Unscored)
+    assert isinstance(drift_of((1, 3), 1, many, many), NoDrift)
     assert isinstance(drift_of((1, 3), 1, many, many, top=TOP + 1), Drift)
 
 
@@ -153,11 +153,11 @@ def test_a_replys_bytes_are_known_where_its_tokens_spell_its_text() -> None:
 def test_bits_per_byte_are_all_nats_over_all_bytes() -> None:
     one = measured((9, 0), told({0: 0.0}), told({0: -math.log(2), 1: -math.log(2)}), top=1)
     assert one.kl == pytest.approx(math.log(2), abs=1e-5)
-    short, long = (replace(one, n_tokens=n, n_bytes=4 * n) for n in (1, 3))
+    short, long = (structs.replace(one, n_tokens=n, n_bytes=4 * n) for n in (1, 3))
     assert bits_per_byte([short, long]) == pytest.approx(0.25, abs=1e-5)
     # Twice the bytes a token, as a tokenizer with longer tokens has, is half of it.
-    assert bits_per_byte([replace(short, n_bytes=8)]) == pytest.approx(0.125, abs=1e-5)
-    assert bits_per_byte([short, one, replace(long, kl=None)]) == bits_per_byte([short])
+    assert bits_per_byte([structs.replace(short, n_bytes=8)]) == pytest.approx(0.125, abs=1e-5)
+    assert bits_per_byte([short, one, structs.replace(long, kl=None)]) == bits_per_byte([short])
     assert bits_per_byte([one]) is None
 
 
@@ -182,13 +182,13 @@ def test_nonsense_from_an_engine_is_unscored(bad: list[Any]) -> None:
     good = told({3: -1.0})
     for served, other in ((good, bad), (bad, good)):
         outcome = drift_of((1, 3), 1, served, other)
-        assert isinstance(outcome, Unscored)
+        assert isinstance(outcome, NoDrift)
         assert outcome.reason == "garbled"
 
 
 def test_an_empty_reply_is_unscored() -> None:
     outcome = drift_of((1, 3), 2, told({3: -1.0}), told({3: -1.0}))
-    assert isinstance(outcome, Unscored)
+    assert isinstance(outcome, NoDrift)
     assert outcome.reason == "no_tokens"
 
 

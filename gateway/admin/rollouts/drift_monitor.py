@@ -188,7 +188,7 @@ class _Follow:
         self.last = judged.number
         if judged.kind is not Kind.BASE or judged.other != self.baseline.version:
             return
-        at = max(judged.at, judged.judged_at)
+        at = max(judged.at, judged.scored_at)
         if self._watch is not None:
             self._raise(self._watch.add(judged), at)
         elif self._gathered is not None:

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from evaluators.drift.token_kl import HISTOGRAM_BOUNDS, KL_CAP_NATS, bits_per_byte
 from evaluators.judge.outcomes import kl_estimate_of, outcome_of, sides_of
-from evaluators.observation import Drift, Kind, Score, ScoredPair, Unscored
+from evaluators.observation import Drift, Kind, NoDrift, Score, ScoredPair, Unscored
 from gateway.admin.models.shadow import (
     ComparisonView,
     DriftView,
@@ -49,7 +49,7 @@ def comparisons_of(pairs: Sequence[ScoredPair]) -> list[ComparisonView]:
     views = [
         _comparison(kind, version, control, group, () if kind is Kind.NOISE else _noise(noise, version, control))
         for (kind, version, control), group in sorted(
-            groups.items(), key=lambda item: (order[item[0][0]], -item[1][-1].judged_at)
+            groups.items(), key=lambda item: (order[item[0][0]], -item[1][-1].scored_at)
         )
     ]
     mark(views)
@@ -173,7 +173,7 @@ def drift(pairs: Sequence[ScoredPair], noise: Sequence[ScoredPair]) -> DriftView
     mine, theirs = estimates(pairs), estimates(noise)
     if BOUND not in mine:
         return None
-    failed = Counter(each.drift.reason for each in pairs if isinstance(each.drift, Unscored))
+    failed = Counter(each.drift.reason for each in pairs if isinstance(each.drift, NoDrift))
     sides = [side for each in pairs for side in sides_of(each)]
     told = {name: mine[name][1] for name in LEVELS if name in mine}
     floors = {name: theirs[name][1] if name in theirs else None for name in told}

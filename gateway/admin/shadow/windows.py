@@ -63,7 +63,7 @@ class Block:
     def add(self, judged: ScoredPair) -> None:
         """Take a pair in."""
         self.n += 1
-        self.until = max(self.until, judged.judged_at)
+        self.until = max(self.until, judged.scored_at)
         for name, value in figures_of(judged):
             count, total = self.sums.get(name, (0, 0.0))
             self.sums[name] = (count + 1, total + value)
@@ -149,7 +149,7 @@ class Board:
         if divergence is not None:
             self._kl.setdefault(key, SlidingHistogram(KL_BOUNDS)).add(max(0.0, divergence))  # sums only grow
         lag = self._lag.setdefault(judged.alias, SlidingHistogram(LAG_BOUNDS))
-        lag.add(max(0.0, judged.judged_at - judged.at))
+        lag.add(max(0.0, judged.scored_at - judged.at))
         if len(self._pairs) > MAX_WINDOWS:
             self._forget(next(iter(self._pairs)))
 

@@ -124,7 +124,7 @@ class _Recorded:
 
     def add(self, judged: ScoredPair) -> None:
         """Take in a pair, after the sessions that were over when it was compared, as the leader's looks count them."""
-        self._evidence.close(judged.judged_at)
+        self._evidence.close(judged.scored_at)
         self._evidence.add(judged)
         self._count += 1
         if self._count % self._every == 0:
