@@ -34,7 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     blocks = max(2, 2 * round(told.minutes / 2))  # of a minute
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        base = tiny_base(root, progress=_note) if told.tiny else demo_base(Settings().cache_folder(), progress=_note)
+        base = (
+            tiny_base(root, progress=_note)
+            if told.tiny
+            else demo_base(Settings.model_validate({}).cache_folder(), progress=_note)
+        )
         adapters = [random_adapter(base, root / f"adapter-{seed}", seed=seed) for seed in range(2)]
         with serving(base, *adapters) as (gateway, control):
             waits = measure(

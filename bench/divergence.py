@@ -165,13 +165,17 @@ class Versions:
             own = [float(side[at, token]) for at, token in enumerate(reply)]
             sides.append(list(zip(values.tolist(), tokens.tolist(), own, strict=True)))
         return [
-            Scored(token, *({top: _told(row, token, top) for top in TOPS} for row in (ours, theirs)), truth)
+            Scored(token, _told_by_k(ours, token), _told_by_k(theirs, token), truth)
             for token, ours, theirs, truth in zip(reply, *sides, truths, strict=True)
         ]
 
 
 def _until(row: Sequence[int], end: int) -> Sequence[int]:
     return row[: row.index(end) + 1] if end in row else row
+
+
+def _told_by_k(row: tuple[list[float], list[int], float], token: int) -> dict[int, Told]:
+    return {top: _told(row, token, top) for top in TOPS}
 
 
 def _told(row: tuple[list[float], list[int], float], token: int, top: int) -> Told:

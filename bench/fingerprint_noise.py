@@ -88,7 +88,7 @@ async def measure(uds: Path, adapters: Mapping[str, Path]) -> dict[str, Fingerpr
             print_row(f"{name} from the base", [distance(prints[name], prints[base])])
         return {"": prints.pop(base), **prints}
     finally:
-        await host.close()
+        host.close()
 
 
 def print_row(label: str, found: Sequence[float]) -> None:

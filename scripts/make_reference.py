@@ -69,7 +69,7 @@ def settings_page() -> Iterator[str]:
         if name not in groups:
             yield f"| `{name}` | `{_shown(field.default)}` | {field.description} |"
     for name, kind in groups.items():
-        if is_dataclass(kind):
+        if isinstance(kind, type) and is_dataclass(kind):
             for bound in fields(kind):
                 yield f"| `{name}.{bound.name}` | `{_default(bound)}` | {_comment_above(kind, bound.name)} |"
         else:

@@ -7,6 +7,7 @@ least over all means, is too little.
 
 from dataclasses import dataclass
 from math import log
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,7 +126,7 @@ def drawn(scene: Scene, rng: np.random.Generator) -> Step:
     return Step(*(np.concatenate(column) for column in zip(*rows, strict=True)))
 
 
-def _units(scene: Scene, rng: np.random.Generator) -> tuple[Array, ...]:
+def _units(scene: Scene, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
     mean = scene.rate * scene.seconds
     begin = np.sort(rng.random(rng.poisson(mean)) * scene.seconds)
     if scene.tide:
@@ -201,7 +202,9 @@ def _most_evidence(scene: Scene, step: Step, looks: Index) -> Array:
         pair: _of_accounts(scene, step, looks, ~np.isin(step.account, pair))
         for pair in {tuple(sorted({one, other})) for one in names for other in names}
     }
-    return np.min([np.max([each for pair, each in without.items() if name in pair], axis=0) for name in names], axis=0)
+    hidden = [np.max([each for pair, each in without.items() if name in pair], axis=0) for name in names]
+    least: Array = np.min(hidden, axis=0)
+    return least
 
 
 def _of_accounts(scene: Scene, step: Step, looks: Index, who: Mask) -> Array:
@@ -213,10 +216,11 @@ def _of_accounts(scene: Scene, step: Step, looks: Index, who: Mask) -> Array:
             picked = who & (step.round == number) & ((step.of == 0) == is_first)
             evidence = _at_controls_mean if scene.ratio is None else _of_ratio
             parts.append(evidence(scene, step, looks, picked) + log(share / 2))
-    return np.logaddexp.reduce(parts)
+    together: Array = np.logaddexp.reduce(parts)
+    return together
 
 
-def _at_controls_mean(scene: Scene, step: Step, looks: Array, picked: Array) -> Array:
+def _at_controls_mean(scene: Scene, step: Step, looks: Index, picked: Mask) -> Array:
     order = np.argsort(step.at[picked], kind="stable")
     at, arm = step.at[picked][order], step.arm[picked][order]
     badness = step.bad[picked][order] / np.maximum(step.of[picked][order], 1)
@@ -251,7 +255,8 @@ def _of_ratio(scene: Scene, step: Step, looks: Index, picked: Mask) -> Array:
         other = _chance((scene.ratio or 1.0) * times, scene.weight)
         gain = np.where(arm == 1, other / allowed - 1, (1 - other) / (1 - allowed) - 1)
         won.append(_upto(np.log1p(badness * gain), upto))
-    return np.logaddexp.reduce(won) - log(len(TIMES)) + _ROUNDING
+    together: Array = np.logaddexp.reduce(won)
+    return together - log(len(TIMES)) + _ROUNDING
 
 
 def _chance(ratio: float, weight: float) -> float:
@@ -261,11 +266,13 @@ def _chance(ratio: float, weight: float) -> float:
 def _divergence(one: Array, other: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         parts = [np.where(p > 0, p * np.log(p / q), 0.0) for p, q in ((one, other), (1 - one, 1 - other))]
-    return parts[0] + parts[1]
+    found: Array = parts[0] + parts[1]
+    return found
 
 
 def _upto(values: Array, upto: Index) -> Array:
-    return np.concatenate([[0.0], np.cumsum(values)])[upto]
+    found: Array = np.concatenate([[0.0], np.cumsum(values)])[upto]
+    return found
 
 
 def _capital(values: Array, mine: Mask, upto: Index, n: Array, boundary: Array) -> Array:
@@ -277,7 +284,8 @@ def _capital(values: Array, mine: Mask, upto: Index, n: Array, boundary: Array) 
         ]
     )
     top = np.maximum(gains.max(axis=0), 0.0)
-    return top + np.log(KEPT * np.exp(-top) + (1 - KEPT) * np.exp(gains - top).sum(axis=0))
+    found: Array = top + np.log(KEPT * np.exp(-top) + (1 - KEPT) * np.exp(gains - top).sum(axis=0))
+    return found
 
 
 def _streams(scene: Scene, step: Step, look: float) -> Streams:
@@ -293,7 +301,13 @@ def _streams(scene: Scene, step: Step, look: float) -> Streams:
     ]
     accounts.sort(key=lambda each: -each.n)
     whole = {arm: _arm(step, seen & (step.arm == which)) for which, arm in _ARMS}
-    return Streams(**whole, accounts=tuple(accounts), callers=len(accounts), weight=round(TOTAL_WEIGHT * scene.weight))
+    return Streams(
+        control=whole["control"],
+        candidate=whole["candidate"],
+        accounts=tuple(accounts),
+        callers=len(accounts),
+        weight=round(TOTAL_WEIGHT * scene.weight),
+    )
 
 
 def _arm(step: Step, picked: Array) -> ArmUnits:

@@ -23,8 +23,12 @@ def rewritten(page: str, results: Results, names: Iterable[str]) -> str:
         pattern = re.compile(rf"(<!-- simulated: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         if not pattern.search(page):
             raise ValueError(f"the page has no place for `{name}`: `<!-- simulated: {name} -->` … `<!-- end -->`")
-        page = pattern.sub(lambda found, table=table: f"{found[1]}{table}{found[2]}", page)
+        page = _filled(pattern, page, table)
     return page
+
+
+def _filled(place: re.Pattern[str], page: str, table: str) -> str:
+    return place.sub(lambda found: f"{found[1]}{table}{found[2]}", page)
 
 
 def _table(head: str, rows: list[list[str]]) -> str:

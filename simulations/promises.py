@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import log
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -78,7 +79,7 @@ def false_rollbacks(size: Size) -> dict[str, float]:
         "binary, worse by the whole margin": (traffic.pass_rates(-0.05, 0.12), 0.475),
     }
     return {
-        name: _rate(crossings(draw, lambda x, m=boundary: log_e_below(x, m), size.many, size.alpha))
+        name: _rate(crossings(draw, partial(log_e_below, boundary=boundary), size.many, size.alpha))
         for name, (draw, boundary) in cases.items()
     }
 
@@ -92,7 +93,7 @@ def false_passes(size: Size) -> dict[str, float]:
         "judge, worse by the margin": (lambda runs: 0.45 + (traffic.wins(0.45)(runs) - 0.45) / WEIGHT_ROOM, 0.45),
     }
     return {
-        name: _rate(crossings(draw, lambda x, m=boundary: log_e_above(x, m), size.many, size.alpha))
+        name: _rate(crossings(draw, partial(log_e_above, boundary=boundary), size.many, size.alpha))
         for name, (draw, boundary) in cases.items()
     }
 
@@ -145,13 +146,21 @@ PASSING: dict[str, Power] = {
 }
 
 
-def power(size: Size, cases: dict[str, Power], *, failing: bool) -> dict[str, dict[str, float | None]]:
+class PairsNeeded(TypedDict):
+    """How many pairs a decision takes; `nine_in_ten` is None where fewer came to one."""
+
+    median: float
+    nine_in_ten: float | None
+    demand: float | None
+
+
+def power(size: Size, cases: dict[str, Power], *, failing: bool) -> dict[str, PairsNeeded]:
     """Return how many pairs (of sessions of one pair) it takes to fail, or to pass: median and nine in ten."""
     evidence = log_e_below if failing else log_e_above
-    told = {}
+    told: dict[str, PairsNeeded] = {}
     for name, (make, boundary, looks, demand) in cases.items():
         draw = make(size.traffic(name, looks))
-        found = crossings(draw, lambda x, m=boundary: evidence(x, m), size.runs, size.alpha)
+        found = crossings(draw, partial(evidence, boundary=boundary), size.runs, size.alpha)
         quantiles = np.quantile(found, [0.5, 0.9], method="higher")
         told[name] = {
             "median": float(quantiles[0]),
@@ -257,10 +266,13 @@ def weights(size: Size, share: float = 0.2) -> dict[str, float]:
         chance_moved, chance_still = min(1.0, share * 3), share * 0.5
         chosen_moved = 0.3 * chance_moved / (0.3 * chance_moved + 0.7 * chance_still)
         moved = rng.random((runs, size.looks)) < chosen_moved
-        won = rng.random(moved.shape) < np.where(moved, 0.43, 0.53)  # 0.3 · 0.43 + 0.7 · 0.53 = 0.5
+        won = (rng.random(moved.shape) < np.where(moved, 0.43, 0.53)).astype(
+            np.float64
+        )  # 0.3 · 0.43 + 0.7 · 0.53 = 0.5
         weight = 1 / np.where(moved, chance_moved, chance_still)
-        counted = 0.5 + weight / most * (won - 0.5)
-        for name, values in (("weighted (ours)", counted), ("taken as they come", 0.5 + (won - 0.5) / WEIGHT_ROOM)):
+        counted: Array = 0.5 + weight / most * (won - 0.5)
+        plain: Array = 0.5 + (won - 0.5) / WEIGHT_ROOM
+        for name, values in (("weighted (ours)", counted), ("taken as they come", plain)):
             hits[name] += int(np.isfinite(first_crossings(log_e_below(values, 0.5), size.alpha)).sum())
     return {name: hit / size.runs for name, hit in hits.items()}
 
@@ -320,14 +332,19 @@ def noise_power(size: Size) -> dict[str, dict[str, float]]:
     return {name: {"median": float(np.median(each))} for name, each in found.items()}
 
 
+def _ones(rng: np.random.Generator, rate: float, n: int) -> Array:
+    """Return numbers that are 1 at that rate, and else 0."""
+    return (rng.random(n) < rate).astype(float)
+
+
 def alarms(size: Size, run_length: float = 1_000.0) -> dict[str, dict[str, float]]:
     """Return mean run lengths without a change, and delays after one."""
     rng = size.traffic("alarms").rng
     runs, most = size.runs, 20_000
     kl = kl_values(0.5) / 5
     steady: dict[str, tuple[Callable[[int], Array], float]] = {
-        "zeros and ones at the limit 0.05": (lambda n: (rng.random(n) < 0.05).astype(float), 0.05),
-        "zeros and ones, 0.05, limit 0.10": (lambda n: (rng.random(n) < 0.05).astype(float), 0.10),
+        "zeros and ones at the limit 0.05": (partial(_ones, rng, 0.05), 0.05),
+        "zeros and ones, 0.05, limit 0.10": (partial(_ones, rng, 0.05), 0.10),
         "kl of 0.5 nats at its limit": (lambda n: kl[rng.integers(0, len(kl), n)], 0.1),
         "Beta(8, 2) at the limit 0.8": (lambda n: rng.beta(8, 2, n), 0.8),
     }
@@ -336,6 +353,6 @@ def alarms(size: Size, run_length: float = 1_000.0) -> dict[str, dict[str, float
         found = run_lengths(draw, limit, run_length, runs, most)
         told[name] = {"promised": run_length, "mean": float(found.mean()), "cut_off": float((found == most).mean())}
     for name, rate in (("refusals 5 % → 15 %, limit 10 %", 0.15), ("refusals 5 % → 30 %, limit 10 %", 0.30)):
-        found = run_lengths(lambda n, p=rate: (rng.random(n) < p).astype(float), 0.10, 100_000.0, runs, most)
+        found = run_lengths(partial(_ones, rng, rate), 0.10, 100_000.0, runs, most)
         told[name] = {"promised": 100_000.0, "delay": float(np.median(found))}
     return told

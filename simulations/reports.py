@@ -6,7 +6,7 @@ import numpy as np
 
 from evaluators.statistics.betting import BETS, SHARES
 from evaluators.statistics.multiple import e_bh
-from simulations.capital import Array, chunks, log_e_above, log_e_below
+from simulations.capital import Array, Mask, chunks, log_e_above, log_e_below
 from simulations.promises import Size
 
 WINDOW, SESSIONS, EVERY = 1_000, 20_000, 10
@@ -37,7 +37,7 @@ def sliding(size: Size, alpha: float = 0.05) -> dict[str, dict[str, float]]:
     return told
 
 
-def _outside(values: Array, truth: float, alpha: float) -> dict[str, Array]:
+def _outside(values: Array, truth: float, alpha: float) -> dict[str, Mask]:
     """Return (n_runs, n_looks) whether the truth is outside of the interval, for both windows."""
     shape = (len(values), SESSIONS // EVERY + 1)
     back = WINDOW // EVERY

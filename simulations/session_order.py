@@ -1,5 +1,7 @@
 """Sessions whose length goes with the score: in which order they count."""
 
+from functools import partial
+
 import numpy as np
 
 from simulations.capital import Array, crossings, log_e_below
@@ -23,8 +25,8 @@ def session_order(size: Size) -> dict[str, dict[str, float]]:
         for order in ("as they end", "as they began"):
             rng = size.traffic(f"session order {rate} {margin}").rng
             found = crossings(
-                lambda runs, order=order, rng=rng, rate=rate: _means(rng, runs, rate, order),
-                lambda values, margin=margin: log_e_below(values, 0.5 - margin / 200),
+                partial(_means, rng, rate=rate, order=order),
+                partial(log_e_below, boundary=0.5 - margin / 200),
                 size.runs,
                 size.alpha,
             )

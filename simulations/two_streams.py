@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from math import log, sqrt
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evaluators.statistics.betting import BETS, SHARES
 from simulations.capital import Array
@@ -28,7 +29,7 @@ class Stream:
         """Return the sums of nothing in so many runs."""
         return cls(np.zeros(runs), np.zeros((runs, len(BETS))), np.zeros((runs, len(BETS))))
 
-    def add(self, values: Array, counts: Array) -> None:
+    def add(self, values: Array, counts: NDArray[np.bool_]) -> None:
         """Add (n_runs, n) numbers in [0, 1], of each those that count."""
         self.n += counts.sum(axis=1)
         for at, bet in enumerate(BETS):
