@@ -108,8 +108,9 @@ def generation(route: Route, model: str, body: Body, knobs: Knobs) -> Plan:
 def prompts_of(body: Body) -> list[Any]:
     """Return the prompts of a completion request, of which a list gives one choice each."""
     prompt = body.get("prompt")
-    is_list = isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)
-    return prompt if is_list else [prompt]
+    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+        return prompt
+    return [prompt]
 
 
 def _streamed(

@@ -233,7 +233,7 @@ def test_many_at_once_with_one_key_make_one(admin: httpx.Client) -> None:
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "a\tb", "é"])
 def test_what_is_no_idempotency_key_is_refused(admin: httpx.Client, key: str) -> None:
-    reply = admin.post(KEYS, json={"name": "odd"}, headers={"idempotency-key": key.encode()})  # type: ignore[dict-item]
+    reply = admin.post(KEYS, json={"name": "odd"}, headers={b"idempotency-key": key.encode()})
     assert reply.status_code == 400
     assert reply.json()["error"]["code"] == "invalid_idempotency_key"
     assert names(admin, "odd") == []

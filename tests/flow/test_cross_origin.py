@@ -92,8 +92,9 @@ def test_who_is_no_page_notices_nothing(gateway: RunningGateway) -> None:
 
 
 def test_a_question_with_a_body_is_none(gateway: RunningGateway) -> None:
+    asked: dict[str, Any] = ASKS | {"origin": PAGE}
     with Raw(gateway, key="") as client:
-        client.send(client.request("/v1/models", b"x" * 100, method="OPTIONS", **{**ASKS, "origin": PAGE}))
+        client.send(client.request("/v1/models", b"x" * 100, method="OPTIONS", **asked))
         assert client.reply().status == 405
 
 

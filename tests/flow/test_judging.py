@@ -219,9 +219,8 @@ def test_a_pair_that_moved_is_judged_oftener_whichever_of_its_answers_was_scored
 
         for number in range(20):
             one = judged(number)
-            weights.append(
-                [asyncio.run(work(structs.replace(one, **side))) for side in ({"drift": moved}, {"drift_back": moved})]
-            )
+            sides = structs.replace(one, drift=moved), structs.replace(one, drift_back=moved)
+            weights.append([asyncio.run(work(side)) for side in sides])
     assert all(forth == back for forth, back in weights)
     chosen = [forth for forth, _ in weights if forth != 1.0]
     assert chosen == [pytest.approx(1 / 0.42)] * len(chosen)  # ten and a half times the share of 4 %

@@ -1,5 +1,6 @@
 """The command itself: start, stop, mistakes, settings, help."""
 
+import functools
 import gc
 import http.client
 import json
@@ -178,7 +179,7 @@ def test_a_stop_while_it_starts_is_clean(engine: FakeEngine, tmp_path: Path) -> 
             output
         )  # before the handler is in place the signal just ends it
         assert "Traceback" not in output
-        until(lambda pids=started: not any(alive(pid) for pid in pids))
+        until(functools.partial(are_gone, started))
 
 
 def test_workers_end_when_their_parent_is_killed(engine: FakeEngine) -> None:
@@ -552,6 +553,10 @@ def seconds_until_200(began: float, port: int, path: str) -> float:
 def children(pid: int) -> list[int]:
     listing = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
     return [int(line) for line in listing.stdout.split()]
+
+
+def are_gone(pids: list[int]) -> bool:
+    return not any(alive(pid) for pid in pids)
 
 
 def alive(pid: int) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import anthropic
 import openai
 import pytest
-from openai.types.chat import ChatCompletionChunk
+from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageFunctionToolCall
 
 from tests.fakes.engine import FakeEngine
 from tests.support.adapter_folders import write_adapter
@@ -140,8 +140,9 @@ def test_a_tool_is_called(client: openai.OpenAI, stream: bool) -> None:
     else:
         choice = client.chat.completions.create(**asked).choices[0]
         assert choice.finish_reason == "tool_calls"
-        function = (choice.message.tool_calls or [None])[0].function  # type: ignore[union-attr]
-        name, arguments = function.name, function.arguments
+        (called,) = choice.message.tool_calls or []
+        assert isinstance(called, ChatCompletionMessageFunctionToolCall)
+        name, arguments = called.function.name, called.function.arguments
     assert name == "weather"
     assert json.loads(arguments) == {"city": "fake", "size": 1}
 

@@ -182,7 +182,7 @@ def test_a_slow_load_is_listed_when_it_is_done(folders: dict[str, Path]) -> None
 
         async def load_and_look(host: VllmHost) -> tuple[set[str], set[str]]:
             loading = asyncio.ensure_future(host.load("v", str(folders["legal"])))
-            await asyncio.to_thread(engine.wait_for, lambda engine: engine.held)
+            await asyncio.to_thread(engine.wait_for, lambda engine: engine.held > 0)
             early = set(await host.loaded())
             engine.release()
             await loading

@@ -14,7 +14,7 @@ from gateway.mirror.bounds import Bounds
 from gateway.mirror.queue import MirrorQueue
 from gateway.observe.ledger import Ledger
 from gateway.observe.tally import Tallies
-from gateway.ports import Reader
+from gateway.ports import Link, Outgoing, Reader
 from gateway.receive.body_memory import BodyMemory
 from gateway.receive.deps import Deps, RequestIds
 from gateway.receive.engine_fields import EngineFields
@@ -76,8 +76,8 @@ class EchoEngines:
         self.heard_at: dict[str, float] = {}
         self.requests: list[bytes] = []
 
-    def send(self, url: str, request: bytes, reader: Reader) -> Any:
-        self.requests.append(request)
+    def send(self, url: str, request: Outgoing, reader: Reader) -> Link:
+        self.requests.append(request if isinstance(request, bytes) else b"".join(request))
         reader.on_sent()
         reader.on_reply(Head(), b"{}", True)
         return self

@@ -108,6 +108,7 @@ def test_bad_candidates_are_found_within_the_pairs_that_were_asked_for() -> None
     demanded = {name: case for name, case in promises.POWER.items() if case[3] is not None}
     assert len(demanded) == 3
     for name, told in promises.power(Size(runs=400), demanded, failing=True).items():
+        assert told["demand"] is not None
         assert told["median"] <= told["demand"], name
 
 

@@ -163,7 +163,7 @@ def test_the_cat_fusion_equals_the_base_with_the_weighted_sum_merged_in(
 ) -> None:
     of_parents = {name: deltas(folder) for name, folder in parents.items()}
     total = {
-        module: sum(weight * of_parents[name][module] for name, weight in WEIGHTS.items())
+        module: numpy.sum([weight * of_parents[name][module] for name, weight in WEIGHTS.items()], axis=0)
         for module in of_parents["left"]
     }
     distance = farthest(served["cat"], merged.scored(total))

@@ -114,8 +114,9 @@ def test_dare_draws_as_peft_does_from_the_same_seed(parents: dict[str, Path], tm
 def test_patterns_match_as_in_peft(name: str) -> None:
     from peft.utils.other import get_pattern_key
 
-    config = {"r": 1, "rank_pattern": {r"layers\.0\.q_proj": 2, "q_proj": 3, r"model\.layers\.\d\..*": 4}}
-    expected = config["rank_pattern"].get(get_pattern_key(list(config["rank_pattern"]), name), config["r"])
+    patterns = {r"layers\.0\.q_proj": 2, "q_proj": 3, r"model\.layers\.\d\..*": 4}
+    config = {"r": 1, "rank_pattern": patterns}
+    expected = patterns.get(get_pattern_key(list(patterns), name), 1)
     assert number_of(config, "rank_pattern", name, "r") == expected
 
 

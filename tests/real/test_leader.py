@@ -79,7 +79,7 @@ def run(
         taken_over = time.monotonic() - disturbed_at
         time.sleep(max(0.0, disturbed_at + pause_seconds - time.monotonic()))
         undisturb(leader)
-        until(lambda: story(store, rollout)[-1]["after"]["phase"] == "live", 3 * PATIENCE_SECONDS)
+        until(lambda: story(store, rollout)[-1]["after"]["phase"] == "live", seconds=3 * PATIENCE_SECONDS)
         time.sleep(3)  # for what an old leader might still do
         load.__exit__()
     print(f"\nanother went on after {taken_over:.1f} s, {before} records in; {len(load.done):,} requests")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from gateway.records.state import Desired
 from gateway.store.database import cut
@@ -102,7 +102,7 @@ def test_the_feed_goes_on_by_itself_and_misses_nothing(server: RunningPostgres, 
         server.go_on()
     else:
         assert feed._watch is not None
-        cut(feed._watch._session)  # type: ignore[union-attr]
+        cut(feed._watch._session)
     writer.write(Desired(), expected=0)
     began = time.monotonic()
     assert told.get(timeout=PATIENCE_SECONDS) == 1
@@ -173,7 +173,12 @@ def test_a_client_that_is_paused_within_a_transaction_holds_up_others_for_a_whil
     pid = os.fork()
     if pid == 0:
         paused = open_store(where, now=time.time, seconds=SECONDS)
-        paused.writing(lambda connection: (connection.execute(text("UPDATE state SET fence = 9")), endless()))
+
+        def begin(connection: Connection) -> None:
+            connection.execute(text("UPDATE state SET fence = 9"))
+            endless()
+
+        paused.writing(begin)
         os._exit(0)
 
     def is_written() -> bool:

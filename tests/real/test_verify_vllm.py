@@ -139,7 +139,10 @@ def test_the_architectures_with_lora_for_embeddings_are_vllms() -> None:
         for node in ast.walk(ast.parse((models / "registry.py").read_text()))
         if isinstance(node, ast.Dict)
         for key, value in zip(node.keys, node.values, strict=True)
-        if isinstance(key, ast.Constant) and isinstance(value, ast.Tuple) and len(value.elts) == 2
+        if isinstance(key, ast.Constant)
+        and isinstance(key.value, str)
+        and isinstance(value, ast.Tuple)
+        and len(value.elts) == 2
     }
     there = {name for name, of in registry.items() if name.endswith("ForCausalLM") and has(of)}
     ours = {name for name in EMBEDDING_ARCHITECTURES if name.endswith("ForCausalLM")}

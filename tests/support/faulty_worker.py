@@ -85,7 +85,7 @@ class FaultyWorker(Worker):
         elif fault == "the process ends":
             os._exit(1)
         elif fault == "no table can be read":
-            gateway.app.to_table = _raise
+            vars(gateway.app)["to_table"] = _raise
         elif fault == "it says nonsense":
             self._writer.write(b"\x00\x00\x00\x03abc")
 
@@ -94,15 +94,16 @@ def _raise(*_: object) -> Any:
     raise Broken
 
 
-async def _fail(*_: object) -> Any:
+async def _fail(reader: asyncio.StreamReader) -> channel.ToWorker | None:
     raise Broken
 
 
-async def _hang(*_: object) -> Any:
+async def _hang(reader: asyncio.StreamReader) -> channel.ToWorker | None:
     await asyncio.Event().wait()
+    return None
 
 
 if __name__ == "__main__":
-    gateway.workers.worker.Worker = FaultyWorker  # type: ignore[misc]
+    vars(gateway.workers.worker)["Worker"] = FaultyWorker
     sys.argv[0] = MODULE
     gateway.workers.worker.main()

@@ -84,7 +84,8 @@ def tensors_in(folder: Path) -> "dict[str, torch.Tensor]":
     """Return the tensors of an adapter."""
     from safetensors.torch import load_file
 
-    return load_file(folder / "adapter_model.safetensors")
+    tensors: dict[str, torch.Tensor] = load_file(folder / "adapter_model.safetensors")
+    return tensors
 
 
 def config_in(folder: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from gateway.mirror.captured import CapturedRequest, NoPair, sample_of
 from gateway.mirror.queue import MirrorQueue
 from gateway.observe.ledger import Ledger
 from gateway.observe.tally import Tallies
-from gateway.ports import Reader
+from gateway.ports import Link, Outgoing, Reader
 from gateway.receive.body_memory import BodyMemory
 from gateway.receive.deps import Deps, RequestIds
 from gateway.receive.engine_fields import EngineFields
@@ -30,7 +30,7 @@ from gateway.receive.recent_requests import RecentRequests
 from gateway.receive.tap import Taps
 from gateway.records.feedback import Feedback
 from gateway.records.sample import Sample
-from gateway.serve.connection import Head
+from gateway.serve.known_head import Head
 from gateway.store.snapshot import to_table
 
 # A part of an engine's reply: its body's bytes, or what happens instead.
@@ -69,10 +69,10 @@ class ScriptedEngines:
         self.is_recording = True
         self.meanwhile: Callable[[], None] = lambda: None
 
-    def send(self, url: str, request: bytes, reader: Reader) -> Any:
+    def send(self, url: str, request: Outgoing, reader: Reader) -> Link:
         """Answer at once."""
         if self.is_recording:
-            self.asked.append(request)
+            self.asked.append(request if isinstance(request, bytes) else b"".join(request))
         reader.on_sent()
         script = self.script
         has_broken = False

@@ -12,10 +12,8 @@ from gateway.store.sql import Store
 from tests.support.rollout_world import ORDER, World
 from tests.support.route_values import B
 
-SHADOW = {"pairs": 100, "max_pairs": 400, "share": "100%", "gates": ["refusal", {"kl": {"limit": 0.5}}]}
-
-
-STEP = {"weight": "10%", "min_time": 0, "min_samples": 0, "gates": []}
+SHADOW: dict[str, Any] = {"pairs": 100, "max_pairs": 400, "share": "100%", "gates": ["refusal", {"kl": {"limit": 0.5}}]}
+STEP: dict[str, Any] = {"weight": "10%", "min_time": 0, "min_samples": 0, "gates": []}
 
 
 PLAN = {"shadow": SHADOW, "steps": [STEP, {"weight": "100%"}]}

@@ -43,9 +43,9 @@ def load_on(engine: FakeEngine, version: str, folder: Path) -> None:
     assert reply.status_code == 200, reply.text
 
 
-def keyed(role: Role = Role.APP, **limits: int) -> tuple[KeyRecord, str]:
+def keyed(role: Role = Role.APP, *, requests_per_minute: int | None = None) -> tuple[KeyRecord, str]:
     """Return a key's record and the key."""
-    _, record, key = create_key(Desired(), role, 0.0, **limits)
+    _, record, key = create_key(Desired(), role, 0.0, requests_per_minute=requests_per_minute)
     return record, key
 
 

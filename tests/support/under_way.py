@@ -20,7 +20,7 @@ class Work:
     """
 
     def __init__(self, gateway: RunningGateway, path: str, body: dict[str, Any]) -> None:
-        self._ask = lambda: gateway.admin("POST", path, body)
+        self._gateway, self._path, self._body = gateway, path, body
         self.reply: httpx.Response | None = None
         """None while it is under way, and if the gateway has died meanwhile."""
         self.seconds = 0.0
@@ -31,7 +31,7 @@ class Work:
     def _run(self) -> None:
         began = time.monotonic()
         with contextlib.suppress(httpx.HTTPError):
-            self.reply = self._ask()
+            self.reply = self._gateway.admin("POST", self._path, self._body)
             self.seconds = time.monotonic() - began
 
     def is_over_after(self, seconds: float) -> bool:

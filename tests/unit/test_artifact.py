@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from adapters import artifact
 from adapters.artifact import InvalidArtifact, read_manifest, take_copy
 from adapters.manifest import Manifest
 from tests.support.adapter_folders import Tensors, fitting_tensors, safetensors, write_adapter
@@ -252,7 +251,7 @@ def test_a_copy_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatc
         synced.append((name.partition("-")[0], (registry / manifest.digest).exists()))
         real(descriptor)
 
-    monkeypatch.setattr(artifact.os, "fsync", recording)
+    monkeypatch.setattr(os, "fsync", recording)
     take_copy(folder, registry, manifest)
     assert set(synced[:3]) == {
         ("adapter_config.json", False),

@@ -484,7 +484,8 @@ def test_exact_is_the_same_text_and_the_same_calls() -> None:
     ("name", "field"), [("ttft", "ttft_seconds"), ("itl", "itl_seconds"), ("tokens", "completion_tokens")]
 )
 def test_amounts_are_shares_below_half_when_the_candidate_has_more(name: str, field: str) -> None:
-    one, three, none, nothing = (Observation(text="a", **{field: amount}) for amount in (1, 3, 0, None))
+    amounts: list[dict[str, Any]] = [{field: amount} for amount in (1, 3, 0, None)]
+    one, three, none, nothing = (Observation(text="a", **amount) for amount in amounts)
     assert value(name, one, three) == 0.25
     assert value(name, three, one) == 0.75
     assert value(name, none, none) == 0.5

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Weights = dict[str, float]
 # Of float32: 2⁻²⁴, with room for a sum of some products.
-CLOSE = {"rtol": 2e-6, "atol": 2e-6}
+CLOSE: dict[str, Any] = {"rtol": 2e-6, "atol": 2e-6}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -61,10 +61,10 @@ def weighted(root: Path, weights: Weights) -> dict[str, numpy.ndarray]:
     return total
 
 
-def assert_close(found: dict[str, numpy.ndarray], expected: dict[str, numpy.ndarray], **tolerance: float) -> None:
+def assert_close(found: dict[str, numpy.ndarray], expected: dict[str, numpy.ndarray], **tolerance: Any) -> None:
     assert found.keys() == expected.keys()
     for module, delta in expected.items():
-        numpy.testing.assert_allclose(found[module], delta, **{**CLOSE, **tolerance}, err_msg=module)
+        numpy.testing.assert_allclose(found[module], delta, **(CLOSE | tolerance), err_msg=module)
 
 
 def relative(found: numpy.ndarray, expected: numpy.ndarray) -> float:
@@ -140,7 +140,7 @@ def test_parents_of_different_make_sum_exactly(
 ) -> None:
     write_lora(tmp_path / "x", 1, **of_x)
     write_lora(tmp_path / "y", 2, **of_y)
-    settings = {"rank": 64} if method == "svd" else {}
+    settings: dict[str, Any] = {"rank": 64} if method == "svd" else {}
     folder, report = made(method, tmp_path, BOTH, **settings)
     assert_close(dense(folder), weighted(tmp_path, BOTH), rtol=1e-5, atol=1e-5)
     ranks = {tensor.shape[0] for name, tensor in tensors_in(folder).items() if "lora_A" in name}

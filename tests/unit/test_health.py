@@ -12,6 +12,7 @@ from gateway.decide.route import EngineState, RouteTable
 from gateway.observe.engine_counts import PlacementCounts, sum_placements
 from gateway.openai.body import read
 from gateway.openai.prefix import MAX_OPENING_BYTES, opening_of
+from gateway.ports import Link, Outgoing, Reader
 from gateway.receive.limits import Limits
 from gateway.receive.placing import Placing
 from gateway.receive.queueing import Line, Queue
@@ -87,7 +88,7 @@ class Heard:
         self.in_flight = {}
         self.heard_at = heard_at
 
-    def send(self, *_: object) -> None:  # type: ignore[misc]
+    def send(self, url: str, request: Outgoing, reader: Reader) -> Link:
         raise AssertionError("nothing is sent here")
 
 

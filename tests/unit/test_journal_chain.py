@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from gateway.rollout.journal import GENESIS, Break, JournalEntry, JournalHead, append, canonical_json, hash_of, verify
 
-RECORDS = [{"what": f"record {number}", "n": number, "share": 0.1 * number} for number in range(1, 7)]
+RECORDS: list[dict[str, object]] = [
+    {"what": f"record {number}", "n": number, "share": 0.1 * number} for number in range(1, 7)
+]
 
 
 def chain() -> list[JournalEntry]:
@@ -62,7 +64,8 @@ def test_an_edit_with_its_own_hash_made_anew_is_found_by_the_entry_after_it(at: 
 
 def test_a_whole_chain_made_anew_is_found_by_the_head_that_was_noted() -> None:
     entries: list[JournalEntry] = []
-    for record in (RECORDS[0], {"what": "forged"}, *RECORDS[2:]):
+    records: list[dict[str, object]] = [RECORDS[0], {"what": "forged"}, *RECORDS[2:]]
+    for record in records:
         entries.append(append(entries[-1] if entries else None, record))
     assert verify(entries) is None
     assert verify(entries, head=head()) == Break(

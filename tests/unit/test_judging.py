@@ -4,13 +4,14 @@ import random
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import count
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from evaluators.compare.comparator import Direction, Shape
+from evaluators.compare.comparator import Comparator, Direction, Shape
 from evaluators.compare.registry import BUILT_IN
 from evaluators.judge import sessions
 from evaluators.judge.classify import Classification, CriterionEvidence, Label
@@ -32,7 +33,7 @@ def pair(
     kind: Kind = Kind.CANDIDATE,
     session: str | None = None,
     at: float = 0.0,
-    **more: object,
+    **more: Any,
 ) -> ScoredPair:
     """A pair of a session of its own."""
     number = next(NUMBERS)
@@ -59,8 +60,8 @@ def value(number: float, version: str = "1") -> Score:
     return Score(value=number, version=version)
 
 
-def drift(kl: float | None, **more: float) -> Drift:
-    plain = {
+def drift(kl: float | None, **more: Any) -> Drift:
+    plain: dict[str, Any] = {
         "n_tokens": 10,
         "log_ratio": kl or 0.0,
         "kl": kl,
@@ -83,7 +84,7 @@ def judged(of: Criterion, pairs: Iterable[ScoredPair]) -> Classification:
 
 
 @pytest.mark.parametrize("comparator", BUILT_IN, ids=lambda each: each.name)
-def test_every_built_in_comparator_has_a_criterion_of_its_shape(comparator: object) -> None:
+def test_every_built_in_comparator_has_a_criterion_of_its_shape(comparator: Comparator) -> None:
     found = criterion(comparator.name)
     assert (found.shape, found.direction) == (comparator.shape, comparator.direction)
 
@@ -107,7 +108,7 @@ def test_a_metrics_goodness_is_a_share_and_turns_back(name: str) -> None:
         ({"judged_share": 0.0}, "judged_share `0.0`"),
     ],
 )
-def test_a_number_out_of_range_is_refused_by_name(more: dict[str, float], told: str) -> None:
+def test_a_number_out_of_range_is_refused_by_name(more: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         criterion("refusal", **more)
 
@@ -137,6 +138,8 @@ def test_a_candidate_that_refuses_oftener_fails_with_observed_limit_and_n() -> N
     assert found.observed == pytest.approx(0.25)
     assert found.limit == pytest.approx(0.05)
     assert (found.n, found.pairs) == (200, 200)
+    assert found.low is not None
+    assert found.high is not None
     assert found.low < 0.25 < found.high
     assert found.e_fail >= 100 > found.e_pass
     assert found.reason == f"refusal +0.250 > +0.050 (n=200, e={found.e_fail:.3g})"
@@ -238,7 +241,7 @@ def test_drift_is_in_nats_and_takes_the_mean_of_the_directions_that_were_scored(
     assert judged(criterion("kl"), one_sided).observed == pytest.approx(0.3)
 
 
-def estimated(kl: float | None, bound: float, n: int = 300, **more: object) -> list[ScoredPair]:
+def estimated(kl: float | None, bound: float, n: int = 300, **more: Any) -> list[ScoredPair]:
     """Pairs whose estimate and bound are told apart."""
     return [pair(drift=drift(kl, kl_bound=bound), **more) for _ in range(n)]
 
@@ -548,7 +551,7 @@ def watched(pairs: list[ScoredPair], **more: float) -> set[str]:
         ({"kl": 0.6}, {"kl up"}),
     ],
 )
-def test_what_has_changed_since_the_baseline_alarms_and_nothing_else(change: dict[str, float], alarm: set[str]) -> None:
+def test_what_has_changed_since_the_baseline_alarms_and_nothing_else(change: dict[str, Any], alarm: set[str]) -> None:
     assert watched(traffic(500, **change)) == alarm
 
 

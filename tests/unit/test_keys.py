@@ -11,8 +11,19 @@ from gateway.store.keys import KeyOutOfUse, UnknownKey, create_key, key_view, pr
 NOW = 1_000_000.0
 
 
-def made(**more: int) -> tuple[Desired, KeyRecord, str]:
-    return create_key(Desired(), Role.APP_PIN, NOW, "n", ["b", "a"], **more)
+def made(
+    *, expires: int | None = None, requests_per_minute: int | None = None, tokens_per_minute: int | None = None
+) -> tuple[Desired, KeyRecord, str]:
+    return create_key(
+        Desired(),
+        Role.APP_PIN,
+        NOW,
+        "n",
+        ["b", "a"],
+        expires=expires,
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+    )
 
 
 def test_a_key_is_good_until_the_second_it_expires() -> None:

@@ -174,7 +174,10 @@ def test_replicas_share_a_limit_evenly() -> None:
 
 def test_another_limit_keeps_what_was_used_and_a_table_without_it_forgets() -> None:
     worker = rates()
-    keys = lambda key: RouteTable(keys={b"d": key})  # noqa: E731 (short is clear here)
+
+    def keys(key: Principal) -> RouteTable:
+        return RouteTable(keys={b"d": key})
+
     before, after = limited(requests=10), limited(requests=100)
     worker.adapt(keys(before), 0.0)
     assert sum(admitted(worker, before, EMPTY, 0.0) for _ in range(5)) == 5

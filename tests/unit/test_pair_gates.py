@@ -460,8 +460,8 @@ def test_a_replay_goes_on_to_the_next_stage_that_reads_pairs_with_pairs_of_its_o
         await begun(world)
         pairs = plant(store, [*many(200, A, B), *many(150, A, B, bad=0.5)])
         spaced = [structs.replace(each, at=40.0 * place, scored_at=40.0 * place) for place, each in enumerate(pairs)]
-        step = {**STEP, "gates": ["refusal"]}
-        plan = parse_plan({"shadow": {**SHADOW, "gates": ["refusal"]}, "steps": [step, {"weight": "100%"}]})
+        step, shadowing = {**STEP, "gates": ["refusal"]}, SHADOW | {"gates": ["refusal"]}
+        plan = parse_plan({"shadow": shadowing, "steps": [step, {"weight": "100%"}]})
         stop = simulate(plan, world.rollout(), spaced)
         assert stop.outcome is Outcome.ROLLED_BACK
         assert 200 < stop.pairs < 350

@@ -179,7 +179,8 @@ def test_other_weights_are_refused(text: object) -> None:
 
 def test_shares_are_per_cents_or_numbers() -> None:
     assert (share_of("1%"), share_of(0.25), share_of(0), share_of("0.1 %")) == (0.01, 0.25, 0.0, 0.001)
-    for odd in ("0.01", None, True, []):
+    refused: tuple[object, ...] = ("0.01", None, True, [])
+    for odd in refused:
         with pytest.raises(NotReadable):
             share_of(odd)
 

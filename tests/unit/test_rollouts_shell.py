@@ -21,10 +21,10 @@ from gateway.observe.ledger import DURATION_BOUNDS, Cell
 from gateway.observe.tally import Tally
 from gateway.records.state import Desired, RouteRecord
 from gateway.rollout import explain
+from gateway.rollout.account_counts import ArmCounts
 from gateway.rollout.events import Aborted, Paused, Resumed, StepFailed, StepInconclusive, StepPassed
 from gateway.rollout.evidence import (
     THRESHOLD_SAMPLES,
-    ArmCounts,
     StageCounts,
     counts_of,
     facts_of,

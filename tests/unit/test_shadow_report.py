@@ -261,9 +261,12 @@ def test_every_mean_of_a_report_lies_in_its_interval(drawn: list[tuple[str, bool
     (view,) = comparisons_of(found)
     assert view.drift is not None
     assert view.judge is not None
-    told = [(each.mean, each.low, each.high) for task in (view, *view.tasks) for each in task.figures]
+    figures = [*view.figures, *(each for task in view.tasks for each in task.figures)]
+    told: list[tuple[float | None, float | None, float | None]]
+    told = [(each.mean, each.low, each.high) for each in figures]
     told += [(view.drift.kl, view.drift.low, view.drift.high), (view.judge.win_ratio, view.judge.low, view.judge.high)]
     for mean, low, high in told:
+        assert mean is not None
         assert low is None or high is None or low <= mean <= high
     marked = figure(view, "expected")
     assert marked.candidate - marked.control == pytest.approx(2 * marked.mean - 1, abs=1e-9)

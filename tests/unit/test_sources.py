@@ -59,13 +59,20 @@ def memory(adapter: Path) -> Iterator[fsspec.AbstractFileSystem]:
     store.rm("/loras", recursive=True)
 
 
+COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.compress,
+    ".tgz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+}
+
+
 def pack(path: Path, add: Callable[[tarfile.TarFile], None]) -> Path:
     """Write a tar archive, compressed as its name says."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as tar:
         add(tar)
-    compress = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}.get(path.suffix, bytes)
-    path.write_bytes(compress(content.getvalue()))
+    path.write_bytes(COMPRESSIONS.get(path.suffix, bytes)(content.getvalue()))
     return path
 
 
@@ -194,10 +201,12 @@ def test_an_adapter_is_unpacked_from_each_kind_of_archive(
     suffix: str, top: str, adapter: Path, tmp_path: Path, scratch: Path
 ) -> None:
     archive = tmp_path / f"adapter{suffix}"
-    mode = {".tar": "w", ".tar.bz2": "w:bz2", ".tar.xz": "w:xz"}.get(suffix, "w:gz")
-    with tarfile.open(archive, mode) as tar:
+
+    def add(tar: tarfile.TarFile) -> None:
         for name in NAMES:
             tar.add(adapter / name, f"{top}{name}")
+
+    pack(archive, add)
     folder = fetch(str(archive), scratch, allowed=ANY)
     assert folder.is_relative_to(scratch)
     assert read_manifest(folder) == read_manifest(adapter)
@@ -276,7 +285,11 @@ def test_a_header_that_unpacks_to_much_is_refused(tmp_path: Path, scratch: Path)
 
 
 def test_an_archive_of_very_many_members_is_refused(tmp_path: Path, scratch: Path) -> None:
-    archive = pack(tmp_path / "x.tar.gz", lambda tar: [tar.addfile(member(f"f{n}")) for n in range(200)] and None)
+    def add(tar: tarfile.TarFile) -> None:
+        for n in range(200):
+            tar.addfile(member(f"f{n}"))
+
+    archive = pack(tmp_path / "x.tar.gz", add)
     with pytest.raises(SourceTooLarge, match="100 members"):
         fetch(str(archive), scratch, allowed=ANY, limits=FetchLimits(members=100))
 
@@ -410,11 +423,15 @@ def test_what_is_not_in_the_store_is_not_found(name: str, memory: fsspec.Abstrac
 def test_a_store_s_files_beyond_the_limit_are_refused_before_they_are_read(
     memory: fsspec.AbstractFileSystem, scratch: Path
 ) -> None:
-    told: list[object] = []
+    told: list[tuple[int, int | None]] = []
     with pytest.raises(SourceTooLarge, match="limit is 100"):
         fetch(
-            "memory://loras/support", scratch, allowed=ANY, limits=FetchLimits(download_bytes=100), progress=told.append
-        )  # type: ignore[arg-type]
+            "memory://loras/support",
+            scratch,
+            allowed=ANY,
+            limits=FetchLimits(download_bytes=100),
+            progress=lambda done, of: told.append((done, of)),
+        )
     assert told == []
 
 

@@ -164,7 +164,11 @@ def test_a_route_has_one_open_rollout_at_most_and_it_cannot_be_left_out(store: S
 
 
 def test_the_journal_is_chained_and_in_the_order_of_writing(store: Store) -> None:
-    records = [{"what": "α", "weight": 0.1, "n": [1, None]}, {"what": "two"}, {"what": "three"}]
+    records: list[dict[str, object]] = [
+        {"what": "α", "weight": 0.1, "n": [1, None]},
+        {"what": "two"},
+        {"what": "three"},
+    ]
     store.write(Desired(), expected=0, journal=records[:2])
     store.append(records[2:])
     assert store.version() == 1

@@ -55,6 +55,7 @@ def test_a_rename_by_way_of_both_names_never_leaves_the_gateway_without_an_engin
         assert base is not None
         used = [own for own in told if not difference(base, own, name_only=False)]
         assert used
+    assert base is not None
     assert base.name == "new"
 
 

@@ -1,6 +1,7 @@
 """Units count once: what workers tell of them, what the node makes of it, and what gates make of that."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from math import exp, log
 
 import msgspec
@@ -256,9 +257,11 @@ def test_a_ratio_finds_what_is_five_times_as_bad_and_small() -> None:
 
 
 def test_a_ratio_passes_what_is_as_good_and_says_nothing_without_a_split() -> None:
-    arms = {"control": units_of(Count(n=50_000, bad=250)), "candidate": units_of(Count(n=50_000, bad=250))}
-    assert judge_streams(TIMES, Streams(**arms, weight=5_000), 0.01 / 6, 0.01).verdict is Verdict.PASS
-    assert judge_streams(TIMES, Streams(**arms, weight=0), 0.01 / 6, 0.01).e_value == 1.0
+    split = Streams(
+        control=units_of(Count(n=50_000, bad=250)), candidate=units_of(Count(n=50_000, bad=250)), weight=5_000
+    )
+    assert judge_streams(TIMES, split, 0.01 / 6, 0.01).verdict is Verdict.PASS
+    assert judge_streams(TIMES, replace(split, weight=0), 0.01 / 6, 0.01).e_value == 1.0
 
 
 @given(st.integers(1, 8), st.floats(1.0, 20.0), st.integers(1, 9_999))

@@ -125,6 +125,16 @@ def link_out(case: Case) -> None:
     (case.folder / TENSORS).symlink_to(case.folder.parent / "elsewhere")
 
 
+def rank_16(case: Case) -> None:
+    case.config(r=16)
+    case.tensors(of=fitting_tensors(rank=16))
+
+
+def head_of_another_architecture(case: Case) -> None:
+    write_base(case.base, architectures=["Qwen2ForCausalLM"])
+    case.tensors(lm_head())
+
+
 def base_beside(case: Case) -> None:
     (case.folder / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 4096}))
 
@@ -198,7 +208,7 @@ BAD: dict[str, tuple[str, Callable[[Case], object]]] = {
     "rank is no number": ("rank_invalid", lambda case: case.config(r="4")),
     "rank over the limit": (
         "rank_over_limit",
-        lambda case: (case.config(r=16), case.tensors(of=fitting_tensors(rank=16))),
+        rank_16,
     ),
     "rank of a pattern over the limit": ("rank_over_limit", lambda case: case.config(rank_pattern={"k_proj": 9})),
     "rank of a tensor over the limit": ("rank_over_limit", lambda case: case.tensors(of=fitting_tensors(rank=9))),
@@ -235,7 +245,7 @@ BAD: dict[str, tuple[str, Callable[[Case], object]]] = {
     "a norm": ("not_linear", lambda case: case.renamed("self_attn.q_proj", "input_layernorm")),
     "lm_head of an architecture without": (
         "lm_head_not_served",
-        lambda case: (write_base(case.base, architectures=["Qwen2ForCausalLM"]), case.tensors(lm_head())),
+        head_of_another_architecture,
     ),
     "embeddings in a linear form": (
         "embedding_form",

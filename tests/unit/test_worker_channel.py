@@ -11,7 +11,7 @@ import msgspec
 from gateway.app import Worker
 from gateway.mirror.captured import CapturedRequest
 from gateway.receive.limits import Limits
-from gateway.records.feedback import About
+from gateway.records.feedback import About, Named
 from gateway.workers import channel
 from gateway.workers.channel import Configure, Recalled, Start, WorkerReport
 from gateway.workers.pool import WorkerPool
@@ -47,15 +47,16 @@ class Paper:
 
 
 def test_two_who_ask_workers_at_once_get_an_answer_each() -> None:
-    def about(alias: str) -> dict[str, About]:
-        return {alias: About(alias=alias, version=f"{alias}@1", arm="control")}
+    def about(alias: str) -> dict[Named, About]:
+        return {("key", alias): About(alias=alias, version=f"{alias}@1", arm="control")}
 
-    async def main() -> list[dict[str, About]]:
+    async def main() -> list[dict[Named, About]]:
         with socket.socket() as listener:
             pool = WorkerPool(listener, 1)
             (slot,) = pool._slots
-            slot.writer, _ = cast(Any, Paper()), slot.is_ready.set()
-            both = [asyncio.create_task(pool.recall([alias])) for alias in ("one", "two")]
+            slot.writer = cast(Any, Paper())
+            slot.is_ready.set()
+            both = [asyncio.create_task(pool.recall([("key", alias)])) for alias in ("one", "two")]
             while len(slot.answers) < 2:
                 await asyncio.sleep(0)
             for number, alias in zip(tuple(slot.answers), ("one", "two"), strict=True):

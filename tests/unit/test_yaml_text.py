@@ -9,7 +9,7 @@ from gateway.yaml_text import InvalidYaml, parse
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12)
 )
-HOSTILE = {
+HOSTILE: dict[str, str | bytes] = {
     "billion laughs": LAUGHS,
     "holds itself": "a: &a [*a]",
     "brackets": "[" * 50_000,
