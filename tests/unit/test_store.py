@@ -127,21 +127,26 @@ def test_a_closed_rollout_leaves_the_state_and_stays_in_the_history(store: Store
     assert [each.id for each in store.rollouts(limit=1)] == ["r3"]
 
 
+def written_rollout(store: Store) -> str:
+    """Return the one rollout's row as it is in the database."""
+    record: str = store.reading(lambda connection: connection.execute(select(schema.rollouts.c.record)).scalar_one())
+    return record
+
+
 def test_what_a_later_release_wrote_of_a_rollout_outlives_other_changes_and_goes_with_its_next_step(
     store: Store,
 ) -> None:
     store.write(Desired(rollouts=(rollout(),)), expected=0)
-    columns = select(schema.rollouts.c.record)
-    record = json.loads(store.reading(lambda connection: connection.scalar(columns)))
+    record = json.loads(written_rollout(store))
     record["body"]["mood"] = "hopeful"
     written = json.dumps(record)
     store.writing(lambda connection: connection.execute(text("UPDATE rollouts SET record = :it"), {"it": written}))
     desired = store.read()
     assert desired.rollouts == (rollout(),)
     store.write(msgspec.structs.replace(desired, keys=(key(1),)), expected=1)
-    assert store.reading(lambda connection: connection.scalar(columns)) == written
+    assert written_rollout(store) == written
     store.write(desired.with_rollout(rollout(sequence=2)), expected=2)
-    assert "mood" not in store.reading(lambda connection: connection.scalar(columns))
+    assert "mood" not in written_rollout(store)
 
 
 def test_a_rollout_that_cannot_be_read_stays_as_it_was_written_and_is_counted_to(store: Store) -> None:
