@@ -35,7 +35,8 @@ from gateway.mirror.captured import CapturedRequest
 from gateway.pipeline import Exposure, Placement
 from gateway.receive.limits import Limits
 from gateway.receive.recent_requests import RecentRequests
-from gateway.records.state import Desired, MirrorPolicy, RouteRecord
+from gateway.records.routes import MirrorPolicy, RouteRecord
+from gateway.records.state import Desired
 from gateway.store.snapshot import encode, of_state
 from gateway.workers.channel import Configure
 from gateway.workers.pool import WorkerPool

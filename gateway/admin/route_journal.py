@@ -12,7 +12,8 @@ import msgspec
 
 from adapters.catalog import Catalog
 from gateway.admin.state import Conflict
-from gateway.records.state import Desired, RouteRecord
+from gateway.records.routes import RouteRecord
+from gateway.records.state import Desired
 from gateway.rollout.journal import canonical_json
 from gateway.store.rollouts import readable
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 import click
 import msgspec
 
-from gateway.admin.routes.text import plan_lines, written
+from gateway.admin.routes.text import plan_lines, write_route
 from gateway.cli.client import admin_client, echo_json
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.output import say
@@ -42,7 +42,7 @@ def apply(name: str, dry_run: bool, yes: bool, as_json: bool, **given: Any) -> N
     file stay, unless --prune. Applying the same file again changes nothing.
     """
     declaration = read_file(name)
-    routes = [written(msgspec.to_builtins(route)) for route in declaration.routes]
+    routes = [write_route(msgspec.to_builtins(route)) for route in declaration.routes]
     body = {"routes": routes, "prune": declaration.prune or given["prune"]}
     control = admin_client(given)
     plan = control.ask_running("POST", "/admin/v1/routes/plan", body)

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from gateway.admin.routes.text import field_lines, shown, written
+from gateway.admin.routes.text import describe_field, field_lines, write_route
 from gateway.cli.apply import show_plan
 from gateway.cli.client import admin_client, echo_json, every, segment
 from gateway.cli.options import control_options, json_option
@@ -70,7 +70,7 @@ def show(alias: str, as_json: bool, **given: Any) -> None:
         return
     say(f"{'alias':10} {route['alias']}")
     for field in _FIELDS:
-        say(f"{field:10} {shown(field, route[field])}")
+        say(f"{field:10} {describe_field(field, route[field])}")
     say(f"{'since':10} {when(route['created'])}")
     for previous in route["previous"]:
         say(f"{'previous':10} {previous['version']} until {when(previous['until'])}")
@@ -157,7 +157,7 @@ def export(aliases: tuple[str, ...], as_json: bool, **given: Any) -> None:
         found = [control.ask_running("GET", f"{_PATH}/{segment(alias)}") for alias in dict.fromkeys(aliases)]
     else:
         found = every(control.ask_running, _PATH, "routes")
-    values = {"routes": [written(route) for route in found]}
+    values = {"routes": [write_route(route) for route in found]}
     if as_json:
         echo_json(values)
     else:

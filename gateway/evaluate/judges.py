@@ -9,7 +9,7 @@ import httpx
 from evaluators.observation import Kind, ScoredPair
 from gateway.evaluate.judging import Judge, version_of
 from gateway.evaluate.policies import Policies
-from gateway.records.state import JudgePolicy
+from gateway.records.routes import JudgePolicy
 from gateway.store.pairs import PAGE, Pairs
 
 log = logging.getLogger("loragate.evaluate")

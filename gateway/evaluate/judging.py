@@ -27,7 +27,7 @@ from evaluators.preference.question import (
     read_reply,
 )
 from gateway.evaluate.calls import CallFailed, ServerConnection
-from gateway.records.state import JudgePolicy
+from gateway.records.routes import JudgePolicy
 
 JUDGE: Final = "judge"
 MAX_REMEMBERED: Final = 20_000

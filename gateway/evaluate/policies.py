@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-from gateway.records.state import Desired, MirrorPolicy, RouteRecord
+from gateway.records.routes import MirrorPolicy, RouteRecord
+from gateway.records.state import Desired
 from gateway.store.sql import Store
 
 _DEFAULT: Final = MirrorPolicy()

@@ -19,7 +19,7 @@ from gateway.mirror.redactor_process import Redacting
 from gateway.mirror.redactors import NotRedacted
 from gateway.observe.mirror_counts import MirrorCounts
 from gateway.records.feedback import OWN_ID, About, Feedback, Named
-from gateway.records.state import MirrorPolicy
+from gateway.records.routes import MirrorPolicy
 from gateway.store.errors import StoreError
 
 log = logging.getLogger("loragate.mirror")

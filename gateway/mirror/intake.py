@@ -21,8 +21,8 @@ from gateway.mirror.memory_queue import InMemorySamples
 from gateway.mirror.redactor_process import Redacting
 from gateway.mirror.redactors import NotRedacted
 from gateway.observe.mirror_counts import MirrorCounts
+from gateway.records.routes import MirrorPolicy
 from gateway.records.sample import Sample
-from gateway.records.state import MirrorPolicy
 from gateway.store.errors import StoreError
 
 log = logging.getLogger("loragate.mirror")

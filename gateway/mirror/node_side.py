@@ -7,7 +7,8 @@ from gateway.mirror.feedback_service import FeedbackService
 from gateway.mirror.intake import MirrorIntake
 from gateway.observe.mirror_counts import MirrorCounts, MirrorReading, sum_copies
 from gateway.records.feedback import Feedback
-from gateway.records.state import Desired, MirrorPolicy
+from gateway.records.routes import MirrorPolicy
+from gateway.records.state import Desired
 
 _DEFAULT = MirrorPolicy()
 

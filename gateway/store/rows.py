@@ -8,7 +8,8 @@ import msgspec
 from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, update
 
 from adapters.catalog import Entry
-from gateway.records.state import Desired, KeyRecord, RouteRecord, RouteVersion
+from gateway.records.routes import RouteRecord, RouteVersion
+from gateway.records.state import Desired, KeyRecord
 from gateway.rollout import journal as chain
 from gateway.rollout.record import StoredRollout
 from gateway.store import schema

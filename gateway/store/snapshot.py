@@ -13,7 +13,8 @@ from gateway.decide.assign import Split, headers_of
 from gateway.decide.limit import rates_of
 from gateway.decide.route import Base, EngineState, Route, RouteTable
 from gateway.decide.sample import Mirror, noise_of_control, stage_noise_share
-from gateway.records.state import Desired, KeyRecord, MirrorPolicy, RouteRecord
+from gateway.records.routes import MirrorPolicy, RouteRecord
+from gateway.records.state import Desired, KeyRecord
 from gateway.store import copies
 from gateway.store.keys import principals
 

@@ -13,7 +13,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 from sqlalchemy import Connection, func, select, text, update
 
-from gateway.records.state import Desired, RouteVersion
+from gateway.records.routes import RouteVersion
+from gateway.records.state import Desired
 from gateway.rollout import journal as chain
 from gateway.rollout.record import StoredRollout
 from gateway.store import rows, schema

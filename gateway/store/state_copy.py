@@ -6,7 +6,8 @@ from typing import Final
 import msgspec
 
 from adapters.catalog import Entry
-from gateway.records.state import Desired, KeyRecord, RouteRecord
+from gateway.records.routes import RouteRecord
+from gateway.records.state import Desired, KeyRecord
 from gateway.store import copies
 from gateway.store.rollouts import RolloutRow, from_row, to_row
 

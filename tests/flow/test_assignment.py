@@ -13,7 +13,8 @@ from gateway.decide.assign import Arm, bucket
 from gateway.decide.authenticate import Role
 from gateway.decide.route import EngineState
 from gateway.observe.tally import Tally
-from gateway.records.state import KeyRecord, RouteRecord
+from gateway.records.routes import RouteRecord
+from gateway.records.state import KeyRecord
 from tests.fakes.engine import FakeEngine
 from tests.support.adapter_folders import write_adapter
 from tests.support.patience import LOOK_SECONDS, PATIENCE_SECONDS

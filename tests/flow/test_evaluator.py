@@ -20,8 +20,9 @@ from evaluators.observation import Drift, Ended, Kind, NoDrift, Score, ScoredPai
 from gateway.evaluate.engines import EngineBounds, EvaluatorEngines
 from gateway.evaluate.evaluator import Evaluator
 from gateway.evaluate.replay import ReplayBounds, replay
+from gateway.records.routes import MirrorPolicy, RouteRecord
 from gateway.records.sample import Sample
-from gateway.records.state import Desired, MirrorPolicy, RouteRecord
+from gateway.records.state import Desired
 from gateway.settings import Settings
 from gateway.store.evaluators import Evaluators
 from gateway.store.pairs import Pairs

@@ -17,7 +17,7 @@ from msgspec import structs
 from evaluators.observation import Drift, Kind, Observation, Outcome, Pair, Prompt, Score, ScoredPair, Unscored
 from gateway.evaluate.judges import StoredJudges
 from gateway.evaluate.judging import JUDGE, Judge, Opinion, version_of
-from gateway.records.state import JudgePolicy, MirrorPolicy
+from gateway.records.routes import JudgePolicy, MirrorPolicy
 from gateway.store.pairs import Pairs
 from gateway.store.sql import open_store
 from tests.support.patience import PATIENCE_SECONDS, until

@@ -15,7 +15,7 @@ import pytest
 from gateway.decide.authenticate import Role
 from gateway.decide.route import EngineState
 from gateway.receive.rates import Spendings
-from gateway.records.state import RouteLimits, RouteRecord
+from gateway.records.routes import RouteLimits, RouteRecord
 from gateway.workers.rate_sync import Sharing
 from tests.fakes.engine import FakeEngine
 from tests.support.adapter_folders import write_adapter

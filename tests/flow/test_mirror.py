@@ -20,8 +20,8 @@ import pytest
 from gateway.decide.route import EngineState
 from gateway.mirror.bounds import Bounds
 from gateway.observe.mirror_counts import MirrorCounts
+from gateway.records.routes import MirrorPolicy, RouteRecord
 from gateway.records.sample import Sample
-from gateway.records.state import MirrorPolicy, RouteRecord
 from gateway.store.samples import Samples
 from gateway.store.sql import open_store
 from tests.fakes.engine import FakeEngine

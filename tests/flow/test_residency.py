@@ -18,7 +18,8 @@ from adapters.artifact import read_manifest, take_copy
 from adapters.catalog import Entry
 from adapters.lifecycle import State
 from adapters.reference import AdapterRef
-from gateway.records.state import Desired, RouteRecord
+from gateway.records.routes import RouteRecord
+from gateway.records.state import Desired
 from gateway.store.sql import open_store
 from tests.fakes.engine import FakeEngine
 from tests.support.adapter_folders import write_adapter

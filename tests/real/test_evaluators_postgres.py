@@ -17,8 +17,9 @@ from sqlalchemy import Connection, text
 
 from evaluators.observation import Drift, Score, ScoredPair
 from gateway.decide.assign import TOTAL_WEIGHT
+from gateway.records.routes import MirrorPolicy, RouteRecord
 from gateway.records.sample import Sample
-from gateway.records.state import Desired, MirrorPolicy, RouteRecord
+from gateway.records.state import Desired
 from gateway.store.evaluators import Evaluators
 from gateway.store.pairs import Pairs, insert_pair
 from gateway.store.samples import Depth, Samples

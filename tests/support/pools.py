@@ -12,7 +12,8 @@ import msgspec
 from gateway.decide.authenticate import Role
 from gateway.decide.route import Base, EngineState
 from gateway.receive.limits import Limits
-from gateway.records.state import Desired, KeyRecord, RouteRecord
+from gateway.records.routes import RouteRecord
+from gateway.records.state import Desired, KeyRecord
 from gateway.rollout.record import StoredRollout
 from gateway.store.keys import create_key
 from gateway.store.snapshot import encode, of_state

@@ -5,7 +5,8 @@ from adapters.lifecycle import State
 from adapters.manifest import Manifest
 from adapters.reference import AdapterRef
 from gateway.decide.authenticate import Role
-from gateway.records.state import KeyRecord, RouteRecord
+from gateway.records.routes import RouteRecord
+from gateway.records.state import KeyRecord
 from gateway.rollout.plan_parser import parse_plan
 from gateway.rollout.record import Last, RolloutRecord
 from gateway.rollout.rollout import Phase, Rollout

@@ -9,7 +9,8 @@ from adapters.catalog import Entry
 from adapters.lifecycle import State
 from adapters.manifest import Manifest
 from adapters.reference import AdapterRef
-from gateway.records.state import Desired, RouteRecord
+from gateway.records.routes import RouteRecord
+from gateway.records.state import Desired
 
 
 def entry(name: str, digit: str, *, state: State = State.READY, base: str = "tiny") -> Entry:

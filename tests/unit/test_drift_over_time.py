@@ -12,7 +12,7 @@ import pytest
 from evaluators.judge.over_time import BaselineOf, OverTime
 from evaluators.observation import Kind, ScoredPair
 from gateway.admin.rollouts.drift_baseline import FEWEST_SESSIONS, completed, decode, encode, made_from, sessions_in
-from gateway.records.state import MirrorPolicy
+from gateway.records.routes import MirrorPolicy
 from gateway.rollout import explain
 from gateway.store.baselines import Baselines
 from gateway.store.pairs import Pairs

@@ -19,8 +19,8 @@ from gateway.mirror.intake import MirrorIntake
 from gateway.mirror.memory_queue import InMemorySamples
 from gateway.observe.mirror_counts import MirrorCounts
 from gateway.records.feedback import About, Feedback, Named
+from gateway.records.routes import MirrorPolicy, RouteRecord
 from gateway.records.sample import Sample
-from gateway.records.state import MirrorPolicy, RouteRecord
 from gateway.store.errors import StoreUnavailable
 from tests.support.one_worker import BREAKS, LEAVES, OneWorker, Script, events, request_of
 from tests.support.patience import LOOK_SECONDS, PATIENCE_SECONDS

@@ -13,7 +13,8 @@ from evaluators.observation import Kind, Score, ScoredPair
 from gateway.admin.rollouts.pair_reader import NOBODY_COMPARES
 from gateway.admin.state import Conflict
 from gateway.records.feedback import About, Feedback
-from gateway.records.state import Desired, JudgePolicy, MirrorPolicy, Shadow
+from gateway.records.routes import JudgePolicy, MirrorPolicy, Shadow
+from gateway.records.state import Desired
 from gateway.rollout import explain
 from gateway.rollout.automation import decide
 from gateway.rollout.events import StepFailed, StepPassed

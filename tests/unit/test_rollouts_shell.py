@@ -19,7 +19,8 @@ from gateway.admin.state import Conflict
 from gateway.decide.assign import Arm
 from gateway.observe.ledger import DURATION_BOUNDS, Cell
 from gateway.observe.tally import Tally
-from gateway.records.state import Desired, RouteRecord
+from gateway.records.routes import RouteRecord
+from gateway.records.state import Desired
 from gateway.rollout import explain
 from gateway.rollout.account_counts import ArmCounts
 from gateway.rollout.events import Aborted, Paused, Resumed, StepFailed, StepInconclusive, StepPassed

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.admin.routes.files import DeclaredRoute, InvalidRoutes, declared, parse_routes
-from gateway.admin.routes.text import plan_line, plan_lines, shown, written
+from gateway.admin.routes.files import DeclaredRoute, InvalidRoutes, parse_routes, policy_fields
+from gateway.admin.routes.text import describe_field, plan_line, plan_lines, write_route
 from gateway.cli.routes_file import as_yaml, read_file
 from gateway.decide.assign import DEFAULT_SOURCES, SOURCES
-from gateway.records.state import JudgePolicy, MirrorPolicy, RouteLimits, RouteRecord
+from gateway.records.routes import JudgePolicy, MirrorPolicy, RouteLimits, RouteRecord
 from gateway.rollout.plan import canonical
 from gateway.rollout.plan_parser import parse_plan
 
@@ -248,12 +248,12 @@ ROUTES = st.builds(
 @given(ROUTES)
 @example(RouteRecord(alias="support", control=CONTROL, salt="s", notes="\x85"))
 def test_what_is_written_of_a_route_is_read_as_that_route(tmp_path_factory: pytest.TempPathFactory, route: Any) -> None:
-    text = as_yaml({"routes": [written(msgspec.to_builtins(route))]})
+    text = as_yaml({"routes": [write_route(msgspec.to_builtins(route))]})
     (read,) = read_file(file_of(tmp_path_factory.getbasetemp(), text)).routes
-    assert declared(route) == DeclaredRoute(**{**_fields(read), "where": "support"})
+    assert policy_fields(read) == policy_fields(route)
     for field, value in msgspec.to_builtins(route).items():
         if field not in ("salt", "created", "previous"):
-            assert "\n" not in shown(field, value)
+            assert "\n" not in describe_field(field, value)
 
 
 @pytest.mark.parametrize(
@@ -298,16 +298,12 @@ def test_what_a_mirror_cannot_be_is_told_with_its_place(field: str, value: Any) 
     assert problem.startswith(f"routes[0] (support).mirror.{field}: ")
 
 
-def _fields(route: DeclaredRoute) -> dict[str, Any]:
-    return {name: getattr(route, name) for name in route.__slots__}
-
-
 def test_a_plan_is_one_line_where_a_line_says_all_of_it() -> None:
     line = "shadow 500 pairs → 1 % → 5 % 90s 2000 samples → 100 %"
     assert plan_line(canonical(parse_plan(line))) == line
     by_hand = canonical(parse_plan({"steps": [{"weight": "5%", "gates": ["manual"]}, {"weight": "9%"}]}))
     assert plan_line(by_hand) is None
-    assert shown("plan", by_hand).startswith("'5 % → 9 % (config ")
+    assert describe_field("plan", by_hand).startswith("'5 % → 9 % (config ")
 
 
 def test_a_plan_of_changes_is_told_in_lines() -> None:

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from adapters.catalog import Entry
 from adapters.reference import AdapterRef
-from gateway.admin.routes.files import DeclaredRoute, InvalidRoutes, declared
+from gateway.admin.routes.files import DeclaredRoute, InvalidRoutes, policy_fields
 from gateway.admin.routes.plan import Circumstances, RoutePlan, plan_routes
 from gateway.decide.assign import Arm, Split, pick_arm
-from gateway.records.state import Desired, MirrorPolicy, Previous, RouteLimits, RouteRecord
+from gateway.records.routes import MirrorPolicy, Previous, RouteLimits, RoutePolicy, RouteRecord
+from gateway.records.state import Desired
 from gateway.rollout.plan import canonical
 from gateway.rollout.plan_parser import parse_plan
 from tests.support.records import rollout
@@ -29,6 +30,10 @@ OTHER_BASE = "support@" + "9" * 12
 
 def wanted(**fields: Any) -> DeclaredRoute:
     return DeclaredRoute(**{"alias": "support", "control": A, "where": "routes[0]", **fields})
+
+
+def _declared(route: RoutePolicy) -> DeclaredRoute:
+    return DeclaredRoute(**policy_fields(route), where=route.alias)
 
 
 def plan(desired: Desired, *routes: DeclaredRoute, prune: bool = False) -> RoutePlan:
@@ -319,19 +324,20 @@ def test_planning_again_after_applying_changes_nothing(
     assert {change.alias for change in found.changes} == {
         alias for alias in ("support", "legal", "beta", "gamma") if before.route(alias) != found.after.route(alias)
     }
-    back = plan(found.after, *(declared(route) for route in before.routes), prune=True).after
-    assert [declared(route) for route in sorted(back.routes, key=lambda each: each.alias)] == [
-        declared(route) for route in sorted(before.routes, key=lambda each: each.alias)
+    back = plan(found.after, *(_declared(route) for route in before.routes), prune=True).after
+    assert [_declared(route) for route in sorted(back.routes, key=lambda each: each.alias)] == [
+        _declared(route) for route in sorted(before.routes, key=lambda each: each.alias)
     ]
 
 
 @settings(max_examples=20)
 @given(RECORDS, RECORDS)
 def test_the_share_that_moves_is_the_share_of_buckets_that_move(first: DeclaredRoute, second: DeclaredRoute) -> None:
-    before, after = (plan(STATE, replace(each, alias="support")).after.route("support") for each in (first, second))
+    declared = (msgspec.structs.replace(each, alias="support") for each in (first, second))
+    before, after = (plan(STATE, each).after.route("support") for each in declared)
     assert before is not None
     assert after is not None
-    moved = plan(STATE.with_route(before), declared(after)).changes
+    moved = plan(STATE.with_route(before), _declared(after)).changes
     said = " ".join(sentence for change in moved for sentence in change.meaning)
     shares = [part.split(" %")[0] for part in said.split("about ") if " % of units move" in part]
     told = 10_000 if "all callers change" in said else round(sum(float(share) for share in shares) * 100)

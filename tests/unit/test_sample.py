@@ -17,7 +17,8 @@ from gateway.decide.route import Base, EngineState, Route, RouteTable
 from gateway.decide.sample import Mirror, noise_of_control, pick_copy
 from gateway.mirror.captured import CapturedRequest, NoPair, sample_of, session_of, task_of
 from gateway.pipeline import Call, answer
-from gateway.records.state import Desired, JudgePolicy, MirrorPolicy, RouteRecord, Shadow
+from gateway.records.routes import JudgePolicy, MirrorPolicy, RouteRecord, Shadow
+from gateway.records.state import Desired
 from gateway.rollout.plan_parser import parse_plan
 from gateway.rollout.record import RolloutRecord
 from gateway.rollout.rollout import Phase, Rollout

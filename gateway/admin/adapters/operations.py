@@ -29,7 +29,8 @@ from gateway.admin.adapters.intake import Intake, Progress, scratch_folder, sile
 from gateway.admin.adapters.registration import FusionOrigin, Registration
 from gateway.admin.route_journal import changed_routes, check_no_rollout, check_not_rolled_out
 from gateway.admin.state import Conflict, LiveState, insist, to_the_end
-from gateway.records.state import Desired, RouteRecord
+from gateway.records.routes import RouteRecord
+from gateway.records.state import Desired
 from gateway.store.fingerprints import FingerprintStore
 
 log = logging.getLogger("loragate.adapters")

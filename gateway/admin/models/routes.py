@@ -1,11 +1,22 @@
 """What the admin API's paths for routes take and give, described for those who generate a client."""
 
-from typing import Any, Final, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from msgspec import Meta
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
-from gateway.admin.routes.files import MAX_NOTES, MAX_ROUTES, Declaration, parse_routes
-from gateway.decide.assign import SOURCES
+from gateway.admin.models.records import AsDeclared, AsView
+from gateway.records.routes import (
+    MAX_ROUTES,
+    JudgePolicy,
+    MirrorPolicy,
+    Previous,
+    RouteLimits,
+    RoutePolicy,
+    RouteRecord,
+    Shadow,
+)
 
 MAX_REASON: Final = 1_000
 # The state counts from 0 by one; PostgreSQL keeps it in 64 bits.
@@ -14,90 +25,30 @@ HIGHEST_NUMBER: Final = 2**63 - 2
 ALIAS: Final[dict[str, Any]] = {"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"}
 VERSION: Final[dict[str, Any]] = {"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}@[0-9a-f]{6,64}$"}
 ALIAS_OR_VERSION: Final[dict[str, Any]] = {"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(@[0-9a-f]{6,64})?$"}
-# For who reads the description; what is wrong is told by `admin/routes/files.py`, all of it at once.
-_NAME: Final[dict[str, Any]] = {"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"}
-_VERSION: Final[dict[str, Any]] = {"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}@[0-9a-f]{6,64}$"}
+_JUDGE: Final = AsDeclared(
+    JudgePolicy, "JudgeDeclaration", "Which model judges pairs, at an OpenAI-compatible endpoint."
+)
+_MIRROR: Final = AsDeclared(
+    MirrorPolicy,
+    "MirrorDeclaration",
+    "Which share of requests is mirrored, and what is kept of them.",
+    inside=(_JUDGE,),
+)
+_LIMITS: Final = AsDeclared(
+    RouteLimits, "LimitsDeclaration", "What the alias may be asked for, over all keys; null for no limit."
+)
+_ROUTE: Final = AsDeclared(
+    RoutePolicy,
+    "RouteDeclaration",
+    "One route as it shall be. What is left out is none.",
+    inside=(_MIRROR, _LIMITS),
+)
+# What is wrong with the values is told by `admin/routes/files.py`, all of it at once.
+RouteDeclaration = Annotated[Mapping[str, Any], _ROUTE]
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
-
-
-class JudgeDeclaration(_Strict):
-    """Which model judges pairs, at an OpenAI-compatible endpoint."""
-
-    url: StrictStr = Field(examples=["http://127.0.0.1:8080/v1"])
-    model: StrictStr
-    key_env: StrictStr | None = Field(None, description="The evaluator's environment variable with the key")
-    rubric: StrictStr | None = Field(None, description="What a good answer is, in words")
-    share: StrictInt | StrictStr | None = Field(None, description="Of the pairs, as `20%`, or whole basis points")
-    pairs_per_hour: StrictInt | None = None
-
-
-class MirrorDeclaration(_Strict):
-    """Which share of requests is mirrored, and what is kept of them."""
-
-    share: StrictInt | StrictStr = Field(description="As `2%`, or whole basis points", examples=["2%"])
-    capture: Literal["full", "metrics_only", "off"] = "full"
-    noise_share: StrictInt | StrictStr | None = Field(
-        None,
-        examples=["10%"],
-        description="Of the copies, how many are compared with the same version again; a rollout's stage has as many "
-        "as its gates and the route's judge read",
-    )
-    tokens_per_hour: StrictInt | None = Field(None, description="What evaluators may spend in an hour")
-    retention: StrictInt | StrictStr | None = Field(
-        None, description="How long texts are kept, as `7d` or seconds; 0: until they were judged", examples=["7d"]
-    )
-    redact: list[StrictStr] | None = Field(
-        None, description="Redactors, applied before anything is stored", examples=[["email", "phone"]]
-    )
-    judge: JudgeDeclaration | None = None
-    comparators: list[StrictStr] | None = Field(None, description="Comparators that are run; all if left out")
-
-
-class LimitsDeclaration(_Strict):
-    """What the alias may be asked for, over all keys; null for no limit."""
-
-    requests_per_minute: StrictInt | None = Field(None, examples=[600])
-    tokens_per_minute: StrictInt | None = Field(None, examples=[100_000])
-    max_in_flight: StrictInt | None = Field(None, examples=[50])
-
-
-class RouteDeclaration(_Strict):
-    """One route as it shall be. What is left out is none."""
-
-    alias: StrictStr = Field(
-        description="The name that clients send as `model`", examples=["support"], json_schema_extra=_NAME
-    )
-    control: StrictStr = Field(
-        description="The version that callers get, in full or a unique prefix",
-        examples=["support@3f2a9c81d0e4"],
-        json_schema_extra=_VERSION,
-    )
-    candidate: StrictStr | None = Field(None, description="The version on trial", examples=["support@9b11c0de77aa"])
-    weight: StrictInt | StrictStr | None = Field(
-        None, description="The candidate's share of units, as `5%`, or whole basis points", examples=["5%"]
-    )
-    unit: list[StrictStr] | None = Field(
-        None,
-        description=f"Where the unit is looked for, first found first used: {', '.join(SOURCES)}, `header:NAME`, "
-        "`body:PATH`; after `trusted:` only of keys above the role `app`",
-        examples=[["header", "user", "key"]],
-    )
-    mirror: MirrorDeclaration | None = None
-    plan: StrictStr | dict[str, Any] | None = Field(
-        None,
-        description="What the next rollout does: one line, or steps with gates",
-        examples=["1% 10m → 5% → 25% → 100%"],
-    )
-    limits: LimitsDeclaration | None = None
-    engine_fields: dict[str, StrictStr | StrictInt] | None = Field(
-        None,
-        description="Rules for fields that engines are sent: `allow`, `deny` or the largest number",
-        examples=[{"media_urls": "allow"}],
-    )
-    notes: StrictStr | None = Field(None, description=f"A remark, at most {MAX_NOTES} characters")
 
 
 class RoutesDeclaration(_Strict):
@@ -105,14 +56,6 @@ class RoutesDeclaration(_Strict):
 
     routes: list[RouteDeclaration] = Field(max_length=MAX_ROUTES)
     prune: StrictBool | None = Field(None, description="Remove routes that are not declared; else they stay")
-
-    def read(self) -> Declaration:
-        """Return what is declared.
-
-        Raises:
-            InvalidRoutes: Every problem at once.
-        """
-        return parse_routes(self.model_dump(exclude_unset=True, include={"routes", "prune"}))
 
 
 class RoutesApplication(RoutesDeclaration):
@@ -173,76 +116,58 @@ class AppliedView(BaseModel):
     checked: bool = Field(description="Whether `If-Match` made sure that it was the state that was planned for")
 
 
-class JudgePolicyView(BaseModel):
-    """Which model judges pairs."""
-
-    url: str
-    model: str
-    key_env: str
-    rubric: str
-    share: int = Field(description="Basis points of the pairs")
-    pairs_per_hour: int | None
-
-
-class ShadowView(BaseModel):
-    """What an open rollout's stage compares with control."""
-
-    candidate: str
-    share: int = Field(description="Basis points of the requests")
-    needs_noise: bool = Field(False, description="Whether one of its gates is held against noise pairs")
-
-
-class MirrorView(BaseModel):
-    """Which share of requests is mirrored, and what is kept of them."""
-
-    share: int = Field(description="Basis points")
-    capture: Literal["full", "metrics_only", "off"]
-    noise_share: int = Field(1_000, description="Basis points of the copies; of those in a rollout see `shadow`")
-    tokens_per_hour: int | None = None
-    retention_seconds: int | None = None
-    redact: list[str] = []
-    judge: JudgePolicyView | None = None
-    comparators: list[str] | None = None
+_JUDGE_VIEW: Final = AsView(
+    JudgePolicy, "JudgePolicyView", "Which model judges pairs.", required=JudgePolicy.__struct_fields__
+)
+_MIRROR_VIEW: Final = AsView(
+    MirrorPolicy,
+    "MirrorView",
+    "Which share of requests is mirrored, and what is kept of them.",
+    required=("share", "capture"),
+    inside=(_JUDGE_VIEW,),
+)
+_LIMITS_VIEW: Final = AsView(
+    RouteLimits,
+    "LimitsView",
+    "What the alias may be asked for, over all keys; null for no limit.",
+    required=RouteLimits.__struct_fields__,
+)
+_INSIDE_ROUTES: Final = (
+    _MIRROR_VIEW,
+    _LIMITS_VIEW,
+    AsView(Shadow, "ShadowView", "What an open rollout's stage compares with control."),
+    AsView(Previous, "PreviousView", "A former control."),
+)
+# A field that is added is optional, so that the command line understands gateways that do not have it yet.
+_REQUIRED: Final = ("candidate", "weight", "unit", "mirror", "plan", "limits", "notes", "created", "previous")
 
 
-class LimitsView(BaseModel):
-    """What the alias may be asked for, over all keys; null for no limit."""
+class RouteInUse(RouteRecord, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A route as it is, and which rollout decides its split, if any."""
 
-    requests_per_minute: int | None
-    tokens_per_minute: int | None
-    max_in_flight: int | None
+    rollout: Annotated[str | None, Meta(description="The open rollout, which decides its split")]
 
 
-class PreviousView(BaseModel):
-    """A former control."""
-
-    version: str
-    until: int
-
-
-class RouteRecordView(BaseModel):
-    """A route as it is stored. Shares in basis points, times in Unix seconds."""
-
-    alias: str
-    control: str
-    candidate: str | None
-    weight: int
-    unit: list[str]
-    mirror: MirrorView | None
-    plan: dict[str, Any] | None = Field(description="In canonical form: basis points, seconds, shares")
-    limits: LimitsView | None
-    engine_fields: dict[str, str | int] = Field({}, description="Rules for fields that engines are sent")
-    notes: str
-    shadow: ShadowView | None = None
-    salt: str = Field(description="Decides with the unit which arm serves; no secret")
-    created: int = Field(description="Since when its control is this one")
-    previous: list[PreviousView] = Field(description="Former controls and until when, the newest first")
-
-
-class RouteView(RouteRecordView):
-    """A route as it is. Shares in basis points, times in Unix seconds."""
-
-    rollout: str | None = Field(description="The open rollout, which decides its split")
+RouteRecordView = Annotated[
+    RouteRecord,
+    AsView(
+        RouteRecord,
+        "RouteRecordView",
+        "A route as it is stored. Shares in basis points, times in Unix seconds.",
+        required=_REQUIRED,
+        inside=_INSIDE_ROUTES,
+    ),
+]
+RouteView = Annotated[
+    RouteInUse,
+    AsView(
+        RouteInUse,
+        "RouteView",
+        "A route as it is. Shares in basis points, times in Unix seconds.",
+        required=_REQUIRED,
+        inside=_INSIDE_ROUTES,
+    ),
+]
 
 
 class RoutesView(BaseModel):

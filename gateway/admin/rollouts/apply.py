@@ -13,7 +13,8 @@ import msgspec
 from gateway.admin.route_journal import digests_of
 from gateway.admin.state import Conflict, LiveState, Overtaken
 from gateway.observe.rollout_counts import RolloutCounts
-from gateway.records.state import Desired, RouteRecord, Shadow
+from gateway.records.routes import RouteRecord, Shadow
+from gateway.records.state import Desired
 from gateway.rollout.events import AUTOMATION, RolledBack, StepFailed, StepInconclusive
 from gateway.rollout.gates.reading import Reading
 from gateway.rollout.record import RolloutRecord

@@ -10,7 +10,7 @@ from typing import Final
 from evaluators.compare.registry import comparators
 from evaluators.judge.criteria import REGISTERED
 from gateway.decide.assign import TOTAL_WEIGHT
-from gateway.records.state import MirrorPolicy, RouteRecord
+from gateway.records.routes import MirrorPolicy, RouteRecord
 from gateway.rollout.gates.gate import GateSource
 from gateway.rollout.plan import Plan, Stage
 

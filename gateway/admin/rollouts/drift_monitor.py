@@ -31,7 +31,7 @@ from gateway.admin.rollouts.drift_baseline import (
     sessions_in,
 )
 from gateway.observe.drift_view import DriftStanding
-from gateway.records.state import RouteRecord
+from gateway.records.routes import RouteRecord
 from gateway.rollout.record import UnreadableRollout
 from gateway.rollout.rollout import Phase
 from gateway.store.baselines import Baselines

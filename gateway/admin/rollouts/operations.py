@@ -21,7 +21,7 @@ from gateway.admin.routes.operations import UnknownRoute
 from gateway.admin.state import Conflict, LiveState, Overtaken
 from gateway.observe.rollout_counts import RolloutCounts
 from gateway.observe.tally import Tally
-from gateway.records.state import RouteRecord
+from gateway.records.routes import RouteRecord
 from gateway.rollout.events import Aborted, Approved, Created, Event, Paused, Promoted, Resumed, RolledBack, Started
 from gateway.rollout.evidence import StageStanding, counts_of, standing_of, threshold_of
 from gateway.rollout.machine import IllegalEvent, advance, create

@@ -17,7 +17,7 @@ from gateway.admin.rollouts.operations import TRIES, Actor, RolloutOperations, R
 from gateway.admin.route_journal import member, route_record
 from gateway.admin.routes.operations import UnknownRoute
 from gateway.admin.state import Conflict, LiveState, Overtaken
-from gateway.records.state import RouteRecord
+from gateway.records.routes import RouteRecord
 from gateway.rollout.record import RolloutRecord, StoredRollout, UnreadableRollout
 from gateway.rollout.replay import KIND
 from gateway.rollout.rollout import Phase

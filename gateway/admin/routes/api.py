@@ -16,6 +16,7 @@ from gateway.admin.models.routes import (
     PlanView,
     RefusalView,
     Revert,
+    RouteInUse,
     RoutesApplication,
     RoutesDeclaration,
     RoutesView,
@@ -24,9 +25,10 @@ from gateway.admin.models.routes import (
 )
 from gateway.admin.operations import Operations
 from gateway.admin.paging import After, Limit, Place, page
+from gateway.admin.routes.files import Declaration, parse_routes
 from gateway.admin.routes.operations import ChangeRequest, RouteDifference
 from gateway.admin.routes.plan import RoutePlan, compare
-from gateway.records.state import RouteRecord, RouteVersion
+from gateway.records.routes import RouteRecord, RouteVersion
 
 Alias = Annotated[str, InPath(description="The name that clients send as `model`", examples=["support"])]
 Number = Annotated[int, InPath(ge=1, le=HIGHEST_NUMBER, description="The version's number, from 1")]
@@ -71,7 +73,7 @@ def _add_reading(app: FastAPI, operations: Operations) -> None:
         return {"version": desired.version, "routes": routes, "next": cursor}
 
     @app.get("/admin/v1/routes/{alias}", tags=["routes"], response_model=RouteView, responses=_refusals(404))
-    async def show_route(alias: Alias, response: Response) -> dict[str, Any]:
+    async def show_route(alias: Alias, response: Response) -> RouteInUse:
         """One alias. `ETag` is the state's version."""
         route = operations.routes.find(alias)
         response.headers["etag"] = _tag(operations.state.desired.version)
@@ -124,7 +126,7 @@ def _add_changing(app: FastAPI, operations: Operations) -> None:
     @app.post("/admin/v1/routes/plan", tags=["routes"], response_model=PlanView, responses=_refusals(400, 422))
     async def plan_routes(new: RoutesDeclaration) -> dict[str, Any]:
         """What applying these routes would change, and what that means for traffic; nothing is changed."""
-        return operations.routes.plan(await asyncio.to_thread(new.read)).view()
+        return operations.routes.plan(await _read(new)).view()
 
     @app.put("/admin/v1/routes", tags=["routes"], response_model=AppliedView, responses=_refusals(400, 409, 412, 422))
     async def apply_routes(
@@ -132,7 +134,7 @@ def _add_changing(app: FastAPI, operations: Operations) -> None:
     ) -> dict[str, Any]:
         """Make the routes as declared, all or none. Applying the same again changes nothing."""
         order = ChangeRequest(by=request.state.caller, reason=new.reason, if_version=_version_in(if_match))
-        declaration = await asyncio.to_thread(new.read)
+        declaration = await _read(new)
         return _applied(await operations.routes.apply(declaration, order), order, response)
 
     @app.post(
@@ -156,12 +158,17 @@ def _add_changing(app: FastAPI, operations: Operations) -> None:
     )
     async def split_route(
         request: Request, response: Response, alias: Alias, new: NewSplit, if_match: IfMatch = "*"
-    ) -> dict[str, Any]:
+    ) -> RouteInUse:
         """Give a candidate version a share of an alias's units."""
         order = ChangeRequest(by=request.state.caller, if_version=_version_in(if_match))
         route = await operations.routes.split(alias, new.candidate, new.weight, order)
         response.headers["etag"] = _tag(operations.state.desired.version)
         return _route_view(operations, route)
+
+
+async def _read(new: RoutesDeclaration) -> Declaration:
+    """Return what is declared; in a thread, as there may be thousands of routes."""
+    return await asyncio.to_thread(parse_routes, {"routes": new.routes, "prune": new.prune})
 
 
 def _place(route: RouteRecord) -> Place:
@@ -183,10 +190,9 @@ def _version_in(if_match: str) -> int | None:
     return None if if_match == "*" else int(if_match.strip('"'))
 
 
-def _route_view(operations: Operations, route: RouteRecord) -> dict[str, Any]:
+def _route_view(operations: Operations, route: RouteRecord) -> RouteInUse:
     rollout = operations.state.desired.rollout(route.alias)
-    values: dict[str, Any] = msgspec.to_builtins(route)
-    return {**values, "rollout": rollout.id if rollout is not None else None}
+    return RouteInUse(**msgspec.structs.asdict(route), rollout=rollout.id if rollout is not None else None)
 
 
 def _version_view(version: RouteVersion) -> dict[str, Any]:

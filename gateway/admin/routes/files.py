@@ -16,38 +16,24 @@ versions exist is not known here; `plan.py` asks the state.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from adapters.reference import InvalidReference, check_name, split_version
-from gateway.admin.routes.mirror import read_mirror
+from gateway.admin.routes.policies import read_field
 from gateway.admin.routes.values import Values
 from gateway.decide.assign import DEFAULT_SOURCES, check_sources
 from gateway.decide.engine_fields import check_rules
-from gateway.records.state import MirrorPolicy, RouteLimits, RouteRecord
+from gateway.records.declared import DeclaredField, declared_fields
+from gateway.records.routes import MAX_ROUTES, RouteLimits, RoutePolicy
 from gateway.rollout.plan import canonical
 from gateway.rollout.plan_parser import InvalidPlan, parse_plan
 
-# Every worker gets the whole table with every change.
-MAX_ROUTES: Final = 10_000
-MAX_NOTES: Final = 10_000
 # A kilobyte for each of so many routes; one with everything but long notes takes 400 bytes.
 MAX_FILE_BYTES: Final = 10_000_000
 
 _KEYS: Final = ("routes", "prune")
-_ROUTE_KEYS: Final = (
-    "alias",
-    "control",
-    "candidate",
-    "weight",
-    "unit",
-    "mirror",
-    "plan",
-    "limits",
-    "engine_fields",
-    "notes",
-)
-_LIMIT_KEYS: Final = RouteLimits.__struct_fields__
+_ROUTE_FIELDS: Final = declared_fields(RoutePolicy)
 # After so many problems the file is not one of routes at all.
 _MAX_PROBLEMS: Final = 100
 
@@ -60,23 +46,9 @@ class InvalidRoutes(ValueError):
         self.problems = tuple(problems)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeclaredRoute:
-    """One route as it shall be; versions may be shortened. `where` is its place in the file.
+class DeclaredRoute(RoutePolicy, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One route as it shall be; versions may be shortened. `where` is its place in the file."""
 
-    `plan` is as `plan.canonical` writes it.
-    """
-
-    alias: str
-    control: str
-    candidate: str | None = None
-    weight: int = 0
-    unit: tuple[str, ...] = DEFAULT_SOURCES
-    mirror: MirrorPolicy | None = None
-    plan: dict[str, Any] | None = None
-    limits: RouteLimits | None = None
-    engine_fields: dict[str, str | int] = field(default_factory=dict)
-    notes: str = ""
     where: str = ""
 
 
@@ -88,21 +60,9 @@ class Declaration:
     prune: bool = False
 
 
-def declared(route: RouteRecord) -> DeclaredRoute:
-    """Return the declaration that a route as it is would come from."""
-    return DeclaredRoute(
-        alias=route.alias,
-        control=route.control,
-        candidate=route.candidate,
-        weight=route.weight,
-        unit=route.unit,
-        mirror=route.mirror,
-        plan=route.plan,
-        limits=route.limits,
-        engine_fields=route.engine_fields,
-        notes=route.notes,
-        where=route.alias,
-    )
+def policy_fields(route: RoutePolicy) -> dict[str, Any]:
+    """Return what is declared of a route, by field."""
+    return {name: getattr(route, name) for name in RoutePolicy.__struct_fields__}
 
 
 def parse_routes(values: object) -> Declaration:
@@ -153,24 +113,31 @@ class _Reader:
         alias = self._alias(where, values.get("alias"))
         if alias:
             where = f"{where} ({alias})"
-        self._values.check_keys(where, values, _ROUTE_KEYS)
-        candidate = values.get("candidate")
+        self._values.check_keys(where, values, _ROUTE_FIELDS)
         weight = self._values.share(f"{where}.weight", values.get("weight"))
-        if weight and candidate is None:
+        if weight and values.get("candidate") is None:
             self.problems.append(f"{where}.weight: `{weight / 100:g} %` is given to no candidate; name one")
-        return DeclaredRoute(
-            alias=alias,
-            control=self._version(f"{where}.control", values.get("control"), "is missing; every route has a control"),
-            candidate=self._version(f"{where}.candidate", candidate) if candidate is not None else None,
-            weight=weight,
-            unit=self._unit(f"{where}.unit", values.get("unit")),
-            mirror=read_mirror(self._values, f"{where}.mirror", values.get("mirror")),
-            plan=self._plan(f"{where}.plan", values.get("plan")),
-            limits=self._limits(f"{where}.limits", values.get("limits")),
-            engine_fields=self._engine_fields(f"{where}.engine_fields", values.get("engine_fields")),
-            notes=self._values.text(f"{where}.notes", values.get("notes"), MAX_NOTES),
-            where=where,
-        )
+        read = {
+            field.name: self._field(f"{where}.{key}", values, field)
+            for key, field in _ROUTE_FIELDS.items()
+            if key not in ("alias", "weight")
+        }
+        return DeclaredRoute(alias=alias, weight=weight, where=where, **read)
+
+    def _field(self, where: str, values: Mapping[Any, Any], field: DeclaredField) -> Any:
+        value = values.get(field.key)
+        match field.how.kind:
+            case "version":
+                return self._version(where, value, field)
+            case "sources":
+                return self._unit(where, value)
+            case "plan":
+                return self._plan(where, value)
+            case "field_rules":
+                return self._engine_fields(where, value)
+            case _:
+                read = read_field(self._values, where, values, field)
+                return None if read == RouteLimits() else read  # limits that bound nothing are none
 
     def _engine_fields(self, where: str, value: object) -> dict[str, str | int]:
         if value is None:
@@ -203,9 +170,11 @@ class _Reader:
         self._seen.setdefault(value, where)
         return value
 
-    def _version(self, where: str, value: object, missing: str = "") -> str:
+    def _version(self, where: str, value: object, field: DeclaredField) -> str | None:
+        if value is None and not field.is_required:
+            return None
         if value is None:
-            self.problems.append(f"{where}: {missing}")
+            self.problems.append(f"{where}: is missing; {field.how.missing}")
         elif not isinstance(value, str):
             self._values.problem(where, value, "a version such as support@3f2a9c81d0e4")
         else:
@@ -239,12 +208,6 @@ class _Reader:
                 inside = problem.removeprefix("plan")
                 self.problems.append(where + (inside if inside.startswith((":", ".")) else f".{problem}"))
             return None
-
-    def _limits(self, where: str, value: object) -> RouteLimits | None:
-        example = "{requests_per_minute: 600, max_in_flight: 50}"
-        values = self._values.mapping(where, value, example, _LIMIT_KEYS) or {}
-        read = {key: self._values.limit(f"{where}.{key}", values.get(key)) for key in _LIMIT_KEYS}
-        return RouteLimits(**read) if any(each is not None for each in read.values()) else None
 
 
 def _short(error: Exception) -> str:

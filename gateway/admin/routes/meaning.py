@@ -2,9 +2,9 @@
 
 from itertools import pairwise
 
-from gateway.admin.routes.text import share
+from gateway.admin.routes.policies import share
 from gateway.decide.assign import TOTAL_WEIGHT
-from gateway.records.state import RouteRecord
+from gateway.records.routes import RouteRecord
 
 
 def meaning_of(before: RouteRecord, after: RouteRecord) -> tuple[str, ...]:

@@ -11,11 +11,12 @@ from adapters.lifecycle import State
 from adapters.reference import InvalidReference, check_name
 from evaluators.compare import comparators
 from gateway.admin.route_journal import changed_routes, check_no_rollout
-from gateway.admin.routes.files import Declaration, InvalidRoutes, declared
+from gateway.admin.routes.files import Declaration, DeclaredRoute, InvalidRoutes, policy_fields
 from gateway.admin.routes.plan import Circumstances, FieldChange, RoutePlan, compare, plan_routes
 from gateway.admin.state import Conflict, LiveState, insist
 from gateway.mirror.redactors import installed
-from gateway.records.state import Desired, RouteRecord, RouteVersion
+from gateway.records.routes import RouteRecord, RouteVersion
+from gateway.records.state import Desired
 
 
 class UnknownRoute(LookupError):
@@ -221,7 +222,8 @@ class RouteOperations:
     def _plan_revert(self, then: RouteRecord, number: int) -> RoutePlan:
         try:
             # With its old salt, an alias that was removed meanwhile has every unit on its old arm.
-            plan = self._plan(Declaration(routes=(declared(then),)), lambda: then.salt)
+            wanted = DeclaredRoute(**policy_fields(then), where=then.alias)
+            plan = self._plan(Declaration(routes=(wanted,)), lambda: then.salt)
         except InvalidRoutes as error:
             raise Conflict(
                 f"`{then.alias}` cannot be as in version {number}: {'; '.join(error.problems)}; register it again first"

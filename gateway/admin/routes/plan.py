@@ -12,15 +12,15 @@ import msgspec
 
 from adapters.catalog import Catalog, Entry
 from adapters.lifecycle import State
-from gateway.admin.routes.files import DeclaredRoute, InvalidRoutes
+from gateway.admin.routes.files import DeclaredRoute, InvalidRoutes, policy_fields
 from gateway.admin.routes.meaning import arms, meaning_of
-from gateway.admin.routes.text import share
-from gateway.decide.assign import DEFAULT_SOURCES
+from gateway.admin.routes.policies import share
 from gateway.mirror.redactors import REGEX
-from gateway.records.state import Desired, MirrorPolicy, RouteRecord
+from gateway.records.routes import MirrorPolicy, RoutePolicy, RouteRecord
+from gateway.records.state import Desired
 
 # In the order of the file; what else a record holds is not declared.
-FIELDS: Final = ("control", "candidate", "weight", "unit", "mirror", "plan", "limits", "engine_fields", "notes")
+FIELDS: Final = tuple(name for name in RoutePolicy.__struct_fields__ if name != "alias")
 Action = Literal["add", "change", "remove"]
 
 
@@ -145,20 +145,14 @@ def _changes(before: dict[str, RouteRecord], after: dict[str, RouteRecord]) -> I
 
 def compare(before: RouteRecord | None, after: RouteRecord | None) -> tuple[FieldChange, ...]:
     """Return the declared fields in which two routes differ; None stands for an alias that is not there."""
-    nothing: dict[str, Any] = {
-        **dict.fromkeys(FIELDS),
-        "weight": 0,
-        "unit": list(DEFAULT_SOURCES),
-        "engine_fields": {},
-        "notes": "",
-    }
+    nothing = {**_values(RoutePolicy(alias="", control="")), "control": None}
     old, new = (nothing if each is None else _values(each) for each in (before, after))
     return tuple(
         FieldChange(field=field, before=old[field], after=new[field]) for field in FIELDS if old[field] != new[field]
     )
 
 
-def _values(route: RouteRecord) -> dict[str, Any]:
+def _values(route: RoutePolicy) -> dict[str, Any]:
     values: dict[str, Any] = msgspec.to_builtins(route)
     return {**values, "unit": list(route.unit)}
 
@@ -200,17 +194,8 @@ class _Planner:
         )
         if control != route.control:
             route = route.controlled_by(control, now)
-        return msgspec.structs.replace(
-            route,
-            candidate=candidate,
-            weight=weight,
-            unit=declared.unit,
-            mirror=declared.mirror,
-            plan=declared.plan,
-            limits=declared.limits,
-            engine_fields=declared.engine_fields,
-            notes=declared.notes,
-        )
+        versions = {"control": control, "candidate": candidate, "weight": weight}
+        return msgspec.structs.replace(route, **(policy_fields(declared) | versions))
 
     def check_may_go(self, alias: str) -> None:
         """Note a conflict if a route may not be removed."""
