@@ -29,10 +29,11 @@ import msgspec
 from bench.measure import CANDIDATE, Engine, Options, cpus
 from gateway.decide.assign import Arm
 from gateway.decide.authenticate import ANYONE
-from gateway.decide.route import Base, EngineState, RolloutTag
+from gateway.decide.exposure import Exposure, RolloutTag
+from gateway.decide.route import Base, EngineState
 from gateway.mirror.bounds import Bounds
 from gateway.mirror.captured import CapturedRequest
-from gateway.pipeline import Exposure, Placement
+from gateway.pipeline import Placement
 from gateway.receive.limits import Limits
 from gateway.receive.recent_requests import RecentRequests
 from gateway.records.routes import MirrorPolicy, RouteRecord

@@ -33,7 +33,7 @@ Only `receive/failures.py` turns one into bytes.
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from gateway.pipeline import Exposure
+    from gateway.decide.exposure import Exposure
 
 
 class LoragateError(Exception):

@@ -9,8 +9,9 @@ from typing import NamedTuple, Protocol
 
 from gateway.decide.assign import Arm, Split, bucket, pick_arm
 from gateway.decide.authenticate import Principal
+from gateway.decide.exposure import Exposure
 from gateway.decide.place import ANY, Terms, place
-from gateway.decide.route import RolloutTag, Route, RouteTable, Target, find_target
+from gateway.decide.route import Route, RouteTable, Target, find_target
 from gateway.decide.sample import Mirror
 from gateway.errors import BadRequest, Saturated, ServingError
 
@@ -29,19 +30,6 @@ class Call(NamedTuple):
     model: str
     asked: Asked
     arm: Arm | None = None
-
-
-class Exposure(NamedTuple):
-    """To what a request counts: the arm that it was assigned, whatever served it. No unit where nothing is split.
-
-    The unit is within the account: callers choose units, and one account's are not another's, whatever they are called.
-    """
-
-    tag: RolloutTag
-    alias: str
-    arm: Arm
-    unit: str | None
-    account: str = ""
 
 
 # What bears on the choice of an engine, beside the table: in flight, tried, terms; see `place`.

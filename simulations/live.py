@@ -16,7 +16,8 @@ from evaluators.statistics.betting import BETS, SHARES
 from gateway.decide.assign import TOTAL_WEIGHT
 from gateway.rollout.gates.gate import Gate
 from gateway.rollout.gates.reading import Verdict
-from gateway.rollout.gates.traffic import AccountStreams, Streams, judge_by_account
+from gateway.rollout.gates.streams import AccountStreams, Streams
+from gateway.rollout.gates.traffic import judge_by_account
 from gateway.rollout.gates.unit_shares import (
     FRESH,
     IDLE_SECONDS,

@@ -10,7 +10,8 @@ import numpy as np
 from gateway.decide.assign import TOTAL_WEIGHT
 from gateway.rollout.gates.gate import Gate
 from gateway.rollout.gates.reading import Verdict
-from gateway.rollout.gates.traffic import Streams, judge_streams
+from gateway.rollout.gates.streams import Streams
+from gateway.rollout.gates.traffic import judge_streams
 from gateway.rollout.gates.unit_shares import Count, units_of
 from simulations.live import GATES, Account, Scene, drawn, first_verdict
 from simulations.promises import Size

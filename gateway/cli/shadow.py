@@ -8,6 +8,7 @@ import click
 from gateway.cli.client import admin_client, echo_json, segment
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.output import say
+from gateway.cli.shadow_table import queue_line
 from gateway.cli.tables import show_table, when
 from gateway.rollout.plan_values import NotReadable, seconds_of
 
@@ -79,13 +80,6 @@ def report(alias: str, since: str, rollout: str | None, html: Path | None, as_js
         from gateway.cli.shadow_table import show
 
         show(found)
-
-
-def queue_line(queue: dict[str, Any]) -> str:
-    """Return how the queue stands, in a line."""
-    waiting = f"{queue['pending']:,} waiting, {queue['claimed']:,} being compared"
-    age = f", the oldest for {queue['oldest_seconds']:.0f} s" if queue["pending"] else ""
-    return f"queue: {waiting}{age}; {queue['failed']:,} given up"
 
 
 def _seconds(text: str) -> int:

@@ -7,8 +7,7 @@ Invariant: whatever stands in a report is escaped; the page has no script and as
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gateway.cli.shadow import queue_line
-from gateway.cli.shadow_table import LEGEND, levels_of, marked, marked_out, over_time_line, several
+from gateway.cli.shadow_table import LEGEND, levels_of, marked, marked_out, over_time_line, queue_line, several
 from gateway.cli.tables import when
 from gateway.pages.render import render_page
 from gateway.plots.shadow import plot_evidence, plot_kl, plot_log_ratios, plot_scores_by_task

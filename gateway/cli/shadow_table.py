@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from gateway.cli.output import say
-from gateway.cli.shadow import queue_line
 from gateway.cli.tables import show_table, when
 
 # More columns do not fit on a terminal; the JSON and the page have all.
@@ -219,3 +218,10 @@ def _rollout(rollout: Mapping[str, Any]) -> None:
         bound = f" of {found[which]:,.0f}" if found is not None else ""
         told = "" if e_value is None else f"; e-value {e_value:.3g}{bound}"
         say(f"  gate {marked(gate)}: {gate['verdict']}: {gate['reason']}{told}")
+
+
+def queue_line(queue: dict[str, Any]) -> str:
+    """Return how the queue stands, in a line."""
+    waiting = f"{queue['pending']:,} waiting, {queue['claimed']:,} being compared"
+    age = f", the oldest for {queue['oldest_seconds']:.0f} s" if queue["pending"] else ""
+    return f"queue: {waiting}{age}; {queue['failed']:,} given up"

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from adapters.reference import InvalidReference, split_version
 from gateway.decide.assign import DEFAULT_SOURCES, Split
 from gateway.decide.authenticate import Principal
+from gateway.decide.exposure import RolloutTag
 from gateway.decide.limit import Rates
 from gateway.decide.sample import Mirror
 from gateway.errors import EngineUnavailable, Forbidden, ModelNotFound
@@ -37,22 +38,6 @@ class Base:
     def is_called(self, name: str) -> bool:
         """Whether `name` means it."""
         return name == self.name or name in self.names
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutTag:
-    """To which stage of which rollout a request counts.
-
-    Attributes:
-        id, stage: Of the rollout.
-        entered_at: When the stage began, Unix seconds.
-        threshold_seconds: Above which a request of the stage is slow; None until it can be said.
-    """
-
-    id: str
-    stage: int
-    entered_at: float = 0.0
-    threshold_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

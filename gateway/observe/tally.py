@@ -21,9 +21,9 @@ from typing import Final
 import msgspec
 
 from gateway.decide.assign import Arm, sample_hash
+from gateway.decide.exposure import Exposure
 from gateway.observe.ledger import DURATION_BOUNDS, Histogram
 from gateway.observe.units import CountedUnits, Outcomes, multiplicity
-from gateway.pipeline import Exposure
 
 # Units that are kept for each stage: 4,096 units at a 50 % split give the share to 0.8 percentage points.
 MAX_UNITS: Final = 4096

@@ -5,6 +5,7 @@ And who gets a copy of it, if it was tapped.
 
 from collections.abc import Collection, Mapping
 
+from gateway.decide.exposure import Exposure
 from gateway.decide.place import Terms
 from gateway.decide.route import RouteTable
 from gateway.errors import Saturated, ServingError
@@ -12,7 +13,7 @@ from gateway.observe.ledger import Cell, Ledger
 from gateway.observe.tally import Tallies, is_failure
 from gateway.openai.lax import number_of
 from gateway.openai.prompt_size import prompt_tokens
-from gateway.pipeline import Exposure, Placement, answer
+from gateway.pipeline import Placement, answer
 from gateway.receive.reply import Reply
 from gateway.receive.request import Request
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 
 from gateway.decide.assign import sample_hash
 from gateway.decide.authenticate import Principal
-from gateway.pipeline import Exposure, Placement
+from gateway.decide.exposure import Exposure
+from gateway.pipeline import Placement
 from gateway.records.feedback import OWN_ID, About, Named
 
 

@@ -8,13 +8,14 @@ import msgspec
 
 from gateway.decide.assign import Arm
 from gateway.decide.authenticate import Principal, Role
+from gateway.decide.exposure import Exposure
 from gateway.errors import BadRequest, Forbidden
 from gateway.openai.body import Fields
 from gateway.openai.endpoints import Endpoint
 from gateway.openai.identity import unit_of
 from gateway.openai.lax import is_stream
 from gateway.openai.pieces import Pieces
-from gateway.pipeline import Call, Exposure
+from gateway.pipeline import Call
 from gateway.receive.body_memory import Hold
 from gateway.receive.rates import Lease
 

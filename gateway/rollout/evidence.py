@@ -24,7 +24,8 @@ from gateway.rollout.gates.gate import Gate
 from gateway.rollout.gates.look import Facts
 from gateway.rollout.gates.reading import Reading, Verdict
 from gateway.rollout.gates.sample_ratio import Exposures, Ratio, judge_ratio
-from gateway.rollout.gates.traffic import AccountStreams, Streams, latency_threshold, named
+from gateway.rollout.gates.streams import AccountStreams, Streams
+from gateway.rollout.gates.traffic import latency_threshold, named
 from gateway.rollout.gates.unit_shares import ArmUnits
 from gateway.rollout.plan import Stage
 from gateway.rollout.record import RolloutRecord

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.decide.route import RolloutTag
+from gateway.decide.exposure import RolloutTag
 from gateway.rollout.events import AUTOMATION, Resumed
 from gateway.rollout.gates.sample_ratio import Exposures
 from gateway.rollout.plan import Stage, canonical

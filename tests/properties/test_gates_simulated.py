@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from gateway.decide.assign import Arm
-from gateway.decide.route import RolloutTag
-from gateway.pipeline import Exposure
+from gateway.decide.exposure import Exposure, RolloutTag
 from gateway.rollout.account_counts import arm_counts
 from gateway.rollout.gates.gate import Gate
 from gateway.rollout.gates.reading import Verdict
 from gateway.rollout.gates.sample_ratio import Exposures, judge_ratio
-from gateway.rollout.gates.traffic import Streams, judge_streams
+from gateway.rollout.gates.streams import Streams
+from gateway.rollout.gates.traffic import judge_streams
 from gateway.rollout.gates.unit_shares import Count, units_of
 from simulations.live import Account, Scene, drawn, first_verdict
 from tests.support.unit_counts import Worker

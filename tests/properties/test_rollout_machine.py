@@ -29,7 +29,7 @@ from gateway.rollout.events import (
 )
 from gateway.rollout.gates.look import Facts
 from gateway.rollout.gates.reading import Reading, Verdict, worst
-from gateway.rollout.gates.traffic import Streams
+from gateway.rollout.gates.streams import Streams
 from gateway.rollout.gates.unit_shares import Count, units_of
 from gateway.rollout.journal import JournalEntry, append, verify
 from gateway.rollout.machine import TRANSITIONS, IllegalEvent, advance, create

@@ -2,9 +2,9 @@
 
 from collections.abc import Collection
 
+from gateway.decide.exposure import Exposure
 from gateway.observe.tally import Tallies, Tally, sum_tallies
 from gateway.observe.units import CountedUnits, UnitShares
-from gateway.pipeline import Exposure
 from gateway.workers.unit_book import UnitBook
 
 

@@ -7,9 +7,8 @@ import msgspec
 import pytest
 
 from gateway.decide.assign import Arm, bucket
-from gateway.decide.route import RolloutTag
+from gateway.decide.exposure import Exposure, RolloutTag
 from gateway.observe.tally import MAX_ACCOUNTS, Tally, sum_tallies
-from gateway.pipeline import Exposure
 from gateway.rollout.account_counts import FEWEST_REQUESTS, accounts_of, callers_of
 from gateway.rollout.events import Created, Started, StepFailed, StepPassed
 from gateway.rollout.evidence import StageCounts, counts_of, facts_of, judged, period_of, ratio_of
@@ -17,7 +16,8 @@ from gateway.rollout.explain import sentences
 from gateway.rollout.gates.gate import Gate
 from gateway.rollout.gates.reading import Verdict
 from gateway.rollout.gates.sample_ratio import Exposures
-from gateway.rollout.gates.traffic import OTHERS, AccountStreams, Streams, judge_by_account
+from gateway.rollout.gates.streams import AccountStreams, Streams
+from gateway.rollout.gates.traffic import OTHERS, judge_by_account
 from gateway.rollout.gates.unit_shares import Count, units_of
 from gateway.rollout.machine import advance, create
 from gateway.rollout.plan_parser import InvalidPlan, parse_plan

@@ -11,7 +11,8 @@ from gateway.rollout.gates.gate import Gate
 from gateway.rollout.gates.person import judge_manual
 from gateway.rollout.gates.reading import Verdict
 from gateway.rollout.gates.sample_ratio import Exposures, judge_ratio
-from gateway.rollout.gates.traffic import Streams, judge_streams, latency_threshold
+from gateway.rollout.gates.streams import Streams
+from gateway.rollout.gates.traffic import judge_streams, latency_threshold
 from gateway.rollout.gates.unit_shares import Count, units_of
 
 ERROR_RATE = Gate(name="error_rate", margin=0.01)

@@ -7,9 +7,9 @@ import pytest
 
 from gateway.decide.assign import Arm
 from gateway.decide.authenticate import Principal, Role
-from gateway.decide.route import RolloutTag
+from gateway.decide.exposure import Exposure, RolloutTag
 from gateway.errors import BadRequest, RateLimited
-from gateway.pipeline import Exposure, Placement
+from gateway.pipeline import Placement
 from gateway.receive.failures import reply_of
 from gateway.receive.feedback_rates import FeedbackRates
 from gateway.receive.giving_feedback import read_feedback

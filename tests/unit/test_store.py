@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select, text
 
 from adapters.fingerprint import Fingerprint
-from gateway.decide.route import RolloutTag
+from gateway.decide.exposure import RolloutTag
 from gateway.records.state import Desired
 from gateway.store import schema
 from gateway.store.database import InvalidUrl, address_of

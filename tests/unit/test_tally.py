@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.decide.assign import Arm, bucket, sample_hash
-from gateway.decide.route import RolloutTag
+from gateway.decide.exposure import Exposure, RolloutTag
 from gateway.observe import tally
 from gateway.observe.tally import MAX_UNITS, Tallies, Tally, UnitSample, is_failure, sum_tallies
-from gateway.pipeline import Exposure
 from gateway.rollout.gates.reading import Verdict
 from gateway.rollout.gates.sample_ratio import Exposures, judge_ratio
 

@@ -20,7 +20,8 @@ from gateway.decide.assign import Arm
 from gateway.observe.tally import MAX_ACCOUNTS
 from gateway.rollout.evidence import FEEDBACK, NO_PAIRS, StagePairs
 from gateway.rollout.gates.reading import Reading
-from gateway.rollout.gates.traffic import OTHERS, AccountStreams, Streams
+from gateway.rollout.gates.streams import AccountStreams, Streams
+from gateway.rollout.gates.traffic import OTHERS
 from gateway.rollout.gates.unit_shares import ArmUnits, Count, units_of
 from gateway.rollout.plan import Stage
 from gateway.rollout.record import RolloutRecord

@@ -3,12 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from gateway.rollout.gates.reading import Reading
-
-if TYPE_CHECKING:
-    from gateway.rollout.gates.traffic import Streams
+from gateway.rollout.gates.streams import Streams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +23,7 @@ class Facts:
 
     stage: int
     samples: int = 0
-    streams: Mapping[str, "Streams"] = field(default_factory=lambda: MappingProxyType({}))
+    streams: Mapping[str, Streams] = field(default_factory=lambda: MappingProxyType({}))
     pair_readings: Mapping[str, Reading] = field(default_factory=lambda: MappingProxyType({}))
     is_settled: bool = True
     late: tuple[Reading, ...] = ()
