@@ -65,7 +65,7 @@ CHECK_SECONDS: Final = 0.5
 # What is let in under limits is gathered for so long before the other workers are told.
 SHARE_SECONDS: Final = 0.1
 # How long the control plane may take to read what a worker says last.
-LAST_WORDS_SECONDS: Final = 1.0
+FINAL_REPORT_SECONDS: Final = 1.0
 # What may wait in the channel before no more copies of requests are put into it: all else has to get through.
 MAX_UNREAD_BYTES: Final = 2 * 1024 * 1024
 # For so long a worker serves from the table before one that it cannot read; revoked keys are good for no longer.
@@ -103,16 +103,16 @@ class Worker:
         self.rates.adapt(self._table, monotonic())
         self.placing = Placing(configure.limits)
         self.placing.on_table(self._table)
-        on_ended = self.placing.queue.freed if configure.limits.engine_concurrency else None
+        on_ended = self.placing.queue.on_place_free if configure.limits.engine_concurrency else None
         self.engines = EnginePools(
-            configure.connect_seconds, monotonic, on_ended, self.placing.saw_fault, configure.access
+            configure.connect_seconds, monotonic, on_ended, self.placing.on_fault, configure.access
         )
         self.supply = WorkerSupply(lambda message: channel.write(writer, message))
         bounds = configure.mirror
         self.mirror = MirrorQueue(
             bounds,
             lambda copies: channel.write(writer, Mirrored(list(copies))),
-            self._is_heard,
+            self._has_channel_room,
             self._chores.later,
         )
         self.recent = RecentRequests(bounds.recent_requests)
@@ -141,7 +141,7 @@ class Worker:
             tallies=self.tallies,
             taps=Taps(self.mirror, configure.mirror.request_bytes, configure.mirror.reply_bytes),
             recent=self.recent,
-            hear=self._hear,
+            submit_feedback=self._submit_feedback,
             fingerprints={},
             cross_origin=CrossOrigin(configure.allowed_origins) if configure.allowed_origins else None,
             feedback_rates=FeedbackRates(configure.mirror.feedback_per_minute),
@@ -182,10 +182,10 @@ class Worker:
         await self._chores.cancel()
         self.engines.close()
         self.mirror.close()
-        await self._say_last_words()
+        await self._send_final_report()
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _say_last_words(self) -> None:
+    async def _send_final_report(self) -> None:
         if self._writer.is_closing():
             return  # the node has gone first
         try:
@@ -194,7 +194,7 @@ class Worker:
             log.exception("a worker's last counts could not be told; this is a bug")
         self._writer.close()
         with suppress(OSError, TimeoutError):  # the counts lie behind the copies
-            async with asyncio.timeout(LAST_WORDS_SECONDS):
+            async with asyncio.timeout(FINAL_REPORT_SECONDS):
                 await self._writer.wait_closed()
 
     def announce(self) -> None:
@@ -228,7 +228,7 @@ class Worker:
             elif isinstance(message, Collect):
                 channel.write(self._writer, self._report(message.number))
             elif isinstance(message, Spent):
-                self.rates.heard(message.spendings, monotonic())
+                self.rates.apply_shared(message.spendings, monotonic())
             elif isinstance(message, Recall):
                 channel.write(self._writer, Recalled(message.number, self.recent.about(message.wanted)))
             elif isinstance(message, Leave):
@@ -283,12 +283,12 @@ class Worker:
             self.mirror.counts,
         )
 
-    def _is_heard(self) -> bool:
+    def _has_channel_room(self) -> bool:
         """Whether the control plane reads what it is sent: else it would pile up here."""
         return not self._writer.is_closing() and self._writer.transport.get_write_buffer_size() < MAX_UNREAD_BYTES
 
-    def _hear(self, feedback: Feedback) -> bool:
-        if not self._is_heard():
+    def _submit_feedback(self, feedback: Feedback) -> bool:
+        if not self._has_channel_room():
             return False
         channel.write(self._writer, FeedbackHeard(feedback))
         return True
@@ -298,7 +298,7 @@ class Worker:
 
     def _share(self) -> None:
         if not self._writer.is_closing():
-            channel.write(self._writer, Spent(self.rates.taken()))
+            channel.write(self._writer, Spent(self.rates.take_unshared()))
 
     def _serve_from(self, table: RouteTable) -> None:
         before, self._table = self._table, table

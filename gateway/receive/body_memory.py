@@ -40,7 +40,7 @@ class BodyMemory:
         return None
 
 
-class Hold:
+class BodyReservation:
     """What one request's body takes of a worker's memory."""
 
     __slots__ = ("_memory", "_size", "_unit")

@@ -14,7 +14,7 @@ from gateway.receive.queueing import Line
 from gateway.receive.reply_to import ReplyTo
 
 
-class Delayed(Protocol):
+class DelayedRequest(Protocol):
     """A request that may have to wait, as far as its waiting asks."""
 
     is_over: bool
@@ -55,7 +55,7 @@ class Delay:
         "seconds_for_load",
     )
 
-    def __init__(self, deps: Deps, client: ReplyTo, who: Delayed) -> None:
+    def __init__(self, deps: Deps, client: ReplyTo, who: DelayedRequest) -> None:
         self._client = client
         self._deps = deps
         self._placing = deps.placing
@@ -123,7 +123,7 @@ class Delay:
             self._go()
             who.begin()  # which tells the reason, or has the version loaded
             if who.is_over:  # it takes no room
-                self._placing.queue.freed()
+                self._placing.queue.on_place_free()
         else:
             self._go()
             who.send(placed)

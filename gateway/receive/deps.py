@@ -10,6 +10,7 @@ from gateway.observe.ledger import Ledger
 from gateway.observe.tally import Tallies
 from gateway.ports import Engines, Supply
 from gateway.receive.body_memory import BodyMemory
+from gateway.receive.body_reading import BodyReadings
 from gateway.receive.cross_origin import CrossOrigin
 from gateway.receive.engine_fields import EngineFields
 from gateway.receive.feedback_rates import FeedbackRates
@@ -17,7 +18,6 @@ from gateway.receive.known_callers import KnownCallers
 from gateway.receive.limits import Limits
 from gateway.receive.placing import Placing
 from gateway.receive.rates import WorkerRates
-from gateway.receive.reading import Readings
 from gateway.receive.recent_requests import RecentRequests
 from gateway.receive.tap import Taps
 from gateway.records.feedback import OWN_ID, Feedback
@@ -78,7 +78,7 @@ class Deps:
     recent: RecentRequests
     engine_fields: EngineFields
     # Takes feedback over, to be told to the node; False if there is no room for it now.
-    hear: Callable[[Feedback], bool]
+    submit_feedback: Callable[[Feedback], bool]
     # Engine URL → its `system_fingerprint` as JSON, learned from streams and forgotten when it is lost.
     fingerprints: dict[str, bytes]
     body_memory: BodyMemory
@@ -86,7 +86,7 @@ class Deps:
     is_leaving: Callable[[], bool] = lambda: False
     # Which web pages may call; None: none.
     cross_origin: CrossOrigin | None = None
-    readings: Readings = field(default_factory=Readings)
+    readings: BodyReadings = field(default_factory=BodyReadings)
     # Names that a gateway without keys may be called by, besides this machine's own.
     host_names: frozenset[str] = frozenset()
     # How much feedback an account may give.

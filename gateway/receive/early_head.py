@@ -61,7 +61,7 @@ def early_end(error: LoragateError, dialect: Dialect) -> bytes:
     return b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event)
 
 
-class Refusal:
+class UnstreamedReply:
     """An engine's reply that is no stream, where the client has been promised one: it becomes an error event.
 
     Args:
@@ -84,9 +84,9 @@ class Refusal:
             self._parts.clear()
         elif data:
             self._parts.append(data)
-        return error_event(self._told(b"".join(self._parts)), self._dialect) if is_complete else b""
+        return error_event(self._error_fields(b"".join(self._parts)), self._dialect) if is_complete else b""
 
-    def _told(self, body: bytes) -> dict[str, Any]:
+    def _error_fields(self, body: bytes) -> dict[str, Any]:
         try:
             told = msgspec.json.decode(body)
         except (ValueError, RecursionError):

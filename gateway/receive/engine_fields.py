@@ -75,7 +75,7 @@ class EngineFields:
         # Of an alias that the caller may not use not even its rules are told: it is not found, like one that is not.
         route = table.routes.get(alias) if request.caller.may_use(alias) else None
         rules: Rules = route.engine_fields if route is not None else NO_RULES
-        for name, shown, value in _asked(request, fields):
+        for name, shown, value in _fields_under_policy(request, fields):
             why = refusal(name, value, request.caller, rules, self._policy)
             if why is None:
                 continue
@@ -93,7 +93,7 @@ def _message(shown: str, value: int | None, why: str) -> str:
     return f"`{shown}` is {number}; {why}. Ask for less, or have an operator raise it (`engine_fields`)."
 
 
-def _asked(request: Request, fields: Fields) -> Iterator[tuple[str, str, int | None]]:
+def _fields_under_policy(request: Request, fields: Fields) -> Iterator[tuple[str, str, int | None]]:
     """Yield (rule, field, number) of all that a policy has a say in."""
     policed = fields.policed if isinstance(fields, LargeFields) else fields
     numbers: dict[str, int] = {}
@@ -116,7 +116,7 @@ def _asked(request: Request, fields: Fields) -> Iterator[tuple[str, str, int | N
     if isinstance(fields, LargeFields):
         yield from ((rule, shown, None) for rule, shown in fields.media)
     elif isinstance(request.body, bytes) and may_hold_media(request.body):
-        for raw in _what_is_read(request.body):
+        for raw in _prompt_members(request.body):
             if may_hold_media(raw):
                 yield from ((rule, shown, None) for rule, shown in media_fields(raw).items())
 
@@ -149,7 +149,7 @@ def _count(fields: Fields, name: str) -> int:
     return 1 if not items or bytes(items[0]).strip()[:1].isdigit() else len(items)
 
 
-def _what_is_read(body: bytes) -> Iterator[bytes]:
+def _prompt_members(body: bytes) -> Iterator[bytes]:
     """Yield members of a body as they were sent: `system` and its like are read here only, few requests come so far."""
     try:
         found = _MEMBERS.decode(body)

@@ -64,7 +64,7 @@ def is_event_stream(headers: tuple[tuple[bytes, bytes], ...]) -> bool:
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def forwarded(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+def forwardable_headers(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
     """Return the header lines that go on, from names in lower case and values."""
     about_connection = [value for name, value in headers if name == _CONNECTION]
     if about_connection:  # which may name headers that are for the connection only (RFC 9110, 7.6.1)

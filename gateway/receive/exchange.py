@@ -14,12 +14,12 @@ from gateway.decide.health import FAILED_STATUSES, EngineFailure
 from gateway.errors import EngineFailed, EngineTimeout, LoragateError, Saturated, VersionNotReady
 from gateway.pipeline import Placement
 from gateway.ports import Link, ReplyHead
-from gateway.receive.accounts import Account, decide
+from gateway.receive.accounting import RequestAccounting, decide
 from gateway.receive.delay import Delay
 from gateway.receive.deps import Deps
 from gateway.receive.early_head import COMMENT_CHUNK, early_end, early_head, is_silent_for_long
+from gateway.receive.engine_request import asks_for_usage, encode_request
 from gateway.receive.failures import refusal
-from gateway.receive.outgoing import asks_for_usage, message
 from gateway.receive.reply import Reply
 from gateway.receive.reply_to import ReplyTo
 from gateway.receive.request import Request
@@ -45,7 +45,7 @@ class Exchange:
     """
 
     __slots__ = (
-        "_account",
+        "_accounting",
         "_attempts",
         "_client",
         "_commented_at",
@@ -75,7 +75,7 @@ class Exchange:
         self.tried: tuple[str, ...] = ()
         self._link: Link | None = None
         self._placement: Placement
-        self._account = Account(request, deps.ledger, deps.tallies)
+        self._accounting = RequestAccounting(request, deps.ledger, deps.tallies)
         self._hides_usage = False
         self._reply: Reply | None = None
         self._sent_at = self._heard_at = self._commented_at = 0.0  # heard: the engine's last sign of life
@@ -95,10 +95,10 @@ class Exchange:
                 self._is_allowed = True
             placed = self.decide(self.tried)
         except Saturated as saturated:
-            self._delayed().join_or_fail(saturated.version)
+            self._ensure_delay().join_or_fail(saturated.version)
         except VersionNotReady as error:
             if error.version and not self.tried:
-                self._delayed().park(error.version, None)
+                self._ensure_delay().park(error.version, None)
             else:
                 self.fail(error)
         except LoragateError as error:
@@ -106,8 +106,8 @@ class Exchange:
         else:
             queue = self._deps.placing.queue
             if queue.lines and (placed.version, self.tried) in queue.lines:  # others have waited for this room
-                self._delayed().join_or_fail(placed.version)
-                queue.freed()
+                self._ensure_delay().join_or_fail(placed.version)
+                queue.on_place_free()
             else:
                 self.send(placed)
 
@@ -123,22 +123,22 @@ class Exchange:
         """Send it there; one that had to wait comes back here by way of `Delay`."""
         deps, client = self._deps, self._client
         self._placement = placed
-        self._account.goes_to(placed)
+        self._accounting.move_to(placed)
         self._hides_usage = ask_usage = asks_for_usage(self._request)
         try:
-            data = message(self._request, placed.version, ask_usage=ask_usage)
+            data = encode_request(self._request, placed.version, ask_usage=ask_usage)
         except LoragateError as error:
             self.fail(error)
             return
         self._attempts += 1
         self._sent_at = self._heard_at = monotonic()
         client.waits_for_engine()
-        deps.placing.sent(placed.engine_url, self)
+        deps.placing.on_sent(placed.engine_url, self)
         link = deps.engines.send(placed.engine_url, data, self)
         if not self.is_over:
             self._link = link
 
-    def _goes_elsewhere(self, *, same_engine: bool) -> bool:
+    def _retry_elsewhere(self, *, same_engine: bool) -> bool:
         """Whether another engine takes the request now, or control on the same one where that may help; once."""
         url = self._placement.engine_url
         if self._attempts >= ATTEMPTS:
@@ -147,7 +147,7 @@ class Exchange:
         try:
             placed = self.decide(tried)
         except Saturated as saturated:
-            if not self._delayed().join((saturated.version, tried)):
+            if not self._ensure_delay().join((saturated.version, tried)):
                 return False
             self.tried = tried
             self._drop_link()
@@ -161,7 +161,7 @@ class Exchange:
         self.send(placed)
         return True
 
-    def _delayed(self) -> Delay:
+    def _ensure_delay(self) -> Delay:
         if self._delay is None:
             self._delay = Delay(self._deps, self._client, self)
         return self._delay
@@ -173,10 +173,10 @@ class Exchange:
         self._deps.supply.recent[self._placement.version] = sent_at
         if not self.tried:  # else what an engine took to fail would be ours
             waited = self._delay.seconds if self._delay is not None else 0.0
-            self._account.cell.observe_overhead(sent_at - self._request.received_at - waited)
+            self._accounting.cell.observe_overhead(sent_at - self._request.received_at - waited)
 
     def on_reply(self, head: ReplyHead | None, data: bytes, is_complete: bool) -> None:
-        if head is not None and self._is_not_for_the_client(head.status):
+        if head is not None and self._intercept(head.status):
             return
         now = monotonic()
         out = self._head(head, now) if head is not None else b""
@@ -191,7 +191,7 @@ class Exchange:
             self._end(reply, now)
             return
         if head is not None:
-            self._account.drop_body()  # no other try can come, and a stream may be long
+            self._accounting.drop_body()  # no other try can come, and a stream may be long
         if is_keep_alive(data):  # which an engine sends while a request waits, too
             self._commented_at = now
         else:
@@ -206,16 +206,16 @@ class Exchange:
         else:
             self.on_reply(None, chunk[chunk.index(b"\r\n") + 2 : -2], False)
 
-    def _is_not_for_the_client(self, status: int) -> bool:
+    def _intercept(self, status: int) -> bool:
         """Whether something better than passing this reply on is under way; tells its engine's health."""
         placed, placing = self._placement, self._deps.placing
         if status in FAILED_STATUSES:
-            placing.failed(placed.engine_url, EngineFailure.STATUS, self._sent_at)
-            return self._goes_elsewhere(same_engine=True)
-        placing.succeeded(placed.engine_url, self._sent_at)
-        return status == NOT_FOUND and self._is_missing()
+            placing.on_failure(placed.engine_url, EngineFailure.STATUS, self._sent_at)
+            return self._retry_elsewhere(same_engine=True)
+        placing.on_success(placed.engine_url, self._sent_at)
+        return status == NOT_FOUND and self._reload_if_missing()
 
-    def _is_missing(self) -> bool:
+    def _reload_if_missing(self) -> bool:
         """Whether to have an adapter looked for where it should be, instead of passing a 404 on.
 
         An engine that somebody restarted has forgotten its adapters; one that has just evicted
@@ -230,7 +230,7 @@ class Exchange:
             return True
         self._attempts = 0
         self._drop_link()
-        self._delayed().park(placed.version, placed.engine_url)
+        self._ensure_delay().park(placed.version, placed.engine_url)
         return True
 
     def on_engine_lost(self, error: LoragateError, *, is_stale: bool) -> None:
@@ -240,15 +240,15 @@ class Exchange:
         if self.is_over:
             return
         if self._reply is None:
-            deps.placing.gave_up(url, self)
+            deps.placing.on_abandoned(url, self)
             if is_stale and self._stale < STALE_CONNECTIONS:  # closed before our request came: not its fault
                 self._stale += 1
                 self._attempts -= 1
                 self.begin()
                 return
             failure = EngineFailure.LOST if isinstance(error, EngineFailed) else EngineFailure.CONNECTION
-            deps.placing.failed(url, failure, self._sent_at)
-            if self._goes_elsewhere(same_engine=True):
+            deps.placing.on_failure(url, failure, self._sent_at)
+            if self._retry_elsewhere(same_engine=True):
                 return
         self.fail(error)  # nowhere else to go: the first reason is the one that helps
 
@@ -258,11 +258,11 @@ class Exchange:
         """Return the head for the client, unless it has one; keep what reads the body on its way."""
         deps, client, request, placed = self._deps, self._client, self._request, self._placement
         if self._delay is not None and self._delay.seconds_for_load:
-            self._account.cell.observe_load_wait(self._delay.seconds_for_load)
+            self._accounting.cell.observe_load_wait(self._delay.seconds_for_load)
         known = deps.fingerprints.get(placed.engine_url)
         is_early = self.has_begun
         self._reply = reply = Reply(
-            head, request, self._account.cell, hides_usage=self._hides_usage, fingerprint=known, is_early=is_early
+            head, request, self._accounting.cell, hides_usage=self._hides_usage, fingerprint=known, is_early=is_early
         )
         request.keep_alive = request.keep_alive and (is_early or not client.is_draining)
         self.has_begun = True
@@ -276,7 +276,7 @@ class Exchange:
     # The end
 
     def _end(self, reply: Reply, now: float) -> None:
-        reply.is_whole(self._deps.fingerprints, self._placement.engine_url)
+        reply.on_complete(self._deps.fingerprints, self._placement.engine_url)
         self._close_books(reply.status, now)
         self._client.exchange_is_over(keep_alive=self._request.keep_alive)
 
@@ -286,7 +286,7 @@ class Exchange:
             return
         client, request, reply = self._client, self._request, self._reply
         was_at_work = self._drop_link()
-        self._account.count_error(error.code)
+        self._accounting.count_error(error.code)
         status = error.status if reply is None else reply.status
         self._close_books(status, monotonic(), has_failed=reply is not None, was_at_work=was_at_work)
         if not self.has_begun:
@@ -295,7 +295,7 @@ class Exchange:
             client.exchange_is_over(keep_alive=keep_alive)
             return
         dialect = request.endpoint.dialect
-        event = early_end(error, dialect) if reply is None else reply.ended_by(error, dialect)
+        event = early_end(error, dialect) if reply is None else reply.end_with(error, dialect)
         if event is None:
             client.abort()  # a length was promised: only a broken connection says that it was not kept
         else:
@@ -315,7 +315,7 @@ class Exchange:
         link, self._link = self._link, None
         if link is not None:
             link.cancel()
-            self._deps.placing.gave_up(self._placement.engine_url, self)
+            self._deps.placing.on_abandoned(self._placement.engine_url, self)
         return link is not None
 
     def _close_books(
@@ -325,9 +325,9 @@ class Exchange:
         self.is_over = True
         if self._delay is not None:
             self._delay.leave()
-        if self._account.served is not None:
-            self._deps.placing.gave_up(self._placement.engine_url, self)
-        self._account.close(
+        if self._accounting.served is not None:
+            self._deps.placing.on_abandoned(self._placement.engine_url, self)
+        self._accounting.close(
             self._reply, status, now, client_left=client_left, has_failed=has_failed, was_at_work=was_at_work
         )
 
@@ -382,10 +382,10 @@ class Exchange:
         deps, url = self._deps, self._placement.engine_url
         waited = now - self._heard_at
         is_stuck = deps.placing.is_stuck(url, deps.engines, waited, now, is_stream=self._request.is_streamed)
-        if is_stuck and self._goes_elsewhere(same_engine=False):
+        if is_stuck and self._retry_elsewhere(same_engine=False):
             return
         if waited >= deps.limits.first_byte_seconds:
-            deps.placing.failed(url, EngineFailure.TIMEOUT, self._sent_at)
+            deps.placing.on_failure(url, EngineFailure.TIMEOUT, self._sent_at)
             self.fail(EngineTimeout(f"The engine sent no reply for {deps.limits.first_byte_seconds:g} s."))
 
     def pause(self) -> None:

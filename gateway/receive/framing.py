@@ -43,13 +43,15 @@ def framing_problem(version: str, headers: dict[bytes, bytes]) -> BadRequest | N
         if version == "1.0":
             return BadRequest("An HTTP/1.0 request may not have a `Transfer-Encoding`; send a `Content-Length`.")
         if coding.strip().lower() != b"chunked":
-            return BadRequest(f"`Transfer-Encoding` is `{_shown(coding)}`; only `chunked` is taken, once and alone.")
+            return BadRequest(
+                f"`Transfer-Encoding` is `{_printable(coding)}`; only `chunked` is taken, once and alone."
+            )
     host = headers.get(b"host")
     if host is None:
         return BadRequest("The request has no `Host` header.") if version == "1.1" else None
     if is_host(host):
         return None
-    return BadRequest(f"The request's `Host` is `{_shown(host)}`; send one name or address, once.")
+    return BadRequest(f"The request's `Host` is `{_printable(host)}`; send one name or address, once.")
 
 
 def check_without_keys(target: bytes, headers: dict[bytes, bytes], hosts: Collection[str], *, has_body: bool) -> None:
@@ -72,14 +74,14 @@ def check_without_keys(target: bytes, headers: dict[bytes, bytes], hosts: Collec
     host = headers.get(b"host", b"") if authority is None else authority
     if not _is_own(host, hosts):
         raise Forbidden(
-            f"Without keys the gateway answers to this machine's names only, and `Host` is `{_shown(host)}`; use "
+            f"Without keys the gateway answers to this machine's names only, and `Host` is `{_printable(host)}`; use "
             "http://127.0.0.1, have the operator add the name to `host_names`, or make keys.",
             code="host_not_allowed",
         )
     kind = headers.get(b"content-type", b"")
     if has_body and kind.partition(b";")[0].strip().lower() != _JSON:
         raise UnsupportedEncoding(
-            f"Without keys a body has to come with `Content-Type: application/json`, and it is `{_shown(kind)}`.",
+            f"Without keys a body has to come with `Content-Type: application/json`, and it is `{_printable(kind)}`.",
             code="unsupported_media_type",
         )
 
@@ -95,5 +97,5 @@ def _is_own(host: bytes, hosts: Collection[str]) -> bool:
         return name == "localhost" or name in hosts
 
 
-def _shown(raw: bytes) -> str:
+def _printable(raw: bytes) -> str:
     return raw[:100].decode("ascii", "replace")

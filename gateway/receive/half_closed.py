@@ -13,7 +13,7 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PAUSE_SECONDS: Final = 0.05
 
 
-class Served(Protocol):
+class Probeable(Protocol):
     """What a connection is about, as far as it is asked here."""
 
     has_begun: bool
@@ -22,7 +22,7 @@ class Served(Protocol):
         """Return bytes that a reply which has begun may carry without meaning."""
 
 
-def probe(transport: asyncio.Transport, served: Callable[[], Served | None]) -> None:
+def probe(transport: asyncio.Transport, served: Callable[[], Probeable | None]) -> None:
     """Find out whether a client still listens; its connection is lost soon if it does not.
 
     Args:

@@ -15,12 +15,12 @@ from gateway.errors import (
 from gateway.openai.body import AT_ONCE_BYTES, SURELY_AT_ONCE_BYTES, Fields, read, read_in_steps, takes_steps
 from gateway.openai.endpoints import EndpointKind, RequestAddress, find_endpoint
 from gateway.openai.pieces import PIECE_BYTES, Pieces
-from gateway.receive.body_memory import BodyMemory, Hold
+from gateway.receive.body_memory import BodyMemory, BodyReservation
 from gateway.receive.cross_origin import PREFLIGHT
 from gateway.receive.framing import check_without_keys, framing_problem, is_host
 from gateway.receive.limits import Limits
 from gateway.receive.rates import WorkerRates
-from gateway.receive.request import Request, model_of, wanted_arm
+from gateway.receive.request import Request, model_of, parse_arm
 
 if TYPE_CHECKING:
     from gateway.receive.deps import Deps
@@ -40,9 +40,9 @@ class Incoming:
     """What has come of one request."""
 
     __slots__ = (
-        "_hold",
         "_piece_bytes",
         "_pieces",
+        "_reservation",
         "_table",
         "address",
         "begun_at",
@@ -67,7 +67,7 @@ class Incoming:
         self.body: list[bytes] = []  # of a large one, what has come behind the last whole piece
         self.reply_headers = b""  # lines that its reply has beside those of every reply
         self.size = 0
-        self._hold: Hold | None = None  # once the body is large
+        self._reservation: BodyReservation | None = None  # once the body is large
         self._pieces: list[bytes] = []
         self._piece_bytes = 0
         self._table: RouteTable | None = None  # by which it was admitted
@@ -81,7 +81,7 @@ class Incoming:
         self.is_last = False  # what follows it on the connection cannot be understood
 
     @classmethod
-    def broken(cls, error: LoragateError) -> "Incoming":
+    def of_error(cls, error: LoragateError) -> "Incoming":
         """Return the last request of a connection, which only gets `error`."""
         incoming = cls()
         incoming.error = error
@@ -141,7 +141,7 @@ class Incoming:
                 raise ExpectationFailed("`Expect` may only be 100-continue.")
             self.expects = not self.is_http10
 
-    def look_again(self, table: RouteTable, now: float, clock: Callable[[], float]) -> None:
+    def recheck_caller(self, table: RouteTable, now: float, clock: Callable[[], float]) -> None:
         """See whether the caller may still ask, now that the body is here: a key may have been revoked meanwhile.
 
         Args:
@@ -172,12 +172,12 @@ class Incoming:
         if self.size > most:
             self.error = body_too_large(self.size, most)
         elif self.size > SURELY_AT_ONCE_BYTES:
-            if self._hold is None:
-                self._hold = Hold(memory, self.caller)
+            if self._reservation is None:
+                self._reservation = BodyReservation(memory, self.caller)
                 size = self.size - SURELY_AT_ONCE_BYTES
             self.error = memory.problem(self.caller, size)
             if self.error is None:
-                self._hold.add(size)
+                self._reservation.add(size)
         if self.error is not None:
             self.drop()
             return
@@ -193,11 +193,11 @@ class Incoming:
         """Forget the body."""
         self.body = []
         self._pieces = []
-        if self._hold is not None:
-            self._hold.release()
-            self._hold = None
+        if self._reservation is not None:
+            self._reservation.release()
+            self._reservation = None
 
-    def is_worth_reading(self) -> bool:
+    def may_be_drained(self) -> bool:
         """Whether a refused request's body is small enough to be read, so that its connection can go on."""
         headers = self.headers
         if self.is_last or b"transfer-encoding" in headers or b"expect" in headers:
@@ -258,7 +258,7 @@ class Incoming:
             model,
             unit=headers.get(b"x-loragate-unit"),
             task=headers.get(b"x-loragate-task"),
-            arm=None if arm is None else wanted_arm(arm, self.caller),
+            arm=None if arm is None else parse_arm(arm, self.caller),
             keep_alive=self.keep_alive,
             is_http10=self.is_http10,
             extra_headers=extra,
@@ -271,7 +271,7 @@ class Incoming:
             request.lease = rates.admit(self.caller, table, model, received_at)
         self.body = []  # the connection may be idle for long after this
         self._pieces = []
-        request.hold, self._hold = self._hold, None
+        request.reservation, self._reservation = self._reservation, None
         return request
 
     def _head_size(self) -> int:

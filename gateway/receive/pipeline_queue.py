@@ -20,17 +20,17 @@ class PipelineQueue:
         most_bytes: Of their bodies, before no more is read.
     """
 
-    __slots__ = ("_bytes", "_is_held_back", "_most_bytes", "_rests", "_transport", "waiting")
+    __slots__ = ("_bytes", "_is_held_back", "_is_yielding", "_most_bytes", "_transport", "waiting")
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._bytes = 0
         self._is_held_back = False  # the client sends more than is served
-        self._rests = False  # until the next turn of the event loop
+        self._is_yielding = False  # until the next turn of the event loop
         self.waiting: deque[Incoming] = deque()
         self._transport: asyncio.Transport
 
-    def reads_from(self, transport: asyncio.Transport) -> None:
+    def attach(self, transport: asyncio.Transport) -> None:
         """Take the transport that is read or not."""
         self._transport = transport
 
@@ -48,7 +48,7 @@ class PipelineQueue:
         self._bytes -= incoming.size
         if self._is_held_back and not self._is_full():
             self._is_held_back = False
-            if not self._rests:
+            if not self._is_yielding:
                 self._transport.resume_reading()
         return incoming
 
@@ -58,16 +58,16 @@ class PipelineQueue:
             incoming.drop()
         self.waiting.clear()
 
-    def rest(self) -> None:
+    def yield_turn(self) -> None:
         """Read nothing more until the event loop's next turn."""
-        if not self._rests and not self._transport.is_closing():
-            self._rests = True
+        if not self._is_yielding and not self._transport.is_closing():
+            self._is_yielding = True
             if not self._is_held_back:
                 self._transport.pause_reading()
-            asyncio.get_running_loop().call_soon(self._goes_on)
+            asyncio.get_running_loop().call_soon(self._resume)
 
-    def _goes_on(self) -> None:
-        self._rests = False
+    def _resume(self) -> None:
+        self._is_yielding = False
         if not self._is_held_back and not self._transport.is_closing():
             self._transport.resume_reading()
 

@@ -70,7 +70,7 @@ class Placing:
 
     # What engines do
 
-    def sent(self, url: str, who: object) -> None:
+    def on_sent(self, url: str, who: object) -> None:
         """Note that `who` has been sent to an engine: one that is half open gets no other until this has ended."""
         if (
             self._health
@@ -80,13 +80,13 @@ class Placing:
             self._probes[url] = who
             self._shut.add(url)
 
-    def gave_up(self, url: str, who: object) -> None:
+    def on_abandoned(self, url: str, who: object) -> None:
         """Note that `who` does not wait for the engine any longer: it has shown neither health nor failure."""
         if self._probes and self._probes.get(url) is who:
             del self._probes[url]
             self._shut.discard(url)
 
-    def succeeded(self, url: str, sent_at: float) -> None:
+    def on_success(self, url: str, sent_at: float) -> None:
         """Note the head of a good reply."""
         if self._health:
             health = self._health.get(url)
@@ -94,16 +94,16 @@ class Placing:
                 now = monotonic()
                 self._become(url, health, succeeded(health, sent_at=sent_at, now=now), None)
 
-    def failed(self, url: str, failure: EngineFailure, sent_at: float) -> None:
+    def on_failure(self, url: str, failure: EngineFailure, sent_at: float) -> None:
         """Note that an engine has failed a request before its first byte."""
         health = self._health.get(url, WELL)
         self._become(url, health, failed(health, failure, self._rules, sent_at=sent_at, now=monotonic()), failure)
 
-    def saw_fault(self, url: str, in_reply: bool) -> None:
+    def on_fault(self, url: str, in_reply: bool) -> None:
         """Note that an engine sent what is not HTTP; where no reply has failed of it, nobody else tells."""
         self.counts.of_engine(url).faults += 1
         if not in_reply:
-            self.failed(url, EngineFailure.LOST, monotonic())
+            self.on_failure(url, EngineFailure.LOST, monotonic())
 
     def is_stuck(self, url: str, engines: Engines, waited: float, now: float, *, is_stream: bool) -> bool:
         """Whether a request that has waited so long for its first byte waits for nothing; ejects the engine if so."""
@@ -113,7 +113,7 @@ class Placing:
         if waited < limit or now - engines.heard_at.get(url, 0.0) < limit:
             return False
         # By when it was sent: what has waited since before a pause must not bring about the next.
-        self.failed(url, EngineFailure.SILENCE, now - waited)
+        self.on_failure(url, EngineFailure.SILENCE, now - waited)
         return True
 
     # Time, and what the control plane says
@@ -122,7 +122,7 @@ class Placing:
         """Let engines try again whose pause is over, and requests whose engine has come back."""
         for url, health in list(self._health.items()):
             self._become(url, health, rested(health, now), None)
-        self.queue.stir()
+        self.queue.recheck()
 
     def on_table(self, table: RouteTable) -> None:
         """Take note of which engines are down; one that comes up again begins anew: it has been restarted."""
@@ -131,7 +131,7 @@ class Placing:
             if url in self._health:
                 self._become(url, self._health[url], Health(since=monotonic()), None)
         self._down = down
-        self.queue.stir()
+        self.queue.recheck()
 
     def _become(self, url: str, before: Health, after: Health, failure: EngineFailure | None) -> None:
         if after is before:

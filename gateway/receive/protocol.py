@@ -17,15 +17,15 @@ import httptools
 from gateway.errors import BadRequest, LoragateError, Overloaded, RequestTimeout
 from gateway.openai.body import Fields
 from gateway.openai.endpoints import EndpointKind
+from gateway.receive.body_reading import BodyReading
 from gateway.receive.deps import Deps
 from gateway.receive.exchange import Exchange
 from gateway.receive.failures import reply_of
 from gateway.receive.framing import JOINED
 from gateway.receive.half_closed import CONTINUE, probe
 from gateway.receive.incoming import SMALL_BODY_BYTES, Incoming, headers_too_large
-from gateway.receive.own_answers import own_answer, reply_with
+from gateway.receive.local_replies import json_reply, local_reply
 from gateway.receive.pipeline_queue import LONG_READ_BYTES, PipelineQueue
-from gateway.receive.reading import BodyReading
 from gateway.receive.upgrade import has_body, parser_after_upgrade
 from gateway.receive.waiting import Waiting
 
@@ -64,7 +64,7 @@ class ClientConnection(asyncio.Protocol):
         self._is_paused = False  # the client takes less than it is sent
         self._is_half_closed = False
         self._is_to_be_continued = False  # the parser stops at an upgrade, the body is still to come
-        self._is_deaf = False  # what still comes is dropped
+        self._is_discarding = False  # what still comes is dropped
         self._waiting = Waiting.REQUEST
         self._deadline = 0.0
         self.is_draining = deps.is_leaving()  # the next reply says that it is the last
@@ -76,7 +76,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self.write, self.unsent_bytes = self._transport.write, self._transport.get_write_buffer_size
-        self._pipeline.reads_from(self._transport)
+        self._pipeline.attach(self._transport)
         self._connections.add(self)
         most = self._limits.max_connections
         if len(self._connections) > most:
@@ -94,7 +94,7 @@ class ClientConnection(asyncio.Protocol):
             exchange.client_gone()
 
     def data_received(self, data: bytes) -> None:
-        if self._is_deaf:
+        if self._is_discarding:
             return
         self._unread_bytes += len(data)
         try:
@@ -107,7 +107,7 @@ class ClientConnection(asyncio.Protocol):
                 self._refuse(BadRequest("The request is not valid HTTP/1.1."))
         else:
             if len(data) >= LONG_READ_BYTES:
-                self._pipeline.rest()
+                self._pipeline.yield_turn()
             too_long = self._unread_bytes > self._limits.max_header_bytes  # a head, or trailers, without an end
             if too_long and self._is_open():
                 self._refuse(headers_too_large(self._limits))
@@ -116,7 +116,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _is_open(self) -> bool:
         """Whether a refusal can still be told: none has been, and the connection is not closing."""
-        return not self._is_deaf and not self._transport.is_closing()
+        return not self._is_discarding and not self._transport.is_closing()
 
     def _feed(self, data: bytes | memoryview) -> None:
         while True:
@@ -124,7 +124,7 @@ class ClientConnection(asyncio.Protocol):
                 self._parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
                 if self._incoming.is_last:
-                    self._is_deaf = True
+                    self._is_discarding = True
                     return
                 data = memoryview(data)[upgrade.args[0] :]
                 self._parser = parser_after_upgrade(self, self._incoming.headers)
@@ -154,7 +154,7 @@ class ClientConnection(asyncio.Protocol):
         elif exchange is not None:
             exchange.resume()
             self.waits_for_engine()
-        elif self._is_deaf and not self._queue:
+        elif self._is_discarding and not self._queue:
             self._wait(Waiting.LINGER, self._limits.linger_seconds)
         else:
             self._next(keep_alive=True)
@@ -187,7 +187,7 @@ class ClientConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         self._stage = Waiting.BODY
         self._headers = {}  # for trailers, which RFC 9110, 6.5.1 lets nobody merge
-        if self._is_deaf:
+        if self._is_discarding:
             return
         incoming = self._incoming
         parser = self._parser
@@ -208,7 +208,7 @@ class ClientConnection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         self._unread_bytes = 0
-        if self._is_deaf:
+        if self._is_discarding:
             return
         incoming = self._incoming
         incoming.take(body, self._limits, self._deps.body_memory)
@@ -225,7 +225,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._unread_bytes = 0
         self._stage = Waiting.REQUEST
-        if self._is_deaf:
+        if self._is_discarding:
             return
         incoming = self._incoming
         if self._exchange is None and not self._queue and not self._is_paused:
@@ -239,7 +239,7 @@ class ClientConnection(asyncio.Protocol):
         if not self._is_paused:
             self._waiting = Waiting.BODY
             self._deadline = now + self._limits.body_seconds + incoming.size / self._limits.min_body_bytes_per_second
-        if incoming.error is not None and not incoming.is_worth_reading():
+        if incoming.error is not None and not incoming.may_be_drained():
             self._refuse(incoming.error)
         elif incoming.expects:
             incoming.expects = False
@@ -257,9 +257,9 @@ class ClientConnection(asyncio.Protocol):
             if incoming.error is not None:
                 raise incoming.error
             table = self._deps.table()
-            incoming.look_again(table, received_at, self._deps.clock)
+            incoming.recheck_caller(table, received_at, self._deps.clock)
             if incoming.address.endpoint.kind is not EndpointKind.PROXIED:
-                self._reply(incoming, request_id, *own_answer(incoming, self._deps, received_at))
+                self._reply(incoming, request_id, *local_reply(incoming, self._deps, received_at))
                 return
             if incoming.size > SMALL_BODY_BYTES and fields is None and (steps := incoming.steps()) is not None:
                 self._exchange = BodyReading(self, incoming, request_id, steps)
@@ -280,7 +280,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _reply(self, incoming: Incoming, request_id: bytes, status: int, body: bytes) -> None:
         keep_alive = incoming.keep_alive and not self.is_draining
-        self._transport.write(reply_with(status, body, incoming, request_id, keep_alive=keep_alive))
+        self._transport.write(json_reply(status, body, incoming, request_id, keep_alive=keep_alive))
         self._next(keep_alive=keep_alive)
 
     def _tell(self, incoming: Incoming, request_id: bytes, error: LoragateError) -> None:
@@ -378,11 +378,11 @@ class ClientConnection(asyncio.Protocol):
     def _refuse(self, error: LoragateError) -> None:
         """Answer at once, then drop what the client still sends: closing now would reset the
         connection, and the client might lose the answer. What was asked before is answered first."""
-        self._is_deaf = True
+        self._is_discarding = True
         if self._stage is not Waiting.REQUEST:  # else it is complete, and perhaps being served
             self._incoming.drop()
         if self._exchange is not None or self._queue:
-            self._queue.append(Incoming.broken(error))
+            self._queue.append(Incoming.of_error(error))
             return
         request_id = self._deps.ids.of(self._incoming.headers.get(b"x-request-id"))
         self._write_error(error, self._incoming, request_id, keep_alive=False)

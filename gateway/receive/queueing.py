@@ -19,14 +19,14 @@ from gateway.observe.engine_counts import PlacementCounts
 Line = tuple[str, tuple[str, ...]]
 
 
-class Queued(Protocol):
+class QueuedRequest(Protocol):
     """A request that waits for room."""
 
     def on_room(self) -> bool:
         """An engine may have room: go, and say so; or say that there was none."""
 
 
-_NOBODY: Final[Mapping[Queued, int]] = MappingProxyType({})
+_NOBODY: Final[Mapping[QueuedRequest, int]] = MappingProxyType({})
 
 
 class Queue:
@@ -46,9 +46,9 @@ class Queue:
         self._is_stirred = False
         self._places = 0  # how many may go when it next looks
         # Who waits, in order of arrival, and each one's ticket.
-        self.lines: dict[Line, dict[Queued, int]] = {}
+        self.lines: dict[Line, dict[QueuedRequest, int]] = {}
 
-    def join(self, line: Line, waiter: Queued) -> bool:
+    def join(self, line: Line, waiter: QueuedRequest) -> bool:
         """Add `waiter` at the end of a line; False if the queue is full."""
         if self._counts.queued_now >= self._size:
             return False
@@ -56,7 +56,7 @@ class Queue:
         self._counts.queued_now += 1
         return True
 
-    def leave(self, line: Line, waiter: Queued) -> None:
+    def leave(self, line: Line, waiter: QueuedRequest) -> None:
         """Take `waiter` out."""
         waiters = self.lines[line]
         del waiters[waiter]
@@ -64,11 +64,11 @@ class Queue:
         if not waiters:
             del self.lines[line]
 
-    def stir(self) -> None:
+    def recheck(self) -> None:
         """Let go who can, soon: anything may have changed."""
         self._look(self._size)
 
-    def freed(self) -> None:
+    def on_place_free(self) -> None:
         """Let one go, soon: a place has become free."""
         self._look(1)
 
@@ -92,5 +92,5 @@ class Queue:
                 for following, ticket in self._first(line):
                     heapq.heappush(firsts, (ticket, line, following))
 
-    def _first(self, line: Line) -> Iterable[tuple[Queued, int]]:
+    def _first(self, line: Line) -> Iterable[tuple[QueuedRequest, int]]:
         return itertools.islice(self.lines.get(line, _NOBODY).items(), 1)

@@ -74,7 +74,7 @@ class WorkerRates:
             allowance = self._allowance(name, caller.rates, table.replicas, now)
             self._check(allowance, "this key", "", "key", now)
             held.append((name, allowance))
-        route = _limited_route(caller, table, model) if table.has_rates else None
+        route = _route_with_limits(caller, table, model) if table.has_rates else None
         if route is not None and route.rates is not None:
             name = ALIAS + route.alias
             allowance = self._allowance(name, route.rates, table.replicas, now)
@@ -105,13 +105,13 @@ class WorkerRates:
         allowance = self._allowances.get(name)
         return b"" if allowance is None else allowance.headers(now)
 
-    def taken(self) -> Spendings:
+    def take_unshared(self) -> Spendings:
         """Return what the others have not been told of yet; from now on they have."""
         untold, self._untold = self._untold, Spendings()
         self._is_told = True
         return untold
 
-    def heard(self, others: Spendings, now: float) -> None:
+    def apply_shared(self, others: Spendings, now: float) -> None:
         """Take in what the other workers have let in."""
         for name in others.requests.keys() | others.tokens.keys() | others.in_flight.keys():
             allowance = self._allowances.get(name)
@@ -146,7 +146,7 @@ class WorkerRates:
             self._spent()
 
 
-def _limited_route(caller: Principal, table: RouteTable, model: str) -> Route | None:
+def _route_with_limits(caller: Principal, table: RouteTable, model: str) -> Route | None:
     """Return the route whose limits a request falls under; none if it will be refused anyway."""
     alias, at, _ = model.partition("@")
     if not caller.may_use(alias) or (at and not caller.may_pin()):

@@ -10,8 +10,8 @@ from gateway.observe.ledger import Cell
 from gateway.openai.endpoints import Dialect
 from gateway.pipeline import Placement
 from gateway.ports import ReplyHead
-from gateway.receive.early_head import COMMENT, COMMENT_CHUNK, Refusal
-from gateway.receive.engine_headers import forwarded, is_event_stream
+from gateway.receive.early_head import COMMENT, COMMENT_CHUNK, UnstreamedReply
+from gateway.receive.engine_headers import forwardable_headers, is_event_stream
 from gateway.receive.failures import connection_header, event_of, status_line
 from gateway.receive.request import Request
 from gateway.receive.tap import Tap
@@ -45,7 +45,7 @@ class Reply:
         "_last_at",
         "_passing",
         "_received_at",
-        "_refusal",
+        "_unstreamed",
         "_usage",
         "_whole",
         "pieces",
@@ -71,14 +71,14 @@ class Reply:
         self.tap: Tap | None = None
         self._events: EventStream | None = None
         self._whole: WholeReply | None = None
-        self._refusal: Refusal | None = None  # what a client reads of it that has been promised a stream
+        self._unstreamed: UnstreamedReply | None = None  # what a client reads of it that has been promised a stream
         self.status = status = head.status
         if is_event_stream(head.headers):
             self._events = EventStream(hide_usage=hides_usage, fingerprint=fingerprint)
         else:
             self._whole = WholeReply()
             if is_early:
-                self._refusal = Refusal(request.endpoint.dialect, status)
+                self._unstreamed = UnstreamedReply(request.endpoint.dialect, status)
         # An event may be added to a stream, or taken out, so its length is not the engine's.
         has_length = head.length is not None and self._events is None
         self._is_chunked = is_early or (not has_length and not request.is_http10 and status not in (204, 304))
@@ -88,7 +88,7 @@ class Reply:
 
     def head(self, head: ReplyHead, request: Request, placed: Placement, overhead_seconds: float) -> bytes:
         """Return the head for the client."""
-        lines = [status_line(head.status), forwarded(head.headers)]
+        lines = [status_line(head.status), forwardable_headers(head.headers)]
         lines.append(
             b"x-request-id: %b\r\nx-loragate-version: %b\r\nx-loragate-arm: %b\r\nx-loragate-route-reason: %b\r\n"
             % (request.id, placed.version.encode(), placed.arm.encode(), placed.reason.encode())
@@ -112,11 +112,11 @@ class Reply:
         if self.tap is not None:
             self.tap.data(data)
         if self._events is not None:
-            data = self._passed(data, now, is_complete=is_complete)
+            data = self._pass_on(data, now, is_complete=is_complete)
         elif self._whole is not None:
             self._whole.take(data)
-            if self._refusal is not None:
-                data = self._refusal.take(data, is_complete=is_complete)
+            if self._unstreamed is not None:
+                data = self._unstreamed.take(data, is_complete=is_complete)
         if not self._is_chunked:
             return data
         framed = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
@@ -138,7 +138,7 @@ class Reply:
                 self._saw_content(now)
         return True
 
-    def _passed(self, data: bytes, now: float, *, is_complete: bool) -> bytes:
+    def _pass_on(self, data: bytes, now: float, *, is_complete: bool) -> bytes:
         """Return what of a stream's new bytes goes on, and observe its pace."""
         events = self._events
         assert events is not None
@@ -163,7 +163,7 @@ class Reply:
         """Whether this is a stream that has begun and has said nothing yet."""
         return self._events is not None and not self._last_at
 
-    def is_whole(self, fingerprints: dict[str, bytes], engine_url: str) -> None:
+    def on_complete(self, fingerprints: dict[str, bytes], engine_url: str) -> None:
         """Take note of what a complete reply has told: its tokens, and what the engine calls its configuration."""
         usage = None
         if self._events is not None:
@@ -179,11 +179,11 @@ class Reply:
         if self.status >= 400:
             self._cell.count_error("engine_status")
 
-    def told_tokens(self) -> int:
+    def usage_tokens(self) -> int:
         """Return the tokens of the prompt and of the reply, as a complete reply has told; 0 if it has not."""
         return sum(self._usage) if self._usage is not None else 0
 
-    def estimated_tokens(self, prompt_tokens: int, tokens_per_piece: int) -> int:
+    def estimate_tokens(self, prompt_tokens: int, tokens_per_piece: int) -> int:
         """Return about how many tokens it has cost so far, by what has been told of them and what has come.
 
         Args:
@@ -202,17 +202,17 @@ class Reply:
     def has_failed(self) -> bool:
         """Whether the engine has told an error inside the stream, or has answered well, but not with a stream."""
         if self._events is None:
-            return self._refusal is not None and self.status < _FAILED
+            return self._unstreamed is not None and self.status < _FAILED
         return self._events.has_failed
 
-    def ended_by(self, error: LoragateError, dialect: Dialect) -> bytes | None:
+    def end_with(self, error: LoragateError, dialect: Dialect) -> bytes | None:
         """Return the event that ends a stream with an error; None where only a broken connection can tell."""
         event = event_of(error, dialect)
         if self._events is not None:
             if self._events.is_split:
                 event = b"\n\n" + event
             event = self._events.whole_rest() + event
-        elif self._refusal is None:
+        elif self._unstreamed is None:
             return None
         return b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event) if self._is_chunked else event
 
@@ -223,6 +223,6 @@ class Reply:
 
     def comment(self) -> bytes:
         """Return bytes that it may carry without meaning; none if there are none."""
-        if self._events.is_split if self._events is not None else self._refusal is None:
+        if self._events.is_split if self._events is not None else self._unstreamed is None:
             return b""
         return COMMENT_CHUNK if self._is_chunked else COMMENT

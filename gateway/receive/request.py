@@ -16,7 +16,7 @@ from gateway.openai.identity import unit_of
 from gateway.openai.lax import is_stream
 from gateway.openai.pieces import Pieces
 from gateway.pipeline import Call
-from gateway.receive.body_memory import Hold
+from gateway.receive.body_memory import BodyReservation
 from gateway.receive.rates import Lease
 
 _NONE: Final[Mapping[bytes, bytes]] = MappingProxyType({})
@@ -25,8 +25,10 @@ _NONE: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 class Request:
     """A complete request, as the connection has read it.
 
-    `lease` is what it holds of limits, if it falls under any, `hold` what its body takes of the worker's memory if it
-    is large, and `exposure` to which rollout it counts.
+    Attributes:
+        lease: Its place under rate limits, if any apply.
+        reservation: What its body takes of the worker's memory, if the body is large.
+        exposure: The rollout, arm and unit that it counts to, if a rollout counts it.
     """
 
     __slots__ = (
@@ -37,7 +39,6 @@ class Request:
         "exposure",
         "extra_headers",
         "fields",
-        "hold",
         "id",
         "is_http10",
         "keep_alive",
@@ -45,6 +46,7 @@ class Request:
         "model",
         "received_at",
         "reply_headers",
+        "reservation",
         "task_header",
         "unit_header",
         "unit_headers",
@@ -75,7 +77,7 @@ class Request:
         self.model = model
         self.lease: Lease | None = None
         self.exposure: Exposure | None = None
-        self.hold: Hold | None = None
+        self.reservation: BodyReservation | None = None
         self.unit_header = unit
         self.unit_headers: Mapping[bytes, bytes] = _NONE  # those that some route looks for its unit in
         self.task_header = task
@@ -89,9 +91,9 @@ class Request:
     def drop_body(self) -> None:
         """Forget the body: nobody will send it again."""
         self.body, self.fields = b"", None
-        if self.hold is not None:
-            self.hold.release()
-            self.hold = None
+        if self.reservation is not None:
+            self.reservation.release()
+            self.reservation = None
 
     @property
     def is_streamed(self) -> bool:
@@ -108,7 +110,7 @@ class Request:
         return unit_of(self, sources)
 
 
-def wanted_arm(value: bytes, caller: Principal) -> Arm:
+def parse_arm(value: bytes, caller: Principal) -> Arm:
     """Return the arm that a tester's `x-loragate-arm` asks for.
 
     Raises:

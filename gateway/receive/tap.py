@@ -152,12 +152,12 @@ class Taps:
         try:
             mirror = placed.mirror
             copy = pick_copy(mirror, placed.version, request.id) if mirror is not None else None
-            return None if copy is None else self._begun(copy, request, placed, head, sent_at)
+            return None if copy is None else self._begin(copy, request, placed, head, sent_at)
         except Exception as error:  # noqa: BLE001 (the fence: a caller never meets a fault of the mirror)
             self.fault(error)
             return None
 
-    def _begun(self, copy: Copy, request: Request, placed: Placement, head: ReplyHead, sent_at: float) -> Tap | None:
+    def _begin(self, copy: Copy, request: Request, placed: Placement, head: ReplyHead, sent_at: float) -> Tap | None:
         mirror, endpoint, counts = placed.mirror, request.endpoint, self.offers.counts
         body = request.body
         size = len(body)

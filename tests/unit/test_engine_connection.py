@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import LoragateError
 from gateway.ports import ReplyHead
-from gateway.receive.engine_headers import forwarded, is_event_stream
+from gateway.receive.engine_headers import forwardable_headers, is_event_stream
 from gateway.serve.connection import MAX_HEAD_BYTES, MAX_HEADERS, EngineConnection
 from gateway.serve.known_head import RELEARN_SECONDS
 from gateway.serve.upstream import EnginePool
@@ -230,13 +230,13 @@ def test_an_engines_word_on_versions_limits_cookies_and_connections_does_not_pas
         (b"content-length", b"5"),
     ]
     lines = b"content-type: application/json\r\nretry-after: 3\r\nx-other: x-loragate-version\r\n"
-    assert forwarded((*ours, *kept)) == lines
-    assert forwarded((*kept[:2], *ours[3:])) == lines[:48]
+    assert forwardable_headers((*ours, *kept)) == lines
+    assert forwardable_headers((*kept[:2], *ours[3:])) == lines[:48]
 
 
 def test_what_an_engine_says_is_for_its_connection_only_does_not_pass() -> None:
     hops = ((b"connection", b"Keep-Alive, X-Hop"), (b"x-hop", b"1"), (b"connection", b"x-other"), (b"x-other", b"2"))
-    assert forwarded((*hops, (b"x-kept", b"3"))) == b"x-kept: 3\r\n"
+    assert forwardable_headers((*hops, (b"x-kept", b"3"))) == b"x-kept: 3\r\n"
 
 
 def test_a_stream_is_known_by_its_type_however_that_is_written() -> None:

@@ -99,20 +99,20 @@ def ejected_from(placing: Placing) -> list[str]:
 
 def test_a_half_open_engine_gets_one_request_at_a_time() -> None:
     placing = Placing(Limits(eject_failures=1, eject_seconds=5))
-    placing.failed("a", EngineFailure.LOST, 1e12)
+    placing.on_failure("a", EngineFailure.LOST, 1e12)
     assert ejected_from(placing) == ["a"]
     placing.tick(1e12)
     assert ejected_from(placing) == []
     first, second = object(), object()
-    placing.sent("a", first)
-    placing.sent("a", second)  # one that no other engine was left for
+    placing.on_sent("a", first)
+    placing.on_sent("a", second)  # one that no other engine was left for
     assert ejected_from(placing) == ["a"]
-    placing.gave_up("a", second)
+    placing.on_abandoned("a", second)
     assert ejected_from(placing) == ["a"]
-    placing.gave_up("a", first)  # its client left: another may try
+    placing.on_abandoned("a", first)  # its client left: another may try
     assert ejected_from(placing) == []
-    placing.sent("a", second)
-    placing.succeeded("a", 2e12)
+    placing.on_sent("a", second)
+    placing.on_success("a", 2e12)
     assert ejected_from(placing) == []
     assert msgspec.to_builtins(placing.counts.engines["a"]) == {
         "ejections": {"lost": 1},
@@ -124,7 +124,7 @@ def test_a_half_open_engine_gets_one_request_at_a_time() -> None:
 
 def test_an_engine_that_comes_up_again_begins_anew() -> None:
     placing = Placing(Limits(eject_failures=1))
-    placing.failed("a", EngineFailure.CONNECTION, 1e12)
+    placing.on_failure("a", EngineFailure.CONNECTION, 1e12)
     for is_up, ejected in ((True, ["a"]), (False, ["a"]), (True, [])):
         placing.on_table(RouteTable(engines=(EngineState(url="a", is_up=is_up),)))
         assert ejected_from(placing) == ejected
@@ -214,8 +214,8 @@ def test_the_longest_waiting_goes_first_and_a_full_engine_does_not_hold_up_anoth
 
     async def make_room(**more: int) -> list[str]:
         room.update(more)
-        queue.stir()
-        queue.stir()
+        queue.recheck()
+        queue.recheck()
         await asyncio.sleep(0)
         return gone
 
@@ -237,9 +237,9 @@ def test_one_place_that_becomes_free_has_no_more_asked_than_it_takes_to_fill_it(
         await asyncio.sleep(0)
         return sum(waiter.asked for waiter in waiters)
 
-    assert (asyncio.run(free(queue.freed)), gone) == (2, ["v1"])  # the first has no room there
-    assert (asyncio.run(free(queue.freed, queue.freed)), gone) == (5, ["v1", "v2", "v3"])
-    assert (asyncio.run(free(queue.stir)), len(gone)) == (5 + 297, 299)
+    assert (asyncio.run(free(queue.on_place_free)), gone) == (2, ["v1"])  # the first has no room there
+    assert (asyncio.run(free(queue.on_place_free, queue.on_place_free)), gone) == (5, ["v1", "v2", "v3"])
+    assert (asyncio.run(free(queue.recheck)), len(gone)) == (5 + 297, 299)
 
 
 # How a conversation begins

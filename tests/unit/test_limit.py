@@ -199,9 +199,9 @@ def test_a_bucket_never_holds_more_than_a_minute_and_time_never_goes_back() -> N
 
 def share(workers: list[WorkerRates], sharing: Sharing, now: float) -> None:
     for number, worker in enumerate(workers):
-        sharing.told(number, worker.taken())
+        sharing.told(number, worker.take_unshared())
     for worker, others in zip(workers, sharing.passed_on(), strict=True):
-        worker.heard(others, now)
+        worker.apply_shared(others, now)
 
 
 @pytest.mark.parametrize(("size", "limit", "demand"), [(2, 60, 20), (4, 600, 60), (8, 6_000, 400)])
@@ -247,7 +247,7 @@ def test_what_is_under_way_in_a_worker_that_ends_or_starts_is_known_to_the_other
     workers[1] = rates()
     workers[1].adapt(table, 0.3)
     sharing.ended(1)
-    workers[1].heard(sharing.under_way(1), 0.3)
+    workers[1].apply_shared(sharing.under_way(1), 0.3)
     assert not admitted(workers[1], caller, table, 0.4, "support")
     sharing.ended(0)
     workers[0] = rates()
@@ -261,8 +261,8 @@ def test_a_worker_is_asked_to_tell_once_until_it_has_told() -> None:
     worker = WorkerRates(Ledger(), lambda: calls.append(1))
     for _ in range(3):
         worker.admit(limited(requests=10), EMPTY, "base", 0.0)
-    assert (calls, worker.taken().requests) == ([1], {"key:k": 3})
-    assert worker.taken() == Spendings()
+    assert (calls, worker.take_unshared().requests) == ([1], {"key:k": 3})
+    assert worker.take_unshared() == Spendings()
     worker.admit(limited(requests=10), EMPTY, "base", 0.0)
     assert calls == [1, 1]
 
@@ -279,4 +279,4 @@ def test_figures_below_zero_give_no_tokens_and_no_requests_back() -> None:
     lease = worker.admit(limited(tokens=10), EMPTY, "base", 0.0)
     assert lease is not None
     lease.end(-5, 0.0)
-    assert worker.taken().tokens == {}
+    assert worker.take_unshared().tokens == {}

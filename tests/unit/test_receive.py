@@ -17,8 +17,8 @@ from gateway.openai.body import Fields, addressed, read
 from gateway.openai.endpoints import ENDPOINTS, Dialect, EndpointKind, find_endpoint
 from gateway.openai.lax import is_refused, is_true, number_of
 from gateway.receive.deps import RequestIds
+from gateway.receive.engine_request import asks_for_usage
 from gateway.receive.failures import body_of, connection_header, event_of, reply_of, status_line
-from gateway.receive.outgoing import asks_for_usage
 from gateway.receive.request import Request
 from gateway.serve import sse
 from gateway.serve.sse import EventStream, usage_of

@@ -31,7 +31,7 @@ def decide(
     return placed
 
 
-class Account:
+class RequestAccounting:
     """Where one request is counted: the cell of whoever serves it, its rollout's tally, its limits, its copy.
 
     Args:
@@ -51,7 +51,7 @@ class Account:
         self.cell: Cell  # of who serves it
         self.served: Placement | None = None  # who serves it, if anyone does
 
-    def goes_to(self, placed: Placement) -> None:
+    def move_to(self, placed: Placement) -> None:
         """Count the request where it is sent; it was not served where it was sent before."""
         if self.served is not None:
             self.cell.in_flight -= 1
@@ -111,13 +111,13 @@ class Account:
 
     def _cost(self, reply: Reply | None, *, was_at_work: bool) -> int:
         """Return the tokens that the request has cost: those told, else an estimate of what an engine worked on."""
-        tokens = reply.told_tokens() if reply is not None else 0
+        tokens = reply.usage_tokens() if reply is not None else 0
         if tokens or not self._request.endpoint.costs_tokens or (reply is None and not was_at_work):
             return tokens
         self._estimate()
         tokens = self._prompt_tokens
         if reply is not None:
-            tokens = reply.estimated_tokens(self._prompt_tokens, self._tokens_per_piece)
+            tokens = reply.estimate_tokens(self._prompt_tokens, self._tokens_per_piece)
         self.cell.estimated_tokens += tokens
         return tokens
 

@@ -38,7 +38,7 @@ def take_feedback(incoming: Incoming, deps: Deps, now: float) -> bytes:
         raise PayloadTooLarge(f"The feedback has {incoming.size:,} bytes; the limit is {_MAX_BYTES:,}.")
     body, incoming.body = b"".join(incoming.body), []  # the connection may be idle for long after this
     given = read_feedback(body, caller.unit, deps.clock())
-    if not deps.hear(given):
+    if not deps.submit_feedback(given):
         raise Overloaded("Feedback cannot be taken just now. Try again shortly.")
     return msgspec.json.encode({"id": given.id, "object": "feedback", "request_id": given.request_id})
 
@@ -101,14 +101,16 @@ def _score(value: object) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise BadRequest(f"`score` is {_shown(value)}; it must be a number from 0 (bad) to 1 (good).", param="score")
+        raise BadRequest(
+            f"`score` is {_printable(value)}; it must be a number from 0 (bad) to 1 (good).", param="score"
+        )
     return float(value)
 
 
 def _thumb(value: object) -> Any:
     if value is None or value in ("up", "down"):
         return value
-    raise BadRequest(f"`thumb` is {_shown(value)}; it may be `up` or `down`.", param="thumb")
+    raise BadRequest(f"`thumb` is {_printable(value)}; it may be `up` or `down`.", param="thumb")
 
 
 def _text(values: dict[str, Any], name: str, most: int, least: int = 0) -> str:
@@ -128,7 +130,7 @@ def _storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _shown(value: object) -> str:
+def _printable(value: object) -> str:
     if not isinstance(value, int | float | str):
         return "no text"
     return f"`{_storable(str(value)[:40])}`"

@@ -90,7 +90,7 @@ class BodyReading:
         return b""
 
 
-class Readings:
+class BodyReadings:
     """The bodies that a worker reads in steps, one step of each in turn."""
 
     def __init__(self) -> None:

@@ -3,12 +3,12 @@
 from gateway.openai.endpoints import EndpointKind
 from gateway.receive.deps import Deps
 from gateway.receive.failures import connection_header, status_line
-from gateway.receive.giving_feedback import take_feedback
+from gateway.receive.feedback_endpoint import take_feedback
 from gateway.receive.incoming import Incoming
 from gateway.receive.listing import list_models, show_model
 
 
-def own_answer(incoming: Incoming, deps: Deps, now: float) -> tuple[int, bytes]:
+def local_reply(incoming: Incoming, deps: Deps, now: float) -> tuple[int, bytes]:
     """Return the status and the body of a reply that needs no engine.
 
     Args:
@@ -32,7 +32,7 @@ def own_answer(incoming: Incoming, deps: Deps, now: float) -> tuple[int, bytes]:
     return 200, list_models(deps.table(), incoming.caller)
 
 
-def reply_with(status: int, body: bytes, incoming: Incoming, request_id: bytes, *, keep_alive: bool) -> bytes:
+def json_reply(status: int, body: bytes, incoming: Incoming, request_id: bytes, *, keep_alive: bool) -> bytes:
     """Return a reply with a JSON body; to a HEAD request, without the body."""
     more = incoming.reply_headers + connection_header(keep_alive=keep_alive, is_http10=incoming.is_http10)
     return b"%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b" % (

@@ -11,8 +11,8 @@ from gateway.decide.exposure import Exposure, RolloutTag
 from gateway.errors import BadRequest, RateLimited
 from gateway.pipeline import Placement
 from gateway.receive.failures import reply_of
+from gateway.receive.feedback_endpoint import read_feedback
 from gateway.receive.feedback_rates import FeedbackRates
-from gateway.receive.giving_feedback import read_feedback
 from gateway.receive.recent_requests import RecentRequests
 from gateway.records.feedback import Feedback
 

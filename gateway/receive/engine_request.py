@@ -12,7 +12,7 @@ from gateway.receive.request import Request
 
 
 @lru_cache(maxsize=4096)
-def quoted(name: str) -> bytes:
+def json_string(name: str) -> bytes:
     """Return `name` as a JSON string."""
     return msgspec.json.encode(name)
 
@@ -23,7 +23,7 @@ def asks_for_usage(request: Request) -> bool:
     return fields is not None and request.endpoint.dialect is Dialect.COMPLETIONS and fields.leaves_usage()
 
 
-def message(request: Request, version: str, *, ask_usage: bool) -> Outgoing:
+def encode_request(request: Request, version: str, *, ask_usage: bool) -> Outgoing:
     """Return the request's bytes for an engine that calls the version so; `ask_usage` is what `asks_for_usage` says.
 
     Raises:
@@ -39,7 +39,7 @@ def message(request: Request, version: str, *, ask_usage: bool) -> Outgoing:
         )
     if not isinstance(request.body, bytes):
         return _in_parts(request.body, request, version, ask_usage=ask_usage)
-    body = addressed(request.body, fields, quoted(version), ask_usage=ask_usage)
+    body = addressed(request.body, fields, json_string(version), ask_usage=ask_usage)
     return b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b" % (
         request.endpoint.path,
         len(body),
@@ -53,7 +53,7 @@ def _in_parts(body: Pieces, request: Request, version: str, *, ask_usage: bool) 
     """Return a large request in parts, its body's bytes not copied."""
     fields = request.fields
     assert isinstance(fields, LargeFields)  # as it was read in steps
-    changes = edits(body, fields, fields.outline, quoted(version), ask_usage=ask_usage)
+    changes = edits(body, fields, fields.outline, json_string(version), ask_usage=ask_usage)
     parts = body.edited(changes)
     head = b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n" % (
         request.endpoint.path,
