@@ -1,7 +1,4 @@
-"""What a request counts to besides its cell: the rollout that assigned it an arm, the limits it was let in under.
-
-And who gets a copy of it, if it was tapped.
-"""
+"""Accounting of one request: the metrics of the version that served it, its rollout, its rate limits, its copy."""
 
 from collections.abc import Collection, Mapping
 
@@ -21,7 +18,7 @@ from gateway.receive.request import Request
 def decide(
     request: Request, table: RouteTable, in_flight: Mapping[str, int], tried: Collection[str], terms: Terms
 ) -> Placement:
-    """Decide who serves, as `answer` does, and note to which rollout the request counts, served or not."""
+    """Place the request as `pipeline.answer` does, and record its exposure, which counts even if nobody serves it."""
     try:
         placed = answer(request.call, table, in_flight, tried, terms)
     except (ServingError, Saturated) as error:
@@ -32,12 +29,12 @@ def decide(
 
 
 class RequestAccounting:
-    """Where one request is counted: the cell of whoever serves it, its rollout's tally, its limits, its copy.
+    """Counts one request from placement to end.
 
     Args:
-        request: Which is counted.
-        ledger: Of the worker's cells.
-        tallies: Of the worker's rollouts.
+        request: The request to count.
+        ledger: The worker's metric cells, one for each alias and version.
+        tallies: The worker's counts for rollouts, by stage and arm.
     """
 
     __slots__ = ("_ledger", "_prompt_tokens", "_request", "_tallies", "_tokens_per_piece", "cell", "served")
@@ -46,13 +43,13 @@ class RequestAccounting:
         self._request = request
         self._ledger = ledger
         self._tallies = tallies
-        self._prompt_tokens = 0  # about how many, where that may be wanted
+        self._prompt_tokens = 0  # an estimate, made only where token limits may need it
         self._tokens_per_piece = 1
-        self.cell: Cell  # of who serves it
-        self.served: Placement | None = None  # who serves it, if anyone does
+        self.cell: Cell  # of the version that serves it
+        self.served: Placement | None = None  # the present placement; None until the request is first sent
 
     def move_to(self, placed: Placement) -> None:
-        """Count the request where it is sent; it was not served where it was sent before."""
+        """Count the request as in flight at `placed`; an earlier placement counts it as a retry."""
         if self.served is not None:
             self.cell.in_flight -= 1
             self.cell.retries += 1
@@ -61,7 +58,7 @@ class RequestAccounting:
         self.served = placed
 
     def drop_body(self) -> None:
-        """Let go of the body: no other try can come. What it costs is estimated first, where there are limits."""
+        """Free the body once no retry can need it. Under token limits its cost is estimated first."""
         if self._request.lease is not None:
             self._estimate()
         self._request.drop_body()
@@ -74,7 +71,7 @@ class RequestAccounting:
             self._tokens_per_piece = max(1, number_of(fields.stream_interval) or 1)
 
     def count_error(self, code: str) -> None:
-        """Count an error that the caller was told."""
+        """Count an error that was sent to the caller."""
         (self.cell if self.served is not None else self._ledger.cell()).count_error(code)
 
     def close(
@@ -83,12 +80,12 @@ class RequestAccounting:
         """Count the end of the request.
 
         Args:
-            reply: What has begun, if anything.
-            status: What its caller got.
+            reply: The reply, if it has begun.
+            status: The HTTP status that the caller got.
             now: Monotonic seconds.
-            client_left: Its client did not wait for the end.
-            has_failed: We ended the reply with an error after its head.
-            was_at_work: An engine had the request and had not ended its reply.
+            client_left: The client closed its connection before the end.
+            has_failed: The gateway ended the reply with an error after its head.
+            was_at_work: An engine had the request and had not finished its reply.
         """
         request = self._request
         cell = self.cell if self.served is not None else self._ledger.cell()
@@ -101,7 +98,7 @@ class RequestAccounting:
         if request.lease is not None:
             request.lease.end(self._cost(reply, was_at_work=was_at_work), now)
         if request.fields is not None:
-            request.drop_body()  # who loads its version still knows us
+            request.drop_body()  # a pending load of its version still refers to this request
         is_in_band = has_failed or (reply is not None and reply.has_failed)
         if reply is not None and reply.tap is not None:
             reply.tap.end(now, client_left=client_left, has_failed=is_in_band)
@@ -110,7 +107,7 @@ class RequestAccounting:
             self._tally(request.exposure, status, now, client_left=client_left, is_in_band=is_in_band)
 
     def _cost(self, reply: Reply | None, *, was_at_work: bool) -> int:
-        """Return the tokens that the request has cost: those told, else an estimate of what an engine worked on."""
+        """Return the tokens to charge: the reply's usage, else an estimate of what an engine worked on."""
         tokens = reply.usage_tokens() if reply is not None else 0
         if tokens or not self._request.endpoint.costs_tokens or (reply is None and not was_at_work):
             return tokens

@@ -1,7 +1,7 @@
-"""How much of a worker's memory request bodies take, in all and of each account.
+"""Accounting of the memory that request bodies take in a worker, in total and for each account.
 
-Only what is beyond `SURELY_AT_ONCE_BYTES` of a body counts: less is bounded by the number of connections. What is
-held is given back when an engine has begun to answer, or when the request ends otherwise.
+Only the part of a body beyond `SURELY_AT_ONCE_BYTES` counts: the rest is bounded by the number of connections. A
+body's memory is released when an engine begins to answer, or when the request ends otherwise.
 """
 
 from gateway.decide.authenticate import Principal
@@ -10,10 +10,10 @@ from gateway.receive.limits import Limits
 
 
 class BodyMemory:
-    """The bytes of bodies that a worker holds.
+    """The bytes of request bodies that one worker holds.
 
     Args:
-        limits: How many they may be.
+        limits: The bounds: `max_worker_body_bytes` in total, `max_key_body_bytes` for each account.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -22,7 +22,7 @@ class BodyMemory:
         self.by_account: dict[str, int] = {}
 
     def problem(self, caller: Principal, size: int) -> LoragateError | None:
-        """Return why `size` more bytes of a caller's are not taken now, or None if they are."""
+        """Return the error that refuses `size` more bytes of this caller's; None if there is room."""
         limits, unit = self._limits, caller.unit
         if self.by_account.get(unit, 0) + size > limits.max_key_body_bytes:
             error = RateLimited(
@@ -41,7 +41,7 @@ class BodyMemory:
 
 
 class BodyReservation:
-    """What one request's body takes of a worker's memory."""
+    """The share of a worker's body memory that one request holds."""
 
     __slots__ = ("_memory", "_size", "_unit")
 
@@ -51,14 +51,14 @@ class BodyReservation:
         self._size = 0
 
     def add(self, size: int) -> None:
-        """Take `size` bytes more; whether there is room is asked before."""
+        """Reserve `size` bytes more. The caller has checked `BodyMemory.problem` first."""
         self._size += size
         self._memory.held += size
         by_account = self._memory.by_account
         by_account[self._unit] = by_account.get(self._unit, 0) + size
 
     def release(self) -> None:
-        """Give back all of it; harmless when it has been given back."""
+        """Release everything reserved. Safe to call twice."""
         size, self._size = self._size, 0
         by_account = self._memory.by_account
         self._memory.held -= size

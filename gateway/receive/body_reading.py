@@ -1,6 +1,6 @@
-"""Bodies that are read in steps: a few milliseconds a turn of the event loop, all of them together.
+"""Large bodies are parsed in steps: all of a worker's together take a few milliseconds of each event loop turn.
 
-While its body is read, a request stands in its connection where its exchange will stand.
+While its body is parsed, a request takes the place of the `Exchange` in its connection.
 """
 
 import asyncio
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("loragate.receive")
 
-# Of a turn, before everything else has its own; one step more may take 5 ms.
+# Time for parsing in one turn of the event loop; the last step begun in it may take 5 ms more.
 TURN_SECONDS: Final = 0.003
 
 
 class BodyReading:
-    """A request whose body is being read.
+    """A request whose body is being parsed.
 
     Args:
-        client: Its connection.
+        client: The request's connection.
         incoming: The request.
-        request_id: Its id.
-        steps: What reads it.
+        request_id: The request's id.
+        steps: The parser, which yields after each step and returns the fields.
     """
 
     __slots__ = ("_client", "_id", "_incoming", "_steps", "has_begun", "is_http10")
@@ -46,7 +46,7 @@ class BodyReading:
         self.has_begun = False
 
     def step(self) -> bool:
-        """Take one step; False when there is none left, whatever came of it."""
+        """Parse one step; False when parsing has ended, successfully or not."""
         steps = self._steps
         if steps is None:
             return False
@@ -63,41 +63,40 @@ class BodyReading:
             self._client.abort()
         return self._steps is not None
 
-    # What a connection asks of who stands there
+    # The part of `Exchange` that a connection calls
 
     def fail(self, error: LoragateError) -> None:
-        """Answer with `error` instead."""
+        """Stop parsing and answer with `error`."""
         if self._steps is not None:
             self._steps = None
             self._incoming.error = error
             self._client.body_is_read(self._incoming, self._id, None)
 
     def client_gone(self) -> None:
-        """Nobody listens any more."""
+        """Stop parsing: the client has closed its connection."""
         self._steps = None
         self._incoming.drop()
 
     def check(self, now: float) -> None:
-        """Nothing is waited for."""
+        """Do nothing: there is no time-out, as nothing is awaited."""
 
     def pause(self) -> None:
-        """Nothing is on its way."""
+        """Do nothing: no engine is sending."""
 
     resume = pause
 
     def comment(self) -> bytes:
-        """Return nothing: no reply has begun."""
         return b""
 
 
 class BodyReadings:
-    """The bodies that a worker reads in steps, one step of each in turn."""
+    """The bodies that a worker is parsing, one step of each in turn."""
 
     def __init__(self) -> None:
         self._waiting: deque[BodyReading] = deque()
 
     def add(self, reading: BodyReading) -> None:
-        """Begin with the next turn."""
+        """Add a body; its first step is taken in the event loop's next turn."""
         self._waiting.append(reading)
         if len(self._waiting) == 1:
             asyncio.get_running_loop().call_soon(self._turn)

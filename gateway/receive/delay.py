@@ -1,7 +1,7 @@
-"""What a request waits for before an engine has it: its version to be loaded, or room on an engine.
+"""The waiting of a request before it is sent to an engine: until its version is loaded, or until an engine has room.
 
-Made for a request that has to wait; most never do. Waits for one thing at a time, and is told when
-it has come: by the control plane of a load, by the queue of room.
+A `Delay` is made only for a request that has to wait; most never do. It waits for one thing at a time: the control
+plane calls back when a version is loaded (`on_supply`), the queue when an engine has room (`on_room`).
 """
 
 from time import monotonic
@@ -15,32 +15,32 @@ from gateway.receive.reply_to import ReplyTo
 
 
 class DelayedRequest(Protocol):
-    """A request that may have to wait, as far as its waiting asks."""
+    """A request that may have to wait: what `Delay` needs of `Exchange`."""
 
     is_over: bool
-    is_there: bool  # the engine that said that it lacks the version has it after all
-    tried: tuple[str, ...]  # engines that have failed it
+    is_there: bool  # the engine that answered 404 for the version has it loaded after all
+    tried: tuple[str, ...]  # URLs of engines that have failed this request
 
     def begin(self) -> None:
-        """Decide anew, and send, wait or fail."""
+        """Place the request again, then send it, wait, or fail."""
 
     def decide(self, tried: tuple[str, ...]) -> Placement:
-        """Return who serves it now, if anyone does."""
+        """Return where the request goes now; raises if no engine can take it."""
 
     def send(self, placed: Placement) -> None:
-        """Send it there."""
+        """Send the request to the engine of `placed`."""
 
     def fail(self, error: LoragateError) -> None:
-        """End it with `error`."""
+        """End the request with `error`."""
 
 
 class Delay:
-    """One request's waiting, now and so far.
+    """The waiting of one request, present and past.
 
     Args:
-        deps: What the worker's connections share.
-        client: Where the reply will go.
-        who: The request.
+        deps: The parts that the worker's connections share.
+        client: The connection that the reply will go to.
+        request: The request that waits.
     """
 
     __slots__ = (
@@ -49,50 +49,50 @@ class Delay:
         "_parked_at",
         "_placing",
         "_queued_at",
-        "_who",
+        "_request",
         "line",
         "seconds",
         "seconds_for_load",
     )
 
-    def __init__(self, deps: Deps, client: ReplyTo, who: DelayedRequest) -> None:
+    def __init__(self, deps: Deps, client: ReplyTo, request: DelayedRequest) -> None:
         self._client = client
         self._deps = deps
         self._placing = deps.placing
-        self._who = who
-        self._parked_at = 0.0  # since when it waits for its version; 0 if it does not
-        self._queued_at = 0.0  # since when it waits for room; 0 if it does not
-        self.line: Line | None = None  # where it stands
-        self.seconds = 0.0  # that it has waited, for whatever
+        self._request = request
+        self._parked_at = 0.0  # since when it waits for its version to be loaded; 0 if it does not
+        self._queued_at = 0.0  # since when it waits for room on an engine; 0 if it does not
+        self.line: Line | None = None  # the line of the queue that it waits in
+        self.seconds = 0.0  # waited so far, for loads and for room together
         self.seconds_for_load = 0.0
 
-    # For a version
+    # Waiting for a version
 
     def park(self, version: str, missing_at: str | None) -> None:
-        """Wait until `version` has been loaded; `missing_at` is the engine that should have it and has not."""
+        """Wait until `version` is loaded; `missing_at` is the engine that should have it and answered 404."""
         self._parked_at = monotonic()
         self._client.waits_for_engine()
         self._deps.supply.want(version, missing_at, self)
 
     def on_supply(self, error: LoragateError | None, *, was_there: bool) -> None:
-        """The version has been loaded, or cannot be; or the engine has had it all along."""
-        who = self._who
-        who.is_there = was_there
-        if who.is_over or not self._parked_at:
+        """Go on: the version is loaded, or the engine has had it all along (`was_there`); or fail with `error`."""
+        request = self._request
+        request.is_there = was_there
+        if request.is_over or not self._parked_at:
             return
         waited = monotonic() - self._parked_at
         self._parked_at = 0.0
         self.seconds_for_load += waited
         self.seconds += waited
         if error is None:
-            who.begin()
+            request.begin()
         else:
-            who.fail(error)
+            request.fail(error)
 
-    # For room
+    # Waiting for room
 
     def join(self, line: Line) -> bool:
-        """Stand in a line until `on_room` is called; False if there is no place."""
+        """Queue in `line` until `on_room` is called; False if the queue is full."""
         if not self._placing.queue.join(line, self):
             return False
         self.line = line
@@ -101,36 +101,36 @@ class Delay:
         return True
 
     def join_or_fail(self, version: str) -> None:
-        """Wait for room for `version`, or end with the reason why not."""
-        if not self.join((version, self._who.tried)):
+        """Queue for an engine with room for `version`; fail the request if the queue is full."""
+        if not self.join((version, self._request.tried)):
             self._placing.counts.count_refusal("full")
             waiting = self._deps.limits.queue_size
-            self._who.fail(
+            self._request.fail(
                 Overloaded(f"All engines are busy and {waiting:,} requests wait already. Try again shortly.")
             )
 
     def on_room(self) -> bool:
-        """An engine may have room: go, and say so; or say that there was none."""
-        who = self._who
+        """Try to be placed now that an engine may have room; False if there was none, so that it keeps its place."""
+        request = self._request
         try:
-            placed = who.decide(who.tried)
+            placed = request.decide(request.tried)
         except Saturated as saturated:
-            if (saturated.version, who.tried) == self.line:
+            if (saturated.version, request.tried) == self.line:
                 return False
             self.leave()
             self.join_or_fail(saturated.version)
         except LoragateError:
             self._go()
-            who.begin()  # which tells the reason, or has the version loaded
-            if who.is_over:  # it takes no room
+            request.begin()  # fails with the reason, or has the version loaded
+            if request.is_over:  # it has not used the place: the next in line may
                 self._placing.queue.on_place_free()
         else:
             self._go()
-            who.send(placed)
+            request.send(placed)
         return True
 
     def leave(self) -> None:
-        """Stand in no line; the time goes on, if it is only to stand in another."""
+        """Leave the line. The waiting time runs on, as it may join another line."""
         line, self.line = self.line, None
         if line is not None:
             self._placing.queue.leave(line, self)
@@ -142,15 +142,14 @@ class Delay:
         self.seconds += waited
         self._placing.counts.observe_queue_wait(waited)
 
-    # For either
+    # Waiting for either
 
     @property
     def is_on(self) -> bool:
-        """Whether the request waits now."""
         return bool(self._parked_at) or self.line is not None
 
     def overdue(self, now: float) -> LoragateError | None:
-        """Return why a request that has waited for too long gets no answer; None if it has not."""
+        """Return the error that ends the waiting if it has exceeded its limit, else None."""
         limits = self._deps.limits
         if self._parked_at:
             if now - self._parked_at >= limits.load_seconds:

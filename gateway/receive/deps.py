@@ -1,4 +1,4 @@
-"""What every client connection of a worker shares; built once, in `gateway/app.py`."""
+"""The parts that all client connections of a worker share; built once, in `gateway/app.py`."""
 
 import os
 from collections.abc import Callable
@@ -27,17 +27,17 @@ MAX_REQUEST_ID: Final = 128
 
 
 class RequestIds:
-    """Request ids: the client's own, or ours.
+    """Request ids: the client's own `x-request-id`, or one that the gateway makes.
 
-    Ours are 128 random bits each, since whoever could guess an id could send it as his own, or judge the reply to it.
-    They are made many at a time: asking the kernel for each would cost more than all else here.
+    The gateway's have 128 random bits, since anyone who could guess an id could send it as their own, or give feedback
+    on its reply. They are made in batches: one system call for each id would cost more than everything else here.
     """
 
     def __init__(self) -> None:
         self._fresh: list[bytes] = []
 
     def of(self, given: bytes | None) -> bytes:
-        """Return `given` if it can serve and does not look like one of ours, else a new id."""
+        """Return `given` if it is usable and does not look like one of the gateway's own, else a new id."""
         if (
             given
             and len(given) <= MAX_REQUEST_ID
@@ -47,7 +47,7 @@ class RequestIds:
         ):
             return given
         if not self._fresh:
-            # In few steps for all of them: a line of hex digits each, and what ours begin with before it.
+            # A few string operations for the whole batch: one line of hex digits an id, the prefix put before each.
             lines = os.urandom(_ID_BYTES * _AT_ONCE).hex("\n", _ID_BYTES)
             self._fresh = (OWN_ID + lines.replace("\n", f"\n{OWN_ID}")).encode().split(b"\n")
         return self._fresh.pop()
@@ -61,7 +61,7 @@ _SAFE: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deps:
-    """The worker's parts, as seen from a connection. `table` returns the current route table."""
+    """The worker's parts, as a connection sees them. `table` returns the current route table."""
 
     table: Callable[[], RouteTable]
     engines: Engines
@@ -70,24 +70,23 @@ class Deps:
     limits: Limits
     placing: Placing
     ids: RequestIds
-    clock: Callable[[], float]  # Unix seconds, for keys that expire
+    clock: Callable[[], float]  # Unix seconds; for keys that expire
     callers: KnownCallers
     rates: WorkerRates
     tallies: Tallies
     taps: Taps
     recent: RecentRequests
     engine_fields: EngineFields
-    # Takes feedback over, to be told to the node; False if there is no room for it now.
+    # Sends feedback to the node; False if the channel has no room for it now.
     submit_feedback: Callable[[Feedback], bool]
-    # Engine URL → its `system_fingerprint` as JSON, learned from streams and forgotten when it is lost.
+    # Engine URL → its `system_fingerprint` as JSON, read from streams; removed when the engine is lost.
     fingerprints: dict[str, bytes]
     body_memory: BodyMemory
     # Whether the gateway is about to stop: then no connection is kept beyond its next reply.
     is_leaving: Callable[[], bool] = lambda: False
-    # Which web pages may call; None: none.
+    # Which web pages may call (CORS); None: none may.
     cross_origin: CrossOrigin | None = None
     readings: BodyReadings = field(default_factory=BodyReadings)
-    # Names that a gateway without keys may be called by, besides this machine's own.
+    # `Host` names that a gateway without keys accepts, besides those of its own machine.
     host_names: frozenset[str] = frozenset()
-    # How much feedback an account may give.
     feedback_rates: FeedbackRates = field(default_factory=FeedbackRates)

@@ -1,8 +1,8 @@
-"""A stream's head before any engine has answered, for a request that waits; and comments for streams that are silent.
+"""Keep-alive for streams: SSE comments while an engine is silent, and an early head while a request waits for one.
 
-Load balancers cut a connection on which nothing comes for a minute, and some clients do. An SSE comment is
-something that says nothing. Before an engine's head there is no stream to write one to, so the head goes out early,
-and says 200: what the status would have told after that is told as the stream's error event.
+Load balancers, and some clients, cut a connection on which nothing comes for a minute. An SSE comment keeps it open and
+means nothing to the client. Before an engine's head there is no stream to write a comment to, so the gateway sends a
+head of its own, with status 200; an error after that can only be told as the stream's error event.
 """
 
 from typing import Any, Final
@@ -17,23 +17,23 @@ from gateway.receive.request import Request
 
 COMMENT: Final = b": keep-alive\n\n"
 COMMENT_CHUNK: Final = b"%x\r\n%b\r\n" % (len(COMMENT), COMMENT)
-# An engine's error is a line or two; one that repeats a long prompt is not told whole.
-_MAX_TOLD_BYTES: Final = 64 * 1024
+# An engine's error has a line or two; a body larger than this, such as one that repeats a long prompt, is not quoted.
+_MAX_ERROR_BYTES: Final = 64 * 1024
 
 
 def may_begin_early(request: Request) -> bool:
-    """Whether the reply will be a stream if all goes well, and its client understands one without a length."""
+    """Whether the request asks for a stream, and its client understands chunked encoding (HTTP/1.1)."""
     return not request.is_http10 and request.endpoint.dialect is not Dialect.PLAIN and request.is_streamed
 
 
 def is_silent_for_long(request: Request, limits: Limits, now: float, last: float | None) -> bool:
-    """Whether the stream needs a comment by now, or its head if it has none (`last` is None).
+    """Whether the stream needs a comment by now, or an early head if it has no head yet (`last` is None).
 
     Args:
-        request: Whose stream.
-        limits: How long is long.
+        request: The request that the stream answers.
+        limits: `comment_seconds` and `early_head_seconds` decide.
         now: Monotonic seconds.
-        last: When anything last came, in monotonic seconds; None before the head.
+        last: When anything was last written, in monotonic seconds; None before the head.
     """
     if last is not None:
         return bool(limits.comment_seconds) and now - last >= limits.comment_seconds
@@ -41,7 +41,7 @@ def is_silent_for_long(request: Request, limits: Limits, now: float, last: float
 
 
 def early_head(request: Request) -> bytes:
-    """Return the head of a stream as far as it is known before anyone serves it."""
+    """Return the head of a stream that no engine serves yet: without version, arm and route reason."""
     lines = [
         status_line(200),
         b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-request-id: %b\r\n"
@@ -56,17 +56,17 @@ def early_head(request: Request) -> bytes:
 
 
 def early_end(error: LoragateError, dialect: Dialect) -> bytes:
-    """Return what ends a stream that nobody has served, its framing included."""
+    """Return the error event and the last chunk that end a stream which no engine has served."""
     event = event_of(error, dialect)
     return b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event)
 
 
 class UnstreamedReply:
-    """An engine's reply that is no stream, where the client has been promised one: it becomes an error event.
+    """An engine's reply that is no stream, after the early head promised one: it becomes the stream's error event.
 
     Args:
-        dialect: Of the endpoint.
-        status: The engine's.
+        dialect: The endpoint's dialect, which decides the event's form.
+        status: The engine's HTTP status.
     """
 
     __slots__ = ("_dialect", "_parts", "_size", "_status")
@@ -78,9 +78,9 @@ class UnstreamedReply:
         self._size = 0
 
     def take(self, data: bytes, *, is_complete: bool) -> bytes:
-        """Take a part of the body; return the event once it is complete, before that nothing."""
+        """Take a part of the body; return the error event once the body is complete, until then nothing."""
         self._size += len(data)
-        if self._size > _MAX_TOLD_BYTES:
+        if self._size > _MAX_ERROR_BYTES:
             self._parts.clear()
         elif data:
             self._parts.append(data)
@@ -88,10 +88,10 @@ class UnstreamedReply:
 
     def _error_fields(self, body: bytes) -> dict[str, Any]:
         try:
-            told = msgspec.json.decode(body)
+            answer = msgspec.json.decode(body)
         except (ValueError, RecursionError):
-            told = None
-        error = told.get("error", told) if isinstance(told, dict) else None
+            answer = None
+        error = answer.get("error", answer) if isinstance(answer, dict) else None
         if not isinstance(error, dict) or not isinstance(error.get("message"), str):
             message = f"The engine answered with the status {self._status} and no stream."
             error = {"message": message, "type": "server_error", "code": "engine_failed"}

@@ -1,7 +1,7 @@
-"""What a body asks of an engine beyond its prompt, held against the policy (`decide/engine_fields.py`).
+"""Checks a request's fields against the policy for engine fields (`decide/engine_fields.py`).
 
-The usual request pays a look at the type of its fields and a count of its brackets. All else that a policy may refuse
-is looked for only where one of the two tells that it may be there.
+Speed: a usual request costs a look at the type of its parsed fields and a count of its brackets. Only if one of the two
+shows that the body may hold something that the policy rules on is the body searched for it.
 """
 
 from collections.abc import Iterator
@@ -22,38 +22,38 @@ from gateway.receive.request import Request
 
 _TOKEN_LIMITS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _NUMBERS: Final[dict[str, str]] = {"n": "n", "best_of": "best_of", **dict.fromkeys(_TOKEN_LIMITS, "max_tokens")}
-# As good as left out.
+# Values that mean the same as a missing field.
 _NOTHING: Final = frozenset((b"", b"null", b"false", b"{}", b"[]", b'""'))
-# `"priority": 0` is vLLM's default, as is the first rank's nothing else.
+# Values that equal vLLM's default, so that sending them changes nothing.
 _HARMLESS: Final = {"priority": frozenset((b"0", b"0.0", b'"0"'))}
-# What has more digits is larger than any cap.
+# A number with more characters is larger than any cap.
 _MAX_NUMBER: Final = 24
 _LARGER_THAN_ALL: Final = 2**63
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw])
-# Media stand in a list of parts inside a list of messages.
+# Media are in a list of parts inside the list of messages; a body with one list has none.
 _BRACKETS_OF_PLAIN_MESSAGES: Final = 1
 
 
 class EngineFields:
-    """A worker's policy for the fields of requests.
+    """Enforces the policy for engine fields on a worker's requests.
 
     Args:
-        policy: The settings'.
+        policy: The policy of the settings.
         ledger: Where refusals are counted.
     """
 
     def __init__(self, policy: FieldPolicy, ledger: Ledger) -> None:
         self._policy = policy
         self._ledger = ledger
-        # Rules of the settings may be stricter than what is taken for usual.
+        # The quick path assumes the default caps: settings may be stricter.
         self._trusts_usual = not any(name in CAPS for name in policy.rules)
 
     def check(self, request: Request, table: RouteTable) -> None:
-        """Refuse a request that asks for what its caller may not, if any.
+        """Refuse a request with a field that its caller may not send to engines.
 
         Raises:
-            BadRequest: The first field that is refused.
+            BadRequest: The error names the first field that is refused.
         """
         fields = request.fields
         if (
@@ -72,10 +72,10 @@ class EngineFields:
 
     def _look(self, request: Request, fields: Fields, table: RouteTable) -> None:
         alias = request.model.partition("@")[0]
-        # Of an alias that the caller may not use not even its rules are told: it is not found, like one that is not.
+        # The rules of an alias that the caller may not use are not revealed: it is treated as one that does not exist.
         route = table.routes.get(alias) if request.caller.may_use(alias) else None
         rules: Rules = route.engine_fields if route is not None else NO_RULES
-        for name, shown, value in _fields_under_policy(request, fields):
+        for name, param, value in _fields_under_policy(request, fields):
             why = refusal(name, value, request.caller, rules, self._policy)
             if why is None:
                 continue
@@ -83,18 +83,18 @@ class EngineFields:
             outcome = (name, "dry_run" if self._policy.dry_run else "refused")
             counted["/".join(outcome)] = counted.get("/".join(outcome), 0) + 1
             if not self._policy.dry_run:
-                raise BadRequest(_message(shown, value, why), param=shown, code="engine_field_not_allowed")
+                raise BadRequest(_message(param, value, why), param=param, code="engine_field_not_allowed")
 
 
-def _message(shown: str, value: int | None, why: str) -> str:
+def _message(param: str, value: int | None, why: str) -> str:
     if value is None:
-        return f"`{shown}` is not passed on to an engine: {why}. Leave it out, or have an operator allow it."
+        return f"`{param}` is not passed on to an engine: {why}. Leave it out, or have an operator allow it."
     number = f"{value:,}" if value < _LARGER_THAN_ALL else "more than 2^63"
-    return f"`{shown}` is {number}; {why}. Ask for less, or have an operator raise it (`engine_fields`)."
+    return f"`{param}` is {number}; {why}. Ask for less, or have an operator raise it (`engine_fields`)."
 
 
 def _fields_under_policy(request: Request, fields: Fields) -> Iterator[tuple[str, str, int | None]]:
-    """Yield (rule, field, number) of all that a policy has a say in."""
+    """Yield (rule's name, field's name, number asked for) of each field in the request that the policy rules on."""
     policed = fields.policed if isinstance(fields, LargeFields) else fields
     numbers: dict[str, int] = {}
     if isinstance(policed, OddFields):
@@ -122,7 +122,7 @@ def _fields_under_policy(request: Request, fields: Fields) -> Iterator[tuple[str
 
 
 def _number(raw: bytes) -> int:
-    """Return the number that an engine reads in a value; 0 if it reads none, for it refuses the rest itself."""
+    """Return the number that an engine would read in a JSON value; 0 for a value that the engine itself refuses."""
     raw = raw.strip()
     if not raw or raw in _NOTHING:
         return 0
@@ -136,7 +136,7 @@ def _number(raw: bytes) -> int:
 
 
 def _count(fields: Fields, name: str) -> int:
-    """Return how many prompts a list holds: token ids are one."""
+    """Return how many prompts the field holds; a list of token ids is one prompt."""
     if isinstance(fields, LargeFields):
         return fields.counts.get(name, 1)
     raw = bytes(getattr(fields, name)).lstrip()
@@ -150,7 +150,7 @@ def _count(fields: Fields, name: str) -> int:
 
 
 def _prompt_members(body: bytes) -> Iterator[bytes]:
-    """Yield members of a body as they were sent: `system` and its like are read here only, few requests come so far."""
+    """Yield the raw members of a body that hold prompts (`messages`, `system`, ...), found by a second parse."""
     try:
         found = _MEMBERS.decode(body)
     except msgspec.DecodeError:  # half of a surrogate pair in a key

@@ -1,14 +1,14 @@
-"""Which headers of an engine's reply go to the client.
+"""Which headers of an engine's reply go to the client: all but those listed here.
 
-An engine's headers are content for the client (its type, `retry-after`), not word about the connection, about who the
-client is, or about what this gateway decided. Everything that is not named here passes.
+Headers about the content pass (its type, `retry-after`). Headers about the connection, about the client's credentials,
+or about this gateway's own decisions do not.
 """
 
 from functools import lru_cache
 from typing import Final
 
 _CONNECTION: Final = b"connection"
-# Hop-by-hop (RFC 9110, 7.6.1), or said by us instead.
+# Hop-by-hop (RFC 9110, 7.6.1), or written by the gateway instead.
 _FRAMING: Final = (
     b"connection",
     b"keep-alive",
@@ -21,8 +21,8 @@ _FRAMING: Final = (
     b"server",
     b"x-request-id",
 )
-# What would set up something between the client and us in the engine's name: credentials, cookies, another address,
-# what other web sites may read, whom browsers tell of faults.
+# Headers that would act in the gateway's name: ask for credentials, set cookies, redirect, allow other web sites to
+# read replies, or tell browsers where to report faults.
 _BETWEEN_CLIENT_AND_US: Final = (
     b"proxy-authenticate",
     b"proxy-authentication-info",
@@ -47,27 +47,26 @@ _BETWEEN_CLIENT_AND_US: Final = (
     b"nel",
 )
 _NOT_FORWARDED: Final = frozenset((*_FRAMING, *_BETWEEN_CLIENT_AND_US))
-# Ours alone: which version served, and what is left of a limit.
+# Prefixes of headers that only the gateway writes: which version served, and what is left of a limit.
 _DECISIONS: Final = b"x-loragate-"
 _LIMITS: Final = b"x-ratelimit-"
 
-
 EVENT_STREAM: Final = b"text/event-stream"
-# Heads are alike for a second, or for ever (`serve/known_head.py`).
+# Heads repeat: they differ in their `date` at most, which changes once a second (`serve/known_head.py`).
 _REMEMBERED: Final = 64
 
 
 @lru_cache(maxsize=_REMEMBERED)
 def is_event_stream(headers: tuple[tuple[bytes, bytes], ...]) -> bool:
-    """Whether a reply with these headers is a stream of events."""
+    """Whether a reply with these headers is a stream of server-sent events."""
     return any(name == b"content-type" and value.lower().startswith(EVENT_STREAM) for name, value in headers)
 
 
 @lru_cache(maxsize=_REMEMBERED)
 def forwardable_headers(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
-    """Return the header lines that go on, from names in lower case and values."""
+    """Return the header lines for the client. `headers` are the engine's: names in lower case, and values."""
     about_connection = [value for name, value in headers if name == _CONNECTION]
-    if about_connection:  # which may name headers that are for the connection only (RFC 9110, 7.6.1)
+    if about_connection:  # `Connection` may name more hop-by-hop headers (RFC 9110, 7.6.1)
         named = {name.strip().lower() for name in b",".join(about_connection).split(b",")}
         headers = tuple(line for line in headers if line[0] not in named)
     lines = b"".join([b"%b: %b\r\n" % line for line in headers if line[0] not in _NOT_FORWARDED])

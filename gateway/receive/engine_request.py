@@ -1,4 +1,4 @@
-"""A request as the engine gets it: one write, only `model` rewritten."""
+"""A request's bytes as an engine gets them: the client's body with only `model` rewritten, ready for one write."""
 
 from functools import lru_cache
 
@@ -18,13 +18,18 @@ def json_string(name: str) -> bytes:
 
 
 def asks_for_usage(request: Request) -> bool:
-    """Whether a stream's usage is asked for that its sender will not see: for the limits and the metrics."""
+    """Whether the gateway adds a request for usage to a stream whose client asked for none, for limits and metrics."""
     fields = request.fields
     return fields is not None and request.endpoint.dialect is Dialect.COMPLETIONS and fields.leaves_usage()
 
 
 def encode_request(request: Request, version: str, *, ask_usage: bool) -> Outgoing:
-    """Return the request's bytes for an engine that calls the version so; `ask_usage` is what `asks_for_usage` says.
+    """Return the request's bytes for an engine.
+
+    Args:
+        request: The client's request.
+        version: The engine's name for the version, sent as `model`.
+        ask_usage: Whether to add a request for usage; see `asks_for_usage`.
 
     Raises:
         BadRequest: The body has two `model` keys.
@@ -50,9 +55,9 @@ def encode_request(request: Request, version: str, *, ask_usage: bool) -> Outgoi
 
 
 def _in_parts(body: Pieces, request: Request, version: str, *, ask_usage: bool) -> Outgoing:
-    """Return a large request in parts, its body's bytes not copied."""
+    """Return a large request in parts, without copying its body."""
     fields = request.fields
-    assert isinstance(fields, LargeFields)  # as it was read in steps
+    assert isinstance(fields, LargeFields)  # a body in pieces was parsed in steps
     changes = edits(body, fields, fields.outline, json_string(version), ask_usage=ask_usage)
     parts = body.edited(changes)
     head = b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n" % (

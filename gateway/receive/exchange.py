@@ -1,10 +1,10 @@
-"""One request under way: from a complete call to the last byte of its reply.
+"""One proxied request: from the complete request to the last byte of its reply.
 
-Belongs to one client connection. Sends the call to an engine, hands each part of the
-reply on as it comes, tries once more elsewhere if the engine fails before the first byte, and ends a stream in-band
-if it fails after. A stream that is silent for long gets comments, if need be before any engine's head
-(`early_head.py`). Before that it may have to wait: until its version has been loaded, or until an engine has room
-(`delay.py`). Knows no sockets, only its client's `write` and its engine's `Link`.
+An exchange belongs to one client connection. It sends the request to an engine and passes each part of the reply on as
+it comes. If the engine fails before the first byte, it retries once on another engine; if the engine fails later, it
+ends the stream with an in-band error event. A stream that is silent for long gets comments, if need be before any
+engine's head (`early_head.py`). Before it is sent, a request may have to wait until its version is loaded or an engine
+has room (`delay.py`). The exchange knows no sockets, only its client's `write` and its engine's `Link`.
 """
 
 from time import monotonic
@@ -26,12 +26,12 @@ from gateway.receive.request import Request
 from gateway.serve.content import is_keep_alive
 
 NOT_FOUND: Final = 404
-# The first engine, and one more.
+# How many engines a request is sent to: the first, and one retry.
 ATTEMPTS: Final = 2
-# How often a request may find its version gone from an engine that was said to have it: 1 in 3 times when few slots
-# change hands all the time, always when the engine keeps nothing.
+# How often one request may get a 404 from an engine that was believed to have its version. Where few adapter slots
+# change hands all the time that happens 1 in 3 times; with an engine that keeps nothing, always.
 LOSSES: Final = 20
-# Idle connections that may turn out dead for one request, before that counts as the engine's failure.
+# How many idle connections may turn out to be closed for one request before that counts as the engine's failure.
 STALE_CONNECTIONS: Final = 3
 
 
@@ -39,9 +39,9 @@ class Exchange:
     """A request and its reply, between one client and one engine.
 
     Args:
-        deps: What the worker's connections share.
-        client: Where the reply goes.
-        request: Which is served.
+        deps: The parts that the worker's connections share.
+        client: The connection that the reply goes to.
+        request: The request to serve.
     """
 
     __slots__ = (
@@ -78,17 +78,17 @@ class Exchange:
         self._accounting = RequestAccounting(request, deps.ledger, deps.tallies)
         self._hides_usage = False
         self._reply: Reply | None = None
-        self._sent_at = self._heard_at = self._commented_at = 0.0  # heard: the engine's last sign of life
-        self._delay: Delay | None = None  # once it has had to wait before an engine had it
-        self.is_there = False  # the engine that says that it lacks the version has it: a 404 is its own answer
-        self._is_allowed = False  # to ask an engine for what it asks for
-        self.has_begun = False  # the head has gone to the client: the engine's, or before that ours
+        self._sent_at = self._heard_at = self._commented_at = 0.0  # _heard_at: the engine's last sign of life
+        self._delay: Delay | None = None  # made when the request first has to wait
+        self.is_there = False  # the node has found the version on the engine: a 404 is then the engine's real answer
+        self._is_allowed = False  # its fields have passed the policy for engine fields
+        self.has_begun = False  # the head has gone to the client: the engine's, or an early one of the gateway's own
         self.is_over = False
 
-    # Who serves it
+    # Placing
 
     def begin(self) -> None:
-        """Decide who serves, and send; may be over at once, with an error."""
+        """Place the request and send it; or wait; or end at once with an error."""
         try:
             if not self._is_allowed:
                 self._deps.engine_fields.check(self._request, self._deps.table())
@@ -105,22 +105,22 @@ class Exchange:
             self.fail(error)
         else:
             queue = self._deps.placing.queue
-            if queue.lines and (placed.version, self.tried) in queue.lines:  # others have waited for this room
+            if queue.lines and (placed.version, self.tried) in queue.lines:  # first come, first served: others wait
                 self._ensure_delay().join_or_fail(placed.version)
                 queue.on_place_free()
             else:
                 self.send(placed)
 
     def decide(self, tried: tuple[str, ...]) -> Placement:
-        """Return who serves the request now; `tried` are engines that have failed it."""
+        """Return where the request goes now; `tried` are the URLs of engines that have failed it."""
         deps, request = self._deps, self._request
         table = deps.table()
-        if self._delay is not None or tried:  # time has passed since its caller was looked at
+        if self._delay is not None or tried:  # time has passed: the caller's key may have been revoked or expired
             deps.callers.check(request.caller, table)
         return decide(request, table, deps.engines.in_flight, tried, deps.placing.terms(request, table))
 
     def send(self, placed: Placement) -> None:
-        """Send it there; one that had to wait comes back here by way of `Delay`."""
+        """Send the request to the engine of `placed`. A request that had to wait gets here through `Delay`."""
         deps, client = self._deps, self._client
         self._placement = placed
         self._accounting.move_to(placed)
@@ -139,7 +139,7 @@ class Exchange:
             self._link = link
 
     def _retry_elsewhere(self, *, same_engine: bool) -> bool:
-        """Whether another engine takes the request now, or control on the same one where that may help; once."""
+        """Retry on another engine, or if `same_engine` with control on the same one; False if no retry is possible."""
         url = self._placement.engine_url
         if self._attempts >= ATTEMPTS:
             return False
@@ -171,7 +171,7 @@ class Exchange:
     def on_sent(self) -> None:
         self._sent_at = sent_at = monotonic()
         self._deps.supply.recent[self._placement.version] = sent_at
-        if not self.tried:  # else what an engine took to fail would be ours
+        if not self.tried:  # else the time that an engine took to fail would count as the gateway's overhead
             waited = self._delay.seconds if self._delay is not None else 0.0
             self._accounting.cell.observe_overhead(sent_at - self._request.received_at - waited)
 
@@ -184,21 +184,20 @@ class Exchange:
         assert reply is not None  # a head comes first
         out += reply.body(data, now, is_complete=is_complete)
         if is_complete:
-            self._link = None  # its connection is free for others: a write below must not pause it
+            self._link = None  # other requests may use its connection now: the write below must not pause it
         if out:
             self._client.write(out)
         if is_complete:
             self._end(reply, now)
             return
         if head is not None:
-            self._accounting.drop_body()  # no other try can come, and a stream may be long
-        if is_keep_alive(data):  # which an engine sends while a request waits, too
+            self._accounting.drop_body()  # no retry is possible any more, and a stream may be long
+        if is_keep_alive(data):  # a comment by the engine, sent even while the request is in its queue
             self._commented_at = now
         else:
             self._heard_at = now
 
     def on_chunk(self, chunk: bytes) -> None:
-        """One HTTP chunk of whole events, in its framing."""
         reply, now = self._reply, monotonic()
         if reply is not None and reply.passes(chunk, now):
             self._heard_at = now
@@ -207,7 +206,7 @@ class Exchange:
             self.on_reply(None, chunk[chunk.index(b"\r\n") + 2 : -2], False)
 
     def _intercept(self, status: int) -> bool:
-        """Whether something better than passing this reply on is under way; tells its engine's health."""
+        """Whether this reply is not passed on, as a retry or a reload is under way; reports the engine's health."""
         placed, placing = self._placement, self._deps.placing
         if status in FAILED_STATUSES:
             placing.on_failure(placed.engine_url, EngineFailure.STATUS, self._sent_at)
@@ -216,16 +215,16 @@ class Exchange:
         return status == NOT_FOUND and self._reload_if_missing()
 
     def _reload_if_missing(self) -> bool:
-        """Whether to have an adapter looked for where it should be, instead of passing a 404 on.
+        """Have an adapter that the engine answered 404 for loaded again; False if the 404 goes to the client.
 
-        An engine that somebody restarted has forgotten its adapters; one that has just evicted
-        this one may not have read our request before. An engine that has it after all is believed.
+        An engine that was restarted has lost its adapters, and one that evicted this adapter may have read the request
+        only after that. If the node finds that the engine has the adapter (`is_there`), the 404 is the engine's answer.
         """
         placed = self._placement
         if self.is_there or "@" not in placed.version:
             return False
         self._losses += 1
-        if self._losses > LOSSES:  # each time it was loaded again: for ever, if nobody stops
+        if self._losses > LOSSES:  # it was loaded again each time; without a bound this could go on for ever
             self.fail(VersionNotReady(f"The engine does not keep `{placed.version}`. Try again."))
             return True
         self._attempts = 0
@@ -236,12 +235,12 @@ class Exchange:
     def on_engine_lost(self, error: LoragateError, *, is_stale: bool) -> None:
         self._link = None
         deps, url = self._deps, self._placement.engine_url
-        deps.fingerprints.pop(url, None)  # what comes back may be another
+        deps.fingerprints.pop(url, None)  # another engine may come up at this URL
         if self.is_over:
             return
         if self._reply is None:
             deps.placing.on_abandoned(url, self)
-            if is_stale and self._stale < STALE_CONNECTIONS:  # closed before our request came: not its fault
+            if is_stale and self._stale < STALE_CONNECTIONS:  # closed before the request came: no engine failure
                 self._stale += 1
                 self._attempts -= 1
                 self.begin()
@@ -250,12 +249,12 @@ class Exchange:
             deps.placing.on_failure(url, failure, self._sent_at)
             if self._retry_elsewhere(same_engine=True):
                 return
-        self.fail(error)  # nowhere else to go: the first reason is the one that helps
+        self.fail(error)  # no retry is possible: the first error is the most helpful one
 
     # The reply
 
     def _head(self, head: ReplyHead, now: float) -> bytes:
-        """Return the head for the client, unless it has one; keep what reads the body on its way."""
+        """Make the `Reply` that the body will pass through; return the head for the client, empty if it has one."""
         deps, client, request, placed = self._deps, self._client, self._request, self._placement
         if self._delay is not None and self._delay.seconds_for_load:
             self._accounting.cell.observe_load_wait(self._delay.seconds_for_load)
@@ -281,7 +280,7 @@ class Exchange:
         self._client.exchange_is_over(keep_alive=self._request.keep_alive)
 
     def fail(self, error: LoragateError) -> None:
-        """End the reply with `error`: as a reply if none has begun, else in-band, else by closing."""
+        """End with `error`: as a whole reply if none has begun, else as an in-band event, else by aborting."""
         if self.is_over:
             return
         client, request, reply = self._client, self._request, self._reply
@@ -297,21 +296,21 @@ class Exchange:
         dialect = request.endpoint.dialect
         event = early_end(error, dialect) if reply is None else reply.end_with(error, dialect)
         if event is None:
-            client.abort()  # a length was promised: only a broken connection says that it was not kept
+            client.abort()  # the head promised a length: only a broken connection tells the client that it is short
         else:
             client.write(event)
             client.exchange_is_over(keep_alive=request.keep_alive and (reply is None or reply.has_an_end))
 
     def client_gone(self) -> None:
-        """Nobody listens any more: free the engine at once."""
+        """The client has closed its connection: stop the engine's work at once."""
         if not self.is_over:
             was_at_work = self._drop_link()
-            # nginx's code for a client that closed; it is never sent, only counted.
+            # nginx's status for a client that closed its connection; only counted, never sent.
             status = 499 if self._reply is None else self._reply.status
             self._close_books(status, monotonic(), client_left=True, was_at_work=was_at_work)
 
     def _drop_link(self) -> bool:
-        """Stop the engine's work on it; whether there was any."""
+        """Cancel the request at its engine; whether it was at one."""
         link, self._link = self._link, None
         if link is not None:
             link.cancel()
@@ -321,7 +320,7 @@ class Exchange:
     def _close_books(
         self, status: int, now: float, *, client_left: bool = False, has_failed: bool = False, was_at_work: bool = False
     ) -> None:
-        """Count the end; every end passes here, once."""
+        """Account for the end of the request. Every ending calls this exactly once."""
         self.is_over = True
         if self._delay is not None:
             self._delay.leave()
@@ -331,21 +330,20 @@ class Exchange:
             self._reply, status, now, client_left=client_left, has_failed=has_failed, was_at_work=was_at_work
         )
 
-    # What its connection asks and tells
+    # Called by its connection
 
     @property
     def is_http10(self) -> bool:
-        """Whether the client speaks HTTP/1.0."""
         return self._request.is_http10
 
     def comment(self) -> bytes:
-        """Return bytes that a reply which has begun may carry without meaning; none if there are none."""
+        """Return an SSE comment, framed for the reply; empty where the reply cannot carry one now."""
         if self._reply is not None:
             return self._reply.comment()
         return COMMENT_CHUNK if self.has_begun else b""
 
     def check(self, now: float) -> None:
-        """Give up what has taken longer than it may, or go elsewhere if the engine is stuck, or say that it lives."""
+        """Act on time-outs: fail, or retry elsewhere if the engine is stuck, or send a keep-alive comment."""
         limits = self._deps.limits
         if self._delay is not None and self._delay.is_on:
             error = self._delay.overdue(now)
@@ -363,11 +361,11 @@ class Exchange:
             self._keep_alive(now)
 
     def _keep_alive(self, now: float) -> None:
-        """Write a comment to a stream that has been silent for long, after its head if no engine has sent one."""
+        """Write a comment to a stream that has been silent for long, with an early head if it has none yet."""
         deps, client, request = self._deps, self._client, self._request
         last = self._commented_at if self._reply is None else max(self._commented_at, self._heard_at)
         is_silent = is_silent_for_long(request, deps.limits, now, last if self.has_begun else None)
-        if not is_silent or client.unsent_bytes():  # or it does not read what there is
+        if not is_silent or client.unsent_bytes():  # unsent bytes: the client does not even read what there is
             return
         head = b""
         if not self.has_begun:
@@ -389,12 +387,12 @@ class Exchange:
             self.fail(EngineTimeout(f"The engine sent no reply for {deps.limits.first_byte_seconds:g} s."))
 
     def pause(self) -> None:
-        """The client is slower than the engine."""
+        """Stop reading from the engine: the client is slower."""
         if self._link is not None:
             self._link.pause()
 
     def resume(self) -> None:
-        """The client has caught up; the engine's silence counts from now."""
+        """Read on: the client has caught up. The engine's silence is measured from now."""
         self._heard_at = monotonic()
         if self._link is not None:
             self._link.resume()

@@ -1,7 +1,7 @@
 """The one place where an error becomes bytes for a client.
 
-OpenAI's error shape everywhere, in whole replies and inside streams that have begun.
-Nothing of a foreign exception gets in here: only messages that this project wrote.
+Errors have OpenAI's shape, in whole replies and inside streams that have begun. Only messages that this project wrote
+are sent: never the text of another library's exception, which could leak internals.
 """
 
 import http
@@ -23,13 +23,13 @@ def status_line(status: int) -> bytes:
 
 
 def body_of(error: LoragateError) -> bytes:
-    """Return the error as OpenAI writes it."""
+    """Return the JSON body of an error, in OpenAI's shape."""
     fields = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
     return msgspec.json.encode({"error": fields})
 
 
 def connection_header(*, keep_alive: bool, is_http10: bool) -> bytes:
-    """Return the header that says whether the connection goes on, where the version does not say so itself."""
+    """Return the `Connection` header line; empty where the HTTP version's default says the same."""
     if not keep_alive:
         return b"connection: close\r\n"
     return b"connection: keep-alive\r\n" if is_http10 else b""
@@ -50,7 +50,7 @@ def reply_of(
     with_body: bool = True,
     headers: bytes = b"",
 ) -> bytes:
-    """Return a whole HTTP reply that tells `error`; `headers` are more header lines."""
+    """Return a whole HTTP reply with `error`; `headers` are more header lines."""
     body = body_of(error)
     lines = [
         status_line(error.status),
@@ -76,10 +76,10 @@ def event_of(error: LoragateError, dialect: Dialect) -> bytes:
 
 
 def error_event(fields: Mapping[str, Any], dialect: Dialect) -> bytes:
-    """Return the event that tells an error's `message`, `type`, `param` and `code` in an endpoint's way."""
+    """Return the error event of a dialect, with an error's `message`, `type`, `param` and `code`."""
     if dialect is Dialect.MESSAGES:
-        told = {"type": "error", "error": {"type": fields["type"], "message": fields["message"]}}
-        return b"event: error\ndata: %b\n\n" % msgspec.json.encode(told)
+        nested = {"type": "error", "error": {"type": fields["type"], "message": fields["message"]}}
+        return b"event: error\ndata: %b\n\n" % msgspec.json.encode(nested)
     if dialect is Dialect.RESPONSES:
         flat = {"type": "error", "code": fields["code"], "message": fields["message"], "param": fields["param"]}
         return b"event: error\ndata: %b\n\n" % msgspec.json.encode(flat)

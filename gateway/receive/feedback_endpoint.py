@@ -1,7 +1,7 @@
-"""`POST /v1/feedback`: what a caller says of a reply, read and handed on.
+"""`POST /v1/feedback`: a caller's feedback on a reply, validated and passed to the node.
 
-Taken is what is well-formed, whether or not anybody remembers the request: so the answer tells
-a caller nothing of other callers' requests.
+Well-formed feedback is accepted whether or not its request is known, so that the answer reveals nothing about other
+callers' requests.
 """
 
 import json
@@ -16,17 +16,18 @@ from gateway.records.feedback import MAX_COMMENT, MAX_LABEL, Feedback
 
 _FIELDS: Final = ("request_id", "score", "thumb", "label", "comment")
 _VERDICTS: Final = ("score", "thumb", "label")
-# The longest comment with every character escaped takes a quarter of it.
+# Four times the longest comment with every character escaped.
 _MAX_BYTES: Final = 64 * 1024
 
 
 def take_feedback(incoming: Incoming, deps: Deps, now: float) -> bytes:
-    """Hand on the feedback in a request, and return the reply's body.
+    """Pass the feedback in a request to the node, and return the reply's body.
 
     Raises:
-        BadRequest: It is not well-formed; `param` names the field.
-        RateLimited: The key has had its share of requests, or its account its share of feedback.
-        Overloaded: It cannot be handed on now.
+        BadRequest: The feedback is not well-formed; `param` names the field.
+        RateLimited: The key's request limit, or its account's feedback limit, is exhausted.
+        Overloaded: The channel to the node has no room now.
+        PayloadTooLarge: The body is larger than 64 KiB.
     """
     caller = incoming.caller
     if caller.rates is not None:
@@ -44,32 +45,32 @@ def take_feedback(incoming: Incoming, deps: Deps, now: float) -> bytes:
 
 
 def read_feedback(body: bytes, account: str, now: float) -> Feedback:
-    """Return the feedback that a body holds.
+    """Parse the body of a feedback request.
 
     Args:
-        body: As it was sent.
-        account: To whom the key belongs.
+        body: The JSON as it was sent.
+        account: The account that the key belongs to.
         now: Unix seconds.
 
     Raises:
-        BadRequest: It is not well-formed; `param` names the field.
+        BadRequest: The feedback is not well-formed; `param` names the field.
     """
     try:
-        values = json.loads(body)  # as lenient as other endpoints are with halves of surrogate pairs
+        values = json.loads(body)  # unlike msgspec it takes lone surrogates, as the other endpoints do
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
         raise BadRequest("The body is not a valid JSON object.")
     for name in values:
         if name not in _FIELDS:
-            told_name = _storable(name[:80])
-            raise BadRequest(f"`{told_name}` is not known; known are {', '.join(_FIELDS)}.", param=told_name)
-    told = [name for name in _VERDICTS if values.get(name) is not None]
-    if len(told) != 1:
-        found = f"{' and '.join(told)}" if told else "none of them"
+            param = _storable(name[:80])
+            raise BadRequest(f"`{param}` is not known; known are {', '.join(_FIELDS)}.", param=param)
+    verdicts = [name for name in _VERDICTS if values.get(name) is not None]
+    if len(verdicts) != 1:
+        found = f"{' and '.join(verdicts)}" if verdicts else "none of them"
         raise BadRequest(
             f"Give exactly one of `score`, `thumb` and `label`; the request has {found}.",
-            param=told[1] if told else "score",
+            param=verdicts[1] if verdicts else "score",
         )
     return Feedback(
         request_id=_request_id(values.get("request_id")),
@@ -118,7 +119,7 @@ def _text(values: dict[str, Any], name: str, most: int, least: int = 0) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        value = _storable(value).replace("\0", "")  # PostgreSQL refuses zeros
+        value = _storable(value).replace("\0", "")  # PostgreSQL refuses NUL characters
     if not isinstance(value, str) or not least <= len(value) <= most:
         what = f"{len(value):,} characters" if isinstance(value, str) else "no text"
         raise BadRequest(f"`{name}` is {what}; it must be text of {least} to {most:,} characters.", param=name)
@@ -126,7 +127,7 @@ def _text(values: dict[str, Any], name: str, most: int, least: int = 0) -> str:
 
 
 def _storable(text: str) -> str:
-    """Return a text without halves of surrogate pairs, which neither a reply nor the store can hold."""
+    """Return a text with lone surrogates replaced by `?`: neither a JSON reply nor the store can hold them."""
     return text.encode("utf-8", "replace").decode()
 
 

@@ -1,7 +1,7 @@
-"""How much feedback each account may give a worker in a minute, so that one cannot hold up all others' words.
+"""A rate limit on feedback for each account, so that one account cannot delay all others' feedback.
 
-Beside the limits of its keys, which not every key has: taking feedback costs the node a look-up
-in every worker and the store a row, also where nobody knows the request.
+It applies beside the rate limits of keys, which not every key has. Each piece of feedback costs the node a look-up in
+every worker and the store a row, even if its request is unknown.
 """
 
 from math import ceil
@@ -10,17 +10,17 @@ from typing import Final
 from gateway.decide.limit import Bucket
 from gateway.errors import RateLimited
 
-# A thumb for ten replies in a second; a person gives one in a minute.
+# Ten a second: enough for an application with many users; one person gives about one a minute.
 FEEDBACK_PER_MINUTE: Final = 600
-# Accounts that are remembered; beyond, those are forgotten that may give all of a minute's.
+# Accounts that are remembered; beyond this, accounts with a full bucket are forgotten, which changes nothing for them.
 _MAX_ACCOUNTS: Final = 10_000
 
 
 class FeedbackRates:
-    """One worker's bound.
+    """One worker's rate limit on feedback.
 
     Args:
-        per_minute: Of each account.
+        per_minute: How many pieces of feedback each account may give in a minute.
     """
 
     def __init__(self, per_minute: int = FEEDBACK_PER_MINUTE) -> None:
@@ -28,14 +28,14 @@ class FeedbackRates:
         self._buckets: dict[str, Bucket] = {}
 
     def take(self, account: str, now: float) -> None:
-        """Let one word in.
+        """Count one piece of feedback against its account's limit.
 
         Args:
-            account: Whose.
+            account: The account that gives the feedback.
             now: Monotonic seconds.
 
         Raises:
-            RateLimited: The account has given its minute's share; `Retry-After` says when there is room again.
+            RateLimited: The account has used its limit; `Retry-After` says when there is room again.
         """
         bucket = self._buckets.get(account)
         if bucket is None:

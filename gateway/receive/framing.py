@@ -1,7 +1,7 @@
-"""What RFC 9112 says of a request's head beyond its syntax, and who may ask a gateway without keys.
+"""Checks of a request's head: RFC 9112's rules beyond syntax, and who may call a gateway that runs without keys.
 
-The parser sees to the syntax. What it lets pass is refused here, as two readers could understand it
-in two ways: the connection is closed behind such a request, since where it ends is in doubt.
+The parser checks the syntax. Refused here are heads that two HTTP implementations could read differently (request
+smuggling). The connection is closed after such a request, since it is unclear where the request ends.
 """
 
 import re
@@ -13,28 +13,28 @@ from typing import Final
 from gateway.errors import BadRequest, Forbidden, UnsupportedEncoding
 from gateway.openai.endpoints import split_target
 
-# Headers that are read here and may come in several lines: those are joined, as RFC 9110, 5.3 says.
+# Headers that are checked here and may come in several lines, which are joined with commas (RFC 9110, 5.3).
 JOINED: Final = frozenset((b"host", b"transfer-encoding"))
-# RFC 9110, 7.2: an address in brackets or a name (RFC 3986, 3.2.2; none is no fault), and a port. Of what a name may
-# have, the comma is left out: it stands between two names.
+# RFC 9110, 7.2: an address in brackets or a name (RFC 3986, 3.2.2; an empty one is valid), and a port. A comma, which
+# RFC 3986 allows in names, is not accepted: it would come from two joined `Host` lines.
 _HOST: Final = re.compile(rb"(\[[0-9A-Za-z:.%_~-]{2,80}\]|[A-Za-z0-9._~!$&'()*+;=%-]{0,255})(?::[0-9]{0,5})?")
-# Clients name one gateway in few ways.
+# Clients use few names for one gateway.
 _REMEMBERED: Final = 64
 _JSON: Final = b"application/json"
 
 
 @lru_cache(maxsize=_REMEMBERED)
 def is_host(value: bytes) -> bool:
-    """Whether this is one `Host`, as RFC 9112, 3.2 has it."""
+    """Whether this is exactly one valid `Host` value (RFC 9112, 3.2)."""
     return _HOST.fullmatch(value) is not None
 
 
 def framing_problem(version: str, headers: dict[bytes, bytes]) -> BadRequest | None:
-    """Return why a head is refused, whatever it asks for; None if it is not.
+    """Return the error for a head that is refused whatever its path; None if the head is in order.
 
     Args:
         version: The HTTP version.
-        headers: Names in lower case, and values; of `JOINED`, all lines' values with commas between.
+        headers: Names in lower case, and values; for `JOINED`, the values of all lines with commas between.
     """
     if version not in ("1.0", "1.1"):
         return BadRequest(f"HTTP/{version} is not spoken here; use HTTP/1.1.")
@@ -55,20 +55,20 @@ def framing_problem(version: str, headers: dict[bytes, bytes]) -> BadRequest | N
 
 
 def check_without_keys(target: bytes, headers: dict[bytes, bytes], hosts: Collection[str], *, has_body: bool) -> None:
-    """Refuse what a web page could have a browser send to a gateway that asks for no key.
+    """Refuse requests that a malicious web page could make a browser send to a gateway that runs without keys.
 
-    A page can give its own name a loopback address (DNS rebinding), so `Host` has to be this machine's;
-    and it can send a form or a text anywhere, but JSON only where it is allowed to.
+    A page can point its own host name at a loopback address (DNS rebinding), so `Host` has to be this machine's. And a
+    browser lets any page send a form or plain text to any origin, but JSON only where CORS allows it.
 
     Args:
         target: The request target.
         headers: Names in lower case, and values.
-        hosts: More names that the gateway may be called by, in lower case.
-        has_body: The endpoint takes a body.
+        hosts: More host names that the gateway accepts, in lower case.
+        has_body: Whether the endpoint takes a body.
 
     Raises:
-        Forbidden: `Host` is another machine's.
-        UnsupportedEncoding: The body is not said to be JSON.
+        Forbidden: `Host` names another machine.
+        UnsupportedEncoding: The `Content-Type` is not JSON.
     """
     authority, _ = split_target(target)
     host = headers.get(b"host", b"") if authority is None else authority

@@ -1,8 +1,8 @@
-"""A client that has closed its sending half: does it still listen?
+"""Finds out whether a client that has closed its sending half still reads.
 
-A closed socket answers data with a reset, a half-closed one takes it. Before a reply has begun an interim
-`100 Continue` is such data, which every HTTP/1.1 client skips (RFC 9110, 15.2); in a stream an SSE comment is.
-Two writes are needed: the first provokes the reset, the second finds it.
+A fully closed socket answers data with a TCP reset, a half-closed one accepts it. Data that changes nothing for the
+client: before the reply has begun an interim `100 Continue`, which every HTTP/1.1 client skips (RFC 9110, 15.2); in a
+stream an SSE comment. Two writes are needed: the first provokes the reset, the second meets it.
 """
 
 import asyncio
@@ -14,20 +14,20 @@ _PAUSE_SECONDS: Final = 0.05
 
 
 class Probeable(Protocol):
-    """What a connection is about, as far as it is asked here."""
+    """A request under way on the connection, as far as a probe needs it."""
 
-    has_begun: bool
+    has_begun: bool  # the reply's head has been sent
 
     def comment(self) -> bytes:
-        """Return bytes that a reply which has begun may carry without meaning."""
+        """Return bytes that the client skips inside a reply that has begun; empty if the reply allows none."""
 
 
 def probe(transport: asyncio.Transport, served: Callable[[], Probeable | None]) -> None:
-    """Find out whether a client still listens; its connection is lost soon if it does not.
+    """Write to a half-closed connection, so that asyncio soon reports it as lost if the client has gone.
 
     Args:
-        transport: The connection's.
-        served: Returns what is under way and may be written to, if anything.
+        transport: The connection's transport.
+        served: Returns the request under way, or None if nothing may be written now.
     """
 
     def write() -> bool:

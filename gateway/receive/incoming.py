@@ -1,4 +1,4 @@
-"""A request while it is being read: is its body worth reading, and what does it ask for?"""
+"""A request while it is being read: its admission by the headers alone, its body, and the complete `Request`."""
 
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Final
@@ -25,19 +25,19 @@ from gateway.receive.request import Request, model_of, parse_arm
 if TYPE_CHECKING:
     from gateway.receive.deps import Deps
 
-# A body this small is read to its end before an error is told, so the connection can be kept.
+# The body of a refused request is read to its end if it is this small, so that the connection can be kept.
 SMALL_BODY_BYTES: Final = 64 * 1024
-# Parts of a body that are kept as they came; more are joined, as each costs 50 bytes beside its own.
+# How many parts of a body are kept as they came; beyond this they are joined, as each costs 50 bytes of overhead.
 _MAX_PARTS: Final = 256
-# A body whose head came so long ago may be of a key that has expired since.
+# If the body took longer than this to arrive, the key is checked again: it may have expired.
 _FRESH_SECONDS: Final = 1.0
 _BOM: Final = b"\xef\xbb\xbf"
-# Headers that the engine gets as the client sent them: what the body is, and the trace it belongs to.
+# Headers that are sent to the engine unchanged: the types of body and reply, and the W3C trace context.
 _FORWARDED: Final = (b"content-type", b"accept", b"traceparent", b"tracestate")
 
 
 class Incoming:
-    """What has come of one request."""
+    """One request, as far as it has been received."""
 
     __slots__ = (
         "_piece_bytes",
@@ -64,25 +64,25 @@ class Incoming:
         self.url = b""
         self.method = b""
         self.headers: dict[bytes, bytes] = {}
-        self.body: list[bytes] = []  # of a large one, what has come behind the last whole piece
-        self.reply_headers = b""  # lines that its reply has beside those of every reply
+        self.body: list[bytes] = []  # of a large body only what came after the last whole piece
+        self.reply_headers = b""  # extra header lines for its reply (CORS)
         self.size = 0
-        self._reservation: BodyReservation | None = None  # once the body is large
+        self._reservation: BodyReservation | None = None  # made once the body is large
         self._pieces: list[bytes] = []
         self._piece_bytes = 0
-        self._table: RouteTable | None = None  # by which it was admitted
-        self.begun_at = 0.0  # when its body was begun to be waited for; monotonic seconds
+        self._table: RouteTable | None = None  # the route table that admitted it
+        self.begun_at = 0.0  # when the wait for its body began, in monotonic seconds
         self.address: RequestAddress
         self.caller: Principal
         self.error: LoragateError | None = None
         self.expects = False
         self.is_http10 = False
         self.keep_alive = True
-        self.is_last = False  # what follows it on the connection cannot be understood
+        self.is_last = False  # where the next request would begin is unclear, so the connection is closed after it
 
     @classmethod
     def of_error(cls, error: LoragateError) -> "Incoming":
-        """Return the last request of a connection, which only gets `error`."""
+        """Return a stand-in for a request that cannot be read: it is answered with `error`, and is the last."""
         incoming = cls()
         incoming.error = error
         incoming.keep_alive = False
@@ -90,15 +90,15 @@ class Incoming:
         return incoming
 
     def admit(self, version: str, deps: "Deps", head_bytes: int) -> None:
-        """Decide from the headers alone whether the body is worth reading.
+        """Decide from the headers alone whether to read the body: framing, path, key, size and encoding.
 
         Args:
             version: The HTTP version.
-            deps: The worker's.
+            deps: The parts that the worker's connections share.
             head_bytes: Bytes received for this request so far, at least its head.
 
         Raises:
-            LoragateError: It is not.
+            LoragateError: The request is refused.
         """
         table, limits = deps.table(), deps.limits
         headers = self.headers
@@ -142,7 +142,7 @@ class Incoming:
             self.expects = not self.is_http10
 
     def recheck_caller(self, table: RouteTable, now: float, clock: Callable[[], float]) -> None:
-        """See whether the caller may still ask, now that the body is here: a key may have been revoked meanwhile.
+        """Authenticate again if the table has changed or the body was slow: the key may have been revoked or expired.
 
         Args:
             table: The current route table.
@@ -157,7 +157,7 @@ class Incoming:
             self.caller = caller_of(self.headers, table.keys, clock)
 
     def take(self, part: bytes, limits: Limits, memory: BodyMemory) -> None:
-        """Keep a part of the body, unless there is an error that makes it useless; there may be one now."""
+        """Keep a part of the body, unless the request is refused already. Sets `error` if the body is now too large."""
         self.size += len(part)
         if self.error is not None:
             return
@@ -166,7 +166,7 @@ class Incoming:
             self._gather(len(part), limits, memory)
 
     def _gather(self, size: int, limits: Limits, memory: BodyMemory) -> None:
-        """Count what a large body takes, and join parts that are small."""
+        """Reserve memory for a large body, and join small parts."""
         needs_no_key = self.address.endpoint.kind is EndpointKind.HEALTH
         most = SURELY_AT_ONCE_BYTES if needs_no_key else limits.max_body_bytes
         if self.size > most:
@@ -190,7 +190,7 @@ class Incoming:
             self.body = [b"".join(tail)]
 
     def drop(self) -> None:
-        """Forget the body."""
+        """Free the body and its reservation."""
         self.body = []
         self._pieces = []
         if self._reservation is not None:
@@ -198,14 +198,14 @@ class Incoming:
             self._reservation = None
 
     def may_be_drained(self) -> bool:
-        """Whether a refused request's body is small enough to be read, so that its connection can go on."""
+        """Whether a refused request's body is small enough to be read and dropped, which keeps the connection open."""
         headers = self.headers
         if self.is_last or b"transfer-encoding" in headers or b"expect" in headers:
             return False
         return int(headers.get(b"content-length", b"0")) <= SMALL_BODY_BYTES
 
     def steps(self) -> Generator[None, None, Fields] | None:
-        """Return what reads the body in steps; None if it is read at once, by `request`."""
+        """Return a parser that reads a large body in steps; None if `request` should parse it at once."""
         if self.address.endpoint.method != b"POST":
             return None
         if self.size <= AT_ONCE_BYTES:
@@ -221,18 +221,18 @@ class Incoming:
     def request(
         self, request_id: bytes, table: RouteTable, rates: WorkerRates, received_at: float, fields: Fields | None = None
     ) -> Request:
-        """Return the complete request as the pipeline takes it, let in under all limits that it falls under.
+        """Return the complete request, parsed and admitted under all rate limits that apply to it.
 
         Args:
-            request_id: Its id.
+            request_id: The id for `x-request-id`.
             table: The current route table.
-            rates: The worker's.
+            rates: The worker's rate limits.
             received_at: Monotonic seconds.
-            fields: Of its body, if that has been read in steps.
+            fields: The body's fields, if it has been parsed in steps.
 
         Raises:
             RateLimited, Overloaded: A limit is exhausted.
-            BadRequest: Its body is not what the endpoint takes, or it asks for an arm that there is not.
+            BadRequest: The body is invalid for the endpoint, or `x-loragate-arm` names no arm.
             Forbidden: The caller may not choose an arm.
         """
         endpoint, in_path = self.address.endpoint, self.address.model
@@ -279,14 +279,14 @@ class Incoming:
 
 
 def headers_too_large(limits: Limits) -> HeadersTooLarge:
-    """Return the error of a request whose head is larger than it may be."""
+    """Return the error for a request with too many or too long headers."""
     return HeadersTooLarge(
         f"The headers are larger than {limits.max_header_bytes:,} bytes or more than {limits.max_headers}."
     )
 
 
 def body_too_large(size: int, most: int) -> PayloadTooLarge:
-    """Return the error of a body of at least `size` bytes."""
+    """Return the error for a body of at least `size` bytes where `most` are allowed."""
     return PayloadTooLarge(
         f"The body has {size:,} bytes or more; the limit is {most:,}. Send less in one "
         "request, or have the operator raise `limits.max_body_bytes`."

@@ -1,4 +1,4 @@
-"""Whether the caller of a request that has waited may still ask: a key may be revoked, or expire, meanwhile."""
+"""Checks again the key of a request that has waited: it may have been revoked or have expired meanwhile."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -9,7 +9,9 @@ from gateway.errors import Unauthenticated
 
 
 class KnownCallers:
-    """The callers of the newest route table by their ids, which requests keep; read from the keys when first asked.
+    """The callers of the newest route table, by id: a waiting request keeps its caller's id, not the key.
+
+    The index is built when a request first asks after a change of keys.
 
     Args:
         clock: Unix seconds.
@@ -21,10 +23,10 @@ class KnownCallers:
         self._by_id: dict[str, Principal] = {}
 
     def check(self, caller: Principal, table: RouteTable) -> None:
-        """See that a caller's key still stands in a table.
+        """Check that a caller's key is still in the table.
 
         Raises:
-            Unauthenticated: It has been revoked, or has expired.
+            Unauthenticated: The key has been revoked, or has expired.
         """
         if table.keys is None:
             return

@@ -1,6 +1,6 @@
-"""`/v1/models`: the base and the adapters, as vLLM lists them.
+"""`/v1/models`: the base and the aliases, in vLLM's form.
 
-An alias is listed with the version behind it as `root` and the base as `parent`.
+An alias is listed with its control version as `root` and the base as `parent`.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from gateway.decide.route import Base, Route, RouteTable, find_target, usable_mo
 
 
 def list_models(table: RouteTable, caller: Principal) -> bytes:
-    """Return the models `caller` may use, as a JSON list in OpenAI's form."""
+    """Return the models that `caller` may use, as a JSON list in OpenAI's form."""
     cards = [_card(table, name) for name in usable_models(table, caller)]
     return msgspec.json.encode({"object": "list", "data": cards})
 

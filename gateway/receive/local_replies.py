@@ -1,4 +1,4 @@
-"""What the worker answers itself, without an engine: its health, models, and thanks for feedback."""
+"""Local replies: what the worker answers itself, without an engine (health, CORS preflights, models, feedback)."""
 
 from gateway.openai.endpoints import EndpointKind
 from gateway.receive.deps import Deps
@@ -12,19 +12,19 @@ def local_reply(incoming: Incoming, deps: Deps, now: float) -> tuple[int, bytes]
     """Return the status and the body of a reply that needs no engine.
 
     Args:
-        incoming: A whole request to one of these endpoints.
-        deps: The worker's.
+        incoming: A complete request to one of these endpoints.
+        deps: The parts that the worker's connections share.
         now: Monotonic seconds.
 
     Raises:
         ModelNotFound, Forbidden: As for a request to the model.
-        BadRequest, RateLimited, Overloaded: Feedback is not taken.
+        BadRequest, PayloadTooLarge, RateLimited, Overloaded: Feedback is refused.
     """
     endpoint, model = incoming.address.endpoint, incoming.address.model
     if endpoint.kind is EndpointKind.HEALTH:
         return (503, b'{"status":"stopping"}') if deps.is_leaving() else (200, b'{"status":"ok"}')
     if endpoint.kind is EndpointKind.PREFLIGHT:
-        return 200, b""  # all that it says are headers
+        return 200, b""  # the answer is in the headers
     if endpoint.kind is EndpointKind.FEEDBACK:
         return 202, take_feedback(incoming, deps, now)
     if endpoint.kind is EndpointKind.MODEL and model is not None:
@@ -33,7 +33,7 @@ def local_reply(incoming: Incoming, deps: Deps, now: float) -> tuple[int, bytes]
 
 
 def json_reply(status: int, body: bytes, incoming: Incoming, request_id: bytes, *, keep_alive: bool) -> bytes:
-    """Return a reply with a JSON body; to a HEAD request, without the body."""
+    """Return the bytes of a reply with a JSON body; the reply to a HEAD request has none."""
     more = incoming.reply_headers + connection_header(keep_alive=keep_alive, is_http10=incoming.is_http10)
     return b"%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b" % (
         status_line(status),

@@ -1,4 +1,7 @@
-"""Requests that wait on a connection behind the one being served; and when its client is not read any further."""
+"""HTTP pipelining: complete requests that wait on a connection behind the one being served, and back-pressure.
+
+When too many wait, the connection is not read until one has been served.
+"""
 
 import asyncio
 from collections import deque
@@ -6,18 +9,18 @@ from typing import Final
 
 from gateway.receive.incoming import Incoming
 
-# Pipelined requests that wait behind one being served; then the client is not read any further.
+# How many pipelined requests may wait; then reading is paused.
 MAX_PIPELINE: Final = 16
-# After a read of this size others have their turn: a client that sends quickly is read for long at a time, and
-# taking a read apart that is made of tiny chunks takes 30 ms.
+# After a read of this size other connections get a turn of the event loop first: a quick sender is read for long at a
+# time, and parsing one such read takes 30 ms if it is made of tiny chunks.
 LONG_READ_BYTES: Final = 64 * 1024
 
 
 class PipelineQueue:
-    """Complete requests in the order of their arrival.
+    """Complete requests of one connection, in the order of their arrival.
 
     Args:
-        most_bytes: Of their bodies, before no more is read.
+        most_bytes: The most that the waiting requests' bodies may have; then reading is paused.
     """
 
     __slots__ = ("_bytes", "_is_held_back", "_is_yielding", "_most_bytes", "_transport", "waiting")
@@ -25,17 +28,17 @@ class PipelineQueue:
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._bytes = 0
-        self._is_held_back = False  # the client sends more than is served
-        self._is_yielding = False  # until the next turn of the event loop
+        self._is_held_back = False  # reading is paused because too much waits
+        self._is_yielding = False  # reading is paused until the next turn of the event loop
         self.waiting: deque[Incoming] = deque()
         self._transport: asyncio.Transport
 
     def attach(self, transport: asyncio.Transport) -> None:
-        """Take the transport that is read or not."""
+        """Set the transport whose reading is paused and resumed."""
         self._transport = transport
 
     def add(self, incoming: Incoming) -> None:
-        """Let a request wait."""
+        """Append a request; pause reading if the queue is full."""
         self.waiting.append(incoming)
         self._bytes += incoming.size
         if not self._is_held_back and self._is_full():
@@ -43,7 +46,7 @@ class PipelineQueue:
             self._transport.pause_reading()
 
     def take(self) -> Incoming:
-        """Return the first that waits."""
+        """Remove and return the first request; resume reading if there is room again."""
         incoming = self.waiting.popleft()
         self._bytes -= incoming.size
         if self._is_held_back and not self._is_full():
@@ -53,13 +56,12 @@ class PipelineQueue:
         return incoming
 
     def clear(self) -> None:
-        """Drop them all."""
         for incoming in self.waiting:
             incoming.drop()
         self.waiting.clear()
 
     def yield_turn(self) -> None:
-        """Read nothing more until the event loop's next turn."""
+        """Pause reading until the next turn of the event loop."""
         if not self._is_yielding and not self._transport.is_closing():
             self._is_yielding = True
             if not self._is_held_back:

@@ -1,7 +1,7 @@
-"""What a worker knows of its engines beside the route table: who has failed, who waits for room.
+"""A worker's own view of its engines, beside the route table: which have failed, and which requests wait for room.
 
-The decisions are `decide/place.py` and `decide/health.py`; this keeps what they decide on,
-tells them the time, and counts. While all is well it costs a request two look-ups.
+The decisions are pure and in `decide/place.py` and `decide/health.py`; this module keeps their state, gives them the
+time, and counts. While all engines are healthy it costs a request two look-ups.
 """
 
 import logging
@@ -20,7 +20,8 @@ from gateway.receive.request import Request
 
 log = logging.getLogger("loragate.receive")
 
-# A reply that is not streamed is silent until it is whole: 2,000 tokens at 10 a second take 200 s.
+# How many times `engine_silent_seconds` an engine may be silent before a reply that is not streamed: such a reply comes
+# all at once, and 2,000 tokens at 10 a second take 200 s.
 PATIENCE_WITH_WHOLE_REPLIES: Final = 5
 
 
@@ -28,7 +29,7 @@ class Placing:
     """One worker's view of its engines.
 
     Args:
-        limits: When an engine is ejected, how much it may have at once, who may wait.
+        limits: When an engine is ejected, how many requests it may have at once, and how many may wait.
     """
 
     __slots__ = (
@@ -53,41 +54,41 @@ class Placing:
             pause_seconds=limits.eject_seconds,
             longest_pause_seconds=limits.eject_longest_seconds,
         )
-        self._health: dict[str, Health] = {}  # of those that have failed
-        self._probes: dict[str, object] = {}  # engine that is half open → the one request it has
-        self._shut: set[str] = set()  # engines that get nothing: ejected, or trying one request
-        self._silent: set[str] = set()  # engines ejected for their silence
+        self._health: dict[str, Health] = {}  # by engine URL; only engines that have failed are in it
+        self._probes: dict[str, object] = {}  # URL of a half-open engine → the one request that tries it
+        self._shut: set[str] = set()  # engines that get no more requests: ejected, or half open and being tried
+        self._silent: set[str] = set()  # engines ejected because they sent nothing
         self._down: frozenset[str] = frozenset()
         self._simple_terms = Terms(ejected=self._shut, cap=limits.engine_concurrency)
 
     def terms(self, request: Request, table: RouteTable) -> Terms:
-        """Return on what terms an engine is chosen for `request`; with one engine there is nothing to weigh."""
+        """Return the terms on which an engine is chosen for `request`; with a single engine they are the simplest."""
         if len(table.engines) < 2:
             return self._simple_terms
         # Not the id alone: a client may send the same one each time.
         number = hash((request.id, request.received_at))
         return Terms(number, affinity_of(request), self._shut, self._limits.engine_concurrency)
 
-    # What engines do
+    # Events of requests
 
-    def on_sent(self, url: str, who: object) -> None:
-        """Note that `who` has been sent to an engine: one that is half open gets no other until this has ended."""
+    def on_sent(self, url: str, request: object) -> None:
+        """A request was sent to an engine: a half-open engine gets no other until this one has ended."""
         if (
             self._health
             and self._health.get(url, WELL).standing is EngineStanding.HALF_OPEN
             and url not in self._probes
         ):
-            self._probes[url] = who
+            self._probes[url] = request
             self._shut.add(url)
 
-    def on_abandoned(self, url: str, who: object) -> None:
-        """Note that `who` does not wait for the engine any longer: it has shown neither health nor failure."""
-        if self._probes and self._probes.get(url) is who:
+    def on_abandoned(self, url: str, request: object) -> None:
+        """A request has ended or was cancelled without a verdict: a half-open engine may be tried by another."""
+        if self._probes and self._probes.get(url) is request:
             del self._probes[url]
             self._shut.discard(url)
 
     def on_success(self, url: str, sent_at: float) -> None:
-        """Note the head of a good reply."""
+        """An engine sent the head of a good reply."""
         if self._health:
             health = self._health.get(url)
             if health is not None and (health.failures or health.standing is not EngineStanding.CLOSED):
@@ -95,37 +96,37 @@ class Placing:
                 self._become(url, health, succeeded(health, sent_at=sent_at, now=now), None)
 
     def on_failure(self, url: str, failure: EngineFailure, sent_at: float) -> None:
-        """Note that an engine has failed a request before its first byte."""
+        """An engine failed a request before the first byte of its reply."""
         health = self._health.get(url, WELL)
         self._become(url, health, failed(health, failure, self._rules, sent_at=sent_at, now=monotonic()), failure)
 
     def on_fault(self, url: str, in_reply: bool) -> None:
-        """Note that an engine sent what is not HTTP; where no reply has failed of it, nobody else tells."""
+        """An engine sent bytes that are not HTTP. Outside a reply no exchange reports that, so it counts here."""
         self.counts.of_engine(url).faults += 1
         if not in_reply:
             self.on_failure(url, EngineFailure.LOST, monotonic())
 
     def is_stuck(self, url: str, engines: Engines, waited: float, now: float, *, is_stream: bool) -> bool:
-        """Whether a request that has waited so long for its first byte waits for nothing; ejects the engine if so."""
+        """Whether an engine is stuck, given that a request has `waited` seconds for its first byte; ejects it if so."""
         if url in self._silent or url in self._down:
             return True
         limit = self._limits.engine_silent_seconds * (1 if is_stream else PATIENCE_WITH_WHOLE_REPLIES)
         if waited < limit or now - engines.heard_at.get(url, 0.0) < limit:
             return False
-        # By when it was sent: what has waited since before a pause must not bring about the next.
+        # Dated when the request was sent: one that was sent before an ejection must not cause the next.
         self.on_failure(url, EngineFailure.SILENCE, now - waited)
         return True
 
-    # Time, and what the control plane says
+    # Time, and news from the control plane
 
     def tick(self, now: float) -> None:
-        """Let engines try again whose pause is over, and requests whose engine has come back."""
+        """Make engines half open whose ejection is over, and let waiting requests try again."""
         for url, health in list(self._health.items()):
             self._become(url, health, rested(health, now), None)
         self.queue.recheck()
 
     def on_table(self, table: RouteTable) -> None:
-        """Take note of which engines are down; one that comes up again begins anew: it has been restarted."""
+        """Take in which engines are down. An engine that comes up again was restarted: its record starts afresh."""
         down = frozenset(engine.url for engine in table.engines if not engine.is_up)
         for url in self._down - down:
             if url in self._health:

@@ -1,9 +1,8 @@
-"""One client connection: bytes in, whole requests to the pipeline, bytes back out.
+"""One client connection: bytes in, complete requests to the pipeline, bytes back out.
 
-A protocol class for uvicorn (`Config(http=ClientConnection)`), which keeps the sockets,
-TLS, signals and shutdown. One request is served at a time; pipelined ones wait in order.
-There is no timer and no task per request: `check` is called once in a while with the
-time, and compares it with one deadline.
+This is a protocol class for uvicorn (`Config(http=ClientConnection)`), which keeps the sockets, TLS, signals and
+shutdown. One request is served at a time; pipelined ones wait in order. There is no timer and no task for each request:
+the worker calls `check` twice a second with the time, which is compared with one deadline.
 """
 
 import asyncio
@@ -31,7 +30,7 @@ from gateway.receive.waiting import Waiting
 
 log = logging.getLogger("loragate.receive")
 
-# What a refused client still sends is dropped for so long when the worker stops.
+# When the worker stops, data that a refused client still sends is read and dropped for this long at most.
 _LINGER_IN_SHUTDOWN_SECONDS: Final = 1.0
 
 
@@ -49,7 +48,7 @@ class ClientConnection(asyncio.Protocol):
         deps: Deps = app_state["deps"]
         self._deps = deps
         self._limits = deps.limits
-        # The transport's own method: asyncio buffers, and `pause_writing` says when it is too much.
+        # The transport's own method: asyncio buffers, and calls `pause_writing` when the buffer is full.
         self.write: Callable[[bytes], None]
         self.unsent_bytes: Callable[[], int]
         self._connections: set[Any] = server_state.connections
@@ -61,14 +60,15 @@ class ClientConnection(asyncio.Protocol):
         self._pipeline = PipelineQueue(deps.limits.max_body_bytes)
         self._queue = self._pipeline.waiting
         self._exchange: Exchange | BodyReading | None = None
-        self._is_paused = False  # the client takes less than it is sent
+        self._is_paused = False  # the client reads more slowly than it is sent to
         self._is_half_closed = False
-        self._is_to_be_continued = False  # the parser stops at an upgrade, the body is still to come
-        self._is_discarding = False  # what still comes is dropped
+        self._is_to_be_continued = False  # the parser stopped at an upgrade, and the body is still to come
+        self._is_discarding = False  # after a refusal: data that still comes is dropped
         self._waiting = Waiting.REQUEST
         self._deadline = 0.0
-        self.is_draining = deps.is_leaving()  # the next reply says that it is the last
-        self._is_ending = False  # and nothing more is waited for: closing before may lose a request on its way here
+        self.is_draining = deps.is_leaving()  # the next reply says `Connection: close`
+        # Shutting down: close when idle. Not done while merely draining, as a request may be on its way here.
+        self._is_ending = False
         self._transport: asyncio.Transport
 
     # asyncio.Protocol
@@ -82,7 +82,7 @@ class ClientConnection(asyncio.Protocol):
         if len(self._connections) > most:
             self._refuse(Overloaded(f"This gateway worker holds {most} connections, its limit."))
             return
-        # A new connection has as long to send its first request's headers as any.
+        # The time-out for headers counts from the connection on, even if nothing is sent.
         self._wait(Waiting.HEADERS, self._limits.header_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -115,7 +115,7 @@ class ClientConnection(asyncio.Protocol):
                 self._wait(Waiting.HEADERS, self._limits.header_seconds)
 
     def _is_open(self) -> bool:
-        """Whether a refusal can still be told: none has been, and the connection is not closing."""
+        """Whether a refusal can still be sent: none has been, and the connection is not closing."""
         return not self._is_discarding and not self._transport.is_closing()
 
     def _feed(self, data: bytes | memoryview) -> None:
@@ -135,7 +135,7 @@ class ClientConnection(asyncio.Protocol):
         exchange = self._exchange
         is_idle = exchange is None and not self._queue
         if is_idle or (exchange and exchange.is_http10) or self._transport.get_extra_info("ssl_object"):
-            return False  # nothing to do, or no way to ask (`_probe`) whether the client is gone: it counts as gone
+            return False  # nothing to serve, or no way to probe whether the client still reads: it counts as gone
         self._is_half_closed = True
         self._probe()
         return True
@@ -160,7 +160,7 @@ class ClientConnection(asyncio.Protocol):
             self._next(keep_alive=True)
 
     def shutdown(self) -> None:
-        """Finish what is under way, then close; uvicorn calls this when it stops."""
+        """Finish the requests under way, then close; uvicorn calls this when it stops."""
         self.is_draining = self._is_ending = True
         if self._waiting is Waiting.LINGER:
             self._wait(Waiting.LINGER, min(_LINGER_IN_SHUTDOWN_SECONDS, self._limits.linger_seconds))
@@ -186,7 +186,7 @@ class ClientConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._stage = Waiting.BODY
-        self._headers = {}  # for trailers, which RFC 9110, 6.5.1 lets nobody merge
+        self._headers = {}  # trailers go here: RFC 9110, 6.5.1 forbids merging them into the headers
         if self._is_discarding:
             return
         incoming = self._incoming
@@ -201,7 +201,7 @@ class ClientConnection(asyncio.Protocol):
             incoming.admit(version, self._deps, self._unread_bytes)
         except LoragateError as error:
             incoming.error = error
-            if incoming.method == b"CONNECT":  # what follows is no HTTP, nor a body
+            if incoming.method == b"CONNECT":  # the bytes that follow are a tunnel's: neither HTTP nor a body
                 incoming.is_last, incoming.keep_alive = True, False
         if self._exchange is None and not self._queue:
             self._await_body(incoming)
@@ -220,7 +220,7 @@ class ClientConnection(asyncio.Protocol):
                 self._refuse(incoming.error)
 
     def on_message_complete(self) -> None:
-        if self._is_to_be_continued:  # `upgrade.py`
+        if self._is_to_be_continued:  # a new parser reads the body: see `upgrade.py`
             self._is_to_be_continued = False
             return
         self._unread_bytes = 0
@@ -234,7 +234,7 @@ class ClientConnection(asyncio.Protocol):
         self._pipeline.add(incoming)
 
     def _await_body(self, incoming: Incoming) -> None:
-        """Go on with the request whose head has been read: nothing before it is left to be answered."""
+        """Wait for the body of a request whose head has been read; all earlier requests have been answered."""
         incoming.begun_at = now = monotonic()
         if not self._is_paused:
             self._waiting = Waiting.BODY
@@ -245,7 +245,7 @@ class ClientConnection(asyncio.Protocol):
             incoming.expects = False
             self._transport.write(CONTINUE)
 
-    # 1 receive, 2 authenticate, 3 which model
+    # Serving a complete request
 
     def _serve(self, incoming: Incoming, request_id: bytes = b"", fields: Fields | None = None) -> None:
         if incoming.is_last and incoming.error is not None:
@@ -274,7 +274,7 @@ class ClientConnection(asyncio.Protocol):
         exchange.begin()
 
     def body_is_read(self, incoming: Incoming, request_id: bytes, fields: Fields | None) -> None:
-        """Go on with a request whose body has been read in steps; without fields, its error says why not."""
+        """Serve a request whose body has been parsed in steps; if `fields` is None, its `error` says why."""
         self._exchange = None
         self._serve(incoming, request_id, fields)
 
@@ -298,20 +298,20 @@ class ClientConnection(asyncio.Protocol):
             reply_of(error, request_id, keep_alive=keep_alive, is_http10=is_http10, with_body=with_body, headers=more)
         )
 
-    # What an exchange asks of its client
+    # ReplyTo: called by the exchange
 
     def abort(self) -> None:
-        """Break the connection off."""
+        """Close the connection at once, without flushing."""
         self._exchange = None
         self._transport.abort()
 
     def waits_for_engine(self) -> None:
-        """The next sign of life is the engine's to give; the exchange knows how long it may take."""
+        """Leave the time-out to the exchange while the engine is awaited."""
         if not self._is_paused:
             self._waiting = Waiting.ENGINE
 
     def exchange_is_over(self, *, keep_alive: bool) -> None:
-        """The reply is complete; go on with the next request, or close."""
+        """The reply is complete: serve the next request, or close."""
         self._exchange = None
         self._next(keep_alive=keep_alive)
 
@@ -319,9 +319,9 @@ class ClientConnection(asyncio.Protocol):
         if not keep_alive:
             self._close()
         elif self._is_paused:
-            return  # `resume_writing` comes back here: replies to one who takes none would pile up
+            return  # `resume_writing` continues from here: else replies to a client that reads none would pile up
         elif self._queue:
-            # Not from inside the last one's end: a long pipeline of quick errors would nest as deep.
+            # Not called directly: a long pipeline of quick errors would recurse once for each request.
             asyncio.get_running_loop().call_soon(self._serve_next)
         elif self._is_half_closed or (self._is_ending and self._stage is Waiting.REQUEST):
             self._close()
@@ -337,10 +337,10 @@ class ClientConnection(asyncio.Protocol):
             return
         self._serve(self._pipeline.take())
 
-    # Time, and clients that misbehave
+    # Time-outs, refusals, closing
 
     def check(self, now: float) -> None:
-        """Act if the deadline has passed; called about once a second by the worker."""
+        """Act if the deadline has passed; the worker calls this twice a second."""
         if self._is_half_closed:
             self._probe()
         if self._waiting is Waiting.ENGINE:
@@ -358,28 +358,30 @@ class ClientConnection(asyncio.Protocol):
             self._close()
 
     def break_off(self, error: LoragateError) -> None:
-        """End what is under way with `error`: the worker is out of time."""
+        """End the request under way with `error`, as the worker's time to drain is over, and close."""
         if self._exchange is not None:
             self.is_draining = True
             self._exchange.fail(error)
         self._transport.close()
 
     def _wait(self, what: Waiting, seconds: float) -> None:
-        if not self._is_paused:  # until it reads on, a client has the time of a stalled reader, whatever else
+        if not self._is_paused:  # while the client does not read, the stalled reader's deadline counts, not this one
             self._waiting = what
             self._deadline = monotonic() + seconds
 
     def _close(self) -> None:
-        """Close when the client has taken what is still buffered, for which it has a reader's time."""
+        """Close once the client has taken what is still buffered, within `stalled_reader_seconds`."""
         self._pipeline.clear()
         self._wait(Waiting.READER, self._limits.stalled_reader_seconds)
         self._transport.close()
 
     def _refuse(self, error: LoragateError) -> None:
-        """Answer at once, then drop what the client still sends: closing now would reset the
-        connection, and the client might lose the answer. What was asked before is answered first."""
+        """Answer with `error`, then drop what the client still sends; earlier requests are answered first.
+
+        Closing at once would reset the connection, and the client might lose the answer (RFC 9112, 9.6).
+        """
         self._is_discarding = True
-        if self._stage is not Waiting.REQUEST:  # else it is complete, and perhaps being served
+        if self._stage is not Waiting.REQUEST:  # else that request is complete, and perhaps being served
             self._incoming.drop()
         if self._exchange is not None or self._queue:
             self._queue.append(Incoming.of_error(error))

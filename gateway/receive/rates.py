@@ -1,7 +1,7 @@
-"""What this worker lets in under the limits of keys and aliases, and what it has heard of the other workers.
+"""Rate limits of keys and aliases in one worker, including what the other workers have reported to it.
 
-An allowance is made when its key or alias is first used and forgotten when the table no
-longer limits it. Without a limit nothing here is called.
+Each limited key or alias of the route table has an allowance, which is dropped when the table no longer limits it.
+Where there is no limit, nothing here is called.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ ALIAS: Final = "alias:"
 
 @dataclass(slots=True)
 class Spendings:
-    """What was let in, by whose limit it was: requests, tokens, and the change of what is under way."""
+    """Usage by limit (a key's or an alias's): requests, tokens, and the change in the number of requests in flight."""
 
     requests: dict[str, int] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
@@ -28,7 +28,7 @@ class Spendings:
 
 
 class Lease:
-    """One request's place under the limits that it falls under."""
+    """One admitted request's use of the limits that apply to it, until it ends."""
 
     __slots__ = ("_names", "_rates")
 
@@ -37,36 +37,36 @@ class Lease:
         self._names = names
 
     def end(self, tokens: int, now: float) -> None:
-        """The request is over and has cost so many tokens; may be called again, without effect."""
+        """Charge `tokens` and end the request's use of its limits. A second call has no effect."""
         names, self._names = self._names, ()
         if names:
             self._rates.leave(names, tokens, now)
 
     def headers(self, now: float) -> bytes:
-        """Return what is left, for the reply: of the key's limits where it has some."""
+        """Return the `x-ratelimit-*` header lines: of the key's limits if it has any, else of the alias's."""
         return self._rates.headers(self._names[0], now) if self._names else b""
 
 
 class WorkerRates:
-    """The limits as one worker keeps them.
+    """The rate limits as one worker keeps them.
 
     Args:
         ledger: Where refusals are counted.
-        spent: Called when something was let in that the others have not been told of, once until `taken`.
+        on_unshared: Called when there is usage that the other workers do not know of; once until `take_unshared`.
     """
 
-    def __init__(self, ledger: Ledger, spent: Callable[[], None]) -> None:
+    def __init__(self, ledger: Ledger, on_unshared: Callable[[], None]) -> None:
         self._ledger = ledger
-        self._spent = spent
+        self._on_unshared = on_unshared
         self._allowances: dict[str, Allowance] = {}
-        self._untold = Spendings()
-        self._is_told = True
+        self._unshared = Spendings()
+        self._is_announced = False  # `on_unshared` has been called since the last `take_unshared`
 
     def admit(self, caller: Principal, table: RouteTable, model: str, now: float) -> Lease | None:
-        """Let a request in under all limits that it falls under; returns its lease, or None if there are none.
+        """Admit a request under all limits that apply to it; return its lease, or None if no limit applies.
 
         Raises:
-            RateLimited, Overloaded: One of them is exhausted; then it counts under none.
+            RateLimited, Overloaded: A limit is exhausted; the request then counts under none of them.
         """
         held: list[tuple[str, Allowance]] = []
         if caller.rates is not None:
@@ -84,35 +84,35 @@ class WorkerRates:
             return None
         for name, allowance in held:
             allowance.enter(now)
-            _add(self._untold.requests, name, 1)
-            _add(self._untold.in_flight, name, 1)
-        self._tell()
+            _add(self._unshared.requests, name, 1)
+            _add(self._unshared.in_flight, name, 1)
+        self._announce()
         return Lease(self, tuple(name for name, _ in held))
 
     def leave(self, names: tuple[str, ...], tokens: int, now: float) -> None:
-        """A request that was let in is over."""
+        """End a request that `admit` let in, and charge its tokens."""
         for name in names:
             allowance = self._allowances.get(name)
             if allowance is not None:
                 allowance.leave(tokens, now)
-            _add(self._untold.in_flight, name, -1)
+            _add(self._unshared.in_flight, name, -1)
             if tokens > 0:
-                _add(self._untold.tokens, name, tokens)
-        self._tell()
+                _add(self._unshared.tokens, name, tokens)
+        self._announce()
 
     def headers(self, name: str, now: float) -> bytes:
-        """Return OpenAI's headers about what is left under one limit."""
+        """Return OpenAI's `x-ratelimit-*` header lines for one limit."""
         allowance = self._allowances.get(name)
         return b"" if allowance is None else allowance.headers(now)
 
     def take_unshared(self) -> Spendings:
-        """Return what the others have not been told of yet; from now on they have."""
-        untold, self._untold = self._untold, Spendings()
-        self._is_told = True
-        return untold
+        """Return the usage that the other workers do not know of yet, and begin to collect anew."""
+        unshared, self._unshared = self._unshared, Spendings()
+        self._is_announced = False
+        return unshared
 
     def apply_shared(self, others: Spendings, now: float) -> None:
-        """Take in what the other workers have let in."""
+        """Apply the usage that other workers have reported."""
         for name in others.requests.keys() | others.tokens.keys() | others.in_flight.keys():
             allowance = self._allowances.get(name)
             if allowance is not None:
@@ -120,10 +120,10 @@ class WorkerRates:
                 allowance.others(requests, tokens, others.in_flight.get(name, 0), now)
 
     def adapt(self, table: RouteTable, now: float) -> None:
-        """Go on with the limits of a new table."""
+        """Apply the limits of a new route table."""
         rates = {KEY + key.unit: key.rates for key in (table.keys or {}).values() if key.rates is not None}
         rates |= {ALIAS + route.alias: route.rates for route in table.routes.values() if route.rates is not None}
-        # Made here and not when first used, so that what the other workers say of it is heard.
+        # Made here and not at the first request, so that usage which other workers report before that is not lost.
         self._allowances = {name: self._allowance(name, each, table.replicas, now) for name, each in rates.items()}
 
     def _allowance(self, name: str, rates: Rates, replicas: int, now: float) -> Allowance:
@@ -140,14 +140,14 @@ class WorkerRates:
             self._ledger.cell(alias).count_refusal(f"{kind}_{_reason(error)}")
             raise error
 
-    def _tell(self) -> None:
-        if self._is_told:
-            self._is_told = False
-            self._spent()
+    def _announce(self) -> None:
+        if not self._is_announced:
+            self._is_announced = True
+            self._on_unshared()
 
 
 def _route_with_limits(caller: Principal, table: RouteTable, model: str) -> Route | None:
-    """Return the route whose limits a request falls under; none if it will be refused anyway."""
+    """Return the route whose limits apply to a request; None if the request will be refused anyway."""
     alias, at, _ = model.partition("@")
     if not caller.may_use(alias) or (at and not caller.may_pin()):
         return None

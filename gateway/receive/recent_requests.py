@@ -1,8 +1,7 @@
-"""The last requests that this worker has served: what feedback on one of them is about.
+"""The last requests that this worker has served, so that feedback on one can be matched to its version and arm.
 
-A ring: a new request takes the place of the oldest. Every request is noted and few are asked
-for, so noting is one append (0.2 µs) and asking is a walk (1 ms at most, for many at once).
-It knows no words of anybody.
+A ring buffer: a new request replaces the oldest. Every request is noted and few are looked up, so noting is one append
+(0.2 µs) and a look-up walks the ring (1 ms at most, for many ids at once). It holds no prompts and no replies.
 """
 
 from collections import deque
@@ -16,7 +15,7 @@ from gateway.records.feedback import OWN_ID, About, Named
 
 
 class RecentRequests:
-    """A worker's last requests.
+    """The last requests of a worker.
 
     Args:
         size: How many are remembered; 0 for none.
@@ -25,15 +24,15 @@ class RecentRequests:
     __slots__ = ("_served", "note")
 
     def __init__(self, size: int) -> None:
-        # (request id, who served it, who asked)
+        # (request id, placement, caller)
         self._served: deque[tuple[bytes, Placement, Principal]] = deque(maxlen=size)
-        # The ring's own method: it is on the path of every request.
+        # The deque's own method, as every request calls it.
         self.note = self._served.append
 
     def about(self, requests: Iterable[Named]) -> dict[Named, About]:
-        """Return what served those of the requests that are remembered; of one id and account the last.
+        """Return what served each of the (request id, account) pairs that is remembered; of equal pairs the last.
 
-        Of an id that the gateway has made, also whose it is if none of those who ask: nobody else can have it.
+        An id that the gateway made is unique, so it is found whoever asks; the result tells whose request it was.
         """
         wanted: dict[bytes, tuple[str, set[str]]] = {}
         for name, account in requests:
@@ -57,7 +56,7 @@ class RecentRequests:
 
 
 def _mark(exposure: Exposure | None) -> str:
-    """Return a digest in the place of the unit, which may be somebody's name."""
+    """Return a digest of the unit, or nothing without one: the unit itself may be a person's name."""
     if exposure is None or exposure.unit is None:
         return ""
     return f"{sample_hash(exposure.tag.id, exposure.unit):016x}"

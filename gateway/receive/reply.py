@@ -1,6 +1,6 @@
-"""A reply on its way from an engine to a client: its head, its body's framing, its pace and its usage.
+"""A reply on its way from an engine to a client: its head, its body's framing, its timing and its usage.
 
-Knows neither of the two connections: what comes goes in, what is to be written comes out.
+`Reply` knows neither of the two connections: it takes what the engine sends and returns what is to be written.
 """
 
 from typing import Final
@@ -19,7 +19,7 @@ from gateway.serve.content import has_content
 from gateway.serve.sse import CONTENT, EventStream
 from gateway.serve.whole_reply import WholeReply
 
-# Bytes of text that make a token, roughly, where nobody tells how many there are: OpenAI's rule of thumb for English.
+# Bytes of text per token, for estimates where a reply has no usage: OpenAI's rule of thumb for English.
 BYTES_PER_TOKEN: Final = 4
 _FAILED: Final = 400
 
@@ -28,14 +28,14 @@ class Reply:
     """One reply that has begun.
 
     Args:
-        head: Its beginning, as the engine tells it.
-        request: What it answers; told whether the connection can be kept after it.
-        cell: Where its pace is counted.
-        hides_usage: Take the usage out of a stream that was asked for it by us.
-        fingerprint: What the engine is known to call its configuration, if a stream has told.
-        is_early: The client has been told the head of a stream already.
+        head: The head that the engine sent.
+        request: The request that it answers; its `keep_alive` is cleared if the reply can only end by closing.
+        cell: Where its timing is counted.
+        hides_usage: Remove the usage from the stream: the gateway asked for it, not the client.
+        fingerprint: The engine's `system_fingerprint`, if an earlier stream has told it.
+        is_early: The client has got an early head already.
 
-    `tap` is set where the request is copied; it is told all that the engine sends, as it sends it.
+    `tap` is set where the request is copied for evaluators; it gets all that the engine sends.
     """
 
     __slots__ = (
@@ -65,13 +65,13 @@ class Reply:
     ) -> None:
         self._cell = cell
         self._received_at = request.received_at
-        self._last_at = 0.0  # the last content
-        self.pieces = 0  # in which a stream's content has come
-        self._usage: tuple[int, int] | None = None  # once a complete reply has told
+        self._last_at = 0.0  # when the last content came
+        self.pieces = 0  # how many events with content a stream has had
+        self._usage: tuple[int, int] | None = None  # prompt and completion tokens, once the reply is complete
         self.tap: Tap | None = None
         self._events: EventStream | None = None
         self._whole: WholeReply | None = None
-        self._unstreamed: UnstreamedReply | None = None  # what a client reads of it that has been promised a stream
+        self._unstreamed: UnstreamedReply | None = None  # turns the body into an event, where an early head was sent
         self.status = status = head.status
         if is_event_stream(head.headers):
             self._events = EventStream(hide_usage=hides_usage, fingerprint=fingerprint)
@@ -79,7 +79,7 @@ class Reply:
             self._whole = WholeReply()
             if is_early:
                 self._unstreamed = UnstreamedReply(request.endpoint.dialect, status)
-        # An event may be added to a stream, or taken out, so its length is not the engine's.
+        # The gateway may add an event to a stream or remove one, so the engine's length does not hold for it.
         has_length = head.length is not None and self._events is None
         self._is_chunked = is_early or (not has_length and not request.is_http10 and status not in (204, 304))
         self._passing = self._events if self._is_chunked else None
@@ -108,7 +108,7 @@ class Reply:
         return b"".join(lines)
 
     def body(self, data: bytes, now: float, *, is_complete: bool) -> bytes:
-        """Return what of the body's next part goes to the client, framed."""
+        """Return the client's bytes for the next part of the body, framed."""
         if self.tap is not None:
             self.tap.data(data)
         if self._events is not None:
@@ -123,7 +123,7 @@ class Reply:
         return framed + b"0\r\n\r\n" if is_complete else framed
 
     def passes(self, chunk: bytes, now: float) -> bool:
-        """Whether a chunk of whole events goes on as it came: the usual step of a stream, and so the quickest."""
+        """Whether a chunk of whole events goes to the client unchanged: the usual case of a stream, kept fast."""
         events = self._passing
         if events is None or not (kind := events.passes(chunk)):
             return False
@@ -139,7 +139,7 @@ class Reply:
         return True
 
     def _pass_on(self, data: bytes, now: float, *, is_complete: bool) -> bytes:
-        """Return what of a stream's new bytes goes on, and observe its pace."""
+        """Return the client's part of a stream's new bytes, and observe the timing of content."""
         events = self._events
         assert events is not None
         was_split = events.is_split
@@ -160,11 +160,11 @@ class Reply:
 
     @property
     def waits_for_content(self) -> bool:
-        """Whether this is a stream that has begun and has said nothing yet."""
+        """Whether this is a stream that has begun and has had no content yet."""
         return self._events is not None and not self._last_at
 
     def on_complete(self, fingerprints: dict[str, bytes], engine_url: str) -> None:
-        """Take note of what a complete reply has told: its tokens, and what the engine calls its configuration."""
+        """Record what a complete reply has told: its usage, and the engine's `system_fingerprint`."""
         usage = None
         if self._events is not None:
             usage = self._events.usage
@@ -180,15 +180,15 @@ class Reply:
             self._cell.count_error("engine_status")
 
     def usage_tokens(self) -> int:
-        """Return the tokens of the prompt and of the reply, as a complete reply has told; 0 if it has not."""
+        """Return prompt and completion tokens together, from a complete reply's usage; 0 if it had none."""
         return sum(self._usage) if self._usage is not None else 0
 
     def estimate_tokens(self, prompt_tokens: int, tokens_per_piece: int) -> int:
-        """Return about how many tokens it has cost so far, by what has been told of them and what has come.
+        """Return an estimate of the tokens used so far, from partial usage and from what has come.
 
         Args:
-            prompt_tokens: Of the prompt, if the reply has not told.
-            tokens_per_piece: How many tokens its sender wants in each event.
+            prompt_tokens: An estimate for the prompt, used if the reply has not told.
+            tokens_per_piece: How many tokens the client has asked for in each event (`stream_interval`).
         """
         if self.status >= _FAILED:
             return 0
@@ -200,13 +200,13 @@ class Reply:
 
     @property
     def has_failed(self) -> bool:
-        """Whether the engine has told an error inside the stream, or has answered well, but not with a stream."""
+        """Whether a stream held an error event, or a good reply was no stream although an early head promised one."""
         if self._events is None:
             return self._unstreamed is not None and self.status < _FAILED
         return self._events.has_failed
 
     def end_with(self, error: LoragateError, dialect: Dialect) -> bytes | None:
-        """Return the event that ends a stream with an error; None where only a broken connection can tell."""
+        """Return the event that ends a stream with an error; None for a whole reply, where only aborting can tell."""
         event = event_of(error, dialect)
         if self._events is not None:
             if self._events.is_split:
@@ -218,11 +218,11 @@ class Reply:
 
     @property
     def has_an_end(self) -> bool:
-        """Whether its framing says where it ends, so that the connection can go on after an error."""
+        """Whether its framing marks its end (chunked), so that the connection can be kept after an error."""
         return self._is_chunked
 
     def comment(self) -> bytes:
-        """Return bytes that it may carry without meaning; none if there are none."""
+        """Return an SSE comment, framed; empty inside an event and in replies that are no stream."""
         if self._events.is_split if self._events is not None else self._unstreamed is None:
             return b""
         return COMMENT_CHUNK if self._is_chunked else COMMENT

@@ -1,21 +1,21 @@
-"""Where a reply goes: what a request that is being served asks of its client's connection."""
+"""The Protocol of a client's connection as its request uses it: where the reply is written."""
 
 from collections.abc import Callable
 from typing import Protocol
 
 
 class ReplyTo(Protocol):
-    """A client's connection, as its request knows it."""
+    """A client's connection."""
 
-    is_draining: bool  # the next reply is the last one on it
+    is_draining: bool  # the next reply is the last one on this connection
     write: Callable[[bytes], None]
-    unsent_bytes: Callable[[], int]  # how much the client has not taken yet
+    unsent_bytes: Callable[[], int]  # how much is in the send buffer
 
     def waits_for_engine(self) -> None:
-        """The next sign of life is an engine's to give."""
+        """Stop the connection's own time-out: the request waits for an engine."""
 
     def exchange_is_over(self, *, keep_alive: bool) -> None:
-        """The reply is complete."""
+        """Go on with the next request, or close: the reply is complete."""
 
     def abort(self) -> None:
-        """Break the connection off: the reply is not complete and never will be."""
+        """Close at once: the reply is incomplete and cannot be completed."""

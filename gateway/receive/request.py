@@ -1,4 +1,4 @@
-"""A complete request, as the connection has read it, the model that it means, and the unit it belongs to."""
+"""A complete request: its body and fields, its caller, its model, and its unit of assignment."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -79,17 +79,17 @@ class Request:
         self.exposure: Exposure | None = None
         self.reservation: BodyReservation | None = None
         self.unit_header = unit
-        self.unit_headers: Mapping[bytes, bytes] = _NONE  # those that some route looks for its unit in
+        self.unit_headers: Mapping[bytes, bytes] = _NONE  # headers that some route names as a source of the unit
         self.task_header = task
         self._arm = arm
         self.keep_alive = keep_alive
         self.is_http10 = is_http10
         self.extra_headers = extra_headers
         self.received_at = received_at
-        self.reply_headers = b""  # lines that its reply has beside those of every reply
+        self.reply_headers = b""  # extra header lines for its reply (CORS)
 
     def drop_body(self) -> None:
-        """Forget the body: nobody will send it again."""
+        """Free the body and its reservation: it will not be sent again."""
         self.body, self.fields = b"", None
         if self.reservation is not None:
             self.reservation.release()
@@ -97,24 +97,23 @@ class Request:
 
     @property
     def is_streamed(self) -> bool:
-        """Whether it asks for a stream."""
         return self.fields is not None and is_stream(self.fields.stream)
 
     @property
     def call(self) -> Call:
-        """What is asked, for the pipeline; made anew, so that nothing keeps the body alive."""
+        """The request for `pipeline.answer`; a new object each time, so that none keeps the body alive."""
         return Call(self.caller, self.model, self, self._arm)
 
     def unit(self, sources: tuple[str, ...]) -> str:
-        """Return the unit of assignment: the first source that tells one, else the key."""
+        """Return the unit of assignment: from the first of `sources` that has one, else from the key."""
         return unit_of(self, sources)
 
 
 def parse_arm(value: bytes, caller: Principal) -> Arm:
-    """Return the arm that a tester's `x-loragate-arm` asks for.
+    """Parse `x-loragate-arm`, by which testers choose an arm.
 
     Raises:
-        Forbidden: The caller may not choose.
+        Forbidden: The caller's role may not choose an arm.
         BadRequest: There is no such arm.
     """
     if not caller.may_pin():
@@ -131,10 +130,10 @@ def parse_arm(value: bytes, caller: Principal) -> Arm:
 
 
 def model_of(fields: Fields | None, endpoint: Endpoint, in_path: str | None, base: str | None) -> str:
-    """Return the model a request means: the path's, else the body's, else the base where none is needed.
+    """Return the model that a request names: in its path, else in its body, else the base if the endpoint allows that.
 
     Raises:
-        BadRequest: There is none, or it is not a string.
+        BadRequest: The model is missing, or is not a string.
     """
     if in_path is not None:
         return in_path

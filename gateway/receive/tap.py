@@ -1,7 +1,7 @@
-"""The tap: what is kept of a request that is copied, while its reply goes by.
+"""The tap: captures a request and its reply for evaluators while the reply passes to the client.
 
-It keeps references to the engine's bytes, no copies, up to a bound. Nothing in here waits or
-raises: a fault is counted as `bug`, told once, and the request goes on as if it were not copied.
+It keeps references to the engine's bytes, not copies, up to a bound. Nothing here blocks or raises: a fault is counted
+as `bug` and logged once, and the request goes on as if it were not captured.
 """
 
 import logging
@@ -21,61 +21,61 @@ from gateway.receive.request import Request
 log = logging.getLogger("loragate.receive")
 
 _OK: Final = 200
-# What a part takes beside its bytes; and how much is reserved at once, so that most parts only count down.
+# Memory overhead of one part of the reply; and how much is reserved at once, so that most parts only count down.
 PART_BYTES: Final = 48
 RESERVE_BYTES: Final = 16 * 1024
 
 
 class Offers(Protocol):
-    """Where what was taken goes: `gateway/mirror/queue.py`. Nothing of it waits."""
+    """The queue for captured requests (`gateway/mirror/queue.py`). None of its methods blocks."""
 
     @property
     def counts(self) -> MirrorCounts:
-        """What became of copies so far."""
+        """Counts of captured, skipped and dropped requests."""
 
     def reserve(self, size: int) -> bool:
-        """Whether there is room for so many bytes more; then they are taken."""
+        """Reserve `size` bytes; False if there is no room."""
 
     def release(self, size: int) -> None:
-        """Give back what was reserved."""
+        """Release `size` reserved bytes."""
 
-    def offer(self, taken: CapturedRequest) -> None:
-        """Take over a request that has ended well, with what is reserved for it."""
+    def offer(self, captured: CapturedRequest) -> None:
+        """Queue a captured request whose reply is complete; its reservation goes with it."""
 
 
 class Tap:
-    """One copied request's tap; given up when it takes too much."""
+    """Captures one request; gives up when that takes too much memory."""
 
-    __slots__ = ("_left", "_most", "_parts", "_taken", "_taps")
+    __slots__ = ("_captured", "_left", "_most", "_parts", "_taps")
 
-    def __init__(self, taps: "Taps", taken: CapturedRequest, most: int) -> None:
+    def __init__(self, taps: "Taps", captured: CapturedRequest, most: int) -> None:
         self._taps = taps
-        self._taken: CapturedRequest | None = taken
-        self._parts = taken.parts
-        self._most = most  # bytes of the reply that it may reserve yet
-        self._left = 0  # of those that it has reserved
+        self._captured: CapturedRequest | None = captured
+        self._parts = captured.parts
+        self._most = most  # how many bytes it may still reserve for the reply
+        self._left = 0  # reserved bytes that are not used yet
 
     def data(self, data: bytes) -> None:
-        """Keep a part of the reply's body, without HTTP's framing."""
-        taken = self._taken
-        if data and taken is not None:
-            taken.plain.append(len(self._parts))
+        """Keep a part of the reply's body that has no chunk framing."""
+        captured = self._captured
+        if data and captured is not None:
+            captured.plain.append(len(self._parts))
             self.chunk(data)
 
     def chunk(self, chunk: bytes) -> None:
-        """Keep an HTTP chunk of it, in its framing."""
+        """Keep an HTTP chunk of the reply's body, framing included."""
         try:
             self._left = left = self._left - len(chunk) - PART_BYTES
-            if left < 0 and not self._reserves():
+            if left < 0 and not self._reserve():
                 return
             self._parts.append(chunk)
         except Exception as error:  # noqa: BLE001 (the fence: a caller never meets a fault of the mirror)
             self._taps.fault(error)
 
-    def _reserves(self) -> bool:
-        """Whether there is room for what has come; some is reserved for what will come, too."""
-        taken = self._taken
-        if taken is None:
+    def _reserve(self) -> bool:
+        """Reserve memory for what has come, and some in advance; give up and return False if there is none."""
+        captured = self._captured
+        if captured is None:
             return False
         size = min(max(RESERVE_BYTES, -self._left), self._most)
         if size + self._left < 0:
@@ -85,19 +85,19 @@ class Tap:
         else:
             self._most -= size
             self._left += size
-            taken.size += size
+            captured.size += size
             return True
         return False
 
     def first_content(self, now: float) -> None:
-        """The model has said something, for the first time."""
-        if self._taken is not None:
-            self._taken.first_at = now
+        """Record when the reply's first content came, in monotonic seconds."""
+        if self._captured is not None:
+            self._captured.first_at = now
 
     def end(self, now: float, *, client_left: bool, has_failed: bool) -> None:
-        """The reply is over."""
-        taken = self._taken
-        if taken is None:
+        """End the capture: queue the request if its reply is complete, else discard it."""
+        captured = self._captured
+        if captured is None:
             return
         try:
             if client_left:
@@ -105,16 +105,16 @@ class Tap:
             elif has_failed:
                 self._give_up("failed")
             else:
-                self._taken = None
-                taken.ended_at = now
-                taken.size -= self._left
+                self._captured = None
+                captured.ended_at = now
+                captured.size -= self._left
                 self._taps.offers.release(self._left)
-                self._taps.offers.offer(taken)
+                self._taps.offers.offer(captured)
         except Exception as error:  # noqa: BLE001 (the fence: a caller never meets a fault of the mirror)
             self._taps.fault(error)
 
     def _give_up(self, reason: str, *, is_loss: bool = False) -> None:
-        taken, self._taken = self._taken, None
+        captured, self._captured = self._captured, None
         self._parts = []
         self._left = 0
         counts = self._taps.offers.counts
@@ -122,32 +122,32 @@ class Tap:
             counts.drop(reason)
         else:
             counts.skip(reason)
-        if taken is not None:
-            self._taps.offers.release(taken.size)
+        if captured is not None:
+            self._taps.offers.release(captured.size)
 
 
 class Taps:
-    """Decides which requests are copied.
+    """Decides which requests are captured.
 
     Args:
-        offers: Where copies go.
-        request_bytes, reply_bytes: The largest that is copied.
+        offers: The queue for captured requests.
+        request_bytes, reply_bytes: Larger requests and replies are not captured.
     """
 
     def __init__(self, offers: Offers, request_bytes: int, reply_bytes: int) -> None:
         self.offers = offers
         self._request_bytes = request_bytes
         self._reply_bytes = reply_bytes
-        self._is_told = False
+        self._is_logged = False  # a fault has been logged already
 
     def of(self, request: Request, placed: Placement, head: ReplyHead, sent_at: float) -> Tap | None:
-        """Return the tap of a request whose reply begins; None if it is not copied.
+        """Return a tap for a request whose reply begins; None if it is not captured.
 
         Args:
-            request: With its body.
-            placed: Who serves it; its mirror is not None.
-            head: The reply's.
-            sent_at: When it was sent to the engine, monotonic seconds.
+            request: The request, still with its body.
+            placed: Its placement, with a mirror.
+            head: The reply's head.
+            sent_at: When the request was sent to the engine, in monotonic seconds.
         """
         try:
             mirror = placed.mirror
@@ -171,7 +171,7 @@ class Taps:
             counts.drop("queue_full")
         else:
             tag = placed.exposure.tag if placed.exposure is not None else None
-            taken = CapturedRequest(
+            captured = CapturedRequest(
                 copy.kind,
                 copy.control,
                 copy.other,
@@ -191,12 +191,12 @@ class Taps:
                 size,
                 sent_at,
             )
-            return Tap(self, taken, self._reply_bytes)
+            return Tap(self, captured, self._reply_bytes)
         return None
 
     def fault(self, error: Exception) -> None:
-        """Count a fault of ours, and tell the first."""
+        """Count a fault in this code, and log the first."""
         self.offers.counts.drop("bug")
-        if not self._is_told:
-            self._is_told = True
+        if not self._is_logged:
+            self._is_logged = True
             log.error("a request could not be copied, and its caller noticed nothing; this is a bug: %s", told(error))

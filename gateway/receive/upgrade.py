@@ -1,8 +1,8 @@
-"""An upgrade that is ignored, as RFC 9110, 7.8 allows; the request is served as plain HTTP/1.1.
+"""Ignores the `Upgrade` header, as RFC 9110, 7.8 allows: the request is served as plain HTTP/1.1.
 
-Java's HTTP client offers h2c on the first request of every clear-text connection, POSTs
-with a body included. There httptools stops after the head: what follows is another
-protocol to it. So the body is read by a new parser behind a head of our own making.
+Java's HTTP client offers h2c with the first request on every clear-text connection, even a POST with a body. httptools
+stops parsing after such a head, as it expects another protocol. So a new parser reads the body, after it has been fed a
+head made here that frames the body in the same way.
 """
 
 from typing import Protocol
@@ -11,7 +11,7 @@ import httptools
 
 
 class Callbacks(Protocol):
-    """What a parser calls."""
+    """The callbacks of an httptools parser."""
 
     def on_message_begin(self) -> None: ...
     def on_url(self, url: bytes) -> None: ...
@@ -22,12 +22,12 @@ class Callbacks(Protocol):
 
 
 def has_body(headers: dict[bytes, bytes]) -> bool:
-    """Whether a request with these headers has a body."""
+    """Whether the headers of a request announce a body."""
     return b"transfer-encoding" in headers or headers.get(b"content-length", b"0").strip(b"0") != b""
 
 
 def parser_after_upgrade(callbacks: Callbacks, headers: dict[bytes, bytes]) -> httptools.HttpRequestParser:
-    """Return a parser that goes on behind the head with `headers`: with its body, if it has one."""
+    """Return a parser that continues after the head with `headers`: in the body, if there is one."""
     if not has_body(headers):
         return httptools.HttpRequestParser(callbacks)
     parser = httptools.HttpRequestParser(_BehindHead(callbacks))
@@ -37,7 +37,7 @@ def parser_after_upgrade(callbacks: Callbacks, headers: dict[bytes, bytes]) -> h
 
 
 class _BehindHead:
-    """Passes on everything but the first head, which we made."""
+    """Passes all callbacks on, except those of the first head, which was made here."""
 
     def __init__(self, callbacks: Callbacks) -> None:
         self._to = callbacks
