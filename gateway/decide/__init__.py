@@ -1,1 +1,1 @@
-"""Every decision about a request, as pure functions of values: no effect, no clock, no chance."""
+"""Every decision about a request, as pure functions of values: no I/O, no clock, no randomness."""

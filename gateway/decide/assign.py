@@ -1,7 +1,7 @@
-"""Which arm serves a unit: a sticky, uniform, monotone function of (salt, unit, weights).
+"""Which arm (control or candidate) serves a unit: a sticky, uniform, monotone function of salt, unit and weight.
 
-The candidate owns the buckets `[0, weight)`. Raising its weight moves units to it and
-never away from it; lowering only moves them back.
+A unit (a user, a conversation, a key) is hashed into one of 10,000 buckets, and the candidate owns the buckets
+`[0, weight)`. Raising its weight only moves units to the candidate; lowering it only moves units back to control.
 """
 
 import hashlib
@@ -12,21 +12,21 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
-# Weights are integer basis points, so no share can drift by rounding.
+# Weights are integer basis points, so that rounding cannot change a share.
 TOTAL_WEIGHT: Final = 10_000
-# Where the unit of a request may come from; the defaults are in the order of DESIGN 4.3.
+# Where the unit of a request may come from, in the default order: the first source that the request has counts.
 DEFAULT_SOURCES: Final = ("header", "safety_identifier", "user", "prompt_cache_key", "key")
 CONVERSATION: Final = "conversation"  # a hash of how the conversation begins
 SOURCES: Final = (*DEFAULT_SOURCES, CONVERSATION)
-# Before a source: it counts only from callers above the role `app`; from others it is as if it were not there.
+# Prefix of a source that counts only from callers above the role `app`; from others it is ignored.
 TRUSTED: Final = "trusted:"
-# Before the name of a header, in lower case, or the path of a value in the body: a source of the operator's own.
+# Prefixes of sources that an operator defines: a header's name in lower case, or the path of a value in the body.
 HEADER: Final = "header:"
 BODY: Final = "body:"
 MAX_SOURCES: Final = 20
 _HEADER_NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _BODY_PATH: Final = re.compile(r"[A-Za-z0-9_-]{1,64}(?:\.[A-Za-z0-9_-]{1,64}){0,3}")
-# Whoever shares a key is one unit already, by `key`; a cookie holds what is nobody's business.
+# Not allowed as sources: keys (the source `key` gives a unit for each key) and cookies, which hold private data.
 _SECRET_HEADERS: Final = frozenset(("authorization", "proxy-authorization", "x-api-key", "api-key", "cookie"))
 _KNOWN: Final = f"{', '.join(SOURCES)}, {HEADER}NAME, {BODY}PATH"
 
@@ -40,7 +40,7 @@ class Arm(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The versions of a route and the candidate's weight in basis points."""
+    """The two versions of a route, and the candidate's weight in basis points."""
 
     control: str
     candidate: str | None = None
@@ -53,28 +53,28 @@ class Split:
             raise ValueError(f"weight `{self.weight}` is given to a candidate that is not named")
 
 
-# Units whose buckets are remembered: callers come again within seconds, and a look-up costs a tenth of the hash.
+# How many units' buckets are cached: callers come again within seconds, and a look-up costs a tenth of the hash.
 _REMEMBERED: Final = 16_384
 
 
 @lru_cache(maxsize=_REMEMBERED)
 def bucket(salt: str, unit: str) -> int:
-    """Return the bucket of `unit`, in 0..9,999, the same in every process and release.
+    """Return the bucket of `unit`, in 0..9,999; the same in every process and release.
 
-    The unit separator between them keeps (`ab`, `c`) apart from (`a`, `bc`).
+    The separator character between salt and unit keeps (`ab`, `c`) apart from (`a`, `bc`).
     """
     digest = hashlib.sha256(f"{salt}\x1f{unit}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") % TOTAL_WEIGHT
 
 
 def sample_hash(salt: str, unit: str) -> int:
-    """Return 64 bits that choose whether `unit` is kept in a sample; they tell nothing of its arm."""
+    """Return a 64-bit hash for sampling units; it is independent of the hash that assigns the arm."""
     digest = hashlib.sha256(f"sample\x1f{salt}\x1f{unit}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big")
 
 
 def pick_arm(split: Split, number: int) -> Arm:
-    """Return the arm that owns bucket `number`.
+    """Return the arm that owns the bucket `number`.
 
     Raises:
         ValueError: `number` is outside 0..9,999.
@@ -85,10 +85,10 @@ def pick_arm(split: Split, number: int) -> Arm:
 
 
 def check_sources(sources: tuple[str, ...]) -> None:
-    """Refuse a list of unit sources that cannot be used.
+    """Check a list of unit sources.
 
     Raises:
-        ValueError: Why not.
+        ValueError: The list cannot be used; the message says why.
     """
     if not sources:
         raise ValueError(f"the unit has no source; name at least one of {_KNOWN}")
@@ -101,7 +101,6 @@ def check_sources(sources: tuple[str, ...]) -> None:
 
 
 def _check_source(source: str) -> None:
-    """Refuse a unit source that cannot be used, with the reason."""
     bare = source.removeprefix(TRUSTED)
     if bare in SOURCES and (bare == source or bare not in ("key", CONVERSATION)):
         return
@@ -129,6 +128,6 @@ def _check_source(source: str) -> None:
 
 
 def headers_of(sources: Iterable[str]) -> set[str]:
-    """Return the names of the headers that some sources are looked for in."""
+    """Return the names of the headers that `sources` read."""
     bare = (source.removeprefix(TRUSTED) for source in sources)
     return {source.removeprefix(HEADER) for source in bare if source.startswith(HEADER)}

@@ -1,8 +1,8 @@
-"""Who is calling? A credential's digest is looked up; the key itself is kept nowhere.
+"""Authentication: a request's key is hashed, and its digest looked up. The key itself is stored nowhere.
 
-Deny by default: no credential, or an unknown one, is refused. Keys are random 256-bit
-values, so a plain SHA-256 is enough (no password stretching), and looking a digest up
-in a hash table leaks nothing useful through timing: an attacker cannot steer digests.
+Deny by default: a request without a key, or with an unknown one, is refused. Keys are random 256-bit values, so a plain
+SHA-256 is enough (no password stretching), and looking a digest up in a hash table leaks nothing useful through timing,
+as an attacker cannot choose digests.
 """
 
 import hashlib
@@ -19,10 +19,10 @@ EXPIRED: Final = "expired_api_key"
 
 
 class Role(StrEnum):
-    """What a key may do, least first; each role may do what those before it may.
+    """What a key may do, from least to most; each role includes the ones before it.
 
-    `app` sends requests, `app:pin` also to exact versions and arms, `viewer` also reads the
-    admin API, `operator` also changes what is served, `admin` also makes and revokes keys.
+    `app` sends requests; `app:pin` may also choose exact versions and arms; `viewer` may also read the admin API;
+    `operator` may also change what is served; `admin` may also create and revoke keys.
     """
 
     APP = "app"
@@ -37,16 +37,16 @@ _RANK: Final = {role: rank for rank, role in enumerate(Role)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """A caller who is known.
+    """An authenticated caller: what the gateway knows of its key.
 
     Attributes:
         id: The key's public id.
-        role: What it may do.
-        models: The models that it may use; None for all.
-        expires: Unix seconds from which on it is refused, if ever.
-        rates: What it may take in a minute; None without limits.
-        engine_fields: Which fields it may send to engines, where that is not the usual; see `engine_fields.py`.
-        account: To whom limits and units belong, through all rotations of the key; empty: to `id`.
+        role: The key's role.
+        models: The models that the key may use; None for all.
+        expires: Unix seconds from which on the key is refused; None if it never expires.
+        rates: The key's rate limits; None for none.
+        engine_fields: Exceptions from the default policy for engine fields; see `engine_fields.py`.
+        account: Whose limits and units these are, the same through all rotations of the key; if empty, `id` is used.
     """
 
     id: str
@@ -59,7 +59,7 @@ class Principal:
 
     @property
     def unit(self) -> str:
-        """The unit of assignment of a caller who names no other."""
+        """The unit of assignment for requests that name no other."""
         return self.account or self.id
 
     def may_pin(self) -> bool:
@@ -79,7 +79,7 @@ class Principal:
 ANYONE: Final = Principal(id="anyone", role=Role.APP_PIN)
 
 
-# Where clients put a key: OpenAI's, Anthropic's and Azure's.
+# The headers in which clients of OpenAI, Anthropic and Azure send a key.
 _CREDENTIALS: Final = (b"authorization", b"x-api-key", b"api-key")
 
 
@@ -91,16 +91,16 @@ def digest_of(key: bytes) -> bytes:
 def authenticate(
     credential: bytes | None, keys: Mapping[bytes, Principal] | None, now: Callable[[], float]
 ) -> Principal:
-    """Return the caller that `credential` proves.
+    """Return the caller that owns `credential`.
 
     Args:
         credential: The value of `Authorization` (`Bearer KEY`), or a bare key as in
             `x-api-key` or `api-key`; None when the request carries none.
         keys: Digest → principal, or None when the gateway runs without keys.
-        now: Unix seconds; asked only of a key that expires.
+        now: Returns Unix seconds; called only for a key that expires.
 
     Raises:
-        Unauthenticated: No credential, or one that is not known, or that has expired.
+        Unauthenticated: There is no credential, it is unknown, or it has expired.
     """
     if keys is None:
         return ANYONE
@@ -124,22 +124,22 @@ def authenticate(
 def caller_of(
     headers: Mapping[bytes, bytes], keys: Mapping[bytes, Principal] | None, now: Callable[[], float]
 ) -> Principal:
-    """Return the caller whom one of a request's headers proves.
+    """Return the caller of a request, by the first of its headers that holds a valid key.
 
-    A proxy or a browser may send an `Authorization` of its own beside the key in `x-api-key` or `api-key`: the first
-    header that holds a good key counts.
+    Several headers are tried, since a proxy or a browser may send an `Authorization` of its own beside the key in
+    `x-api-key` or `api-key`.
 
     Args:
-        headers: By name in lower case.
-        keys, now: As `authenticate` takes them.
+        headers: The request's headers, names in lower case.
+        keys, now: As for `authenticate`.
 
     Raises:
-        Unauthenticated: None of them holds a good key. If one holds a key that has expired, the error says that.
+        Unauthenticated: No header holds a valid key. If one holds an expired key, the error says so.
     """
     try:
         return authenticate(headers.get(b"authorization"), keys, now)
     except Unauthenticated as error:
-        told = error
+        refusal = error
     is_given = bool(headers.get(b"authorization"))
     for name in _CREDENTIALS[1:]:
         credential = headers.get(name)
@@ -149,6 +149,6 @@ def caller_of(
             return authenticate(credential, keys, now)
         except Unauthenticated as error:
             if not is_given or error.code == EXPIRED:
-                told = error
+                refusal = error
             is_given = True
-    raise told
+    raise refusal

@@ -1,10 +1,10 @@
-"""May this caller send this field to an engine? A named list of what is denied, and caps, with exceptions as data.
+"""The policy for engine fields: which fields of a request's body a caller may send to engines, and up to which numbers.
 
-Denied by default is what lets a caller overtake others, reach other hosts, run code or change what is not his. Fields
-that are not named pass. See docs/security.md for each field and its reason.
+Denied by default are fields that let a caller overtake others, reach other hosts, run code, or change what is shared.
+Fields that are not listed here pass. docs/security.md gives each field's reason.
 
-The first that names a field decides: the key, the route, the role (`operator` and `admin` may send everything), the
-settings, then the list here.
+The first of these that has a rule for a field decides: the key, the route, the role (`operator` and `admin` may send
+everything), the settings, then the defaults in this module.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ Rule = str | int
 Rules = Mapping[str, Rule]
 ALLOW: Final = "allow"
 DENY: Final = "deny"
-# Each denied by default. Those of the last line are found inside messages.
+# Denied by default. The last three are found inside messages.
 DENIED: Final = (
     "priority",
     "request_id",
@@ -36,8 +36,8 @@ DENIED: Final = (
     "media_embeds",
     "media_uuids",
 )
-# The largest number that passes by default. `max_tokens` also bounds `max_completion_tokens` and `max_output_tokens`;
-# `choices` are the prompts of one completion times `n`, `inputs` those of one request for embeddings (OpenAI's).
+# The largest numbers that pass by default. `max_tokens` also bounds `max_completion_tokens` and `max_output_tokens`;
+# `choices` are the prompts of one completion times `n`, `inputs` those of one embeddings request (the cap is OpenAI's).
 CAPS: Final[Mapping[str, int]] = MappingProxyType(
     {"n": 16, "best_of": 16, "choices": 128, "inputs": 2048, "max_tokens": 131_072}
 )
@@ -47,10 +47,10 @@ MAX_OF_A_FIELD: Final = 2**31
 
 
 def check_rules(rules: Rules) -> None:
-    """Refuse rules that mean nothing.
+    """Check that each rule names a known field and has a value that the field takes.
 
     Raises:
-        ValueError: Which, and what is meant.
+        ValueError: A rule is invalid; the message says which, and what is allowed.
     """
     for name, rule in rules.items():
         if name not in NAMES:
@@ -64,14 +64,14 @@ def check_rules(rules: Rules) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldPolicy:
-    """What the settings say of fields.
+    """The policy for engine fields in the settings.
 
     Attributes:
-        rules: Of all keys and routes that have none of their own for a field.
-        dry_run: Refuse nothing; count what would be refused.
+        rules: By field; for keys and routes that have no rule of their own for it.
+        dry_run: Refuse nothing; only count what would be refused.
     """
 
-    # By field: `allow`, `deny`, or the largest number that may pass; before the defaults in docs/security.md.
+    # By field: `allow`, `deny`, or the largest number that may pass; overrides the defaults in docs/security.md.
     rules: dict[str, str | int] = field(default_factory=dict)
     # Refuse nothing, only count what would be refused (`loragate_engine_fields_refused_total`).
     dry_run: bool = False
@@ -81,7 +81,7 @@ class FieldPolicy:
 
 
 def rule_of(name: str, caller: Principal, route_rules: Rules, policy: FieldPolicy) -> Rule:
-    """Return the rule for a field: `allow`, `deny`, or the largest number that may pass."""
+    """Return the rule that applies to a field: `allow`, `deny`, or the largest number that may pass."""
     for rules in (caller.engine_fields, route_rules):
         if name in rules:
             return rules[name]
@@ -97,10 +97,10 @@ def refusal(name: str, value: int | None, caller: Principal, route_rules: Rules,
 
     Args:
         name: One of `NAMES`.
-        value: The number asked for, of a field with a cap.
-        caller: Who sends it.
-        route_rules: Those of the alias.
-        policy: The settings'.
+        value: The number in the request, for a field with a cap.
+        caller: The caller who sends the field.
+        route_rules: The rules of the alias's route.
+        policy: The policy of the settings.
     """
     rule = rule_of(name, caller, route_rules, policy)
     if rule == ALLOW:

@@ -1,12 +1,11 @@
-"""Which engine serves a version: filter, score, pick.
+"""Placement: which engine serves a version. Engines are filtered, then one is chosen.
 
-Filter: up, the version ready, not tried by this request, not ejected, room below the cap.
-Score: a conversation leans to one engine, so that its prefix is in that engine's cache; the
-rest goes by load. Pick: that engine unless it is loaded above the others, else the less
-loaded of two.
+Filter: the engine is up, has the version ready, has not been tried by this request, is not ejected, and has room below
+the cap. Choice: requests of one conversation prefer one engine, so that their common prefix is in its cache (affinity),
+unless that engine is loaded well above the others; all other requests go to the less loaded of two engines.
 
-`in_flight` is this worker's own count. With several workers each balances its own share,
-which evens out without a word between them; what a conversation leans to is the same in all.
+`in_flight` is this worker's own count. With several workers each balances its own requests, which evens out without
+communication; the engine that a conversation prefers is the same in all of them.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -20,17 +19,17 @@ from gateway.errors import EngineUnavailable, Saturated, VersionNotReady
 # Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2018, arXiv:1608.01350): an engine is
 # preferred while it has at most `1 + epsilon` times the mean. HAProxy's hash-balance-factor recommends 125 to 200.
 LOAD_FACTOR: Final = 1.25
-# More than that by so many requests is no load to speak of: with few in flight the mean is a fraction.
+# Allowed above that bound, in requests: with few in flight the mean is below one, and the bound would be too strict.
 LOAD_SLACK: Final = 2
 _64_BITS: Final = (1 << 64) - 1
 
 
 class Terms(NamedTuple):
-    """On what terms an engine may be chosen, beside the table and the loads.
+    """What bears on the choice of an engine, beside the route table and the loads.
 
-    `number` is any number of 32 bits or more, evenly spread over requests: it stands in for chance.
-    `affinity` is a 64-bit hash of what several requests have in common; None where nothing is.
-    `ejected` are engines that have failed; `cap` is the most in flight on any one, 0 for no bound.
+    `number` is any number of 32 bits or more, spread evenly over requests; it is used as a random number.
+    `affinity` is a 64-bit hash that requests of one conversation share; None without one.
+    `ejected` are the URLs of ejected engines; `cap` is the most requests in flight on one engine, 0 for no bound.
     """
 
     number: int = 0
@@ -47,20 +46,19 @@ def place(
 ) -> EngineState:
     """Return the engine that serves `version` now.
 
-    An ejection never makes a request fail: when every engine that could serve is ejected,
-    all are used.
+    An ejection never makes a request fail: if all engines that could serve it are ejected, all of them are used.
 
     Args:
-        table: The current route table; the base counts as ready wherever an engine is up.
-        version: An engine-side name: a full version, or the base's name.
-        in_flight: Engine URL → requests this worker has there now.
-        tried: Engine URLs that have just failed this very request.
-        terms: What else bears on the choice.
+        table: The current route table; the base is ready on every engine that is up.
+        version: The engines' name for the model: a full version, or the base's name.
+        in_flight: Engine URL → this worker's requests there now.
+        tried: URLs of engines that have failed this request.
+        terms: Affinity, ejected engines and the cap.
 
     Raises:
-        EngineUnavailable: No engine is up, or all that were have been tried.
-        VersionNotReady: Engines are up, none has the version yet.
-        Saturated: All that could serve have as many requests as they may.
+        EngineUnavailable: No engine is up, or all that are up have been tried.
+        VersionNotReady: Engines are up, but none has the version ready.
+        Saturated: All engines that could serve it have as many requests as the cap allows.
     """
     is_base = table.base is not None and version == table.base.name
     found: list[EngineState] = []
@@ -71,7 +69,7 @@ def place(
             if is_base or version in engine.versions:
                 found.append(engine)
     if not found:
-        raise _none_found(version, is_base=is_base, may_be_loaded=any_up and not tried)
+        raise _no_engine_error(version, is_base=is_base, may_be_loaded=any_up and not tried)
     if terms.ejected:
         found = [engine for engine in found if engine.url not in terms.ejected] or found
     if terms.cap:
@@ -81,24 +79,24 @@ def place(
     if len(found) == 1:
         return found[0]
     if terms.affinity is not None:
-        best = preferred(found, terms.affinity)
+        best = pick_by_affinity(found, terms.affinity)
         if _may_take(best, found, in_flight):
             return best
         found.remove(best)
     return less_loaded_of_two(found, in_flight, terms.number)
 
 
-def preferred(engines: Sequence[EngineState], affinity: int) -> EngineState:
-    """Return the engine that `affinity` leans to: rendezvous hashing.
+def pick_by_affinity(engines: Sequence[EngineState], affinity: int) -> EngineState:
+    """Return the engine that `affinity` prefers, by rendezvous hashing.
 
-    One engine more or less moves only what leans to that one.
+    Adding or removing an engine moves only those conversations that prefer this engine.
 
     Source: Thaler and Ravishankar (1998), IEEE/ACM ToN 6(1), doi:10.1109/90.663936.
     """
     best, highest = engines[0], -1
     for engine in engines:
-        # Two rounds of multiply and fold, as splitmix64's finalizer has; Python's `hash` of a tuple is no quicker by
-        # much, and so uneven that one of two engines got 28 % more (measured).
+        # Two rounds of multiply and fold, as in splitmix64's finalizer. Python's `hash` of a tuple is hardly quicker,
+        # and so uneven that one of two engines got 28 % more (measured).
         mixed = (affinity ^ _number_of(engine.url)) * 0xBF58476D1CE4E5B9 & _64_BITS
         mixed = (mixed ^ mixed >> 32) * 0x94D049BB133111EB & _64_BITS
         if mixed > highest:
@@ -107,9 +105,9 @@ def preferred(engines: Sequence[EngineState], affinity: int) -> EngineState:
 
 
 def less_loaded_of_two(engines: Sequence[EngineState], in_flight: Mapping[str, int], number: int) -> EngineState:
-    """Return the engine with fewer requests of the two that `number` picks; of two alike, either equally often.
+    """Return the engine with fewer requests of the two that `number` picks; with equal loads, each equally often.
 
-    Two choices keep loads nearly even where the least of all draws every worker to the same engine.
+    Two random choices keep loads nearly even, while the least loaded of all would attract every worker at once.
 
     Source: Mitzenmacher (2001), IEEE TPDS 12(10), doi:10.1109/71.963420.
     """
@@ -122,7 +120,7 @@ def less_loaded_of_two(engines: Sequence[EngineState], in_flight: Mapping[str, i
 
 
 def _may_take(engine: EngineState, engines: Sequence[EngineState], in_flight: Mapping[str, int]) -> bool:
-    """Whether `engine`, with this request, stays within the bound on the mean of `engines`."""
+    """Whether `engine` with one request more stays within the bound, which is relative to the mean of `engines`."""
     total = sum([in_flight.get(each.url, 0) for each in engines]) + 1
     return in_flight.get(engine.url, 0) + 1 <= LOAD_FACTOR * total / len(engines) + LOAD_SLACK
 
@@ -132,7 +130,7 @@ def _number_of(url: str) -> int:
     return int.from_bytes(blake2b(url.encode(), digest_size=8).digest(), "big")
 
 
-def _none_found(version: str, *, is_base: bool, may_be_loaded: bool) -> EngineUnavailable | VersionNotReady:
+def _no_engine_error(version: str, *, is_base: bool, may_be_loaded: bool) -> EngineUnavailable | VersionNotReady:
     if may_be_loaded:
         error = VersionNotReady(f"`{version}` is registered and not loaded on any engine yet. Try again shortly.")
         error.version = None if is_base else version

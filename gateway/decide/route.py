@@ -1,7 +1,7 @@
-"""What a model name means: the route table, immutable, swapped whole.
+"""The route table (immutable, replaced as a whole), and what a model name in a request means by it.
 
-A client may send the base's name, an alias, or (role `app:pin` or better) one exact
-version, in full or shortened to a unique prefix of six digits or more.
+A client may send the base's name, an alias, or (with the role `app:pin` or better) an exact version, written in full or
+as a unique prefix with at least six digits of its digest.
 """
 
 from collections.abc import Mapping
@@ -17,16 +17,16 @@ from gateway.decide.limit import Rates
 from gateway.decide.sample import Mirror
 from gateway.errors import EngineUnavailable, Forbidden, ModelNotFound
 
-# How many names a 404 lists, so that an error stays readable with 500 adapters.
+# How many names a 404 lists: the message stays readable with 500 adapters.
 NAMES_IN_ERROR: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
-    """The frozen base model.
+    """The base model that all adapters belong to.
 
-    `name` is the engines' own name for it, `names` are all that they know it under: clients may send any, engines are
-    sent the first. `root` is what an engine says it was loaded from, empty if that is not known.
+    `name` is the name that engines are sent, `names` are all names under which they serve it, of which clients may send
+    any. `root` is the path or repository that an engine says it was loaded from; empty if unknown.
     """
 
     name: str
@@ -36,15 +36,15 @@ class Base:
     root: str = ""
 
     def is_called(self, name: str) -> bool:
-        """Whether `name` means it."""
         return name == self.name or name in self.names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """An alias, the split behind it, and the salt that keeps its assignment apart from other routes'.
+    """An alias, its split, and the salt that makes its assignment independent of other routes'.
 
-    `unit` says where the unit is looked for; `rollout` is set while one is open, `mirror` where copies are wanted.
+    `unit` lists the sources of the unit of assignment; `rollout` is set while a rollout is open, `mirror` where
+    requests are copied for evaluators.
     """
 
     alias: str
@@ -60,9 +60,9 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineState:
-    """What a worker needs to know of one engine: where it is, whether it may be sent requests, what it has loaded.
+    """What a worker knows of one engine: its URL, whether it may get requests, and the versions it has ready.
 
-    One that answers and serves another base than the table's is not up.
+    An engine that serves another base than the table's counts as not up.
     """
 
     url: str
@@ -72,12 +72,12 @@ class EngineState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteTable:
-    """Everything a decision may depend on, at one version of the desired state.
+    """Everything that decisions about requests depend on, at one version of the desired state.
 
-    `keys` is None when the gateway runs without authentication; `base` is None until an
-    engine has told its name. `replicas` gateways share every limit; `has_rates` tells whether any
-    alias has one; `unit_headers` are those that some route looks for its unit in.
-    `has_engine_fields` tells whether any has rules for fields.
+    `keys` is None if the gateway runs without authentication; `base` is None until an engine has told its name.
+    `replicas` is the number of gateways that share the rate limits. `unit_headers` are the headers that some route
+    names as a source of its unit. `has_rates` and `has_engine_fields` say whether any alias has rate limits, or rules
+    for engine fields.
     """
 
     version: int = 0
@@ -93,7 +93,7 @@ class RouteTable:
 
 
 class Target(NamedTuple):
-    """What a model name stands for: a split to be assigned by its route, or exactly one version."""
+    """What a model name stands for: a route's split, or exactly one version."""
 
     alias: str
     split: Split
@@ -104,11 +104,13 @@ class Target(NamedTuple):
 def find_target(table: RouteTable, model: str, caller: Principal) -> Target:
     """Return what `model` means to `caller`.
 
-    What the caller may not use is not there for him: the same answer, so that no key can find out which names exist.
+    A model that the caller may not use gives the same answer as one that does not exist, so that a key cannot be used
+    to find out which names exist.
 
     Raises:
-        ModelNotFound: Nothing that the caller may use has this name; the message lists what he may use.
-        Forbidden: The caller may not pin a version.
+        ModelNotFound: The caller may use no model of this name; the message lists those that it may use.
+        Forbidden: The caller may not ask for an exact version.
+        EngineUnavailable: No engine has been up yet, so the base's name is unknown.
     """
     route = table.routes.get(model)
     if route is not None and caller.may_use(model):
@@ -116,13 +118,13 @@ def find_target(table: RouteTable, model: str, caller: Principal) -> Target:
     if table.base is not None and table.base.is_called(model) and caller.may_use(model):
         return Target(model, Split(table.base.name), reason="base")
     if "@" in model:
-        return _pinned(table, model, caller)
+        return _find_pinned(table, model, caller)
     if table.base is None:
         raise EngineUnavailable("No engine has been up yet, so its models are not known. Try again shortly.")
     raise _not_found(table, model, caller)
 
 
-def _pinned(table: RouteTable, model: str, caller: Principal) -> Target:
+def _find_pinned(table: RouteTable, model: str, caller: Principal) -> Target:
     try:
         name, _ = split_version(model)
     except InvalidReference:
@@ -136,7 +138,7 @@ def _pinned(table: RouteTable, model: str, caller: Principal) -> Target:
         )
     if not caller.may_use(name):
         raise _not_found(table, model, caller)
-    # Written in full, a version is one look-up, however many there are.
+    # A version written in full takes one look-up, not a search through all.
     matches = [model] if model in table.versions else [each for each in table.versions if each.startswith(model)]
     if len(matches) != 1:
         raise _not_found(table, model, caller, ambiguous=matches)
@@ -144,7 +146,7 @@ def _pinned(table: RouteTable, model: str, caller: Principal) -> Target:
 
 
 def usable_models(table: RouteTable, caller: Principal) -> list[str]:
-    """Return the names `caller` may send, the base first, then the aliases in order."""
+    """Return the model names that `caller` may send: the base's first, then the aliases in order."""
     names = list(table.base.names or (table.base.name,)) if table.base is not None else []
     names = [name for name in names if name not in table.routes] + sorted(table.routes)
     return [name for name in names if caller.may_use(name)]

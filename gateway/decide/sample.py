@@ -1,9 +1,9 @@
-"""Which requests are copied for evaluators, and what each copy is compared with.
+"""Mirroring: which requests are copied for evaluators, and which two versions each copy compares.
 
-By a hash of the mirror's own salt and the request's id, so that being copied tells nothing
-of the arm, and a share of requests is a share of every arm and every caller. Only what a
-route's split has served is copied: not exact versions, not arms that testers choose, not
-what control served in a candidate's place.
+The choice is by a hash of the mirror's own salt and the request's id. So it is independent of the arm, and a share of
+all requests is the same share of each arm's and each caller's. Only requests that were served as the route's split says
+are copied: not those for exact versions, nor those whose arm a tester chose, nor those that control served as a
+fallback for the candidate.
 """
 
 from dataclasses import dataclass
@@ -13,20 +13,22 @@ from zlib import crc32
 
 from gateway.decide.assign import TOTAL_WEIGHT, bucket
 
-# Of the copies, the share whose own version is asked again: what differs there is noise. Shadowing without a rollout
-# takes so many, for the noise beside a report's figures, and a stage of a rollout for its route's judge's calibration.
+# Noise pairs: the share of copies whose own version is asked a second time, so that any difference between the answers
+# is noise. This default serves shadowing without a rollout, for the noise beside a report's figures, and stages of a
+# rollout whose route has a judge, to calibrate it. In basis points.
 DEFAULT_NOISE_SHARE: Final = 1_000
-# Where a gate is held against noise: at 10 % the few noise pairs are what it waits for. From `make simulate`: 10 points
-# less similar than noise fail a margin of 5 after a quarter of the pairs that 10 % takes, and what is as similar passes
-# with the fewest. More would fail a little sooner, and leave less to the stage's other gates.
+# For stages with a gate that compares against noise: at 10 % such a gate mostly waits for noise pairs. From
+# `make simulate`: a version 10 points less similar than noise fails a margin of 5 after a quarter of the pairs that a
+# share of 10 % takes, and one as similar as noise passes with the fewest. A larger share would fail a version a little
+# sooner, but leave fewer pairs to the stage's other gates.
 NEEDED_NOISE_SHARE: Final = 3_500
-# Of what control served, so many copies at most: the others are what `ttft` and `itl` compare.
+# The most noise among copies that control served: the gates on `ttft` and `itl` need the others.
 MAX_NOISE_OF_CONTROL: Final = 7_000
 NOISE: Final = "noise"
 
 _32_BITS: Final = 0xFFFF_FFFF
-# Knuth's multiplicative hash: CRCs of ids that differ in their last digits lie in patterns, their products do not.
-_STIR: Final = 2_654_435_761
+# Knuth's multiplicative hash: CRCs of ids that differ only in their last digits form patterns, their products do not.
+_KNUTH: Final = 2_654_435_761
 
 # The names of `evaluators.observation.Kind`.
 MirrorKind = Literal["candidate", "base"]
@@ -36,16 +38,16 @@ Served = Literal["control", "candidate"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mirror:
-    """How an alias's requests are copied.
+    """How the requests of an alias are copied.
 
     Attributes:
-        kind: `candidate`, or `base` for an alias that has none.
+        kind: `candidate`, or `base` for an alias without a candidate.
         control, other: The two versions that are compared: control and candidate, or base and the alias's control.
-        salt: Its own, so that copies are independent of the split.
-        share: Basis points of the requests.
-        noise_share: Basis points of the copies that are compared with the same version again. What the candidate served
-            never is: nobody reads how a candidate differs from itself.
-        capture: What may be kept of the words.
+        salt: The mirror's own salt, so that copying is independent of the split.
+        share: The share of requests that are copied, in basis points.
+        noise_share: The share of copies that are noise pairs, in basis points. Copies that the candidate served never
+            are, as no gate or report compares a candidate with itself.
+        capture: Whether texts may be stored (`full`), or only figures (`metrics_only`).
     """
 
     kind: MirrorKind
@@ -64,7 +66,7 @@ class Mirror:
 
 
 class Copy(NamedTuple):
-    """What a copied request is for: two versions, and which of the two the caller got."""
+    """What a copied request compares: two versions, and which of the two served the caller."""
 
     kind: CopyKind
     control: str
@@ -78,15 +80,15 @@ def _seed(salt: str) -> int:
 
 
 def pick_copy(mirror: Mirror, version: str, request_id: bytes) -> Copy | None:
-    """Return what a request is copied for, or None if it is not.
+    """Return what a request is copied for; None if it is not copied.
 
     Args:
-        mirror: Of the route that served it.
-        version: Which has served it.
-        request_id: Which decides, with the mirror's salt.
+        mirror: The mirror of the route that served the request.
+        version: The version that served the request.
+        request_id: The request's id, whose hash decides.
     """
-    # On the path of every request of the alias, so a checksum, stirred, instead of a digest, which costs twice as much.
-    number = crc32(request_id, _seed(mirror.salt)) * _STIR & _32_BITS
+    # Every request of the alias takes this path: a checksum, spread by a multiplication, costs half of a digest.
+    number = crc32(request_id, _seed(mirror.salt)) * _KNUTH & _32_BITS
     if number * TOTAL_WEIGHT >> 32 >= mirror.share:
         return None
     served: Served
@@ -94,7 +96,7 @@ def pick_copy(mirror: Mirror, version: str, request_id: bytes) -> Copy | None:
         served = "control"
     elif version == mirror.other:
         served = "candidate"
-    else:  # of a split that is not this mirror's
+    else:  # the route has changed since: this mirror does not compare the version
         return None
     has_noise = mirror.kind == "base" or served == "control"
     if has_noise and bucket(mirror.salt, request_id.decode("latin-1")) < mirror.noise_share:
@@ -103,12 +105,12 @@ def pick_copy(mirror: Mirror, version: str, request_id: bytes) -> Copy | None:
 
 
 def stage_noise_share(own: int, *, is_needed: bool, is_judged: bool) -> int:
-    """Return which share of a rollout stage's pairs is noise, in basis points: as much as somebody reads.
+    """Return the share of noise pairs that a rollout's stage needs, in basis points; 0 if nothing uses them.
 
     Args:
-        own: The route's.
-        is_needed: Whether a gate of the stage is held against noise pairs.
-        is_judged: Whether a model judges the route's pairs: noise pairs show whether it is fit.
+        own: The share that the route asks for.
+        is_needed: Whether a gate of the stage compares against noise pairs.
+        is_judged: Whether a judge model scores the route's pairs: noise pairs calibrate it.
     """
     if is_needed:
         return max(own, NEEDED_NOISE_SHARE)
@@ -116,11 +118,11 @@ def stage_noise_share(own: int, *, is_needed: bool, is_judged: bool) -> int:
 
 
 def noise_of_control(noise_share: int, weight: int) -> int:
-    """Return how much of control's copies must be noise so that `noise_share` of all copies is, in basis points.
+    """Return the share of control's copies that must be noise pairs, so that `noise_share` of all copies are.
 
     Args:
-        noise_share: Of the copies of both arms.
-        weight: The candidate's, in basis points: of what it serves no noise pairs are made.
+        noise_share: The share among the copies of both arms, in basis points.
+        weight: The candidate's weight in basis points: requests that it serves give no noise pairs.
     """
     of_control = TOTAL_WEIGHT - weight
     scaled = TOTAL_WEIGHT if of_control == 0 else round(noise_share * TOTAL_WEIGHT / of_control)

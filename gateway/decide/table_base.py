@@ -1,18 +1,18 @@
-"""Which base the table serves, and which engines serve another.
+"""Which base model the route table serves, and which engines are left out because they serve another.
 
-Adapters belong to one base, and callers' requests name it, so an engine that serves another is not used at all. Which
-one is the table's, in this order:
+Adapters belong to one base, and requests name it, so an engine with another base gets no requests. The table's base is,
+in this order:
 
-1. the one that the operator has named;
-2. the one served before, as the snapshot of the last table has it; while an engine that serves it may come back, no
-   other takes its place;
-3. of the engines that have answered when each has been asked once, the one that most of them serve, then the first.
+1. the base that the operator has named;
+2. the base served before, from the snapshot of the last table; no other replaces it while an engine that serves it
+   may come back;
+3. once each engine has been asked: the base that most of those that answered serve; if several, the first.
 
-When all engines have been moved to another base and answer, that one is the table's from then on.
+When all engines answer and all have been moved to another base, that becomes the table's base.
 
-Two engines serve the same base if they share its name, and if what they say it was loaded from ends in the same folder
-or repository: the same model has another path on another machine. Where the operator has named the base, the
-name alone counts. A different `max_model_len` is no different base; callers are told the shortest.
+Two engines serve the same base if they use the same name, and if the paths that they loaded it from end in the same
+folder or repository (the same model has different paths on different machines). If the operator has named the base,
+only the name counts. Engines with the same base may differ in `max_model_len`; callers are told the shortest.
 """
 
 import re
@@ -26,15 +26,15 @@ from gateway.decide.route import Base
 _IN_CACHE: Final = re.compile(r".*/models--(?:[^/]+--)?([^/]+)/snapshots/[^/]+")
 
 
-def settled_base(
+def settle_base(
     current: Base | None, named: str | None, told: Sequence[Base | None], *, all_asked: bool
 ) -> Base | None:
-    """Return the table's base, given what each engine has told of its own.
+    """Return the table's base, given the base that each engine reports.
 
     Args:
-        current: The table's base until now, or as it was before the last stop.
-        named: The operator's name for it, if there is one.
-        told: The bases of all engines in the order given; None for one that does not answer.
+        current: The table's base until now, or before the last stop.
+        named: The base's name as the operator has set it; None if not set.
+        told: What the engines report, in their order; None for one that does not answer.
         all_asked: Whether each engine has been asked once.
     """
     if named is not None and (current is None or current.name != named):
@@ -64,7 +64,7 @@ def difference(base: Base, own: Base, *, name_only: bool) -> str:
 
 
 def _commonest(told: Sequence[Base]) -> Base | None:
-    """Return the base that most serve, under the name that most of them know; of equals the first."""
+    """Return the base that most engines serve, under the name that most of them know; on a tie the first."""
     candidates = [replace(base, name=name) for base in told for name in _names(base)]
     if not candidates:
         return None
@@ -76,7 +76,7 @@ def _agreeing(base: Base, told: Sequence[Base | None], *, name_only: bool) -> li
 
 
 def _with_details(base: Base, agreeing: Sequence[Base]) -> Base:
-    """Return the base as the engines that serve it describe it; as it was, where none answers."""
+    """Return the base with details from the engines that serve it; unchanged if none answers."""
     if not agreeing:
         return base
     lengths = [own.max_model_len for own in agreeing if own.max_model_len is not None]
@@ -94,6 +94,6 @@ def _names(base: Base) -> tuple[str, ...]:
 
 
 def _model(root: str) -> str:
-    """Return the last part of a path or of a repository's name, which is the same wherever it is kept."""
+    """Return the model's own name: the last part of a path or repository, the same on every machine."""
     found = _IN_CACHE.fullmatch(root.rstrip("/"))
     return (found[1] if found else root.rstrip("/").rpartition("/")[2]).casefold()

@@ -10,7 +10,7 @@ import msgspec
 
 from evaluators.normalize.reading import MAX_COUNTED
 from gateway.decide.route import Base
-from gateway.decide.table_base import difference, settled_base
+from gateway.decide.table_base import difference, settle_base
 from gateway.engine_address import OPEN, Access
 from gateway.evaluate.calls import CallFailed, ServerConnection, ServerReply
 from gateway.evaluate.idle import IdleMoments
@@ -260,7 +260,7 @@ class EvaluatorEngines:
         """Return the engines that serve the base that the gateway serves, by the same rule."""
         told = [engine.told if engine.is_up else None for engine in self._engines]
         all_asked = all(engine.has_been_asked for engine in self._engines)
-        self._base = base = settled_base(self._base, self._base_name, told, all_asked=all_asked)
+        self._base = base = settle_base(self._base, self._base_name, told, all_asked=all_asked)
         if base is None:
             return []
         name_only = self._base_name is not None

@@ -1,4 +1,4 @@
-"""A worker's own view of its engines, beside the route table: which have failed, and which requests wait for room.
+"""A worker's own view of its engines: which have failed, and which requests wait until one has room.
 
 The decisions are pure and in `decide/place.py` and `decide/health.py`; this module keeps their state, gives them the
 time, and counts. While all engines are healthy it costs a request two look-ups.
@@ -8,7 +8,16 @@ import logging
 from time import monotonic
 from typing import Final
 
-from gateway.decide.health import WELL, EngineFailure, EngineStanding, Health, Rules, failed, rested, succeeded
+from gateway.decide.health import (
+    WELL,
+    EngineFailure,
+    EngineStanding,
+    Health,
+    Rules,
+    after_failure,
+    after_pause,
+    after_success,
+)
 from gateway.decide.place import Terms
 from gateway.decide.route import RouteTable
 from gateway.observe.engine_counts import PlacementCounts
@@ -93,12 +102,14 @@ class Placing:
             health = self._health.get(url)
             if health is not None and (health.failures or health.standing is not EngineStanding.CLOSED):
                 now = monotonic()
-                self._become(url, health, succeeded(health, sent_at=sent_at, now=now), None)
+                self._become(url, health, after_success(health, sent_at=sent_at, now=now), None)
 
     def on_failure(self, url: str, failure: EngineFailure, sent_at: float) -> None:
         """An engine failed a request before the first byte of its reply."""
         health = self._health.get(url, WELL)
-        self._become(url, health, failed(health, failure, self._rules, sent_at=sent_at, now=monotonic()), failure)
+        self._become(
+            url, health, after_failure(health, failure, self._rules, sent_at=sent_at, now=monotonic()), failure
+        )
 
     def on_fault(self, url: str, in_reply: bool) -> None:
         """An engine sent bytes that are not HTTP. Outside a reply no exchange reports that, so it counts here."""
@@ -122,7 +133,7 @@ class Placing:
     def tick(self, now: float) -> None:
         """Make engines half open whose ejection is over, and let waiting requests try again."""
         for url, health in list(self._health.items()):
-            self._become(url, health, rested(health, now), None)
+            self._become(url, health, after_pause(health, now), None)
         self.queue.recheck()
 
     def on_table(self, table: RouteTable) -> None:

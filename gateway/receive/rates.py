@@ -117,7 +117,7 @@ class WorkerRates:
             allowance = self._allowances.get(name)
             if allowance is not None:
                 requests, tokens = others.requests.get(name, 0), others.tokens.get(name, 0)
-                allowance.others(requests, tokens, others.in_flight.get(name, 0), now)
+                allowance.apply_others(requests, tokens, others.in_flight.get(name, 0), now)
 
     def adapt(self, table: RouteTable, now: float) -> None:
         """Apply the limits of a new route table."""

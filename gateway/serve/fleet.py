@@ -12,7 +12,7 @@ from adapters.loader import REFUSED_SECONDS, Loader
 from adapters.ports import Checker, HostUnavailable, LoadRefused, Observer
 from adapters.residency import Keep, VersionStanding, homes
 from gateway.decide.route import Base, EngineState
-from gateway.decide.table_base import difference, settled_base
+from gateway.decide.table_base import difference, settle_base
 from gateway.engine_address import OPEN, Access
 from gateway.serve.adapter_host import ProblemKind, VllmHost
 from gateway.serve.engines import POLL_SECONDS, EngineProblem, EngineWatch
@@ -116,7 +116,7 @@ class Fleet:
         """Decide which base this gateway serves, and which engines serve another."""
         name, before = self._stocking.base_name, self._base
         told = [watch.status.base if watch.status.answers else None for watch in self.watches]
-        self._base = base = settled_base(
+        self._base = base = settle_base(
             before, name, told, all_asked=all(watch.has_been_asked for watch in self.watches)
         )
         if base is not None and before is not None and before.name != base.name:

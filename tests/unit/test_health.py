@@ -7,7 +7,16 @@ from time import monotonic
 import msgspec
 import pytest
 
-from gateway.decide.health import WELL, EngineFailure, EngineStanding, Health, Rules, failed, rested, succeeded
+from gateway.decide.health import (
+    WELL,
+    EngineFailure,
+    EngineStanding,
+    Health,
+    Rules,
+    after_failure,
+    after_pause,
+    after_success,
+)
 from gateway.decide.route import EngineState, RouteTable
 from gateway.observe.engine_counts import PlacementCounts, sum_placements
 from gateway.openai.body import read
@@ -25,7 +34,7 @@ def after_failures(
     count: int, health: Health = WELL, now: float = 10.0, why: EngineFailure = EngineFailure.STATUS
 ) -> Health:
     for _ in range(count):
-        health = failed(health, why, RULES, sent_at=now, now=now)
+        health = after_failure(health, why, RULES, sent_at=now, now=now)
     return health
 
 
@@ -33,7 +42,7 @@ def test_so_many_failures_in_a_row_eject_and_one_less_does_not() -> None:
     assert after_failures(2).standing is EngineStanding.CLOSED
     ejected = after_failures(3)
     assert (ejected.standing, ejected.since, ejected.pause_seconds) == (EngineStanding.EJECTED, 10.0, 5)
-    between = succeeded(after_failures(2), sent_at=10, now=10)
+    between = after_success(after_failures(2), sent_at=10, now=10)
     assert after_failures(2, between).standing is EngineStanding.CLOSED
     assert after_failures(3, between).standing is EngineStanding.EJECTED
 
@@ -44,12 +53,12 @@ def test_silence_ejects_at_once() -> None:
 
 def test_a_pause_that_is_over_is_followed_by_one_try() -> None:
     ejected = after_failures(3)
-    assert rested(ejected, 14.9) is ejected
-    half_open = rested(ejected, 15.0)
+    assert after_pause(ejected, 14.9) is ejected
+    half_open = after_pause(ejected, 15.0)
     assert (half_open.standing, half_open.since) == (EngineStanding.HALF_OPEN, 15.0)
-    assert succeeded(half_open, sent_at=15, now=16) == Health(since=16)
-    assert rested(half_open, 99.0) is half_open
-    assert rested(WELL, 99.0) is WELL
+    assert after_success(half_open, sent_at=15, now=16) == Health(since=16)
+    assert after_pause(half_open, 99.0) is half_open
+    assert after_pause(WELL, 99.0) is WELL
 
 
 def test_each_failed_try_doubles_the_pause_up_to_the_longest() -> None:
@@ -57,23 +66,23 @@ def test_each_failed_try_doubles_the_pause_up_to_the_longest() -> None:
     for _ in range(4):
         pauses.append(health.pause_seconds)
         now += health.pause_seconds
-        health = failed(rested(health, now), EngineFailure.LOST, RULES, sent_at=now, now=now)
+        health = after_failure(after_pause(health, now), EngineFailure.LOST, RULES, sent_at=now, now=now)
     assert pauses == [5, 10, 15, 15]
-    back = succeeded(rested(health, 1000), sent_at=1000, now=1000)
+    back = after_success(after_pause(health, 1000), sent_at=1000, now=1000)
     assert after_failures(3, back, 1000).pause_seconds == 5
 
 
 def test_what_was_sent_before_says_nothing_of_now() -> None:
     ejected = after_failures(3)
-    assert failed(ejected, EngineFailure.LOST, RULES, sent_at=11, now=12) is ejected
-    assert succeeded(ejected, sent_at=9, now=12) is ejected
-    half_open = rested(ejected, 15)
-    assert failed(half_open, EngineFailure.LOST, RULES, sent_at=14, now=16) is half_open
-    assert succeeded(half_open, sent_at=14, now=16) is half_open
+    assert after_failure(ejected, EngineFailure.LOST, RULES, sent_at=11, now=12) is ejected
+    assert after_success(ejected, sent_at=9, now=12) is ejected
+    half_open = after_pause(ejected, 15)
+    assert after_failure(half_open, EngineFailure.LOST, RULES, sent_at=14, now=16) is half_open
+    assert after_success(half_open, sent_at=14, now=16) is half_open
 
 
 def test_an_ejected_engine_that_serves_when_no_other_was_left_is_back() -> None:
-    assert succeeded(after_failures(3), sent_at=11, now=12).standing is EngineStanding.CLOSED
+    assert after_success(after_failures(3), sent_at=11, now=12).standing is EngineStanding.CLOSED
 
 
 # The worker's book

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.decide.assign import Split
 from gateway.decide.authenticate import Principal, Role
-from gateway.decide.limit import Allowance, Bucket, Rates, rates_of, shown_seconds
+from gateway.decide.limit import Allowance, Bucket, Rates, format_seconds, rates_of
 from gateway.decide.route import Route, RouteTable
 from gateway.errors import Overloaded, RateLimited
 from gateway.observe.ledger import Ledger
@@ -109,7 +109,7 @@ def test_after_the_time_that_was_told_one_fits(limit: int, later: float, replica
     [(0, "0ms"), (0.12, "120ms"), (1, "1s"), (1.42, "1.5s"), (59.96, "60s"), (60, "1m0s"), (365, "6m5s")],
 )
 def test_times_are_written_as_openai_writes_them(seconds: float, shown: str) -> None:
-    assert shown_seconds(seconds) == shown
+    assert format_seconds(seconds) == shown
 
 
 def route(**limits: int) -> RouteTable:
@@ -273,7 +273,7 @@ def test_figures_below_zero_give_no_tokens_and_no_requests_back() -> None:
     allowance.leave(10, 0.0)
     assert allowance.refusal("this key", 0.0) is not None
     allowance.leave(-(2**40), 0.0)
-    allowance.others(-(2**40), -(2**40), 0, 0.0)
+    allowance.apply_others(-(2**40), -(2**40), 0, 0.0)
     assert allowance.refusal("this key", 0.0) is not None
     worker = WorkerRates(Ledger(), lambda: None)
     lease = worker.admit(limited(tokens=10), EMPTY, "base", 0.0)

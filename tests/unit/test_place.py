@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from gateway.decide.place import LOAD_FACTOR, LOAD_SLACK, Terms, less_loaded_of_two, place, preferred
+from gateway.decide.place import LOAD_FACTOR, LOAD_SLACK, Terms, less_loaded_of_two, pick_by_affinity, place
 from gateway.decide.route import Base, EngineState, RouteTable
 from gateway.errors import EngineUnavailable, Saturated, VersionNotReady
 
@@ -77,32 +77,32 @@ def test_what_has_an_affinity_in_common_is_served_by_the_same_engine() -> None:
 
 def test_affinities_are_spread_evenly() -> None:
     engines = table(5).engines
-    counts = Counter(preferred(engines, affinity).url for affinity in numbers(20_000))
+    counts = Counter(pick_by_affinity(engines, affinity).url for affinity in numbers(20_000))
     assert sum((count - 4_000) ** 2 / 4_000 for count in counts.values()) < 18.5  # chi-square, 4 degrees: p = 0.001
 
 
 def test_one_engine_less_moves_only_what_leant_to_it() -> None:
     five, four = table(5).engines, table(4).engines
     for affinity in numbers(2_000):
-        before = preferred(five, affinity).url
-        assert before == "e4" or preferred(four, affinity).url == before
+        before = pick_by_affinity(five, affinity).url
+        assert before == "e4" or pick_by_affinity(four, affinity).url == before
 
 
 def test_the_order_of_engines_does_not_matter() -> None:
     engines = table(5).engines
     for affinity in numbers(200):
-        assert preferred(engines, affinity) is preferred(engines[::-1], affinity)
+        assert pick_by_affinity(engines, affinity) is pick_by_affinity(engines[::-1], affinity)
 
 
 def test_an_affinity_is_the_same_in_every_process() -> None:
     # Workers would otherwise spread a conversation over as many engines as there are workers.
-    assert [preferred(table(7).engines, affinity).url for affinity in (1, 2, 3, 2**55)] == WORKERS_AGREE_ON
+    assert [pick_by_affinity(table(7).engines, affinity).url for affinity in (1, 2, 3, 2**55)] == WORKERS_AGREE_ON
 
 
 def test_a_preferred_engine_above_its_bound_is_passed_over() -> None:
     engines = table(4)
     for affinity in numbers(100):
-        url = preferred(engines.engines, affinity).url
+        url = pick_by_affinity(engines.engines, affinity).url
         load = {engine.url: 10 for engine in engines.engines}
         bound = LOAD_FACTOR * (41 - 10 + load[url]) / 4 + LOAD_SLACK
         assert place(engines, V, load, (), Terms(affinity, affinity)).url == url

@@ -9,7 +9,7 @@ import pytest
 from gateway.decide.assign import Split
 from gateway.decide.authenticate import Principal, Role
 from gateway.decide.route import Base, EngineState, Route, RouteTable, find_target, usable_models
-from gateway.decide.table_base import difference, settled_base
+from gateway.decide.table_base import difference, settle_base
 from gateway.receive.listing import list_models
 from gateway.serve.model_list import read_models
 
@@ -18,7 +18,7 @@ B = Base(name="b", names=("b",), root="/models/other", max_model_len=4096)
 
 
 def settled(current: Base | None, *told: Base | None, named: str | None = None, all_asked: bool = True) -> str:
-    base = settled_base(current, named, told, all_asked=all_asked)
+    base = settle_base(current, named, told, all_asked=all_asked)
     return base.name if base is not None else ""
 
 
@@ -41,7 +41,7 @@ def test_when_all_engines_have_been_moved_theirs_is_the_base() -> None:
     assert settled(A, B, B) == "b"
     assert settled(A, B, replace(B, name="c", names=("c",))) == "a"  # moved, and not to one place
     assert settled(A, replace(A, root="/models/llama-2")) == "a"
-    moved = settled_base(A, None, [replace(A, root="/models/llama-2")], all_asked=True)
+    moved = settle_base(A, None, [replace(A, root="/models/llama-2")], all_asked=True)
     assert moved is not None
     assert moved.root == "/models/llama-2"
 
@@ -51,7 +51,7 @@ def test_a_rename_by_way_of_both_names_never_leaves_the_gateway_without_an_engin
     renamed = replace(A, name="new", names=("new",))
     base: Base | None = A
     for told in ([both, A], [both, both], [renamed, both], [renamed, renamed]):
-        base = settled_base(base, None, told, all_asked=True)
+        base = settle_base(base, None, told, all_asked=True)
         assert base is not None
         used = [own for own in told if not difference(base, own, name_only=False)]
         assert used
@@ -93,7 +93,7 @@ def test_what_differs_is_said() -> None:
 
 def test_callers_are_told_all_names_and_the_shortest_length() -> None:
     second = replace(A, names=("a", "gpt-4o-mini"), max_model_len=2048, root="org/llama")
-    base = settled_base(None, None, [A, second, B, None], all_asked=True)
+    base = settle_base(None, None, [A, second, B, None], all_asked=True)
     assert base == Base(name="a", names=("a", "gpt-4o-mini"), max_model_len=2048, root="/models/llama")
     table = RouteTable(
         base=base,
