@@ -109,7 +109,7 @@ class Address:
         # Whether it gets requests as they are written for any engine.
         self.is_plain = not self._prefix and self._head == PLAIN_HEAD
 
-    def addressed(self, request: bytes) -> bytes:
+    def address_request(self, request: bytes) -> bytes:
         """Return a request that was written for any engine with the head that this one needs."""
         path = request.index(b" ") + 1
         at = request.index(PLAIN_HEAD, path)

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.decide.sample import CopyKind, Served
-from gateway.openai.conversation import beginning_of
+from gateway.openai.conversation import conversation_hash
 from gateway.openai.endpoints import ENDPOINTS
 from gateway.records.sample import Capture, Sample
 
@@ -124,7 +124,9 @@ def session_of(taken: CapturedRequest) -> str:
     """
     dialect = ENDPOINTS[taken.endpoint].dialect
     named = (
-        taken.named or beginning_of(taken.body, dialect, taken.caller) or f"\x1f{taken.request_id.decode('latin-1')}"
+        taken.named
+        or conversation_hash(taken.body, dialect, taken.caller)
+        or f"\x1f{taken.request_id.decode('latin-1')}"
     )
     told = f"{taken.salt}\x1f{taken.caller}\x1f{named}".encode("utf-8", "surrogatepass")
     return blake2b(told, digest_size=_SESSION_BYTES).hexdigest()

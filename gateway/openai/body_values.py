@@ -1,4 +1,4 @@
-"""One value out of a JSON body by its path, without building the rest of it. Pure."""
+"""Reads one value of a JSON body by its path, without building the rest of the body. Pure."""
 
 from typing import Final
 
@@ -6,22 +6,22 @@ import msgspec
 
 from gateway.openai.body import AT_ONCE_BYTES, LargeFields
 from gateway.openai.pieces import Pieces
-from gateway.openai.surrogates import mended
+from gateway.openai.surrogates import repair_surrogates
 
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-# How a text or a number begins; anything else names nobody, and may be large.
+# First bytes of strings and numbers; other values cannot name a unit, and may be large.
 _SCALAR: Final = b'"-0123456789'
 _OBJECT: Final = ord("{")
-# Of `metadata` in a body that is not looked at whole; parsing it takes some milliseconds.
+# The largest `metadata` that is read in a large body: parsing it takes some milliseconds.
 _MAX_METADATA_BYTES: Final = 64 * 1024
 
 
 def text_at(body: bytes, path: str) -> str | None:
-    """Return the text at `path`, or a whole number there as text; None if there is neither.
+    """Return the string at `path`, or the decimal text of an integer there; None if there is neither.
 
     Args:
-        body: JSON.
-        path: Names of members, with dots between them: `metadata.user_id`.
+        body: JSON text.
+        path: Names of members with dots between them, such as `metadata.user_id`.
     """
     try:
         return _text_at(body, path)
@@ -30,19 +30,19 @@ def text_at(body: bytes, path: str) -> str | None:
     except (UnicodeDecodeError, RecursionError):
         return None
     try:
-        return _text_at(mended(body), path)  # half an emoji elsewhere must not hide who asks
+        return _text_at(repair_surrogates(body), path)  # a lone surrogate elsewhere must not hide the value
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
 def text_in_large(body: bytes | Pieces, fields: LargeFields, path: str) -> str | None:
-    """Return what `text_at` does of a body that was read in steps; of a large one only what stands in `metadata`."""
+    """Return what `text_at` does, for a body read in steps; in one above 1 MiB only paths in `metadata` are read."""
     first, _, rest = path.partition(".")
     if first == "metadata" and not rest:
         return None
     if isinstance(body, bytes) and len(body) <= AT_ONCE_BYTES:
         try:
-            return _text_at(fields.mended or body, path)
+            return _text_at(fields.repaired or body, path)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
     spans = fields.outline.members.get("metadata")

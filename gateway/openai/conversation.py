@@ -1,9 +1,8 @@
-"""How a conversation begins: the same in each of its requests, so it can keep a conversation on its arm.
+"""A hash that identifies a conversation, so that all its requests get the same arm (unit source `conversation`).
 
-A client sends the whole conversation with every turn. Its beginning, the system prompts and
-the first user turn, stays as it is while the rest grows. It is compared by its texts, since
-clients write the same turn now as a string and now as a list of parts, and move cache marks
-about.
+A client sends the whole conversation with every turn. Its beginning (system prompts and the first user turn) stays the
+same while the rest grows. The hash is of the texts only, since clients send the same turn now as a string and now as a
+list of parts, and move cache marks. The cache affinity of a conversation has a cheaper key: see `prefix.py`.
 """
 
 import hashlib
@@ -16,14 +15,13 @@ import msgspec
 from gateway.openai.endpoints import Dialect
 from gateway.openai.json_outline import Outline
 from gateway.openai.pieces import Pieces
-from gateway.openai.surrogates import mended
+from gateway.openai.surrogates import repair_surrogates
 
-# Whose words begin a conversation, before the first user turn.
+# Roles of the turns before the first user turn.
 _SYSTEM: Final = frozenset(("system", "developer"))
-_MARK: Final = "cache_control"  # Anthropic's, put on another turn with each request
+_MARK: Final = "cache_control"  # Anthropic's cache mark, which is on another turn in each request
 
-
-# Of a large body this much is looked at: parsing it takes 15 ms at worst.
+# How much of a large body is read: parsing it takes 15 ms at worst.
 MAX_BEGINNING_BYTES: Final = 256 * 1024
 # Numbers as text: Python refuses integers of more than 4,300 digits.
 _SCAN: Final = json.JSONDecoder(parse_int=str, parse_float=str, strict=False).scan_once  # type: ignore[attr-defined]  # public, not in the stubs
@@ -40,19 +38,19 @@ class _Body(msgspec.Struct, frozen=True, gc=False):
 _DECODER: Final = msgspec.json.Decoder(_Body)
 
 
-def beginning_of(body: bytes, dialect: Dialect, caller: str, *, may_have_halves: bool = True) -> str | None:
-    """Return a hash of how the conversation in `body` begins, or None if it cannot be told.
+def conversation_hash(body: bytes, dialect: Dialect, caller: str, *, may_have_surrogates: bool = True) -> str | None:
+    """Return a hash of the beginning of the conversation in `body`; None if it has no beginning.
 
     Args:
-        body: The request's.
-        dialect: How it is to be read. Text completions and continued responses have no beginning.
-        caller: Whose conversation it is, so that two callers' "hello" are two conversations.
-        may_have_halves: Halves of surrogate pairs have not been looked for, which takes long in a large body.
+        body: The request's body.
+        dialect: The endpoint's. Text completions and responses that continue an earlier one have no beginning.
+        caller: The caller's unit, so that two callers' "hello" are two conversations.
+        may_have_surrogates: The body may have lone surrogates; repairing them takes long in a large body.
     """
     if dialect is Dialect.PLAIN:
         return None
     try:
-        found = _read(body) if may_have_halves else _DECODER.decode(body)
+        found = _read(body) if may_have_surrogates else _DECODER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     if found.previous_response_id is not None:
@@ -77,10 +75,10 @@ def beginning_of(body: bytes, dialect: Dialect, caller: str, *, may_have_halves:
     return None
 
 
-def beginning_of_large(body: Pieces, outline: Outline, dialect: Dialect, caller: str) -> str | None:
-    """Return what `beginning_of` does for a body read in steps: of its turns, those up to the first user's are parsed.
+def large_conversation_hash(body: Pieces, outline: Outline, dialect: Dialect, caller: str) -> str | None:
+    """Return what `conversation_hash` does, for a body read in steps: its turns up to the first user's are parsed.
 
-    Where these, or the system prompt, are longer than `MAX_BEGINNING_BYTES`, their first bytes stand for them.
+    If these turns or the system prompt are longer than `MAX_BEGINNING_BYTES`, their first bytes are hashed instead.
     """
     members: list[bytes] = []
     for name in _Body.__struct_fields__:
@@ -98,11 +96,11 @@ def beginning_of_large(body: Pieces, outline: Outline, dialect: Dialect, caller:
             head = body.cut(start, start + MAX_BEGINNING_BYTES)
             return hashlib.sha256(caller.encode("utf-8", "surrogatepass") + b"\x1fhead\x1f" + head).hexdigest()
         members.append(b'"%b":%b' % (name.encode(), value))
-    return beginning_of(b"{%b}" % b",".join(members), dialect, caller)
+    return conversation_hash(b"{%b}" % b",".join(members), dialect, caller)
 
 
 def _first_turns(text: str) -> bytes | None:
-    """Return a list's beginning up to its first user turn, as a list; None if there is no end of one."""
+    """Return the turns of a JSON list up to its first user turn, as JSON; None if `text` ends before that."""
     at = 1
     try:
         while True:
@@ -119,18 +117,18 @@ def _read(body: bytes) -> _Body:
     try:
         return _DECODER.decode(body)
     except msgspec.DecodeError:
-        return _DECODER.decode(mended(body))  # half an emoji in a later turn must not move the conversation
+        return _DECODER.decode(repair_surrogates(body))  # a lone surrogate in a later turn must not change the arm
 
 
 def _texts(content: Any) -> Iterator[bytes]:
-    """Yield what a turn says: its texts, and its other parts as canonical JSON without cache marks."""
+    """Yield the texts of a turn, and its other parts as canonical JSON without cache marks."""
     for part in content if isinstance(content, list) else (content,):
         if isinstance(part, dict):
             text = part.get("text")
-            told = text if isinstance(text, str) else {key: each for key, each in part.items() if key != _MARK}
+            value = text if isinstance(text, str) else {key: each for key, each in part.items() if key != _MARK}
         else:
-            told = part
-        if isinstance(told, str):
-            yield told.encode("utf-8", "surrogatepass")
-        elif told is not None:
-            yield msgspec.json.encode(told, order="sorted")
+            value = part
+        if isinstance(value, str):
+            yield value.encode("utf-8", "surrogatepass")
+        elif value is not None:
+            yield msgspec.json.encode(value, order="sorted")

@@ -1,8 +1,8 @@
-"""Whom a request is of: the unit that keeps its arm, what it is called in samples, which prefix cache may know it.
+"""The identity of a request, for three uses: its unit of assignment, its session in samples, and its cache affinity.
 
-All three look in the same places, a header and fields of the body, and differ in the order. An arm and a sample belong
-to whoever asks, so the header that an operator's own front end sets comes first (DESIGN 4.3). A prefix cache belongs
-to a text: the field that was made for it, `prompt_cache_key`, comes first, then users, and the header last.
+All three read the same places (a header and fields of the body), in different orders. The arm and the sample depend on
+the user, so the header that an operator's own front end sets comes first. A prefix cache depends on the text, so the
+field that is meant for it, `prompt_cache_key`, comes first, then the users, and the header last.
 """
 
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from gateway.decide.assign import CONVERSATION, DEFAULT_SOURCES
 from gateway.decide.authenticate import Principal
 from gateway.openai.body import Fields, LargeFields
 from gateway.openai.body_values import text_at, text_in_large
-from gateway.openai.conversation import beginning_of, beginning_of_large
+from gateway.openai.conversation import conversation_hash, large_conversation_hash
 from gateway.openai.endpoints import Endpoint
 from gateway.openai.pieces import Pieces
-from gateway.openai.prefix import opening_of
+from gateway.openai.prefix import prefix_key
 
 
 class IdentifiedRequest(Protocol):
-    """A request, as far as it tells whom it is of."""
+    """The parts of a request that identify its user or conversation."""
 
     endpoint: Endpoint
     body: bytes | Pieces
@@ -31,9 +31,9 @@ class IdentifiedRequest(Protocol):
 
 
 def unit_of(request: IdentifiedRequest, sources: tuple[str, ...]) -> str:
-    """Return the unit of assignment: the first source that tells one, else the key."""
+    """Return the unit of assignment: from the first of `sources` that the request has, else the key's."""
     if sources == DEFAULT_SOURCES and not request.unit_header and not request.endpoint.has_metadata_user:
-        fields = request.fields  # the usual request names no unit: one look, and no call for each source
+        fields = request.fields  # quick path: the usual request names no unit, so no source has to be read
         if fields is None or not (fields.safety_identifier or fields.user or fields.prompt_cache_key):
             return request.caller.account or request.caller.id
     for source in sources:
@@ -45,8 +45,8 @@ def unit_of(request: IdentifiedRequest, sources: tuple[str, ...]) -> str:
     return request.caller.unit
 
 
-def name_of(request: IdentifiedRequest) -> str:
-    """Return whom a request says that it is of: the first of the default sources that tells; empty if none does."""
+def client_identity(request: IdentifiedRequest) -> str:
+    """Return the identity that the client has stated, by the first default source that the request has; else empty."""
     for source in DEFAULT_SOURCES:
         found = _value_at(request, source) if source != "key" else None
         if found and isinstance(found, str):
@@ -55,10 +55,10 @@ def name_of(request: IdentifiedRequest) -> str:
 
 
 def affinity_of(request: IdentifiedRequest) -> int | None:
-    """Return a 64-bit hash of what a request has in common with those whose prefix it may share; None if nothing.
+    """Return a 64-bit hash that is equal for requests which probably share a prompt prefix; None if nothing tells.
 
-    In order: the body's `prompt_cache_key`, `safety_identifier`, `user`, the unit header, how the
-    conversation begins.
+    Of the first of these that the request has: `prompt_cache_key`, `safety_identifier`, `user`, the unit header, the
+    beginning of the conversation.
     """
     fields = request.fields
     if fields is None:
@@ -67,7 +67,7 @@ def affinity_of(request: IdentifiedRequest) -> int | None:
     for value in (fields.user, fields.safety_identifier, fields.prompt_cache_key):
         if value and isinstance(value, str):
             common = value.encode("utf-8", "surrogatepass")
-    common = common or opening_of(fields)
+    common = common or prefix_key(fields)
     return int.from_bytes(blake2b(common, digest_size=8).digest(), "big") if common else None
 
 
@@ -77,7 +77,7 @@ def _value_at(request: IdentifiedRequest, source: str) -> object:
     if source == "user":
         return _user(request)
     if source == CONVERSATION:
-        return _beginning(request)
+        return _conversation(request)
     kind, colon, what = source.partition(":")
     if not colon:
         return getattr(request.fields, source, None)
@@ -93,24 +93,24 @@ def _value_in_body(request: IdentifiedRequest, path: str) -> str | None:
     fields = request.fields
     if isinstance(fields, LargeFields):
         return text_in_large(request.body, fields, path)
-    if first == "metadata":  # has been found already
+    if first == "metadata":  # parsed with the fields already
         return text_at(bytes(fields.metadata), rest) if rest and fields is not None else None
     return text_at(request.body, path) if isinstance(request.body, bytes) else None
 
 
 def _user(request: IdentifiedRequest) -> object:
-    """Return whom the body names as its user: `user`, in Anthropic's messages `metadata.user_id`."""
+    """Return the user that the body names: in `user`, or for Anthropic's messages in `metadata.user_id`."""
     user = getattr(request.fields, "user", None)
     if not user and request.endpoint.has_metadata_user:
         return _value_in_body(request, "metadata.user_id")
     return user
 
 
-def _beginning(request: IdentifiedRequest) -> str | None:
+def _conversation(request: IdentifiedRequest) -> str | None:
     body, dialect, caller = request.body, request.endpoint.dialect, request.caller.unit
     fields = request.fields
     if not isinstance(fields, LargeFields):
-        return beginning_of(body, dialect, caller) if isinstance(body, bytes) else None
+        return conversation_hash(body, dialect, caller) if isinstance(body, bytes) else None
     if isinstance(body, bytes):
-        return beginning_of(fields.mended or body, dialect, caller, may_have_halves=False)
-    return beginning_of_large(body, fields.outline, dialect, caller)
+        return conversation_hash(fields.repaired or body, dialect, caller, may_have_surrogates=False)
+    return large_conversation_hash(body, fields.outline, dialect, caller)

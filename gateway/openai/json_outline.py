@@ -1,9 +1,8 @@
-"""Where the members of a JSON object stand, found in steps that are short whatever the object holds.
+"""Locates the members of a JSON object in short steps, whatever the object holds.
 
-A parser in C reads 32 MiB in one call of 15 to 170 ms, and nothing else runs meanwhile: it holds
-the interpreter's lock, so a thread would not help. This takes a body a window at a time and
-yields after each. It knows what is inside strings and how deep brackets nest, and nothing
-more: commas, literals and numbers inside values are the engine's to judge, which parses the
+A parser in C reads 32 MiB in one call of 15 to 170 ms, and nothing else runs meanwhile: it holds the interpreter's
+lock, so a thread would not help. This walk takes a body a window at a time and yields after each. It tracks only
+strings and the nesting of brackets: commas, literals and numbers inside values are left to the engine, which parses the
 body anyway. Its work grows with the body's length alone: see docs/decisions/0024-large-bodies.md.
 """
 
@@ -17,22 +16,22 @@ from typing import Final, NamedTuple, TypeVar
 from gateway.errors import BadRequest
 from gateway.openai.pieces import Pieces
 
-# Nested deeper, json.loads in the engine runs out of stack and answers 500. Twice what strict
+# With much deeper nesting json.loads in the engine runs out of stack and answers 500. This is twice what strict
 # JSON-schema tools produce; Go's encoding/json stops at 10,000, .NET's at 64, orjson at 1,024.
 DEEPEST_NESTING: Final = 200
-# Of the object itself: OpenAI's endpoints know about 40, and each costs some microseconds.
+# Members of the top-level object: OpenAI's endpoints know about 40, and each costs some microseconds.
 MAX_MEMBERS: Final = 1024
-# In values. Ten thousand messages with parts and tool calls have about 100,000 arrays and objects.
+# Inside values. Ten thousand messages with parts and tool calls have about 100,000 arrays and objects.
 MAX_CONTAINERS: Final = 1_000_000
 MAX_STRINGS: Final = 2_000_000
-# One step: at worst 5 ms, usually 0.1 ms.
+# The size of one step: at worst 5 ms, usually 0.1 ms.
 WINDOW_BYTES: Final = 32 * 1024
 
-_MEMBERS_A_STEP: Final = 32  # there may be thousands in a window
-_FIRST_BYTES: Final = 64  # of a value that is looked at first, four times as much each time after
+_MEMBERS_A_STEP: Final = 32  # a window may hold thousands of members
+_FIRST_BYTES: Final = 64  # the first slice of a nested value; each next slice is four times as large
 _SPACE: Final = re.compile(rb"[ \t\r\n]*+")
 _SCALAR: Final = re.compile(rb'[^ \t\r\n,:"\[\]{}]*+')
-# Up to the closing quote, or a backslash at the very end whose escape is still to come.
+# Matches up to the closing quote, or to a backslash at the window's end whose escape is cut off.
 _IN_STRING: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
@@ -45,13 +44,13 @@ T = TypeVar("T")
 
 
 class Outline(NamedTuple):
-    """Where an object's parts stand, in bytes.
+    """Byte positions in a JSON object.
 
     Attributes:
-        opening: Behind the opening brace.
-        closing: The closing brace.
-        is_empty: It has no members.
-        members: Name → where its values are: the first and, if there are several, the last.
+        opening: The position after the opening brace.
+        closing: The position of the closing brace.
+        is_empty: Whether it has no members.
+        members: Name → positions of its values: the first and, if the name is repeated, the last.
     """
 
     opening: int
@@ -61,16 +60,16 @@ class Outline(NamedTuple):
 
 
 def outline_of(body: bytes, wanted: Collection[str]) -> Outline:
-    """Return where the members named in `wanted` stand in a JSON object, without a pause.
+    """Return the positions of the members named in `wanted`, in one go.
 
     Raises:
-        BadRequest: It is no JSON object, or has too many parts.
+        BadRequest: The body is no JSON object, or has too many parts.
     """
-    return finished(outline_in_steps(Pieces((body,)), wanted))
+    return run_to_end(outline_in_steps(Pieces((body,)), wanted))
 
 
-def finished(steps: Generator[None, None, T]) -> T:
-    """Take all steps at once and return the result."""
+def run_to_end(steps: Generator[None, None, T]) -> T:
+    """Run a generator of steps to its end, and return its result."""
     while True:
         try:
             next(steps)
@@ -80,10 +79,10 @@ def finished(steps: Generator[None, None, T]) -> T:
 
 
 def outline_in_steps(body: Pieces, wanted: Collection[str]) -> Generator[None, None, Outline]:
-    """Find where the members named in `wanted` stand in a JSON object; yields after each short step.
+    """Return the positions of the members named in `wanted`; yields after each short step.
 
     Raises:
-        BadRequest: It is no JSON object, or has too many parts.
+        BadRequest: The body is no JSON object, or has too many parts.
     """
     walk = _Walk(body)
     longest_key = 2 + 6 * max(map(len, wanted))  # quotes, and each letter as `\\u00xx`
@@ -120,51 +119,51 @@ def outline_in_steps(body: Pieces, wanted: Collection[str]) -> Generator[None, N
 
 
 def check_nesting(body: bytes) -> None:
-    """Refuse a JSON text of at most some thousand brackets if they nest too deeply.
+    """Check how deep the brackets of a JSON text nest; for texts with some thousand brackets at most.
 
     Raises:
-        BadRequest: They do.
+        BadRequest: They nest deeper than `DEEPEST_NESTING`.
     """
     outside, _, _ = outside_of(body, in_string=0)
     _levels(outside.translate(None, _NOT_BRACKETS), 0)
 
 
 class _Walk:
-    """A place in a body, and the window of bytes around it."""
+    """A position in a body, and the window of bytes around it."""
 
     def __init__(self, body: Pieces) -> None:
         self._body = body
         self._windows = _windows(body.parts)
         self._window = b""
-        self._base = 0  # where the window begins
-        self._at = 0  # in the window
+        self._base = 0  # the window's position in the body
+        self._at = 0  # the position in the window
         self._utf8 = codecs.getincrementaldecoder("utf-8")()
-        self._is_in_letter = False  # a window has ended within a letter of several bytes
+        self._is_in_letter = False  # the window ended inside a multi-byte character
         self._containers = 0
         self._quotes = 0
 
     @property
     def place(self) -> int:
-        """Where we are in the body."""
+        """The position in the body."""
         return self._base + self._at
 
     @property
     def byte(self) -> int:
-        """What is there; after `to_next`."""
+        """The byte at the position; valid after `to_next`."""
         return self._window[self._at]
 
     def expect(self, byte: int) -> None:
-        """Pass a byte that has to be there."""
+        """Skip a byte, which has to be `byte`."""
         if self._window[self._at] != byte:
             raise self.invalid()
         self._at += 1
 
     def invalid(self) -> BadRequest:
-        """Return the error of a body that is no JSON object."""
+        """Return the error for a body that is no JSON object."""
         return BadRequest(f"The body is not a valid JSON object (near byte {self.place}).")
 
     def to_next(self) -> Steps:
-        """Go to the next byte that is no white space."""
+        """Skip white space."""
         while True:
             if self._at < len(self._window):
                 if self._window[self._at] > 0x20:
@@ -177,7 +176,7 @@ class _Walk:
             yield
 
     def to_end(self) -> Steps:
-        """Pass the white space behind the object, and see that there is nothing else."""
+        """Skip the white space after the object, and check that nothing else follows."""
         while True:
             self._at = _ends(_SPACE, self._window, self._at)
             if self._at < len(self._window):
@@ -189,7 +188,7 @@ class _Walk:
             raise self.invalid()
 
     def key(self, longest: int) -> Generator[None, None, str]:
-        """Pass a key and return it; one longer than `longest` is nobody's."""
+        """Skip a key and return it; empty if it is longer than `longest`, so none of the wanted ones."""
         if self.byte != _QUOTE:
             raise self.invalid()
         start = self.place
@@ -206,12 +205,12 @@ class _Walk:
         return key
 
     def value(self) -> Steps:
-        """Pass a value."""
+        """Skip a value."""
         first = self.byte
         if first == _QUOTE:
             yield from self._string()
         elif first in b"[{":
-            yield from self._nested()
+            yield from self._skip_nested()
         else:
             start = self.place
             while True:
@@ -231,7 +230,7 @@ class _Walk:
             if window.find(b"\\", at, end) >= 0:
                 end = _ends(_IN_STRING, window, at)
                 if window[end : end + 1] == b"\\":
-                    end += 2  # the window ends within an escape
+                    end += 2  # the window ends inside an escape
             self._at = end
             if end < len(window):
                 self._at += 1
@@ -240,9 +239,9 @@ class _Walk:
                 raise self.invalid()
             yield
 
-    def _nested(self) -> Steps:
-        """Pass an array or an object: larger and larger slices until one holds its end, then smaller ones."""
-        depth, in_string, is_escaped = 1, 0, False  # 1: the object whose member this is
+    def _skip_nested(self) -> Steps:
+        """Skip an array or an object: by growing slices until one holds its end, then by halving that slice."""
+        depth, in_string, is_escaped = 1, 0, False  # depth 1: inside the top-level object
         size = _FIRST_BYTES
         limit = len(self._window)
         while True:
@@ -278,7 +277,7 @@ class _Walk:
             raise BadRequest(f"The body has more than {MAX_STRINGS:,} strings, the limit; send less in one request.")
 
     def _advance(self) -> bool:
-        """Take the next window; False behind the last one."""
+        """Take the next window; False after the last one."""
         window = next(self._windows, None)
         if window is None:
             return False
@@ -301,24 +300,24 @@ def _windows(parts: Sequence[bytes]) -> Iterator[bytes]:
 
 
 def _ends(pattern: re.Pattern[bytes], text: bytes, at: int) -> int:
-    """Return where a pattern that may match nothing ends."""
+    """Return where the match of `pattern` at `at` ends; `at` if it matches nothing."""
     found = pattern.match(text, at)
     return at if found is None else found.end()
 
 
 def outside_of(text: bytes, in_string: int, *, is_escaped: bool = False) -> tuple[bytes, int, bool]:
-    """Return what stands outside of strings, how many quotes there are, and whether an escape is still to end.
+    """Return the bytes outside of strings, the number of quotes, and whether the text ends inside an escape.
 
     Args:
         text: A part of a JSON text.
-        in_string: 1 if it begins within a string, else 0.
-        is_escaped: Its first byte belongs to an escape.
+        in_string: 1 if it begins inside a string, else 0.
+        is_escaped: Whether its first byte is the second byte of an escape.
     """
     if is_escaped:
         text = text[1:]
     ends_escaped = False
     if b"\\" in text:
-        # Pairs of backslashes first, so that one which is left in front of a quote escapes it.
+        # Pairs of backslashes are removed first: a backslash left before a quote then escapes it.
         text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
         ends_escaped = text.endswith(b"\\")
     between = text.split(b'"')
@@ -326,10 +325,12 @@ def outside_of(text: bytes, in_string: int, *, is_escaped: bool = False) -> tupl
 
 
 def _levels(brackets: bytes, depth: int) -> tuple[int, int]:
-    """Return the lowest level that brackets lead to from `depth`, or a bound below it that is above 1; and the last.
+    """Return the lowest and the last nesting level that `brackets` lead to from `depth`.
+
+    The lowest is exact if it is 1 or less; above that it may be a lower bound that is still above 1.
 
     Raises:
-        BadRequest: They lead too deep.
+        BadRequest: They lead deeper than `DEEPEST_NESTING`.
     """
     opened = brackets.count(b"[") + brackets.count(b"{")
     closed = len(brackets) - opened

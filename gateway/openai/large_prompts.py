@@ -1,7 +1,6 @@
-"""What a policy has to know of a prompt that is too large to be parsed at once, found in short steps. Pure.
+"""Checks of large prompts for the policy for engine fields, in short steps: number of items, and media. Pure.
 
-How many items a list has, and which media stand in messages. The answers are those of `media.py` and of a parser, for
-any JSON; of what is no JSON they are anything, and no error.
+For valid JSON the results are those of a parser and of `media.py`; for invalid JSON they are arbitrary, but no error.
 """
 
 import json
@@ -14,7 +13,7 @@ from gateway.openai.json_outline import Span, outside_of
 from gateway.openai.media import (
     NULL,
     PLAIN,
-    TELLING,
+    RELEVANT_KEYS,
     Finding,
     by_rule,
     findings,
@@ -23,13 +22,13 @@ from gateway.openai.media import (
     may_hold_media,
 )
 from gateway.openai.pieces import Pieces
-from gateway.openai.surrogates import mended
+from gateway.openai.surrogates import repair_surrogates
 
-# One step: at worst 10 ms, where each few bytes are a bracket of their own; usually 0.1 ms.
+# The size of one step: at worst 10 ms, if nearly every byte is a bracket; usually 0.1 ms.
 WINDOW_BYTES: Final = 4 * 1024
-# A key longer than this is like no other.
+# Keys that are longer than this are not read: none of the relevant ones is.
 _MAX_KEY_BYTES: Final = 4096
-# What may stand across the border of two windows.
+# The longest hint (`media.HINTS`) that may lie across two windows.
 _MAX_HINT_BYTES: Final = 16
 
 _SPACE: Final = b" \t\r\n"
@@ -38,8 +37,8 @@ _NOT_MARKS: Final = bytes(set(range(256)) - set(b"[]{},"))
 _STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1, ord(","): 0}
 _COMMA: Final = ord(",")
 
-# A whole string, the beginning of one, an array or object with nothing in it that tells, a bracket, or a colon with the
-# first byte of a number or literal behind it.
+# A whole string, the beginning of one, an array or object without strings and containers, a bracket, or a colon with
+# the first byte of a number or literal after it.
 _TOKEN: Final = re.compile(
     rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|"|\[[^\[\]{}":]*+\]|\{[^\[\]{}":]*+\}|\[|\]|\{|\}'
     rb'|:[ \t\r\n]*+[^"\[\]{} \t\r\n]?+',
@@ -47,12 +46,12 @@ _TOKEN: Final = re.compile(
 )
 _IN_STRING: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _LETTER: Final = re.compile(rb"\\u[0-9a-fA-F]{4}|\\.|[^\\]", re.DOTALL)
-# Of a text that is no key its first letters tell enough.
+# How many characters of a string value are read: they show whether it is a `data:` address or `prompt_embeds`.
 _LETTERS: Final = 24
 
 
 def count_in_steps(body: Pieces, span: Span) -> Generator[None, None, int]:
-    """Return how many prompts a value holds: a list's items, one if it is a text or token ids."""
+    """Return how many prompts a value holds: the items of a list, but 1 for a string or a list of token ids."""
     start, end = span
     if body.cut(start, start + 1) != b"[":
         return 1
@@ -72,7 +71,7 @@ def count_in_steps(body: Pieces, span: Span) -> Generator[None, None, int]:
 
 
 def _commas(outside: bytes, depth: int) -> tuple[int, int]:
-    """Return how many commas stand in a list itself, and how deep it is behind them."""
+    """Return how many commas belong to the list itself, and the nesting depth after them."""
     if b"[" in outside or b"{" in outside:
         outside = _INNERMOST.sub(b"", outside)
     marks = outside.translate(None, _NOT_MARKS)
@@ -84,7 +83,7 @@ def _commas(outside: bytes, depth: int) -> tuple[int, int]:
 
 
 def media_in_steps(body: Pieces, span: Span) -> Generator[None, None, dict[str, str]]:
-    """Return what `media_fields` does of a value."""
+    """Return what `media.media_fields` does for the value at `span`; yields after each short step."""
     behind = b""
     for window in _windows(body, span):
         if may_hold_media(behind + window):
@@ -97,88 +96,88 @@ def media_in_steps(body: Pieces, span: Span) -> Generator[None, None, dict[str, 
     for window in _windows(body, span):
         reader.take(window)
         yield
-    return by_rule(reader.found())
+    return by_rule(reader.result())
 
 
 class _Open:
-    """An array or an object that has not ended.
+    """An array or an object whose end has not been read yet.
 
-    A member that comes again takes the place of the first, so that what was found there is forgotten.
+    A repeated member replaces the earlier one, so what was found in that is forgotten.
     """
 
     __slots__ = ("found", "is_object", "key", "levels")
 
     def __init__(self, *, is_object: bool) -> None:
         self.is_object = is_object
-        self.key: str | None = None  # whose value is next or has not ended
-        self.levels: dict[str, int] = {}
-        self.found: dict[str | None, set[Finding]] = {}  # by the member in which it stands; None: never forgotten
+        self.key: str | None = None  # the member whose value is next or has not ended
+        self.levels: dict[str, int] = {}  # of relevant members; see `media.py`
+        self.found: dict[str | None, set[Finding]] = {}  # by the member that holds it; None: never forgotten
 
     def begin(self, key: str | None) -> None:
-        """Begin a member; None is a key that is like no other."""
+        """Begin a member; None stands for a key that could not be read."""
         self.key = key
         if key is not None:
             self.found.pop(key, None)
-            self.tell(PLAIN)
+            self.set_level(PLAIN)
 
-    def tell(self, level: int) -> None:
-        """Note what the member is, if that tells anything."""
-        if self.key in TELLING:
+    def set_level(self, level: int) -> None:
+        """Set the level of the present member, if its key is relevant."""
+        if self.key in RELEVANT_KEYS:
             self.levels[self.key] = level
 
     def end(self, inner: "_Open") -> None:
-        """Take over what was found in an item or a member that has ended."""
+        """Take over what was found in an item or member that has ended."""
         if inner.levels or inner.found:
             found = set(findings(inner.levels)).union(*inner.found.values())
             if found:
                 self.found.setdefault(self.key, set()).update(found)
         if inner.is_object and self.key != "type":
-            self.tell(level_of_object(inner.levels.get("url", PLAIN)))
+            self.set_level(level_of_object(inner.levels.get("url", PLAIN)))
         self.key = None
 
 
 class _Reader:
-    """Reads JSON a window at a time, and knows of each open object what its telling members are."""
+    """Reads JSON a window at a time, and keeps for each open object the levels of its relevant members."""
 
     def __init__(self) -> None:
         self._open = [_Open(is_object=False)]
-        self._text = b""  # the last one, or its beginning
-        self._is_whole = True  # that text
-        self._waits_for_value = False  # behind a colon
+        self._text = b""  # the last string, or its beginning
+        self._is_whole = True  # whether `_text` is the whole string
+        self._waits_for_value = False  # a colon has been read
         self._in_string = False
-        self._in_escape = False  # its second byte is in the next window
+        self._in_escape = False  # the second byte of an escape is in the next window
 
-    def found(self) -> set[Finding]:
-        """Return what has been found in all."""
+    def result(self) -> set[Finding]:
+        """Return all findings, once the last window has been read."""
         while len(self._open) > 1:
             self._close()
         return set().union(*self._open[0].found.values())
 
     def take(self, window: bytes) -> None:
-        """Read on."""
+        """Read the next window."""
         at = self._rest_of_text(window, 0) if self._in_string else 0
         if self._waits_for_value:
             first = window[at:].lstrip(_SPACE)[:1]
             if first and first not in b'"[{':
-                self._scalar(first)
+                self._on_scalar(first)
         for token in _TOKEN.finditer(window, at):
             found = token[0]
             first = found[:1]
             if first == b'"':
                 if len(found) > 1:
                     self._text, self._is_whole = found[1:-1], True
-                    self._text_ends()
-                else:  # the window ends within it
+                    self._end_text()
+                else:  # the window ends inside the string
                     self._in_string, self._text, self._is_whole = True, b"", True
                     self._rest_of_text(window, token.end())
                     return
             elif first == b":":
-                self._colon()
+                self._on_colon()
                 if found[-1] not in b": \t\r\n":
-                    self._scalar(found[-1:])
+                    self._on_scalar(found[-1:])
             elif first in b"[{":
                 self._waits_for_value = False
-                if len(found) > 1:  # it ends, and told nothing
+                if len(found) > 1:  # a whole array or object without anything relevant
                     self._open[-1].key = None
                     continue
                 self._open.append(_Open(is_object=first == b"{"))
@@ -186,7 +185,7 @@ class _Reader:
                 self._close()
 
     def _rest_of_text(self, window: bytes, start: int) -> int:
-        """Pass a text that is not whole in one window, and keep its beginning; return where the window goes on."""
+        """Skip a string that spans windows, and keep its beginning; return where the window goes on."""
         found = _IN_STRING.match(window, start + self._in_escape)
         end = len(window) if found is None else found.end()
         self._in_escape = window[end : end + 1] == b"\\"
@@ -197,25 +196,25 @@ class _Reader:
         if end >= len(window):
             return end
         self._in_string = False
-        self._text_ends()
+        self._end_text()
         return end + 1
 
-    def _text_ends(self) -> None:
+    def _end_text(self) -> None:
         if self._waits_for_value:
             self._waits_for_value = False
             member = self._open[-1]
-            if member.key in TELLING:
-                member.tell(level_of_text(member.key, _first_letters(self._text)))
+            if member.key in RELEVANT_KEYS:
+                member.set_level(level_of_text(member.key, _first_letters(self._text)))
             member.key = None
 
-    def _colon(self) -> None:
+    def _on_colon(self) -> None:
         if self._open[-1].is_object:
             self._waits_for_value = True
             self._open[-1].begin(_read(self._text) if self._is_whole else None)
 
-    def _scalar(self, first: bytes) -> None:
+    def _on_scalar(self, first: bytes) -> None:
         self._waits_for_value = False
-        self._open[-1].tell(NULL if first == b"n" else PLAIN)
+        self._open[-1].set_level(NULL if first == b"n" else PLAIN)
         self._open[-1].key = None
 
     def _close(self) -> None:
@@ -225,11 +224,11 @@ class _Reader:
 
 
 def _read(text: bytes) -> str | None:
-    """Return what a text of JSON says; None if it is none."""
+    """Return a JSON string's value, given its bytes between the quotes; None if they are invalid."""
     if b"\\" not in text:
         return text.decode("utf-8", "replace")
     try:
-        key: str = json.loads((b'"%b"' % mended(text)).decode("utf-8", "replace"), strict=False)
+        key: str = json.loads((b'"%b"' % repair_surrogates(text)).decode("utf-8", "replace"), strict=False)
     except ValueError:
         return None
     return key

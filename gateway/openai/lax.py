@@ -1,36 +1,36 @@
-"""Values as engines take them: vLLM reads a body with pydantic, where `"yes"` and 1.0 are true and `"64"` is a number.
+"""Reads values as leniently as engines do: vLLM parses with pydantic, where `"yes"` and 1.0 are true and `"64"` is 64.
 
-Pure. What decides about a request must read it as the engine will, or a spelling is a way around a limit.
+Pure. Checks must read a request as the engine will, or an unusual spelling gets around a limit.
 """
 
 import re
 from typing import Any, Final
 
-# pydantic's, in any case; anything else that is no number is an error there.
+# The strings that pydantic takes for booleans, in any case; other strings are an error there.
 _TRUE: Final = frozenset(("1", "true", "t", "yes", "y", "on"))
 _FALSE: Final = frozenset(("0", "false", "f", "no", "n", "off"))
-# A sign, digits with single `_` between them, zeros behind a point.
+# An integer as pydantic reads it: a sign, digits with single `_` between them, zeros after a point.
 _WHOLE: Final = re.compile(r"[+-]?\d+(?:_\d+)*(?:\.0*)?", re.ASCII)
-# More digits than any number of tokens has.
+# More characters than any number of tokens has.
 _MAX_NUMBER: Final = 24
 
 
 def is_true(value: Any) -> bool:
-    """Whether an engine takes `value` for true."""
+    """Whether an engine reads `value` as true."""
     return value is True or (_is_number(value) and value == 1) or _word(value) in _TRUE
 
 
 def is_stream(value: Any) -> bool:
-    """Whether an engine may take `value` of `stream` for true; what it would refuse counts, too."""
+    """Whether an engine may read the value of `stream` as true; values that it would refuse count as true, too."""
     if value is True:
         return True
-    if not value:  # left out, null, false, 0; and what is empty is refused
+    if not value:  # missing, null, false or 0; an empty string, list or object is refused by the engine
         return False
     return _word(value) not in _FALSE
 
 
 def is_refused(value: Any) -> bool:
-    """Whether an engine takes `value` neither for true nor for false, nor for left out."""
+    """Whether an engine refuses `value` as a boolean: it is neither true, false nor missing."""
     return not (value is None or is_true(value) or _word(value) in _FALSE or (_is_number(value) and value == 0))
 
 
@@ -39,13 +39,13 @@ def _is_number(value: Any) -> bool:
 
 
 def number_of(value: Any) -> int | None:
-    """Return the whole number that an engine reads in `value`; None if it reads none."""
+    """Return the integer that an engine reads in `value`; None if it reads none."""
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
         return int(value) if value.is_integer() else None
     if isinstance(value, str) and len(value) <= _MAX_NUMBER:
-        text = value.strip()  # of every kind of space
+        text = value.strip()  # pydantic strips all kinds of white space, too
         return int(text.partition(".")[0]) if _WHOLE.fullmatch(text) else None
     return None
 

@@ -1,15 +1,15 @@
-"""A body that came in pieces and stays in pieces: copying 32 MiB at once holds an event loop up for 60 ms.
+"""A large body kept in the pieces in which it came: copying 32 MiB into one would block the event loop for 60 ms.
 
-Whoever reads it takes slices of it, and it is sent on with `writelines`, so it is in memory once.
+It is read by slices and sent with `writelines`, so that it is in memory only once.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-# Pieces are gathered up to this size, so that neither tiny HTTP chunks nor their number cost anything later.
+# Received parts are joined up to this size, so that many tiny HTTP chunks do not slow later steps down.
 PIECE_BYTES: Final = 64 * 1024
 
-# Where bytes are replaced, and by what: start, end, new bytes. Sorted by place and apart from each other.
+# A replacement: start, end, new bytes. Edits are sorted by position and do not overlap.
 Edit = tuple[int, int, bytes]
 
 
@@ -33,8 +33,8 @@ class Pieces:
         """Return a copy in one piece."""
         return b"".join(self.parts)
 
-    def edited(self, edits: Iterable[Edit]) -> list[bytes | memoryview]:
-        """Return the parts of the same bytes with `edits` made, none of them copied."""
+    def apply_edits(self, edits: Iterable[Edit]) -> list[bytes | memoryview]:
+        """Return the parts of the edited bytes, without copying any of them."""
         parts: list[bytes | memoryview] = []
         at = 0
         for start, end, replacement in edits:
@@ -58,6 +58,6 @@ class Pieces:
         return views
 
 
-def edited(body: bytes, edits: Iterable[Edit]) -> bytes:
-    """Return `body` with `edits` made."""
-    return b"".join(Pieces((body,)).edited(edits))
+def apply_edits(body: bytes, edits: Iterable[Edit]) -> bytes:
+    """Return `body` with all `edits` applied."""
+    return b"".join(Pieces((body,)).apply_edits(edits))

@@ -1,7 +1,8 @@
-"""How a conversation begins: what all its turns have in common, whatever follows.
+"""The prefix that all requests of a conversation share: a cheap key for cache affinity.
 
-Each turn of a conversation repeats the turns before it, so everything up to the end of its
-first message that is not the system's stays the same from the first request to the last.
+Each request of a conversation repeats the earlier turns, so everything up to the end of the first message that is not a
+system message stays the same from the first request to the last. (The hash that keeps a conversation on its arm is
+`conversation.py`: it ignores differences in form.)
 """
 
 import json
@@ -9,18 +10,18 @@ from typing import Final
 
 from gateway.openai.body import BEGINNING_BYTES, Fields
 
-# Looked at, at most: system prompts of about 2,000 tokens, and 10 microseconds of reading. Where the first messages
-# are longer, their beginning stands for them.
+# How much is read: about 2,000 tokens of system prompt, in 10 microseconds. Of longer first messages the beginning
+# counts.
 MAX_OPENING_BYTES: Final = BEGINNING_BYTES
-# Of a prompt without messages nobody knows where the first turn ended.
+# Of a plain prompt only this much counts, as it does not show where its first turn ends.
 MAX_PROMPT_BYTES: Final = 1024
 _SYSTEM_ROLES: Final = ("system", "developer")
-# Numbers as text: Python refuses integers of more than 4,300 digits, and we need none of them.
+# Numbers are kept as text: Python refuses integers of more than 4,300 digits, and no number is needed.
 _scan: Final = json.JSONDecoder(parse_int=str, parse_float=str, strict=False).scan_once  # type: ignore[attr-defined]  # public, not in the stubs
 
 
-def opening_of(fields: Fields) -> bytes:
-    """Return how the conversation in a body begins, the same for each of its turns; empty if it has none."""
+def prefix_key(fields: Fields) -> bytes:
+    """Return the beginning of the conversation in a body, the same for each of its requests; empty without a prompt."""
     for raw in (fields.messages, fields.input, fields.prompt):
         view = memoryview(raw)
         if view:
@@ -33,7 +34,7 @@ def opening_of(fields: Fields) -> bytes:
 
 
 def _end_of_first_turn(text: str) -> str | None:
-    """Return a list's beginning up to the end of its first message of a user; None if it is no list of messages."""
+    """Return a list's text up to the end of its first non-system message; None if it is no list of messages."""
     at = 1
     try:
         while True:
@@ -44,5 +45,5 @@ def _end_of_first_turn(text: str) -> str | None:
                 return None
             if message.get("role") not in _SYSTEM_ROLES:
                 return text[:at]
-    except (StopIteration, ValueError, IndexError, RecursionError):  # longer than what is looked at, or empty
+    except (StopIteration, ValueError, IndexError, RecursionError):  # longer than what is read, or empty
         return text

@@ -1,6 +1,6 @@
-"""About how many tokens a prompt has, for limits, where no engine tells: its bytes, counted and not read.
+"""Estimates a prompt's tokens from its size in bytes, for token limits where no engine has reported usage.
 
-Pure. An estimate is only asked for when a reply's usage never came: its client has left, or its engine broke.
+Pure. Needed only if a reply's usage never came, because the client left or the engine failed.
 """
 
 import re
@@ -8,28 +8,27 @@ from typing import Final
 
 from gateway.openai.body import Fields, LargeFields
 
-# OpenAI's rule of thumb for English; other languages have fewer bytes or more a token, by a factor of two.
+# OpenAI's rule of thumb for English; other languages differ by up to a factor of two in either direction.
 BYTES_PER_TOKEN: Final = 4
-# A picture or a sound inside a message is base64, of which the model reads nothing; vision models make 256 to 2,000
-# tokens of a picture.
+# For a picture or sound, whose base64 text is no measure of its tokens; vision models make 256 to 2,000 of a picture.
 TOKENS_PER_MEDIUM: Final = 1000
-# No estimate is larger: of a body that is not read whole nobody knows how much of it is pictures.
+# The largest estimate: in a body that is not read whole, the share of base64 is unknown.
 MAX_TOKENS: Final = 131_072
-# What a usual body has beside its prompt: names of fields, numbers.
+# What a usual body has besides its prompt: names of fields, numbers.
 USUAL_BYTES_BESIDE: Final = 256
-# In a `data:` URL; in Anthropic's and OpenAI's parts that hold it alone.
+# Base64 in a `data:` URL, or in the parts of Anthropic's and OpenAI's messages that hold it as `data`.
 _MEDIUM: Final = re.compile(rb'(?:base64,|"data"\s*:\s*")[A-Za-z0-9+/=_-]{64,}')
 _READ: Final = ("messages", "input", "prompt")
 _TOKEN_IDS: Final = re.compile(rb"[\s\[]*\[[\s\[]*\d")
 
 
 def prompt_tokens(fields: Fields, size: int) -> int:
-    """Return about how many tokens the prompt of a request has.
+    """Return an estimate of how many tokens the prompt of a request has.
 
     Args:
-        fields: Its body's.
-        size: Its body's bytes. Those beside messages, input and prompt count, too: system prompts, instructions, tools
-            and documents are read by the model as well.
+        fields: The body's fields.
+        size: The body's size in bytes. All of it counts, not only messages, input and prompt, since the model also
+            reads system prompts, instructions, tools and documents.
     """
     if isinstance(fields, LargeFields):
         spans = (fields.outline.members[name][-1] for name in _READ if name in fields.outline.members)

@@ -1,10 +1,10 @@
-"""Halves of surrogate pairs that stand alone, which RFC 8259 allows in JSON and a strict parser refuses. Pure."""
+"""Repairs lone surrogates (halves of surrogate pairs): RFC 8259 allows them in JSON, strict parsers do not. Pure."""
 
 import re
 from collections.abc import Generator
 from typing import Final
 
-# Any escape, so that the second backslash of `\\ud800` begins none; a row of other escapes is one match.
+# Matches any escape, so that the second backslash of `\\ud800` starts none; a run of other escapes is one match.
 _ESCAPES: Final = re.compile(
     rb"\\(?:u(?:[dD](?:[89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F]|[89a-fA-F])[0-9a-fA-F]{2})?+|[^u](?:\\[^u])*+)"
 )
@@ -12,18 +12,18 @@ _HALF_BYTES: Final = len(rb"\ud83d")
 _ESCAPES_A_STEP: Final = 1000  # a millisecond
 
 
-def may_have_halves(body: bytes) -> bool:
-    """Whether a JSON text has an escape of a surrogate, or something that looks like one."""
+def may_have_surrogates(body: bytes) -> bool:
+    """Whether a JSON text has an escaped surrogate, or bytes that look like one."""
     return b"\\ud" in body or b"\\uD" in body
 
 
-def mended(body: bytes) -> bytes:
-    """Return a JSON text with U+FFFD for each half of a surrogate pair that stands alone."""
+def repair_surrogates(body: bytes) -> bytes:
+    """Return a JSON text with each lone surrogate replaced by U+FFFD."""
     return _ESCAPES.sub(_whole_pairs, body)
 
 
-def mended_in_steps(body: bytes) -> Generator[None, None, bytes]:
-    """Return what `mended` does; yields after each short step."""
+def repair_surrogates_in_steps(body: bytes) -> Generator[None, None, bytes]:
+    """Return what `repair_surrogates` does; yields after each short step."""
     parts: list[bytes] = []
     at = 0
     for number, escape in enumerate(_ESCAPES.finditer(body)):
@@ -40,5 +40,5 @@ def _is_half(escape: bytes) -> bool:
 
 
 def _whole_pairs(escape: re.Match[bytes]) -> bytes:
-    """Return an escape as it is, a lone surrogate as U+FFFD, which is as long."""
+    """Return the escape unchanged, or U+FFFD (which is as long) for a lone surrogate."""
     return rb"\ufffd" if _is_half(escape[0]) else escape[0]

@@ -17,7 +17,7 @@ from gateway.openai.body import POLICED, PROMPTS, Fields, LargeFields, OddFields
 from gateway.openai.endpoints import Dialect
 from gateway.openai.lax import number_of
 from gateway.openai.media import may_hold_media, media_fields
-from gateway.openai.surrogates import mended
+from gateway.openai.surrogates import repair_surrogates
 from gateway.receive.request import Request
 
 _TOKEN_LIMITS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
@@ -145,7 +145,7 @@ def _count(fields: Fields, name: str) -> int:
     try:
         items = _ITEMS.decode(raw)
     except msgspec.DecodeError:  # half of a surrogate pair
-        items = _ITEMS.decode(mended(raw))
+        items = _ITEMS.decode(repair_surrogates(raw))
     return 1 if not items or bytes(items[0]).strip()[:1].isdigit() else len(items)
 
 
@@ -154,5 +154,5 @@ def _prompt_members(body: bytes) -> Iterator[bytes]:
     try:
         found = _MEMBERS.decode(body)
     except msgspec.DecodeError:  # half of a surrogate pair in a key
-        found = _MEMBERS.decode(mended(body))
+        found = _MEMBERS.decode(repair_surrogates(body))
     yield from (bytes(found[name]) for name in PROMPTS if name in found)

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import msgspec
 
-from gateway.openai.body import LargeFields, addressed, edits
+from gateway.openai.body import LargeFields, edits, rewrite_model
 from gateway.openai.endpoints import Dialect
 from gateway.openai.pieces import Pieces
 from gateway.ports import Outgoing
@@ -44,7 +44,7 @@ def encode_request(request: Request, version: str, *, ask_usage: bool) -> Outgoi
         )
     if not isinstance(request.body, bytes):
         return _in_parts(request.body, request, version, ask_usage=ask_usage)
-    body = addressed(request.body, fields, json_string(version), ask_usage=ask_usage)
+    body = rewrite_model(request.body, fields, json_string(version), ask_usage=ask_usage)
     return b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b" % (
         request.endpoint.path,
         len(body),
@@ -59,7 +59,7 @@ def _in_parts(body: Pieces, request: Request, version: str, *, ask_usage: bool) 
     fields = request.fields
     assert isinstance(fields, LargeFields)  # a body in pieces was parsed in steps
     changes = edits(body, fields, fields.outline, json_string(version), ask_usage=ask_usage)
-    parts = body.edited(changes)
+    parts = body.apply_edits(changes)
     head = b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n" % (
         request.endpoint.path,
         sum(map(len, parts)),

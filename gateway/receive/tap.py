@@ -12,7 +12,7 @@ from gateway.mirror.captured import CapturedRequest
 from gateway.mirror.faults import told
 from gateway.observe.mirror_counts import MirrorCounts
 from gateway.openai.endpoints import Dialect
-from gateway.openai.identity import name_of
+from gateway.openai.identity import client_identity
 from gateway.pipeline import Placement
 from gateway.ports import ReplyHead
 from gateway.receive.engine_headers import is_event_stream
@@ -184,7 +184,7 @@ class Taps:
                 request.id,
                 request.caller.unit,
                 mirror.salt,
-                name_of(request),
+                client_identity(request),
                 request.task_header,
                 body if isinstance(body, bytes) else body.whole(),
                 is_event_stream(head.headers),

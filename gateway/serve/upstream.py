@@ -77,7 +77,7 @@ class EnginePool:
     ) -> None:
         self.url = url
         self._address = Address(url, access)
-        self._addressed = None if self._address.is_plain else self._address.addressed
+        self._address_request = None if self._address.is_plain else self._address.address_request
         self.has_spoken = False  # since somebody last asked
         self._on_ended = on_ended
         self._on_fault = on_fault
@@ -99,11 +99,11 @@ class EnginePool:
 
     def send(self, request: Outgoing, reader: Reader) -> EngineConnection | Dialling:
         """Send on an idle connection, else make one."""
-        if self._addressed is not None:
+        if self._address_request is not None:
             if isinstance(request, bytes):
-                request = self._addressed(request)
+                request = self._address_request(request)
             else:
-                request = [self._addressed(bytes(request[0])), *request[1:]]
+                request = [self._address_request(bytes(request[0])), *request[1:]]
         self._counts[self.url] += 1
         idle = self._idle
         while idle:

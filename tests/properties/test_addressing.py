@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gateway.errors import BadRequest
-from gateway.openai.body import addressed, read
+from gateway.openai.body import read, rewrite_model
 from tests.support.documents import documents
 
 
@@ -26,7 +26,7 @@ def test_the_model_is_changed_and_nothing_else(text: str, name: str) -> None:
     except BadRequest:
         assume(False)
     quoted = json.dumps(name, ensure_ascii=False).encode()
-    result = addressed(body, fields, quoted)
+    result = rewrite_model(body, fields, quoted)
     before, after = pairs(text), pairs(result.decode())
     assert [pair for pair in before if pair[0] != "model"] == [pair for pair in after if pair[0] != "model"]
     assert dict(after)["model"] == name
@@ -53,7 +53,7 @@ def test_asking_for_usage_changes_the_model_and_the_option_only(text: str) -> No
     body = text.encode("utf-8", "surrogatepass")
     try:
         fields = read(body)
-        result = addressed(body, fields, b'"m"', ask_usage=True)
+        result = rewrite_model(body, fields, b'"m"', ask_usage=True)
     except BadRequest:
         assume(False)
     before, after = json.loads(text), json.loads(result)

@@ -16,9 +16,9 @@ from gateway.observe.ledger import Ledger
 from gateway.openai import json_outline, large_prompts
 from gateway.openai.body import Fields, read, read_in_steps
 from gateway.openai.endpoints import ENDPOINTS
-from gateway.openai.json_outline import finished
+from gateway.openai.json_outline import run_to_end
 from gateway.openai.pieces import Pieces
-from gateway.openai.surrogates import mended, mended_in_steps
+from gateway.openai.surrogates import repair_surrogates, repair_surrogates_in_steps
 from gateway.receive.engine_fields import EngineFields
 from gateway.receive.request import Request
 from tests.support.outlines import pieces
@@ -126,7 +126,7 @@ def verdicts(body: bytes | Pieces, fields: Fields, path: bytes, caps: dict[str, 
 def test_what_is_refused_is_the_same(data: st.DataObject, body: bytes, path: bytes, cap: int) -> None:
     caps: dict[str, str | int] = {"choices": cap, "inputs": cap}
     cut = data.draw(pieces(body))
-    assert verdicts(cut, finished(read_in_steps(cut)), path, caps) == verdicts(body, read(body), path, caps)
+    assert verdicts(cut, run_to_end(read_in_steps(cut)), path, caps) == verdicts(body, read(body), path, caps)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_media_are_found_wherever_a_body_is_cut(body: bytes, field: str | None) 
     assert (verdicts(body, read(body), PATHS[0], caps)[0] or (None,))[0] == field
     for at in range(1, len(body)):
         cut = Pieces([body[:at], body[at:]])
-        assert (verdicts(cut, finished(read_in_steps(cut)), PATHS[0], caps)[0] or (None,))[0] == field, at
+        assert (verdicts(cut, run_to_end(read_in_steps(cut)), PATHS[0], caps)[0] or (None,))[0] == field, at
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_media_are_found_wherever_a_body_is_cut(body: bytes, field: str | None) 
 def test_prompts_are_counted_alike(prompt: bytes, count: int) -> None:
     body = b'{"prompt":%b}' % prompt
     for cap, is_refused in ((count, False), (count - 1, True)):
-        for fields in (read(body), finished(read_in_steps(Pieces((body,))))):
+        for fields in (read(body), run_to_end(read_in_steps(Pieces((body,))))):
             first, _ = verdicts(body, fields, b"/v1/completions", {"choices": cap}) if cap else (("",), {})
             assert (first is not None) is is_refused
 
@@ -181,4 +181,4 @@ def test_prompts_are_counted_alike(prompt: bytes, count: int) -> None:
 @given(st.text(alphabet='\\udD8cab0n"e', max_size=60))
 @example("\\\\ud800\\ud800\\n\\\\\\ud83d\\ude00")
 def test_mending_in_steps_is_mending(text: str) -> None:
-    assert finished(mended_in_steps(text.encode())) == mended(text.encode())
+    assert run_to_end(repair_surrogates_in_steps(text.encode())) == repair_surrogates(text.encode())

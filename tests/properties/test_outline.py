@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from gateway.errors import BadRequest
 from gateway.openai import json_outline
-from gateway.openai.body import Fields, LargeFields, addressed, edits, read, read_in_steps
-from gateway.openai.json_outline import finished, outline_in_steps, outline_of
+from gateway.openai.body import Fields, LargeFields, edits, read, read_in_steps, rewrite_model
+from gateway.openai.json_outline import outline_in_steps, outline_of, run_to_end
 from tests.support.documents import documents
 from tests.support.outlines import pieces
 
@@ -35,7 +35,7 @@ def test_members_are_where_json_finds_them(data: st.DataObject, text: str) -> No
         body.decode()
     except UnicodeDecodeError:
         return
-    outline = finished(outline_in_steps(data.draw(pieces(body)), NAMES))
+    outline = run_to_end(outline_in_steps(data.draw(pieces(body)), NAMES))
     expected: list[tuple[str, Any]] = json.JSONDecoder(object_pairs_hook=list).decode(text)
     assert body[: outline.opening].strip() == b"{"
     assert body[outline.closing :].strip() == b"}"
@@ -56,23 +56,25 @@ def test_a_body_read_in_steps_gives_the_same_fields_and_the_same_request(data: s
         at_once = read(body)
     except BadRequest:
         with pytest.raises(BadRequest):
-            finished(read_in_steps(data.draw(pieces(body))))
+            run_to_end(read_in_steps(data.draw(pieces(body))))
         return
     cut = data.draw(pieces(body))
-    in_steps = finished(read_in_steps(cut))
+    in_steps = run_to_end(read_in_steps(cut))
     assert isinstance(in_steps, LargeFields)
     for name in Fields.__struct_fields__:
         one, other = getattr(at_once, name), getattr(in_steps, name)
         assert (bytes(one) == bytes(other)) if isinstance(one, msgspec.Raw) else (one == other)
     for ask_usage in (False, True):
         try:
-            expected = addressed(body, at_once, b'"m"', ask_usage=ask_usage)
+            expected = rewrite_model(body, at_once, b'"m"', ask_usage=ask_usage)
         except BadRequest:
             with pytest.raises(BadRequest):
                 edits(cut, in_steps, in_steps.outline, b'"m"', ask_usage=ask_usage)
             continue
         changes = edits(cut, in_steps, in_steps.outline, b'"m"', ask_usage=ask_usage)
-        assert b"".join(cut.edited(changes)) == expected == addressed(body, in_steps, b'"m"', ask_usage=ask_usage)
+        assert (
+            b"".join(cut.apply_edits(changes)) == expected == rewrite_model(body, in_steps, b'"m"', ask_usage=ask_usage)
+        )
 
 
 @given(st.data(), st.text('{}[]",:\\ mu0d\x00\xe91n', max_size=40))
@@ -84,7 +86,7 @@ def test_whatever_json_takes_for_an_object_is_taken_as_the_same_object(data: st.
     except (ValueError, RecursionError):
         is_object = False
     try:
-        outline = finished(outline_in_steps(data.draw(pieces(body)), NAMES))
+        outline = run_to_end(outline_in_steps(data.draw(pieces(body)), NAMES))
     except BadRequest:
         assert not is_object
         return

@@ -70,18 +70,18 @@ def test_the_usual_engine_gets_requests_as_they_are(url: str) -> None:
 def test_a_key_a_prefix_and_a_name_are_in_the_head_and_nowhere_else() -> None:
     tail = b"content-length: 2\r\n\r\n{}"
     named = Address("http://gpu.example:8000")
-    assert named.addressed(REQUEST) == b"POST /v1/completions HTTP/1.1\r\nhost: gpu.example:8000\r\n" + tail
+    assert named.address_request(REQUEST) == b"POST /v1/completions HTTP/1.1\r\nhost: gpu.example:8000\r\n" + tail
     full = Address("https://gpu.example/vllm/a", Access(key="sk-1"))
-    assert full.addressed(REQUEST) == (
+    assert full.address_request(REQUEST) == (
         b"POST /vllm/a/v1/completions HTTP/1.1\r\nhost: gpu.example\r\nauthorization: Bearer sk-1\r\n" + tail
     )
     assert (full.host, full.port, full.is_tls) == ("gpu.example", 443, True)
     unix = Address("unix:///run/engine.sock", Access(key="sk-1"))
-    assert unix.addressed(REQUEST).startswith(
+    assert unix.address_request(REQUEST).startswith(
         b"POST /v1/completions HTTP/1.1\r\nhost: engine\r\nauthorization: Bearer sk-1\r\n"
     )
     body = b"POST /v1/completions" + PLAIN_HEAD + b"\r\nGET /" + PLAIN_HEAD
-    assert named.addressed(body).endswith(b"\r\nGET /" + PLAIN_HEAD)  # a body that looks like a head
+    assert named.address_request(body).endswith(b"\r\nGET /" + PLAIN_HEAD)  # a body that looks like a head
 
 
 def test_keys_come_from_the_environment_by_name_and_each_problem_is_told_without_them(

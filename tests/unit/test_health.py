@@ -20,7 +20,7 @@ from gateway.decide.health import (
 from gateway.decide.route import EngineState, RouteTable
 from gateway.observe.engine_counts import PlacementCounts, sum_placements
 from gateway.openai.body import read
-from gateway.openai.prefix import MAX_OPENING_BYTES, opening_of
+from gateway.openai.prefix import MAX_OPENING_BYTES, prefix_key
 from gateway.ports import Link, Outgoing, Reader
 from gateway.receive.limits import Limits
 from gateway.receive.placing import Placing
@@ -255,7 +255,7 @@ def test_one_place_that_becomes_free_has_no_more_asked_than_it_takes_to_fill_it(
 
 
 def opening(**body: object) -> bytes:
-    return opening_of(read(msgspec.json.encode(body)))
+    return prefix_key(read(msgspec.json.encode(body)))
 
 
 def test_every_turn_of_a_conversation_begins_alike_and_another_does_not() -> None:

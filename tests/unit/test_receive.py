@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from gateway import errors
 from gateway.errors import BadRequest, LoragateError, MethodNotAllowed, PathNotFound
 from gateway.openai import endpoints
-from gateway.openai.body import Fields, addressed, read
+from gateway.openai.body import Fields, read, rewrite_model
 from gateway.openai.endpoints import ENDPOINTS, Dialect, EndpointKind, find_endpoint
 from gateway.openai.lax import is_refused, is_true, number_of
 from gateway.receive.deps import RequestIds
@@ -282,34 +282,34 @@ def test_brackets_in_strings_are_no_nesting() -> None:
     ],
 )
 def test_only_the_models_value_is_replaced(body: bytes, expected: bytes) -> None:
-    assert addressed(body, read(body), b'"M"') == expected
+    assert rewrite_model(body, read(body), b'"M"') == expected
 
 
 @pytest.mark.parametrize("body", [b'{"model":"a","model":"a"}', b'{"model":"a","m\\u006fdel":"b"}'])
 def test_two_models_are_refused(body: bytes) -> None:
     with pytest.raises(BadRequest, match="more than one"):
-        addressed(body, read(body), b'"M"')
+        rewrite_model(body, read(body), b'"M"')
 
 
 @pytest.mark.parametrize("body", [b'{"model"', b'{"model":"a","model"', b"{", b'{"a":1,', b'{"model":1 "model":2}x'])
 def test_a_body_that_was_never_read_rightly_is_refused(body: bytes) -> None:
     with pytest.raises(BadRequest):
-        addressed(body, Fields(model="a"), b'"M"')
+        rewrite_model(body, Fields(model="a"), b'"M"')
 
 
 def test_a_body_nested_beyond_the_stack_is_refused() -> None:
     with pytest.raises(BadRequest, match="nested"):
-        addressed(b'{"x":' * 100_000, Fields(model="a"), b'"M"')
+        rewrite_model(b'{"x":' * 100_000, Fields(model="a"), b'"M"')
 
 
 def test_a_stream_is_asked_for_its_usage() -> None:
     fields = Fields(model="a", stream=True)
     assert (
-        addressed(b'{"model":"a" } ', fields, b'"M"', ask_usage=True)
+        rewrite_model(b'{"model":"a" } ', fields, b'"M"', ask_usage=True)
         == b'{"model":"M" ,"stream_options":{"include_usage":true}} '
     )
     odd = b'{"model":"a","stream_options":[]}'
-    assert addressed(odd, read(odd), b'"M"', ask_usage=True) == odd.replace(b'"a"', b'"M"')
+    assert rewrite_model(odd, read(odd), b'"M"', ask_usage=True) == odd.replace(b'"a"', b'"M"')
 
 
 @pytest.mark.parametrize(
@@ -329,14 +329,14 @@ def test_a_stream_is_asked_for_its_usage() -> None:
 def test_stream_options_keep_all_but_include_usage(options: str, asking: str) -> None:
     body = f'{{"model":"a","stream_options":{options}}}'.encode()
     wanted = f'{{"model":"M","stream_options":{asking}}}'.encode()
-    assert addressed(body, read(body), b'"M"', ask_usage=True) == wanted
+    assert rewrite_model(body, read(body), b'"M"', ask_usage=True) == wanted
 
 
 @pytest.mark.parametrize("body", [rb'{"x":"\ud800","model":"m"}', rb'{"x":"\ud83d\ude00\udc00 \\ud800","model":"m"}'])
 def test_half_a_surrogate_pair_is_taken_as_it_is(body: bytes) -> None:
     fields = read(body)
     assert fields.model == "m"
-    assert addressed(body, fields, b'"M"') == body.replace(b'"m"', b'"M"')
+    assert rewrite_model(body, fields, b'"M"') == body.replace(b'"m"', b'"M"')
 
 
 # Events
