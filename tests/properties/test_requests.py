@@ -119,7 +119,7 @@ async def converse(parts: list[bytes]) -> tuple[list[bytes], bytes, bool]:
         rates=WorkerRates(ledger, lambda: None),
         tallies=Tallies(),
         recent=RecentRequests(9),
-        hear=lambda _: True,
+        submit_feedback=lambda _: True,
         taps=Taps(MirrorQueue(Bounds(), lambda _: None, lambda: True, lambda *_: None), 1000, 1000),
     )
     connection = ClientConnection(None, SimpleNamespace(connections=set()), {"deps": deps})

@@ -76,7 +76,7 @@ class FaultyWorker(Worker):
         elif fault == "looking at deadlines hangs":
             gateway.app.CHECK_SECONDS = 1e9  # type: ignore[misc]
         elif fault == "sharing what was let in fails":
-            self.rates.taken = _raise  # type: ignore[method-assign]
+            self.rates.take_unshared = _raise  # type: ignore[method-assign]
             self._share_soon()
         elif fault == "the loop stands still":
             time.sleep(1e6)

@@ -185,11 +185,11 @@ class OneWorker:
             engine_fields=EngineFields(FieldPolicy(), ledger),
             taps=Taps(self.queue, bounds.request_bytes, bounds.reply_bytes),
             recent=self.recent,
-            hear=self._hear,
+            submit_feedback=self._submit_feedback,
             fingerprints={},
         )
 
-    def _hear(self, feedback: Feedback) -> bool:
+    def _submit_feedback(self, feedback: Feedback) -> bool:
         self.heard.append(feedback)
         return True
 
