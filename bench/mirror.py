@@ -42,7 +42,7 @@ from gateway.store.snapshot import encode, of_state
 from gateway.workers.channel import Configure
 from gateway.workers.pool import WorkerPool
 from tests.support.one_worker import OneWorker, Script, events, request_of
-from tests.support.pools import Depot
+from tests.support.pools import VersionSupplier
 
 LIMIT = 1.10
 ALIAS = "support"
@@ -186,7 +186,7 @@ async def worker_process(slices: int) -> float:
             )
 
         pool = WorkerPool(listener, 1)
-        pool.configure, pool.depot = configure, Depot()
+        pool.configure, pool.supplier = configure, VersionSupplier()
         task = asyncio.create_task(pool.run())
         try:
             while pool.ready < 1:

@@ -38,7 +38,7 @@ from gateway.workers.channel import (
     Collect,
     Configure,
     Configured,
-    FeedbackHeard,
+    FeedbackGiven,
     Leave,
     Leaving,
     Mirrored,
@@ -178,7 +178,7 @@ class Worker:
         await self._may_start
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        self._break_off_the_rest()
+        self._abort_remaining()
         await self._chores.cancel()
         self.engines.close()
         self.mirror.close()
@@ -232,13 +232,13 @@ class Worker:
             elif isinstance(message, Recall):
                 channel.write(self._writer, Recalled(message.number, self.recent.about(message.wanted)))
             elif isinstance(message, Leave):
-                self._keep_no_connection()
+                self._stop_keep_alive()
             elif isinstance(message, Start) and self._may_start is not None and not self._may_start.done():
                 self._may_start.set_result(None)
         self._end(self._drain_seconds)
         await asyncio.Event().wait()  # the node is gone; until the drain is over
 
-    def _keep_no_connection(self) -> None:
+    def _stop_keep_alive(self) -> None:
         """Say on every reply that its connection ends, and on `/healthz` that this gateway is leaving."""
         self._is_leaving = True
         for connection in tuple(self.connections):
@@ -290,7 +290,7 @@ class Worker:
     def _submit_feedback(self, feedback: Feedback) -> bool:
         if not self._has_channel_room():
             return False
-        channel.write(self._writer, FeedbackHeard(feedback))
+        channel.write(self._writer, FeedbackGiven(feedback))
         return True
 
     def _share_soon(self) -> None:
@@ -323,7 +323,7 @@ class Worker:
                 except Exception:  # one connection's fault must not leave all others without time-outs
                     log.exception("a connection could not be checked; this is a bug")
 
-    def _break_off_the_rest(self) -> None:
+    def _abort_remaining(self) -> None:
         error = EngineUnavailable("The gateway is shutting down and could not finish this reply. Try again.")
         for connection in tuple(self.connections):
             try:

@@ -26,14 +26,14 @@ class InertFormatter(logging.Formatter):
 
     def formatException(self, ei: object) -> str:  # noqa: N802 (logging's own name)
         """Return a traceback's lines, none of which can be taken for a record's."""
-        return _marked(super().formatException(ei))  # type: ignore[arg-type]  # as logging calls it
+        return _mark_lines(super().formatException(ei))  # type: ignore[arg-type]  # as logging calls it
 
     def formatStack(self, stack_info: str) -> str:  # noqa: N802 (logging's own name)
         """Return a stack's lines, none of which can be taken for a record's."""
-        return _marked(super().formatStack(stack_info))
+        return _mark_lines(super().formatStack(stack_info))
 
 
-def _marked(lines: str) -> str:
+def _mark_lines(lines: str) -> str:
     return "\n".join(f"  | {visible(line, MAX_LINE)}" for line in lines.split("\n"))
 
 

@@ -118,7 +118,7 @@ class Node:
         desired, is_current = _first_state(self.store, records, self.folder)
         self.engines = fleet_of(settings, self._engine_urls, records, self.loads, read_base(self.folder))
         self.pool = pool
-        self.pool.configure, self.pool.depot = self._configure, self.engines
+        self.pool.configure, self.pool.supplier = self._configure, self.engines
         self.pool.units = UnitBook(time.time)  # noqa: TID251 (the composition root gives the clock)
         self.state = LiveState(
             self.folder,
@@ -199,7 +199,7 @@ class Node:
 
     def own(self, command: VllmCommand, on_progress: Callable[[float | None], None]) -> None:
         """Run the first engine on this machine."""
-        self.engine = EngineProcess(command, self.engines.watches[0].lost, on_progress)
+        self.engine = EngineProcess(command, self.engines.watches[0].on_lost, on_progress)
 
     @property
     def app_url(self) -> str:
@@ -216,7 +216,7 @@ class Node:
         """Whether it has been told to stop."""
         return self._stop.is_set()
 
-    def _signalled(self, number: signal.Signals) -> None:
+    def _on_signal(self, number: signal.Signals) -> None:
         """Stop, leaving load balancers time; Ctrl-C or a second signal leaves none, and one more ends all at once."""
         if self._is_draining:
             log.warning("a signal while draining: replies under way are broken off")
@@ -233,7 +233,7 @@ class Node:
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._signalled, number)
+            loop.add_signal_handler(number, self._on_signal, number)
         await self.state.publish()
         workers = loop.create_task(self.pool.run())
         chores: list[asyncio.Task[Any]] = [
@@ -257,14 +257,14 @@ class Node:
         try:
             done, _ = await asyncio.wait([*chores, workers, stopped], return_when=asyncio.FIRST_COMPLETED)
             if done == {stopped}:
-                done = await self._be_a_lame_duck([*chores, workers])
+                done = await self._serve_as_lame_duck([*chores, workers])
             for task in done - {stopped}:
                 task.result()  # a part that ended by itself tells why
         finally:
             ready.cancel()
             await self._wind_down(workers, chores)
 
-    async def _be_a_lame_duck(self, parts: Sequence[asyncio.Task[Any]]) -> set[asyncio.Task[Any]]:
+    async def _serve_as_lame_duck(self, parts: Sequence[asyncio.Task[Any]]) -> set[asyncio.Task[Any]]:
         """Serve on for a while, not ready and keeping no connection, so that balancers send requests elsewhere.
 
         Returns the parts that have ended meanwhile.
@@ -324,7 +324,7 @@ class Node:
         while True:
             await asyncio.sleep(REVIEW_SECONDS)
             try:
-                await self.operations.adapters.review(self.engines.condemned(), self.engines.ready())
+                await self.operations.adapters.review(self.engines.version_failures(), self.engines.ready())
             except (OSError, Conflict, StoreError) as error:  # the store is away, or a worker lags: soon again
                 log.warning("the catalog cannot be brought up to date: %s", error)
 

@@ -19,7 +19,7 @@ def readiness(node: "Node") -> tuple[bool, dict[str, str]]:
     told = f", {unresponsive} not responding" if unresponsive else ""
     parts = {
         "workers": f"{node.pool.ready} of {node.pool.size} accept connections{told}",
-        "engines": f"{up} of {len(node.engines.watches)} up" + node.engines.told_of_others(),
+        "engines": f"{up} of {len(node.engines.watches)} up" + node.engines.other_base_note(),
         "route_table": f"version {node.state.table_version}, confirmed {node.contact.silent_seconds:.1f} s ago",
         "store": node.contact.standing(),
     }
@@ -97,7 +97,7 @@ def status(node: "Node") -> dict[str, Any]:
         "engines": [
             {
                 "url": watch.status.url,
-                **watch.told(),
+                **watch.describe(),
                 "versions": sorted(watch.loader.ready),
                 "slots": watch.loader.slots,
                 "base": watch.loader.checker.last(BASE),

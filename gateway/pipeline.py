@@ -70,16 +70,16 @@ def answer(
     loads = in_flight, tried, terms
     target = find_target(table, call.model, call.caller)
     if call.arm is not None:
-        return _chosen(table, target, call.arm, loads)
+        return _place_chosen_arm(table, target, call.arm, loads)
     route, split = target.route, target.split
     if route is None or (route.rollout is None and not split.weight):
-        return _placed(table, target, Arm.CONTROL, split.control, target.reason, loads)
+        return _place(table, target, Arm.CONTROL, split.control, target.reason, loads)
     arm, exposure = _assign(route, split, call)
     try:
         if arm is Arm.CONTROL or split.candidate is None:
-            return _placed(table, target, Arm.CONTROL, split.control, target.reason, loads, exposure)
+            return _place(table, target, Arm.CONTROL, split.control, target.reason, loads, exposure)
         try:
-            return _placed(table, target, arm, split.candidate, target.reason, loads, exposure)
+            return _place(table, target, arm, split.candidate, target.reason, loads, exposure)
         except ServingError as error:
             return _fallback(table, target, f"fallback:{error.code}", loads, exposure)
     except (ServingError, Saturated) as error:
@@ -96,7 +96,7 @@ def _assign(route: Route, split: Split, call: Call) -> tuple[Arm, Exposure | Non
     return arm, Exposure(tag, route.alias, arm, unit, account) if tag is not None else None
 
 
-def _chosen(table: RouteTable, target: Target, arm: Arm, loads: Loads) -> Placement:
+def _place_chosen_arm(table: RouteTable, target: Target, arm: Arm, loads: Loads) -> Placement:
     """Serve the arm that a tester has chosen, or say why not; never another one."""
     if target.reason == "pin":
         raise BadRequest(
@@ -112,19 +112,19 @@ def _chosen(table: RouteTable, target: Target, arm: Arm, loads: Loads) -> Placem
             param="model",
             code="no_candidate",
         )
-    return _placed(table, target, arm, version, "override", loads)
+    return _place(table, target, arm, version, "override", loads)
 
 
 def _fallback(table: RouteTable, target: Target, reason: str, loads: Loads, exposure: Exposure | None) -> Placement:
     control = target.split.control
     try:
-        return _placed(table, target, Arm.CONTROL, control, reason, loads, exposure)
+        return _place(table, target, Arm.CONTROL, control, reason, loads, exposure)
     except ServingError:
         # An engine that failed the candidate may still serve control: the adapter can be what failed.
-        return _placed(table, target, Arm.CONTROL, control, reason, (loads[0], (), loads[2]), exposure)
+        return _place(table, target, Arm.CONTROL, control, reason, (loads[0], (), loads[2]), exposure)
 
 
-def _placed(
+def _place(
     table: RouteTable,
     target: Target,
     arm: Arm,

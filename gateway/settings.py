@@ -307,7 +307,7 @@ def load(file: Path | None = None, given: Mapping[str, Any] | None = None) -> Se
     return settings
 
 
-def described() -> list[tuple[str, str, object]]:
+def describe_settings() -> list[tuple[str, str, object]]:
     """Return (name, meaning, default) of every setting, those of groups with their group's name before a dot."""
     rows: list[tuple[str, str, object]] = []
     for name, field in Settings.model_fields.items():

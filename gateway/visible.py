@@ -10,7 +10,7 @@ import unicodedata
 from typing import Final
 
 # Control, format (marks of direction, characters without width), halves of surrogate pairs, ends of lines.
-_SHOWN_CATEGORIES: Final = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
+_ESCAPED_CATEGORIES: Final = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 # Letters and marks by their category, and nothing on the screen: fillers, a joiner, a blank, old vowel marks.
 _INVISIBLE: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u180f\u2800\u3164\uffa0")
 _SHORT: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -31,12 +31,12 @@ def visible(text: str, most: int | None = None) -> str:
     return shown if most is None or len(shown) <= most else f"{shown[: most - 1]}…"
 
 
-def is_shown(letter: str) -> bool:
+def needs_escape(letter: str) -> bool:
     """Whether a character is written as its escape."""
-    return unicodedata.category(letter) in _SHOWN_CATEGORIES or letter in _INVISIBLE
+    return unicodedata.category(letter) in _ESCAPED_CATEGORIES or letter in _INVISIBLE
 
 
-def _escaped(letter: str) -> str:
+def _escape(letter: str) -> str:
     code = ord(letter)
     if letter in _SHORT:
         return _SHORT[letter]
@@ -48,7 +48,7 @@ class _Table(dict[int, str | None]):
 
     def __missing__(self, code: int) -> str:
         letter = chr(code)
-        return _escaped(letter) if is_shown(letter) else letter
+        return _escape(letter) if needs_escape(letter) else letter
 
 
 _TABLE: Final = _Table()

@@ -26,7 +26,7 @@ def parse(text: str | bytes) -> Any:
         """Refuses a key that stands twice, of which YAML silently takes the last, and aliases without end."""
 
         def construct_document(self, node: Any) -> Any:
-            if _unfolded(node, {}) > MAX_VALUES:
+            if _count_values(node, {}) > MAX_VALUES:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"its aliases repeat more than {MAX_VALUES:,} values; write them out", node.start_mark
                 )
@@ -60,7 +60,7 @@ def _twice(keys: list[str]) -> str | None:
     return None
 
 
-def _unfolded(node: Any, known: dict[int, float]) -> float:
+def _count_values(node: Any, known: dict[int, float]) -> float:
     """Return how many values a node stands for, those that it repeats counted each time."""
     found = known.get(id(node))
     if found is not None:
@@ -70,6 +70,6 @@ def _unfolded(node: Any, known: dict[int, float]) -> float:
     if isinstance(node.value, list):
         for each in node.value:
             for part in each if isinstance(each, tuple) else (each,):
-                below += _unfolded(part, known)
+                below += _count_values(part, known)
     known[id(node)] = 1 + below
     return 1 + below

@@ -21,7 +21,7 @@ from gateway.cli.options import (
 )
 from gateway.cli.output import print_json, say
 from gateway.log_lines import log_to_stderr
-from gateway.settings import Settings, described
+from gateway.settings import Settings, describe_settings
 
 
 @click.command()
@@ -60,7 +60,7 @@ class _WithSettings(click.Command):
             formatter.write_dl(
                 [
                     (name, f"{text + '.  ' if text else ''}[default: {_shown(default)}]")
-                    for name, text, default in described()
+                    for name, text, default in describe_settings()
                 ]
             )
 

@@ -1,4 +1,4 @@
-"""An engine as a holder of adapters: vLLM's load, unload and list."""
+"""One vLLM engine as a host of adapters: its HTTP API to load, unload, list and probe them."""
 
 import asyncio
 import logging
@@ -17,19 +17,18 @@ from gateway.engine_address import OPEN, Access
 from gateway.serve.engine_client import Answer, EngineClient, NoAnswer
 from gateway.serve.model_list import Models, read_models
 
-# Reading a few hundred MB from a slow disk; a load of a small adapter takes 0.1 s.
+# How long a load may take: reading a few hundred MB from a slow disk; a small adapter takes 0.1 s.
 LOAD_SECONDS: Final = 120.0
 ASK_SECONDS: Final = 5.0
-# A probe waits in the engine's queue with the users' requests, and for one of the few adapters of a batch to leave it.
-# On a CPU with a second of work in each step, that took more than 30 s; an engine that is down is found in 5 s by its
-# health check.
+# How long a probe may take: it waits in the engine's queue with the users' requests, and for one of the few adapters of
+# a batch to leave it. On a CPU with a second of work in each step, that took more than 30 s; an engine that is down is
+# found in 5 s by its health check.
 PROBE_SECONDS: Final = 120.0
-# A row that runs beside a probe: until its first token, and then until the probe is over.
+# How long the request that runs beside a probe may take: until its first token, and then until the probe is over.
 BESIDE_SECONDS: Final = 2 * PROBE_SECONDS
 _BUSY: Final = (408, 429, 502, 503, 504)
-# A list of some 25,000 models; one of vLLM's cards has 600 bytes.
-# How many new connections look for a version that was just loaded; a balancer over two engines that leads each
-# connection to either at random hides from all of them once in eight loads.
+# How many new connections look for a version that was just loaded. If a load balancer sends each connection to one of
+# two engines at random, all four agree, so that it is not noticed, once in eight loads.
 CONNECTIONS: Final = 4
 AGAIN_SECONDS: Final = 0.2
 UNLOADS: Final = 16
@@ -37,28 +36,28 @@ SEVERAL: Final = (
     "this address seems to be several engines, as connections to it see different adapters: name each engine by an "
     "address of its own"
 )
+# The largest list of models: some 25,000 models, as one of vLLM's cards has 600 bytes.
 MAX_LIST: Final = 16 * 1024 * 1024
 _MAX_FINGERPRINT: Final = 200
-
 
 log = logging.getLogger("loragate.engines")
 
 
 class ProblemKind(StrEnum):
-    """Why an engine is not used; label values of a metric."""
+    """Why an engine is not used; these are label values of a metric."""
 
-    UNREACHABLE = "unreachable"  # no connection, or no answer
+    UNREACHABLE = "unreachable"  # it accepts no connection, or does not answer
     UNHEALTHY = "unhealthy"  # its health check answers with another status than 200
-    UNAUTHORIZED = "unauthorized"  # it wants a key, or another one
+    UNAUTHORIZED = "unauthorized"  # it asks for a key, or rejects the one it was sent
     NO_MODELS = "no_models"  # it does not list its models
-    ENDED = "ended"  # the process that this gateway runs
-    UNDECIDED = "undecided"  # it answers, and other engines have not been asked yet which base they serve
-    SEVERAL = "several_engines"  # it answers, and so does another behind the same address: it gets no adapters
-    OTHER_BASE = "other_base"  # it answers, and serves another base than this gateway
+    ENDED = "ended"  # it was a process of this gateway, which has ended
+    UNDECIDED = "undecided"  # it answers, but the gateway's base is not decided until all engines have been asked
+    SEVERAL = "several_engines"  # several engines answer behind this one address, so it gets no adapters
+    OTHER_BASE = "other_base"  # it answers, but serves another base than this gateway
 
 
 class EngineDown(HostUnavailable):
-    """The engine cannot be used; the message says why, in words that stay the same while the cause does."""
+    """The engine cannot be used; the message is the same as long as the cause is, so that it is logged only once."""
 
     def __init__(self, kind: ProblemKind, reason: str) -> None:
         super().__init__(reason)
@@ -66,26 +65,25 @@ class EngineDown(HostUnavailable):
 
 
 class VllmHost:
-    """One engine, asked through its own HTTP API.
+    """One engine, reached through its HTTP API.
 
     Args:
         url: `http://…`, `https://…`, or `unix:///path`.
-        access: What opens it.
+        access: The engine's API key and certificates.
     """
 
     def __init__(self, url: str, access: Access = OPEN) -> None:
-        self.model = ""  # the name of its base that probes ask for, once it is known to be the right one
-        self.root = ""  # where it says that it loaded its base from
-        self.is_several = False  # it has been found to be several engines behind one address
+        self.model = ""  # the base's name, which probes ask for; empty unless the engine serves this gateway's base
+        self.root = ""  # the path or repository that the engine says it loaded its base from
+        self.is_several = False  # several engines were found to answer behind this address
         self._url = url
         self._client = EngineClient(url, access)
 
     def close(self) -> None:
-        """Close the connections."""
         self._client.close()
 
     async def check_health(self) -> None:
-        """Ask for its health.
+        """Ask the engine for its health.
 
         Raises:
             EngineDown: It does not answer, or not with 200.
@@ -108,7 +106,7 @@ class VllmHost:
         return True
 
     async def base(self) -> Base:
-        """Return the engine's own model.
+        """Return the engine's base model.
 
         Raises:
             EngineDown: The engine does not answer, or lists no model.
@@ -124,7 +122,7 @@ class VllmHost:
         return (await self._models()).adapters
 
     async def load(self, version: str, folder: str) -> None:
-        """Load a folder under a name; it is no error if the engine has the name already."""
+        """Load an adapter's folder under the name `version`; it is no error if the engine has that name already."""
         reply = await self._post("/v1/load_lora_adapter", {"lora_name": version, "lora_path": folder}, LOAD_SECONDS)
         if reply.status == HTTPStatus.OK or "already been loaded" in reply.text():
             await self._check_is_one(version)
@@ -132,27 +130,27 @@ class VllmHost:
         raise LoadRefused(f"the engine answered {reply.status}: {_message(reply)}")
 
     async def unload(self, version: str) -> None:
-        """Forget a name; it is no error if the engine does not know it."""
+        """Unload `version`; it is no error if the engine does not have it."""
         await self._post("/v1/unload_lora_adapter", {"lora_name": version}, ASK_SECONDS)
         if self.is_several:
             await self._unload_everywhere(version)
 
     async def _unload_everywhere(self, version: str) -> None:
-        """Have it forgotten behind a balancer, wherever that leads."""
+        """Unload a version from all engines behind a load balancer, by connecting again until none lists it."""
         with suppress(NoAnswer):
             for _ in range(UNLOADS):
                 await self._client.post_anew("/v1/unload_lora_adapter", {"lora_name": version}, ASK_SECONDS)
-                if not any(await self._seen(version)):
+                if not any(await self._check_visibility(version)):
                     return
 
     async def _check_is_one(self, version: str) -> None:
-        """Look whether new connections see a version that the engine has just taken.
+        """Check that new connections agree on whether a version that was just loaded is there.
 
         Raises:
-            NotOneEngine: Some do and some do not, and not for a moment only.
+            NotOneEngine: They disagree, twice in a row: several engines answer behind one address.
         """
         for pause in (AGAIN_SECONDS, 0.0):
-            seen = await self._seen(version)
+            seen = await self._check_visibility(version)
             if all(seen) or not any(seen):
                 self.is_several = False
                 return
@@ -162,10 +160,10 @@ class VllmHost:
             log.warning("engine %s: %s", self._url, SEVERAL)
         raise NotOneEngine(SEVERAL)
 
-    async def _seen(self, version: str) -> list[bool]:
-        """Return, for each of some new connections that were answered, whether the version is listed there."""
-        asked = [self._client.get_anew("/v1/models", ASK_SECONDS, MAX_LIST) for _ in range(CONNECTIONS)]
-        answers = await asyncio.gather(*asked, return_exceptions=True)
+    async def _check_visibility(self, version: str) -> list[bool]:
+        """Return for each of some new connections that got an answer whether the version is listed in it."""
+        questions = [self._client.get_anew("/v1/models", ASK_SECONDS, MAX_LIST) for _ in range(CONNECTIONS)]
+        answers = await asyncio.gather(*questions, return_exceptions=True)
         seen = []
         for answer in answers:
             with suppress(ValueError):
@@ -179,7 +177,7 @@ class VllmHost:
         Raises:
             HostUnavailable: The engine does not answer, or is too busy.
             NotServed: It does not serve the model.
-            ProbeRefused: It will not say log-probabilities.
+            ProbeRefused: It does not return log-probabilities.
         """
         body = {
             "model": model,
@@ -191,7 +189,7 @@ class VllmHost:
         }
         reply = await self._post("/v1/completions", body, PROBE_SECONDS)
         if reply.status == HTTPStatus.NOT_FOUND and "@" in model:
-            await self._check_is_one(model)  # it was loaded, or it would not be asked for
+            await self._check_is_one(model)  # only loaded versions are probed, so another engine may have answered
         if reply.status != HTTPStatus.OK:
             raise _refusal(reply, model)
         try:
@@ -203,7 +201,7 @@ class VllmHost:
             ) from None
 
     async def generate(self, model: str, prompt: str, *, tokens: int, started: asyncio.Event) -> None:
-        """Generate `tokens` and throw them away; set `started` at the first one, and stop when cancelled.
+        """Generate `tokens` and discard them; set `started` at the first one, and stop when cancelled.
 
         Raises:
             HostUnavailable: The engine does not answer, or is too busy.
@@ -223,7 +221,7 @@ class VllmHost:
             raise _away(error) from None
         if reply.status != HTTPStatus.OK:
             raise _refusal(reply, model)
-        started.set()  # nothing came: an engine that ends at once keeps nobody waiting
+        started.set()  # in case that no token came: the caller must not wait for one
 
     async def _models(self) -> Models:
         try:
@@ -278,8 +276,8 @@ def _answers(reply: dict[str, Any], prompts: int) -> Answers:
         )
     if not all(tops):
         raise ValueError("a prompt has no answer")
-    told = str(reply.get("system_fingerprint") or "")[:_MAX_FINGERPRINT].encode("ascii", "replace").decode()
-    return Answers(engine=told, tops=tuple(tops))
+    engine = str(reply.get("system_fingerprint") or "")[:_MAX_FINGERPRINT].encode("ascii", "replace").decode()
+    return Answers(engine=engine, tops=tuple(tops))
 
 
 def _message(reply: Answer) -> str:

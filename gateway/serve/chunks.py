@@ -1,15 +1,15 @@
-"""HTTP chunks as engines write a stream's events: one chunk, one event or more, one read."""
+"""Recognizes the usual read of a stream without a parser: exactly one HTTP chunk that holds whole events."""
 
 import re
 from typing import Final
 
-# A chunk's size in hex and its line end, up to 16 MiB, without extensions.
+# The size line of a chunk: its size in hex (up to 16 MiB) and the line end, without extensions.
 _SIZE_LINE: Final = re.compile(rb"([0-9a-fA-F]{1,6})\r\n")
-# How a chunk of whole events ends.
+# The end of a chunk that holds whole events.
 EVENTS_END: Final = b"\n\n\r\n"
-# By the length of a whole chunk, framing included, its size line as servers write it (lower case, no leading zeros):
-# comparing with that takes half of reading it. Of lengths that no chunk has, and the last one, something that none
-# begins with.
+# Index: length of a whole chunk with framing; value: its size line as servers write it (lower case, no leading zeros).
+# Comparing with it takes half the time of parsing it. Lengths that no chunk has, and the last index, have a value that
+# no chunk begins with.
 MAX_LISTED: Final = 2047
 SIZE_LINES: Final = tuple(
     next(
@@ -25,10 +25,10 @@ SIZE_LINES: Final = tuple(
 
 
 def is_one_chunk_of_events(data: bytes) -> bool:
-    """Whether `data` is exactly one HTTP chunk, and its content ends an event.
+    """Whether `data` is exactly one HTTP chunk whose content ends with the end of an event.
 
-    So a stream's usual read needs no parser, and can go on as it came. Anything else (several
-    chunks, a part of one, extensions) is the parser's.
+    Such a read needs no parser, and can be passed on unchanged. Anything else (several chunks, a part of one,
+    extensions) is left to the parser.
     """
     if not data.endswith(EVENTS_END):
         return False

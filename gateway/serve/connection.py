@@ -1,9 +1,8 @@
-"""One HTTP/1.1 connection to an engine, and what is read from it.
+"""One HTTP/1.1 connection to an engine.
 
-A connection carries one request at a time. What it reads goes to the request's reader
-in one call a read; when the reply is complete the connection goes back to its pool.
-A reply that nobody wants any more costs its connection: closing it is what tells vLLM
-to stop generating.
+A connection carries one request at a time. Each read is passed to the request's reader in one call, and when the reply
+is complete the connection goes back to its pool. Cancelling a request closes its connection, as that is what makes vLLM
+stop generating.
 """
 
 import asyncio
@@ -21,21 +20,21 @@ from gateway.serve.known_head import Head
 if TYPE_CHECKING:
     from gateway.serve.upstream import EnginePool
 
-# Linux acknowledges each read of a stream at once, which costs nearly as much as the read (docs/decisions/0022).
-# Told that this is interactive (man 7 tcp), it acknowledges every second one, and the last one within 40 ms.
+# Linux sends an ACK for each read of a stream at once, which costs nearly as much as the read (docs/decisions/0022).
+# With TCP_QUICKACK off (man 7 tcp) it acknowledges every second read, and the last one within 40 ms.
 _QUICK_ACK: Final[int] = getattr(socket, "TCP_QUICKACK", 0)
-# What an engine may send while its reply gets no further: a head, 1xx replies before it, trailers, chunk extensions.
-# Node takes heads of 16 KiB and uvicorn of 64 KiB; vLLM's have 200 bytes.
+# The most bytes that an engine may send without any part of the reply's body: a head, 1xx replies before it, trailers,
+# chunk extensions. Node takes heads of 16 KiB and uvicorn of 64 KiB; vLLM's have 200 bytes.
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_HEADERS: Final = 128
 
 
 class _Refused(Exception):
-    """The parser understands a reply that we do not take."""
+    """Raised inside the parser's callbacks for a reply that is valid HTTP but not accepted."""
 
 
 class EngineConnection(asyncio.Protocol):
-    """One connection; between requests it waits in its pool."""
+    """One connection to an engine; between requests it is idle in its pool."""
 
     __slots__ = (
         "_barren_bytes",
@@ -64,9 +63,9 @@ class EngineConnection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._headers: list[tuple[bytes, bytes]] = []
         self._parts: list[bytes] = []
-        self._barren_bytes = 0  # read since the reply last got further
-        self._fault = ""  # why a reply is not taken, if not for its syntax
-        self._has_spoken = False  # since it was last sent a request
+        self._barren_bytes = 0  # bytes read since the last part of a reply's head or body
+        self._fault = ""  # why a reply was refused, if not for its syntax
+        self._has_spoken = False  # the engine has sent something since the last request
         self._head: Head | None = None
         self._is_between_chunks = False
         self._is_done = False
@@ -91,20 +90,20 @@ class EngineConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._pool.has_spoken = True
         reader = self.reader
-        if reader is None:  # nothing was asked: not a peer we understand
+        if reader is None:  # no request is under way: the engine violates HTTP
             self._pool.saw_fault(in_reply=False)
             self.transport.abort()
             return
         if self._is_between_chunks:
-            # The usual step of a stream, its check written out: a call would cost as much as it does.
+            # The usual read of a stream. The check is inlined: a function call would cost as much as the check itself.
             is_usual = data.endswith(EVENTS_END) and data.startswith(SIZE_LINES[min(len(data), MAX_LISTED)])
             if is_usual or is_one_chunk_of_events(data):
-                reader.on_chunk(data)  # the parser has not moved: it still waits for a chunk
+                reader.on_chunk(data)  # the parser has not seen these bytes: it still expects a chunk
                 return
         known = self._pool.known_head
         if known is not None and not self._has_spoken and data.startswith(known.before):
             whole = known.read(data)
-            if whole is not None:  # nor has it here: it waits for a reply
+            if whole is not None:  # the parser has not seen these bytes: it still expects a reply
                 self._is_kept, self._until_close = True, False
                 self._finish()
                 reader.on_reply(*whole, True)
@@ -117,9 +116,9 @@ class EngineConnection(asyncio.Protocol):
             if not self._is_done:
                 self._break_off(self._fault or "The engine answered with something that is not HTTP.")
                 return
-            self._is_kept = False  # the reply is whole, and something follows that nobody has asked for
+            self._is_kept = False  # the reply is complete, but more bytes follow without a request
         if self._is_between_chunks and not data.endswith(b"\r\n"):
-            self._is_between_chunks = False  # a chunk's size line has begun
+            self._is_between_chunks = False  # the read ends inside a chunk's size line
         head, self._head = self._head, None
         parts = self._parts
         body = b"" if not parts else parts[0] if len(parts) == 1 else b"".join(parts)
@@ -140,9 +139,10 @@ class EngineConnection(asyncio.Protocol):
             self._pool.saw_fault(in_reply=False)
 
     def _may_go_on(self, head: Head | None, body: bytes, length: int) -> bool:
-        """Whether what an engine has sent beside its reply's body is within bounds; ends the reply if not.
+        """Whether what the engine has sent besides the reply's body is within bounds; fails the reply if not.
 
-        Called where that is in question: a read of `length` bytes brought nothing, or is larger than any head.
+        Called only if that is in doubt: a read of `length` bytes brought no part of a reply, or is larger than any
+        head.
         """
         if head is not None and sum(len(name) + len(value) + 4 for name, value in head.headers) > MAX_HEAD_BYTES:
             self._barren_bytes = MAX_HEAD_BYTES + 1
@@ -179,14 +179,14 @@ class EngineConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        headers, self._headers = self._headers, []  # what comes after the body is no header: trailers go nowhere
+        headers, self._headers = self._headers, []  # trailers go to the new list, which nobody reads
         if len(headers) > MAX_HEADERS:
             self._refuse(f"The engine sent more than {MAX_HEADERS} headers.")
         if status < 200 or status > 599:
             if status in (100, 102, 103):  # Continue, Processing, Early Hints: the reply itself is still to come
                 return
             self._refuse(f"The engine answered with the status {status}.")
-        # Asked here, not at the message's end: there the parser has forgotten what the headers said.
+        # Read here, not at the end of the message: by then the parser has forgotten the headers.
         self._is_kept = self._parser.should_keep_alive()
         length: int | None = None
         is_chunked = False
@@ -225,7 +225,7 @@ class EngineConnection(asyncio.Protocol):
     # Link
 
     def start(self, request: Outgoing, reader: Reader) -> None:
-        """Send a request whose reply goes to `reader`."""
+        """Send a request; its reply goes to `reader`."""
         self.reader = reader
         self._is_done = False
         self._is_between_chunks = False
@@ -238,42 +238,41 @@ class EngineConnection(asyncio.Protocol):
         reader.on_sent()
 
     def pause(self) -> None:
-        """Stop reading until `resume`."""
+        """Pause reading, so that TCP back-pressure reaches the engine."""
         if not self._is_paused and not self.is_closed:
             self._is_paused = True
             self.transport.pause_reading()
 
     def resume(self) -> None:
-        """Go on reading."""
         if self._is_paused and not self.is_closed:
             self._is_paused = False
             self.transport.resume_reading()
 
     def cancel(self) -> None:
-        """Drop the reply and its connection."""
+        """Drop the reply and close the connection, which stops the engine's work."""
         if self.reader is not None:
             self.reader = None
-            self._pool.ended()
+            self._pool.on_request_end()
             self.transport.abort()
 
     def _finish(self) -> None:
         self.reader = None
         self.resume()
         self._is_used = True
-        self._pool.ended()
+        self._pool.on_request_end()
         if self.is_closed or not self._is_kept:
             self.transport.close()
         else:
             self._pool.keep(self)
 
     def _break_off(self, why: str) -> None:
-        """End a reply that is not as it should be."""
+        """Fail a reply that is not acceptable HTTP."""
         self._pool.saw_fault(in_reply=True)
         self._fail(EngineFailed(why))
 
     def _fail(self, error: LoragateError, *, is_stale: bool = False) -> None:
         reader, self.reader = self.reader, None
-        self._pool.ended()
+        self._pool.on_request_end()
         self.transport.abort()
         if reader is not None:
             reader.on_engine_lost(error, is_stale=is_stale)

@@ -1,7 +1,7 @@
-"""Questions that the gateway asks an engine for itself, over the data plane's own connections.
+"""An HTTP client for the gateway's own requests to an engine (health, models, probes), on the data plane's connections.
 
-Three a second and engine. Through httpx an idle node took 16 ms of CPU a second, this way 13, and an eighth of its
-imports was httpx (docs/decisions/0021).
+An idle node sends three such requests a second to each engine. With httpx that took 16 ms of CPU a second, with this
+client 13, and httpx was an eighth of its imports (docs/decisions/0021).
 """
 
 import asyncio
@@ -17,9 +17,9 @@ from gateway.ports import ReplyHead
 from gateway.serve.upstream import EnginePool
 
 CONNECT_SECONDS: Final = 5.0
-# The longest answer to a POST that is kept: the likeliest tokens after 10,000 prompts.
+# The largest answer to a POST: the likeliest tokens after 10,000 prompts.
 MAX_ANSWER: Final = 64 * 1024 * 1024
-# And to a GET, if nothing else is said: a health check has no body to speak of.
+# The largest answer to a GET unless the caller says otherwise: health checks have almost no body.
 MAX_SHORT_ANSWER: Final = 64 * 1024
 
 
@@ -28,16 +28,16 @@ class NoAnswer(Exception):
 
 
 class Answer(NamedTuple):
-    """A status, and the body; none of a good answer that was told of in parts."""
+    """The status and body of an answer; the body is empty if a successful answer was reported by `on_part`."""
 
     status: int
     body: bytes
 
     def json(self) -> Any:
-        """Return the body's value.
+        """Return the body, parsed.
 
         Raises:
-            ValueError: It is not JSON, or nested too deeply.
+            ValueError: The body is not JSON, or is nested too deeply.
         """
         try:
             return json.loads(self.body)
@@ -45,50 +45,49 @@ class Answer(NamedTuple):
             raise ValueError("nested too deeply") from None
 
     def text(self) -> str:
-        """Return the body as text, whatever it is."""
+        """Return the body as text; bytes that are not UTF-8 are replaced."""
         return self.body.decode(errors="replace")
 
 
 class EngineClient:
-    """Asks one engine.
+    """A client for one engine.
 
     Args:
         url: `http://…`, `https://…`, or `unix:///path`.
-        access: What opens it.
+        access: The engine's API key and certificates.
     """
 
     def __init__(self, url: str, access: Access = OPEN) -> None:
         self._url = url
         self._access = access
-        self._pool: EnginePool | None = None  # made on the loop that asks
+        self._pool: EnginePool | None = None  # made at the first request, on the event loop that sends it
 
     def close(self) -> None:
-        """Close the connections."""
         if self._pool is not None:
             self._pool.close()
 
     async def get(self, path: str, seconds: float, most_bytes: int = MAX_SHORT_ANSWER) -> Answer:
-        """Ask for a path; an answer longer than `most_bytes` is none.
+        """Send a GET.
 
         Raises:
-            NoAnswer: Within so many seconds and bytes, or at all.
+            NoAnswer: There was no answer within `seconds`, or it was longer than `most_bytes`.
         """
         return await self._ask(self._request("GET", path, b""), seconds, None, most_bytes)
 
     async def get_anew(self, path: str, seconds: float, most_bytes: int) -> Answer:
-        """Ask for a path over a connection of its own, which a balancer may lead elsewhere.
+        """Send a GET over a new connection, which a load balancer may send to another engine.
 
         Raises:
-            NoAnswer: Within so many seconds and bytes, or at all.
+            NoAnswer: There was no answer within `seconds`, or it was longer than `most_bytes`.
         """
         async with self._anew() as client:
             return await client.get(path, seconds, most_bytes)
 
     async def post_anew(self, path: str, body: dict[str, Any], seconds: float) -> Answer:
-        """Send a JSON object over a connection of its own.
+        """Send a POST with a JSON object over a new connection.
 
         Raises:
-            NoAnswer: Within so many seconds, or at all.
+            NoAnswer: There was no answer within `seconds`.
         """
         async with self._anew() as client:
             return await client.post(path, body, seconds)
@@ -104,12 +103,12 @@ class EngineClient:
     async def post(
         self, path: str, body: dict[str, Any], seconds: float, on_part: Callable[[], None] | None = None
     ) -> Answer:
-        """Send a JSON object; if there is `on_part`, call it for each part of a good answer in place of keeping it.
+        """Send a POST with a JSON object; with `on_part`, call that for each part of a good answer, and keep no body.
 
-        The engine's work is stopped when the time is over, or the caller is cancelled.
+        The engine's work is stopped when the time is over or the caller is cancelled.
 
         Raises:
-            NoAnswer: Within so many seconds, or at all.
+            NoAnswer: There was no answer within `seconds`.
         """
         return await self._ask(self._request("POST", path, json.dumps(body).encode()), seconds, on_part, MAX_ANSWER)
 
@@ -124,14 +123,14 @@ class EngineClient:
         try:
             async with asyncio.timeout(seconds):
                 while True:
-                    answer = _Reading(loop.create_future(), on_part, most_bytes)
+                    answer = _AnswerReader(loop.create_future(), on_part, most_bytes)
                     link = self._pool.send(request, answer)
                     try:
                         return await answer.whole
-                    except _Stale:  # the engine had closed the idle connection: it has not read the question
+                    except _Stale:  # the engine had closed the idle connection before it got the request: send it again
                         continue
                     finally:
-                        if not answer.is_over:  # else another question may have the connection by now
+                        if not answer.is_over:  # else another request may use the connection by now
                             link.cancel()
         except TimeoutError:
             raise NoAnswer(f"nothing within {seconds:g} s") from None
@@ -141,11 +140,11 @@ class EngineClient:
 
 
 class _Stale(Exception):
-    """An idle connection died before it brought a byte."""
+    """An idle connection was closed before the answer's first byte."""
 
 
-class _Reading:
-    """One answer on its way."""
+class _AnswerReader:
+    """Collects one answer; see `gateway.ports.Reader`."""
 
     def __init__(self, whole: asyncio.Future[Answer], on_part: Callable[[], None] | None, most_bytes: int) -> None:
         self.whole = whole
@@ -156,10 +155,9 @@ class _Reading:
         self._body = bytearray()
 
     def on_sent(self) -> None:
-        """The request has been handed to a connection."""
+        """Do nothing: only the answer counts."""
 
     def on_reply(self, head: ReplyHead | None, data: bytes, is_complete: bool) -> None:
-        """Keep a part, or tell of it."""
         if head is not None:
             self._status = head.status
         if data:
@@ -169,11 +167,9 @@ class _Reading:
             self.whole.set_result(Answer(self._status, bytes(self._body)))
 
     def on_chunk(self, chunk: bytes) -> None:
-        """Keep a chunk's content, or tell of it."""
         self._take(chunk[chunk.index(b"\r\n") + 2 : -2])
 
     def on_engine_lost(self, error: LoragateError, *, is_stale: bool) -> None:
-        """Give up."""
         self.is_over = True
         if not self.whole.done():
             self.whole.set_exception(_Stale() if is_stale else error)

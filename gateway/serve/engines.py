@@ -1,9 +1,9 @@
-"""One engine, watched: whether it may be used, which base it serves, and that it holds what it should.
+"""Watches one engine: whether it may be used, which base it serves, and that it holds the adapters that it should.
 
-One task asks for its health every second; one keeps its adapters in order (`adapters/loader.py`),
-so an engine that restarted empty has them again without anybody's word; one checks, once a probe
-period, that each is still what it was. Whoever needs to know is told of every change, and why an engine is
-not used is always said: once in the log, and in the status for as long as it holds.
+Three tasks: one asks for its health every second; one keeps its adapters loaded (`adapters/loader.py`), so that an
+engine that restarted empty gets them again; one checks, once a probe period, that each adapter still gives the same
+answers. Changes are reported by callbacks. Why an engine is not used is logged once, and shown in the status as long as
+it lasts.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ from gateway.serve.adapter_host import SEVERAL, EngineDown, ProblemKind, VllmHos
 
 log = logging.getLogger("loragate.engines")
 
-# Seconds between two questions; a request that meets a dead engine sooner learns it by itself.
+# Seconds between two health checks. Requests that meet a dead engine sooner find out by themselves.
 POLL_SECONDS: Final = 1.0
-# Unanswered questions in a row before an engine counts as down: a busy one may miss one.
+# Failed health checks in a row before an engine counts as down: a busy one may fail one.
 MISSES: Final = 2
-# An address that was found to be several engines is tried with an adapter again after so long.
+# How long to wait before an adapter is loaded again through an address behind which several engines were found.
 SEVERAL_SECONDS: Final = 30.0
 
 
@@ -36,9 +36,10 @@ class EngineProblem(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStatus:
-    """What is known of one engine, apart from its adapters.
+    """The state of one engine, apart from its adapters.
 
-    `answers` tells whether it can be asked, `base` what it serves then; `problem` why it is not used, if it is not.
+    `answers` is whether it passes health checks, `base` the base that it then serves, and `problem` why it is not used;
+    None if it is used.
     """
 
     url: str
@@ -48,19 +49,19 @@ class EngineStatus:
 
     @property
     def is_up(self) -> bool:
-        """Whether it may be sent requests: it answers, and serves the base of this gateway."""
+        """Whether it may get requests: it answers, and serves the base of this gateway."""
         return self.answers and self.problem is None
 
 
 class EngineWatch:
-    """One engine, watched and kept stocked.
+    """Watches one engine, and keeps its adapters loaded.
 
     Args:
-        url, host: Where it is, and how it is asked.
-        loader: Keeps its adapters; reset when the engine is lost.
+        url, host: The engine's address, and the client for its API.
+        loader: Keeps its adapters loaded; reset when the engine is lost.
         probe_seconds: How often versions in service are checked; 0 for never.
-        judge: Called when what it says of itself has changed; tells it what becomes of it, by `judged`.
-        on_change: Called after that.
+        judge: Called when the engine's status has changed; the fleet then calls `apply_verdict` on each watch.
+        on_change: Called after `judge`.
     """
 
     def __init__(
@@ -81,11 +82,11 @@ class EngineWatch:
         self._judge = judge
         self._on_change = on_change
         self._misses = 0
-        self._told: tuple[bool, ProblemKind | None] = (False, None)  # what the log last said
-        self._faults: dict[str, str] = {}  # what steps last failed of, for the log to say it once
+        self._logged: tuple[bool, ProblemKind | None] = (False, None)  # the state that was last logged
+        self._faults: dict[str, str] = {}  # step → its last failure, so that each is logged once
 
     def view(self) -> EngineState:
-        """Return what workers need to know."""
+        """Return the engine's entry for the route table."""
         status = self.status
         return EngineState(
             url=status.url, is_up=status.is_up, versions=self.loader.ready if status.is_up else frozenset()
@@ -93,13 +94,13 @@ class EngineWatch:
 
     @property
     def problem(self) -> EngineProblem | None:
-        """Why it is not used; or, though it is up, why it gets no adapters."""
+        """Why the engine is not used, or why it gets no adapters although it is up; None if all is well."""
         if self.status.problem is None and self._host.is_several:
             return EngineProblem(ProblemKind.SEVERAL, SEVERAL)
         return self.status.problem
 
-    def told(self) -> dict[str, Any]:
-        """Return whether it is used, why it is not, and what it says of its base, for people."""
+    def describe(self) -> dict[str, Any]:
+        """Return the engine's state for `status`: whether it is up, why not, and its base."""
         status = self.status
         base = status.base
         return {
@@ -111,12 +112,12 @@ class EngineWatch:
         }
 
     def root(self) -> str:
-        """Return the path or name that the engine loaded its base from; empty until it has told."""
+        """Return the path or repository that the engine says it loaded its base from; empty until it has answered."""
         return self._host.root
 
     @property
     def serves_another(self) -> bool:
-        """Whether it answers, and serves another base than this gateway."""
+        """Whether the engine answers but serves another base than this gateway."""
         problem = self.status.problem
         return problem is not None and problem.kind is ProblemKind.OTHER_BASE
 
@@ -131,24 +132,29 @@ class EngineWatch:
         finally:
             self._host.close()
 
-    async def lost(self) -> None:
-        """The engine is known to be gone."""
+    async def on_lost(self) -> None:
+        """Mark the engine as down: its process has ended."""
         await self._is_down(EngineProblem(ProblemKind.ENDED, "its process has ended; it is started again"))
 
-    def judged(self, problem: EngineProblem | None, base: Base | None) -> None:
-        """Take note of what the fleet makes of it, beside the others, and of the name by which its base is probed."""
+    def apply_verdict(self, problem: EngineProblem | None, base: Base | None) -> None:
+        """Apply the fleet's verdict on this engine, set the base's name for probes, and log a change.
+
+        Args:
+            problem: Why it is not used, given what the other engines serve; None if it is used.
+            base: The gateway's base.
+        """
         if self.status.answers:
             self.status = replace(self.status, problem=problem)
             self._host.model = base.name if base is not None and problem is None else ""
         now = self.status.is_up, self.status.problem.kind if self.status.problem else None
-        before, self._told = self._told, now
+        before, self._logged = self._logged, now
         if before == now:
             return
         url = self.status.url
         if self.status.is_up:
             log.info("engine %s is up", url)
             return
-        self.loader.reset()  # another engine may come back in its place
+        self.loader.reset()  # a different or restarted engine may come up in its place
         if self.status.problem is not None and self.status.problem.kind is not ProblemKind.UNDECIDED:
             how = "is not used" if self.status.answers else "is down"
             level = logging.WARNING if before[0] or self.status.answers else logging.INFO
@@ -160,18 +166,18 @@ class EngineWatch:
             try:
                 await step()
             except HostUnavailable as error:
-                self._failed(name, str(error))
+                self._log_failure(name, str(error))
                 if isinstance(error, NotOneEngine):
                     await asyncio.sleep(SEVERAL_SECONDS)
-            except Exception as error:  # one engine's odd answer must not end the watch, nor the gateway
-                if self._failed(name, repr(error)):
+            except Exception as error:  # an unexpected answer of one engine must not end the watch, nor the gateway
+                if self._log_failure(name, repr(error)):
                     log.exception("engine %s answers in a way that is not understood", self.status.url)
             else:
                 self._faults.pop(name, None)
             await asyncio.sleep(seconds)
 
-    def _failed(self, step: str, reason: str) -> bool:
-        """Say why a step failed, once while it goes on failing so; whether that was said now."""
+    def _log_failure(self, step: str, reason: str) -> bool:
+        """Log why a step failed, unless its last failure was the same; whether it was logged."""
         if self._faults.get(step) == reason:
             return False
         self._faults[step] = reason
@@ -192,7 +198,7 @@ class EngineWatch:
         self._misses = 0
         known = self.status.base
         if known is not None and base == replace(known, created=base.created):
-            base = known  # vLLM tells the present time as the model's age in each answer
+            base = known  # only `created` differs: vLLM gives the present time in each answer
         status = replace(self.status, answers=True, base=base)
         if not self.status.answers:
             status = replace(status, problem=None)

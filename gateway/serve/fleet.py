@@ -1,4 +1,4 @@
-"""All engines of this gateway: which versions go where, and how one that is asked for gets there."""
+"""All engines of this gateway: which base they serve, which versions each should hold, and loading on demand."""
 
 import asyncio
 import logging
@@ -21,23 +21,27 @@ log = logging.getLogger("loragate.fleet")
 
 
 class Registered(Protocol):
-    """What is registered, and what it is for."""
+    """The registry of versions, as the fleet reads it."""
 
     def entry(self, version: str) -> Entry | None:
-        """Return a registered version, or None; one look-up however many there are."""
+        """Return a registered version, or None. One look-up, however many versions there are."""
 
     def keeps(self) -> Mapping[str, Keep]:
-        """Return every version that engines may hold, and why."""
+        """Return every version that engines may hold, and why they may."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stocking:
-    """How engines are stocked.
+    """The settings by which engines are stocked with adapters.
 
-    `slots` adapters on each; every version on `copies` engines, on all if None; those in service
-    are checked every `probe_seconds`, never if 0; `base_folder` is the base's, if it was set. A version
-    that we do not know may stay for `stranger_seconds`: another gateway may be registering it. `base_name` is the
-    operator's name for the base, if there is one.
+    Attributes:
+        slots: How many adapters each engine holds.
+        copies: On how many engines each version is kept; None for all.
+        probe_seconds: How often versions in service are checked; 0 for never.
+        base_folder: The base's folder; None if it was not set.
+        stranger_seconds: How long an engine may hold a version that this gateway does not know: another gateway may be
+            registering it.
+        base_name: The base's name, as the operator has set it; None if not set.
     """
 
     slots: int
@@ -49,20 +53,20 @@ class Stocking:
 
     @property
     def retry_seconds(self) -> float:
-        """How long a version that failed is left alone: no longer than until the next check of those in service."""
+        """How long to wait before a failed version is tried again: at most until the next check of those in service."""
         return min(REFUSED_SECONDS, max(self.probe_seconds or REFUSED_SECONDS, POLL_SECONDS))
 
 
 class Fleet:
-    """The engines, watched and stocked.
+    """All engines of this gateway.
 
     Args:
-        urls: Where they are.
-        last_base: The base that was served before this start, until an engine tells.
-        stocking: See there.
-        make_checker, observer: Of an engine, by its URL.
-        now: Monotonic seconds, on the clock of `used`.
-        access: Returns what opens an engine, by its URL.
+        urls: The engines' URLs.
+        last_base: The base that was served before this start; it counts until an engine has answered.
+        stocking: The settings for stocking.
+        make_checker, observer: Return the checker, and the observer of loads, of the engine with a URL.
+        now: Returns monotonic seconds, on the same clock as the times given to `note_use`.
+        access: Returns the key and certificates for the engine with a URL.
     """
 
     def __init__(
@@ -90,10 +94,16 @@ class Fleet:
     def watch(
         self, registered: Registered, on_change: Callable[[], Awaitable[None]], on_stock: Callable[[], None]
     ) -> None:
-        """Prepare one watch for each engine; `on_stock` is called when versions came or went."""
+        """Make a watch for each engine.
+
+        Args:
+            registered: The registry of versions.
+            on_change: Called when an engine's status has changed.
+            on_stock: Called when versions were loaded or unloaded.
+        """
         self._registered = registered
         self.watches = tuple(self._watch(url, on_change, on_stock) for url in self._urls)
-        self._settle()  # a name that the operator has given is known at once
+        self._settle()  # if the operator has named the base, it is known before any engine answers
 
     def _watch(self, url: str, on_change: Callable[[], Awaitable[None]], on_stock: Callable[[], None]) -> EngineWatch:
         host = VllmHost(url, self._access(url))
@@ -102,7 +112,7 @@ class Fleet:
             self._stocking.slots,
             find=self._registered.entry,
             standing=self._standing,
-            wanted=lambda: self._wanted(url),
+            wanted=lambda: self._versions_for(url),
             checker=self._make_checker(url, host),
             observer=self._observer(url),
             on_change=on_stock,
@@ -113,7 +123,7 @@ class Fleet:
         return EngineWatch(url, host, loader, self._stocking.probe_seconds, judge=self._settle, on_change=on_change)
 
     def _settle(self) -> None:
-        """Decide which base this gateway serves, and which engines serve another."""
+        """Decide which base this gateway serves, and so which engines are not used."""
         name, before = self._stocking.base_name, self._base
         told = [watch.status.base if watch.status.answers else None for watch in self.watches]
         self._base = base = settle_base(
@@ -127,10 +137,10 @@ class Fleet:
                 "all engines have been moved" if name is None else "it has been named so",
             )
         for watch, own in zip(self.watches, told, strict=True):
-            watch.judged(self._problem(own), base)
+            watch.apply_verdict(self._problem(own), base)
 
     def _problem(self, own: Base | None) -> EngineProblem | None:
-        """Return why an engine that serves `own` is not used, if it is not."""
+        """Return why an engine that serves the base `own` is not used; None if it is used."""
         if self._base is None:
             return EngineProblem(ProblemKind.UNDECIDED, "not all engines have been asked yet which base they serve")
         if own is None:
@@ -142,8 +152,8 @@ class Fleet:
         keep = self._registered.keeps().get(version, Keep.NONE)
         return VersionStanding(keep, self._used.get(version, 0.0))
 
-    def _wanted(self, url: str) -> Collection[str]:
-        """Return the versions that may be held on the engine at `url`."""
+    def _versions_for(self, url: str) -> Collection[str]:
+        """Return the versions that the engine at `url` may hold."""
         keeps, copies = self._registered.keeps(), self._stocking.copies
         if copies is None or copies >= len(self._urls):
             return keeps.keys()
@@ -151,15 +161,15 @@ class Fleet:
         return [version for version in keeps if url in homes(version, up, copies)]
 
     def views(self) -> tuple[EngineState, ...]:
-        """Return what workers need to know of each."""
+        """Return the engines' entries for the route table."""
         return tuple(watch.view() for watch in self.watches)
 
     def base(self) -> Base | None:
-        """Return the base of this gateway; None until an engine has told it."""
+        """Return the base of this gateway; None until an engine has reported it."""
         return self._base
 
     def standing(self, version: str) -> list[dict[str, Any]]:
-        """Return what each engine makes of a version, for people."""
+        """Return a version's state on each engine, for `adapters show`."""
         rows: list[dict[str, Any]] = []
         for watch in self.watches:
             failure = watch.loader.failed.get(version)
@@ -174,13 +184,13 @@ class Fleet:
             )
         return rows
 
-    def told_of_others(self) -> str:
-        """Return how many engines serve another base, for a line about how many are up; empty if none does."""
+    def other_base_note(self) -> str:
+        """Return a clause with the number of engines that serve another base, for `/readyz`; empty if none does."""
         count = sum(watch.serves_another for watch in self.watches)
         return f", {count} {'serve' if count > 1 else 'serves'} another base" if count else ""
 
-    def condemned(self) -> dict[str, str]:
-        """Return the versions that every engine which should serve them has found wrong, and why."""
+    def version_failures(self) -> dict[str, str]:
+        """Return the versions that failed on every engine that should serve them, and why."""
         reasons: dict[str, str] = {}
         for version in {version for watch in self.up() for version in watch.loader.failed}:
             failures = [watch.loader.failed.get(version) for watch in self._homes(version)]
@@ -189,18 +199,18 @@ class Fleet:
         return reasons
 
     def ready(self) -> frozenset[str]:
-        """Return the versions that at least one engine serves."""
+        """Return the versions that are ready on at least one engine."""
         return frozenset().union(*(watch.loader.ready for watch in self.up()))
 
     def base_folder(self) -> Path | None:
-        """Return the base's folder, if an engine names one that is on this machine."""
+        """Return the base's folder: as set, else as an engine reports it, if it is on this machine; else None."""
         if self._stocking.base_folder is not None:
             return self._stocking.base_folder
         roots = (Path(watch.root()) for watch in self.watches if watch.root() and not watch.serves_another)
         return next((root for root in roots if root.is_absolute() and root.is_dir()), None)
 
     def up(self) -> tuple[EngineWatch, ...]:
-        """Return those that can be asked."""
+        """Return the watches of the engines that are up."""
         return tuple(watch for watch in self.watches if watch.status.is_up)
 
     def _up_urls(self) -> tuple[str, ...]:
@@ -210,17 +220,17 @@ class Fleet:
         by_url = {watch.status.url: watch for watch in self.up()}
         return [by_url[url] for url in homes(version, by_url, self._stocking.copies)]
 
-    def used(self, recent: Mapping[str, float]) -> None:
-        """Take note of when versions were last sent a request."""
+    def note_use(self, recent: Mapping[str, float]) -> None:
+        """Record when versions were last sent a request, so that those in use are evicted last."""
         for version, at in recent.items():
             if at > self._used.get(version, 0.0):
                 self._used[version] = at
 
     async def look_for(self, version: str, engine: str) -> tuple[str | None, bool]:
-        """Find out whether an engine has a version that it said it has not, and have it loaded if so.
+        """Check whether an engine holds a version that it answered 404 for, and have it loaded if not.
 
         Returns:
-            As `supply`, and whether the version was there all along.
+            The result of `supply`, and whether the engine has held the version all along.
         """
         watch = next((watch for watch in self.up() if watch.status.url == engine), None)
         try:
@@ -231,9 +241,9 @@ class Fleet:
         return await self.supply(version), False
 
     async def supply(self, version: str) -> str | None:
-        """Have a version loaded somewhere, just in time; returns why it cannot be, or None when it is ready.
+        """Have a version loaded on an engine that should hold it; return None once it is ready, else why it cannot be.
 
-        Why is told to applications, so it has nothing that an engine said: that may be a path, or an address.
+        The reason is sent to applications, so it never quotes an engine, whose message may hold a path or an address.
         """
         entry = self._registered.entry(version)
         if entry is None:
@@ -246,10 +256,10 @@ class Fleet:
                 await watch.loader.supply(entry)
             except (LoadRefused, HostUnavailable) as error:
                 log.info("%s cannot be loaded on %s: %s", version, watch.status.url, error)
-            except Exception:  # one engine's odd answer: the next may serve
+            except Exception:  # an unexpected answer of one engine: the next may do
                 log.exception("%s cannot be loaded on %s", version, watch.status.url)
             else:
-                self._used[version] = self._now()  # those who wait have not used it yet: it must not go first
+                self._used[version] = self._now()  # waiting requests have not used it yet: it must not be evicted first
                 return None
             problem = f"`{version}` cannot be loaded now; `loragate adapters show {version}` tells the operator why."
         return problem
@@ -258,8 +268,8 @@ class Fleet:
         """Load a version that is being registered on every engine that should hold it.
 
         Raises:
-            LoadRefused: An engine refuses it, or its check fails: it must not be registered.
-            HostUnavailable: No engine could be asked.
+            LoadRefused: An engine refuses it, or its check fails, so it must not be registered.
+            HostUnavailable: No engine could be reached.
         """
         watches = self._homes(entry.ref.version)
         if not watches:
@@ -278,7 +288,7 @@ class Fleet:
             raise failures[0]
 
     async def remove(self, version: str) -> None:
-        """Take a version off every engine that is up."""
+        """Unload a version from every engine that is up."""
         self._used.pop(version, None)
         for watch in self.watches:
             await watch.loader.remove(version)

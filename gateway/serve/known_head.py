@@ -1,10 +1,13 @@
-"""The head that an engine's last whole reply had: nearly always the next one's, byte for byte, but for its length."""
+"""Remembers the head of an engine's last whole reply: the next one's is nearly always the same but for its length.
+
+A reply with a known head needs no parser.
+"""
 
 import re
 from typing import Final
 
-# uvicorn's heads have a date, so one is known for a second at most. Remembering one costs as much as reading one:
-# where no two are alike it is tried only so often.
+# How often a head is remembered at most. uvicorn's heads have a date, so they change every second; remembering a head
+# costs as much as parsing one, which would be wasted on an engine whose heads all differ.
 RELEARN_SECONDS: Final = 0.1
 _MAX_BYTES: Final = 4096
 _BEGINNING: Final = b"HTTP/1.1 200 "
@@ -13,7 +16,7 @@ _MAX_DIGITS: Final = 12
 
 
 class Head:
-    """The beginning of a reply; `headers` are in lower case, and the same object in replies whose heads are alike."""
+    """The head of a reply. Header names are in lower case; replies with equal heads share the same `headers` object."""
 
     __slots__ = ("headers", "length", "status")
 
@@ -27,9 +30,9 @@ class KnownHead:
     """A head that has been parsed once.
 
     Args:
-        before: Its bytes up to the number in `content-length`.
-        after: Its bytes from there on, the empty line included.
-        head: What the parser made of it.
+        before: Its bytes before the number in `content-length`.
+        after: Its bytes after that number, the empty line included.
+        head: The parsed head.
     """
 
     __slots__ = ("_after", "_head", "before")
@@ -41,7 +44,7 @@ class KnownHead:
 
     @classmethod
     def of(cls, reply: bytes, head: Head) -> "KnownHead | None":
-        """Return what to remember of a reply that came whole in one read; None where its head is one of its own."""
+        """Return the known head of a reply that came whole in one read; None if it is no usual 200 with a length."""
         end = reply.find(b"\r\n\r\n", 0, _MAX_BYTES) + 4
         if end < 4 or len(reply) - end != head.length or not reply.startswith(_BEGINNING):
             return None
@@ -52,7 +55,7 @@ class KnownHead:
         return None if found is None else cls(reply[: found.start(1)], reply[found.end(1) : end], head)
 
     def read(self, reply: bytes) -> tuple[Head, bytes] | None:
-        """Return (head, body) of bytes that begin with `before`, if they are one whole reply with this head."""
+        """Return (head, body) if `reply`, which begins with `before`, is exactly one whole reply with this head."""
         start = len(self.before)
         end = reply.find(b"\r", start, start + _MAX_DIGITS + 1)
         number = reply[start:end]

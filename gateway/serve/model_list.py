@@ -1,7 +1,7 @@
-"""What an engine's `/v1/models` says: its base under all its names, and its adapters. Pure.
+"""Parses an engine's `/v1/models`: its base with all its names, and its adapters. Pure.
 
-An engine may answer anything; what is no list of models raises ValueError and nothing else. A name ends up in headers,
-logs and the route table, so one that is not printable text is refused.
+An engine may answer anything: what is no list of models raises ValueError and nothing else. Names end up in headers,
+logs and the route table, so a name that is not printable text is refused.
 """
 
 import json
@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from gateway.decide.route import Base
 
 MAX_NAME: Final = 512
-# Figures beyond this are no times and no lengths, and a table with them could not be written.
+# Larger numbers are no valid times or lengths, and would not fit into the route table.
 _MOST: Final = 2**31
 
 
@@ -22,12 +22,12 @@ class Models(NamedTuple):
 
 
 def read_models(body: bytes) -> Models:
-    """Return what a list of models says.
+    """Return the base and the adapters in a list of models.
 
-    vLLM lists one card for each name of the base, without a parent, and then the adapters, with one.
+    vLLM lists a card without a parent for each name of the base, and then the adapters, with one.
 
     Raises:
-        ValueError: It is no such list; the message says why in a few words.
+        ValueError: The body is no such list; the message says why in a few words.
     """
     cards = _cards(body)
     own = [card for card in cards if not card.get("parent")]
@@ -64,7 +64,7 @@ def _is_text(name: str) -> bool:
 
 
 def _count(value: object) -> int | None:
-    """Return a figure, or None for what is none: engines that are not vLLM write floats, strings or null."""
+    """Return a positive integer, or None for any other value: other engines than vLLM write floats, strings or null."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     is_count = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST

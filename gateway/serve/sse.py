@@ -1,8 +1,7 @@
-"""Server-sent events as they pass: whole events out, counted, the usage read.
+"""Passes server-sent events through as whole events, and reads usage, errors and the fingerprint on the way.
 
-Sans-IO and pure. Bytes are forwarded as they come, except that an event which is not
-complete yet waits for its end: so a stream that breaks off never leaves a client with
-half an event, and an error event can follow.
+Sans-IO and pure. Bytes are forwarded as they come, but an incomplete event is held until its end has come. So a stream
+that breaks off never leaves a client with half an event, and an error event can follow.
 """
 
 import re
@@ -12,44 +11,42 @@ import msgspec
 
 from gateway.serve.content import has_content
 
-# An event ends with an empty line; the three line ends are those of the WHATWG standard, mixed as
-# they come. Atomic, or CR and LF would count as two; a CR that stands last may be half of a CRLF.
+# An event ends with an empty line. The three line ends of the WHATWG standard may be mixed. The group is atomic, or CR
+# and LF would count as two; a CR at the very end may be half of a CRLF.
 _END: Final = re.compile(rb"(?>\r\n|\n|\r(?!\Z)){2}")
-# The same in data that is known to hold whole events.
+# The same for data that is known to hold only whole events.
 _WHOLE_END: Final = re.compile(rb"(?>\r\n|\n|\r){2}")
 _DATA: Final = re.compile(rb"(?:\A|[\r\n])data: ?([^\r\n]*)")
 _USAGE: Final = re.compile(rb'"usage" ?: ?\{')
-# What an event that finishes a choice has, and where vLLM tells its build and configuration.
+# In an event that finishes a choice; vLLM puts its `system_fingerprint` into the same event.
 FINISHES: Final = b'"finish_reason":"'
-# How vLLM tells an error after the head has gone: OpenAI's way, and Anthropic's. No text can hold them, since JSON
-# escapes its quotes and line ends.
+# How vLLM reports an error after the head: in OpenAI's form, and in Anthropic's. Generated text cannot contain these
+# bytes, since JSON escapes its quotes and line ends.
 FAILS: Final = b'data: {"error":'
 FAILS_BY_NAME: Final = b"event: error\n"
 _FINGERPRINT: Final = b'"system_fingerprint":'
-# Where an event has its text. From the quote that opens it to the one that closes it a stream's events differ; the
-# rest is the same in most engines' streams, byte for byte.
+# The text of an event, between its quotes. In most engines' streams all other bytes of the events are the same.
 _TEXT: Final = re.compile(rb'"(?:content|text|delta)" ?: ?"([^"\\]*)"(?=[,}])')
-# An engine whose events differ elsewhere (log-probabilities, numbers) is not learned from for ever.
+# How often a stream's template is learned at most: with some engines other parts of the events differ, too
+# (log-probabilities, numbers), so that learning never pays.
 _LESSONS: Final = 4
-# An HTTP chunk's size line has 4 bytes up to 255 bytes of content and 5 up to 4,095.
+# An HTTP chunk's size line has 4 bytes up to 255 bytes of content, and 5 up to 4,095.
 _MAX_WITH_SHORT_SIZE: Final = 4 + 255 + 2
-# An event that grows past this is passed on in parts: memory stays bounded. vLLM's largest
-# events are prompt_logprobs, some 100 bytes a token.
+# A larger event is passed on in parts, so that memory stays bounded. vLLM's largest events have prompt_logprobs, some
+# 100 bytes a token.
 MAX_HELD_EVENT_BYTES: Final = 1 << 20
-# A figure beyond this is no count of tokens: the engine is broken, or lies. So that sums of them fit into 64 bits,
-# which is what messages to the node, the store and Prometheus take.
+# A larger number is no count of tokens: the engine is broken or lies. The bound keeps sums within 64 bits, which is the
+# limit of messages to the node, the store and Prometheus.
 MAX_TOKENS: Final = 2**31
-
 
 _MAX_DIGITS: Final = len(str(MAX_TOKENS))
 _NONE: Final = msgspec.Raw(b"")
-
 
 _TOKENS = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
 
 
 class UsualUsage(msgspec.Struct, frozen=True, gc=False):
-    """Token counts of a reply as engines tell them, under OpenAI's two spellings (completions, responses)."""
+    """The token counts in a reply, under OpenAI's two spellings (completions, responses)."""
 
     prompt_tokens: _TOKENS | None = None
     completion_tokens: _TOKENS | None = None
@@ -57,15 +54,15 @@ class UsualUsage(msgspec.Struct, frozen=True, gc=False):
     output_tokens: _TOKENS | None = None
 
     def counts(self) -> tuple[int, int] | None:
-        """Return (prompt, generated) tokens; what is missing is 0, and None is returned if all is."""
+        """Return (prompt, generated) tokens; a missing count is 0, and the result is None if both are missing."""
         prompt, generated = self.prompt_tokens or self.input_tokens, self.completion_tokens or self.output_tokens
         return None if prompt is None and generated is None else (prompt or 0, generated or 0)
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """The same where a figure is no count of tokens, as the engine wrote it.
+    """The token counts in a reply, as raw JSON: used if `UsualUsage` does not fit, because a value is no count.
 
-    Not read yet, so that a figure which is no count leaves the event what it is: the one that tells the usage.
+    The values are not validated, so that an invalid one does not hide that the event carries the usage.
     """
 
     prompt_tokens: msgspec.Raw = _NONE
@@ -74,7 +71,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     output_tokens: msgspec.Raw = _NONE
 
     def counts(self) -> tuple[int, int] | None:
-        """Return (prompt, generated) tokens; what is missing or no count is 0, and None is returned if all is."""
+        """Return (prompt, generated) tokens; a missing or invalid count is 0, and the result is None if both are."""
         prompt, generated = _count(self.prompt_tokens), _count(self.completion_tokens)
         if prompt <= 0:
             prompt = max(prompt, _count(self.input_tokens))
@@ -84,7 +81,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
 
 def _count(raw: msgspec.Raw) -> int:
-    """Return a figure that is a count of tokens, else -1: a bool, a float or a text is none."""
+    """Return a valid count of tokens, else -1: booleans, floats and strings are not valid."""
     figure = bytes(raw)
     count = int(figure) if figure.isdigit() and len(figure) <= _MAX_DIGITS else -1
     return count if count <= MAX_TOKENS else -1
@@ -106,7 +103,7 @@ _CARRIER: Final = msgspec.json.Decoder(_Carrier[Usage])
 
 
 def usage_of(reply: bytes) -> tuple[int, int] | None:
-    """Return (prompt, generated) tokens of a whole JSON reply, or None if it does not say."""
+    """Return (prompt, generated) tokens of a whole JSON reply; None if it has no usage."""
     found = _carrier_of(reply)
     return found.usage.counts() if found is not None and found.usage is not None else None
 
@@ -116,7 +113,7 @@ def _carrier_of(data: bytes) -> _Carrier[UsualUsage] | _Carrier[Usage] | None:
     try:
         try:
             carrier = _USUAL_CARRIER.decode(data)
-        except msgspec.ValidationError:  # a figure that is no count, or something else of another type
+        except msgspec.ValidationError:  # an invalid count, or another value of an unexpected type
             carrier = _CARRIER.decode(data)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
@@ -125,22 +122,22 @@ def _carrier_of(data: bytes) -> _Carrier[UsualUsage] | _Carrier[Usage] | None:
     return carrier
 
 
-# What a chunk is that may go on as it came.
+# Results of `EventStream.passes` for a chunk that goes to the client unchanged.
 STRUCTURE: Final = 1
 CONTENT: Final = 2
 
 
 class EventStream:
-    """One reply's events on their way through.
+    """The events of one reply as they pass.
 
-    vLLM tells its `system_fingerprint` on the events that finish a choice, but on the usage
-    event instead if there is one. So that hiding the usage hides nothing else, the fingerprint
-    is put back where it would have been: from what is known of the engine, or else the
-    finishing event waits for the usage event, which follows at once.
+    vLLM puts its `system_fingerprint` into the events that finish a choice, but if there is a usage event, into that
+    instead. So that hiding the usage event hides nothing else, the fingerprint is put back into the finishing events.
+    If the engine's fingerprint is not known yet, the finishing event is held until the usage event, which follows at
+    once.
 
     Args:
-        hide_usage: Take the usage event out again; it was asked for by the gateway alone.
-        fingerprint: The engine's fingerprint as JSON, empty if it has none, None if not known.
+        hide_usage: Remove the usage event, as only the gateway has asked for it.
+        fingerprint: The engine's fingerprint as JSON; empty if it has none, None if not known.
     """
 
     __slots__ = (
@@ -163,22 +160,22 @@ class EventStream:
         self._finishing = b""
         self.fingerprint = fingerprint
         self._is_clear = True
-        self._before = self._after = b""  # the text of the last chunk that was looked through
+        self._before = self._after = b""  # the bytes before and after the text in a chunk that was searched
         self._lessons = _LESSONS
-        # The last bytes passed on are the beginning of an event that is too long to be held.
+        # The last bytes passed on are the beginning of an event that was too long to be held.
         self.is_split = False
-        self.has_failed = False  # the engine has told an error
+        self.has_failed = False  # the stream held an error event
         self.usage: tuple[int, int] | None = None
 
     def passes(self, chunk: bytes) -> int:
-        """Tell what an HTTP chunk of whole events is.
+        """Return whether an HTTP chunk of whole events may go to the client unchanged, and what it holds.
 
         Returns:
-            0 if it has to be read, or something before it waits. Else it may go on as it is: `CONTENT` if the model
-            has made any of it, `STRUCTURE` if not.
+            0 if it has to go through `feed`, because it may hold something to read, or earlier bytes are held. Else
+            `CONTENT` if the model has generated any of it, `STRUCTURE` if not.
 
-        One that differs from a chunk that went on only between the quotes of a text has nothing to be read either: a
-        string that holds no quote hides no key. That takes a quarter of the time of looking it through.
+        A chunk that differs from an earlier `CONTENT` chunk only in the text between two quotes needs no search: a
+        string without quotes cannot hide a key. That takes a quarter of the time of a search.
         """
         if not self._is_clear:
             return 0
@@ -186,9 +183,9 @@ class EventStream:
         if before and chunk.endswith(self._after):
             start = 4 if len(chunk) <= _MAX_WITH_SHORT_SIZE else 5
             closing = len(chunk) - len(self._after)
-            # From the text's second byte: an empty text is none, and no other begins with a quote.
+            # Searched from the text's second byte: the text must not be empty, and cannot begin with a quote.
             if chunk.startswith(before, start) and chunk.find(b'"', start + len(before) + 1) == closing:
-                return CONTENT  # as that one was
+                return CONTENT  # like the chunk it was compared with
         if b'"usage"' in chunk or FINISHES in chunk or FAILS in chunk or FAILS_BY_NAME in chunk:
             return 0
         if not has_content(chunk):
@@ -205,7 +202,7 @@ class EventStream:
             self._after = chunk[text.end(1) :]
 
     def feed(self, data: bytes) -> bytes:
-        """Return what may go on to the client now: whole events, as they were."""
+        """Return the whole events that may go to the client now; an incomplete one is held."""
         if self._held:
             data = self._held + data
             self._held = b""
@@ -216,17 +213,17 @@ class EventStream:
         elif self.is_split:
             self.is_split = False
         if b'"usage"' in data or (self._hide_usage and (self._finishing or FINISHES in data)):
-            data = self._sifted(data)
+            data = self._filter_usage(data)
         self._is_clear = not (self._held or self._finishing or self.is_split)
         return data
 
     def rest(self) -> bytes:
-        """Return what still waits, once the reply is over: whole events, and an end that never came."""
+        """Return all held bytes, at the end of a complete reply: whole events, and an event without an end."""
         rest, self._finishing, self._held = self._finishing + self._held, b"", b""
         return rest
 
     def whole_rest(self) -> bytes:
-        """Return the whole events that still wait, once the reply has broken off."""
+        """Return the held whole events of a reply that broke off, without an incomplete one."""
         rest, self._finishing, self._held = self._finishing, b"", b""
         return rest
 
@@ -241,8 +238,8 @@ class EventStream:
         self._held = data[end:]
         return data[:end]
 
-    def _sifted(self, data: bytes) -> bytes:
-        """Read the usage out of whole events; drop the event that carries nothing else, if it is to be hidden."""
+    def _filter_usage(self, data: bytes) -> bytes:
+        """Read the usage in whole events; if it is to be hidden, remove the event that carries only usage."""
         data = self._finishing + data
         self._finishing = b""
         kept: list[bytes] = []
@@ -265,16 +262,16 @@ class EventStream:
         counts = carrier.usage.counts()
         if counts is not None:
             before = self.usage or (0, 0)
-            # Anthropic streams tell the prompt's tokens first and the reply's last.
+            # Anthropic's streams give the prompt's tokens in the first event and the reply's in the last.
             self.usage = (counts[0] or before[0], counts[1] or before[1])
         if not self._hide_usage or carrier.choices != []:
             return False
-        told = bytes(carrier.system_fingerprint)
-        self.fingerprint = b"" if told == b"null" else told
+        fingerprint = bytes(carrier.system_fingerprint)
+        self.fingerprint = b"" if fingerprint == b"null" else fingerprint
         return True
 
     def _restore_fingerprint(self, events: list[bytes]) -> None:
-        """Put the fingerprint on every event that finishes a choice; let a last one wait while it is not known."""
+        """Put the fingerprint into every event that finishes a choice; if it is not known yet, hold the last one."""
         for number, event in enumerate(events):
             if FINISHES not in event or _FINGERPRINT in event:
                 continue

@@ -1,4 +1,4 @@
-"""Pooled connections to one engine, over TCP or a unix socket."""
+"""Pools of connections to engines, over TCP or unix sockets."""
 
 import asyncio
 from collections import deque
@@ -11,15 +11,15 @@ from gateway.ports import Outgoing, Reader
 from gateway.serve.connection import EngineConnection
 from gateway.serve.known_head import RELEARN_SECONDS, Head, KnownHead
 
-# uvicorn, which vLLM serves with, closes a connection that was idle for 5 s; we stop using it
-# earlier, so that a request does not meet a close on its way.
+# uvicorn, vLLM's server, closes connections that were idle for 5 s. They are not reused that long, so that a request
+# does not cross with the close.
 IDLE_REUSE_SECONDS: Final = 4.0
-# Idle connections kept for each engine; more are closed when their reply is complete.
+# Idle connections kept for each engine; beyond this a connection is closed when its reply is complete.
 IDLE_CONNECTIONS: Final = 512
 
 
 class Dialling:
-    """A request that waits for its connection to be made."""
+    """A request that waits until its connection is established."""
 
     __slots__ = ("_pool", "connection", "is_cancelled", "reader", "request")
 
@@ -31,24 +31,22 @@ class Dialling:
         self.is_cancelled = False
 
     def pause(self) -> None:
-        """Stop reading until `resume`."""
         if self.connection is not None:
             self.connection.pause()
 
     def resume(self) -> None:
-        """Go on reading."""
         if self.connection is not None:
             self.connection.resume()
 
     def cancel(self) -> None:
-        """Drop the request; a connection that is still made goes to the pool unused."""
+        """Drop the request; if its connection is established later, that goes to the pool unused."""
         if self.connection is not None:
             # The connection may serve another request by now.
             if self.connection.reader is self.reader:
                 self.connection.cancel()
         elif not self.is_cancelled:
             self.is_cancelled = True
-            self._pool.ended()
+            self._pool.on_request_end()
 
 
 class EnginePool:
@@ -58,11 +56,11 @@ class EnginePool:
         url: `http://…`, `https://…`, or `unix:///path`.
         counts: URL → requests in flight, shared by all pools of a worker.
         connect_timeout: Seconds to wait for a connection.
-        clock: Monotonic seconds.
-        on_ended: Called each time a request has ended, if anybody needs to know.
-        on_fault: Called with the URL each time what the engine sent was not HTTP, or beyond a bound; and whether
-            a reply has failed of it.
-        access: What opens the engine.
+        clock: Returns monotonic seconds.
+        on_ended: Called each time a request has ended.
+        on_fault: Called with the URL each time the engine sent bytes that are not HTTP or exceed a bound, and with
+            whether a reply has failed because of that.
+        access: The engine's API key and certificates.
     """
 
     def __init__(
@@ -78,7 +76,7 @@ class EnginePool:
         self.url = url
         self._address = Address(url, access)
         self._address_request = None if self._address.is_plain else self._address.address_request
-        self.has_spoken = False  # since somebody last asked
+        self.has_spoken = False  # the engine has sent something since the last sweep
         self._on_ended = on_ended
         self._on_fault = on_fault
         self._counts = counts
@@ -91,14 +89,14 @@ class EnginePool:
         self._learned_at = -RELEARN_SECONDS
 
     def learn(self, reply: bytes, head: Head) -> None:
-        """Remember the head of a whole reply, so that the next one like it needs no parser."""
+        """Remember the head of a whole reply, so that a reply with the same head needs no parser."""
         now = self._clock()
         if now - self._learned_at >= RELEARN_SECONDS:
             self._learned_at = now
             self.known_head = KnownHead.of(reply, head)
 
     def send(self, request: Outgoing, reader: Reader) -> EngineConnection | Dialling:
-        """Send on an idle connection, else make one."""
+        """Send on an idle connection, else on a new one."""
         if self._address_request is not None:
             if isinstance(request, bytes):
                 request = self._address_request(request)
@@ -107,7 +105,7 @@ class EnginePool:
         self._counts[self.url] += 1
         idle = self._idle
         while idle:
-            connection = idle.pop()  # the one used last: the others age and go
+            connection = idle.pop()  # the one used last, so that superfluous ones age and are closed
             if not connection.is_closed and self._clock() - connection.idle_since < IDLE_REUSE_SECONDS:
                 connection.start(request, reader)
                 return connection
@@ -126,19 +124,19 @@ class EnginePool:
         connection.idle_since = self._clock()
         self._idle.append(connection)
 
-    def ended(self) -> None:
-        """One request less is in flight."""
+    def on_request_end(self) -> None:
+        """Count one request less in flight."""
         self._counts[self.url] -= 1
         if self._on_ended is not None:
             self._on_ended()
 
     def saw_fault(self, *, in_reply: bool) -> None:
-        """Tell that the engine sent what is not HTTP or beyond a bound: in place of a reply, or beside one."""
+        """Report bytes that are not HTTP or exceed a bound: instead of a reply (`in_reply`), or outside of one."""
         if self._on_fault is not None:
             self._on_fault(self.url, in_reply)
 
     def close(self) -> None:
-        """Close idle connections and give up those being made; requests under way go on."""
+        """Close idle connections and cancel new ones; requests under way go on."""
         for task in self._dials:
             task.cancel()
         while self._idle:
@@ -149,18 +147,20 @@ class EnginePool:
             async with asyncio.timeout(self._connect_timeout):
                 connection = await self._connect()
         except TimeoutError:
-            self._refused(dialling, EngineTimeout(f"The engine took no connection within {self._connect_timeout:g} s."))
+            self._fail_dial(
+                dialling, EngineTimeout(f"The engine took no connection within {self._connect_timeout:g} s.")
+            )
             return
         except (OSError, ValueError) as cause:  # refused, no address at all, or a certificate that is not trusted
             error = EngineUnavailable("The engine is not reachable: it may be restarting. Try again.")
             error.__cause__ = cause  # for operators; it may name addresses
-            self._refused(dialling, error)
+            self._fail_dial(dialling, error)
             return
         if dialling.is_cancelled:
             self.keep(connection)
             return
-        if connection.is_closed:  # taken and dropped at once: nobody would ever tell the reader
-            self._refused(dialling, EngineUnavailable("The engine dropped a new connection: it may be restarting."))
+        if connection.is_closed:  # accepted and closed at once: `connection_lost` came before there was a reader
+            self._fail_dial(dialling, EngineUnavailable("The engine dropped a new connection: it may be restarting."))
             return
         dialling.connection = connection
         connection.start(dialling.request, dialling.reader)
@@ -175,15 +175,15 @@ class EnginePool:
             )
         return connection
 
-    def _refused(self, dialling: Dialling, error: LoragateError) -> None:
+    def _fail_dial(self, dialling: Dialling, error: LoragateError) -> None:
         if not dialling.is_cancelled:
             dialling.is_cancelled = True
-            self.ended()
+            self.on_request_end()
             dialling.reader.on_engine_lost(error, is_stale=False)
 
 
 class EnginePools:
-    """The pools of all engines a worker has met, made on first use; `heard_at` is kept by `sweep`."""
+    """The pools of all engines that a worker has sent requests to, made at first use; `sweep` updates `heard_at`."""
 
     def __init__(
         self,
@@ -204,11 +204,9 @@ class EnginePools:
 
     @property
     def in_flight(self) -> dict[str, int]:
-        """Engine URL → requests in flight."""
         return self._in_flight
 
     def send(self, url: str, request: Outgoing, reader: Reader) -> EngineConnection | Dialling:
-        """Send `request` to the engine at `url`."""
         pool = self._pools.get(url)
         if pool is None:
             pool = EnginePool(
@@ -224,13 +222,12 @@ class EnginePools:
         return pool.send(request, reader)
 
     def sweep(self, now: float) -> None:
-        """Note which engines have been heard since the last time."""
+        """Record which engines have sent anything since the last sweep."""
         for url, pool in self._pools.items():
             if pool.has_spoken:
                 pool.has_spoken = False
                 self.heard_at[url] = now
 
     def close(self) -> None:
-        """Close what is idle."""
         for pool in self._pools.values():
             pool.close()

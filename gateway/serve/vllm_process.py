@@ -1,7 +1,7 @@
-"""Start a local vLLM, watch it, start it again when it dies, and stop it cleanly.
+"""Runs a local vLLM: starts it, restarts it when it ends, and stops it cleanly.
 
-It listens on a unix socket in a folder that only its user can enter, so clients cannot
-reach it. What it held is loaded again by whoever watches the engine (`vllm_engines.py`).
+It listens on a unix socket in a folder that only its user can enter, so that clients cannot reach it. After a restart
+the engine's watch (`engines.py`) loads its adapters again.
 """
 
 import asyncio
@@ -23,33 +23,32 @@ from gateway.sockets import MAX_SOCKET_PATH
 log = logging.getLogger("loragate.engine")
 
 READY_POLL_SECONDS: Final = 0.5
-# vLLM's shutdown waits for running requests; then its process group is killed.
+# How long vLLM may take to finish running requests at a stop; then its process group is killed.
 STOP_SECONDS: Final = 15.0
 MAX_PAUSE_SECONDS: Final = 60.0
-# An engine that ran this long was well; its next failure starts the pauses anew.
+# A run at least this long resets the pause before the next restart.
 WELL_SECONDS: Final = 300.0
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
-
 
 KEEP_ALIVE_SECONDS: Final = 15
 
 
 def sends_keep_alives() -> bool:
-    """Whether the installed vLLM can send comments on silent streams; found out without importing it, which is slow."""
+    """Whether the installed vLLM can send comments on silent streams; looked up without importing it, which is slow."""
     found = importlib.util.find_spec("vllm")
     places = (found.submodule_search_locations or ()) if found is not None else ()
     return any(Path(place, "entrypoints/serve/utils/sse_keep_alive.py").is_file() for place in places)
 
 
 class EngineNotStarted(Exception):
-    """The engine ended, or was not ready in time; the message says where its log is."""
+    """The engine ended, or was not ready in time; the message names its log file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VllmCommand:
-    """How to start vLLM for one base model.
+    """The command that starts vLLM for one base model.
 
-    `socket` and `log_file` are paths; sizes as vLLM's flags of the same names.
+    `socket` and `log_file` are paths; the sizes are vLLM's flags of the same names.
     """
 
     base: Path
@@ -70,7 +69,7 @@ class VllmCommand:
 
     @property
     def url(self) -> str:
-        """Where the engine answers."""
+        """The engine's URL."""
         return f"unix://{self.socket}"
 
     def arguments(self) -> list[str]:
@@ -113,7 +112,7 @@ class VllmCommand:
         return [*arguments, *self.more]
 
     def variables(self) -> dict[str, str]:
-        """Return the environment: offline, silent to the outside, adapters loadable at run time."""
+        """Return the environment: offline, without telemetry, with adapters loadable at run time."""
         variables = {
             **self.environment,
             "HF_HUB_OFFLINE": "1",
@@ -135,12 +134,12 @@ class VllmCommand:
 
 
 class EngineProcess:
-    """One vLLM process through its restarts.
+    """A vLLM process and its restarts.
 
     Args:
-        command: How to start it.
-        on_lost: Called when it has ended by itself.
-        on_progress: Called with seconds waited while it starts, and None once it is ready.
+        command: The command that starts it.
+        on_lost: Called when it has ended without `stop`.
+        on_progress: Called with the seconds waited while it starts, and with None once it is ready.
     """
 
     def __init__(
@@ -154,10 +153,10 @@ class EngineProcess:
         self._is_stopping = False
 
     async def run(self) -> None:
-        """Keep it running until `stop`.
+        """Keep vLLM running until `stop`.
 
         Raises:
-            EngineNotStarted: The very first start failed; trying again would not help.
+            EngineNotStarted: The first start failed; a restart would not help.
         """
         pause = 1.0
         loop = asyncio.get_running_loop()
@@ -181,7 +180,7 @@ class EngineProcess:
             pause = min(pause * 2, MAX_PAUSE_SECONDS)
 
     async def stop(self) -> None:
-        """End it: first asking, then for good."""
+        """Stop vLLM: by SIGTERM, and after `STOP_SECONDS` by SIGKILL to its process group."""
         self._is_stopping = True
         process = self._process
         if process is None or process.returncode is not None:
@@ -243,7 +242,7 @@ class EngineProcess:
             )
 
     def _kill_group(self) -> None:
-        """End what the engine left behind: its core runs as a process of its own in the same session."""
+        """Kill processes that the engine left behind: its core runs as a process of its own in the same session."""
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -251,6 +250,6 @@ class EngineProcess:
 
 
 def _end_with_parent() -> None:
-    """Have the kernel end the engine if this process dies without a word."""
-    with contextlib.suppress(OSError, AttributeError):  # not Linux: nothing like it
+    """Have the kernel send the engine SIGTERM if this process dies."""
+    with contextlib.suppress(OSError, AttributeError):  # other systems than Linux have no equivalent
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

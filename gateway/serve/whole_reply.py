@@ -1,7 +1,7 @@
-"""A reply that is no stream, as it passes: kept to read its usage, as far as that takes bounded memory.
+"""Reads the usage of a reply that is no stream while it passes, in bounded memory. Pure.
 
-Pure. Of one too large to be kept (embeddings of many texts, log-probabilities of a long prompt) only the place of its
-usage is looked for: an engine's own key, which no text can hold, since JSON escapes its quotes.
+A reply is kept and parsed. One that is too large for that (embeddings of many texts, log-probabilities of a long
+prompt) is only searched for the key `"usage"`, which generated text cannot contain, since JSON escapes its quotes.
 """
 
 import re
@@ -9,10 +9,10 @@ from typing import Final
 
 from gateway.serve.sse import usage_of
 
-# A reply is kept up to here.
+# Replies up to this size are kept and parsed.
 MAX_READ_REPLY_BYTES: Final = 4 * 1024 * 1024
 _USAGE: Final = re.compile(rb'"usage"\s*:\s*(\{[^{}]*)')
-# What an object of usage has, details of the figures aside.
+# The most bytes of a usage object that are read; its nested details are not needed.
 _MAX_USAGE_BYTES: Final = 2048
 _MAX_KEY_BYTES: Final = 16
 
@@ -25,11 +25,11 @@ class WholeReply:
     def __init__(self) -> None:
         self.size = 0
         self._parts: list[bytes] | None = []
-        self._tail = b""  # the last bytes that may be a part of what is looked for
-        self._found = b""  # the last place where usage is told
+        self._tail = b""  # the last bytes, which may hold the beginning of the key or its object
+        self._found = b""  # the last occurrence of the key, with what follows
 
     def take(self, data: bytes) -> None:
-        """Take note of a part of the body."""
+        """Take the next part of the body."""
         self.size += len(data)
         if self._parts is None:
             self._look(data)
@@ -49,14 +49,14 @@ class WholeReply:
             self._tail = data[-_MAX_KEY_BYTES:]
 
     def usage(self) -> tuple[int, int] | None:
-        """Return (prompt, generated) tokens, once the reply is complete; None if it does not say."""
+        """Return (prompt, generated) tokens, once the reply is complete; None if it has no usage."""
         if self._parts is not None:
             return usage_of(b"".join(self._parts))
-        told = _USAGE.match(self._found)
-        # Up to the first detail, which is an object of its own; the figures stand before it.
-        return None if told is None else usage_of(b'{"usage":%b}}' % _figures(told[1]))
+        usage = _USAGE.match(self._found)
+        # Matched up to the first nested object of details; the counts come before it.
+        return None if usage is None else usage_of(b'{"usage":%b}}' % _whole_members(usage[1]))
 
 
-def _figures(usage: bytes) -> bytes:
-    """Return the beginning of an object, up to its last member that is whole."""
+def _whole_members(usage: bytes) -> bytes:
+    """Return the beginning of an object up to its last complete member."""
     return re.sub(rb",?\s*\"\w+\"\s*:?\s*\Z", b"", usage.rstrip())

@@ -151,7 +151,7 @@ class Mirrored(msgspec.Struct, tag="mirrored", frozen=True):
     copies: list[CapturedRequest]
 
 
-class FeedbackHeard(msgspec.Struct, tag="heard", frozen=True):
+class FeedbackGiven(msgspec.Struct, tag="heard", frozen=True):
     """From a worker: what a caller says of a reply."""
 
     feedback: Feedback
@@ -184,7 +184,7 @@ FromWorker = (
     | Spent
     | WorkerReport
     | Mirrored
-    | FeedbackHeard
+    | FeedbackGiven
     | Recalled
 )
 

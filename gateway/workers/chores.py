@@ -34,7 +34,7 @@ class Chores:
     def start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """Run what must not end before `cancel`."""
         task = asyncio.get_running_loop().create_task(work, name=name)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._on_end)
         self._tasks.append(task)
 
     def later(self, seconds: float, what: Callable[[], None]) -> None:
@@ -55,7 +55,7 @@ class Chores:
         except Exception as error:  # noqa: BLE001 (whatever it is, the worker ends and says so)
             self._fail(getattr(what, "__qualname__", repr(what)), error)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _on_end(self, task: asyncio.Task[None]) -> None:
         if task not in self._tasks:  # cancelled by us
             if not task.cancelled():
                 task.exception()  # nobody else asks

@@ -29,7 +29,7 @@ class WorkerCounts:
         self.tallies = report.tallies
         self.mirror = report.mirror
 
-    def bury(self, ended: "WorkerCounts") -> None:
+    def absorb(self, ended: "WorkerCounts") -> None:
         """Add the counts of a worker that has ended, without what was in flight."""
         for cell in ended.cells:
             cell.in_flight = 0

@@ -22,7 +22,7 @@ from gateway.workers.channel import (
     Collect,
     Configure,
     Configured,
-    FeedbackHeard,
+    FeedbackGiven,
     FromWorker,
     Leave,
     Leaving,
@@ -43,11 +43,11 @@ from gateway.workers.channel import (
     WorkerReport,
 )
 from gateway.workers.counts import Sums, WorkerCounts
-from gateway.workers.ports import Deaf, Depot, Listener
-from gateway.workers.rate_sync import Sharing, share_of
-from gateway.workers.slot import MESSAGE, SILENT, TABLE, Answer, Slot, all_answered
+from gateway.workers.ports import Listener, NullListener, VersionSupplier
+from gateway.workers.rate_sync import RateSync, share_of
+from gateway.workers.slot import MESSAGE, SILENT, TABLE, Answer, Slot, wait_for_answers
 from gateway.workers.unit_book import UnitBook
-from gateway.workers.watch import CONFIRM_SECONDS, LOOK_SECONDS, Attention, AwakeClock
+from gateway.workers.watch import CONFIRM_SECONDS, LOOK_SECONDS, AwakeClock, Liveness
 
 log = logging.getLogger("loragate.workers")
 
@@ -82,12 +82,12 @@ class WorkerPool:
         self.configure: Callable[[bytes], Configure]
         self._table = b""
         self._engines: NewEngines | None = None  # newer than the table's
-        self.depot: Depot
+        self.supplier: VersionSupplier
         self.units: UnitBook
-        self.listener: Listener = Deaf()
+        self.listener: Listener = NullListener()
         self._number = 0
         self._past = WorkerCounts()
-        self._sharing = Sharing(size)
+        self._rate_sync = RateSync(size)
         self._is_sharing = False
         self._tasks: asyncio.TaskGroup
         self._awake = AwakeClock(0.0)
@@ -110,7 +110,7 @@ class WorkerPool:
     def unresponsive(self) -> int:
         """How many workers do not answer, or cannot read the newest table: they may serve from an old one."""
         now = self._awake.now
-        return sum(slot.has_refused_table or slot.attention.is_silent(now) for slot in self._slots)
+        return sum(slot.has_refused_table or slot.liveness.is_silent(now) for slot in self._slots)
 
     def pids(self) -> list[int]:
         """Return the processes that run now."""
@@ -146,10 +146,10 @@ class WorkerPool:
         for slot in self._slots:
             if slot.writer is not None:
                 answer = slot.ask(number, lambda number: NewTable(number, table))
-                slot.attention.told(number, self._awake.now)
+                slot.liveness.on_table_sent(number, self._awake.now)
                 if slot.is_configured:
                     told[answer] = slot
-        is_in_time = await all_answered(told, PUBLISH_SECONDS)
+        is_in_time = await wait_for_answers(told, PUBLISH_SECONDS)
         answers = {slot: answer.result() for answer, slot in told.items() if answer.done()}
         refused = [slot for slot, is_well in answers.items() if is_well is False]
         if refused:
@@ -173,7 +173,7 @@ class WorkerPool:
 
     def _has_started(self, slot: Slot) -> None:
         """A worker accepts connections; as it begins it has read the newest table, or has said that it cannot."""
-        slot.attention.accepts(self._awake.now)
+        slot.liveness.on_ready(self._awake.now)
         slot.is_ready.set()
         others = [other for other in self._slots if other is not slot and other.is_configured]
         if not slot.has_refused_table:
@@ -229,9 +229,9 @@ class WorkerPool:
         asked = {
             slot.ask(number, message): slot
             for slot in self._slots
-            if slot.writer is not None and slot.is_ready.is_set() and not slot.attention.is_silent(now)
+            if slot.writer is not None and slot.is_ready.is_set() and not slot.liveness.is_silent(now)
         }
-        await all_answered(asked, REPORT_SECONDS)
+        await wait_for_answers(asked, REPORT_SECONDS)
         for slot in asked.values():
             slot.answers.pop(number, None)
         return number
@@ -295,24 +295,24 @@ class WorkerPool:
         if self._is_stopping:  # `stop` came before there was a process to signal
             slot.signal(signal.SIGTERM)
         reader, slot.writer = await asyncio.open_connection(sock=ours)
-        slot.attention = Attention(self._awake.now)
+        slot.liveness = Liveness(self._awake.now)
         configure = self.configure(self._table)
         slot.tell(msgspec.structs.replace(configure, limits=share_of(configure.limits, slot.place, self.size)))
         if self._engines is not None:
             slot.tell(self._engines)
-        slot.tell(Spent(self._sharing.under_way(slot.place)))
+        slot.tell(Spent(self._rate_sync.in_flight_elsewhere(slot.place)))
         if self._is_leaving:
             slot.tell(Leave())
         try:
             while (message := await channel.read_from_worker(reader)) is not None:
-                self._take(slot, message)
+                self._handle(slot, message)
         except Exception:
             log.exception("what a worker says cannot be taken; this is a bug")
             slot.kill(MESSAGE, "has said what cannot be taken")
-        reason = await slot.has_ended()
-        self._past.bury(slot.counts)
+        reason = await slot.clean_up()
+        self._past.absorb(slot.counts)
         slot.counts = WorkerCounts()
-        self._sharing.ended(slot.place)
+        self._rate_sync.forget_worker(slot.place)
         self._share()
         return reason
 
@@ -324,45 +324,45 @@ class WorkerPool:
             for slot in self._slots:
                 if slot.writer is None:
                     continue
-                why = slot.attention.overdue(now)
+                why = slot.liveness.overdue(now)
                 if why:
                     slot.kill(SILENT, why)
-                elif slot.attention.is_to_be_pinged(now):
+                elif slot.liveness.ping_is_due(now):
                     slot.tell(Ping())
 
     # What workers say
 
-    def _take(self, slot: Slot, message: FromWorker) -> None:
+    def _handle(self, slot: Slot, message: FromWorker) -> None:
         match message:
             case Pong():
-                slot.attention.ponged(self._awake.now)
+                slot.liveness.on_pong(self._awake.now)
             case Applied():
-                slot.attention.confirmed(message.number)
+                slot.liveness.on_confirmed(message.number)
                 slot.has_refused_table = self._is_tried = False
-                slot.answered(message.number, well=True)
+                slot.resolve(message.number, well=True)
             case TableRefused():
-                slot.attention.confirmed(message.number)
+                slot.liveness.on_confirmed(message.number)
                 slot.has_refused_table = True
-                slot.answered(message.number, well=False)
+                slot.resolve(message.number, well=False)
             case WorkerReport():
                 slot.counts.take(message)
                 self.units.take(message.outcomes)
-                slot.answered(message.number, well=True)
+                slot.resolve(message.number, well=True)
             case Recalled():
                 if message.number in slot.answers:  # else it is too late
                     slot.recalled[message.number] = message.about
-                slot.answered(message.number, well=True)
+                slot.resolve(message.number, well=True)
             case Spent():
-                self._sharing.told(slot.place, message.spendings)
+                self._rate_sync.record(slot.place, message.spendings)
                 self._share()
             case Want():
-                self.depot.used(message.recent)
+                self.supplier.note_use(message.recent)
                 self._tasks.create_task(self._supply(slot, message))
             case Used():
-                self.depot.used(message.recent)
+                self.supplier.note_use(message.recent)
             case Mirrored():
                 self.listener.take(message.copies)
-            case FeedbackHeard():
+            case FeedbackGiven():
                 self.listener.hear(message.feedback)
             case Configured():
                 slot.is_configured = True
@@ -376,11 +376,11 @@ class WorkerPool:
         """Soon pass on what workers have told of limits."""
         if not self._is_sharing and len(self._slots) > 1:
             self._is_sharing = True
-            asyncio.get_running_loop().call_later(SHARE_SECONDS, self._pass_on)
+            asyncio.get_running_loop().call_later(SHARE_SECONDS, self._send_deltas)
 
-    def _pass_on(self) -> None:
+    def _send_deltas(self) -> None:
         self._is_sharing = False
-        for slot, others in zip(self._slots, self._sharing.passed_on(), strict=True):
+        for slot, others in zip(self._slots, self._rate_sync.deltas(), strict=True):
             slot.tell(Spent(others))
 
     async def _supply(self, slot: Slot, want: Want) -> None:
@@ -388,9 +388,9 @@ class WorkerPool:
         problem: str | None
         try:
             if want.missing_at is None:
-                problem = await self.depot.supply(want.version)
+                problem = await self.supplier.supply(want.version)
             else:
-                problem, was_there = await self.depot.look_for(want.version, want.missing_at)
+                problem, was_there = await self.supplier.look_for(want.version, want.missing_at)
         except Exception:  # those who wait get an answer, and the workers go on
             log.exception("%s cannot be supplied; this is a bug", want.version)
             problem = f"`{want.version}` cannot be loaded now."

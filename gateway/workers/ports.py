@@ -7,7 +7,7 @@ from gateway.mirror.captured import CapturedRequest
 from gateway.records.feedback import Feedback
 
 
-class Depot(Protocol):
+class VersionSupplier(Protocol):
     """Where the workers' wishes for versions go."""
 
     async def supply(self, version: str) -> str | None:
@@ -16,7 +16,7 @@ class Depot(Protocol):
     async def look_for(self, version: str, engine: str) -> tuple[str | None, bool]:
         """Have it looked for where it should be; returns as `supply` does, and whether it was there."""
 
-    def used(self, recent: Mapping[str, float]) -> None:
+    def note_use(self, recent: Mapping[str, float]) -> None:
         """Take note of when versions were last sent a request, in monotonic seconds."""
 
 
@@ -30,7 +30,7 @@ class Listener(Protocol):
         """Take over what a caller says of a reply."""
 
 
-class Deaf:
+class NullListener:
     """Takes nothing."""
 
     def take(self, copies: Sequence[CapturedRequest]) -> None:

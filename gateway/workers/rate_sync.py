@@ -7,14 +7,14 @@ from gateway.receive.rates import Spendings
 
 
 @dataclass(slots=True)
-class _Told:
+class _WorkerUsage:
     """What one worker has told: not yet passed on, and under way in all."""
 
     fresh: Spendings = field(default_factory=Spendings)
     in_flight: dict[str, int] = field(default_factory=dict)
 
 
-class Sharing:
+class RateSync:
     """What each of the workers has told of what it let in.
 
     Args:
@@ -22,9 +22,9 @@ class Sharing:
     """
 
     def __init__(self, size: int) -> None:
-        self._told = [_Told() for _ in range(size)]
+        self._told = [_WorkerUsage() for _ in range(size)]
 
-    def told(self, number: int, spent: Spendings) -> None:
+    def record(self, number: int, spent: Spendings) -> None:
         """Take in what a worker has told."""
         told = self._told[number]
         _add(told.fresh.requests, spent.requests)
@@ -33,13 +33,13 @@ class Sharing:
         _add(told.in_flight, spent.in_flight)
         told.in_flight = {name: count for name, count in told.in_flight.items() if count}
 
-    def ended(self, number: int) -> None:
+    def forget_worker(self, number: int) -> None:
         """A worker has ended, and with it all that it had under way."""
         told = self._told[number]
         _add(told.fresh.in_flight, told.in_flight, -1)
         told.in_flight = {}
 
-    def under_way(self, number: int) -> Spendings:
+    def in_flight_elsewhere(self, number: int) -> Spendings:
         """Return what a worker that starts is to know: what the others have under way and will not be told again."""
         known = Spendings()
         for other, told in enumerate(self._told):
@@ -48,7 +48,7 @@ class Sharing:
                 _add(known.in_flight, told.fresh.in_flight, -1)
         return known
 
-    def passed_on(self) -> list[Spendings]:
+    def deltas(self) -> list[Spendings]:
         """Return for each worker what the others have told since the last time."""
         total = Spendings()
         for told in self._told:

@@ -13,7 +13,7 @@ from gateway.workers import channel
 from gateway.workers.channel import Collect, NewTable, Recall, ToWorker
 from gateway.workers.chores import CHORE_FAILED
 from gateway.workers.counts import WorkerCounts
-from gateway.workers.watch import Attention
+from gateway.workers.watch import Liveness
 from loragate import child_command
 
 log = logging.getLogger("loragate.workers")
@@ -47,7 +47,7 @@ class Slot:
         self.is_ready = asyncio.Event()
         self.has_refused_table = False
         self.answers: dict[int, Answer] = {}
-        self.attention = Attention(0.0)
+        self.liveness = Liveness(0.0)
         self.counts = WorkerCounts()
         self.recalled: dict[int, dict[Named, About]] = {}
         self._killed_for = ""
@@ -79,7 +79,7 @@ class Slot:
         self.tell(message(number))
         return answer
 
-    def answered(self, number: int, *, well: bool | None) -> None:
+    def resolve(self, number: int, *, well: bool | None) -> None:
         """An answer has come, or (None) the worker has ended."""
         answer = self.answers.pop(number, None)
         if answer is not None and not answer.done():
@@ -98,7 +98,7 @@ class Slot:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(number)
 
-    async def has_ended(self) -> str:
+    async def clean_up(self) -> str:
         """Clear up behind a worker whose channel is closed, and return why it has ended."""
         self.is_configured = self.has_refused_table = False
         self.is_ready.clear()
@@ -106,7 +106,7 @@ class Slot:
             self.writer.close()
             self.writer = None
         for number in tuple(self.answers):
-            self.answered(number, well=None)
+            self.resolve(number, well=None)
         self.recalled.clear()
         process = self.process
         assert process is not None  # it had a channel
@@ -121,7 +121,7 @@ class Slot:
         return reason
 
 
-async def all_answered(asked: Collection[Answer], seconds: float) -> bool:
+async def wait_for_answers(asked: Collection[Answer], seconds: float) -> bool:
     """Wait for answers, for so long; returns whether all have come."""
     if not asked:
         return True

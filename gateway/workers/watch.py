@@ -43,7 +43,7 @@ class AwakeClock:
         return self.now
 
 
-class Attention:
+class Liveness:
     """What one worker has been asked and has not answered; times are an `AwakeClock`'s.
 
     Args:
@@ -57,28 +57,28 @@ class Attention:
         self._pinged: float | None = None
         self._ping_at = now
 
-    def accepts(self, now: float) -> None:
+    def on_ready(self, now: float) -> None:
         """It accepts connections; what it was sent while it started counts from now."""
         self._accepts = True
         self._tables = dict.fromkeys(self._tables, now)
         self._ping_at = now + PING_SECONDS
 
-    def told(self, table: int, now: float) -> None:
+    def on_table_sent(self, table: int, now: float) -> None:
         """It has been sent a table."""
         self._tables[table] = now
 
-    def confirmed(self, table: int) -> None:
+    def on_confirmed(self, table: int) -> None:
         """It has answered about a table, and so about those before."""
         self._tables = {number: since for number, since in self._tables.items() if number > table}
 
-    def is_to_be_pinged(self, now: float) -> bool:
+    def ping_is_due(self, now: float) -> bool:
         """Whether to ask for a sign of life; then it has been asked."""
         if not self._accepts or self._pinged is not None or now < self._ping_at:
             return False
         self._pinged = now
         return True
 
-    def ponged(self, now: float) -> None:
+    def on_pong(self, now: float) -> None:
         """It has given a sign of life."""
         self._pinged = None
         self._ping_at = now + PING_SECONDS

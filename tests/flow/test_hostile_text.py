@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from gateway.cli import main
-from gateway.visible import is_shown
+from gateway.visible import needs_escape
 from tests.fakes.engine import FakeEngine
 from tests.support.adapter_folders import write_adapter
 from tests.support.gateways import RunningGateway
@@ -110,7 +110,7 @@ def test_a_command_shows_hostile_text_inert(spoilt: RunningGateway, command: str
     for given in WALKED[command]:
         arguments = [*command.split(), *(last if each == "LAST" else each for each in given)]
         done = run(spoilt, *arguments)
-        assert not any(map(is_shown, done.replace("\n", ""))), (arguments, done)
+        assert not any(map(needs_escape, done.replace("\n", ""))), (arguments, done)
         if command != "journal export":
             found = json.loads(run(spoilt, *arguments, "--json"))
             assert found is not None
@@ -138,11 +138,11 @@ def test_what_is_exported_can_be_applied_again(spoilt: RunningGateway, tmp_path:
 def test_a_refusal_that_quotes_hostile_text_is_inert(spoilt: RunningGateway) -> None:
     done = CliRunner().invoke(main, ["adapters", "add", HOSTILE.replace("\x00", ""), "--state", str(spoilt.state)])
     assert done.exit_code == 2
-    assert not any(map(is_shown, done.output.replace("\n", "")))
+    assert not any(map(needs_escape, done.output.replace("\n", "")))
 
 
 def test_the_log_holds_no_sign_that_a_terminal_obeys_and_no_forged_line(spoilt: RunningGateway) -> None:
     log = spoilt.log_path.read_text(errors="replace")
     assert "was rolled back" in log
-    assert not any(map(is_shown, log.replace("\n", "")))
+    assert not any(map(needs_escape, log.replace("\n", "")))
     assert "\nforged" not in log

@@ -16,7 +16,7 @@ from gateway.decide.authenticate import Role
 from gateway.decide.route import EngineState
 from gateway.receive.rates import Spendings
 from gateway.records.routes import RouteLimits, RouteRecord
-from gateway.workers.rate_sync import Sharing
+from gateway.workers.rate_sync import RateSync
 from tests.fakes.engine import FakeEngine
 from tests.support.adapter_folders import write_adapter
 from tests.support.gateways import RunningGateway
@@ -144,22 +144,22 @@ def test_a_client_that_hangs_up_early_has_paid_for_what_it_got(gateway: RunningG
         assert client.post("/v1/chat/completions", json=BODY).status_code == 429
 
 
-class Told(Sharing):
+class ObservedRateSync(RateSync):
     """What workers tell each other, counted."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
         self.requests = self.under_way_now = self.times_passed_on = 0
 
-    def told(self, number: int, spent: Spendings) -> None:
+    def record(self, number: int, spent: Spendings) -> None:
         self.requests += sum(spent.requests.values())
         self.under_way_now += sum(spent.in_flight.values())
         self.times_passed_on = 0
-        super().told(number, spent)
+        super().record(number, spent)
 
-    def passed_on(self) -> list[Spendings]:
+    def deltas(self) -> list[Spendings]:
         self.times_passed_on += 1
-        return super().passed_on()
+        return super().deltas()
 
 
 @contextlib.asynccontextmanager
@@ -171,7 +171,7 @@ async def two_workers(
     client = httpx.AsyncClient(headers=headers, timeout=PATIENCE_SECONDS)
     async with running_pool(2, table) as (pool, url), client:
         client.base_url = httpx.URL(url)
-        told = pool._sharing = Told(2)
+        told = pool._rate_sync = ObservedRateSync(2)
 
         async def both_know(*, requests: int, under_way: int = 0) -> None:
             async with asyncio.timeout(PATIENCE_SECONDS):

@@ -24,7 +24,7 @@ from tests.fakes.engine import FakeEngine
 from tests.support.patience import PATIENCE_SECONDS
 
 
-class Depot:
+class VersionSupplier:
     """Has every version that it is asked for, or none."""
 
     async def supply(self, version: str) -> str | None:
@@ -33,7 +33,7 @@ class Depot:
     async def look_for(self, version: str, engine: str) -> tuple[str | None, bool]:
         return await self.supply(version), False
 
-    def used(self, recent: Mapping[str, float]) -> None:
+    def note_use(self, recent: Mapping[str, float]) -> None:
         assert all(recent)
 
 
@@ -85,7 +85,7 @@ async def running_pool(
         )
 
     pool = WorkerPool(listener, size, module)
-    pool.configure, pool.depot, pool.units = configure, Depot(), UnitBook(lambda: 0.0)
+    pool.configure, pool.supplier, pool.units = configure, VersionSupplier(), UnitBook(lambda: 0.0)
     task = asyncio.create_task(pool.run())
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):

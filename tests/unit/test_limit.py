@@ -14,7 +14,7 @@ from gateway.decide.route import Route, RouteTable
 from gateway.errors import Overloaded, RateLimited
 from gateway.observe.ledger import Ledger
 from gateway.receive.rates import Lease, Spendings, WorkerRates
-from gateway.workers.rate_sync import Sharing
+from gateway.workers.rate_sync import RateSync
 
 
 def limited(requests: int | None = None, tokens: int | None = None, name: str = "k", **more: str) -> Principal:
@@ -197,10 +197,10 @@ def test_a_bucket_never_holds_more_than_a_minute_and_time_never_goes_back() -> N
 # Several workers
 
 
-def share(workers: list[WorkerRates], sharing: Sharing, now: float) -> None:
+def share(workers: list[WorkerRates], sharing: RateSync, now: float) -> None:
     for number, worker in enumerate(workers):
-        sharing.told(number, worker.take_unshared())
-    for worker, others in zip(workers, sharing.passed_on(), strict=True):
+        sharing.record(number, worker.take_unshared())
+    for worker, others in zip(workers, sharing.deltas(), strict=True):
         worker.apply_shared(others, now)
 
 
@@ -210,7 +210,7 @@ def test_workers_that_tell_each_other_let_in_what_one_would_but_for_an_interval(
 ) -> None:
     """`demand` requests a second over two minutes, on a random worker each; told every 0.2 s."""
     chance, interval = random.Random(size), 0.2
-    workers, sharing, caller = [rates() for _ in range(size)], Sharing(size), limited(requests=limit)
+    workers, sharing, caller = [rates() for _ in range(size)], RateSync(size), limited(requests=limit)
     for worker in workers:
         worker.adapt(RouteTable(keys={b"d": caller}), 0.0)
     times: list[float] = []
@@ -236,7 +236,7 @@ def test_workers_that_do_not_tell_each_other_would_let_in_as_often_as_there_are_
 
 def test_what_is_under_way_in_a_worker_that_ends_or_starts_is_known_to_the_others() -> None:
     table, caller = route(max_in_flight=3), Principal(id="a", role=Role.APP)
-    workers, sharing = [rates() for _ in range(2)], Sharing(2)
+    workers, sharing = [rates() for _ in range(2)], RateSync(2)
     for worker in workers:
         worker.adapt(table, 0.0)
     for _ in range(3):
@@ -246,10 +246,10 @@ def test_what_is_under_way_in_a_worker_that_ends_or_starts_is_known_to_the_other
     # The second one starts anew and is told; the first one ends, and what it had is gone.
     workers[1] = rates()
     workers[1].adapt(table, 0.3)
-    sharing.ended(1)
-    workers[1].apply_shared(sharing.under_way(1), 0.3)
+    sharing.forget_worker(1)
+    workers[1].apply_shared(sharing.in_flight_elsewhere(1), 0.3)
     assert not admitted(workers[1], caller, table, 0.4, "support")
-    sharing.ended(0)
+    sharing.forget_worker(0)
     workers[0] = rates()
     workers[0].adapt(table, 0.4)
     share(workers, sharing, 0.5)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gateway.cli.output import print_json, say
 from gateway.cli.tables import MAX_CELL, show_table
 from gateway.log_lines import WITHOUT_TIME, InertFormatter
-from gateway.visible import is_shown, visible
+from gateway.visible import needs_escape, visible
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = (
@@ -62,7 +62,7 @@ def test_any_text_becomes_one_short_line_that_can_be_encoded(text: str, most: in
     shown = visible(text, most)
     assert len(shown) <= most
     assert len(visible(text).splitlines()) <= 1
-    assert not any(map(is_shown, visible(text)))
+    assert not any(map(needs_escape, visible(text)))
     visible(text).encode()
 
 
@@ -74,7 +74,7 @@ def test_a_line_a_table_and_json_hold_a_hostile_text_without_obeying_it(text: st
         lambda: show_table(("WHAT",), [], f"none of {text}"),
     ):
         out = _printed(show)
-        assert not any(map(is_shown, out.replace("\n", "")))
+        assert not any(map(needs_escape, out.replace("\n", "")))
         assert visible(text, MAX_CELL)[:30].strip() in out
         assert out.count("\n") <= 2
     printed = _printed(lambda: print_json(json.dumps({"why": text})))
@@ -109,7 +109,7 @@ def test_a_record_of_the_log_is_one_line_whatever_it_quotes(text: str) -> None:
     line = stream.getvalue()
     assert line.count("\n") == 1
     assert line.startswith("WARNING loragate.test: rolled back: ")
-    assert not any(map(is_shown, line[:-1]))
+    assert not any(map(needs_escape, line[:-1]))
 
 
 def test_a_traceback_in_the_log_cannot_be_taken_for_a_record() -> None:

@@ -60,9 +60,9 @@ def test_two_who_ask_workers_at_once_get_an_answer_each() -> None:
             while len(slot.answers) < 2:
                 await asyncio.sleep(0)
             for number, alias in zip(tuple(slot.answers), ("one", "two"), strict=True):
-                pool._take(slot, Recalled(number, about(alias)))
+                pool._handle(slot, Recalled(number, about(alias)))
             found = list(await asyncio.gather(*both))
-            pool._take(slot, Recalled(99, about("late")))
+            pool._handle(slot, Recalled(99, about("late")))
             assert slot.recalled == {}
             return found
 
