@@ -1,7 +1,7 @@
-"""Messages between the control plane and a worker, over a socket pair.
+"""The messages between the node and a worker, over a socket pair.
 
-Each is a length (4 bytes, big-endian) and MessagePack. A worker whose channel closes has
-lost its parent: it finishes what it has and goes.
+Each message is a length (4 bytes, big-endian) and MessagePack. A worker whose channel closes has lost the node: it
+finishes its requests and exits.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from gateway.records.feedback import About, Feedback, Named
 
 
 class Configure(msgspec.Struct, tag="configure", frozen=True, kw_only=True):
-    """To a worker, first: how to work, what opens each engine, and the route table to begin with."""
+    """To a worker, first: its settings, each engine's key and certificates, and its first route table."""
 
     limits: Limits
     connect_seconds: float
@@ -41,34 +41,34 @@ class Configure(msgspec.Struct, tag="configure", frozen=True, kw_only=True):
 
 
 class NewTable(msgspec.Struct, tag="table", frozen=True):
-    """To a worker: serve from this from now on."""
+    """To a worker: use this route table from now on."""
 
     number: int
     table: bytes
 
 
 class Start(msgspec.Struct, tag="start", frozen=True):
-    """To a worker that is configured: it has been sent every table until now, so it may accept connections."""
+    """To a configured worker: accept connections. It has been sent every table up to now."""
 
 
 class Leave(msgspec.Struct, tag="leave", frozen=True):
-    """To a worker: the gateway is about to stop. Serve as before, but keep no connection beyond its next reply."""
+    """To a worker: the gateway is about to stop. Serve on, but close each connection after its next reply."""
 
 
 class Ping(msgspec.Struct, tag="ping", frozen=True):
-    """To a worker: say that you hear."""
+    """To a worker: give a sign of life (`Pong`)."""
 
 
 class NewEngines(msgspec.Struct, tag="engines", frozen=True):
-    """To a worker: the table's engines are these from now on; a version came or went."""
+    """To a worker: the route table's engines from now on, as a version was loaded or unloaded."""
 
     engines: tuple[EngineState, ...]
 
 
 class Supplied(msgspec.Struct, tag="supplied", frozen=True):
-    """To a worker: the version it wanted is ready, or `problem` says why it is not.
+    """To a worker: the version that it wanted is ready, or `problem` says why it is not.
 
-    `was_there`: the engine that was said to have lost it has had it all along.
+    `was_there`: the engine that had answered 404 for the version has had it all along.
     """
 
     version: str
@@ -77,19 +77,19 @@ class Supplied(msgspec.Struct, tag="supplied", frozen=True):
 
 
 class Spent(msgspec.Struct, tag="spent", frozen=True):
-    """From a worker: what it has let in under limits since it last said so; to a worker: what the others have."""
+    """From a worker: what it has admitted under rate limits since its last report; to a worker: what others have."""
 
     spendings: Spendings
 
 
 class Collect(msgspec.Struct, tag="collect", frozen=True):
-    """To a worker: report your counts."""
+    """To a worker: send a `WorkerReport`."""
 
     number: int
 
 
 class Configured(msgspec.Struct, tag="configured", frozen=True):
-    """From a worker: it has read its configuration, and confirms whatever table it is sent from now on."""
+    """From a worker: it has read its configuration, and will confirm every table that it is sent from now on."""
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):
@@ -97,30 +97,30 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
 
 
 class Leaving(msgspec.Struct, tag="leaving", frozen=True):
-    """From a worker: it accepts no more connections, and ends when it has served those that it has."""
+    """From a worker: it accepts no more connections, and exits when it has served those that it has."""
 
 
 class Pong(msgspec.Struct, tag="pong", frozen=True):
-    """From a worker: it has heard all until now, and its chores go on."""
+    """From a worker: it has read all messages up to the ping, and its chores run."""
 
 
 class Applied(msgspec.Struct, tag="applied", frozen=True):
-    """From a worker: every request from now on is decided on table `number`."""
+    """From a worker: it decides every request from now on by table `number`."""
 
     number: int
 
 
 class TableRefused(msgspec.Struct, tag="refused", frozen=True):
-    """From a worker: it cannot read table `number`, and serves from the one before, for a few seconds."""
+    """From a worker: it cannot read table `number`; for a few seconds it serves from the previous one."""
 
     number: int
 
 
 class Want(msgspec.Struct, tag="want", frozen=True):
-    """From a worker: requests wait for this version; `missing_at` is an engine that has lost it.
+    """From a worker: requests wait for this version; `missing_at` is an engine that answered 404 for it.
 
-    `recent` is what the worker has used since it last said so: version to monotonic seconds,
-    which all processes of a machine share.
+    `recent` are the versions used since the worker's last report, with the time of the last request in monotonic
+    seconds (a clock that all processes of a machine share).
     """
 
     version: str
@@ -129,13 +129,16 @@ class Want(msgspec.Struct, tag="want", frozen=True):
 
 
 class Used(msgspec.Struct, tag="used", frozen=True):
-    """From a worker: `recent`, as in `Want`, without wanting anything."""
+    """From a worker: `recent`, as in `Want`, when no version is wanted."""
 
     recent: dict[str, float]
 
 
 class WorkerReport(msgspec.Struct, tag="report", frozen=True):
-    """From a worker: its counts since it started, and `outcomes` since it last told them; unasked (0) when it ends."""
+    """From a worker: its counts since it started, and the `outcomes` since its last report.
+
+    It answers `Collect` with the same number; a worker that ends sends one unasked, with number 0.
+    """
 
     number: int
     cells: list[Cell]
@@ -152,20 +155,20 @@ class Mirrored(msgspec.Struct, tag="mirrored", frozen=True):
 
 
 class FeedbackGiven(msgspec.Struct, tag="heard", frozen=True):
-    """From a worker: what a caller says of a reply."""
+    """From a worker: a caller's feedback on a reply."""
 
     feedback: Feedback
 
 
 class Recall(msgspec.Struct, tag="recall", frozen=True):
-    """To a worker: say what served these requests, those that you remember."""
+    """To a worker: look up which versions and arms served these requests."""
 
     number: int
     wanted: tuple[Named, ...]
 
 
 class Recalled(msgspec.Struct, tag="recalled", frozen=True):
-    """From a worker: request → what served it."""
+    """From a worker: what served each request that it remembers; answers `Recall`."""
 
     number: int
     about: dict[Named, About]
@@ -200,13 +203,13 @@ def write(writer: asyncio.StreamWriter, message: ToWorker | FromWorker) -> None:
 
 
 async def read_as_worker(reader: asyncio.StreamReader) -> ToWorker | None:
-    """Return the control plane's next message, or None when it is gone."""
+    """Return the node's next message; None when its end of the channel is closed."""
     body = await _frame(reader)
     return None if body is None else _TO_WORKER.decode(body)
 
 
 async def read_from_worker(reader: asyncio.StreamReader) -> FromWorker | None:
-    """Return a worker's next message, or None when it is gone."""
+    """Return a worker's next message; None when its end of the channel is closed."""
     body = await _frame(reader)
     return None if body is None else _FROM_WORKER.decode(body)
 

@@ -1,8 +1,8 @@
-"""What a worker does beside serving. If any of it fails, hangs or ends, the worker has to end too.
+"""A worker's background tasks ("chores"). If one of them fails or ends, the worker ends too.
 
-A worker whose listening has died would serve on from an old route table for ever: revoked keys stay good and a
-rollback never reaches it. One whose deadlines are not looked at any more never gives anything up. Neither can be
-mended from inside, so the worker drains briefly and exits, and the node starts another.
+A worker that no longer reads its channel would serve from an old route table for ever: revoked keys would stay valid,
+and a rollback would never reach it. One that no longer checks deadlines would never time a request out. Neither can
+recover by itself, so the worker drains briefly and exits, and the node starts another.
 """
 
 import asyncio
@@ -12,37 +12,37 @@ from typing import Any, Final
 
 log = logging.getLogger("loragate.worker")
 
-# The exit code by which the node knows (sysexits.h: EX_SOFTWARE).
+# The exit code that tells the node that a chore has failed (sysexits.h: EX_SOFTWARE).
 CHORE_FAILED: Final = 70
-# Replies under way get so long to finish when a chore has failed: less than the 5 s for which any worker may serve
-# from an old table.
+# How long replies under way may take to finish after a chore has failed: less than the 5 s for which a worker may
+# serve from an old table.
 BRIEF_DRAIN_SECONDS: Final = 2.0
 
 
 class Chores:
-    """The chores of one worker.
+    """The background tasks of one worker.
 
     Args:
-        failed: Called, once, when one of them has failed; the worker is to end.
+        on_failure: Called once when a chore has failed; it ends the worker.
     """
 
-    def __init__(self, failed: Callable[[], None]) -> None:
-        self._failed = failed
+    def __init__(self, on_failure: Callable[[], None]) -> None:
+        self._on_failure = on_failure
         self._tasks: list[asyncio.Task[None]] = []
         self.has_failed = False
 
     def start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        """Run what must not end before `cancel`."""
+        """Run `work` as a task, which must not end before `cancel`."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         task.add_done_callback(self._on_end)
         self._tasks.append(task)
 
     def later(self, seconds: float, what: Callable[[], None]) -> None:
-        """Call `what` after so many seconds; that must not fail either."""
+        """Call `what` after `seconds`; an exception in it counts as a failed chore."""
         asyncio.get_running_loop().call_later(seconds, self._call, what)
 
     async def cancel(self) -> None:
-        """End all of them."""
+        """Cancel all chores, and wait until they have ended."""
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
@@ -56,9 +56,9 @@ class Chores:
             self._fail(getattr(what, "__qualname__", repr(what)), error)
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
-        if task not in self._tasks:  # cancelled by us
+        if task not in self._tasks:  # ended by `cancel`
             if not task.cancelled():
-                task.exception()  # nobody else asks
+                task.exception()  # retrieved so that asyncio does not log it as unhandled
             return
         error = None if task.cancelled() else task.exception()
         self._fail(task.get_name(), error)
@@ -73,4 +73,4 @@ class Chores:
             BRIEF_DRAIN_SECONDS + 1,
             exc_info=error,
         )
-        self._failed()
+        self._on_failure()

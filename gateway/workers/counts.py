@@ -1,4 +1,4 @@
-"""What workers have counted, added up over all that run and all that have ended."""
+"""The counts of workers, added up over those that run and those that have ended."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -9,12 +9,12 @@ from gateway.observe.mirror_counts import MirrorCounts, sum_copies
 from gateway.observe.tally import Tally, sum_tallies
 from gateway.workers.channel import WorkerReport
 
-# Stages of rollouts whose counts outlive the worker that counted them.
+# For how many stages of rollouts the counts of ended workers are kept.
 MAX_PAST_TALLIES: Final = 256
 
 
 class WorkerCounts:
-    """What one worker last reported, or what all that have ended had counted."""
+    """The counts that one worker last reported, or the sum of those of all ended workers."""
 
     def __init__(self) -> None:
         self.cells: list[Cell] = []
@@ -23,7 +23,7 @@ class WorkerCounts:
         self.mirror = MirrorCounts()
 
     def take(self, report: WorkerReport) -> None:
-        """Take over a worker's report: it tells all since the worker started."""
+        """Replace the counts by a worker's report, which covers all since the worker started."""
         self.cells = report.cells
         self.placement = report.placement
         self.tallies = report.tallies
@@ -41,27 +41,27 @@ class WorkerCounts:
 
 
 class Sums:
-    """The sums of several counts.
+    """The sums over several workers' counts.
 
     Args:
-        counts: Of workers that run, and of those that have ended.
+        counts: Those of the workers that run, and that of the ended ones.
     """
 
     def __init__(self, counts: Iterable[WorkerCounts]) -> None:
         self._counts = tuple(counts)
 
     def cells(self) -> list[Cell]:
-        """Return one cell for each alias and version."""
+        """Return the metric cells, one for each alias and version."""
         return sum_cells(each.cells for each in self._counts)
 
     def placement(self) -> PlacementCounts:
-        """Return what was counted of engines and queues."""
+        """Return the counts of engines' failures and of queues."""
         return sum_placements([each.placement for each in self._counts])
 
     def tallies(self) -> list[Tally]:
-        """Return what was counted of rollouts."""
+        """Return the counts of rollouts' stages."""
         return sum_tallies([each.tallies for each in self._counts])
 
     def mirror(self) -> MirrorCounts:
-        """Return what was counted of copies of requests."""
+        """Return the counts of mirrored requests."""
         return sum_copies([each.mirror for each in self._counts])

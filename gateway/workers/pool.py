@@ -1,4 +1,4 @@
-"""Keep N workers running: start them, feed them tables, watch them, add up their counts, drain them."""
+"""Keeps N worker processes running: starts, watches and drains them, sends them route tables, collects their counts."""
 
 import asyncio
 import logging
@@ -51,15 +51,15 @@ from gateway.workers.watch import CONFIRM_SECONDS, LOOK_SECONDS, AwakeClock, Liv
 
 log = logging.getLogger("loragate.workers")
 
-# A worker that keeps dying is started again after 0.5, 1, 2, … seconds, at most this.
+# A worker that keeps dying is restarted after 0.5, 1, 2, … seconds, at most this.
 MAX_PAUSE_SECONDS: Final = 30.0
-# A worker that does not tell its counts in this time is busy or stuck; its last report stands.
+# A worker that does not report its counts in this time is busy or stuck; its last report is used.
 REPORT_SECONDS: Final = 2.0
-# An operator's change waits until every worker has confirmed it, or has been killed because it did not.
+# An operator's change waits at most this long, until every worker has confirmed it, or was killed because it did not.
 PUBLISH_SECONDS: Final = CONFIRM_SECONDS + 1.5
-# Beyond the drain, before a worker is killed.
+# After the time to drain, before a worker is killed.
 GRACE_SECONDS: Final = 3.0
-# What workers let in under limits is gathered for so long before the others are told.
+# How long workers' use of rate limits is collected before it is sent to the other workers.
 SHARE_SECONDS: Final = 0.1
 
 
@@ -68,10 +68,10 @@ class WorkerPool:
 
     Args:
         listener: The app port, bound and listening.
-        size: How many workers.
-        module: What a worker process runs.
+        size: How many workers to run.
+        module: The Python module that a worker process runs.
 
-    Set before `run`: `configure`, which returns the first message for a worker, given the newest table; `depot`; and
+    Set these before `run`: `configure`, which returns a worker's first message given the newest table; `supplier`; and
     `units`.
     """
 
@@ -81,7 +81,7 @@ class WorkerPool:
         self._slots = [Slot(place) for place in range(size)]
         self.configure: Callable[[bytes], Configure]
         self._table = b""
-        self._engines: NewEngines | None = None  # newer than the table's
+        self._engines: NewEngines | None = None  # set if newer than those in the table
         self.supplier: VersionSupplier
         self.units: UnitBook
         self.listener: Listener = NullListener()
@@ -93,7 +93,7 @@ class WorkerPool:
         self._awake = AwakeClock(0.0)
         self._is_leaving = False
         self._is_stopping = False
-        self._is_tried = False  # whether a worker has been replaced because none could read the table
+        self._is_tried = False  # a worker has been replaced although none could read the table; see `_replace`
         self.restarts: Counter[str] = Counter()  # by reason
 
     @property
@@ -108,16 +108,16 @@ class WorkerPool:
 
     @property
     def unresponsive(self) -> int:
-        """How many workers do not answer, or cannot read the newest table: they may serve from an old one."""
+        """How many workers do not answer, or cannot read the newest table, so that they may serve from an old one."""
         now = self._awake.now
         return sum(slot.has_refused_table or slot.liveness.is_silent(now) for slot in self._slots)
 
     def pids(self) -> list[int]:
-        """Return the processes that run now."""
+        """Return the ids of the worker processes that run now."""
         return [slot.process.pid for slot in self._slots if slot.process is not None]
 
     async def start(self) -> None:
-        """Start the processes already: they import what they need while the rest of the gateway is made for `run`."""
+        """Start the processes early: they import their modules while the rest of the gateway is set up for `run`."""
         for slot in self._slots:
             await slot.start(self._listener, self._module)
 
@@ -131,36 +131,37 @@ class WorkerPool:
             await asyncio.wait(keepers)
             watch.cancel()
 
-    # What workers are told and asked
+    # Messages to workers
 
     async def publish(self, table: bytes) -> bool:
-        """Give every worker a new table; returns whether all that serve serve from it now.
+        """Send every worker a new route table; return whether all workers that serve requests use it now.
 
-        The workers have been told when this first waits. One that does not confirm is killed meanwhile, and serves
-        nothing any more then. One that still starts has the table before it may accept connections.
+        The messages are written before this first awaits. A worker that does not confirm is killed meanwhile, so that
+        it serves nothing from an old table. A worker that is still starting gets the table before it accepts
+        connections.
         """
         self._table = table
         self._engines = None
-        told: dict[Answer, Slot] = {}
+        waiting: dict[Answer, Slot] = {}
         number = self._next_number()
         for slot in self._slots:
             if slot.writer is not None:
                 answer = slot.ask(number, lambda number: NewTable(number, table))
                 slot.liveness.on_table_sent(number, self._awake.now)
                 if slot.is_configured:
-                    told[answer] = slot
-        is_in_time = await wait_for_answers(told, PUBLISH_SECONDS)
-        answers = {slot: answer.result() for answer, slot in told.items() if answer.done()}
+                    waiting[answer] = slot
+        is_in_time = await wait_for_answers(waiting, PUBLISH_SECONDS)
+        answers = {slot: answer.result() for answer, slot in waiting.items() if answer.done()}
         refused = [slot for slot, is_well in answers.items() if is_well is False]
         if refused:
             self._replace(refused, are_all=True not in answers.values())
         return is_in_time and not refused
 
     def _replace(self, refused: Sequence[Slot], *, are_all: bool) -> None:
-        """End workers that cannot read a table; but if none can, only one of them, and once.
+        """Kill workers that cannot read the newest table; but if no worker can, only one of them, and once.
 
-        It may be the table's fault, and then their successors could not read it either. The successor of the one shows
-        that: if it can, the others are replaced too (`_has_started`).
+        The table itself may be at fault, so that new workers could not read it either. The successor of the one worker
+        shows that: if it can read the table, the others are replaced too (`_on_ready`).
         """
         if are_all:
             log.error("no worker can read the newest route table; after 4 s they refuse requests; this is a bug")
@@ -171,8 +172,8 @@ class WorkerPool:
             if slot.has_refused_table:
                 slot.kill(TABLE, "cannot read the newest route table")
 
-    def _has_started(self, slot: Slot) -> None:
-        """A worker accepts connections; as it begins it has read the newest table, or has said that it cannot."""
+    def _on_ready(self, slot: Slot) -> None:
+        """A worker accepts connections. By then it has read the newest table, or has reported that it cannot."""
         slot.liveness.on_ready(self._awake.now)
         slot.is_ready.set()
         others = [other for other in self._slots if other is not slot and other.is_configured]
@@ -183,39 +184,39 @@ class WorkerPool:
             self._replace([slot], are_all=False)
 
     def publish_engines(self, engines: tuple[EngineState, ...]) -> None:
-        """Tell every worker what the engines have ready now; nobody waits for it."""
+        """Send every worker the engines' present state, without waiting for confirmation."""
         self._engines = NewEngines(engines)
         for slot in self._slots:
             slot.tell(self._engines)
 
     async def collect(self) -> list[Cell]:
-        """Return the sums over all workers, those that have ended included."""
+        """Collect all workers' counts, and return the metric cells' sums, with those of ended workers."""
         await self._ask(Collect)
         return self._sums().cells()
 
     @property
     def placement(self) -> PlacementCounts:
-        """The sums of what `collect` has brought of engines and queues."""
+        """The counts of engines' failures and of queues, as last collected."""
         return self._sums().placement()
 
     def tallies(self, rollouts: Collection[str]) -> list[Tally]:
-        """Return what `collect` has last brought of rollouts, a stage's workers added up, ended ones included.
+        """Return the counts of rollouts' stages as last collected, summed over workers and ended workers.
 
         Args:
-            rollouts: The open ones; units of others are forgotten.
+            rollouts: The ids of open rollouts; units of others are forgotten.
         """
         return sum_tallies([self._sums().tallies(), self.units.tallies(rollouts)])
 
     @property
     def mirror(self) -> MirrorCounts:
-        """The sums of what `collect` has brought of copies of requests."""
+        """The counts of mirrored requests, as last collected."""
         return self._sums().mirror()
 
     def _sums(self) -> Sums:
         return Sums([self._past, *(slot.counts for slot in self._slots)])
 
     async def recall(self, requests: Sequence[Named]) -> dict[Named, About]:
-        """Return what served those of the requests that a worker remembers."""
+        """Return what served each of the requests that a worker still remembers."""
         wanted = tuple(requests)
         number = await self._ask(lambda number: Recall(number, wanted))
         found: dict[Named, About] = {}
@@ -224,15 +225,15 @@ class WorkerPool:
         return found
 
     async def _ask(self, message: Callable[[int], Collect | Recall]) -> int:
-        """Ask the workers that answer; what does not come in time is left out. Returns the question's number."""
+        """Ask all responsive workers, and wait for `REPORT_SECONDS` at most. Returns the question's number."""
         number, now = self._next_number(), self._awake.now
-        asked = {
+        waiting = {
             slot.ask(number, message): slot
             for slot in self._slots
             if slot.writer is not None and slot.is_ready.is_set() and not slot.liveness.is_silent(now)
         }
-        await wait_for_answers(asked, REPORT_SECONDS)
-        for slot in asked.values():
+        await wait_for_answers(waiting, REPORT_SECONDS)
+        for slot in waiting.values():
             slot.answers.pop(number, None)
         return number
 
@@ -240,22 +241,22 @@ class WorkerPool:
         self._number += 1
         return self._number
 
-    # The life of a worker
+    # Starting and stopping workers
 
     def leave(self) -> None:
-        """Have every worker serve as before, but keep no connection beyond its next reply: `stop` follows."""
+        """Have every worker serve on, but close each connection after its next reply: `stop` follows."""
         self._is_leaving = True
         for slot in self._slots:
             slot.tell(Leave())
 
     def kill(self) -> None:
-        """End every worker at once, whatever it has under way."""
+        """Kill every worker at once; its requests are broken off."""
         self._is_stopping = True
         for slot in self._slots:
             slot.signal(signal.SIGKILL)
 
     async def stop(self, drain_seconds: float) -> None:
-        """Let every worker finish what it has, for so long, then end it."""
+        """Let every worker finish its requests within `drain_seconds`, then kill those that still run."""
         self._is_stopping = True
         running = [slot.process for slot in self._slots if slot.process is not None]
         for slot in self._slots:
@@ -286,7 +287,7 @@ class WorkerPool:
         return self._is_stopping
 
     async def _run_once(self, slot: Slot) -> str:
-        """Run one worker process to its end; returns why it ended."""
+        """Run one worker process to its end; return the reason why it ended."""
         if slot.channel is None:
             await slot.start(self._listener, self._module)
         ours, slot.channel = slot.channel, None
@@ -317,7 +318,7 @@ class WorkerPool:
         return reason
 
     async def _watch(self) -> None:
-        """Ask workers for signs of life, and kill those that have answered nothing for too long."""
+        """Ping workers, and kill those that have not answered for too long."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             now = self._awake.look(asyncio.get_running_loop().time())
@@ -330,7 +331,7 @@ class WorkerPool:
                 elif slot.liveness.ping_is_due(now):
                     slot.tell(Ping())
 
-    # What workers say
+    # Messages from workers
 
     def _handle(self, slot: Slot, message: FromWorker) -> None:
         match message:
@@ -349,7 +350,7 @@ class WorkerPool:
                 self.units.take(message.outcomes)
                 slot.resolve(message.number, well=True)
             case Recalled():
-                if message.number in slot.answers:  # else it is too late
+                if message.number in slot.answers:  # else the answer came too late
                     slot.recalled[message.number] = message.about
                 slot.resolve(message.number, well=True)
             case Spent():
@@ -368,12 +369,12 @@ class WorkerPool:
                 slot.is_configured = True
                 slot.tell(Start())
             case Ready():
-                self._has_started(slot)
+                self._on_ready(slot)
             case Leaving():
                 slot.is_ready.clear()
 
     def _share(self) -> None:
-        """Soon pass on what workers have told of limits."""
+        """Schedule sending each worker the other workers' use of rate limits."""
         if not self._is_sharing and len(self._slots) > 1:
             self._is_sharing = True
             asyncio.get_running_loop().call_later(SHARE_SECONDS, self._send_deltas)
@@ -391,7 +392,7 @@ class WorkerPool:
                 problem = await self.supplier.supply(want.version)
             else:
                 problem, was_there = await self.supplier.look_for(want.version, want.missing_at)
-        except Exception:  # those who wait get an answer, and the workers go on
+        except Exception:  # waiting requests must get an answer, and the workers must go on
             log.exception("%s cannot be supplied; this is a bug", want.version)
             problem = f"`{want.version}` cannot be loaded now."
         slot.tell(Supplied(want.version, problem, was_there))

@@ -1,4 +1,4 @@
-"""What the worker pool asks of the rest of the node."""
+"""The Protocols through which the worker pool reaches the rest of the node."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -8,33 +8,33 @@ from gateway.records.feedback import Feedback
 
 
 class VersionSupplier(Protocol):
-    """Where the workers' wishes for versions go."""
+    """Loads versions that workers want; implemented by the fleet."""
 
     async def supply(self, version: str) -> str | None:
-        """Have a version loaded somewhere; returns why it cannot be, or None when it is ready."""
+        """Have a version loaded on some engine; return None once it is ready, else why it cannot be."""
 
     async def look_for(self, version: str, engine: str) -> tuple[str | None, bool]:
-        """Have it looked for where it should be; returns as `supply` does, and whether it was there."""
+        """Check whether an engine that answered 404 has the version; return `supply`'s result, and whether it has."""
 
     def note_use(self, recent: Mapping[str, float]) -> None:
-        """Take note of when versions were last sent a request, in monotonic seconds."""
+        """Record when versions were last sent a request, in monotonic seconds."""
 
 
 class Listener(Protocol):
-    """Where copies of requests and feedback go; nothing of it waits or raises."""
+    """Receives mirrored requests and feedback from workers. Its methods never block or raise."""
 
     def take(self, copies: Sequence[CapturedRequest]) -> None:
-        """Take over copies of requests."""
+        """Take over mirrored requests."""
 
     def hear(self, feedback: Feedback) -> None:
-        """Take over what a caller says of a reply."""
+        """Take over feedback."""
 
 
 class NullListener:
-    """Takes nothing."""
+    """Drops everything; used until the node has set its own listener."""
 
     def take(self, copies: Sequence[CapturedRequest]) -> None:
-        """Drop copies of requests."""
+        pass
 
     def hear(self, feedback: Feedback) -> None:
-        """Drop what a caller says of a reply."""
+        pass

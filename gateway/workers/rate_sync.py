@@ -1,4 +1,4 @@
-"""What workers let in under limits, passed on to the other workers of the machine; pure."""
+"""Keeps the rate limits of a machine's workers in step: each worker's usage is passed on to the others. Pure."""
 
 from dataclasses import dataclass, field, replace
 
@@ -8,63 +8,66 @@ from gateway.receive.rates import Spendings
 
 @dataclass(slots=True)
 class _WorkerUsage:
-    """What one worker has told: not yet passed on, and under way in all."""
+    """What one worker has reported."""
 
-    fresh: Spendings = field(default_factory=Spendings)
-    in_flight: dict[str, int] = field(default_factory=dict)
+    fresh: Spendings = field(default_factory=Spendings)  # not yet passed on to the other workers
+    in_flight: dict[str, int] = field(default_factory=dict)  # all of its requests in flight, by limit
 
 
 class RateSync:
-    """What each of the workers has told of what it let in.
+    """The usage of rate limits that each worker has reported.
 
     Args:
         size: How many workers there are; they are numbered from 0.
     """
 
     def __init__(self, size: int) -> None:
-        self._told = [_WorkerUsage() for _ in range(size)]
+        self._usage = [_WorkerUsage() for _ in range(size)]
 
     def record(self, number: int, spent: Spendings) -> None:
-        """Take in what a worker has told."""
-        told = self._told[number]
-        _add(told.fresh.requests, spent.requests)
-        _add(told.fresh.tokens, spent.tokens)
-        _add(told.fresh.in_flight, spent.in_flight)
-        _add(told.in_flight, spent.in_flight)
-        told.in_flight = {name: count for name, count in told.in_flight.items() if count}
+        """Record a worker's report."""
+        usage = self._usage[number]
+        _add(usage.fresh.requests, spent.requests)
+        _add(usage.fresh.tokens, spent.tokens)
+        _add(usage.fresh.in_flight, spent.in_flight)
+        _add(usage.in_flight, spent.in_flight)
+        usage.in_flight = {name: count for name, count in usage.in_flight.items() if count}
 
     def forget_worker(self, number: int) -> None:
-        """A worker has ended, and with it all that it had under way."""
-        told = self._told[number]
-        _add(told.fresh.in_flight, told.in_flight, -1)
-        told.in_flight = {}
+        """Remove a worker's requests in flight: it has ended, and they with it."""
+        usage = self._usage[number]
+        _add(usage.fresh.in_flight, usage.in_flight, -1)
+        usage.in_flight = {}
 
     def in_flight_elsewhere(self, number: int) -> Spendings:
-        """Return what a worker that starts is to know: what the others have under way and will not be told again."""
-        known = Spendings()
-        for other, told in enumerate(self._told):
+        """Return the other workers' requests in flight, for a worker that has just started.
+
+        Without those that the next `deltas` will report.
+        """
+        elsewhere = Spendings()
+        for other, usage in enumerate(self._usage):
             if other != number:
-                _add(known.in_flight, told.in_flight)
-                _add(known.in_flight, told.fresh.in_flight, -1)
-        return known
+                _add(elsewhere.in_flight, usage.in_flight)
+                _add(elsewhere.in_flight, usage.fresh.in_flight, -1)
+        return elsewhere
 
     def deltas(self) -> list[Spendings]:
-        """Return for each worker what the others have told since the last time."""
+        """Return for each worker what the other workers have reported since the last call."""
         total = Spendings()
-        for told in self._told:
-            _add_all(total, told.fresh)
+        for usage in self._usage:
+            _add_all(total, usage.fresh)
         for_each = []
-        for told in self._told:
+        for usage in self._usage:
             others = Spendings(dict(total.requests), dict(total.tokens), dict(total.in_flight))
-            _add_all(others, told.fresh, -1)
+            _add_all(others, usage.fresh, -1)
             for_each.append(others)
-        for told in self._told:
-            told.fresh = Spendings()
+        for usage in self._usage:
+            usage.fresh = Spendings()
         return for_each
 
 
 def share_of(limits: Limits, place: int, size: int) -> Limits:
-    """Return the limits of one worker of `size`: what an engine may have at once is shared out, at least 1 each."""
+    """Return the limits of one worker of `size`: `engine_concurrency` is divided among them, at least 1 each."""
     whole = limits.engine_concurrency
     if not whole:
         return limits

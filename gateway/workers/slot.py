@@ -1,4 +1,4 @@
-"""One of the places for a worker: its process, the channel to it, what it was asked and what it has counted."""
+"""One slot of the worker pool: its process, the channel to it, open questions, and the process's counts."""
 
 import asyncio
 import contextlib
@@ -19,31 +19,31 @@ from loragate import child_command
 log = logging.getLogger("loragate.workers")
 
 # Why a worker has ended unexpectedly; the label of `loragate_worker_restarts_total`.
-ENDED: Final = "ended"  # by itself, or killed by somebody else
+ENDED: Final = "ended"  # it exited or was killed, not by this gateway
 SILENT: Final = "silent"  # it did not answer, and was killed
-MESSAGE: Final = "message"  # it sent what cannot be read, and was killed
-TABLE: Final = "table"  # it could not read a route table
-CHORE: Final = "chore"  # one of its chores failed, so it ended
+MESSAGE: Final = "message"  # it sent an invalid message, and was killed
+TABLE: Final = "table"  # it could not read a route table, and was killed
+CHORE: Final = "chore"  # one of its chores failed, so it exited
 REASONS: Final = (ENDED, CHORE, SILENT, MESSAGE, TABLE)
-# Done, or refused (a table that it cannot read); None from a worker that has ended, and so serves nothing old either.
+# True: done; False: refused (a table that it cannot read); None: the worker has ended, so it serves nothing old either.
 Answer = asyncio.Future[bool | None]
-# How long a process may take to be gone after it has closed its channel, which is the last that it does.
+# How long a process may take to exit after it has closed its channel, which is the last thing that it does.
 EXIT_SECONDS: Final = 5.0
 
 
 class Slot:
-    """A place for a worker, through its restarts.
+    """A slot for one worker process and its successors.
 
     Args:
-        place: Its number, from 0.
+        place: The slot's number, from 0.
     """
 
     def __init__(self, place: int) -> None:
         self.place = place
         self.process: asyncio.subprocess.Process | None = None
-        self.channel: socket.socket | None = None  # of a process that has been told nothing yet
+        self.channel: socket.socket | None = None  # to a started process that has been sent nothing yet
         self.writer: asyncio.StreamWriter | None = None
-        self.is_configured = False  # and confirms tables
+        self.is_configured = False  # it has read its configuration, and confirms tables
         self.is_ready = asyncio.Event()
         self.has_refused_table = False
         self.answers: dict[int, Answer] = {}
@@ -53,7 +53,7 @@ class Slot:
         self._killed_for = ""
 
     async def start(self, listener: socket.socket, module: str) -> None:
-        """Start a process that waits for its first message."""
+        """Start a worker process, which waits for its first message."""
         ours, theirs = socket.socketpair()
         descriptors = (listener.fileno(), theirs.fileno())
         try:
@@ -69,37 +69,37 @@ class Slot:
             theirs.close()
 
     def tell(self, message: ToWorker) -> None:
-        """Send a message, if there is a worker to hear it."""
+        """Send a message, if a worker is connected."""
         if self.writer is not None:
             channel.write(self.writer, message)
 
     def ask(self, number: int, message: Callable[[int], NewTable | Collect | Recall]) -> Answer:
-        """Send what is to be answered."""
+        """Send a message that the worker answers; return the future of the answer."""
         answer = self.answers[number] = asyncio.get_running_loop().create_future()
         self.tell(message(number))
         return answer
 
     def resolve(self, number: int, *, well: bool | None) -> None:
-        """An answer has come, or (None) the worker has ended."""
+        """Set the result of a question: the worker has answered, or has ended (None)."""
         answer = self.answers.pop(number, None)
         if answer is not None and not answer.done():
             answer.set_result(well)
 
     def kill(self, reason: str, why: str) -> None:
-        """End its worker at once, which may stand still; another is started."""
+        """Kill the worker, which may be stuck; the pool starts another."""
         if self.process is not None and not self._killed_for:
             self._killed_for = reason
             log.error("worker %d %s; it is killed, and another is started", self.process.pid, why)
             self.signal(signal.SIGKILL)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send its process a signal, if it still runs."""
+        """Send the process a signal, if it still runs."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(number)
 
     async def clean_up(self) -> str:
-        """Clear up behind a worker whose channel is closed, and return why it has ended."""
+        """Clean up after a worker whose channel is closed, and return why it has ended."""
         self.is_configured = self.has_refused_table = False
         self.is_ready.clear()
         if self.writer is not None:
@@ -109,7 +109,7 @@ class Slot:
             self.resolve(number, well=None)
         self.recalled.clear()
         process = self.process
-        assert process is not None  # it had a channel
+        assert process is not None  # a slot with a channel has a process
         try:
             async with asyncio.timeout(EXIT_SECONDS):
                 await process.wait()
@@ -121,9 +121,9 @@ class Slot:
         return reason
 
 
-async def wait_for_answers(asked: Collection[Answer], seconds: float) -> bool:
-    """Wait for answers, for so long; returns whether all have come."""
-    if not asked:
+async def wait_for_answers(answers: Collection[Answer], seconds: float) -> bool:
+    """Wait for answers, at most `seconds`; return whether all have come."""
+    if not answers:
         return True
-    _, late = await asyncio.wait(asked, timeout=seconds)
+    _, late = await asyncio.wait(answers, timeout=seconds)
     return not late

@@ -1,4 +1,4 @@
-"""A worker's side of loading just in time: who waits for which version, and what was used lately."""
+"""A worker's side of loading versions on demand: which requests wait for which version, and which were used lately."""
 
 import logging
 from collections.abc import Callable
@@ -11,10 +11,10 @@ log = logging.getLogger("loragate.worker")
 
 
 class WorkerSupply:
-    """Asks the control plane once for each version, however many requests wait for it.
+    """Asks the node for versions, once for each however many requests wait for it.
 
     Args:
-        send: Writes a message to the control plane.
+        send: Writes a message to the node.
     """
 
     def __init__(self, send: Callable[[Want | Used], None]) -> None:
@@ -23,7 +23,7 @@ class WorkerSupply:
         self.recent: dict[str, float] = {}
 
     def want(self, version: str, missing_at: str | None, waiter: Waiter) -> None:
-        """Have a version loaded and tell `waiter`, later and once."""
+        """Have a version loaded; `waiter` is called back later, exactly once."""
         waiters = self._waiters.setdefault(version, [])
         waiters.append(waiter)
         if len(waiters) == 1:
@@ -31,7 +31,7 @@ class WorkerSupply:
             self.recent.clear()
 
     def on_supplied(self, message: Supplied) -> None:
-        """Tell all who wait for a version."""
+        """Call back all requests that wait for the version."""
         for waiter in self._waiters.pop(message.version, ()):
             problem = message.problem
             error = None if problem is None else VersionNotReady(problem)
@@ -41,7 +41,7 @@ class WorkerSupply:
                 log.exception("a request that waited for `%s` could not go on; this is a bug", message.version)
 
     def tell_recent(self) -> None:
-        """Say what was used since the last time, if anything was."""
+        """Report the versions used since the last report, if any were."""
         if self.recent:
             self._send(Used(self.recent))
             self.recent.clear()

@@ -1,8 +1,8 @@
-"""The app port with TLS: a connection counts, and its time runs, from when it is accepted.
+"""Accepts TLS connections, so that limits apply from the accept on and not only after the handshake.
 
-A server that is given a certificate tells its protocol of a connection when the handshake is over: those that never
-begin one would stand outside `max_connections` and `header_seconds`. So connections are accepted here, and the event
-loop gets them together with the time for their handshake.
+asyncio's TLS server tells a protocol about a connection only when its handshake is done: clients that never begin one
+would not count under `max_connections` and `header_seconds`. So connections are accepted here, and each gets a time
+limit for its handshake.
 """
 
 import asyncio
@@ -18,22 +18,22 @@ from gateway.receive.limits import Limits
 
 log = logging.getLogger("loragate.worker")
 
-# Connections that are accepted before anything else has its turn.
+# How many connections are accepted in one turn of the event loop.
 _AT_ONCE: Final = 64
-# As long as asyncio's servers wait when there is no descriptor or memory for one more connection.
+# How long to wait when there is no file descriptor or memory for another connection; asyncio's servers wait as long.
 _RETRY_SECONDS: Final = 1.0
 _OUT_OF: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class TlsListener:
-    """Accepts connections and does their handshakes.
+    """Accepts connections, and does their TLS handshakes.
 
     Args:
-        listener: The socket, which listens.
-        context: The certificate.
+        listener: The listening socket.
+        context: The TLS context with the certificate.
         limits: How many connections there may be, and how long a handshake may take.
-        connections: Those whose handshake is done, kept by their protocol.
-        make: Makes the protocol of a connection whose handshake is done.
+        connections: The connections whose handshake is done; their protocol maintains it.
+        make: Makes the protocol for a connection whose handshake is done.
     """
 
     def __init__(
@@ -49,14 +49,14 @@ class TlsListener:
         self._limits = limits
         self._connections = connections
         self._make = make
-        self._shaking: dict[asyncio.Task[None], None] = {}  # the oldest first
+        self._shaking: dict[asyncio.Task[None], None] = {}  # handshakes under way, the oldest first
         self._loop = asyncio.get_running_loop()
         self._retry: asyncio.TimerHandle | None = None
         listener.setblocking(False)
         self._listen()
 
     def close(self) -> None:
-        """Accept no more, and drop those whose handshake is not done: they have asked for nothing yet."""
+        """Stop accepting, and drop connections whose handshake is not done: they have sent no request yet."""
         self._loop.remove_reader(self._listener)
         if self._retry is not None:
             self._retry.cancel()
@@ -71,7 +71,7 @@ class TlsListener:
             try:
                 client, _address = self._listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return  # another worker had it, or it is gone
+                return  # another worker has accepted it, or the client has gone
             except OSError as error:
                 if error.errno not in _OUT_OF:
                     raise
@@ -84,9 +84,9 @@ class TlsListener:
     def _take(self, client: socket.socket) -> None:
         if len(self._shaking) + len(self._connections) >= self._limits.max_connections:
             if not self._shaking:
-                client.close()  # before the handshake there is no way to say why
+                client.close()  # before the handshake no error can be sent
                 return
-            self._drop_oldest()  # else those who say nothing would keep out those who do
+            self._drop_oldest()  # else idle clients could keep others out
         client.setblocking(False)
         task = self._loop.create_task(self._shake_hands(client))
         self._shaking[task] = None
@@ -95,12 +95,12 @@ class TlsListener:
     def _drop_oldest(self) -> None:
         task = next(iter(self._shaking))
         del self._shaking[task]
-        # Not at once: a task that has not begun would leave its socket to the collector.
+        # Not cancelled at once: a task that has not started yet would never close its socket.
         self._loop.call_soon(task.cancel)
 
     async def _shake_hands(self, client: socket.socket) -> None:
         task = cast(asyncio.Task[None], asyncio.current_task())
-        # An error is that it took too long, that it is no TLS, or that the client is gone; the event loop closes it.
+        # Errors: a time-out, no valid TLS, or the client has gone. The event loop closes the connection.
         with suppress(OSError):
             await self._loop.connect_accepted_socket(
                 lambda: _Handshake(lambda: self._protocol(task)),
@@ -110,7 +110,7 @@ class TlsListener:
             )
 
     def _protocol(self, task: asyncio.Task[None]) -> asyncio.Protocol:
-        self._is_over(task)  # from now on it is among `connections`
+        self._is_over(task)  # from now on the connection counts in `connections`
         return self._make()
 
     def _is_over(self, task: asyncio.Task[None]) -> None:
@@ -118,10 +118,10 @@ class TlsListener:
 
 
 class _Handshake(asyncio.Protocol):
-    """Stands for the protocol of a connection until there is one to be served.
+    """A placeholder protocol during the handshake; then it hands the connection to the real one.
 
     Args:
-        make: Makes it.
+        make: Makes the real protocol.
     """
 
     def __init__(self, make: Callable[[], asyncio.Protocol]) -> None:

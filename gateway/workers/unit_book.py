@@ -1,4 +1,4 @@
-"""The units of all stages that this gateway's workers tell of, as tallies to be added to theirs."""
+"""Merges the outcomes that workers report into units, for all stages of rollouts; the result is tallies by unit."""
 
 from collections.abc import Callable, Collection, Iterable
 from typing import Final
@@ -6,12 +6,12 @@ from typing import Final
 from gateway.observe.tally import MAX_ACCOUNTS, AccountTally, ArmTally, Tally
 from gateway.observe.units import AccountUnits, CountedUnits, Outcomes, StageUnits
 
-# Stages at once; the oldest go first. Those of rollouts that have ended go at the next look.
+# The most stages at once; beyond it the oldest are dropped. Stages of ended rollouts are dropped by `tallies`.
 MAX_STAGES: Final = 1024
 
 
 class UnitBook:
-    """Makes units of what workers tell; one writer.
+    """The units of all stages. One unit's requests may be served by several workers, so only the node can count units.
 
     Args:
         now: Returns Unix seconds.
@@ -21,10 +21,10 @@ class UnitBook:
         self._now = now
         self._stages: dict[tuple[str, int], tuple[str, StageUnits]] = {}
 
-    def take(self, told: Iterable[Outcomes]) -> None:
-        """Take what a worker tells."""
+    def take(self, report: Iterable[Outcomes]) -> None:
+        """Add the outcomes of a worker's report."""
         now = self._now()
-        for outcomes in told:
+        for outcomes in report:
             key = (outcomes.rollout, outcomes.stage)
             if key not in self._stages:
                 while len(self._stages) >= MAX_STAGES:
@@ -33,7 +33,7 @@ class UnitBook:
             self._stages[key][1].take(outcomes, now)
 
     def tallies(self, rollouts: Collection[str]) -> list[Tally]:
-        """Return the units of these rollouts' stages, and forget all others."""
+        """Return the tallies by unit of these rollouts' stages, and forget those of all other rollouts."""
         self._stages = {key: each for key, each in self._stages.items() if key[0] in rollouts}
         found, now = [], self._now()
         for (rollout, stage), (alias, units) in self._stages.items():

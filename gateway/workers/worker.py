@@ -1,4 +1,4 @@
-"""A worker process: one uvicorn server on a socket that it inherits.
+"""A worker process: one uvicorn server on an inherited socket.
 
 Started by `slot.py` with two descriptors, LISTEN_FD and CHANNEL_FD.
 """
@@ -24,7 +24,7 @@ from gateway.workers.tls_listener import TlsListener
 
 
 class WorkerServer(uvicorn.Server):
-    """uvicorn's server, which also says when it accepts connections."""
+    """uvicorn's server, which also tells the node when it accepts connections and when it stops."""
 
     def __init__(self, config: uvicorn.Config, worker: Worker) -> None:
         super().__init__(config)
@@ -32,7 +32,7 @@ class WorkerServer(uvicorn.Server):
         self._tls: list[TlsListener] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start listening, then tell the control plane."""
+        """Start listening, then tell the node."""
         context = self.config.ssl
         if context is None:
             await super().startup(sockets)
@@ -53,24 +53,24 @@ class WorkerServer(uvicorn.Server):
         )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Tell the control plane, then drain."""
+        """Tell the node, then drain."""
         self._worker.leave()
         for listener in self._tls:
             listener.close()
         await super().shutdown(sockets)
 
     def stop(self, drain_seconds: float) -> None:
-        """Stop as on a signal: drain for so long, then end."""
+        """Stop as on a signal: drain for `drain_seconds`, then end."""
         self.config.timeout_graceful_shutdown = math.ceil(drain_seconds)
         self.should_exit = True
 
 
 async def serve(listener: socket.socket, pair: socket.socket) -> int:
-    """Serve until told to stop by a signal, or by the end of the channel; returns the exit code."""
+    """Serve until a signal, or until the channel closes; return the exit code."""
     reader, writer = await asyncio.open_connection(sock=pair)
     first = await channel.read_as_worker(reader)
     if not isinstance(first, Configure):
-        return 0  # the control plane is gone before it began
+        return 0  # the node has gone before it sent anything
     worker = Worker(first, reader, writer)
     server = WorkerServer(
         uvicorn.Config(
@@ -99,7 +99,7 @@ def main() -> None:
     log_to_stderr(logging.WARNING, WITHOUT_TIME)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    # What is loaded by now stays: keep the collector from walking it again and again.
+    # The objects made so far live as long as the process: exempt them from garbage collection, which would walk them.
     gc.collect()
     gc.freeze()
     listener = socket.socket(fileno=int(sys.argv[1]))
