@@ -1,8 +1,7 @@
-"""The data plane put together: what one worker process runs.
+"""The composition root of the data plane: what one worker process runs.
 
-uvicorn gives the lifespan and the connections; this builds what they share, keeps the
-one mutable cell (the route table), asks every connection once in a while whether its
-time is up, and talks to the control plane.
+uvicorn provides the lifespan and the connections. `Worker` builds the parts that they share, holds the current route
+table, checks every connection's time-outs twice a second, and exchanges messages with the node.
 """
 
 import asyncio
@@ -60,17 +59,18 @@ from gateway.workers.supply import WorkerSupply
 
 log = logging.getLogger("loragate.worker")
 
-# How often deadlines are looked at; time-outs are whole seconds, so this is fine enough.
+# How often time-outs are checked; they are whole seconds, so this is fine enough.
 CHECK_SECONDS: Final = 0.5
-# What is let in under limits is gathered for so long before the other workers are told.
+# How long the use of rate limits is collected before it is sent to the other workers.
 SHARE_SECONDS: Final = 0.1
-# How long the control plane may take to read what a worker says last.
+# How long the node may take to read a worker's final report.
 FINAL_REPORT_SECONDS: Final = 1.0
-# What may wait in the channel before no more copies of requests are put into it: all else has to get through.
+# If more bytes than this are unread in the channel, no mirrored requests are added: other messages have to get through.
 MAX_UNREAD_BYTES: Final = 2 * 1024 * 1024
-# For so long a worker serves from the table before one that it cannot read; revoked keys are good for no longer.
+# If a worker cannot read the newest table, it serves from the previous one for this long, so that revoked keys are not
+# accepted for longer.
 OLD_TABLE_SECONDS: Final = 4.0
-# Pings, a second apart, within which deadlines have to be looked at, which they are twice a second.
+# The worker ends if this many pings, a second apart, have passed without a check of time-outs.
 MAX_UNCHECKED_PINGS: Final = 5
 
 
@@ -78,18 +78,18 @@ class Worker:
     """One worker's parts, and the ASGI lifespan that starts and stops them.
 
     Args:
-        configure: What the control plane said first.
-        reader, writer: The channel to it.
+        configure: The node's first message.
+        reader, writer: The channel to the node.
     """
 
     def __init__(self, configure: Configure, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._refused = 0  # the number of the newest table, while it is one that cannot be read
-        self._is_behind = False  # and has been for too long
+        self._refused = 0  # the newest table's number if that table cannot be read, else 0
+        self._is_behind = False  # it could not be read for `OLD_TABLE_SECONDS`, so requests are refused
         self._is_leaving = False
         try:
             self._table = to_table(configure.table)
-        except Exception:  # whatever is wrong with it: a later one may be better, until then nothing is served
-            log.exception("the route table to begin with cannot be read; requests are refused")
+        except Exception:  # whatever is wrong with it: requests are refused until a table comes that can be read
+            log.exception("the first route table cannot be read; requests are refused")
             self._table, self._is_behind = RouteTable(), True
         self._chores = Chores(self._chore_failed)
         self._checks = self._unchecked_pings = 0
@@ -117,7 +117,7 @@ class Worker:
         )
         self.recent = RecentRequests(bounds.recent_requests)
         self.deps = self._deps(configure)
-        # Set by who runs the server: its connections, and how to stop it.
+        # Set by `workers/worker.py`: the server's connections, and the function that stops it.
         self.connections: set[ClientConnection] = set()
         self.stop: Callable[[float], None] = lambda _drain_seconds: None
         self._drain_seconds = configure.drain_seconds
@@ -152,7 +152,7 @@ class Worker:
         """Return the current route table; a request reads it once.
 
         Raises:
-            RouteTableUnreadable: There is a newer one, for some seconds already, and it cannot be read.
+            RouteTableUnreadable: A newer table came some seconds ago, and cannot be read.
         """
         if self._is_behind:
             raise RouteTableUnreadable("This gateway worker cannot read the newest route table. Try again shortly.")
@@ -164,7 +164,7 @@ class Worker:
         receive: Callable[[], Awaitable[dict[str, Any]]],
         send: Callable[[dict[str, Any]], Awaitable[None]],
     ) -> None:
-        """ASGI: only the lifespan; requests never come this way."""
+        """Run the ASGI lifespan. Requests never come this way: the protocol class serves them."""
         if scope["type"] != "lifespan":
             raise RuntimeError(f"the worker serves `{scope['type']}` through its protocol class, not through ASGI")
         await receive()
@@ -187,22 +187,22 @@ class Worker:
 
     async def _send_final_report(self) -> None:
         if self._writer.is_closing():
-            return  # the node has gone first
+            return  # the node has gone already
         try:
             channel.write(self._writer, self._report(0))
-        except Exception:  # the counts since the last collection are lost, and the worker still ends
-            log.exception("a worker's last counts could not be told; this is a bug")
+        except Exception:  # the counts since the last collection are lost, but the worker must still end
+            log.exception("a worker's final counts could not be reported; this is a bug")
         self._writer.close()
-        with suppress(OSError, TimeoutError):  # the counts lie behind the copies
+        with suppress(OSError, TimeoutError):  # wait until it is sent: mirrored requests are before it in the channel
             async with asyncio.timeout(FINAL_REPORT_SECONDS):
                 await self._writer.wait_closed()
 
     def announce(self) -> None:
-        """Tell the control plane that connections are accepted."""
+        """Tell the node that connections are accepted."""
         channel.write(self._writer, Ready())
 
     def leave(self) -> None:
-        """Tell the control plane that no more connections are accepted."""
+        """Tell the node that no more connections are accepted."""
         if not self._writer.is_closing():
             channel.write(self._writer, Leaving())
 
@@ -236,20 +236,20 @@ class Worker:
             elif isinstance(message, Start) and self._may_start is not None and not self._may_start.done():
                 self._may_start.set_result(None)
         self._end(self._drain_seconds)
-        await asyncio.Event().wait()  # the node is gone; until the drain is over
+        await asyncio.Event().wait()  # the node has gone: this chore must not end before the drain is over
 
     def _stop_keep_alive(self) -> None:
-        """Say on every reply that its connection ends, and on `/healthz` that this gateway is leaving."""
+        """Close each connection after its next reply, and answer `/healthz` with `stopping`."""
         self._is_leaving = True
         for connection in tuple(self.connections):
             connection.is_draining = True
 
     def _take_table(self, message: NewTable) -> None:
-        """Serve from a new table and say so; or say that it cannot be read, and serve nothing before long."""
+        """Use a new table and confirm it; or report that it cannot be read, and refuse requests some seconds later."""
         before = self._table
         try:
             self._serve_from(to_table(message.table))
-        except Exception:  # whatever is wrong with it: the node knows whether others read it
+        except Exception:  # whatever is wrong with it: the node knows whether other workers can read it
             self._table = before
             log.exception("the route table cannot be read; requests are refused in %g s", OLD_TABLE_SECONDS)
             if not self._refused:
@@ -265,11 +265,11 @@ class Worker:
         self._is_behind = self._refused > 0
 
     def _answer_ping(self) -> None:
-        """Say that all is well, unless deadlines have not been looked at since several pings ago."""
+        """Answer a ping, unless time-outs have not been checked for several pings: then fail."""
         self._unchecked_pings = self._unchecked_pings + 1 if self._checks == self._checks_at_ping else 0
         self._checks_at_ping = self._checks
         if self._unchecked_pings >= MAX_UNCHECKED_PINGS:
-            raise RuntimeError("deadlines are not looked at any more")
+            raise RuntimeError("time-outs are not checked any more")
         channel.write(self._writer, Pong())
 
     def _report(self, number: int) -> WorkerReport:
@@ -284,7 +284,7 @@ class Worker:
         )
 
     def _has_channel_room(self) -> bool:
-        """Whether the control plane reads what it is sent: else it would pile up here."""
+        """Whether the node keeps up with reading the channel: else mirrored requests would pile up in memory."""
         return not self._writer.is_closing() and self._writer.transport.get_write_buffer_size() < MAX_UNREAD_BYTES
 
     def _submit_feedback(self, feedback: Feedback) -> bool:
@@ -307,7 +307,7 @@ class Worker:
         self.placing.on_table(table)
         for engine in table.engines:
             if not engine.is_up:
-                self.deps.fingerprints.pop(engine.url, None)  # what comes back may be another
+                self.deps.fingerprints.pop(engine.url, None)  # another engine may come up at this URL
 
     async def _check_deadlines(self) -> None:
         while True:
@@ -320,7 +320,7 @@ class Worker:
             for connection in tuple(self.connections):
                 try:
                     connection.check(now)
-                except Exception:  # one connection's fault must not leave all others without time-outs
+                except Exception:  # a fault of one connection must not leave the others without time-outs
                     log.exception("a connection could not be checked; this is a bug")
 
     def _abort_remaining(self) -> None:
@@ -328,5 +328,5 @@ class Worker:
         for connection in tuple(self.connections):
             try:
                 connection.break_off(error)
-            except Exception:  # the others are told all the same
+            except Exception:  # a fault of one connection must not keep the others open
                 log.exception("a connection could not be broken off; this is a bug")

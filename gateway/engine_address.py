@@ -1,7 +1,7 @@
-"""Where an engine is and how it is spoken to: its URL, its key, and what that makes of a request's head.
+"""An engine's address (URL, API key, certificates), and the request head that the address needs.
 
-Requests are written for an engine at the root of a host called `engine`. One with a path prefix, a name of its own or a
-key gets them with another head, made up once; all others get them as they are.
+Requests are first written for an engine at the root of a host called `engine`. For an engine with a path prefix, a host
+name or a key the head is replaced by one that is built once; other engines get requests unchanged.
 """
 
 import ipaddress
@@ -11,18 +11,18 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-# How every request for an engine goes on after its path.
+# What follows the path in every request as it is first written.
 PLAIN_HEAD: Final = b" HTTP/1.1\r\nhost: engine\r\n"
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-# Segments of a path as RFC 3986 has them.
+# Path segments (RFC 3986).
 _PREFIX: Final = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*")
 _KEY: Final = re.compile(r"[!-~]+")
 
 
 class Access(NamedTuple):
-    """What opens an engine, beside its URL: its API key, and the file of certificates that it is checked by.
+    """The credentials for an engine: its API key, and the file of certificates that verify it.
 
-    Never written to a disk, a log or a status: workers get it over their channel.
+    Never written to a disk, a log or a status; workers get it over their channel.
     """
 
     key: str = ""
@@ -33,14 +33,14 @@ OPEN: Final = Access()
 
 
 class InvalidAddress(ValueError):
-    """This is no engine's URL; the message says what one is, and never repeats a password."""
+    """The text is no valid engine URL; the message says what is, and never repeats a password."""
 
 
 def engine_url(url: str) -> str:
-    """Return an engine's URL in the one form by which it is known.
+    """Return an engine's URL in its canonical form, under which the engine is known everywhere.
 
     Raises:
-        InvalidAddress: It is none.
+        InvalidAddress: `url` is no engine URL.
     """
     parts = _split(url)
     if parts.scheme == "unix":
@@ -52,12 +52,12 @@ def engine_url(url: str) -> str:
 
 
 def without_password(text: str) -> str:
-    """Return a text with what stands before the `@` of any URL left out."""
+    """Return a text with the user info (before the `@`) of any URL replaced by `…`."""
     return re.sub(r"//[^/\s@]*@", "//…@", text)
 
 
 def is_key(key: str) -> bool:
-    """Whether a header can carry it."""
+    """Whether `key` can be sent in a header."""
     return _KEY.fullmatch(key) is not None
 
 
@@ -92,7 +92,7 @@ class Address:
 
     Args:
         url: `http://…`, `https://…`, or `unix:///path`.
-        access: See there.
+        access: The engine's key and certificates.
     """
 
     def __init__(self, url: str, access: Access = OPEN) -> None:
@@ -106,24 +106,24 @@ class Address:
         host = b"engine" if self.socket_path or (_is_number(self.host) and not self.is_tls) else parts.netloc.encode()
         key = b"authorization: Bearer %b\r\n" % access.key.encode() if access.key else b""
         self._head = b" HTTP/1.1\r\nhost: %b\r\n%b" % (host, key)
-        # Whether it gets requests as they are written for any engine.
+        # Whether the engine gets requests unchanged.
         self.is_plain = not self._prefix and self._head == PLAIN_HEAD
 
     def address_request(self, request: bytes) -> bytes:
-        """Return a request that was written for any engine with the head that this one needs."""
+        """Return a request with its head replaced by the one that this engine needs."""
         path = request.index(b" ") + 1
         at = request.index(PLAIN_HEAD, path)
         rest = at + len(PLAIN_HEAD)
         return b"".join((request[:path], self._prefix, request[path:at], self._head, request[rest:]))
 
     def tls(self) -> ssl.SSLContext | None:
-        """Return how its certificate is checked; None without TLS."""
+        """Return the context that verifies the engine's certificate; None without TLS."""
         return tls_context(self._ca) if self.is_tls else None
 
 
 @lru_cache(maxsize=8)
 def tls_context(ca: str) -> ssl.SSLContext:
-    """Return a context that checks certificates and host names, by the system's authorities or those in a file.
+    """Return a context that verifies certificates and host names, by the authorities of the system or of the file `ca`.
 
     Raises:
         OSError: The file cannot be read, or holds no certificates.
@@ -140,7 +140,7 @@ def _is_number(host: str) -> bool:
 
 
 def why_unreachable(cause: BaseException | None) -> str:
-    """Return in a few words why there is no connection; empty if that is not known."""
+    """Return a short reason why an engine could not be reached; empty if it is unknown."""
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({cause.verify_message}; engine_ca)"
     if isinstance(cause, ssl.SSLError):

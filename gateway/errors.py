@@ -1,4 +1,4 @@
-"""The errors a client may meet; each one knows its own answer.
+"""The errors that are sent to clients; each has its own status, type and code.
 
     LoragateError
     ├── RequestError               the client's mistake: 4xx
@@ -14,7 +14,7 @@
     │   ├── ExpectationFailed      417  expectation_failed
     │   ├── RateLimited            429  rate_limit_exceeded
     │   └── HeadersTooLarge        431  headers_too_large
-    └── ServingError               ours or the engine's: 5xx, worth another try
+    └── ServingError               a fault of the gateway or an engine: 5xx, a retry may help
         ├── EngineFailed           502  engine_failed
         ├── EngineUnavailable      503  engine_unavailable
         ├── VersionNotReady        503  version_not_ready
@@ -22,12 +22,11 @@
         ├── RouteTableUnreadable   503  route_table_unreadable
         └── EngineTimeout          504  engine_timeout
 
-Beside the tree stands `Saturated`: no answer, but a reason to wait in line.
+`Saturated` is not in the tree: it is never sent to a client, but makes a request wait in the queue.
 
-`status` is the HTTP status, `type` and `code` are OpenAI's fields, `param` names the
-field at fault, `retry_after_seconds` becomes the `Retry-After` header. Messages are
-written here or by whoever raises: never the text of another library's exception.
-Only `receive/failures.py` turns one into bytes.
+`status` is the HTTP status, `type` and `code` are OpenAI's fields, `param` names the field at fault, and
+`retry_after_seconds` becomes the `Retry-After` header. Messages are written in this project: never the text of another
+library's exception. Only `receive/failures.py` turns an error into bytes.
 """
 
 from typing import TYPE_CHECKING, ClassVar
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class LoragateError(Exception):
-    """Anything that a client is told about, in OpenAI's error shape."""
+    """An error that is sent to the client, in OpenAI's error shape."""
 
     status: ClassVar[int] = 500
     type: str = "server_error"
@@ -64,18 +63,18 @@ class RequestError(LoragateError):
 
 
 class BadRequest(RequestError):
-    """The body or the HTTP framing is not what the endpoint takes."""
+    """The body or the HTTP framing is invalid."""
 
 
 class Unauthenticated(RequestError):
-    """No key, or one that is not known."""
+    """There is no key, it is unknown, or it has expired."""
 
     status = 401
     code = "invalid_api_key"
 
 
 class Forbidden(RequestError):
-    """The key is good, but its role is not for this. What a key may not use is not told: that is `ModelNotFound`."""
+    """The key is valid, but its role does not allow this. A model that a key may not use is `ModelNotFound` instead."""
 
     status = 403
     type = "permission_error"
@@ -91,14 +90,14 @@ class ModelNotFound(RequestError):
 
 
 class PathNotFound(RequestError):
-    """The path is not one that the gateway serves."""
+    """The gateway does not serve the path."""
 
     status = 404
     code = "unknown_path"
 
 
 class MethodNotAllowed(RequestError):
-    """The path exists, with another method; `allow` is the one it takes (RFC 9110, 15.5.6)."""
+    """The path takes another method, which is `allow` (RFC 9110, 15.5.6)."""
 
     status = 405
     code = "method_not_allowed"
@@ -114,28 +113,28 @@ class RequestTimeout(RequestError):
 
 
 class PayloadTooLarge(RequestError):
-    """The body is larger than the gateway takes."""
+    """The body is larger than the limit."""
 
     status = 413
     code = "request_too_large"
 
 
 class UnsupportedEncoding(RequestError):
-    """The body is compressed; the gateway reads it as sent."""
+    """The body is compressed, which the gateway does not support."""
 
     status = 415
     code = "unsupported_encoding"
 
 
 class ExpectationFailed(RequestError):
-    """`Expect` asks for something other than 100-continue."""
+    """The `Expect` header is not `100-continue`."""
 
     status = 417
     code = "expectation_failed"
 
 
 class RateLimited(RequestError):
-    """A key or an alias has had its share; `type` is `requests` or `tokens`, as OpenAI says it."""
+    """A rate limit of the key or the alias is exhausted; `type` is `requests` or `tokens`, as with OpenAI."""
 
     status = 429
     type = "requests"
@@ -150,7 +149,7 @@ class HeadersTooLarge(RequestError):
 
 
 class ServingError(LoragateError):
-    """The request was fine and could not be served now. `exposure` is set where an arm had been assigned."""
+    """The request is valid, but cannot be served now. `exposure` is set if an arm had been assigned."""
 
     status = 502
     code = "engine_failed"
@@ -158,7 +157,7 @@ class ServingError(LoragateError):
 
 
 class EngineFailed(ServingError):
-    """An engine took the request and broke off before its answer began, or answered no HTTP."""
+    """An engine accepted the request, and closed the connection before its reply or sent bytes that are not HTTP."""
 
     retry_after_seconds = 1
 
@@ -172,7 +171,7 @@ class EngineUnavailable(ServingError):
 
 
 class VersionNotReady(ServingError):
-    """The version is registered, but no engine has it loaded yet. `version` is set where loading it may help."""
+    """The version is registered, but no engine has it loaded. `version` is set if waiting for a load may help."""
 
     status = 503
     code = "version_not_ready"
@@ -181,7 +180,7 @@ class VersionNotReady(ServingError):
 
 
 class Overloaded(ServingError):
-    """This gateway worker holds as many connections, or as many waiting requests, as it may."""
+    """The worker has as many connections, waiting requests or bytes of bodies as its limits allow."""
 
     status = 503
     code = "overloaded"
@@ -189,7 +188,7 @@ class Overloaded(ServingError):
 
 
 class RouteTableUnreadable(ServingError):
-    """The worker cannot read the newest route table, and the one before may let in keys that have been revoked."""
+    """The worker cannot read the newest route table, and the previous one may accept keys that have been revoked."""
 
     status = 503
     code = "route_table_unreadable"
@@ -197,7 +196,7 @@ class RouteTableUnreadable(ServingError):
 
 
 class Saturated(Exception):
-    """Every engine that could serve `version` has as many requests as it may: wait for one to end. Never told."""
+    """Every engine that could serve `version` has as many requests as it may: wait for one to end. Never sent."""
 
     def __init__(self, version: str) -> None:
         super().__init__(f"no engine has room for `{version}`")
@@ -206,7 +205,7 @@ class Saturated(Exception):
 
 
 class EngineTimeout(ServingError):
-    """The engine sent nothing for longer than it may."""
+    """The engine sent nothing for longer than the limit allows."""
 
     status = 504
     type = "timeout_error"

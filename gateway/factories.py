@@ -1,4 +1,4 @@
-"""Make the parts that settings describe: what adapters must be, and how engines are checked."""
+"""Builds parts of the node from the settings: rules for adapters, checkers of engines, and the fleet."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -19,17 +19,18 @@ from gateway.serve.fleet import Fleet, Stocking
 from gateway.settings import Settings
 from gateway.store.fingerprints import FingerprintStore
 
-# A version that another gateway registers is copied, loaded and checked within a minute, on a slow disk in two.
+# How long an engine may hold a version that this gateway does not know. Another gateway that registers it copies, loads
+# and checks it within a minute, on a slow disk within two.
 STRANGER_SECONDS: Final = 300.0
 
 
 def intake_rules(settings: Settings) -> IntakeRules:
-    """Return where adapters may come from, and what they must be."""
+    """Return the rules for adapters: where they may come from, their limits, and their signatures."""
     adapters = settings.adapters
     trust = None
     if adapters.trusted_keys or adapters.require_signed:
         trust = trust_of(adapters.trusted_keys, is_required=adapters.require_signed)
-    Allowed(prefixes=adapters.sources)  # refuses at the start what could never match
+    Allowed(prefixes=adapters.sources)  # raises now for prefixes that could never match
     return IntakeRules(
         prefixes=adapters.sources,
         options=adapters.storage_options,
@@ -41,7 +42,7 @@ def intake_rules(settings: Settings) -> IntakeRules:
 
 
 def stocking(settings: Settings) -> Stocking:
-    """Return how engines are stocked."""
+    """Return the settings by which engines are stocked with adapters."""
     base = settings.engine.base
     return Stocking(
         slots=settings.engine.max_cpu_loras,
@@ -56,7 +57,7 @@ def stocking(settings: Settings) -> Stocking:
 def checker_maker(
     settings: Settings, records: FingerprintStore, counts: LoadCounts
 ) -> Callable[[str, VllmHost], Checker]:
-    """Return what makes the checker of an engine, by its URL."""
+    """Return a function that makes the checker of an engine, given its URL and host."""
     if not settings.adapters.fingerprints:
         return lambda *_: Unchecked()
 
@@ -76,7 +77,7 @@ def checker_maker(
 def fleet_of(
     settings: Settings, urls: Sequence[str], records: FingerprintStore, counts: LoadCounts, last_base: Base | None
 ) -> Fleet:
-    """Return the engines at `urls`, watched and stocked as settings say; they served `last_base` before this start."""
+    """Return the fleet of the engines at `urls`; `last_base` is the base that was served before this start."""
     return Fleet(
         urls,
         last_base,

@@ -1,8 +1,8 @@
-"""How a line of the log is written, in the node, its workers and evaluators alike.
+"""The log format of the node, its workers and evaluators: no message can forge a line or control a terminal.
 
-A message quotes what others wrote: a reason, an engine's error. One record stays one line whatever it
-quotes, and nothing of it moves a terminal's cursor. Only a traceback has lines of its own; each of them
-begins with `  | `, so that no line of the log that begins with a time can be forged.
+Messages quote texts of others: an operator's reason, an engine's error. A record is one line whatever it quotes, with
+control characters escaped. Only a traceback has lines of its own; each begins with `  | `, so that no line that begins
+with a time can be forged.
 """
 
 import logging
@@ -12,13 +12,13 @@ from gateway.visible import visible
 
 WITH_TIME: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 WITHOUT_TIME: Final = "%(levelname)s %(name)s: %(message)s"
-# An engine's error may quote a whole prompt.
+# In characters: an engine's error may quote a whole prompt.
 MAX_MESSAGE: Final = 8_000
 MAX_LINE: Final = 2_000
 
 
 class InertFormatter(logging.Formatter):
-    """Writes records whose texts may hold anything."""
+    """A formatter for records whose texts may hold anything."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's own name)
         """Return the record's line."""
@@ -38,7 +38,7 @@ def _mark_lines(lines: str) -> str:
 
 
 def log_to_stderr(level: str | int, line: str = WITH_TIME) -> None:
-    """Write every record of this process from `level` on to standard error, in this form."""
+    """Log to standard error, all records of `level` and above, in the format `line`."""
     handler = logging.StreamHandler()
     handler.setFormatter(InertFormatter(line))
     logging.basicConfig(level=level, handlers=[handler])

@@ -1,4 +1,4 @@
-"""One machine's gateway: workers, control plane, and the engines they use, from start to stop."""
+"""The composition root of the node: one machine's workers, control plane and engines, from start to stop."""
 
 import asyncio
 import contextlib
@@ -53,27 +53,27 @@ from gateway.workers.unit_book import UnitBook
 
 log = logging.getLogger("loragate")
 
-# So often counts are fetched even if nobody scrapes: a worker that dies loses at most this much.
+# How often workers' counts are collected even if nobody scrapes: a worker that dies loses this much at most.
 COLLECT_SECONDS: Final = 5.0
-# How soon the catalog tells what a check has found.
+# How often the results of engines' checks are written to the catalog.
 REVIEW_SECONDS: Final = 1.0
 DAY_SECONDS: Final = 86_400.0
-# How long copies of requests that workers have just handed over may take to be stored when the gateway ends.
+# How long mirrored requests that workers have just sent may take to be stored when the gateway ends.
 MIRROR_DRAIN_SECONDS: Final = 2.0
 
 
 def _first_state(store: Store, records: FingerprintStore, folder: Path) -> tuple[Desired, bool]:
-    """Return the state to begin with, and whether it is the store's or, while that is away, the copy on disk.
+    """Return the state to start with, and whether it is current: read from the store, not from the copy on disk.
 
     Raises:
-        StoreError: The store is damaged, or away and there is no copy.
+        StoreError: The store is damaged, or it is unavailable and there is no copy.
     """
     copy = read_copy(folder)
     try:
         records.load()
         stored = store.read()
     except SessionsNotKept:
-        raise  # it is there, and somebody has to set it up in another way
+        raise  # the store is available, but has to be configured differently
     except StoreUnavailable as error:
         if copy is None:
             raise
@@ -99,10 +99,10 @@ class Node:
     """The gateway on one machine.
 
     Args:
-        settings: What was set.
-        engine_urls: The engines to serve; `own` one of them before `run` if this machine runs it itself.
-        sockets: Where it listens.
-        pool: Its workers, on the socket for applications; they may have been started.
+        settings: The settings.
+        engine_urls: The engines to use. If this machine runs the first itself, call `own` before `run`.
+        sockets: The listening sockets.
+        pool: The workers, on the socket for applications; they may have been started.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class Node:
         self.engine: EngineProcess | None = None
         self._control: uvicorn.Server | None = None
         self._stop = asyncio.Event()
-        self._hurry = asyncio.Event()  # no time for load balancers to notice
+        self._hurry = asyncio.Event()  # stop without the time that lets load balancers notice
         self._is_draining = False
 
     def _keep_samples(self) -> None:
@@ -198,26 +198,26 @@ class Node:
         )
 
     def own(self, command: VllmCommand, on_progress: Callable[[float | None], None]) -> None:
-        """Run the first engine on this machine."""
+        """Run the first engine as a process of this machine."""
         self.engine = EngineProcess(command, self.engines.watches[0].on_lost, on_progress)
 
     @property
     def app_url(self) -> str:
-        """Where applications send requests."""
+        """The URL for applications."""
         return f"{'https' if self.settings.tls_key else 'http'}://{address(self.sockets.app)}"
 
     @property
     def control_url(self) -> str:
-        """Where operators and Prometheus go."""
+        """The URL for operators and Prometheus."""
         return f"http://{address(self.sockets.control)}"
 
     @property
     def is_stopping(self) -> bool:
-        """Whether it has been told to stop."""
+        """Whether a signal has asked it to stop."""
         return self._stop.is_set()
 
     def _on_signal(self, number: signal.Signals) -> None:
-        """Stop, leaving load balancers time; Ctrl-C or a second signal leaves none, and one more ends all at once."""
+        """Stop after `lame_duck_seconds`; Ctrl-C or a second signal skips that time, and one more kills the workers."""
         if self._is_draining:
             log.warning("a signal while draining: replies under way are broken off")
             self.pool.kill()
@@ -226,10 +226,10 @@ class Node:
         self._stop.set()
 
     async def run(self, on_ready: Callable[[], None]) -> None:
-        """Serve until stopped by a signal.
+        """Serve until a signal.
 
         Raises:
-            EngineNotStarted: The machine's own engine did not come up.
+            EngineNotStarted: The engine that this machine runs did not come up.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -259,13 +259,13 @@ class Node:
             if done == {stopped}:
                 done = await self._serve_as_lame_duck([*chores, workers])
             for task in done - {stopped}:
-                task.result()  # a part that ended by itself tells why
+                task.result()  # raises the error of a part that ended by itself
         finally:
             ready.cancel()
             await self._wind_down(workers, chores)
 
     async def _serve_as_lame_duck(self, parts: Sequence[asyncio.Task[Any]]) -> set[asyncio.Task[Any]]:
-        """Serve on for a while, not ready and keeping no connection, so that balancers send requests elsewhere.
+        """Serve on for `lame_duck_seconds`, not ready and without keep-alive, so that load balancers turn away.
 
         Returns the parts that have ended meanwhile.
         """
@@ -289,12 +289,12 @@ class Node:
         if self._control is not None:
             self._control.should_exit = True
         else:
-            chores[0].cancel()  # stopped while it was still importing
+            chores[0].cancel()  # the control plane is still importing its modules
         await asyncio.wait(chores[:1], timeout=5)
         for chore in chores:
             chore.cancel()
         await asyncio.gather(*chores, return_exceptions=True)
-        # What a redactor has not looked into by then is lost, or one that hangs would hold up the end.
+        # Requests that a redactor has not processed by then are lost: else a redactor that hangs would delay the end.
         asyncio.get_running_loop().call_later(MIRROR_DRAIN_SECONDS, self.mirror.redacting.close)
         await self.mirror.finish(MIRROR_DRAIN_SECONDS)
         self.mirror.redacting.close()
@@ -306,7 +306,7 @@ class Node:
         on_ready()
 
     async def _engines_changed(self) -> None:
-        with contextlib.suppress(Conflict):  # a worker that lags gets the next table
+        with contextlib.suppress(Conflict):  # a worker that has not confirmed this table gets the next one
             await self.state.publish()
 
     async def _collect(self) -> None:
@@ -325,7 +325,7 @@ class Node:
             await asyncio.sleep(REVIEW_SECONDS)
             try:
                 await self.operations.adapters.review(self.engines.version_failures(), self.engines.ready())
-            except (OSError, Conflict, StoreError) as error:  # the store is away, or a worker lags: soon again
+            except (OSError, Conflict, StoreError) as error:  # the store or a worker does not answer: tried again soon
                 log.warning("the catalog cannot be brought up to date: %s", error)
 
     def _configure(self, table: bytes) -> Configure:
@@ -345,8 +345,7 @@ class Node:
         )
 
     async def _serve_control(self) -> None:
-        # FastAPI takes half a second to import: in a thread, so that workers start and engines
-        # are asked meanwhile.
+        # FastAPI takes half a second to import: in a thread, so that workers start and engines are asked meanwhile.
         await asyncio.to_thread(importlib.import_module, "gateway.admin.api")
         self._control = self._control_server()
         await self._control.serve(sockets=[self.sockets.control, self.sockets.unix])
@@ -370,5 +369,5 @@ class _NoSignals(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
-        """Leave signals to the node."""
+        """Do nothing: the node handles signals."""
         yield

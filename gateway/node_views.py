@@ -1,4 +1,4 @@
-"""What a node tells of itself: whether it is ready, what it has counted, and how everything is."""
+"""The node's views of itself: readiness (`/readyz`), metrics, and status."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 def readiness(node: "Node") -> tuple[bool, dict[str, str]]:
-    """Return whether requests can be served, and a line for each part."""
+    """Return whether the gateway can serve requests, and a line about each part."""
     up = len(node.engines.up())
     unresponsive = node.pool.unresponsive
-    told = f", {unresponsive} not responding" if unresponsive else ""
+    note = f", {unresponsive} not responding" if unresponsive else ""
     parts = {
-        "workers": f"{node.pool.ready} of {node.pool.size} accept connections{told}",
+        "workers": f"{node.pool.ready} of {node.pool.size} accept connections{note}",
         "engines": f"{up} of {len(node.engines.watches)} up" + node.engines.other_base_note(),
         "route_table": f"version {node.state.table_version}, confirmed {node.contact.silent_seconds:.1f} s ago",
         "store": node.contact.standing(),
     }
-    # One that does not respond may serve from an old table, for 5 s at most: another gateway is better meanwhile.
+    # An unresponsive worker may serve from an old table, for 5 s at most: meanwhile requests should go elsewhere.
     is_ready = node.pool.ready > 0 and up > 0 and not unresponsive
     if node.is_stopping:
         return False, {"gateway": "stopping", **parts}
@@ -31,7 +31,7 @@ def readiness(node: "Node") -> tuple[bool, dict[str, str]]:
 
 
 async def metrics(node: "Node") -> bytes:
-    """Return everything that is counted, in Prometheus's text format."""
+    """Return all metrics, in Prometheus's text format."""
     cells = await node.pool.collect()
     watches = node.engines.watches
     aliases = {route.control: route.alias for route in node.state.desired.routes}
@@ -67,7 +67,7 @@ async def metrics(node: "Node") -> bytes:
 
 
 def status(node: "Node") -> dict[str, Any]:
-    """Return everything about this gateway, for people."""
+    """Return the gateway's state for `loragate status`."""
     ready, _ = readiness(node)
     base = node.engines.base()
     return {

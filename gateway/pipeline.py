@@ -1,7 +1,7 @@
-"""The story of one request: who asks, for what, on which arm, at which engine.
+"""The decisions about one request in one function: its target, its arm, and its engine.
 
-Synchronous and without effect: every step is a function of values, so a request needs
-no task and no await until its bytes are on the way to an engine.
+Synchronous and without side effects: every step is a function of values, so a request needs no task and no await until
+its bytes are on the way to an engine.
 """
 
 from collections.abc import Collection, Mapping
@@ -17,14 +17,14 @@ from gateway.errors import BadRequest, Saturated, ServingError
 
 
 class Asked(Protocol):
-    """The request, as far as it tells who is asking."""
+    """A request that can name its unit of assignment."""
 
     def unit(self, sources: tuple[str, ...]) -> str:
-        """Return the unit that keeps its arm, from the first source that tells one."""
+        """Return the unit of assignment, from the first of `sources` that the request has."""
 
 
 class Call(NamedTuple):
-    """What was asked: by whom, for which model, and the arm that a tester has chosen."""
+    """A request to be placed: its caller, the model that it names, and the arm if a tester has chosen one."""
 
     caller: Principal
     model: str
@@ -32,12 +32,12 @@ class Call(NamedTuple):
     arm: Arm | None = None
 
 
-# What bears on the choice of an engine, beside the table: in flight, tried, terms; see `place`.
+# The arguments of `place` beside table and version: in flight, tried, terms.
 Loads = tuple[Mapping[str, int], Collection[str], Terms]
 
 
 class Placement(NamedTuple):
-    """What was decided. `exposure` is None unless a rollout counts the request, `mirror` unless it may be copied."""
+    """The decision. `exposure` is set if a rollout counts the request, `mirror` if the request may be copied."""
 
     alias: str
     version: str
@@ -51,21 +51,21 @@ class Placement(NamedTuple):
 def answer(
     call: Call, table: RouteTable, in_flight: Mapping[str, int], tried: Collection[str] = (), terms: Terms = ANY
 ) -> Placement:
-    """Decide who serves `call`.
+    """Decide which version on which engine serves `call`.
 
-    A candidate that no engine can serve now gives way to control; a caller never
-    sees a candidate's failure to start. Only a tester who asked for the candidate does.
+    If no engine can serve the candidate now, control serves instead, so that callers never see that a candidate fails
+    to start. Only a tester who has asked for the candidate gets the error.
 
     Args:
-        call: The request, its caller already authenticated.
+        call: The request, with its authenticated caller.
         table: The current route table.
         in_flight: Engine URL → requests there now.
-        tried: Engines that have just failed this request.
-        terms: What else bears on which engine is chosen.
+        tried: URLs of engines that have failed this request.
+        terms: Affinity, ejected engines and the cap; see `place`.
 
     Raises:
-        ModelNotFound, Forbidden, BadRequest, EngineUnavailable, VersionNotReady: Why it cannot be served.
-        Saturated: It has to wait until an engine has room.
+        ModelNotFound, Forbidden, BadRequest, EngineUnavailable, VersionNotReady: The request cannot be served.
+        Saturated: The request has to wait until an engine has room.
     """
     loads = in_flight, tried, terms
     target = find_target(table, call.model, call.caller)
@@ -97,7 +97,7 @@ def _assign(route: Route, split: Split, call: Call) -> tuple[Arm, Exposure | Non
 
 
 def _place_chosen_arm(table: RouteTable, target: Target, arm: Arm, loads: Loads) -> Placement:
-    """Serve the arm that a tester has chosen, or say why not; never another one."""
+    """Place a request on the arm that a tester has chosen, and never on another one."""
     if target.reason == "pin":
         raise BadRequest(
             "The request asks for an exact version and, with `x-loragate-arm`, for an arm; send the alias "
@@ -120,7 +120,7 @@ def _fallback(table: RouteTable, target: Target, reason: str, loads: Loads, expo
     try:
         return _place(table, target, Arm.CONTROL, control, reason, loads, exposure)
     except ServingError:
-        # An engine that failed the candidate may still serve control: the adapter can be what failed.
+        # Engines that failed the candidate may still serve control: the adapter may have caused the failure.
         return _place(table, target, Arm.CONTROL, control, reason, (loads[0], (), loads[2]), exposure)
 
 
@@ -134,6 +134,6 @@ def _place(
     exposure: Exposure | None = None,
 ) -> Placement:
     route = target.route
-    # Not of a pin, which has no route, nor of another reason than the route's own: a tester's arm, a fallback.
+    # Copied only if the split decided: not for an exact version (no route), a tester's arm or a fallback.
     mirror = route.mirror if route is not None and reason == target.reason else None
     return Placement(target.alias, version, arm, reason, place(table, version, *loads).url, exposure, mirror)

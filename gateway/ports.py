@@ -1,19 +1,16 @@
-"""The seams: what one part of the gateway asks of another, and nothing more.
-
-`receive` and `serve` never import each other; they meet in `app.py` through these.
-"""
+"""The Protocols between `receive` and `serve`, which never import each other; `app.py` connects them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from gateway.errors import LoragateError
 
-# A request's bytes: in one piece, or a large one's in parts that nobody has to copy together.
+# A request's bytes: in one piece, or for a large request in parts, which are sent without joining them.
 Outgoing = bytes | Sequence[bytes | memoryview]
 
 
 class ReplyHead(Protocol):
-    """The beginning of an engine's reply."""
+    """The head of an engine's reply."""
 
     @property
     def status(self) -> int:
@@ -21,27 +18,27 @@ class ReplyHead(Protocol):
 
     @property
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        """Names in lower case, and values."""
+        """The header lines: names in lower case, and values."""
 
     @property
     def length(self) -> int | None:
-        """Bytes of the body if the engine said so, else None."""
+        """The body's length in bytes if the engine has sent it, else None."""
 
 
 class Reader(Protocol):
-    """Who an engine's reply is for. Called on the event loop, never concurrently."""
+    """Receives an engine's reply. Called on the event loop, never concurrently."""
 
     def on_sent(self) -> None:
-        """The request has been handed to a connection."""
+        """The request has been written to a connection."""
 
     def on_reply(self, head: ReplyHead | None, data: bytes, is_complete: bool) -> None:
-        """A part of the reply: `head` once, with the first part; then data; the last part is complete."""
+        """A part of the reply has come: `head` with the first part only; `is_complete` with the last."""
 
     def on_chunk(self, chunk: bytes) -> None:
-        """A part of a chunked reply that is exactly one HTTP chunk and ends with an event, framing included."""
+        """Exactly one HTTP chunk of a chunked reply has come, framing included, which ends with the end of an event."""
 
     def on_engine_lost(self, error: LoragateError, *, is_stale: bool) -> None:
-        """No more will come. `is_stale`: an idle connection died before it brought a single byte."""
+        """The reply will not be completed. `is_stale`: a reused connection was closed before it brought a byte."""
 
 
 class Link(Protocol):
@@ -51,22 +48,22 @@ class Link(Protocol):
         """Stop reading the reply until `resume`: the client is slower than the engine."""
 
     def resume(self) -> None:
-        """Go on reading."""
+        """Read the reply again."""
 
     def cancel(self) -> None:
-        """Nobody wants the reply any more: stop the engine's work on it. Harmless when it is over."""
+        """Stop the engine's work on the request. Harmless if it is over."""
 
 
 class Engines(Protocol):
-    """Connections to every engine we know."""
+    """The connections to all engines."""
 
     @property
     def in_flight(self) -> Mapping[str, int]:
-        """Engine URL → requests of this worker that it has not finished."""
+        """Engine URL → unfinished requests of this worker."""
 
     @property
     def heard_at(self) -> Mapping[str, float]:
-        """Engine URL → when anything last came from it, in monotonic seconds, to within a sweep; if anything has."""
+        """Engine URL → when it last sent anything, in monotonic seconds, to within a sweep; absent if it never has."""
 
     def send(self, url: str, request: Outgoing, reader: Reader) -> Link:
         """Send `request` to the engine at `url`; the reply comes to `reader`."""
@@ -76,21 +73,21 @@ class Waiter(Protocol):
     """A request whose version has to be loaded first."""
 
     def on_supply(self, error: LoragateError | None, *, was_there: bool) -> None:
-        """The version has been loaded, or was where it was said to be missing; or why it cannot be."""
+        """The version is ready, or (`was_there`) the engine that answered 404 had it all along; or it has failed."""
 
 
 class Supply(Protocol):
-    """Where versions that no engine has ready are asked for."""
+    """Loads versions that no engine has ready."""
 
     @property
     def recent(self) -> dict[str, float]:
-        """Version → when it was last sent a request (monotonic seconds), since this was last told."""
+        """Version → when it was last sent a request (monotonic seconds), since the last report to the node."""
 
     def want(self, version: str, missing_at: str | None, waiter: Waiter) -> None:
-        """Have a version loaded, and tell the waiter, later and once.
+        """Have a version loaded; the waiter is called back later, exactly once.
 
         Args:
             version: A registered version.
-            missing_at: The engine that should have it and said that it has not, if one did.
-            waiter: Who is told.
+            missing_at: The URL of the engine that should have the version and answered 404; None if there is none.
+            waiter: The request that waits.
         """

@@ -1,12 +1,12 @@
-"""Where a path leads, links resolved as far as they can be."""
+"""Resolves paths without ever raising."""
 
 import os
 from pathlib import Path
 
 
 def real_path(path: Path) -> Path:
-    """Return a path with `~` and links resolved; never raises.
+    """Return a path with `~` and links resolved as far as possible; never raises.
 
-    `Path.resolve` does where links lead in a circle. Who opens what is returned says so, with the file's name.
+    `Path.resolve` raises if links form a loop. Here opening the result reports that, with the file's name.
     """
     return Path(os.path.realpath(path.expanduser()))

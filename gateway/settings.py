@@ -1,7 +1,7 @@
-"""Settings: defaults, then a file, then the environment, then the command line.
+"""Settings from defaults, a file, the environment and the command line; a later source overrides an earlier one.
 
-The only reader of the environment. Everything is validated here, all problems are
-reported at once, and an unknown name is a problem.
+This module is the only reader of the environment. Everything is validated here, all problems are reported at once, and
+an unknown name is a problem.
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ from gateway.receive.limits import Limits
 from gateway.yaml_text import InvalidYaml, parse
 
 PREFIX: Final = "LORAGATE_"
-# Ours too, and read elsewhere: by the command line, by tests, inside vLLM.
+# Variables with our prefix that are no settings: read by the command line, by tests, inside vLLM.
 _NOT_SETTINGS: Final = frozenset(
     ("LORAGATE_KEY", "LORAGATE_CONTROL", "LORAGATE_CPU_LORA_CURE", "LORAGATE_TEST_WITHOUT_NODE")
 )
-# What Kubernetes puts into every pod beside a Service named `loragate`; its LORAGATE_PORT looks like ours.
+# Variables that Kubernetes sets in every pod for a Service named `loragate`; its LORAGATE_PORT looks like a setting.
 _KUBERNETES: Final = re.compile(r"LORAGATE_(\w+_)?(SERVICE_(HOST|PORT)|PORT_\d)\w*=.*|LORAGATE_(\w+_)?PORT=tcp://.*")
-# Settings that have parts.
+# Settings that consist of several.
 _GROUPS: Final = ("limits", "engine_fields", "engine", "adapters", "mirror", "evaluator")
 _LISTS: Final = ("engines", "allowed_origins", "host_names", "args", "sources", "trusted_keys", "judge_keys")
 
@@ -42,7 +42,7 @@ class InvalidSettings(Exception):
 
 
 def _check_origin(origin: str) -> str:
-    """Refuse what no browser sends as `Origin` (RFC 6454), and `null`, which any page can have itself called."""
+    """Refuse what no browser sends as `Origin` (RFC 6454), and `null`, which any page can send from a sandbox."""
     if origin == "*":
         return origin
     found = re.fullmatch(r"([a-z][a-z0-9+.-]*)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?", origin)
@@ -59,9 +59,9 @@ class _Strict(BaseModel):
 
 
 class EngineSettings(_Strict):
-    """The engine that `loragate up` starts and watches; with `serve`, what the engines elsewhere were started with.
+    """The engine that `loragate up` starts and watches; with `serve`, how the engines elsewhere were started.
 
-    Sizes are those that serve a small model on a laptop; `args` is passed to vLLM as it is.
+    The defaults suit a small model on a laptop; `args` are passed to vLLM unchanged.
     """
 
     base: Path | None = Field(
@@ -106,7 +106,7 @@ class AdapterSettings(_Strict):
 
 
 class EvaluatorSettings(_Strict):
-    """What evaluators may ask of engines and judges; bounds are of one evaluator unless it says otherwise."""
+    """Bounds of what evaluators ask of engines and judges; for one evaluator each, unless a setting says otherwise."""
 
     enabled: bool = Field(True, description="Run an evaluator beside the gateway while a route mirrors")
     requests_per_engine: int = Field(2, ge=1, description="Shadow requests that an engine gets at once")
@@ -246,7 +246,7 @@ class Settings(_Strict):
         return self
 
     def access(self, engine: str) -> Access:
-        """Return what opens the engine with this URL; for nobody's eyes."""
+        """Return the key and certificates for the engine with this URL. The result is secret: never log or show it."""
         name = self.engine_keys.get(engine, self.engine_key_env)
         ca = str(self.engine_ca.expanduser()) if self.engine_ca is not None else ""
         return Access(key=secret(name) or "" if name else "", ca=ca)
@@ -285,10 +285,10 @@ def is_loopback(host: str) -> bool:
 
 
 def load(file: Path | None = None, given: Mapping[str, Any] | None = None) -> Settings:
-    """Return the settings from the file, the environment and what was `given` on the command line.
+    """Return the settings from the file, the environment and the command line (`given`).
 
     Raises:
-        InvalidSettings: Every problem, each with its name, value and what is allowed.
+        InvalidSettings: Lists every problem with the setting's name, its value, and what is allowed.
     """
     values: dict[str, Any] = _from_file(file) if file is not None else {}
     found, problems = _from_environment(os.environ)
@@ -300,7 +300,7 @@ def load(file: Path | None = None, given: Mapping[str, Any] | None = None) -> Se
         problems += [without_password(_problem(each)) for each in error.errors()]
     else:
         names = {settings.engine_key_env, *settings.engine_keys.values()} - {None}
-        problems = [each for each in problems if each.partition(":")[0] not in names]  # a variable may be called so
+        problems = [each for each in problems if each.partition(":")[0] not in names]  # such a variable holds a key
         problems += [problem for name in sorted(map(str, names)) if (problem := _problem_of_key(name))]
     if problems:
         raise InvalidSettings(problems)
@@ -308,7 +308,7 @@ def load(file: Path | None = None, given: Mapping[str, Any] | None = None) -> Se
 
 
 def describe_settings() -> list[tuple[str, str, object]]:
-    """Return (name, meaning, default) of every setting, those of groups with their group's name before a dot."""
+    """Return (name, meaning, default) of every setting; settings in a group are named `group.setting`."""
     rows: list[tuple[str, str, object]] = []
     for name, field in Settings.model_fields.items():
         group = field.annotation
@@ -325,17 +325,17 @@ def describe_settings() -> list[tuple[str, str, object]]:
 
 
 def child_environment() -> dict[str, str]:
-    """Return the environment for a process that we start."""
+    """Return the environment for a child process."""
     return dict(os.environ)
 
 
 def secret(name: str) -> str | None:
-    """Return what an environment variable holds that a setting or a route names; None if it is not set."""
+    """Return the value of an environment variable that a setting or a route names; None if it is not set."""
     return os.environ.get(name)
 
 
 def _problem_of_key(name: str) -> str:
-    """Return what is wrong with an engine's key, which is never shown; empty if nothing is."""
+    """Return what is wrong with the engine key in a variable, without showing the key; empty if nothing is."""
     key = secret(name)
     if not key:
         return f"engine_key_env: the environment variable `{name}` is not set"
@@ -359,10 +359,10 @@ def _from_file(file: Path) -> dict[str, Any]:
 
 
 def _from_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
-    """`LORAGATE_PORT=9000`, `LORAGATE_LIMITS__MAX_BODY_BYTES=1000`, lists with commas.
+    """Read variables such as `LORAGATE_PORT=9000` and `LORAGATE_LIMITS__MAX_BODY_BYTES=1000`; lists have commas.
 
     Returns:
-        The values, and a problem for each of our names that means nothing.
+        The values, and a problem for each variable with our prefix that is no setting.
     """
     values: dict[str, Any] = {}
     problems: list[str] = []

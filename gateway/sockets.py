@@ -1,4 +1,4 @@
-"""The sockets that a gateway listens on, and the folder that it keeps its state in."""
+"""The listening sockets of a gateway, and its state folder."""
 
 import os
 import socket
@@ -8,17 +8,17 @@ from typing import Final, NamedTuple, Self
 from gateway.settings import Settings
 
 BACKLOG: Final = 4096
-# Linux keeps 108 bytes for a unix socket's path, the closing NUL included (man 7 unix).
+# Linux has 108 bytes for a unix socket's path, including the closing NUL (man 7 unix).
 MAX_SOCKET_PATH: Final = 107
 CONTROL_SOCKET: Final = "control.sock"
 
 
 class CannotListen(Exception):
-    """A port is taken, or may not be used."""
+    """A port or socket cannot be listened on, or the state folder cannot be used."""
 
 
 class ListeningSockets(NamedTuple):
-    """Where one gateway listens: for applications, for operators and Prometheus, and for this machine's tools."""
+    """The sockets of one gateway: for applications, for operators and Prometheus, and for tools on this machine."""
 
     app: socket.socket
     control: socket.socket
@@ -26,10 +26,10 @@ class ListeningSockets(NamedTuple):
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """Make the state folder, and listen.
+        """Create the state folder, and listen on all sockets.
 
         Raises:
-            CannotListen: A port is taken, or another gateway has the folder.
+            CannotListen: A port is taken, or another gateway uses the folder.
         """
         folder = settings.state_folder()
         make_folder(folder)
@@ -39,10 +39,10 @@ class ListeningSockets(NamedTuple):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a listening socket.
+    """Return a TCP socket that listens.
 
     Raises:
-        CannotListen: The message names the address and the reason.
+        CannotListen: The address cannot be used; the message names it and the reason.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -58,10 +58,10 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def make_folder(folder: Path) -> None:
-    """Make the state folder.
+    """Create the state folder.
 
     Raises:
-        CannotListen: It cannot be made.
+        CannotListen: The folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -70,10 +70,10 @@ def make_folder(folder: Path) -> None:
 
 
 def bind_unix(path: Path) -> socket.socket:
-    """Return a listening unix socket, open to its owner alone.
+    """Return a unix socket that listens, accessible only to its owner.
 
     Raises:
-        CannotListen: Another gateway listens there, or it cannot be made.
+        CannotListen: Another gateway listens there, or the socket cannot be created.
     """
     if len(str(path).encode()) > MAX_SOCKET_PATH:
         raise CannotListen(
@@ -89,7 +89,7 @@ def bind_unix(path: Path) -> socket.socket:
     finally:
         probe.close()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)  # never open to others, not even for a moment
+    before = os.umask(0o177)  # set before `bind`, so that the socket is never accessible to others
     try:
         listener.bind(str(path))
     except OSError as error:
@@ -103,6 +103,6 @@ def bind_unix(path: Path) -> socket.socket:
 
 
 def address(listener: socket.socket) -> str:
-    """Return where a TCP socket listens, as HOST:PORT."""
+    """Return the address of a TCP socket, as HOST:PORT."""
     host, port = listener.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

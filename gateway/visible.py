@@ -1,27 +1,26 @@
-"""Make a text harmless to whoever reads it: what a terminal or a log would obey is shown, not sent.
+"""Escapes characters of untrusted text that a terminal or log would act on, or that hide what it says. Pure.
 
-A reason, a key's name or an engine's error is written by somebody else. Control characters move the
-cursor, rename the window or forge a line of the log; marks of direction and characters without width
-make a text read as another one. All of these are written as escapes, `\\x1b` or `\\u202e`; letters of
-every script stay as they are. Pure.
+An operator's reason, a key's name or an engine's error may hold anything. Control characters move the cursor, rename
+the window or forge a log line; direction marks and zero-width characters make a text look like another one. All of
+these are written as escapes, `\\x1b` or `\\u202e`; letters of every script stay unchanged.
 """
 
 import unicodedata
 from typing import Final
 
-# Control, format (marks of direction, characters without width), halves of surrogate pairs, ends of lines.
+# Control characters, format characters (direction marks, zero width), lone surrogates, line and paragraph separators.
 _ESCAPED_CATEGORIES: Final = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
-# Letters and marks by their category, and nothing on the screen: fillers, a joiner, a blank, old vowel marks.
+# Characters that are letters or marks by category but invisible: fillers, a joiner, a blank, old vowel marks.
 _INVISIBLE: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u180f\u2800\u3164\uffa0")
 _SHORT: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def visible(text: str, most: int | None = None) -> str:
-    """Return a text as it may be shown on a line of a terminal or of a log.
+    """Return a text that is safe to show on one line of a terminal or log.
 
     Args:
-        text: Anything; lone halves of surrogate pairs too.
-        most: Characters at most; what is longer ends with `…`.
+        text: Any text, even with lone surrogates.
+        most: The most characters; a longer text is cut and ends with `…`.
     """
     if most is not None and len(text) > most:
         text = f"{text[: most - 1]}…"
@@ -32,7 +31,7 @@ def visible(text: str, most: int | None = None) -> str:
 
 
 def needs_escape(letter: str) -> bool:
-    """Whether a character is written as its escape."""
+    """Whether a character is written as an escape."""
     return unicodedata.category(letter) in _ESCAPED_CATEGORIES or letter in _INVISIBLE
 
 
@@ -44,7 +43,7 @@ def _escape(letter: str) -> str:
 
 
 class _Table(dict[int, str | None]):
-    """What each character becomes, found when it is met; nothing is kept, as there are a million of them."""
+    """A table for `str.translate` that computes each entry on use, and stores none: there are a million characters."""
 
     def __missing__(self, code: int) -> str:
         letter = chr(code)

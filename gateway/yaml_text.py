@@ -1,7 +1,7 @@
-"""YAML that people write for us, read within bounds: no name twice, and no text that unfolds to far more than it says.
+"""Parses YAML that people write (settings, plans, routes), strictly: no key twice, no exponential aliases.
 
-An alias (`*name`) repeats what an anchor (`&name`) marked. Nine lines of aliases of aliases mean a thousand million
-values ("billion laughs"), which cost nothing until somebody walks over them.
+An alias (`*name`) repeats what an anchor (`&name`) has marked. Nine lines of aliases of aliases expand to a thousand
+million values ("billion laughs"), which cost nothing until something walks over them.
 """
 
 from typing import Any, Final
@@ -11,19 +11,19 @@ MAX_VALUES: Final = 2_000_000
 
 
 class InvalidYaml(ValueError):
-    """The text is no YAML that we read; the message says where and why, in one line."""
+    """The text is invalid, or exceeds a bound; the message says where and why, in one line."""
 
 
 def parse(text: str | bytes) -> Any:
-    """Return what YAML or JSON holds.
+    """Parse YAML or JSON.
 
     Raises:
-        InvalidYaml: It is neither, names something twice, or is nested too deeply or repeats too much.
+        InvalidYaml: The text is neither, has a key twice, is nested too deeply, or expands to too many values.
     """
-    import yaml  # takes as long to import as all settings together
+    import yaml  # imported here: it takes as long as all settings together
 
     class StrictLoader(yaml.SafeLoader):
-        """Refuses a key that stands twice, of which YAML silently takes the last, and aliases without end."""
+        """Refuses a duplicate key, of which YAML silently takes the last, and aliases that expand too far."""
 
         def construct_document(self, node: Any) -> Any:
             if _count_values(node, {}) > MAX_VALUES:
@@ -47,7 +47,7 @@ def parse(text: str | bytes) -> Any:
         raise InvalidYaml(" ".join(str(error).split()).replace(' in "<byte string>",', " in")) from None
     except RecursionError:
         raise InvalidYaml("it is nested too deeply") from None
-    except (ValueError, TypeError, OverflowError) as error:  # a date that is none, a list as a name
+    except (ValueError, TypeError, OverflowError) as error:  # an impossible date, a list as a key
         raise InvalidYaml(f"{type(error).__name__}: {str(error)[:200]}") from None
 
 
@@ -61,11 +61,11 @@ def _twice(keys: list[str]) -> str | None:
 
 
 def _count_values(node: Any, known: dict[int, float]) -> float:
-    """Return how many values a node stands for, those that it repeats counted each time."""
+    """Return how many values a node expands to, counting those behind an alias each time."""
     found = known.get(id(node))
     if found is not None:
         return found
-    known[id(node)] = float("inf")  # until it is known: a value that holds itself has no end
+    known[id(node)] = float("inf")  # replaced below; a value that contains itself stays infinite
     below = 0.0
     if isinstance(node.value, list):
         for each in node.value:

@@ -1,4 +1,4 @@
-"""To which stage of which rollout a request counts, and in which arm."""
+"""Exposure: the rollout, stage and arm that a request counts towards."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,12 +8,12 @@ from gateway.decide.assign import Arm
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutTag:
-    """To which stage of which rollout a request counts.
+    """The rollout and stage that a route's requests count towards.
 
     Attributes:
-        id, stage: Of the rollout.
-        entered_at: When the stage began, Unix seconds.
-        threshold_seconds: Above which a request of the stage is slow; None until it can be said.
+        id, stage: The rollout's id, and the number of its present stage.
+        entered_at: When the stage began, in Unix seconds.
+        threshold_seconds: Requests of the stage that take longer are slow; None until the threshold is known.
     """
 
     id: str
@@ -23,9 +23,10 @@ class RolloutTag:
 
 
 class Exposure(NamedTuple):
-    """To what a request counts: the arm that it was assigned, whatever served it. No unit where nothing is split.
+    """What a request counts towards in a rollout: the arm that it was assigned, even if another served it.
 
-    The unit is within the account: callers choose units, and one account's are not another's, whatever they are called.
+    `unit` is None if traffic is not split. Units are distinct by account: callers choose their names, so two accounts
+    may use the same one.
     """
 
     tag: RolloutTag
