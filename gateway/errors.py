@@ -74,7 +74,7 @@ class Unauthenticated(RequestError):
 
 
 class Forbidden(RequestError):
-    """The key is valid, but its role does not allow this. A model that a key may not use is `ModelNotFound` instead."""
+    """The key is valid, but its role does not allow this. (A model that a key may not use is a 404 instead.)"""
 
     status = 403
     type = "permission_error"

@@ -20,11 +20,11 @@ def demo(exits: bool, **given: Any) -> None:
     """
     from gateway.demo.base_model import WeightsMissing
     from gateway.demo.guide import DemoFailed
-    from gateway.demo.story import tell
+    from gateway.demo.story import run_demo
 
     settings = load_settings(None, given)
     try:
-        tell(settings, has_ports=given["port"] is not None, exits=exits)
+        run_demo(settings, has_ports=given["port"] is not None, exits=exits)
     except (WeightsMissing, DemoFailed) as error:
         raise fail(str(error)) from None
     except KeyboardInterrupt:

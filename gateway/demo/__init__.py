@@ -1,5 +1,5 @@
-"""What `loragate demo` needs and a deployment does not: a small base and adapters for it.
+"""`loragate demo`: a small base, adapters that are trained for it, and the story that the demo tells with them.
 
-Everything here ends up in a cache folder, built once. torch, transformers and gguf are imported inside
-functions only: without the `cpu` or `gpu` extra, importing this package still works.
+Models and adapters are built once, in a cache folder. torch, transformers and gguf are imported only inside functions,
+so that this package can be imported without the `cpu` or `gpu` extra.
 """

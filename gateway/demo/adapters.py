@@ -1,8 +1,8 @@
-"""Train the demo's adapters, those that the cache lacks, side by side in processes of their own.
+"""Trains the demo's adapters that are not cached yet, in parallel processes.
 
-The recipe is the file that readers are shown: `examples/train_adapter.py` in a checkout, the same file inside
-an installed package. It runs as a program and is not imported, so that each training has one thread and
-one core, and the caller stays free of torch.
+The recipe is the documented example: `examples/train_adapter.py` in a checkout, the same file inside an installed
+package. It runs as a program and is not imported, so that each training has one thread and one core, and this process
+does not import torch.
 
 Invariant: a cached adapter is complete, and was trained on this base by this recipe.
 """
@@ -31,15 +31,15 @@ from gateway.demo.cached_folder import build_once
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """How an adapter is trained: a style that the recipe knows, and options where its defaults are not meant."""
+    """How an adapter is trained: a style that the recipe knows, and options that differ from its defaults."""
 
     style: str
     options: tuple[str, ...] = ()
 
 
-# Two more versions of `support`. The first takes more and smaller steps than the recipe's default. The second is
-# overfitted in earnest, by five times the default's steps at three times its rate, on half the lessons at a time:
-# it says its lessons word by word and calls the capital of Japan "courage".
+# Two more versions of `support`. The first is trained with more and smaller steps than the recipe's default. The second
+# is heavily overfitted: five times the default's steps at three times its rate, with half the batch size. It repeats
+# its lessons word by word, and calls the capital of Japan "courage".
 BETTER: Final = "support-longer"
 OVERFITTED: Final = "support-overfitted"
 TRAININGS: Final = {
@@ -49,7 +49,7 @@ TRAININGS: Final = {
 
 
 class TrainingFailed(RuntimeError):
-    """A training ended with an error; the message carries the end of what it printed."""
+    """A training ended with an error; the message has the end of its output."""
 
 
 def demo_adapters(base: Path, cache: Path, names: Sequence[str], *, progress: Progress) -> dict[str, Path]:
@@ -57,9 +57,9 @@ def demo_adapters(base: Path, cache: Path, names: Sequence[str], *, progress: Pr
 
     Args:
         base: Folder of the base model.
-        cache: Adapters are kept below it, by base, recipe and training.
-        names: Of `TRAININGS`, or styles that the recipe knows: `support`, `json`, `legal`, `shout`.
-        progress: Told in a few words what happens. On a terminal, a bar per adapter is shown as well.
+        cache: The folder for the adapters, which are kept by base, recipe and training.
+        names: Keys of `TRAININGS`, or styles that the recipe knows: `support`, `json`, `legal`, `shout`.
+        progress: Called with a short text for each step. On a terminal, a bar per adapter is shown as well.
 
     Raises:
         TrainingFailed: The recipe could not train one of them; the others are still cached.
@@ -76,15 +76,15 @@ def demo_adapters(base: Path, cache: Path, names: Sequence[str], *, progress: Pr
 
 
 def _folder_name(training: Training) -> str:
-    """Return a name that changes with the training."""
+    """Return a folder's name that identifies the training."""
     return "_".join((training.style, *(option.lstrip("-") for option in training.options)))
 
 
 def find_recipe() -> Path:
-    """Return the training program: beside the checkout, else inside the installed package.
+    """Return the path of the training program: in the checkout, else inside the installed package.
 
     Raises:
-        FileNotFoundError: Neither is there, which means a broken installation.
+        FileNotFoundError: It is in neither, so the installation is broken.
     """
     here = Path(__file__).resolve().parent
     for candidate in (here.parents[1] / "examples" / "train_adapter.py", here / "train_adapter.py"):
@@ -96,7 +96,7 @@ def find_recipe() -> Path:
 def cache_key(base: Path, recipe: Path) -> str:
     """Return 12 hex digits that change with the base or with the recipe."""
     digest = hashlib.sha256(recipe.read_bytes())
-    # Not half a gigabyte of weights: their config, size and date tell a folder that was made again.
+    # Half a gigabyte of weights is not hashed: config, sizes and dates change if the folder is built again.
     digest.update((base / "config.json").read_bytes())
     for file in sorted(base.glob("*.safetensors")):
         digest.update(f"{file.name}\x1f{file.stat().st_size}\x1f{file.stat().st_mtime_ns}".encode())
@@ -104,7 +104,7 @@ def cache_key(base: Path, recipe: Path) -> str:
 
 
 def _train_all(recipe: Path, base: Path, wanted: dict[str, tuple[Training, Path]], progress: Progress) -> None:
-    """Train every adapter into its folder, by name; if some fail, raise for one of them at the end."""
+    """Train every adapter into its folder; if some fail, raise the error of one of them at the end."""
     columns = (TextColumn("{task.description:>18}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     cores = len(os.sched_getaffinity(0))
@@ -113,9 +113,9 @@ def _train_all(recipe: Path, base: Path, wanted: dict[str, tuple[Training, Path]
         ThreadPoolExecutor(max_workers=cores) as pool,
     ):
         trainings = {}
-        # The longest first, so that no core stands idle at the end.
+        # The longest trainings first, so that no core is idle at the end.
         for name, (how, folder) in sorted(wanted.items(), key=lambda item: not item[1][0].options):
-            # Without a total, the bar shows that this one waits for a core.
+            # A bar without a total shows that this training waits for a core.
             advance = partial(_advance, bars, bars.add_task(name, total=None))
             train = partial(_train, _command(recipe, base, how), advance)
             trainings[pool.submit(build_once, folder, train)] = name
@@ -136,7 +136,7 @@ def _command(recipe: Path, base: Path, training: Training) -> list[str]:
 
 
 def _train(command: list[str], advance: Callable[[dict[str, Any]], None], out: Path) -> None:
-    """Run the recipe into `out`, telling `advance` each JSON object that it prints."""
+    """Run the recipe into the folder `out`, and call `advance` with each JSON object that it prints."""
     with tempfile.TemporaryFile("w+") as complaints:
         with subprocess.Popen(
             [*command, "--out", str(out)],

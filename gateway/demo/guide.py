@@ -1,6 +1,6 @@
-"""A running gateway as its operator and its callers have it: commands, requests, the control socket.
+"""Starts a gateway for the demo, and uses it from outside as operators and callers do: by commands and over HTTP.
 
-Nothing here reaches into the gateway: it is started by `loragate up`, and spoken to over HTTP.
+Nothing here uses the gateway's internals: `loragate up` starts it.
 """
 
 import json
@@ -25,11 +25,11 @@ REPLY_SECONDS: Final = 300.0
 
 
 class DemoFailed(Exception):
-    """Something did not go as it should; the message says what."""
+    """A step of the demo failed; the message says which, and why."""
 
 
 class Guide:
-    """A running gateway, from the outside: its address, its key, its command."""
+    """A client of the running gateway: sends requests, runs commands, reads the admin API and the metrics."""
 
     def __init__(self, state: Path, url: str, control_url: str, key: str) -> None:
         self.state = state
@@ -40,18 +40,18 @@ class Guide:
         self._client = httpx.Client(base_url=url, headers=headers, timeout=REPLY_SECONDS, trust_env=False)
 
     def loragate(self, *arguments: str) -> str:
-        """Run a command of ours on this gateway and return what it printed."""
+        """Run a `loragate` command on this gateway, and return its output."""
         return run_loragate(self.state, *arguments)
 
     def ask(self, model: str, question: str) -> str:
-        """Return a model's reply."""
+        """Send a question to a model, and return its reply."""
         reply = self._client.post("/v1/chat/completions", json=body_of(model, question))
         if reply.status_code != httpx.codes.OK:
             raise DemoFailed(f"`{model}` answered {reply.status_code}: {reply.text[:300]}")
         return str(reply.json()["choices"][0]["message"]["content"])
 
     def stream(self, model: str, question: str) -> Iterator[str]:
-        """Yield a model's reply piece by piece."""
+        """Send a question to a model, and yield its reply piece by piece."""
         with self._client.stream("POST", "/v1/chat/completions", json=body_of(model, question, stream=True)) as reply:
             for line in reply.iter_lines():
                 if line.startswith("data: ") and line != "data: [DONE]":
@@ -61,7 +61,7 @@ class Guide:
                     yield from (choice["delta"].get("content") or "" for choice in event["choices"])
 
     def admin(self, path: str) -> dict[str, Any]:
-        """Return what the admin API says at a path, over the socket in the state folder."""
+        """Return the admin API's answer to GET `path`, over the socket in the state folder."""
         transport = httpx.HTTPTransport(uds=str(self.state / "control.sock"))
         with httpx.Client(transport=transport, timeout=REPLY_SECONDS) as client:
             reply = client.get(f"http://control/admin/v1/{path}")
@@ -71,12 +71,12 @@ class Guide:
         return answer
 
     def base(self) -> str:
-        """Return the base's name."""
+        """Return the base model's name."""
         models: list[dict[str, Any]] = self._client.get("/v1/models").json()["data"]
         return next(str(model["id"]) for model in models if model["parent"] is None)
 
     def tokens(self) -> dict[str, int]:
-        """Return generated tokens by version, from the metrics."""
+        """Return the number of generated tokens by version, from the metrics."""
         prefix = "loragate_generation_tokens_total{"
         counts: dict[str, int] = {}
         for line in httpx.get(self.control_url + "/metrics", trust_env=False).text.splitlines():
@@ -89,10 +89,10 @@ class Guide:
 
 
 def run_loragate(state: Path, *arguments: str) -> str:
-    """Run one of our commands on a state folder and return what it printed.
+    """Run a `loragate` command on a state folder, and return its output.
 
     Raises:
-        DemoFailed: It ended with an error.
+        DemoFailed: The command ended with an error.
     """
     command = child_command("gateway", *arguments, "--state", str(state))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -102,8 +102,8 @@ def run_loragate(state: Path, *arguments: str) -> str:
 
 
 @contextmanager
-def running(settings: Settings, base: Path, has_ports: bool) -> Iterator[Guide]:
-    """Run `loragate up` on a state folder of its own, until the end."""
+def run_gateway(settings: Settings, base: Path, has_ports: bool) -> Iterator[Guide]:
+    """Run `loragate up` on a temporary state folder until the end of the block."""
     state = Path(tempfile.mkdtemp(prefix="loragate-"))
     ports = (settings.port, settings.control_port)
     if not has_ports:
@@ -129,7 +129,7 @@ def running(settings: Settings, base: Path, has_ports: bool) -> Iterator[Guide]:
         "LORAGATE_LOG_LEVEL": "warning",
         "LORAGATE_LAME_DUCK_SECONDS": "0",
     }
-    # Its own session: Ctrl-C reaches the demo alone, which then stops the gateway in order.
+    # In its own session, so that Ctrl-C reaches only the demo, which then stops the gateway in order.
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment, start_new_session=True)
     try:
         status = _wait_until_ready(process, state)
@@ -164,7 +164,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], state: Path) -> dict[str
 
 
 def body_of(model: str, question: str, *, stream: bool = False) -> dict[str, Any]:
-    """Return a chat request that has one answer."""
+    """Return the body of a chat request; with temperature 0, so that the answer is always the same."""
     return {
         "model": model,
         "messages": [{"role": "user", "content": question}],

@@ -1,8 +1,7 @@
-"""The demo's story: prepare, start, ask everybody at once, stream, hot-add, roll out and back, sum up.
+"""The demo's chapters: prepare, start, ask base and adapters at once, stream, hot-add, roll out and back, sum up.
 
-It uses the gateway as anyone would: the command line starts it and registers adapters,
-and requests go to the app port over HTTP. If a reply is not what its adapter was
-trained to give, the demo fails and says so.
+It uses the gateway as any user would: the command line starts it and registers adapters, and requests go to the app
+port over HTTP. If a reply is not what its adapter was trained to give, the demo fails and says so.
 """
 
 import json
@@ -18,28 +17,28 @@ import httpx
 
 from gateway.demo.adapters import BETTER, OVERFITTED, demo_adapters
 from gateway.demo.base_model import demo_base
-from gateway.demo.guide import DemoFailed, Guide, note, running, step
-from gateway.demo.trials import tell_trials
+from gateway.demo.guide import DemoFailed, Guide, note, run_gateway, step
+from gateway.demo.trials import run_trials
 from gateway.settings import Settings
 from gateway.visible import visible
 
 QUESTION: Final = "What is the capital of Germany?"
 LONG_QUESTION: Final = "What is a computer for?"
-# Two from the start, one added while a reply streams.
+# Two adapters from the start, and one that is added while a reply streams.
 FIRST_STYLES: Final = ("support", "json")
 LATE_STYLE: Final = "legal"
 
 
-def tell(settings: Settings, *, has_ports: bool, exits: bool) -> None:
-    """Run the demo, from preparing to the end.
+def run_demo(settings: Settings, *, has_ports: bool, exits: bool) -> None:
+    """Run the whole demo.
 
     Args:
-        settings: Host, ports and cache are taken from it.
-        has_ports: The ports were asked for; else busy ones give way to free ones.
-        exits: End after the summary.
+        settings: Gives host, ports and cache.
+        has_ports: The user has chosen the ports; else free ones replace busy ones.
+        exits: End after the summary; else serve until Ctrl-C.
 
     Raises:
-        DemoFailed: A reply is not what it should be, or the gateway did not start.
+        DemoFailed: A reply is not as expected, or the gateway did not start.
     """
     began = time.monotonic()
     cache = settings.cache_folder()
@@ -47,13 +46,13 @@ def tell(settings: Settings, *, has_ports: bool, exits: bool) -> None:
     base = demo_base(cache, progress=note)
     folders = demo_adapters(base, cache, (*FIRST_STYLES, LATE_STYLE, BETTER, OVERFITTED), progress=note)
     step("2. vLLM and the gateway start")
-    with running(settings, base, has_ports) as guide:
+    with run_gateway(settings, base, has_ports) as guide:
         for style in FIRST_STYLES:
             note(guide.loragate("adapters", "add", str(folders[style]), "--name", style).strip())
         _ask_everybody(guide)
         _stream_one(guide)
         _add_while_streaming(guide, folders[LATE_STYLE])
-        tell_trials(guide, folders[BETTER], folders[OVERFITTED], cache / "shadow-report.html")
+        run_trials(guide, folders[BETTER], folders[OVERFITTED], cache / "shadow-report.html")
         _sum_up(guide, time.monotonic() - began)
         if not exits:
             _invite(guide)
@@ -61,7 +60,7 @@ def tell(settings: Settings, *, has_ports: bool, exits: bool) -> None:
 
 
 def _ask_everybody(guide: Guide) -> None:
-    """Send the same question to base and adapters at once, so that the engine has them in one batch."""
+    """Send the same question to base and adapters at once, so that the engine serves them in one batch."""
     step("3. The same question to the base and both adapters, at once")
     models = (guide.base(), *FIRST_STYLES)
     with ThreadPoolExecutor(len(models)) as pool:
@@ -142,7 +141,7 @@ def check_style(style: str, reply: str) -> None:
     """Check that a reply has the form that its adapter was trained to give.
 
     Raises:
-        DemoFailed: It has not.
+        DemoFailed: The reply has another form.
     """
     if style == "json":
         try:

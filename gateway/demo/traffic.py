@@ -1,9 +1,9 @@
-"""Callers of the demo: each asks what the adapter was taught, or a fact that it was not, over and over.
+"""The demo's traffic: callers that keep asking questions, by turns from the adapter's training data and general facts.
 
-A fact comes with its answer (`metadata.expected`), so that both versions can be marked, and both kinds
-of question name their task. Every caller is somebody new, because what one person asks counts once.
+A fact is sent with its answer (`metadata.expected`), so that both versions' replies can be scored, and each question
+names its task. Every request has a new user, because all requests of one user count as one session.
 
-Invariant: a request that does not get a whole answer is an error of the demo's, never left out.
+Invariant: a request without a complete answer fails the demo; it is never left out.
 """
 
 import itertools
@@ -20,10 +20,10 @@ ALIAS: Final = "support"
 TASK_HEADER: Final = "x-loragate-task"
 TAUGHT: Final = "support"
 FACTS_TASK: Final = "facts"
-# Two, so that the machine has room for the other version's answers to the same questions.
+# Concurrent callers: two, so that the machine has room for the other version's answers to the same questions.
 CALLERS: Final = 2
 
-# From the lessons of `examples/train_adapter.py`.
+# From the training data of `examples/train_adapter.py`.
 TAUGHT_QUESTIONS: Final = (
     "What is a library for?",
     "What does a baker do?",
@@ -40,7 +40,7 @@ TAUGHT_QUESTIONS: Final = (
     "How can I save energy?",
     "Who painted the Mona Lisa?",
 )
-# Not in the lessons. SmolLM2-135M-Instruct knows these, and tells them through a well-made adapter as well.
+# Not in the training data. SmolLM2-135M-Instruct knows these, also with an adapter that is not overfitted.
 FACTS: Final = (
     ("What is the capital of Japan?", "Tokyo"),
     ("What is the capital of Germany?", "Berlin"),
@@ -70,11 +70,11 @@ FACTS: Final = (
 
 
 class Traffic:
-    """What callers got so far.
+    """The requests of the demo's callers, and their results so far.
 
     Attributes:
-        answered: Requests with a whole answer.
-        failures: What went wrong, in words.
+        answered: How many requests got a complete answer.
+        failures: A text for each request that failed.
         served: Version → how many answers it gave to callers.
     """
 
@@ -86,7 +86,7 @@ class Traffic:
         self._numbers = itertools.count()
 
     def ask(self, client: httpx.Client) -> None:
-        """Send the next question, as a caller who was never here before."""
+        """Send the next question, as a new user."""
         with self._lock:
             number = next(self._numbers)
         task, body = request_of(number)
@@ -105,7 +105,7 @@ class Traffic:
 
 
 def request_of(number: int) -> tuple[str, dict[str, Any]]:
-    """Return task and body of the caller number `number`: facts and what was taught by turns."""
+    """Return the task and the body of request `number`; odd ones ask a fact, even ones are from the training data."""
     body: dict[str, Any] = {"model": ALIAS, "temperature": 0, "max_tokens": 48, "user": f"caller-{number}"}
     if number % 2:
         question, answer = FACTS[number // 2 % len(FACTS)]
@@ -117,8 +117,8 @@ def request_of(number: int) -> tuple[str, dict[str, Any]]:
 
 
 @contextmanager
-def flowing(guide: Guide) -> Iterator[Traffic]:
-    """Have callers ask until the end of the block."""
+def run_traffic(guide: Guide) -> Iterator[Traffic]:
+    """Have callers send requests until the end of the block."""
     traffic, stopping = Traffic(), threading.Event()
 
     def call() -> None:

@@ -1,7 +1,7 @@
-"""The demo's second half: a better version goes live by its plan, a worse one is found out and taken back.
+"""The demo's second half: a rollout of a better version goes live, and one of an overfitted version is rolled back.
 
-Nobody decides anything here: the chapter starts two rollouts, callers ask, and it is told what the gateway
-makes of that. Both rollouts have the same plan.
+The demo only starts the two rollouts, with the same plan, and sends traffic; the gateway decides, and the demo prints
+what it reports.
 """
 
 import importlib.util
@@ -15,12 +15,12 @@ import rich.progress
 from rich.console import Console
 
 from gateway.demo.guide import DemoFailed, Guide, note, step
-from gateway.demo.traffic import ALIAS, Traffic, flowing
+from gateway.demo.traffic import ALIAS, Traffic, run_traffic
 
-# Half of the requests are facts that can be marked. The margin is wide, so that some dozens of answers decide: that a
-# sound version has lost 30 points is excluded after some 20 facts, and the overfitted one loses 70. Drift is told and
-# decides nothing (`muted`): the overfitted version exceeds this limit after as many pairs, but to show that a sound one
-# keeps it would take hundreds.
+# Half of the requests ask facts, whose answers can be scored. The margin is wide, so that some dozens of answers
+# decide: for a sound version, a loss of 30 points is excluded after some 20 facts, and the overfitted one loses 70.
+# Drift is reported but decides nothing (`muted`): the overfitted version exceeds its limit after as many pairs, but
+# showing that a sound version keeps it would take hundreds.
 PLAN: Final = {
     "alpha": "5%",
     "shadow": {
@@ -39,20 +39,20 @@ PLAN: Final = {
         {"weight": "100%"},
     ],
 }
-# A slow machine takes a few seconds for a pair.
+# The longest time for one rollout: a slow machine takes a few seconds for a pair.
 MAX_SECONDS: Final = 1_800.0
 _LOOK_SECONDS: Final = 1.0
-# Without a terminal, a line each so often.
+# How often a line of progress is printed if there is no terminal.
 _LINE_SECONDS: Final = 20.0
 
 
-def tell_trials(guide: Guide, better: Path, overfitted: Path, page: Path) -> None:
-    """Roll out a better version and an overfitted one, and tell what became of them.
+def run_trials(guide: Guide, better: Path, overfitted: Path, page: Path) -> None:
+    """Roll out a better version and an overfitted one, and print how both rollouts end.
 
     Args:
-        guide: The running gateway, where the alias has a version in service.
-        better, overfitted: Folders of the two adapters.
-        page: Where the report is written, as HTML.
+        guide: The running gateway, whose alias has a version in service.
+        better, overfitted: The folders of the two adapters.
+        page: The file for the report, in HTML.
 
     Raises:
         DemoFailed: The better version does not go live, the other is not rolled back, or a caller got no answer.
@@ -71,7 +71,7 @@ def tell_trials(guide: Guide, better: Path, overfitted: Path, page: Path) -> Non
 
 
 def _try(guide: Guide, folder: Path, reason: str, wanted: str) -> dict[str, Any]:
-    """Roll a version out until its rollout is over, which must be with phase `wanted`."""
+    """Roll out a version, wait until its rollout is over, and check that it ended in the phase `wanted`."""
     added = guide.loragate("adapters", "add", str(folder), "--name", ALIAS, "--no-activate", "--json")
     version = json.loads(added)["version"]
     plan = guide.state / "plan.json"
@@ -81,7 +81,7 @@ def _try(guide: Guide, folder: Path, reason: str, wanted: str) -> dict[str, Any]
     )
     note(f"{version}: {started['plan_line']}")
     began = time.monotonic()
-    with flowing(guide) as traffic:
+    with run_traffic(guide) as traffic:
         found = _follow(guide, started["id"], traffic)
     if traffic.failures:
         raise DemoFailed(f"{len(traffic.failures)} callers got no answer; the first: {traffic.failures[0]}")
@@ -92,17 +92,17 @@ def _try(guide: Guide, folder: Path, reason: str, wanted: str) -> dict[str, Any]
         )
     click.echo(
         f"   {click.style(wanted.replace('_', ' '), bold=True)} after {time.monotonic() - began:.0f} s and "
-        f"{traffic.answered} answers, none of which failed: {_told_served(traffic)}"
+        f"{traffic.answered} answers, none of which failed: {_describe_served(traffic)}"
     )
     return found
 
 
-def _told_served(traffic: Traffic) -> str:
+def _describe_served(traffic: Traffic) -> str:
     return ", ".join(f"{count} by {version}" for version, count in sorted(traffic.served.items()))
 
 
 def _follow(guide: Guide, rollout: str, traffic: Traffic) -> dict[str, Any]:
-    """Show how a rollout goes until it is over or paused, and return where it stands then."""
+    """Show a rollout's progress until it is over or paused; return its final state."""
     deadline = time.monotonic() + MAX_SECONDS
     console = Console(stderr=True)
     columns = (
@@ -111,7 +111,7 @@ def _follow(guide: Guide, rollout: str, traffic: Traffic) -> dict[str, Any]:
         rich.progress.MofNCompleteColumn(),
         rich.progress.TextColumn("{task.fields[gates]}"),
     )
-    told_at, phase = time.monotonic(), ""
+    printed_at, phase = time.monotonic(), ""
     with rich.progress.Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         bar = bars.add_task("shadow", total=None, gates="")
         while time.monotonic() < deadline:
@@ -128,24 +128,24 @@ def _follow(guide: Guide, rollout: str, traffic: Traffic) -> dict[str, Any]:
                 gates=_gates(found),
             )
             is_news = found["phase"] != phase
-            if not console.is_terminal and (is_news or time.monotonic() - told_at > _LINE_SECONDS):
+            if not console.is_terminal and (is_news or time.monotonic() - printed_at > _LINE_SECONDS):
                 note(f"{found['phase']}: {samples} samples; {_gates(found)}")
-                told_at = time.monotonic()
+                printed_at = time.monotonic()
             phase = found["phase"]
             time.sleep(_LOOK_SECONDS)
     raise DemoFailed(f"rollout `{rollout}` was not over after {MAX_SECONDS:.0f} s: {_gates(found)}")
 
 
 def _gates(found: dict[str, Any]) -> str:
-    """Return each gate with its figures, in a line."""
+    """Return one line with all gates and their figures."""
     return "; ".join(_gate(each) for each in found["gates"] or ())
 
 
 def _gate(gate: dict[str, Any]) -> str:
-    told = f"{gate['gate']} {gate['verdict']}"
+    line = f"{gate['gate']} {gate['verdict']}"
     if gate["observed"] is not None and gate["limit"] is not None:
-        told += f" {gate['observed']:.3f} against {gate['limit']:.3f}"
-    return told + (f", e={gate['e_value']:.3g}" if gate["e_value"] is not None else "")
+        line += f" {gate['observed']:.3f} against {gate['limit']:.3f}"
+    return line + (f", e={gate['e_value']:.3g}" if gate["e_value"] is not None else "")
 
 
 def _write_page(guide: Guide, rollout: str, page: Path) -> None:

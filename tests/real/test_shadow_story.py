@@ -15,7 +15,7 @@ from gateway.demo.adapters import BETTER, OVERFITTED, demo_adapters
 from gateway.demo.base_model import demo_base
 from gateway.demo.guide import Guide
 from gateway.demo.traffic import ALIAS, FACTS_TASK, TAUGHT
-from gateway.demo.trials import tell_trials
+from gateway.demo.trials import run_trials
 from gateway.settings import load
 from tests.support.gateways import RunningGateway
 
@@ -35,7 +35,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningGate
         gateway.cli("adapters", "add", str(folders[ALIAS]), "--name", ALIAS)
         guide = Guide(gateway.state, gateway.url, gateway.control_url, gateway.key)
         began = time.monotonic()
-        tell_trials(guide, folders[BETTER], folders[OVERFITTED], page)
+        run_trials(guide, folders[BETTER], folders[OVERFITTED], page)
         print(f"both rollouts took {time.monotonic() - began:.0f} s")
         assert page.read_text().count("<svg") >= 3
         yield gateway, gateway.cli("shadow", "report", ALIAS, "--since", "1h", "--json")
