@@ -22,8 +22,9 @@ from statistics import fmean, median, stdev
 from typing import Any, Final
 
 from evaluators.drift.divergence import Told, estimate, lower_bound
-from evaluators.judge.classify import CriterionEvidence, Label
+from evaluators.judge.classify import CriterionEvidence
 from evaluators.judge.criteria import criterion
+from evaluators.judge.verdict import Verdict
 from evaluators.observation import Drift, Kind, ScoredPair
 from gateway.admin.shadow.intervals import estimate_of
 from gateway.demo.adapters import BETTER, OVERFITTED, demo_adapters
@@ -220,14 +221,14 @@ def verdicts_row(name: str, temperature: float, answers: Sequence[Answer], sourc
     for share in LIMITS:
         found = [_verdict(told, share * truth, source) for _ in range(ROUNDS)]
         shown = []
-        for label in (Label.FAIL, Label.PASS):
+        for label in (Verdict.FAIL, Verdict.PASS):
             after = [sessions for verdict, sessions in found if verdict is label]
             shown.append(f"{len(after) / ROUNDS:.0%}" + (f" ({median(after):.0f})" if after else ""))
         cells += shown
     return _line(cells)
 
 
-def _verdict(told: Sequence[tuple[float, float, float]], limit: float, source: random.Random) -> tuple[Label, int]:
+def _verdict(told: Sequence[tuple[float, float, float]], limit: float, source: random.Random) -> tuple[Verdict, int]:
     """Judge answers as they are drawn until the gate decides; returns what it says and after how many sessions."""
     evidence = CriterionEvidence(criterion("kl", limit=limit), idle_seconds=0)
     for at in range(1, MAX_SESSIONS + 1):
@@ -239,9 +240,9 @@ def _verdict(told: Sequence[tuple[float, float, float]], limit: float, source: r
         if at % LOOK == 0:
             evidence.close(at + 1.0)
             label = evidence.classify().label
-            if label is not Label.INCONCLUSIVE:
+            if label is not Verdict.INCONCLUSIVE:
                 return label, at
-    return Label.INCONCLUSIVE, MAX_SESSIONS
+    return Verdict.INCONCLUSIVE, MAX_SESSIONS
 
 
 def _line(cells: Sequence[str]) -> str:

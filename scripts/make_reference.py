@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from evaluators.judge.verdict import Verdict
 from evaluators.observation import Drift, Kind, Score, ScoredPair
 from gateway import errors, settings
 from gateway.admin.shadow.windows import Board
@@ -23,7 +24,6 @@ from gateway.observe.rollout_counts import RolloutCounts, RolloutSeries, Rollout
 from gateway.observe.shadow_counts import EvaluatorCounts, QueueView, ShadowReading
 from gateway.observe.store_metrics import StoreReading
 from gateway.rollout.gates.reading import Reading as GateReading
-from gateway.rollout.gates.reading import Verdict
 from gateway.rollout.gates.sample_ratio import judge_ratio
 
 ROOT = Path(__file__).parents[1]

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluators.judge.verdict import Verdict
 from evaluators.statistics.betting import BETS, SHARES
 from gateway.decide.assign import TOTAL_WEIGHT
 from gateway.rollout.gates.gate import Gate
-from gateway.rollout.gates.reading import Verdict
 from gateway.rollout.gates.streams import AccountStreams, Streams
 from gateway.rollout.gates.traffic import judge_by_account
 from gateway.rollout.gates.unit_shares import (

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from evaluators.judge.verdict import Verdict
 from gateway.decide.assign import TOTAL_WEIGHT
 from gateway.rollout.gates.gate import Gate
-from gateway.rollout.gates.reading import Verdict
 from gateway.rollout.gates.streams import Streams
 from gateway.rollout.gates.traffic import judge_streams
 from gateway.rollout.gates.unit_shares import Count, units_of

@@ -19,7 +19,6 @@ is the mean of a session.
 from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from math import exp, log
 from types import MappingProxyType
 from typing import Final
@@ -28,6 +27,7 @@ from evaluators.compare.comparator import Shape
 from evaluators.judge.criteria import HIGHER, Criterion
 from evaluators.judge.outcomes import KL, NO_ESTIMATE, capped_share, kl_bound_of, kl_estimate_of, outcome_of
 from evaluators.judge.sessions import IDLE_SECONDS, MAX_PAIRS, Closed, SessionMeans
+from evaluators.judge.verdict import Verdict
 from evaluators.observation import Kind, Score, ScoredPair, Unscored
 from evaluators.statistics.betting import Evidence, log_e_above, log_e_below
 from evaluators.statistics.confidence_sequence import bounds
@@ -38,14 +38,6 @@ _MAX_EXPONENT: Final = 700.0  # exp(710) is no float any more
 MANY: Final = 0.1
 _TRIAL, _NOISE = "trial", "noise"
 _RELATION: Final = {True: {"fail": "<", "pass": "≥"}, False: {"fail": ">", "pass": "≤"}}
-
-
-class Label(StrEnum):
-    """What is said of a criterion."""
-
-    PASS = "pass"  # noqa: S105 - a label, not a password
-    INCONCLUSIVE = "inconclusive"
-    FAIL = "fail"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +63,7 @@ class Classification:
     """
 
     metric: str
-    label: Label
+    label: Verdict
     reason: str
     observed: float | None = None
     bound: float | None = None
@@ -140,7 +132,7 @@ class CriterionEvidence:
     """Gathers what pairs say of one criterion; one writer."""
 
     def __init__(
-        self, criterion: Criterion, *, idle_seconds: float = IDLE_SECONDS, most_pairs: int = MAX_PAIRS
+        self, criterion: Criterion, idle_seconds: float = IDLE_SECONDS, *, most_pairs: int = MAX_PAIRS
     ) -> None:
         self.criterion = criterion
         self._settings = (idle_seconds, most_pairs)
@@ -267,11 +259,11 @@ class CriterionEvidence:
         criterion, trial = self.criterion, self._for.trial
         log_fail, log_pass = self._log_e_values()
         if log_fail >= -log(criterion.alpha):
-            label = Label.FAIL
+            label = Verdict.FAIL
         elif log_pass >= -log(criterion.alpha_to_pass) and trial.evidence.n >= criterion.min_samples:
-            label = Label.PASS
+            label = Verdict.PASS
         else:
-            label = Label.INCONCLUSIVE
+            label = Verdict.INCONCLUSIVE
         low, high = bounds(trial.evidence, criterion.alpha)
         is_known = trial.evidence.n > 0
         ends = sorted(self._in_unit(end, trial) for end in (low, high))
@@ -283,7 +275,7 @@ class CriterionEvidence:
             observed=self._mean(trial),
             limit=self._limit(self._mean(self._for.noise)),
             bound=self._mean(self._against.trial) if criterion.metric == KL else None,
-            n=(self._against if label is Label.FAIL or not is_known else self._for).trial.evidence.n,
+            n=(self._against if label is Verdict.FAIL or not is_known else self._for).trial.evidence.n,
             e_fail=e_fail,
             e_pass=e_pass,
             low=ends[0] if is_known else None,
@@ -323,12 +315,12 @@ class CriterionEvidence:
         details = [*beside, f"n={found.n:,}"]
         if criterion.needs_noise:
             details.append(f"noise n={found.noise_n:,}")
-        details.append(f"e={found.e_pass if label is Label.PASS else found.e_fail:.3g}")
+        details.append(f"e={found.e_pass if label is Verdict.PASS else found.e_fail:.3g}")
         inside = ", ".join(details + self._remarks())
         if found.limit is None:
             return f"{told}: no noise pairs to hold it against ({inside})"
         against = self._told(found.limit) + criterion.unit
-        if label is Label.INCONCLUSIVE:
+        if label is Verdict.INCONCLUSIVE:
             return f"{told} not told apart from {against} ({inside})"
         return f"{told} {_RELATION[criterion.direction is HIGHER][label]} {against} ({inside})"
 
@@ -337,7 +329,7 @@ class CriterionEvidence:
         metric = self.criterion.metric
         estimate = None if found.observed is None else self._told(found.observed)
         bound = None if found.bound is None else f"at least {self._told(found.bound)}"
-        if bound is not None and (found.label is Label.FAIL or estimate is None):
+        if bound is not None and (found.label is Verdict.FAIL or estimate is None):
             return f"{metric} {bound}", [] if estimate is None else [f"estimate {estimate}"]
         return None if estimate is None else f"{metric} {estimate}", [] if bound is None else [bound]
 

@@ -5,9 +5,9 @@ from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from evaluators.judge.verdict import Verdict
 from gateway.decide.assign import TOTAL_WEIGHT
 from gateway.observe.rollout_counts import RolloutsReading
-from gateway.rollout.gates.reading import Verdict
 
 # Infinite e-values are exported as this: far above every limit, and still a number that Prometheus can add.
 _LARGEST: Final = 1e300

@@ -6,9 +6,10 @@ when all gates pass and time and samples suffice, into a pause when time or samp
 up without that, or when a gate fails that is not critical.
 """
 
+from evaluators.judge.verdict import Verdict
 from gateway.rollout.events import AUTOMATION, StepFailed, StepInconclusive, StepPassed
 from gateway.rollout.gates.look import Facts, Look
-from gateway.rollout.gates.reading import Reading, Verdict, worst
+from gateway.rollout.gates.reading import Reading, worst
 from gateway.rollout.plan import Stage
 from gateway.rollout.rollout import Phase, Rollout
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
+from evaluators.judge.verdict import Verdict
 from gateway.observe.ledger import DURATION_BOUNDS
 from gateway.observe.tally import Tally
 from gateway.rollout.account_counts import (
@@ -22,7 +23,7 @@ from gateway.rollout.automation import decide, read_gates
 from gateway.rollout.events import AUTOMATION, StepFailed, StepInconclusive, StepPassed
 from gateway.rollout.gates.gate import Gate
 from gateway.rollout.gates.look import Facts
-from gateway.rollout.gates.reading import Reading, Verdict
+from gateway.rollout.gates.reading import Reading
 from gateway.rollout.gates.sample_ratio import Exposures, Ratio, judge_ratio
 from gateway.rollout.gates.streams import AccountStreams, Streams
 from gateway.rollout.gates.traffic import latency_threshold, named

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
+from evaluators.judge.verdict import Verdict
 from gateway.rollout.events import (
     AUTOMATION,
     Aborted,
@@ -30,7 +31,7 @@ from gateway.rollout.events import (
     StepInconclusive,
     StepPassed,
 )
-from gateway.rollout.gates.reading import Verdict, worst
+from gateway.rollout.gates.reading import worst
 from gateway.rollout.rollout import (
     Effect,
     FlipControl,

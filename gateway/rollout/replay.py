@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from typing import Any, Final
 
+from evaluators.judge.verdict import Verdict
 from gateway.rollout.events import (
     Aborted,
     Approved,
@@ -25,7 +26,7 @@ from gateway.rollout.events import (
     StepInconclusive,
     StepPassed,
 )
-from gateway.rollout.gates.reading import AccountShare, Reading, Verdict
+from gateway.rollout.gates.reading import AccountShare, Reading
 from gateway.rollout.journal import canonical_json
 from gateway.rollout.machine import IllegalEvent, advance, create
 from gateway.rollout.plan import canonical

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from evaluators.judge.verdict import Verdict
 from evaluators.observation import ScoredPair
 from gateway.rollout.gates.gate import GateSource
 from gateway.rollout.gates.pairs import no_pairs
-from gateway.rollout.gates.reading import Reading, Verdict, worst
+from gateway.rollout.gates.reading import Reading, worst
 from gateway.rollout.plan import Plan, Stage
 from gateway.rollout.rollout import Rollout
-from gateway.rollout.stage_evidence import Make, StageEvidence, criterion_evidence
+from gateway.rollout.stage_evidence import StageEvidence
 
 
 class Outcome(StrEnum):
@@ -59,29 +60,26 @@ def not_replayed(plan: Plan) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def simulate(
-    plan: Plan, past: Rollout, pairs: Sequence[ScoredPair], make: Make = criterion_evidence, judged_share: float = 1.0
-) -> Stop:
+def simulate(plan: Plan, past: Rollout, pairs: Sequence[ScoredPair], judged_share: float = 1.0) -> Stop:
     """Return when a rollout would have stopped under another plan.
 
     Args:
         plan: With at least one stage that reads pairs.
         past: Whose versions.
         pairs: Of that rollout, in the order of their numbers.
-        make: Makes a gate's evidence.
         judged_share: The share of pairs that a model judged.
     """
     stages = [stage for stage in plan.stages if stage.wants_pairs]
     rollout = replace(past, plan=plan)
     seen = 0
     last: ScoredPair | None = None
-    run = _Run(stages.pop(0), rollout, make, judged_share)
+    run = _Run(stages.pop(0), rollout, judged_share)
     for judged in pairs:
         taken = run.take(judged)
         seen, last = seen + taken, judged if taken else last
         outcome = run.outcome(judged.scored_at)
         if outcome is Outcome.PASSED and stages:
-            run = _Run(stages.pop(0), rollout, make, judged_share)
+            run = _Run(stages.pop(0), rollout, judged_share)
         elif outcome is not None:
             return _stop(outcome, run, seen, judged)
     if last is None:
@@ -106,9 +104,9 @@ def _stop(outcome: Outcome, run: "_Run", seen: int, judged: ScoredPair) -> Stop:
 class _Run:
     """One stage, being replayed."""
 
-    def __init__(self, stage: Stage, rollout: Rollout, make: Make, judged_share: float) -> None:
+    def __init__(self, stage: Stage, rollout: Rollout, judged_share: float) -> None:
         self.stage = stage
-        self._evidence = StageEvidence(stage, rollout, judged_share, make)
+        self._evidence = StageEvidence(stage, rollout, judged_share)
         self._gates = [gate for gate in stage.gates if gate.source is GateSource.PAIRS]
         self._begun: float | None = None
         self.readings: tuple[Reading, ...] = ()

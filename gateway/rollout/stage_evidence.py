@@ -8,46 +8,23 @@ clock only after the last of them.
 import heapq
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Final
 
 from evaluators.compare.comparator import Direction, Shape
 from evaluators.compare.registry import comparators
-from evaluators.judge.classify import Classification, CriterionEvidence
+from evaluators.judge.classify import CriterionEvidence
 from evaluators.judge.criteria import METRICS, Criterion, criterion, registered
 from evaluators.judge.outcomes import outcome_against
+from evaluators.judge.verdict import Verdict
 from evaluators.observation import Kind, Score, ScoredPair
 from gateway.rollout.gates.gate import Gate, GateSource
 from gateway.rollout.gates.pairs import no_pairs
-from gateway.rollout.gates.reading import Reading, Verdict
+from gateway.rollout.gates.reading import Reading
 from gateway.rollout.plan import Plan, Stage
 from gateway.rollout.rollout import Rollout
 
-
-class StreamEvidence(Protocol):
-    """What one criterion is told, and says (`evaluators.judge.classify.CriterionEvidence`)."""
-
-    def add(self, judged: ScoredPair) -> None:
-        """Take in a pair."""
-
-    def close(self, now: float) -> None:
-        """Count the sessions that are over by now."""
-
-    def has_counted(self, until: float) -> bool:
-        """Whether all sessions that began by then have counted."""
-
-    def classify(self) -> Classification:
-        """Return what all that says."""
-
-
 # Of the samples that spoke most against a candidate, so many are named: enough to read, and few to keep for good.
 MAX_NAMED: Final = 5
-
-Make = Callable[[Criterion, int], StreamEvidence]
-
-
-def criterion_evidence(demand: Criterion, idle_seconds: int) -> StreamEvidence:
-    """Return evidence for a criterion, empty; a session is over after so many seconds."""
-    return CriterionEvidence(demand, idle_seconds=idle_seconds)
 
 
 def criterion_of(gate: Gate, plan: Plan, judged_share: float = 1.0) -> Criterion | None:
@@ -102,14 +79,18 @@ class StageEvidence:
         stage: Whose gates.
         rollout: Whose versions; pairs of others are left out.
         judged_share: The share of pairs that a model judges.
-        make: Makes a gate's evidence.
+        make: Makes a gate's evidence of its criterion and the seconds of silence after which a session is over.
 
     Attributes:
         n: Pairs that compare the candidate with the control.
     """
 
     def __init__(
-        self, stage: Stage, rollout: Rollout, judged_share: float = 1.0, make: Make = criterion_evidence
+        self,
+        stage: Stage,
+        rollout: Rollout,
+        judged_share: float = 1.0,
+        make: Callable[[Criterion, int], CriterionEvidence] = CriterionEvidence,
     ) -> None:
         self._control, self._candidate = rollout.control, rollout.candidate
         self._gates: dict[str, _GateEvidence] = {}
@@ -166,7 +147,7 @@ class StageEvidence:
 
 
 class _GateEvidence:
-    def __init__(self, gate: Gate, demand: Criterion, evidence: StreamEvidence) -> None:
+    def __init__(self, gate: Gate, demand: Criterion, evidence: CriterionEvidence) -> None:
         self.gate = gate
         self.evidence = evidence
         self._demand = demand
@@ -189,7 +170,7 @@ class _GateEvidence:
     def reading(self) -> Reading:
         """Return what the pairs say to this gate."""
         said = self.evidence.classify()
-        verdict = Verdict(said.label.value)
+        verdict = said.label
         e_value = said.e_pass if verdict is Verdict.PASS else said.e_fail
         return Reading(
             gate=self.gate.name,

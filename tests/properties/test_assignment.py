@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evaluators.judge.verdict import Verdict
 from gateway.decide.assign import TOTAL_WEIGHT, Arm, Split, bucket, pick_arm
-from gateway.rollout.gates.reading import Verdict
 from gateway.rollout.gates.sample_ratio import Exposures, judge_ratio
 
 UNITS = st.text(max_size=20)

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from evaluators.judge.verdict import Verdict
 from gateway.decide.assign import Arm
 from gateway.decide.exposure import Exposure, RolloutTag
 from gateway.rollout.account_counts import arm_counts
 from gateway.rollout.gates.gate import Gate
-from gateway.rollout.gates.reading import Verdict
 from gateway.rollout.gates.sample_ratio import Exposures, judge_ratio
 from gateway.rollout.gates.streams import Streams
 from gateway.rollout.gates.traffic import judge_streams

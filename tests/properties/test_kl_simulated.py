@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from evaluators.judge.classify import CriterionEvidence, Label
+from evaluators.judge.classify import CriterionEvidence
 from evaluators.judge.criteria import MIN_SAMPLES, criterion
+from evaluators.judge.verdict import Verdict
 from evaluators.observation import Drift, Kind, ScoredPair
 from simulations.traffic import kl_values
 
@@ -17,11 +18,11 @@ TOLD = 0.8
 SCATTER = 0.35
 
 
-def verdicts(truth: float, limit: float, *, seed: int) -> dict[Label, float]:
+def verdicts(truth: float, limit: float, *, seed: int) -> dict[Verdict, float]:
     """How often a candidate whose mean divergence is `truth` fails and passes, at any of its looks."""
     rng = np.random.default_rng(seed)
     values = kl_values(truth)
-    counts = dict.fromkeys(Label, 0)
+    counts = dict.fromkeys(Verdict, 0)
     for _ in range(RUNS):
         truths = values[rng.integers(0, len(values), SESSIONS)]
         # Skewed, without bias, often below 0: a token of the tail is rare, and counts much where `other` lacks it.
@@ -30,7 +31,7 @@ def verdicts(truth: float, limit: float, *, seed: int) -> dict[Label, float]:
     return {label: count / RUNS for label, count in counts.items()}
 
 
-def _first(truths: np.ndarray, estimates: np.ndarray, limit: float) -> Label:
+def _first(truths: np.ndarray, estimates: np.ndarray, limit: float) -> Verdict:
     evidence = CriterionEvidence(criterion("kl", limit=limit, alpha=ALPHA), idle_seconds=0)
     for at, (true, kl) in enumerate(zip(truths, estimates, strict=True), start=1):
         drift = Drift(
@@ -44,25 +45,25 @@ def _first(truths: np.ndarray, estimates: np.ndarray, limit: float) -> Label:
         if at % LOOK == 0:
             evidence.close(at + 1.0)
             label = evidence.classify().label
-            if label is not Label.INCONCLUSIVE:
+            if label is not Verdict.INCONCLUSIVE:
                 return label
-    return Label.INCONCLUSIVE
+    return Verdict.INCONCLUSIVE
 
 
 def test_at_its_limit_a_candidate_passes_and_fails_no_oftener_than_alpha() -> None:
     found = verdicts(0.5, 0.5, seed=1)
-    assert found[Label.PASS] <= ALPHA
-    assert found[Label.FAIL] <= ALPHA
+    assert found[Verdict.PASS] <= ALPHA
+    assert found[Verdict.FAIL] <= ALPHA
 
 
 def test_what_its_bound_alone_would_pass_does_not_pass() -> None:
     # The truth is above the limit and the bound is below it: 0.6 and 0.48 nats.
     found = verdicts(0.6, 0.5, seed=2)
-    assert found[Label.PASS] <= ALPHA
-    assert found[Label.INCONCLUSIVE] > 0.9
+    assert found[Verdict.PASS] <= ALPHA
+    assert found[Verdict.INCONCLUSIVE] > 0.9
 
 
 def test_far_from_its_limit_it_is_decided_rightly() -> None:
-    assert verdicts(1.0, 0.5, seed=3)[Label.FAIL] > 0.99
-    assert verdicts(0.2, 0.5, seed=4)[Label.PASS] > 0.99
+    assert verdicts(1.0, 0.5, seed=3)[Verdict.FAIL] > 0.99
+    assert verdicts(0.2, 0.5, seed=4)[Verdict.PASS] > 0.99
     assert MIN_SAMPLES < SESSIONS

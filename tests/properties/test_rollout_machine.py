@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evaluators.judge.verdict import Verdict
 from gateway.decide.assign import Split
 from gateway.rollout.automation import decide
 from gateway.rollout.events import (
@@ -28,7 +29,7 @@ from gateway.rollout.events import (
     StepPassed,
 )
 from gateway.rollout.gates.look import Facts
-from gateway.rollout.gates.reading import Reading, Verdict, worst
+from gateway.rollout.gates.reading import Reading, worst
 from gateway.rollout.gates.streams import Streams
 from gateway.rollout.gates.unit_shares import Count, units_of
 from gateway.rollout.journal import JournalEntry, append, verify

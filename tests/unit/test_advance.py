@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import pytest
 
+from evaluators.judge.verdict import Verdict
 from gateway.decide.assign import Split
 from gateway.rollout.automation import decide, read_gates
 from gateway.rollout.events import (
@@ -27,7 +28,7 @@ from gateway.rollout.events import (
     StepPassed,
 )
 from gateway.rollout.gates.look import Facts
-from gateway.rollout.gates.reading import Reading, Verdict, worst
+from gateway.rollout.gates.reading import Reading, worst
 from gateway.rollout.gates.streams import Streams
 from gateway.rollout.gates.unit_shares import Count, units_of
 from gateway.rollout.machine import TRANSITIONS, IllegalEvent, advance, create

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from evaluators.judge.verdict import Verdict
 from gateway.decide.assign import Arm, bucket
 from gateway.decide.exposure import Exposure, RolloutTag
 from gateway.observe.tally import MAX_ACCOUNTS, Tally, sum_tallies
@@ -14,7 +15,6 @@ from gateway.rollout.events import Created, Started, StepFailed, StepPassed
 from gateway.rollout.evidence import StageCounts, counts_of, facts_of, judged, period_of, ratio_of
 from gateway.rollout.explain import sentences
 from gateway.rollout.gates.gate import Gate
-from gateway.rollout.gates.reading import Verdict
 from gateway.rollout.gates.sample_ratio import Exposures
 from gateway.rollout.gates.streams import AccountStreams, Streams
 from gateway.rollout.gates.traffic import OTHERS, judge_by_account

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evaluators.judge.verdict import Verdict
 from gateway.rollout.gates import GATES
 from gateway.rollout.gates.gate import Gate
 from gateway.rollout.gates.person import judge_manual
-from gateway.rollout.gates.reading import Verdict
 from gateway.rollout.gates.sample_ratio import Exposures, judge_ratio
 from gateway.rollout.gates.streams import Streams
 from gateway.rollout.gates.traffic import judge_streams, latency_threshold

@@ -14,11 +14,12 @@ from msgspec import structs
 from evaluators.compare.comparator import Comparator, Direction, Shape
 from evaluators.compare.registry import BUILT_IN
 from evaluators.judge import sessions
-from evaluators.judge.classify import Classification, CriterionEvidence, Label
+from evaluators.judge.classify import Classification, CriterionEvidence
 from evaluators.judge.criteria import METRICS, Criterion, criterion, registered
 from evaluators.judge.outcomes import outcome_against, outcome_of
 from evaluators.judge.over_time import LEAST_SESSIONS, BaselineOf, OverTime, categories_of, numbers_of
 from evaluators.judge.sessions import MAX_PAIRS, SessionMeans
+from evaluators.judge.verdict import Verdict
 from evaluators.observation import Drift, Kind, NoDrift, Outcome, Score, ScoredPair, Unscored
 from evaluators.statistics.betting import evidence_of, log_e_below
 from evaluators.statistics.two_sample import log_e_worse
@@ -153,9 +154,9 @@ def test_the_same_numbers_pass_where_more_is_better() -> None:
 
 def test_a_pass_waits_for_its_samples_and_a_fail_does_not() -> None:
     good, bad = ([pair({"expected": arms(1 - each, each)}) for _ in range(30)] for each in (1.0, 0.0))
-    assert judged(criterion("expected"), good).label is Label.INCONCLUSIVE
-    assert judged(criterion("expected", min_samples=30), good).label is Label.PASS
-    assert judged(criterion("expected"), bad).label is Label.FAIL
+    assert judged(criterion("expected"), good).label is Verdict.INCONCLUSIVE
+    assert judged(criterion("expected", min_samples=30), good).label is Verdict.PASS
+    assert judged(criterion("expected"), bad).label is Verdict.FAIL
 
 
 def test_what_passes_takes_less_evidence_than_what_fails_where_alpha_is_shared_out() -> None:
@@ -163,20 +164,20 @@ def test_what_passes_takes_less_evidence_than_what_fails_where_alpha_is_shared_o
     for n in range(50, 300):  # no difference at all, until it passes at 1/0.01
         same = [pair({"expected": arms(1.0, 1.0)}) for _ in range(n)]
         found = judged(shared, same)
-        if found.label is Label.PASS:
+        if found.label is Verdict.PASS:
             assert 100 <= found.e_pass < 1_000
             break
     else:
         pytest.fail("never passed")
-    assert judged(replace(shared, pass_alpha=None), same).label is Label.INCONCLUSIVE
+    assert judged(replace(shared, pass_alpha=None), same).label is Verdict.INCONCLUSIVE
 
 
 def test_nothing_harmless_passes_without_a_margin() -> None:
     same = [pair({"expected": arms(1.0, 1.0)}) for _ in range(1_000)]
     found = judged(criterion("expected", margin=0.0), same)
-    assert found.label is Label.INCONCLUSIVE
+    assert found.label is Verdict.INCONCLUSIVE
     assert found.reason == "expected +0.000 not told apart from +0.000 (n=1,000, e=1)"
-    assert judged(criterion("expected"), same).label is Label.PASS
+    assert judged(criterion("expected"), same).label is Verdict.PASS
 
 
 def test_before_the_first_session_nothing_is_measured() -> None:
@@ -184,7 +185,7 @@ def test_before_the_first_session_nothing_is_measured() -> None:
     assert evidence.classify().reason == "chrf not measured yet (n=0)"
     evidence.add(pair({"edit": value(0.1)}))  # of another metric
     assert evidence.classify() == Classification(
-        metric="chrf", label=Label.INCONCLUSIVE, reason="chrf not measured yet (n=0)"
+        metric="chrf", label=Verdict.INCONCLUSIVE, reason="chrf not measured yet (n=0)"
     )
     evidence.add(pair({"chrf": value(0.1)}))
     assert evidence.classify().reason == "chrf not measured yet (n=0, 1 pairs of open sessions)"
@@ -214,11 +215,11 @@ def test_the_evidence_is_that_of_the_sessions_means() -> None:
 def test_similarity_is_held_against_noise_and_needs_some() -> None:
     low = [pair({"chrf": value(0.4)}) for _ in range(100)]
     alone = judged(criterion("chrf"), low)
-    assert alone.label is Label.INCONCLUSIVE
+    assert alone.label is Verdict.INCONCLUSIVE
     assert alone.reason.startswith("chrf 0.400: no noise pairs to hold it against (n=100, noise n=0, e=")
     alike = [pair({"chrf": value(0.42)}, kind=Kind.NOISE) for _ in range(100)]
     unlike = [pair({"chrf": value(0.9)}, kind=Kind.NOISE) for _ in range(100)]
-    assert judged(criterion("chrf"), low + alike).label is Label.PASS
+    assert judged(criterion("chrf"), low + alike).label is Verdict.PASS
     failed = judged(criterion("chrf"), low + unlike)
     assert (failed.label, failed.noise, failed.limit) == ("fail", pytest.approx(0.9), pytest.approx(0.8))
     assert failed.reason.startswith("chrf 0.400 < 0.800 (n=100, noise n=100, e=")
@@ -271,10 +272,10 @@ def test_pairs_of_before_there_were_estimates_may_fail_a_divergence_and_pass_not
     assert far.reason.startswith("kl at least 0.900 > 0.500 nats (n=300, e=")
     # Beside new ones they speak against the candidate, and not for it.
     mixed = estimated(None, 0.01, 400) + estimated(0.1, 0.01, 20)
-    assert judged(criterion("kl"), mixed).label is Label.INCONCLUSIVE
-    assert judged(criterion("kl"), mixed + estimated(0.1, 0.01, 100)).label is Label.PASS
+    assert judged(criterion("kl"), mixed).label is Verdict.INCONCLUSIVE
+    assert judged(criterion("kl"), mixed + estimated(0.1, 0.01, 100)).label is Verdict.PASS
     with_bad = estimated(None, 1.0, 100) + estimated(0.1, 0.05, 3)
-    assert judged(criterion("kl"), with_bad).label is Label.FAIL
+    assert judged(criterion("kl"), with_bad).label is Verdict.FAIL
 
 
 def test_a_negative_estimate_is_cut_only_when_it_is_the_mean_of_a_session() -> None:
@@ -287,9 +288,9 @@ def test_a_negative_estimate_is_cut_only_when_it_is_the_mean_of_a_session() -> N
 def test_against_noise_what_is_at_least_is_held_against_noises_estimate() -> None:
     of = criterion("kl", margin=0.5)
     noise = estimated(0.02, 0.0, kind=Kind.NOISE)
-    assert judged(of, estimated(1.2, 1.0) + noise).label is Label.FAIL
-    assert judged(of, estimated(1.2, 0.4) + noise).label is Label.INCONCLUSIVE
-    assert judged(of, estimated(0.03, 0.02) + noise).label is Label.PASS
+    assert judged(of, estimated(1.2, 1.0) + noise).label is Verdict.FAIL
+    assert judged(of, estimated(1.2, 0.4) + noise).label is Verdict.INCONCLUSIVE
+    assert judged(of, estimated(0.03, 0.02) + noise).label is Verdict.PASS
     # By bounds alone it would be 1.0 beyond noise; by the noise's estimate it is within the margin.
     loud = estimated(0.8, 0.0, kind=Kind.NOISE)
     found = judged(of, estimated(1.1, 1.0) + loud)
@@ -297,7 +298,7 @@ def test_against_noise_what_is_at_least_is_held_against_noises_estimate() -> Non
     assert found.e_fail < 1
     # Noise of before there were estimates says too little to be held against.
     old = estimated(None, 0.0, kind=Kind.NOISE)
-    assert judged(of, estimated(1.2, 1.0) + old).label is Label.INCONCLUSIVE
+    assert judged(of, estimated(1.2, 1.0) + old).label is Verdict.INCONCLUSIVE
 
 
 def test_what_was_said_is_said_anew_when_a_session_has_ended() -> None:

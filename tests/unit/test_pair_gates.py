@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from evaluators.judge.verdict import Verdict
 from evaluators.observation import Kind, Score, ScoredPair
 from gateway.admin.rollouts.pair_reader import NOBODY_COMPARES
 from gateway.admin.state import Conflict
@@ -22,7 +23,7 @@ from gateway.rollout.explain import plan_line
 from gateway.rollout.gates.gate import Gate
 from gateway.rollout.gates.look import Facts
 from gateway.rollout.gates.pairs import no_pairs
-from gateway.rollout.gates.reading import Reading, Verdict, worst
+from gateway.rollout.gates.reading import Reading, worst
 from gateway.rollout.machine import IllegalEvent, advance
 from gateway.rollout.plan import canonical
 from gateway.rollout.plan_parser import parse_plan

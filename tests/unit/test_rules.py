@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from evaluators.judge.verdict import Verdict
 from gateway.rollout.events import StepFailed, StepInconclusive
 from gateway.rollout.evidence import NO_PAIRS, StageCounts, StagePairs, counts_of, judged
 from gateway.rollout.explain import sentences
-from gateway.rollout.gates.reading import Reading, Verdict
+from gateway.rollout.gates.reading import Reading
 from gateway.rollout.gates.unit_shares import Count, units_of
 from gateway.rollout.plan import Stage
 from gateway.rollout.plan_parser import parse_plan

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluators.drift.token_kl import HISTOGRAM_BOUNDS
+from evaluators.judge.verdict import Verdict
 from evaluators.observation import Drift, Kind, Outcome, Score, ScoredPair, Unscored
 from gateway.admin.shadow.api import mirror_lines, summaries
 from gateway.admin.shadow.discoveries import FALSE_DISCOVERIES
@@ -28,7 +29,6 @@ from gateway.pages.render import TEMPLATES
 from gateway.plots.shadow import MAX_PANELS, plot_evidence, plot_kl, plot_log_ratios, plot_scores_by_task
 from gateway.rollout.gates.evidence_curve import MAX_EVIDENCE, grown
 from gateway.rollout.gates.evidence_curve import MAX_POINTS as MAX_CURVE_POINTS
-from gateway.rollout.gates.reading import Verdict
 from gateway.rollout.plan_parser import parse_plan
 from gateway.rollout.rollout import Phase, Rollout
 

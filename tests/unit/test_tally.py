@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evaluators.judge.verdict import Verdict
 from gateway.decide.assign import Arm, bucket, sample_hash
 from gateway.decide.exposure import Exposure, RolloutTag
 from gateway.observe import tally
 from gateway.observe.tally import MAX_UNITS, Tallies, Tally, UnitSample, is_failure, sum_tallies
-from gateway.rollout.gates.reading import Verdict
 from gateway.rollout.gates.sample_ratio import Exposures, judge_ratio
 
 TAG = RolloutTag(id="r1", stage=2)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evaluators.judge.verdict import Verdict
 from gateway.decide.assign import Arm
 from gateway.decide.exposure import Exposure, RolloutTag
 from gateway.observe import units as units_module
@@ -16,7 +17,6 @@ from gateway.observe.tally import Tally, combine_replicas, sum_tallies
 from gateway.observe.units import MAX_OUTCOMES, Outcomes, StageUnits, UnitShares, multiplicity
 from gateway.rollout.account_counts import accounts_of, arm_counts
 from gateway.rollout.gates.gate import Gate
-from gateway.rollout.gates.reading import Verdict
 from gateway.rollout.gates.streams import Streams
 from gateway.rollout.gates.traffic import judge_streams
 from gateway.rollout.gates.unit_shares import (

@@ -5,8 +5,9 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from evaluators.judge.verdict import Verdict
 from gateway.admin.models.routes import VERSION, RefusalView
-from gateway.rollout.gates.reading import Reading, Verdict
+from gateway.rollout.gates.reading import Reading
 from gateway.rollout.rollout import Phase
 
 # What any of these paths may answer instead.

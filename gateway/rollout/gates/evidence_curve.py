@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from evaluators.judge.classify import Classification
+from evaluators.judge.classify import CriterionEvidence
 from evaluators.judge.criteria import Criterion
 from evaluators.observation import ScoredPair
 from gateway.rollout.gates.gate import GateSource
@@ -15,7 +15,7 @@ from gateway.rollout.gates.pairs import no_pairs
 from gateway.rollout.gates.reading import Reading
 from gateway.rollout.plan import Stage
 from gateway.rollout.rollout import Rollout
-from gateway.rollout.stage_evidence import StageEvidence, StreamEvidence, criterion_evidence
+from gateway.rollout.stage_evidence import StageEvidence
 
 # Enough for a curve. A point costs up to a millisecond, so with more pairs they lie further apart.
 MAX_POINTS: Final = 120
@@ -93,11 +93,11 @@ class _Growing:
 
     def __init__(self, stage: Stage, rollout: Rollout, judged_share: float) -> None:
         self._gates = [gate for gate in stage.gates if gate.source is GateSource.PAIRS]
-        self._curves: list[_Recorded] = []
-        self.evidence = StageEvidence(stage, rollout, judged_share, self._recorded)
+        self._curves: list[_RecordedEvidence] = []
+        self.evidence = StageEvidence(stage, rollout, judged_share, self._make)
 
-    def _recorded(self, demand: Criterion, idle_seconds: int) -> StreamEvidence:
-        curve = _Recorded(demand, criterion_evidence(demand, idle_seconds))
+    def _make(self, demand: Criterion, idle_seconds: int) -> CriterionEvidence:
+        curve = _RecordedEvidence(demand, idle_seconds)
         self._curves.append(curve)
         return curve
 
@@ -112,42 +112,33 @@ class _Growing:
         )
 
 
-class _Recorded:
+class _RecordedEvidence(CriterionEvidence):
     """A criterion's evidence, and how it came to be."""
 
-    def __init__(self, demand: Criterion, evidence: StreamEvidence) -> None:
-        self._demand = demand
-        self._evidence = evidence
+    def __init__(self, demand: Criterion, idle_seconds: int) -> None:
+        super().__init__(demand, idle_seconds)
         self._points: list[tuple[int, float, float]] = [(0, 1.0, 1.0)]
         self._every = 1
-        self._count = 0
+        self._seen = 0
 
     def add(self, judged: ScoredPair) -> None:
         """Take in a pair, after the sessions that were over when it was compared, as the leader's looks count them."""
-        self._evidence.close(judged.scored_at)
-        self._evidence.add(judged)
-        self._count += 1
-        if self._count % self._every == 0:
+        super().close(judged.scored_at)
+        super().add(judged)
+        self._seen += 1
+        if self._seen % self._every == 0:
             self._note()
 
     def close(self, now: float) -> None:
         """Count the sessions that are over by now."""
-        self._evidence.close(now)
+        super().close(now)
         self._note()
 
-    def has_counted(self, until: float) -> bool:
-        """Whether all sessions that began by then have counted."""
-        return self._evidence.has_counted(until)
-
-    def classify(self) -> Classification:
-        """Return what all that says."""
-        return self._evidence.classify()
-
     def _note(self) -> None:
-        said = self._evidence.classify()
+        said = self.classify()
         if said.n == self._points[-1][0]:
             self._points.pop()
-        self._points.append((said.n, _shown(said.e_fail), _shown(said.e_pass)))
+        self._points.append((said.n, _clip(said.e_fail), _clip(said.e_pass)))
         if len(self._points) > MAX_POINTS:
             self._points = self._points[::2]
             self._every *= 2
@@ -156,14 +147,14 @@ class _Recorded:
         """Return how it grew."""
         sessions, e_fail, e_pass = (list(values) for values in zip(*self._points, strict=True))
         return Curve(
-            gate=self._demand.metric,
-            bound=1.0 / self._demand.alpha,
-            pass_bound=1.0 / self._demand.alpha_to_pass,
+            gate=self.criterion.metric,
+            bound=1.0 / self.criterion.alpha,
+            pass_bound=1.0 / self.criterion.alpha_to_pass,
             sessions=sessions,
             e_fail=e_fail,
             e_pass=e_pass,
         )
 
 
-def _shown(e_value: float | None) -> float:
+def _clip(e_value: float | None) -> float:
     return 1.0 if e_value is None else min(MAX_EVIDENCE, max(1 / MAX_EVIDENCE, float(e_value)))

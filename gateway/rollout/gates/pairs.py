@@ -10,9 +10,10 @@ from typing import Final
 
 from evaluators.compare.comparator import Direction, Shape
 from evaluators.judge.criteria import METRICS, MIN_SAMPLES, Metric, registered
+from evaluators.judge.verdict import Verdict
 from gateway.rollout.gates.gate import Gate, GateKind, GateSource
 from gateway.rollout.gates.look import Look
-from gateway.rollout.gates.reading import Reading, Verdict
+from gateway.rollout.gates.reading import Reading
 
 
 def no_pairs(gate: Gate, why: str = "no pair has been compared yet (n=0)") -> Reading:

@@ -3,9 +3,10 @@
 from types import MappingProxyType
 from typing import Final
 
+from evaluators.judge.verdict import Verdict
 from gateway.rollout.gates.gate import Gate, GateKind, GateSource
 from gateway.rollout.gates.look import Look
-from gateway.rollout.gates.reading import Reading, Verdict
+from gateway.rollout.gates.reading import Reading
 
 
 def judge_manual(gate: Gate, approved_by: str | None) -> Reading:

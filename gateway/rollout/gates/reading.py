@@ -8,17 +8,9 @@ told, and decides nothing. And it may be uncritical: when it fails, a person dec
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
-
-class Verdict(StrEnum):
-    """The three answers, best first."""
-
-    PASS = "pass"  # noqa: S105 - a verdict, not a password
-    INCONCLUSIVE = "inconclusive"
-    FAIL = "fail"
-
+from evaluators.judge.verdict import Verdict
 
 _BADNESS: Final = {verdict: rank for rank, verdict in enumerate(Verdict)}
 

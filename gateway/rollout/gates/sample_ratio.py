@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from math import erfc, exp, inf, lgamma, log, sqrt
 from typing import Final
 
+from evaluators.judge.verdict import Verdict
 from gateway.decide.assign import TOTAL_WEIGHT
-from gateway.rollout.gates.reading import Verdict
 
 # Chance of ever raising a false alarm in one rollout. Practice alarms at 0.0005 to 0.01: a mismatch is rare
 # and means a bug (Fabijan et al. 2019, KDD, doi:10.1145/3292500.3330722).

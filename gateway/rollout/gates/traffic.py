@@ -39,10 +39,11 @@ from math import exp, log
 from types import MappingProxyType
 from typing import Any, Final
 
+from evaluators.judge.verdict import Verdict
 from gateway.decide.assign import TOTAL_WEIGHT
 from gateway.rollout.gates.gate import Gate, GateKind, GateSource
 from gateway.rollout.gates.look import Look
-from gateway.rollout.gates.reading import AccountShare, Reading, Verdict
+from gateway.rollout.gates.reading import AccountShare, Reading
 from gateway.rollout.gates.streams import AccountStreams, Streams
 from gateway.rollout.gates.unit_shares import (
     ArmUnits,
