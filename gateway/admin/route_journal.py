@@ -106,8 +106,8 @@ def check_not_rolled_out(desired: Desired, version: str) -> None:
         Conflict: It is; the message says of which.
     """
     for rollout in desired.rollouts:
-        journey = readable(rollout).rollout
-        if version in (journey.control, journey.candidate, journey.home):
+        stored = readable(rollout).rollout
+        if version in (stored.control, stored.candidate, stored.home):
             raise Conflict(
                 f"`{version}` is in rollout `{rollout.id}` of `{rollout.alias}`; wait for its end, or "
                 f"`loragate rollout abort {rollout.alias}` first"

@@ -100,14 +100,14 @@ def counts_of(tallies: Sequence[Tally], rollout: Rollout, pairs: StagePairs = NO
     return StageCounts(stage=rollout.stage, pairs=pairs)
 
 
-def facts_of(counts: StageCounts, journey: RolloutRecord) -> Facts:
+def facts_of(counts: StageCounts, record: RolloutRecord) -> Facts:
     """Return what the gates read of a stage's counts."""
-    weight, threshold = journey.rollout.weight, journey.threshold_seconds
+    weight, threshold = record.rollout.weight, record.threshold_seconds
     streams = {ERROR_RATE: _streams(counts, weight, lambda arm: arm.failing)}
     if threshold is not None:
         slow = _streams(counts, weight, lambda arm: arm.slow)
         streams[LATENCY] = replace(slow, threshold_seconds=threshold)
-    pairs, stage = counts.pairs, journey.rollout.current
+    pairs, stage = counts.pairs, record.rollout.current
     if pairs.thumbs is not None:
         # Who gives no thumbs has not said that all is well, and yet one account's thumbs are not everybody's.
         streams[FEEDBACK] = replace(pairs.thumbs, callers=max(pairs.thumbs.callers, callers_of(counts.accounts)))
@@ -152,13 +152,13 @@ def period_of(counts: StageCounts, rollout: Rollout, before: Sequence[Exposures]
     return _split(counts, rollout.weight, before)[0]
 
 
-def ratio_of(counts: StageCounts, journey: RolloutRecord) -> Ratio:
+def ratio_of(counts: StageCounts, record: RolloutRecord) -> Ratio:
     """Return whether the units of all stages fit their weights."""
-    weight = journey.rollout.weight
+    weight = record.rollout.weight
     if not weight:
-        return judge_ratio(journey.periods)
-    period, left_out = _split(counts, weight, journey.periods)
-    ratio = judge_ratio((*journey.periods, period))
+        return judge_ratio(record.periods)
+    period, left_out = _split(counts, weight, record.periods)
+    ratio = judge_ratio((*record.periods, period))
     if not left_out:
         return ratio
     return replace(ratio, reason=f"{ratio.reason}; without {named(left_out)}, whose units are not split so")
@@ -210,9 +210,7 @@ def next_stage(rollout: Rollout) -> Stage | None:
     return following[0] if following else None
 
 
-def judged(
-    journey: RolloutRecord, counts: StageCounts, now: float
-) -> StepPassed | StepFailed | StepInconclusive | None:
+def judged(record: RolloutRecord, counts: StageCounts, now: float) -> StepPassed | StepFailed | StepInconclusive | None:
     """Return what automation brings about now, or None to wait.
 
     A critical gate's failure comes first: to take a bad candidate back is right whatever the split. Then a stage that
@@ -220,12 +218,12 @@ def judged(
     of the sample ratio, which makes comparisons worthless: nothing goes forward on them, and nothing is rolled back
     for it.
     """
-    rollout, stage = journey.rollout, journey.rollout.current
-    if journey.rules != RULES:  # pairs of before were read by other rules; what is counted from now on is by these
+    rollout, stage = record.rollout, record.rollout.current
+    if record.rules != RULES:  # pairs of before were read by other rules; what is counted from now on is by these
         counts = replace(counts, pairs=NO_PAIRS)
-    facts = facts_of(counts, journey)
+    facts = facts_of(counts, record)
     event = decide(rollout, facts, now)
-    if journey.rules != RULES and stage is not None and not isinstance(event, StepFailed):
+    if record.rules != RULES and stage is not None and not isinstance(event, StepFailed):
         if rollout.phase is Phase.PAUSED:
             return None
         return StepInconclusive(
@@ -238,7 +236,7 @@ def judged(
         )
     if isinstance(event, StepFailed) or rollout.phase is not Phase.CANARY:
         return event
-    ratio = ratio_of(counts, journey)
+    ratio = ratio_of(counts, record)
     if ratio.verdict is not Verdict.FAIL:
         return event
     reading = Reading(
@@ -270,22 +268,22 @@ class StageStanding:
     warnings: tuple[str, ...] = ()
 
 
-def standing_of(journey: RolloutRecord, counts: StageCounts, now: float) -> StageStanding:
+def standing_of(record: RolloutRecord, counts: StageCounts, now: float) -> StageStanding:
     """Return how a rollout's stage stands now."""
-    facts = facts_of(counts, journey)
-    readings = read_gates(journey.rollout, facts, now)
+    facts = facts_of(counts, record)
+    readings = read_gates(record.rollout, facts, now)
     return StageStanding(
         samples=facts.samples,
         readings=readings,
-        ratio=ratio_of(counts, journey),
-        waits_for=(*waits_for(journey, facts, readings, now), *counts.pairs.warnings),
+        ratio=ratio_of(counts, record),
+        waits_for=(*waits_for(record, facts, readings, now), *counts.pairs.warnings),
         warnings=counts.pairs.warnings,
     )
 
 
-def waits_for(journey: RolloutRecord, facts: Facts, readings: Sequence[Reading], now: float) -> list[str]:
+def waits_for(record: RolloutRecord, facts: Facts, readings: Sequence[Reading], now: float) -> list[str]:
     """Return what has to happen before the rollout goes on, as sentences."""
-    rollout, stage = journey.rollout, journey.rollout.current
+    rollout, stage = record.rollout, record.rollout.current
     if rollout.is_over:
         return []
     if rollout.is_complete:

@@ -99,7 +99,7 @@ class RolloutRecord:
     def after(
         self, transition: Transition, *, threshold_seconds: float | None = None, period: Exposures | None = None
     ) -> "RolloutRecord":
-        """Return the journey after a transition.
+        """Return the record after a transition.
 
         Args:
             transition: What happened.
@@ -123,7 +123,7 @@ class RolloutRecord:
         )
 
     def with_threshold(self, seconds: float) -> "RolloutRecord":
-        """Return the journey with the threshold of its stage."""
+        """Return the record with the threshold of its stage."""
         return replace(self, threshold_seconds=seconds)
 
     def told(self) -> str:

@@ -27,7 +27,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """One candidate's journey, at one moment.
+    """Where one candidate's rollout stands, at one moment.
 
     Attributes:
         control: What callers got when the rollout was made.

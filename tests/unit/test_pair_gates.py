@@ -251,7 +251,7 @@ def test_pairs_of_others_and_of_the_base_count_for_nothing(store: Store, tmp_pat
         plant(store, many(50, A, "support@000000000000", bad=1.0))
         plant(store, many(50, A, A, kind=Kind.NOISE))
         await world.look(60)
-        journey = await world.rollouts.journey("support")
+        journey = await world.rollouts.find("support")
         assert world.rollout().phase is Phase.SHADOW
         assert world.rollouts.watch.read(journey, world.now).n == 0
 
@@ -298,7 +298,7 @@ def test_a_gateway_that_has_not_heard_of_a_stage_yet_loses_none_of_its_pairs(sto
         plant(store, many(70, A, B, stage=2))
         follower = World(tmp_path, store).rollouts.watch
         assert follower.read(stale, world.now).n == 300
-        current = await world.rollouts.journey("support")
+        current = await world.rollouts.find("support")
         assert follower.read(current, world.now).readings["refusal"].last == Pairs(store).head()
         assert follower.read(current, world.now).n == 70
 

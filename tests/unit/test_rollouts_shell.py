@@ -318,7 +318,7 @@ def test_the_threshold_is_the_controls_from_before_and_else_from_within_the_stag
         tally.control.duration.counts = list(QUICK)
         world.tallies = [tally]
         await world.look(1)
-        journey = await world.rollouts.journey("support")
+        journey = await world.rollouts.find("support")
         assert (journey.threshold_seconds, journey.rollout.sequence) == (0.1, 2)
         assert store.journal()[-1].record["kind"] == "threshold"
         assert any("slower than 0.1 s" in line for line in explain.sentences(store.journal()[-1].record))
@@ -340,7 +340,7 @@ def test_a_later_stages_threshold_is_the_controls_from_the_stage_before(store: S
             arm.by_unit.slow = by_unit(1_000, 0).failing
         world.tallies = [tally]
         await world.look()
-        journey = await world.rollouts.journey("ro-0")
+        journey = await world.rollouts.find("ro-0")
         assert (journey.rollout.stage, journey.threshold_seconds) == (2, 0.3)
         assert store.journal()[-1].record["threshold_seconds"] == 0.3
 

@@ -72,7 +72,7 @@ def _add_reading(app: FastAPI, operations: Operations) -> None:
     @app.get("/admin/v1/rollouts/{name}", tags=["rollouts"], responses=REFUSALS)
     async def show_rollout(name: _Name) -> RolloutView:
         """One rollout with what its gates say now and what it waits for; of an alias the open one, else its last."""
-        return await _view(operations, await rollouts.journey(name))
+        return await _view(operations, await rollouts.find(name))
 
 
 def _add_commands(app: FastAPI, operations: Operations) -> None:
@@ -110,8 +110,8 @@ def _add_start_and_rollback(app: FastAPI, operations: Operations) -> None:
     async def start_rollout(request: Request, alias: _Alias, new: NewRollout) -> RolloutView:
         """Begin to roll a version out by plan. An alias has one open rollout at most."""
         order = Actor(by=request.state.caller, reason=new.reason)
-        journey = await operations.rollouts.start(alias, new.candidate, new.plan, order, override=new.override)
-        return await _view(operations, journey)
+        record = await operations.rollouts.start(alias, new.candidate, new.plan, order, override=new.override)
+        return await _view(operations, record)
 
     @app.post("/admin/v1/routes/{alias}/rollback", tags=["rollouts"], responses=REFUSALS)
     async def rollback_alias(request: Request, alias: _Alias, given: Rollback) -> RollbackView:
@@ -141,21 +141,21 @@ async def _gateways(operations: Operations) -> Gateways | None:
     return Gateways(serving=serving, of=of)
 
 
-def _place(journey: RolloutRecord) -> Place:
-    return int(journey.started_at * 1000), journey.rollout.id
+def _place(record: RolloutRecord) -> Place:
+    return int(record.started_at * 1000), record.rollout.id
 
 
 def _order(request: Request, command: Command) -> Actor:
     return Actor(by=request.state.caller, reason=command.reason, sequence=command.sequence)
 
 
-def summary(journey: RolloutRecord) -> RolloutSummary:
+def summary(record: RolloutRecord) -> RolloutSummary:
     """Return a rollout without its figures."""
-    return RolloutSummary(**_summary_values(journey))
+    return RolloutSummary(**_summary_values(record))
 
 
-def _summary_values(journey: RolloutRecord) -> dict[str, Any]:
-    rollout, last = journey.rollout, journey.last
+def _summary_values(record: RolloutRecord) -> dict[str, Any]:
+    rollout, last = record.rollout, record.last
     return {
         "id": rollout.id,
         "alias": rollout.alias,
@@ -168,9 +168,9 @@ def _summary_values(journey: RolloutRecord) -> dict[str, Any]:
         "stages": len(rollout.plan.stages),
         "stage": rollout.stage,
         "sequence": rollout.sequence,
-        "reason": journey.reason,
-        "started_by": journey.by,
-        "started_at": journey.started_at,
+        "reason": record.reason,
+        "started_by": record.by,
+        "started_at": record.started_at,
         "entered_at": rollout.entered_at,
         "is_complete": rollout.is_complete,
         "config_hash": rollout.plan.config_hash,
@@ -178,19 +178,19 @@ def _summary_values(journey: RolloutRecord) -> dict[str, Any]:
     }
 
 
-async def _view(operations: Operations, journey: RolloutRecord) -> RolloutView:
-    rollout = journey.rollout
+async def _view(operations: Operations, record: RolloutRecord) -> RolloutView:
+    rollout = record.rollout
     now = operations.state.now()
     standing: StageStanding | None = None
     problem: str | None = None
     if not rollout.is_over:
         try:
-            standing = await operations.rollouts.standing(journey)
+            standing = await operations.rollouts.standing(record)
         except StoreError as error:
             problem = str(error)
     plan = canonical(rollout.plan)
     return RolloutView(
-        **_summary_values(journey),
+        **_summary_values(record),
         home=rollout.home,
         plan=plan,
         plan_line=plan_line(plan),
@@ -199,7 +199,7 @@ async def _view(operations: Operations, journey: RolloutRecord) -> RolloutView:
         samples=standing.samples if standing else None,
         gates=[reading_view(each) for each in standing.readings] if standing else None,
         ratio=_ratio_view(standing) if standing else None,
-        threshold_seconds=journey.threshold_seconds,
+        threshold_seconds=record.threshold_seconds,
         waits_for=list(standing.waits_for) if standing else [],
         warnings=list(standing.warnings) if standing else [],
     )

@@ -30,7 +30,7 @@ INCONCLUSIVE: Final = "inconclusive"
 
 async def carry_out(
     state: LiveState,
-    journey: RolloutRecord,
+    record: RolloutRecord,
     transitions: Sequence[Transition],
     counts: RolloutCounts,
     *,
@@ -40,7 +40,7 @@ async def carry_out(
 
     Args:
         state: What is changed.
-        journey: As it is after the last of them.
+        record: As it is after the last of them.
         transitions: At least one, each following the one before.
         counts: Where rollbacks and pages are counted.
         fence: The leader's token, for what automation decides.
@@ -51,8 +51,8 @@ async def carry_out(
         Fenced, StoreError: It may not be stored.
     """
     last = transitions[-1]
-    journal = [_journal(state, each, journey) for each in transitions]
-    desired = desired_after(state.desired, journey, int(state.now()))
+    journal = [_journal(state, each, record) for each in transitions]
+    desired = desired_after(state.desired, record, int(state.now()))
     try:
         await state.change(desired, by=last.event.by, reason=last.why, journal=journal, fence=fence)
     except Overtaken:
@@ -63,13 +63,13 @@ async def carry_out(
     _tell(transitions, counts)
 
 
-def desired_after(desired: Desired, journey: RolloutRecord, now: int) -> Desired:
+def desired_after(desired: Desired, record: RolloutRecord, now: int) -> Desired:
     """Return the state with a rollout where it stands, and its alias split as it says."""
-    rollout = journey.rollout
+    rollout = record.rollout
     route = desired.route(rollout.alias)
     if route is not None:
         desired = desired.with_route(route_after(route, rollout, now))
-    return desired.with_rollout(journey)
+    return desired.with_rollout(record)
 
 
 def route_after(route: RouteRecord, rollout: Rollout, now: int) -> RouteRecord:
@@ -97,10 +97,10 @@ def rolled_back_route(route: RouteRecord, version: str, now: int) -> RouteRecord
     return msgspec.structs.replace(route.controlled_by(version, now), previous=older)
 
 
-def _journal(state: LiveState, transition: Transition, journey: RolloutRecord) -> dict[str, Any]:
+def _journal(state: LiveState, transition: Transition, record: RolloutRecord) -> dict[str, Any]:
     rollout = transition.after
     return record_of(transition) | {
-        "threshold_seconds": journey.threshold_seconds,
+        "threshold_seconds": record.threshold_seconds,
         "digests": digests_of(state.catalog, {rollout.control, rollout.candidate, rollout.home}),
     }
 

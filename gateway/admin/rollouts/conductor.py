@@ -105,10 +105,10 @@ class Conductor:
         try:
             fence, self._entries = await asyncio.to_thread(self._stand)
             if fence is not None:
-                journeys, damage = self._journeys()
-                pairs = await asyncio.to_thread(self.rollouts.watch.look, journeys, self.rollouts.state.now())
-                tallies = await self.rollouts.gather() if journeys else ()
-                for each in journeys:
+                records, damage = self._open_records()
+                pairs = await asyncio.to_thread(self.rollouts.watch.look, records, self.rollouts.state.now())
+                tallies = await self.rollouts.gather() if records else ()
+                for each in records:
                     await self._advance(each.rollout.id, tallies, pairs.get(each.rollout.id, NO_PAIRS), fence)
                 await self._watch_drift(fence)
                 if damage is not None:
@@ -131,16 +131,16 @@ class Conductor:
         head = self.rollouts.state.store.journal_head()
         return fence, head.number if head is not None else 0
 
-    def _journeys(self) -> tuple[list[RolloutRecord], StoreUnreadable | None]:
+    def _open_records(self) -> tuple[list[RolloutRecord], StoreUnreadable | None]:
         """Return the open rollouts, and what is wrong with one that cannot be read: it stops no other."""
-        journeys: list[RolloutRecord] = []
+        records: list[RolloutRecord] = []
         damage = None
         for each in self.rollouts.state.desired.rollouts:
             if isinstance(each, UnreadableRollout):
                 damage = StoreUnreadable(each.problem)
             else:
-                journeys.append(each)
-        return journeys, damage
+                records.append(each)
+        return records, damage
 
     async def _watch_drift(self, fence: int) -> None:
         """Journal and page each alarm of drift over time once; see `admin/rollouts/drift_monitor.py`."""
@@ -183,35 +183,35 @@ class Conductor:
             found = next((each for each in state.desired.rollouts if each.id == rollout_id), None)
             if found is None:
                 return
-            journey = readable(found)
-            counts = counts_of(tallies, journey.rollout, pairs)
-            self._note(journey, counts)
+            record = readable(found)
+            counts = counts_of(tallies, record.rollout, pairs)
+            self._note(record, counts)
             try:
-                await self._step(journey, counts, fence)
+                await self._step(record, counts, fence)
             except Conflict as error:  # another was first, or a worker lags: seen at the next look
                 log.info("rollout %s: %s", rollout_id, error)
 
-    async def _step(self, journey: RolloutRecord, counts: StageCounts, fence: int) -> None:
-        state, rollout = self.rollouts.state, journey.rollout
-        event = self._without_counts(journey) or judged(journey, counts, state.now())
+    async def _step(self, record: RolloutRecord, counts: StageCounts, fence: int) -> None:
+        state, rollout = self.rollouts.state, record.rollout
+        event = self._without_counts(record) or judged(record, counts, state.now())
         if event is not None:
             transition = advance(rollout, event)
             has_ended = isinstance(event, StepPassed)
-            moved = journey.after(
+            moved = record.after(
                 transition,
                 # The control's requests of the stage that ends: the latest from before the stage that begins.
                 threshold_seconds=(
-                    threshold_of(counts.control.durations, next_stage(rollout)) or journey.threshold_seconds
+                    threshold_of(counts.control.durations, next_stage(rollout)) or record.threshold_seconds
                 ),
-                period=period_of(counts, rollout, journey.periods) if has_ended else None,
+                period=period_of(counts, rollout, record.periods) if has_ended else None,
             )
             await carry_out(state, moved, (transition,), self.rollouts.counts, fence=fence)
             return
-        await self._make_good(journey, counts, fence)
+        await self._make_good(record, counts, fence)
 
-    def _without_counts(self, journey: RolloutRecord) -> Event | None:
+    def _without_counts(self, record: RolloutRecord) -> Event | None:
         """Return what has to happen whatever was counted, or None."""
-        state, rollout = self.rollouts.state, journey.rollout
+        state, rollout = self.rollouts.state, record.rollout
         now = state.now()
         if state.desired.route(rollout.alias) is None:
             return Aborted(at=now, by=AUTOMATION, reason=f"the alias `{rollout.alias}` is gone")
@@ -222,28 +222,28 @@ class Conductor:
             return RolledBack(at=now, by=AUTOMATION, reason=f"`{rollout.candidate}` {why}")
         return None
 
-    async def _make_good(self, journey: RolloutRecord, counts: StageCounts, fence: int) -> None:
+    async def _make_good(self, record: RolloutRecord, counts: StageCounts, fence: int) -> None:
         """Store what is missing: a threshold that can be said by now, and the split if another gateway spoilt it."""
-        state, rollout = self.rollouts.state, journey.rollout
+        state, rollout = self.rollouts.state, record.rollout
         stage = rollout.current
-        if journey.threshold_seconds is None:
+        if record.threshold_seconds is None:
             seconds = threshold_of(counts.control.durations, stage)
             if seconds is not None:
-                await self._set_threshold(journey, seconds, sum(counts.control.durations), fence)
+                await self._set_threshold(record, seconds, sum(counts.control.durations), fence)
                 return
         route = state.desired.route(rollout.alias)
         if route is not None and route_after(route, rollout, int(state.now())) != route:
             reason = f"the split was not that of rollout `{rollout.id}`"
-            desired = desired_after(state.desired, journey, int(state.now()))
+            desired = desired_after(state.desired, record, int(state.now()))
             records = changed_routes(
                 state.desired, desired, by=AUTOMATION, reason=reason, at=state.now(), catalog=state.catalog
             )
             log.warning("`%s`: %s; it is set right", rollout.alias, reason)
             await state.change(desired, by=AUTOMATION, reason=reason, journal=records, fence=fence)
 
-    async def _set_threshold(self, journey: RolloutRecord, seconds: float, n: int, fence: int) -> None:
-        state, rollout = self.rollouts.state, journey.rollout
-        known = journey.with_threshold(seconds)
+    async def _set_threshold(self, record: RolloutRecord, seconds: float, n: int, fence: int) -> None:
+        state, rollout = self.rollouts.state, record.rollout
+        known = record.with_threshold(seconds)
         reason = f"no requests were counted before the stage; of {n:,} of the control within it"
         entry = {
             "kind": "threshold",
@@ -262,16 +262,16 @@ class Conductor:
             state.desired.with_rollout(known), by=AUTOMATION, reason=reason, journal=(entry,), fence=fence
         )
 
-    def _note(self, journey: RolloutRecord, counts: StageCounts) -> None:
+    def _note(self, record: RolloutRecord, counts: StageCounts) -> None:
         """Keep what the gates say, for the metrics."""
-        rollout = journey.rollout
-        facts = facts_of(counts, journey)
+        rollout = record.rollout
+        facts = facts_of(counts, record)
         view = RolloutSeries(
             alias=rollout.alias,
             phase=rollout.phase,
             stage=rollout.stage,
             readings=read_gates(rollout, facts, self.rollouts.state.now()),
-            ratio=ratio_of(counts, journey),
+            ratio=ratio_of(counts, record),
             bound=1.0 / rollout.plan.alpha_per_gate,
         )
         self._views[rollout.id] = (self._clock(), view)

@@ -85,16 +85,16 @@ async def _explained(operations: Operations, decision: str) -> DecisionView:
             raise UnknownDecision(f"the journal has no entry `{decision[:100]}`")
         return _told(decision, [await asyncio.to_thread(_entry, store, int(decision))], None)
     try:
-        journey = await operations.rollouts.journey(decision)
+        record = await operations.rollouts.find(decision)
     except UnknownRollout:
         raise UnknownDecision(
             f"no decision `{decision}`; give a number of `loragate journal ls`, or a rollout's id"
         ) from None
-    entries = await asyncio.to_thread(_story, store, journey)
-    told = _told(journey.rollout.id, entries, _replayed(entries, journey))
-    if not journey.rollout.is_over:
+    entries = await asyncio.to_thread(_story, store, record)
+    told = _told(record.rollout.id, entries, _replayed(entries, record))
+    if not record.rollout.is_over:
         with contextlib.suppress(StoreError):  # the story is told without how it stands
-            told.story += standing_lines((await operations.rollouts.standing(journey)).readings)
+            told.story += standing_lines((await operations.rollouts.standing(record)).readings)
     return told
 
 
@@ -149,22 +149,22 @@ def _entry(store: Store, number: int) -> chain.JournalEntry:
     return entries[0]
 
 
-def _story(store: Store, journey: RolloutRecord) -> list[chain.JournalEntry]:
+def _story(store: Store, record: RolloutRecord) -> list[chain.JournalEntry]:
     """Return all entries that name a rollout, the oldest first."""
     entries: list[chain.JournalEntry] = []
-    after, about = journey.journal_after, member("rollout", journey.rollout.id)
+    after, about = record.journal_after, member("rollout", record.rollout.id)
     while page := store.journal(after=after, about=about):
         entries += page
         after = page[-1].number
     return entries
 
 
-def _replayed(entries: Sequence[chain.JournalEntry], journey: RolloutRecord) -> str:
+def _replayed(entries: Sequence[chain.JournalEntry], record: RolloutRecord) -> str:
     try:
         state = replay(each.record for each in entries if each.record.get("kind") == KIND)
     except ReplayError as error:
         return f"broken: {error}"
-    return "as stored" if state == journey.rollout else "other: the records lead elsewhere than to what is stored"
+    return "as stored" if state == record.rollout else "other: the records lead elsewhere than to what is stored"
 
 
 def _told(decision: str, entries: Sequence[chain.JournalEntry], replayed: str | None) -> DecisionView:

@@ -48,9 +48,9 @@ class UnknownRollout(LookupError):
 class RolloutOver(Conflict):
     """The rollout has ended; `phase` is how."""
 
-    def __init__(self, journey: RolloutRecord) -> None:
-        self.phase = journey.rollout.phase
-        super().__init__(f"rollout `{journey.rollout.id}` is over (`{self.phase}`); {journey.told()}")
+    def __init__(self, record: RolloutRecord) -> None:
+        self.phase = record.rollout.phase
+        super().__init__(f"rollout `{record.rollout.id}` is over (`{self.phase}`); {record.told()}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,12 +137,12 @@ class RolloutOperations:
                     judged_share=judged_share(route),
                     rules=RULES,
                 )
-                journey = drafted.after(started, threshold_seconds=threshold_of(durations, started.after.current))
+                record = drafted.after(started, threshold_seconds=threshold_of(durations, started.after.current))
                 try:
-                    await carry_out(state, journey, (created, started), self.counts)
+                    await carry_out(state, record, (created, started), self.counts)
                 except Overtaken:
                     continue
-                return journey
+                return record
         raise _busy()
 
     def _startable(self, alias: str, candidate: str) -> tuple[RouteRecord, str]:
@@ -153,9 +153,9 @@ class RolloutOperations:
             raise UnknownRoute(f"no alias `{alias}`; `loragate routes ls` lists them")
         there = state.desired.rollout(alias)
         if there is not None:
-            journey = readable(there)
+            record = readable(there)
             raise Conflict(
-                f"`{alias}` is in rollout `{there.id}` of `{journey.rollout.candidate}` already; {journey.told()}; "
+                f"`{alias}` is in rollout `{there.id}` of `{record.rollout.candidate}` already; {record.told()}; "
                 "end that one first"
             )
         if route.weight:
@@ -226,18 +226,18 @@ class RolloutOperations:
         await self.catch_up()
         for _ in range(TRIES):
             async with self.state.turn:
-                journey = await self.open_journey(name)
-                rollout = journey.rollout
+                record = await self.find_open(name)
+                rollout = record.rollout
                 if seen is not None and rollout.sequence != seen:
                     raise Conflict(
-                        f"rollout `{rollout.id}` has moved on from number {seen}: {journey.told()}; look at it again"
+                        f"rollout `{rollout.id}` has moved on from number {seen}: {record.told()}; look at it again"
                     )
                 seen = seen if insists else rollout.sequence
                 try:
                     transition = advance(rollout, event_of(rollout, self.state.now()))
                 except IllegalEvent as error:
-                    raise Conflict(f"{error}; {journey.told()}") from None
-                moved = journey.after(transition)
+                    raise Conflict(f"{error}; {record.told()}") from None
+                moved = record.after(transition)
                 try:
                     await carry_out(self.state, moved, (transition,), self.counts)
                 except Overtaken:
@@ -251,19 +251,19 @@ class RolloutOperations:
         with contextlib.suppress(Conflict):  # a worker lags; it gets the next table
             await self.state.follow(version)
 
-    async def open_journey(self, name: str) -> RolloutRecord:
+    async def find_open(self, name: str) -> RolloutRecord:
         """Return an open rollout.
 
         Raises:
             UnknownRollout: There is none of this name.
             RolloutOver: It is over.
         """
-        journey = await self.journey(name)
-        if journey.rollout.is_over:
-            raise RolloutOver(journey)
-        return journey
+        record = await self.find(name)
+        if record.rollout.is_over:
+            raise RolloutOver(record)
+        return record
 
-    async def journey(self, name: str) -> RolloutRecord:
+    async def find(self, name: str) -> RolloutRecord:
         """Return a rollout, open or over; of an alias the open one, else its last.
 
         Raises:
@@ -280,15 +280,15 @@ class RolloutOperations:
             )
         return readable(found)
 
-    async def standing(self, journey: RolloutRecord) -> StageStanding:
+    async def standing(self, record: RolloutRecord) -> StageStanding:
         """Return what the gates of an open rollout's stage say now.
 
         Raises:
             StoreError: It is not known.
         """
         now = self.state.now()
-        pairs = await asyncio.to_thread(self.watch.read, journey, now)
-        return standing_of(journey, counts_of(await self.gather(), journey.rollout, pairs), now)
+        pairs = await asyncio.to_thread(self.watch.read, record, now)
+        return standing_of(record, counts_of(await self.gather(), record.rollout, pairs), now)
 
     async def stored(
         self, alias: str | None = None, limit: int = 1000, before: str | None = None

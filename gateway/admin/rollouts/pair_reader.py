@@ -67,20 +67,20 @@ class Watch:
         self._heard: int | None = None
         self.listeners: list[PairListener] = []
 
-    def read(self, journey: RolloutRecord, now: float) -> StagePairs:
+    def read(self, record: RolloutRecord, now: float) -> StagePairs:
         """Read what is new of a rollout, and return what its pairs say.
 
         Args:
-            journey: As it is now; pairs of stages that it has not come to yet are kept for later.
+            record: As it is now; pairs of stages that it has not come to yet are kept for later.
             now: Unix seconds: sessions that have been silent for long enough by then are counted.
         """
-        rollout, stage = journey.rollout, journey.rollout.current
-        wants = [(number, each) for number, each in journey.stages() if each.wants_pairs]
+        rollout, stage = record.rollout, record.rollout.current
+        wants = [(number, each) for number, each in record.stages() if each.wants_pairs]
         thumbs = self._thumbs(rollout, stage)
         if not wants:
             return StagePairs(stage=rollout.stage, thumbs=thumbs) if thumbs is not None else NO_PAIRS
         with self._turn:
-            book = self._books.setdefault(rollout.id, _Book(rollout, journey.judged_share))
+            book = self._books.setdefault(rollout.id, _Book(rollout, record.judged_share))
             book.enter(wants)
             for judged in self._pairs.of(rollout.id, after=book.last):
                 book.add(judged)
@@ -115,10 +115,10 @@ class Watch:
     def _warnings(self) -> tuple[str, ...]:
         return () if self._evaluators.alive() else (NOBODY_COMPARES,)
 
-    def look(self, journeys: Sequence[RolloutRecord], now: float) -> dict[str, StagePairs]:
+    def look(self, records: Sequence[RolloutRecord], now: float) -> dict[str, StagePairs]:
         """Return what the pairs of all open rollouts say, by rollout; tell listeners of new pairs. For the leader."""
         self._tell()
-        found = {journey.rollout.id: self.read(journey, now) for journey in journeys}
+        found = {record.rollout.id: self.read(record, now) for record in records}
         with self._turn:
             self._books = {id_: book for id_, book in self._books.items() if id_ in found}
         return found

@@ -67,12 +67,12 @@ async def roll_back(rollouts: RolloutOperations, alias: str, order: Actor, to_ve
         wanted = _ready(state, to_version) if to_version is not None else None
         if _record_of(state.desired.rollout(alias)) is not None:
             try:
-                journey = await rollouts.take_back(alias, order, wanted)
+                record = await rollouts.take_back(alias, order, wanted)
             except RolloutOver as error:
                 if error.phase is not Phase.LIVE:
                     raise
                 continue  # promoted just now: then that is what is taken back
-            return _restored(state, before, _route(state, alias), journey.rollout.id)
+            return _restored(state, before, _route(state, alias), record.rollout.id)
         try:
             return await _flip(rollouts, alias, order, wanted)
         except Overtaken:

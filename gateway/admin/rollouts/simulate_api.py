@@ -82,26 +82,26 @@ def add_simulation(app: FastAPI, operations: Operations) -> None:
             raise InvalidPlan(["plan: no stage reads pairs, so there is nothing to replay; give it a `shadow`"])
         since = operations.state.now() - given.since_seconds
         stored = await operations.rollouts.stored(given.alias, limit=MAX_ROLLOUTS)
-        journeys = [each for each in (readable(record) for record in stored) if each.started_at >= since]
+        records = [each for each in map(readable, stored) if each.started_at >= since]
         store = operations.state.store
-        rollouts = [await asyncio.to_thread(_replayed, store, plan, journey) for journey in journeys]
+        rollouts = [await asyncio.to_thread(_replayed, store, plan, record) for record in records]
         values = canonical(plan)
         return SimulationView(
             plan=values, plan_line=plan_line(values), not_replayed=list(not_replayed(plan)), rollouts=rollouts
         )
 
 
-def _replayed(store: Store, plan: Plan, journey: RolloutRecord) -> ReplayedRollout:
-    rollout, last = journey.rollout, journey.last
+def _replayed(store: Store, plan: Plan, record: RolloutRecord) -> ReplayedRollout:
+    rollout, last = record.rollout, record.last
     pairs = Pairs(store).of(rollout.id)
     return ReplayedRollout(
         id=rollout.id,
         alias=rollout.alias,
         control=rollout.control,
         candidate=rollout.candidate,
-        started_at=journey.started_at,
+        started_at=record.started_at,
         stored_pairs=len(pairs),
-        simulated=_stop_view(simulate(plan, rollout, pairs, judged_share=journey.judged_share)),
+        simulated=_stop_view(simulate(plan, rollout, pairs, judged_share=record.judged_share)),
         phase=rollout.phase,
         last=LastView(at=last.at, by=last.by, event=last.event, why=last.why),
     )

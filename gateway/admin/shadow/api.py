@@ -88,9 +88,9 @@ def add_shadow(app: FastAPI, operations: Operations) -> None:
         """Everything that shadow evaluation knows of an alias: scores and drift by task, noise, gates, the queue."""
         if not is_name(alias) or state.desired.route(alias) is None:
             raise UnknownRoute(f"no alias `{alias[:100]}`; `loragate routes ls` lists them")
-        journey = await _journey(operations, alias, rollout)
+        record = await _find_record(operations, alias, rollout)
         now = state.now()
-        read = await asyncio.to_thread(_read, operations, alias, now - since_seconds, journey)
+        read = await asyncio.to_thread(_read, operations, alias, now - since_seconds, record)
         return ShadowReport(
             alias=alias,
             at=now,
@@ -98,7 +98,7 @@ def add_shadow(app: FastAPI, operations: Operations) -> None:
             pairs=read.pairs,
             is_cut=read.pairs == MAX_PAIRS,
             comparisons=read.comparisons,
-            rollout=_rollout(journey, read.grown) if journey is not None else None,
+            rollout=_rollout(record, read.grown) if record is not None else None,
             feedback=[FeedbackView(arm=arm, n=n, bad=bad) for arm, (n, bad) in sorted(read.feedback.items())],
             over_time=_over_time(operations, alias),
             queue=_queue(read.depth.by_alias.get(alias, Depth()), now),
@@ -110,14 +110,14 @@ def add_shadow(app: FastAPI, operations: Operations) -> None:
         )
 
 
-async def _journey(operations: Operations, alias: str, rollout: str | None) -> RolloutRecord | None:
+async def _find_record(operations: Operations, alias: str, rollout: str | None) -> RolloutRecord | None:
     """Return the rollout whose gates are shown, if the alias has had any.
 
     Raises:
         UnknownRollout: The one that was asked for is not the alias's.
     """
     try:
-        found = await operations.rollouts.journey(rollout or alias)
+        found = await operations.rollouts.find(rollout or alias)
     except UnknownRollout:
         if rollout is None:
             return None
@@ -127,15 +127,15 @@ async def _journey(operations: Operations, alias: str, rollout: str | None) -> R
     return found
 
 
-def _read(operations: Operations, alias: str, since: float, journey: RolloutRecord | None) -> _Read:
+def _read(operations: Operations, alias: str, since: float, record: RolloutRecord | None) -> _Read:
     store = operations.state.store
     pairs, samples = Pairs(store), Samples(store)
     feedback: dict[str, tuple[int, int]] = {}
     evidence = None
-    if journey is not None:
-        rollout = journey.rollout
+    if record is not None:
+        rollout = record.rollout
         feedback = Feedbacks(store).counts(rollout.id, rollout.stage)
-        evidence = grown(rollout, _replayed(pairs, journey), operations.state.now(), journey.judged_share)
+        evidence = grown(rollout, _replayed(pairs, record), operations.state.now(), record.judged_share)
     newest = pairs.newest(alias, since, MAX_PAIRS)
     return _Read(
         pairs=len(newest),
@@ -148,11 +148,11 @@ def _read(operations: Operations, alias: str, since: float, journey: RolloutReco
     )
 
 
-def _replayed(pairs: Pairs, journey: RolloutRecord) -> Iterator[ScoredPair]:
+def _replayed(pairs: Pairs, record: RolloutRecord) -> Iterator[ScoredPair]:
     """Yield the pairs of a rollout's alias since it began, page by page, in the order of their numbers."""
-    alias = journey.rollout.alias
-    end = journey.last.at + _LATE_SECONDS if journey.rollout.is_over else math.inf
-    first = pairs.between(alias, journey.started_at, end, 1)
+    alias = record.rollout.alias
+    end = record.last.at + _LATE_SECONDS if record.rollout.is_over else math.inf
+    first = pairs.between(alias, record.started_at, end, 1)
     if not first:
         return
     # One that was answered a little later may have been compared first.
@@ -165,8 +165,8 @@ def _replayed(pairs: Pairs, journey: RolloutRecord) -> Iterator[ScoredPair]:
         number = page[-1].number
 
 
-def _rollout(journey: RolloutRecord, evidence: EvidenceCurve | None) -> ShadowedRollout:
-    rollout = journey.rollout
+def _rollout(record: RolloutRecord, evidence: EvidenceCurve | None) -> ShadowedRollout:
+    rollout = record.rollout
     return ShadowedRollout(
         id=rollout.id,
         candidate=rollout.candidate,
