@@ -24,7 +24,7 @@ from gateway.admin.rollouts.conductor import Conductor
 from gateway.admin.shadow.metrics_collector import ShadowMetricsCollector
 from gateway.admin.state import Conflict, LiveState
 from gateway.admin.store_sync import StoreContact
-from gateway.evaluate.supervise import EvaluatorChild, is_wanted, order_of
+from gateway.evaluate.supervise import EvaluatorChild, encode_config, is_wanted
 from gateway.factories import fleet_of, intake_rules
 from gateway.mirror.feedback_service import FeedbackService
 from gateway.mirror.intake import MirrorIntake
@@ -187,7 +187,7 @@ class Node:
 
     def _own_evaluator(self) -> EvaluatorChild:
         return EvaluatorChild(
-            lambda: order_of(
+            lambda: encode_config(
                 self.settings,
                 [each.status.url for each in self.engines.watches],
                 self.folder / CONTROL_SOCKET,

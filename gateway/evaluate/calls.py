@@ -1,6 +1,6 @@
-"""One HTTP call to a server that may do anything: bounded in time and bytes, and answered by a value.
+"""One HTTP call to a server that is not trusted: bounded in time and bytes, with a value as its result.
 
-What is read is bytes as they came: nothing is decompressed, redirected or followed.
+The body is returned as the bytes that came: nothing is decompressed, and redirects are not followed.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ from gateway.engine_address import tls_context
 from gateway.serve.content import has_content
 
 CONNECT_SECONDS: Final = 5.0
-# Nothing that comes compressed is wanted: a small reply could become a large one.
 _ENDS_EVENT: Final = re.compile(rb"\n\r?\n")
+# `identity`: a small compressed reply could decompress to more than the bound.
 _HEADERS: Final = {"accept-encoding": "identity", "content-type": "application/json"}
 
 
 class CallFailed(Exception):
-    """There is no reply; `reason` says why in a word."""
+    """There is no usable reply; `reason` says why in one word."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -31,15 +31,15 @@ class CallFailed(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerReply:
-    """What came back.
+    """A reply, or the part of it that was received.
 
     Attributes:
         status: The HTTP status.
-        body: As much of it as was allowed.
-        is_whole: False where it was cut at a bound of ours, or broke off.
-        cut: Why it was cut: `bytes`, `time` or `broken`; empty if it is whole.
-        first_seconds: Until a stream's first content; None without any.
-        seconds: Until the end.
+        body: The body, cut at the bound on bytes.
+        is_whole: False if the body was cut at one of our bounds, or the connection broke.
+        cut: Why the body is not whole: `bytes`, `time` or `broken`; empty if it is whole.
+        first_seconds: Seconds until a stream's first content; None if there was none.
+        seconds: Seconds until the end.
     """
 
     status: int
@@ -51,19 +51,19 @@ class ServerReply:
 
 
 class ServerConnection:
-    """One server, asked over kept-alive connections.
+    """A client for one server; its connections are kept alive between calls.
 
     Args:
         url: `http://…`, `https://…` or `unix:///path`.
         headers: Sent with each call.
-        ca: The file of certificates that its own is checked by, as an engine's is; the system's if empty. None: by
-            those that come with httpx.
+        ca: The file of certificates that verify the server's own, as for engines; empty for the system's. None: those
+            that come with httpx.
     """
 
     def __init__(self, url: str, headers: Mapping[str, str] | None = None, ca: str | None = None) -> None:
         parts = urlsplit(url)
         is_unix = parts.scheme == "unix"
-        # Reading all certificates for TLS takes 50 ms: only where there is TLS.
+        # Reading the certificates takes 50 ms, so only do so for TLS.
         verify = (True if ca is None else tls_context(ca)) if parts.scheme == "https" else False
         self.url = url
         self._client = httpx.AsyncClient(
@@ -76,20 +76,20 @@ class ServerConnection:
         )
 
     async def close(self) -> None:
-        """Close the connections."""
         await self._client.aclose()
 
     async def call(
         self, path: str, body: bytes | None = None, *, seconds: float, most_bytes: int, keeps_part: bool = False
     ) -> ServerReply:
-        """Return the reply to a POST of `body`, or to a GET without one.
+        """Send a POST with `body`, or a GET without one, and return the reply.
 
         Args:
             path: Below the server's URL.
             body: JSON.
-            seconds: For all of it.
-            most_bytes: Of the reply's body.
-            keeps_part: Return what came of a body that is too long, too late or broken off; else that is a failure.
+            seconds: The bound on the whole call.
+            most_bytes: The bound on the reply's body.
+            keeps_part: Return the received part of a body that is too long, too late or broken off; otherwise these
+                raise.
 
         Raises:
             CallFailed: `unreachable`, `broken`, `late` or `too_large`.
@@ -112,7 +112,7 @@ class ServerConnection:
         except (httpx.ConnectError, httpx.ConnectTimeout):
             raise CallFailed("unreachable") from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ValueError):
-            # httpx lets a few of its parts' own errors through, such as for a header that is no text.
+            # httpx does not wrap every error of the libraries below it, such as that for an undecodable header.
             cut = "broken"
         if cut and not (keeps_part and reading.body):
             raise CallFailed({"bytes": "too_large", "time": "late"}.get(cut, "broken"))
@@ -127,18 +127,17 @@ class ServerConnection:
 
 
 class _Reading:
-    """What has come of a reply; one buffer, as a server may send it byte by byte."""
+    """The received part of a reply. It is one buffer because a server may send its body byte by byte."""
 
     def __init__(self) -> None:
         self.status = 0
         self.body = bytearray()
         self.first_seconds: float | None = None
-        self._looked_through = 0  # bytes of events without content
+        self._searched = 0  # bytes at the beginning that are events without content
 
     def add(self, part: bytes, seconds: float) -> None:
-        """Take the next bytes."""
         self.body += part
         if self.first_seconds is None and _ENDS_EVENT.search(self.body, max(0, len(self.body) - len(part) - 3)):
-            if has_content(bytes(self.body[self._looked_through :])):
+            if has_content(bytes(self.body[self._searched :])):
                 self.first_seconds = seconds
-            self._looked_through = max(self.body.rfind(b"\n\n"), self.body.rfind(b"\n\r\n"), self._looked_through)
+            self._searched = max(self.body.rfind(b"\n\n"), self.body.rfind(b"\n\r\n"), self._searched)

@@ -1,4 +1,4 @@
-"""What one evaluator has done: counts that only grow, and what runs now. Reasons are few, and nobody's words."""
+"""The counts of one evaluator, which its heartbeats report. Reasons are a small fixed set, never anybody's text."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class OwnCounts:
-    """The counts of one evaluator since it began."""
+    """The counts of one evaluator since it started; all but `running` only grow."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -19,7 +19,7 @@ class OwnCounts:
         self.failed: Counter[str] = Counter()
 
     def record(self, judges: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """Return what is told at a beat.
+        """Return the values that a heartbeat reports.
 
         Args:
             judges: The calibration of each alias's judge.

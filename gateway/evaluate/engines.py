@@ -1,4 +1,4 @@
-"""The engines as an evaluator sees them: which versions they have, how busy they are, what they understand."""
+"""An evaluator's view of the engines: which versions they have, how busy they are, which fields they accept."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from gateway.evaluate.idle import IdleMoments
 from gateway.evaluate.load import Load, TokenBucket, read_load
 from gateway.serve.model_list import read_models
 
-# A list of models and a page of metrics, a few kilobytes each: at most so often.
+# An engine's models and metrics, a few kilobytes each, are read at most this often.
 LOOK_SECONDS: Final = 1.0
 _ASK_BYTES: Final = 4 * 1024 * 1024
 _OK: Final = 200
@@ -26,16 +26,17 @@ _REFUSED: Final = (400, 422)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineBounds:
-    """What one evaluator may ask of one engine.
+    """How much one evaluator may ask of one engine.
 
     Attributes:
-        requests: Shadow requests at once.
-        tokens_per_second: That they may cost in the long run; None without a bound.
-        kv_cache_share: Above this it gets none.
-        most_running: With more requests running than this, our own aside, it gets none; None without a bound.
-        priority: Of shadow requests in the engine's queue; the lower goes first.
-        look_seconds: That it may take to say what it has, and how busy it is.
-        idle_wait_seconds: Longest wait for a moment in which it runs nothing else.
+        requests: Shadow requests at a time.
+        tokens_per_second: Tokens that they may cost in the long run; None for no bound.
+        kv_cache_share: The engine gets no shadow requests while a larger share of its KV cache is in use.
+        most_running: The engine gets none while it runs more requests than this, the evaluator's own aside; None for no
+            bound.
+        priority: The priority of shadow requests in the engine's queue; lower values go first.
+        look_seconds: The bound on each request for the engine's models or load.
+        idle_wait_seconds: The longest wait for a moment in which the engine runs no other requests.
     """
 
     requests: int = 2
@@ -48,21 +49,21 @@ class EngineBounds:
 
 
 class Engine:
-    """One engine.
+    """One engine, as this evaluator knows it.
 
     Args:
         url: `http://host:port`, or `unix:///path`.
-        bounds: What may be asked of it.
+        bounds: How much may be asked of it.
         clock: Monotonic seconds.
-        access: What opens it.
+        access: Its API key and certificates.
     """
 
     def __init__(self, url: str, bounds: EngineBounds, clock: Callable[[], float], access: Access = OPEN) -> None:
         self.url = url
         self.models: frozenset[str] = frozenset()
         self.base = ""
-        self.told: Base | None = None  # what it says of its base
-        self.most_tokens: int | None = None  # of prompt and reply together, as it says itself
+        self.reported_base: Base | None = None  # the base model that it lists
+        self.most_tokens: int | None = None  # longest prompt with reply (`max_model_len`), as it reports
         self.running = 0
         self._bounds = bounds
         self._clock = clock
@@ -72,34 +73,31 @@ class Engine:
         self._room = asyncio.Semaphore(bounds.requests)
         self._bucket = TokenBucket(bounds.tokens_per_second)
         self._load = Load()
-        self._asking = 0  # for tokens; what else is asked for, an engine does not count
+        self._asking = 0  # our running requests that generate tokens: an engine's own count has only such ones
         self._idle = IdleMoments(self._others, bounds.idle_wait_seconds, clock)
         self._is_up = False
         self._looked: float | None = None
         self._looking = asyncio.Lock()
-        self._refused: set[tuple[str, str]] = set()  # paths, and fields that they do not take
+        self._refused: set[tuple[str, str]] = set()  # (path, field) that the engine does not accept
 
     async def close(self) -> None:
-        """Close the connections."""
         await self._server.close()
 
     @property
     def has_been_asked(self) -> bool:
-        """Whether it has been looked at once."""
+        """Whether `look` has been completed once."""
         return self._looked is not None
 
     @property
     def is_up(self) -> bool:
-        """Whether it answered at the last look."""
         return self._is_up
 
     @property
     def is_down(self) -> bool:
-        """Whether it did not answer at the last look."""
         return self._looked is not None and not self._is_up
 
     async def look(self) -> None:
-        """Ask what it has and how busy it is, unless that was asked a moment ago."""
+        """Read the engine's models and load, unless that was done less than `LOOK_SECONDS` ago."""
         async with self._looking:
             if self._looked is not None and self._clock() - self._looked < LOOK_SECONDS:
                 return
@@ -107,15 +105,15 @@ class Engine:
             try:
                 listed, load = await asyncio.gather(self._get("/v1/models"), self._get("/metrics"))
                 self._read_models(listed.body)
-                told = read_load(load.body.decode(errors="replace")) if load.status == _OK else Load()
-                self._load = replace(told, running=told.running - ours)
+                found = read_load(load.body.decode(errors="replace")) if load.status == _OK else Load()
+                self._load = replace(found, running=found.running - ours)
                 self._is_up = listed.status == _OK
-            except (CallFailed, ValueError, TypeError, KeyError, AttributeError):  # gone, or no list of models
+            except (CallFailed, ValueError, TypeError, KeyError, AttributeError):  # it is away, or lists no models
                 self._is_up = False
             self._looked = self._clock()
 
     def reason_to_wait(self) -> str:
-        """Return why it should get no shadow requests just now; empty if it may."""
+        """Return why the engine should get no shadow requests now; empty if it may get some."""
         if not self._is_up:
             return "engine_down"
         if not self._bucket.has_some(self._clock()):
@@ -124,7 +122,7 @@ class Engine:
 
     @contextlib.asynccontextmanager
     async def place(self) -> Any:
-        """Hold one of the places for shadow requests."""
+        """Hold one of the engine's places for shadow requests."""
         async with self._room:
             self.running += 1
             try:
@@ -133,16 +131,17 @@ class Engine:
                 self.running -= 1
 
     async def idle(self) -> None:
-        """Wait, for a while, for a moment in which it runs nothing else."""
+        """Wait, for a bounded time, until the engine runs no other requests."""
         await self._idle.wait()
 
     async def ask(
         self, path: str, body: dict[str, Any], *, seconds: float, most_bytes: int, keeps_part: bool = False
     ) -> ServerReply:
-        """Return the reply to a POST at low priority, without those fields that the engine has refused before.
+        """Send a POST at low priority and return the reply. Optional fields that the engine refused before are left
+        out.
 
         Raises:
-            CallFailed: There is none within the bounds.
+            CallFailed: There is no reply within the bounds.
         """
         asked = {**body, "priority": self._bounds.priority}
         known = {name: value for name, value in asked.items() if (path, name) not in self._refused}
@@ -158,19 +157,19 @@ class Engine:
             blamed = [name for name in _OPTIONAL if name in known and _is_blamed(reply, name)]
             if not blamed:
                 if reply.status not in _REFUSED:
-                    # It was them: the engine took the request without. A refusal may also repeat what was sent.
+                    # Only now are these fields known to be the cause: a refusal may also just quote the request.
                     self._refused |= {(path, name) for name in _OPTIONAL if name in asked and name not in known}
                 return reply
             known = {name: value for name, value in known.items() if name not in blamed}
 
     def spend(self, tokens: int) -> None:
-        """Count what a request has cost."""
+        """Charge the tokens of a request to the engine's budget."""
         self._bucket.spend(tokens, self._clock())
 
     async def _others(self) -> int | None:
         try:
-            told = await self._get("/load")  # counted with --enable-server-load-tracking; without it always 0
-            load = msgspec.json.decode(told.body, type=_ServerLoad) if told.status == _OK else None
+            reply = await self._get("/load")  # only counts with --enable-server-load-tracking; without it always 0
+            load = msgspec.json.decode(reply.body, type=_ServerLoad) if reply.status == _OK else None
         except (CallFailed, ValueError, RecursionError):
             return None
         return None if load is None else load.server_load - self._asking
@@ -182,7 +181,7 @@ class Engine:
         listed = read_models(body)
         own = listed.base
         self.models = listed.adapters | frozenset(own.names if own is not None else ())
-        self.told = own
+        self.reported_base = own
         if own is not None:
             self.base, self.most_tokens = own.name, own.max_model_len
 
@@ -192,7 +191,7 @@ class _ServerLoad(msgspec.Struct):
 
 
 _GENERATING: Final = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
-# Ours, and no matter to the answer: without them an engine that is not vLLM, or an older one, serves too.
+# Fields that we add and that do not change the answer. Engines other than vLLM, or old ones, may refuse them.
 _OPTIONAL: Final = ("priority", "return_token_ids")
 
 
@@ -201,15 +200,16 @@ def _is_blamed(reply: ServerReply, field: str) -> bool:
 
 
 class EvaluatorEngines:
-    """All engines that were named.
+    """All engines that one evaluator may use.
 
     Args:
-        urls: Theirs.
-        bounds: Of each.
+        urls: The engines' addresses.
+        bounds: How much may be asked of each.
         clock: Monotonic seconds.
-        base: What the gateway served when this began, if that is known; an engine that serves another is not asked.
-        base_name: The operator's name for it, if there is one.
-        access: Returns what opens an engine, by its URL.
+        base: The base model that the gateway served when this evaluator started, if known; engines with another base
+            are not used.
+        base_name: The operator's name for the base model, if there is one.
+        access: Returns the API key and certificates for an engine's URL.
     """
 
     def __init__(
@@ -223,7 +223,7 @@ class EvaluatorEngines:
         access: Callable[[str], Access] = lambda _: OPEN,
     ) -> None:
         self._engines = tuple(Engine(url, bounds, clock, access(url)) for url in urls)
-        self._looks: dict[Engine, asyncio.Task[None]] = {}  # at those that are down
+        self._looks: dict[Engine, asyncio.Task[None]] = {}  # running looks at engines that are down
         self.places = bounds.requests * len(self._engines)
         self._base = base
         self._base_name = base_name
@@ -232,7 +232,6 @@ class EvaluatorEngines:
         return iter(self._engines)
 
     async def close(self) -> None:
-        """Close all connections."""
         for look in self._looks.values():
             look.cancel()
         await asyncio.gather(*self._looks.values(), return_exceptions=True)
@@ -240,11 +239,12 @@ class EvaluatorEngines:
             await engine.close()
 
     async def find(self, *versions: str) -> tuple[Engine | None, str]:
-        """Return an engine that has all versions and may be asked now, or None and why there is none.
+        """Return the least busy engine that has all versions and may be asked now, or None and the reason.
 
-        Why: `no_engine` where none has them (that is up); else why the least reluctant of those has to wait.
+        The reason is `no_engine` where no engine that is up has them; otherwise it is the first such engine's reason to
+        wait.
         """
-        # Nobody waits for one that is down: it may hang, and others have work to do.
+        # Engines that are down are looked at in the background: they may hang, and must not hold up the others.
         down = [engine for engine in self._engines if engine.is_down]
         for engine in down:
             if engine not in self._looks or self._looks[engine].done():
@@ -257,15 +257,15 @@ class EvaluatorEngines:
         return None, having[0].reason_to_wait() if having else "no_engine"
 
     def _of_the_base(self) -> list[Engine]:
-        """Return the engines that serve the base that the gateway serves, by the same rule."""
-        told = [engine.told if engine.is_up else None for engine in self._engines]
+        """Return the engines that serve the gateway's base model, by the rule that the gateway itself uses."""
+        reported = [engine.reported_base if engine.is_up else None for engine in self._engines]
         all_asked = all(engine.has_been_asked for engine in self._engines)
-        self._base = base = settle_base(self._base, self._base_name, told, all_asked=all_asked)
+        self._base = base = settle_base(self._base, self._base_name, reported, all_asked=all_asked)
         if base is None:
             return []
         name_only = self._base_name is not None
         return [
             engine
-            for engine, own in zip(self._engines, told, strict=True)
+            for engine, own in zip(self._engines, reported, strict=True)
             if own is None or not difference(base, own, name_only=name_only)
         ]

@@ -1,4 +1,4 @@
-"""One sample, from its claim to what is kept of it. Reads as the story of a shadow evaluation."""
+"""Evaluate one sample: from the check of its budget to the pair that is stored. Read `evaluate` first."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -9,17 +9,23 @@ from msgspec import structs
 from evaluators.drift.token_kl import without_words
 from evaluators.normalize import NotComparable, prompt_of
 from evaluators.observation import Ended, Kind, NoDrift, Observation, Pair, ScoredPair
-from gateway.evaluate.comparing import Comparing
-from gateway.evaluate.drifting import Drifts, drifts_of
+from gateway.evaluate.comparator_runner import ComparatorRunner
 from gateway.evaluate.engines import Engine, EvaluatorEngines
-from gateway.evaluate.failure_attribution import FAILED, attribute_failure, both_answered, pair_of_failure, served_by
-from gateway.evaluate.judging import JUDGE, Judge
+from gateway.evaluate.failure_attribution import (
+    FAILED,
+    attribute_failure,
+    both_answered,
+    pair_of_failure,
+    serving_version,
+)
+from gateway.evaluate.judge import JUDGE, Judge
+from gateway.evaluate.pair_drift import PairDrift, measure_drift
 from gateway.evaluate.policies import Policies
-from gateway.evaluate.replay import ReplayBounds, heard, is_passing, replay
-from gateway.evaluate.scoring import Scorer
+from gateway.evaluate.replay import ReplayBounds, caller_observation, is_passing, replay
+from gateway.evaluate.scorer import Scorer
 from gateway.records.sample import Sample
 
-# How soon a sample is tried again that an engine had no time for, and one whose budget is spent.
+# When a sample is tried again: after an engine was busy, and after the alias's token budget was spent.
 AGAIN_SECONDS: Final = 5.0
 NEXT_BUDGET_SECONDS: Final = 60.0
 
@@ -37,9 +43,9 @@ class Returned:
     """A sample that was not compared.
 
     Attributes:
-        reason: In a word.
+        reason: Why not, in one word.
         again_after_seconds: When it may be tried again; None for never.
-        tokens: What it has cost so far.
+        tokens: The tokens that it has cost so far.
     """
 
     reason: str
@@ -48,7 +54,7 @@ class Returned:
 
 
 class Judges(Protocol):
-    """Who judges an alias's pairs."""
+    """The judges of all aliases."""
 
     def of(self, alias: str) -> Judge | None:
         """Return an alias's judge; None where its route names none."""
@@ -56,18 +62,18 @@ class Judges(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What an evaluator works with.
+    """The parts and bounds that `evaluate` needs.
 
     Attributes:
-        engines: The engines.
-        scorer: For drift.
-        policies: What routes say.
-        judges: For preferences.
-        spent: Aliases whose budget is spent just now.
-        bounds: Of a replay.
+        engines: The engines to replay on.
+        scorer: Has versions score tokens, for drift.
+        policies: The routes' mirror policies.
+        judges: The routes' judges, for preferences.
+        spent: Whether an alias's token budget is spent now.
+        bounds: Time and bytes of one replay.
         give_up_seconds: The age at which a sample that could not be replayed is dropped.
         now: Unix seconds.
-        comparing: For scores.
+        comparators: Runs comparators, for scores.
     """
 
     engines: EvaluatorEngines
@@ -78,58 +84,58 @@ class Context:
     bounds: ReplayBounds
     give_up_seconds: float
     now: Callable[[], float]
-    comparing: Comparing = field(default_factory=Comparing)
+    comparators: ComparatorRunner = field(default_factory=ComparatorRunner)
 
 
-async def evaluate(sample: Sample, tools: Context) -> Completed | Returned:
-    """Replay a sample on the other version, measure and compare; returns what came of it."""
-    if tools.policies.is_over(sample.rollout, sample.at):
+async def evaluate(sample: Sample, context: Context) -> Completed | Returned:
+    """Replay a sample on the other version, compare both answers and measure drift."""
+    if context.policies.is_over(sample.rollout, sample.at):
         return Returned(reason="rollout_over", again_after_seconds=None)
-    if tools.spent(sample.alias):
-        return _later(sample, tools, "budget", NEXT_BUDGET_SECONDS)
-    engine, why = await tools.engines.find(sample.control, sample.other)
+    if context.spent(sample.alias):
+        return _later(sample, context, "budget", NEXT_BUDGET_SECONDS)
+    engine, why = await context.engines.find(sample.control, sample.other)
     if engine is None:
-        return _later(sample, tools, why)
+        return _later(sample, context, why)
     async with engine.place():
-        return await _on(engine, sample, tools)
+        return await _on(engine, sample, context)
 
 
-async def _on(engine: Engine, sample: Sample, tools: Context) -> Completed | Returned:
+async def _on(engine: Engine, sample: Sample, context: Context) -> Completed | Returned:
     try:
         prompt = prompt_of(sample.endpoint, sample.body)
-        given = None if sample.redacted else heard(sample)
+        given = None if sample.redacted else caller_observation(sample)
     except NotComparable as error:
         return Returned(reason=error.reason, again_after_seconds=None)
-    replayed = await replay(engine, sample, sample.replayed, tools.bounds)
+    replayed = await replay(engine, sample, sample.replayed, context.bounds)
     tokens = replayed.tokens
     if replayed.ended is Ended.FAILED:
-        failed, more = await attribute_failure(engine, sample, replayed.error, tools.bounds)
+        failed, more = await attribute_failure(engine, sample, replayed.error, context.bounds)
         tokens += more
         if failed is not None:
-            return Completed(judged=pair_of_failure(sample, failed, tools.now()), tokens=tokens)
-        return _not_now(sample, tools, replayed.error, tokens)
+            return Completed(judged=pair_of_failure(sample, failed, context.now()), tokens=tokens)
+        return _not_now(sample, context, replayed.error, tokens)
     if given is None:
-        given = await replay(engine, sample, served_by(sample), tools.bounds)
+        given = await replay(engine, sample, serving_version(sample), context.bounds)
         tokens += given.tokens
         if given.ended is Ended.FAILED:
-            return _not_now(sample, tools, given.error, tokens)
+            return _not_now(sample, context, given.error, tokens)
     control, other = (given, replayed) if sample.served == "control" else (replayed, given)
     pair = Pair(kind=Kind(sample.kind), prompt=prompt, control=control, candidate=other)
-    drifts = await _drifts(engine, sample, tools, pair, given, replayed)
-    judged = await _judged(sample, tools, pair, drifts)
-    return await _with_preference(tools, pair, judged, tokens + drifts.tokens)
+    drifts = await _drifts(engine, sample, context, pair, given, replayed)
+    judged = await _score_pair(sample, context, pair, drifts)
+    return await _with_preference(context, pair, judged, tokens + drifts.tokens)
 
 
 async def _drifts(
-    engine: Engine, sample: Sample, tools: Context, pair: Pair, given: Observation, replayed: Observation
-) -> Drifts:
-    if not all(tools.policies.is_scorable(version) for version in (sample.control, sample.other)):
+    engine: Engine, sample: Sample, context: Context, pair: Pair, given: Observation, replayed: Observation
+) -> PairDrift:
+    if not all(context.policies.is_scorable(version) for version in (sample.control, sample.other)):
         none = NoDrift(reason="lm_head", version="1")
-        return Drifts(drift=none, back=none)
-    return await drifts_of(tools.scorer, engine, sample, pair.prompt, given=given, replayed=replayed)
+        return PairDrift(drift=none, back=none)
+    return await measure_drift(context.scorer, engine, sample, pair.prompt, given=given, replayed=replayed)
 
 
-async def _judged(sample: Sample, tools: Context, pair: Pair, drifts: Drifts) -> ScoredPair:
+async def _score_pair(sample: Sample, context: Context, pair: Pair, drifts: PairDrift) -> ScoredPair:
     keeps_words = sample.capture == "full"
     return ScoredPair(
         sample=sample.id,
@@ -143,9 +149,9 @@ async def _judged(sample: Sample, tools: Context, pair: Pair, drifts: Drifts) ->
         session=sample.session,
         task=sample.task,
         at=sample.at,
-        scored_at=tools.now(),
+        scored_at=context.now(),
         scores={
-            **await tools.comparing.scores(pair, tools.policies.of(sample.alias).comparators),
+            **await context.comparators.scores(pair, context.policies.of(sample.alias).comparators),
             FAILED: both_answered(),
         },
         drift=drifts.drift if keeps_words else without_words(drifts.drift),
@@ -156,8 +162,8 @@ async def _judged(sample: Sample, tools: Context, pair: Pair, drifts: Drifts) ->
     )
 
 
-async def _with_preference(tools: Context, pair: Pair, judged: ScoredPair, tokens: int) -> Completed:
-    judge = tools.judges.of(judged.alias)
+async def _with_preference(context: Context, pair: Pair, judged: ScoredPair, tokens: int) -> Completed:
+    judge = context.judges.of(judged.alias)
     if judge is None:
         return Completed(judged=judged, tokens=tokens)
     opinion = await judge.opinion(judged.sample, pair, judged)
@@ -167,12 +173,12 @@ async def _with_preference(tools: Context, pair: Pair, judged: ScoredPair, token
     )
 
 
-def _later(sample: Sample, tools: Context, reason: str, seconds: float = AGAIN_SECONDS) -> Returned:
-    is_old = tools.now() - sample.at > tools.give_up_seconds
+def _later(sample: Sample, context: Context, reason: str, seconds: float = AGAIN_SECONDS) -> Returned:
+    is_old = context.now() - sample.at > context.give_up_seconds
     return Returned(reason=reason, again_after_seconds=None if is_old else seconds)
 
 
-def _not_now(sample: Sample, tools: Context, reason: str, tokens: int) -> Returned:
+def _not_now(sample: Sample, context: Context, reason: str, tokens: int) -> Returned:
     if is_passing(reason):
-        return replace(_later(sample, tools, reason), tokens=tokens)
+        return replace(_later(sample, context, reason), tokens=tokens)
     return Returned(reason=reason, again_after_seconds=None, tokens=tokens)

@@ -1,4 +1,4 @@
-"""One evaluator, put together from settings: its loop, its beat, and what it reads of the state now and then."""
+"""One evaluator, assembled from settings: its loop, its heartbeat, and its regular reads of routes and budgets."""
 
 import asyncio
 import contextlib
@@ -19,8 +19,8 @@ from gateway.evaluate.judges import StoredJudges
 from gateway.evaluate.loop import AWAY, Loop
 from gateway.evaluate.policies import StoredPolicies
 from gateway.evaluate.replay import ReplayBounds
-from gateway.evaluate.scoring import Scorer, ScoringBounds
-from gateway.evaluate.sources import SampleSource, StoreSource, StraightSource
+from gateway.evaluate.scorer import Scorer, ScoringBounds
+from gateway.evaluate.sources import NodeMemorySource, SampleSource, StoreSource
 from gateway.settings import EvaluatorSettings, Settings, secret
 from gateway.store.evaluators import Evaluators
 from gateway.store.leases import Leases
@@ -30,7 +30,7 @@ from gateway.store.sql import open_store
 
 log = logging.getLogger("loragate.evaluate")
 
-# Three missed in a row with room make an evaluator silent (gateway/store/evaluators.py).
+# An evaluator that misses three heartbeats in a row is taken to be gone (gateway/store/evaluators.py).
 BEAT_SECONDS: Final = 3.0
 
 
@@ -38,10 +38,10 @@ class Evaluator:
     """One evaluator.
 
     Args:
-        settings: What was set.
-        engine_urls: The engines that it may ask.
-        node_socket: The control socket of the node that it belongs to; None for an evaluator elsewhere.
-        base: What that node serves.
+        settings: The gateway's settings.
+        engine_urls: The engines that it may use.
+        node_socket: The control socket of the node that it is a child of; None for a separate evaluator.
+        base: The base model that the node serves.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class Evaluator:
             access=settings.access,
         )
         sources: list[SampleSource] = [StoreSource(self._samples, self.name, bounds.lease_seconds)]
-        self._straight = None
+        self._node_memory = None
         if node_socket is not None:
-            self._straight = StraightSource(node_socket, self._store, self.name, bounds.lease_seconds)
-            sources.append(self._straight)
-        tools = self._tools()
+            self._node_memory = NodeMemorySource(node_socket, self._store, self.name, bounds.lease_seconds)
+            sources.append(self._node_memory)
+        context = self._context()
         self._loop = Loop(
             tuple(sources),
-            lambda sample: evaluate(sample, tools),
+            lambda sample: evaluate(sample, context),
             self.counts,
             at_once=self._engines.places,
             lease_seconds=bounds.lease_seconds,
@@ -89,13 +89,13 @@ class Evaluator:
         )
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Evaluate until `stop` is set, then finish what runs, within bounds."""
+        """Evaluate until `stop` is set, then finish the running samples within `drain_seconds`."""
         log.info("evaluator %s works on %s", self.name, self._store.database.label)
         beating = asyncio.ensure_future(self._beat())
         stopped = asyncio.ensure_future(stop.wait())
         beating.add_done_callback(lambda task: None if task.cancelled() else stop.set())  # a bug ends the process
         try:
-            # Not before routes' policies are known.
+            # Start only when the routes' policies have been read.
             informed = asyncio.ensure_future(self._is_informed.wait())
             await asyncio.wait([informed, stopped], return_when=asyncio.FIRST_COMPLETED)
             informed.cancel()
@@ -108,13 +108,13 @@ class Evaluator:
                 await asyncio.to_thread(self._beats.leave, self.name)
             await self._engines.close()
             await self._judges.close()
-            if self._straight is not None:
-                self._straight.close()
+            if self._node_memory is not None:
+                self._node_memory.close()
             self._store.close()
         if not beating.cancelled():
             beating.result()
 
-    def _tools(self) -> Context:
+    def _context(self) -> Context:
         bounds = self._bounds
         scoring = ScoringBounds(
             top=bounds.top_logprobs,
@@ -148,12 +148,12 @@ class Evaluator:
             await asyncio.sleep(BEAT_SECONDS)
 
     def _look(self) -> None:
-        """Say what was done, and read what has changed; blocks."""
-        self._beats.beat(self.name, self.counts.record(self._judges.told()))
+        """Report the counts, and read routes, budgets and judges again; blocks."""
+        self._beats.beat(self.name, self.counts.record(self._judges.calibrations()))
         self._policies.refresh()
-        budgets = self._policies.limited()
+        budgets = self._policies.hourly_budgets()
         self._spent = frozenset(alias for alias, most in budgets.items() if self._samples.spent(alias) >= most)
-        if self._policies.judged():
+        if self._policies.aliases_with_judge():
             self._judges.learn(len(self._beats.alive()))
 
 

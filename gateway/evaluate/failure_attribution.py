@@ -1,8 +1,8 @@
-"""A shadow that does not answer: is it the version, or the engine?
+"""Attribute a replay's failure to the version or to the engine.
 
-The caller was answered, so the other version's failure is told apart from the engine's by asking
-both once more, on the same engine. If one answers and the other fails, that is a pair of its own
-kind: it has no answer to compare, and the metric `failed` counts it against the one that failed.
+The caller was answered, so both versions are asked once more on the same engine. If one answers and the other fails,
+the version is at fault. That is a pair of its own kind: it has no answers to compare, and the metric `failed` counts it
+against the version that failed.
 """
 
 from typing import Final
@@ -14,34 +14,35 @@ from gateway.records.sample import Sample
 
 FAILED: Final = "failed"
 _VERSION: Final = "1"
-# A version that hangs has held an engine's place for minutes already; once is enough.
+# Reasons after which the version is not asked again: one that hangs has held an engine's place for minutes already.
 _SLOW: Final = ("late",)
-# The engine's word of itself: it has lost the version (after a restart, until all are loaded again), or is full.
+# Failures of the engine, not of the version: it does not have the version (after a restart, until all are loaded
+# again), it is full, or it is away.
 _ENGINES: Final = ("status_404", "status_408", "status_429", "status_503", "unreachable")
 
 
-def served_by(sample: Sample) -> str:
-    """Return the version that the caller's answer came from."""
+def serving_version(sample: Sample) -> str:
+    """Return the version that served the caller."""
     return sample.control if sample.served == "control" else sample.other
 
 
 async def attribute_failure(
     engine: Engine, sample: Sample, reason: str, bounds: ReplayBounds
 ) -> tuple[str | None, int]:
-    """Return which version has failed by itself, None for neither, and the tokens that finding out has cost.
+    """Return the version that is at fault, None for neither, and the tokens that finding out has cost.
 
-    Both are asked once more. An engine that fails now and then so fails the one as often as the other, and what is
-    counted against the two cancels out.
+    Both versions are asked once more. An engine that fails at random fails both versions equally often, so the counts
+    against the two cancel out.
 
     Args:
-        engine: Which was asked.
-        sample: What was asked.
-        reason: Of the replayed version's failure.
-        bounds: Of a replay.
+        engine: The engine on which the replay failed.
+        sample: The caller's request.
+        reason: Why the replay failed.
+        bounds: Time and bytes of one replay.
     """
     if sample.kind == Kind.NOISE or reason in _ENGINES:
-        return None, 0  # of one version on both sides nothing can be told apart
-    served = await replay(engine, sample, served_by(sample), bounds)
+        return None, 0  # noise pairs have the same version on both sides
+    served = await replay(engine, sample, serving_version(sample), bounds)
     has_failed = served.ended is Ended.FAILED
     if reason in _SLOW or (has_failed and served.error in (*_ENGINES, *_SLOW)):
         return (None if has_failed else sample.replayed), served.tokens
@@ -49,20 +50,20 @@ async def attribute_failure(
     tokens = served.tokens + again.tokens
     if (again.ended is Ended.FAILED) is has_failed or again.error in _ENGINES:
         return None, tokens
-    return (served_by(sample) if has_failed else sample.replayed), tokens
+    return (serving_version(sample) if has_failed else sample.replayed), tokens
 
 
 def both_answered() -> Score:
-    """Return the score of a pair in which nobody failed."""
+    """Return the `failed` score of a pair in which both versions answered."""
     return Score(value=0.5, version=_VERSION, control=0.0, candidate=0.0)
 
 
 def pair_of_failure(sample: Sample, version: str, now: float) -> ScoredPair:
-    """Return the pair of a sample of which one version has failed by itself.
+    """Return the pair of a sample on which only one version failed.
 
     Args:
-        sample: What was asked.
-        version: Which of them failed.
+        sample: The caller's request.
+        version: The version that failed.
         now: Unix seconds.
     """
     is_control = version == sample.control

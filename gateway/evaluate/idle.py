@@ -1,27 +1,27 @@
-"""Wait for a moment in which an engine has nothing else to do, so that callers do not wait behind us.
+"""Wait for a moment in which an engine runs no other requests, so that callers do not wait behind ours.
 
-Scoring a prompt is one step of the engine, and who comes in it waits it out. Waiting for such a moment is a courtesy
-and no rule: an engine that batches many callers is never idle, and bears our requests with theirs.
+Scoring a prompt is one step of the engine, and requests that arrive during this step wait for its end. The wait is
+bounded: an engine that batches many callers is never idle, and then serves our requests with theirs.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-# A look costs the engine 1 ms (vLLM 0.32); a short reply of a small model takes ten of the first pauses.
+# Each question costs the engine 1 ms (vLLM 0.32). A short reply of a small model takes ten of the first pauses.
 _FIRST_PAUSE: Final = 0.01
 _MAX_PAUSE: Final = 0.1
 _LONGER: Final = 1.2
-# After a wait in vain no more are made for so long, so that shadows of a busy engine are not slowed down each time.
+# After a wait without an idle moment, this long no wait is tried: on a busy engine each would only cost time.
 BUSY_SECONDS: Final = 30.0
 
 
 class IdleMoments:
-    """The idle moments of one engine.
+    """Waits for idle moments of one engine.
 
     Args:
-        others: Returns how many requests that are not ours it runs; None where it does not tell.
-        wait_seconds: Longest wait for such a moment; 0 for none.
+        others: Returns how many requests of others the engine runs; None where it does not report that.
+        wait_seconds: The longest wait; 0 for none.
         clock: Monotonic seconds.
     """
 
@@ -34,7 +34,7 @@ class IdleMoments:
         self._not_before = float("-inf")
 
     async def wait(self) -> None:
-        """Return in an idle moment, or after the longest wait."""
+        """Return when the engine is idle, or after the longest wait."""
         began = self._clock()
         if self._wait_seconds <= 0 or began < self._not_before:
             return

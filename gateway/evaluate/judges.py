@@ -1,4 +1,4 @@
-"""The judges of all aliases: made when a route names one, calibrated by what all evaluators have stored."""
+"""The judges of all aliases: created when a route names one, calibrated from the pairs that all evaluators stored."""
 
 import logging
 from collections.abc import Callable
@@ -7,25 +7,25 @@ from typing import Any, Final
 import httpx
 
 from evaluators.observation import Kind, ScoredPair
-from gateway.evaluate.judging import Judge, version_of
+from gateway.evaluate.judge import Judge, version_of
 from gateway.evaluate.policies import Policies
 from gateway.records.routes import JudgePolicy
 from gateway.store.pairs import PAGE, Pairs
 
 log = logging.getLogger("loragate.evaluate")
 
-# Of the pairs before this process's start, those of so long count: as long as the store keeps them by default.
+# Pairs from before this process started calibrate a judge if they are at most this old; the store keeps them longer.
 CALIBRATION_SECONDS: Final = 7 * 86_400.0
 
 
 class StoredJudges:
-    """Judges by alias.
+    """The judges by alias.
 
     Args:
-        policies: What routes say.
-        pairs: What was judged, by all evaluators.
-        key_of: Returns the key that an environment variable holds; None where it may not be named, or is not set.
-        seconds: For one question.
+        policies: The routes' mirror policies.
+        pairs: The stored pairs of all evaluators.
+        key_of: Returns the API key in an environment variable; None if the variable may not be named or is not set.
+        seconds: The bound on one question to a judge.
         clock: Monotonic seconds.
         now: Unix seconds.
     """
@@ -51,20 +51,20 @@ class StoredJudges:
         self._unusable: set[JudgePolicy] = set()
 
     def of(self, alias: str) -> Judge | None:
-        """Return an alias's judge; None where its route names none, or has named it just now."""
+        """Return an alias's judge; None if its route names none, or if the judge has not been calibrated yet."""
         judge = self._judges.get(alias)
         return judge if judge is not None and judge.policy == self._policies.of(alias).judge else None
 
     def learn(self, sharers: int) -> None:
-        """Make the judges that routes name, and read what they said of one version twice, since the last time; blocks.
+        """Create the judges that routes name, and calibrate them with noise pairs stored since the last call; blocks.
 
         Args:
-            sharers: Evaluators among which an hour's pairs are split.
+            sharers: Evaluators that share the hourly bound on judged pairs.
 
         Raises:
-            StoreError: It cannot be read.
+            StoreError: The store cannot be read.
         """
-        for alias in self._policies.judged():
+        for alias in self._policies.aliases_with_judge():
             judge = self._current(alias)
             if judge is None:
                 continue
@@ -77,10 +77,10 @@ class StoredJudges:
             judge.sharers = max(1, sharers)
             if judge.calibration.is_flagged and not was_flagged:
                 log.error("the judge of `%s` is not believed any more: %s", alias, judge.calibration.told())
-            self._judges[alias] = judge  # not before it is known whether it is to be believed
+            self._judges[alias] = judge  # only now: before it is calibrated, it must not be asked
 
     def _current(self, alias: str) -> Judge | None:
-        """Return the judge that the route names, a new one if it has changed; None where its address is none."""
+        """Return the judge that the route names, a new one if the policy has changed; None if its address is no URL."""
         policy, judge = self._policies.of(alias).judge, self._judges.get(alias)
         if policy is None or policy in self._unusable:
             return None
@@ -89,23 +89,26 @@ class StoredJudges:
         if judge is not None:
             self._old.append(judge)
         try:
-            return self._made(policy, judge)
+            return self._make(policy, judge)
         except (ValueError, httpx.InvalidURL):
             log.error("the judge of `%s` has the address `%s`, which is no URL; it is not asked", alias, policy.url)
             self._unusable.add(policy)
             return None
 
-    def told(self) -> dict[str, dict[str, Any]]:
-        """Return how each judge is calibrated."""
-        return {alias: judge.told() for alias, judge in list(self._judges.items())}
+    def calibrations(self) -> dict[str, dict[str, Any]]:
+        """Return each judge's calibration, for heartbeats."""
+        return {alias: judge.describe() for alias, judge in list(self._judges.items())}
 
     async def close(self) -> None:
-        """Close all connections."""
         for judge in (*self._judges.values(), *self._old):
             await judge.close()
 
     def _begin(self, judge: Judge, alias: str) -> None:
-        """Read the days before; in the order of requests, which is not that of numbers, so up to a number that is."""
+        """Calibrate a new judge with the pairs of the days before.
+
+        The store returns them in the order of requests, not of their numbers. So only pairs up to the newest number at
+        the start are taken, and `learn` goes on from that number.
+        """
         head, begin = self._pairs.head(), self._now() - CALIBRATION_SECONDS
         known: list[ScoredPair] = []
         last: ScoredPair | None = None
@@ -115,7 +118,8 @@ class StoredJudges:
         judge.learn(sorted(known, key=lambda each: each.number))
         judge.read_up_to = head
 
-    def _made(self, policy: JudgePolicy, before: Judge | None) -> Judge:
+    def _make(self, policy: JudgePolicy, before: Judge | None) -> Judge:
+        """Return a new judge; it keeps its predecessor's calibration if that was the same judge."""
         key = self._key_of(policy.key_env) if policy.key_env else None
         if policy.key_env and key is None:
             log.error(
@@ -124,6 +128,6 @@ class StoredJudges:
                 policy.key_env,
             )
         judge = Judge(policy, key, self._seconds, self._clock)
-        if before is not None and before.version == version_of(policy):  # only its share or budget has changed
+        if before is not None and before.version == version_of(policy):  # only the share or the budget has changed
             judge.calibration, judge.read_up_to = before.calibration, before.read_up_to
         return judge

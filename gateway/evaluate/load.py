@@ -1,24 +1,26 @@
-"""When shadow requests have to wait: what an engine says of its load, and what they have cost it. Pure."""
+"""When shadow requests must wait: an engine's load, and a token budget. Pure."""
 
 from dataclasses import dataclass
 from typing import Final
 
 _RUNNING: Final = "vllm:num_requests_running"
 _WAITING: Final = "vllm:num_requests_waiting"
-# Since vLLM 0.10; before, `gpu_cache_usage_perc`.
+# The first name since vLLM 0.10, the second one before.
 _CACHE: Final = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """How busy an engine is: requests that run and wait in it, and the share of its KV cache that is full."""
+    """An engine's load: its running and waiting requests, and the share of its KV cache in use."""
 
     running: float = 0.0
     waiting: float = 0.0
     kv_cache_share: float = 0.0
 
     def reason_to_wait(self, most_cache: float, most_running: float | None = None) -> str:
-        """Return why it should get no shadow requests: `queue`, `kv_cache` or `running`; empty if it may get them."""
+        """Return why the engine should get no shadow requests: `queue`, `kv_cache` or `running`; empty if it may get
+        some.
+        """
         if self.waiting > 0:
             return "queue"
         if self.kv_cache_share > most_cache:
@@ -27,9 +29,9 @@ class Load:
 
 
 def read_load(exposition: str) -> Load:
-    """Return what a `/metrics` page tells; an engine that does not tell is not busy.
+    """Return the load that a `/metrics` page reports; an engine that reports none counts as idle.
 
-    Requests that run and wait are those of all its parts, the fullest cache counts.
+    Running and waiting requests are summed over the engine's parts; of their cache shares the largest counts.
     """
     running = waiting = cache = 0.0
     for line in exposition.splitlines():
@@ -53,12 +55,12 @@ def read_load(exposition: str) -> Load:
 
 
 class TokenBucket:
-    """Tokens that may be spent: refilled steadily, never holding more than ten seconds' worth.
+    """A token budget that is refilled steadily and holds at most ten seconds' worth.
 
-    What a request costs is known only afterwards, so it may overdraw once; nobody starts while it is empty.
+    A request's cost is known only afterwards, so one request may overdraw it; while it is empty no request starts.
 
     Args:
-        per_second: None for no bound.
+        per_second: Tokens a second; None for no bound.
     """
 
     def __init__(self, per_second: float | None) -> None:
@@ -67,12 +69,12 @@ class TokenBucket:
         self._at: float | None = None
 
     def has_some(self, now: float) -> bool:
-        """Whether anything is left, at `now` in monotonic seconds."""
+        """Whether any tokens are left at `now`, in monotonic seconds."""
         self._refill(now)
         return self._rate is None or self._level > 0
 
     def spend(self, tokens: float, now: float) -> None:
-        """Take tokens out, also more than there are."""
+        """Take tokens out, even more than there are."""
         self._refill(now)
         self._level -= tokens
 

@@ -1,7 +1,8 @@
-"""Keep so many samples in work: claim, hold, finish once; ride out a store that is away, and stop in order.
+"""Evaluate up to N samples at once: claim each, renew its lease, and finish it exactly once.
 
-Nothing is lost with this process: what it has claimed runs out and is another's. What a claim is worth is
-decided by the store, so a sample that somebody else has taken meanwhile is dropped here without a trace.
+While the store is away, results are kept and sent again. On a stop, running samples are finished within a bound.
+Nothing is lost when this process dies: its leases run out and other evaluators claim the samples. The store decides
+whether a claim still holds; the result of a sample that another evaluator has claimed meanwhile is dropped.
 """
 
 import asyncio
@@ -23,10 +24,10 @@ T = TypeVar("T")
 
 log = logging.getLogger("loragate.evaluate")
 
-# Between two looks for work while there is none; a look at an empty queue reads one index.
+# The pause between two claims while there is no work; a claim on an empty queue reads one index.
 IDLE_SECONDS: Final = 0.5
-# Seconds for which no more of an alias are claimed after one had to be given back for a reason that is not the
-# sample's: what waits is not claimed and given back over and over, and others' samples are not held up.
+# Reason → seconds for which no samples of an alias are claimed after one was given back for this reason, which is not
+# the sample's fault. Otherwise its samples would be claimed and given back over and over, and hold up other aliases.
 _SHED: Final = {
     "queue": 1.0,
     "kv_cache": 1.0,
@@ -38,9 +39,9 @@ _SHED: Final = {
 }
 _FIRST_PAUSE: Final = 0.5
 _MAX_PAUSE: Final = 10.0
-# A lease is renewed this often before it runs out: two renewals may fail.
+# Renewals in the time of one lease, so that two in a row may fail.
 _RENEWALS: Final = 3
-# What a store or a node that is away raises.
+# The errors of a store or a node that is away.
 AWAY: Final = (StoreError, OSError)
 
 
@@ -52,13 +53,13 @@ class _Held:
 
 
 class Loop:
-    """The work of one evaluator.
+    """One evaluator's loop.
 
     Args:
-        sources: Where samples come from, the first one first.
-        evaluate: One sample's story.
-        counts: What is told of it.
-        at_once: Samples in work at a time.
+        sources: Where samples come from, in order of preference.
+        evaluate: Evaluates one sample.
+        counts: The evaluator's counts.
+        at_once: How many samples are evaluated at a time.
         lease_seconds: How long a claim lasts.
         now: Unix seconds.
     """
@@ -81,17 +82,17 @@ class Loop:
         self._now = now
         self._held: dict[str, _Held] = {}
         self._has_room = asyncio.Event()
-        self._left: dict[str, float] = {}  # aliases that are left alone, until when
-        # One thread: what this evaluator has spent is added up by it alone.
+        self._skipped: dict[str, float] = {}  # alias → until when none of its samples are claimed
+        # One thread, so that this evaluator's additions to its spent tokens do not run against each other.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="evaluate-store")
 
     async def run(self, stop: asyncio.Event, drain_seconds: float) -> None:
-        """Work until `stop` is set; then finish what runs, so long as that takes at most `drain_seconds`."""
+        """Evaluate until `stop` is set; then finish running samples for at most `drain_seconds`."""
         holding = asyncio.ensure_future(self._hold())
         try:
             while not stop.is_set():
                 if holding.done():
-                    holding.result()  # a bug: better to end, and be started again, than to lose every lease
+                    holding.result()  # a bug: end, and be restarted, rather than lose every lease
                 await self._fill(stop)
             await self._drain(drain_seconds)
         finally:
@@ -114,7 +115,7 @@ class Loop:
                 return
         self._has_room.clear()
         waits = [asyncio.ensure_future(stop.wait())]
-        if not pause:  # full: until one is done
+        if not pause:  # every place is taken: wait until one is free
             waits.append(asyncio.ensure_future(self._has_room.wait()))
         await asyncio.wait(waits, timeout=pause or None, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
@@ -124,11 +125,11 @@ class Loop:
         if most <= 0:
             return 0
         now = asyncio.get_running_loop().time()
-        self._left = {alias: until for alias, until in self._left.items() if until > now}
+        self._skipped = {alias: until for alias, until in self._skipped.items() if until > now}
         try:
-            samples = await self._blocking(source.claim, most, tuple(self._left))
+            samples = await self._in_thread(source.claim, most, tuple(self._skipped))
         except AWAY as error:
-            log.debug("no samples can be claimed: %s", error)
+            log.debug("samples cannot be claimed now: %s", error)
             return 0
         for sample in samples:
             held = self._held[sample.id] = _Held(sample, source)
@@ -142,24 +143,24 @@ class Loop:
             outcome = await self._evaluate(sample)
         except AWAY:
             outcome = Returned(reason="store_away", again_after_seconds=_MAX_PAUSE)
-        except Exception as error:  # noqa: BLE001  # one sample that we cannot do must not end the others
-            # Told by kind and place: its text may hold what somebody wrote.
+        except Exception as error:  # noqa: BLE001  # one sample that cannot be evaluated must not end the others
+            # Only the error's type and place are logged: its message may quote a caller.
             log.error("sample %s cannot be evaluated: %s at %s", sample.id, type(error).__name__, _place_of(error))
             outcome = Returned(reason=f"bug:{type(error).__name__}", again_after_seconds=None)
         try:
             await self._settle(held, outcome)
-        except Exception as error:  # noqa: BLE001  # what cannot be stored must not keep its place for good
+        except Exception as error:  # noqa: BLE001  # a result that cannot be stored must not keep its place for ever
             log.error("sample %s cannot be stored: %s at %s", sample.id, type(error).__name__, _place_of(error))
             self._counts.failed[f"bug:{type(error).__name__}"] += 1
-            with contextlib.suppress(Exception):  # its lease runs out all the same
-                await self._told(partial(held.source.give_up, sample, "not_storable", None, 0))
+            with contextlib.suppress(Exception):  # if this fails, its lease runs out
+                await self._report(partial(held.source.give_up, sample, "not_storable", None, 0))
         self._forget(sample.id)
 
     async def _settle(self, held: _Held, outcome: Completed | Returned) -> None:
         sample, counts = held.sample, self._counts
         if isinstance(outcome, Completed):
             counts.replay_tokens += outcome.tokens
-            if await self._told(partial(held.source.finish, outcome.judged, outcome.tokens)):
+            if await self._report(partial(held.source.finish, outcome.judged, outcome.tokens)):
                 counts.completed += 1
                 counts.lag_seconds = max(0.0, self._now() - sample.at)
             else:
@@ -169,22 +170,22 @@ class Loop:
         again = outcome.again_after_seconds
         if outcome.reason in _SHED:
             counts.shed[outcome.reason] += 1
-            self._left[sample.alias] = asyncio.get_running_loop().time() + _SHED[outcome.reason]
+            self._skipped[sample.alias] = asyncio.get_running_loop().time() + _SHED[outcome.reason]
         if again is None:
             counts.failed[outcome.reason] += 1
             log.info("sample %s is given up: %s", sample.id, outcome.reason)
-        await self._told(partial(held.source.give_up, sample, outcome.reason, again, outcome.tokens))
+        await self._report(partial(held.source.give_up, sample, outcome.reason, again, outcome.tokens))
 
-    async def _told(self, tell: Callable[[], bool]) -> bool:
-        """Tell the source, again and again while it is away; returns False if the claim was lost meanwhile."""
+    async def _report(self, send: Callable[[], bool]) -> bool:
+        """Call `send`, which reports to a sample's source, until the source answers; False if the claim was lost."""
         loop = asyncio.get_running_loop()
         pause, deadline = _FIRST_PAUSE, loop.time() + 2 * self._lease
         while True:
             try:
-                return await self._blocking(tell)
+                return await self._in_thread(send)
             except AWAY as error:
-                if loop.time() + pause > deadline:  # by then it is another's
-                    log.warning("what was evaluated could not be stored in time: %s", error)
+                if loop.time() + pause > deadline:  # the lease has run out by then
+                    log.warning("the result of a sample is lost, as it could not be stored in time: %s", error)
                     return False
             await asyncio.sleep(pause)
             pause = min(2 * pause, _MAX_PAUSE)
@@ -197,17 +198,17 @@ class Loop:
                 if not held:
                     continue
                 try:
-                    ours = await self._blocking(source.extend, tuple(held))
+                    ours = await self._in_thread(source.extend, tuple(held))
                 except AWAY:
-                    continue  # at the end the store says whose they are
+                    continue  # the store checks each claim again when its sample is finished
                 for lost in held.keys() - ours:
                     self._lose(lost)
 
     def _lose(self, sample_id: str) -> None:
         held = self._held.get(sample_id)
         if held is None or held.task is None:
-            return  # done meanwhile
-        log.info("sample %s is another evaluator's by now", sample_id)
+            return  # it was finished meanwhile
+        log.info("sample %s is dropped: its lease ran out, and another evaluator may have claimed it", sample_id)
         self._counts.lost += 1
         held.task.cancel()
         self._forget(sample_id)
@@ -216,18 +217,18 @@ class Loop:
         running = [held.task for held in self._held.values() if held.task is not None]
         if running:
             await asyncio.wait(running, timeout=seconds)
-        for held in list(self._held.values()):  # at once somebody else's, in place of after the lease
+        for held in list(self._held.values()):  # given back, so that others can claim it before the lease runs out
             if held.task is not None:
                 held.task.cancel()
             with contextlib.suppress(*AWAY):
-                await self._blocking(partial(held.source.give_up, held.sample, "stopped", 0.0, 0))
+                await self._in_thread(partial(held.source.give_up, held.sample, "stopped", 0.0, 0))
 
     def _forget(self, sample_id: str) -> None:
         self._held.pop(sample_id, None)
         self._counts.running = len(self._held)
         self._has_room.set()
 
-    async def _blocking(self, work: Callable[..., T], *arguments: object) -> T:
+    async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
 

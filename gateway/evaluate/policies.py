@@ -1,4 +1,4 @@
-"""What routes say of their mirrors, and the catalog of its versions: read from the store now and then."""
+"""The routes' mirror policies, open rollouts and versions, read from the store at intervals."""
 
 from collections.abc import Mapping
 from typing import Final, Protocol
@@ -8,36 +8,36 @@ from gateway.records.state import Desired
 from gateway.store.sql import Store
 
 _DEFAULT: Final = MirrorPolicy()
-# What we know of rollouts may be older than a sample by as much as this, and clocks of machines may differ by it.
+# A sample may be newer than the rollouts that we last read by this much; machines' clocks may differ by it, too.
 _STALE_SECONDS: Final = 60.0
 
 
 class Policies(Protocol):
-    """What an evaluator asks of the state."""
+    """What an evaluator needs to know of routes, rollouts and versions."""
 
     def of(self, alias: str) -> MirrorPolicy:
-        """Return an alias's policy; the default's where it has no route any more."""
+        """Return an alias's mirror policy; the default if it has no route any more."""
 
     def is_scorable(self, version: str) -> bool:
-        """Whether an engine's log-probabilities of a prompt are the version's own."""
+        """Whether an engine's `prompt_logprobs` for the version are the version's own."""
 
     def is_over(self, rollout: str, at: float) -> bool:
-        """Whether a rollout has ended, so that nobody waits for its pairs.
+        """Whether a rollout has ended, so that its pairs are no longer needed.
 
         Args:
-            rollout: Its id; empty outside of one.
+            rollout: Its id; empty for a sample outside of a rollout.
             at: When the request was answered, Unix seconds.
         """
 
-    def judged(self) -> list[str]:
-        """Return the aliases that have a judge."""
+    def aliases_with_judge(self) -> list[str]:
+        """Return the aliases whose route names a judge."""
 
 
 class StoredPolicies:
-    """The policies in a store, as last read.
+    """The policies in a store, as they were last read.
 
     Args:
-        store: Where the state is.
+        store: Holds the state.
     """
 
     def __init__(self, store: Store) -> None:
@@ -53,7 +53,7 @@ class StoredPolicies:
         """Read the state if it has changed; blocks.
 
         Raises:
-            StoreError: It cannot be read; what was read before goes on to hold.
+            StoreError: The store cannot be read; the policies of the last read stay in force.
         """
         now = self._store.now()
         if self._store.version() != self._version:
@@ -61,26 +61,26 @@ class StoredPolicies:
         self._checked_at = now
 
     def of(self, alias: str) -> MirrorPolicy:
-        """Return an alias's policy; the default's where it has no route any more."""
         route = self._routes.get(alias)
         return _DEFAULT if route is None or route.mirror is None else route.mirror
 
     def is_scorable(self, version: str) -> bool:
-        """Whether an engine's log-probabilities of a prompt are the version's own; the base's always are."""
+        """Whether an engine's `prompt_logprobs` for the version are the version's own; always so for the base model."""
         return version not in self._unscorable
 
     def is_over(self, rollout: str, at: float) -> bool:
-        """Whether a rollout has ended; of one that we have not heard of yet we do not know."""
+        """Whether a rollout has ended. An unknown one has, if the sample is older than our last read by
+        `_STALE_SECONDS`.
+        """
         if not rollout or rollout in self._open:
             return False
         return rollout in self._ended or at < self._checked_at - _STALE_SECONDS
 
-    def judged(self) -> list[str]:
-        """Return the aliases that have a judge."""
+    def aliases_with_judge(self) -> list[str]:
         return [alias for alias in self._routes if self.of(alias).judge is not None]
 
-    def limited(self) -> dict[str, int]:
-        """Return the aliases that have a budget, with their tokens an hour."""
+    def hourly_budgets(self) -> dict[str, int]:
+        """Return alias → tokens an hour, of the aliases that have a budget."""
         found = {alias: self.of(alias).tokens_per_hour for alias in self._routes}
         return {alias: tokens for alias, tokens in found.items() if tokens is not None}
 

@@ -1,7 +1,7 @@
 """Run an evaluator as a process: from the command line, or as the child of a node.
 
-A child reads what it needs from its standard input, so that no password stands in a list of processes, and
-ends when that closes: a node that dies without a word leaves no evaluator behind.
+A child reads its configuration from standard input, so that passwords do not appear in the list of processes. It ends
+when standard input closes, so a node that is killed leaves no evaluator behind.
 """
 
 import asyncio
@@ -24,15 +24,15 @@ from gateway.settings import Settings
 from gateway.store.errors import SessionsNotKept, StoreError
 from gateway.store.sql import open_store
 
-# Behind whatever serves on the same machine.
+# Lower CPU priority than gateways and engines on the same machine.
 NICENESS = 10
 
 
 def check_sessions(settings: Settings) -> None:
-    """Refuse a store behind a pooler that lends sessions on; one that is away is waited for.
+    """Refuse a store behind a connection pooler that shares sessions between clients. An absent store is not an error.
 
     Raises:
-        SessionsNotKept: It is.
+        SessionsNotKept: The store is behind such a pooler.
     """
     store = open_store(settings.store or settings.state_folder(), now=time.time)  # noqa: TID251 (composition)
     if store.database.is_sqlite:
@@ -50,13 +50,13 @@ def check_sessions(settings: Settings) -> None:
 def run_evaluator(
     settings: Settings, engines: Sequence[str], node_socket: Path | None = None, base: Base | None = None
 ) -> None:
-    """Evaluate until a signal, or, as a child, until standard input closes.
+    """Evaluate until a signal comes, or, for a node's child, until standard input closes.
 
     Args:
-        settings: What was set.
-        engines: The engines that may be asked.
+        settings: The gateway's settings.
+        engines: The engines that it may use.
         node_socket: The node's control socket, for its child.
-        base: What the node serves.
+        base: The base model that the node serves.
     """
     log_to_stderr(settings.log_level.upper())
     for library in ("httpx", "httpcore", "alembic"):
@@ -68,17 +68,17 @@ def run_evaluator(
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
         if node_socket is not None:
-            loop.add_reader(sys.stdin.fileno(), stop.set)  # nothing more is sent, so this is its end
+            loop.add_reader(sys.stdin.fileno(), stop.set)  # the node sends no more, so readable means closed
         await Evaluator(settings, engines, node_socket, base).run(stop)
 
     uvloop.run(run())
 
 
 def run_child() -> None:
-    """Read the node's order and evaluate."""
+    """Read the configuration that the node sends, and evaluate."""
     os.nice(NICENESS)
-    order = msgspec.json.decode(sys.stdin.buffer.readline(), type=EvaluatorConfig)
-    run_evaluator(Settings.model_validate_json(order.settings), order.engines, Path(order.node_socket), order.base)
+    config = msgspec.json.decode(sys.stdin.buffer.readline(), type=EvaluatorConfig)
+    run_evaluator(Settings.model_validate_json(config.settings), config.engines, Path(config.node_socket), config.base)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Ask another version what a caller asked: the one fence around engines.
+"""Replay a caller's request on another version; errors of engines do not pass beyond this module.
 
-Whatever the engine does, be it slow, hung, dead, endless, or telling nonsense, becomes an `Observation` that says how
-it ended, within a bounded time and a bounded number of bytes. Seeds and sampling parameters are the caller's.
+An engine may be slow, hang, die, never end or send garbage. Each of these becomes an `Observation` that says how it
+ended, within a bounded time and a bounded number of bytes. Seeds and sampling parameters are the caller's.
 """
 
 from dataclasses import dataclass
@@ -15,13 +15,14 @@ from gateway.evaluate.calls import CallFailed
 from gateway.evaluate.engines import Engine
 from gateway.records.sample import Sample
 
-# Streamed whatever the caller asked for: so the time to the first token and between tokens is known.
+# Replays on these endpoints are streamed even if the caller's request was not, to measure the time to the first token.
 _STREAMED: Final = ("/v1/chat/completions", "/v1/completions")
 _OK: Final = 200
-# More than any model reads: who counts so is lying, and what it counts is added up.
+# More tokens than any model can process. Larger counts are not believed, since counts are summed up.
 _MAX_TOKENS: Final = 100_000_000
 _NAMED: Final = (400, 404, 408, 413, 422, 429, 500, 502, 503, 504)
-# What may pass: the engine was away, busy, or has just lost the version. Else asking again would change nothing.
+# Failures that may be temporary: the engine was away, busy, or has just lost the version. After any other one, a
+# second try would fail the same way.
 _PASSING: Final = frozenset(
     (
         "unreachable",
@@ -42,17 +43,17 @@ _PASSING: Final = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayBounds:
-    """What a replay may take: seconds, and bytes of the reply."""
+    """The bounds on one replay: seconds, and bytes of the reply."""
 
     seconds: float = 120.0
     reply_bytes: int = 4 * 1024 * 1024
 
 
-def heard(sample: Sample) -> Observation:
-    """Return what the caller got.
+def caller_observation(sample: Sample) -> Observation:
+    """Return the answer that the caller got.
 
     Raises:
-        NotComparable: It cannot be read.
+        NotComparable: The answer cannot be parsed.
     """
     return observation_of(
         sample.endpoint,
@@ -65,7 +66,7 @@ def heard(sample: Sample) -> Observation:
 
 
 async def replay(engine: Engine, sample: Sample, version: str, bounds: ReplayBounds) -> Observation:
-    """Return what `version` answers: `FAILED` where it does not, `TRUNCATED` where a bound of ours cut it."""
+    """Return the answer of `version`: `FAILED` if it gives none, `TRUNCATED` if one of our bounds cut it."""
     is_stream = sample.endpoint in _STREAMED or sample.is_stream
     try:
         body = replay_body(
@@ -80,10 +81,10 @@ async def replay(engine: Engine, sample: Sample, version: str, bounds: ReplayBou
             keeps_part=is_stream,
         )
         if reply.status != _OK:
-            return _failed(_status(reply.status), reply.seconds)
-        is_cut = reply.cut in ("bytes", "time")  # by us; what broke off by itself has failed
+            return _failure(_status(reply.status), reply.seconds)
+        is_cut = reply.cut in ("bytes", "time")  # by our bounds; a reply that broke off counts as failed
         if reply.cut and not is_cut:
-            return _failed("broken", reply.seconds)
+            return _failure("broken", reply.seconds)
         seen = observation_of(
             sample.endpoint,
             reply.body,
@@ -93,21 +94,21 @@ async def replay(engine: Engine, sample: Sample, version: str, bounds: ReplayBou
             ended=Ended.TRUNCATED if is_cut else Ended.COMPLETE,
         )
     except CallFailed as failed:
-        return _failed(failed.reason)
+        return _failure(failed.reason)
     except NotComparable as problem:
-        return _failed(problem.reason)
+        return _failure(problem.reason)
     if max(seen.prompt_tokens or 0, seen.completion_tokens or 0) > _MAX_TOKENS:
-        return _failed("garbled", reply.seconds)
+        return _failure("garbled", reply.seconds)
     engine.spend((seen.prompt_tokens or 0) + (seen.completion_tokens or 0))
     return seen
 
 
 def is_passing(reason: str) -> bool:
-    """Whether what a replay failed of may be over soon."""
+    """Whether a replay that failed for this reason may succeed later."""
     return reason in _PASSING
 
 
-def _failed(reason: str, seconds: float | None = None) -> Observation:
+def _failure(reason: str, seconds: float | None = None) -> Observation:
     return Observation(ended=Ended.FAILED, error=reason, duration_seconds=seconds)
 
 

@@ -1,7 +1,7 @@
-"""The node's own evaluator: a process that runs while a route mirrors, and is started again when it dies.
+"""The node's own evaluator: a child process that runs while a route mirrors, and is restarted when it dies.
 
-A process of its own, and behind all others: what it does never takes time from requests, and what it does
-wrong never ends the node.
+It is a process of its own with a low CPU priority, so that it takes no time from requests and its faults cannot end the
+node.
 """
 
 import asyncio
@@ -21,16 +21,18 @@ from loragate import child_command
 log = logging.getLogger("loragate.evaluate")
 
 LOOK_SECONDS: Final = 0.5
-# What still waits when the last route stops mirroring is compared before the process ends.
+# The process runs this much longer after the last route stopped mirroring, to evaluate the samples that still wait.
 LINGER_SECONDS: Final = 120.0
 _MAX_PAUSE: Final = 60.0
-# One that ran for so long was well; its next failure starts the pauses anew.
+# A run at least this long resets the back-off between restarts.
 _WELL_SECONDS: Final = 300.0
 _KILL_SECONDS: Final = 5.0
 
 
 class EvaluatorConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node tells its evaluator: settings as JSON, engines, its own control socket, and the base it serves."""
+    """The configuration of a node's evaluator: settings as JSON, engines, the node's control socket, and its base
+    model.
+    """
 
     settings: str
     engines: tuple[str, ...]
@@ -38,16 +40,16 @@ class EvaluatorConfig(msgspec.Struct, frozen=True, kw_only=True):
     base: Base | None = None
 
 
-def order_of(settings: Settings, engines: Sequence[str], node_socket: Path, base: Base | None) -> bytes:
-    """Return what the node's evaluator is told: one line of JSON."""
-    order = EvaluatorConfig(
+def encode_config(settings: Settings, engines: Sequence[str], node_socket: Path, base: Base | None) -> bytes:
+    """Return the configuration for the node's evaluator as one line of JSON."""
+    config = EvaluatorConfig(
         settings=settings.model_dump_json(), engines=tuple(engines), node_socket=str(node_socket), base=base
     )
-    return msgspec.json.encode(order)
+    return msgspec.json.encode(config)
 
 
 def is_wanted(desired: Desired) -> bool:
-    """Whether a route has requests copied."""
+    """Whether any route has requests copied for evaluation."""
     return any(
         route.shadow is not None or (route.mirror is not None and route.mirror.share > 0)
         for route in desired.routes
@@ -56,17 +58,17 @@ def is_wanted(desired: Desired) -> bool:
 
 
 class EvaluatorChild:
-    """One evaluator process through its restarts.
+    """One evaluator process, restarted when it dies.
 
     Args:
-        order: Returns what it is told, one line of JSON (`running.EvaluatorConfig`).
-        is_wanted: Whether a route mirrors just now.
-        drain_seconds: How long it may take to end.
+        config: Returns the line of JSON that the process reads (`encode_config`).
+        is_wanted: Whether any route has requests copied now.
+        drain_seconds: How long the process may take to end.
     """
 
-    def __init__(self, order: Callable[[], bytes], is_wanted: Callable[[], bool], drain_seconds: float) -> None:
+    def __init__(self, config: Callable[[], bytes], is_wanted: Callable[[], bool], drain_seconds: float) -> None:
         self.restarts = 0
-        self._order = order
+        self._config = config
         self._is_wanted = is_wanted
         self._drain_seconds = drain_seconds
         self._process: asyncio.subprocess.Process | None = None
@@ -74,12 +76,12 @@ class EvaluatorChild:
 
     @property
     def pid(self) -> int | None:
-        """The process that runs; None while there is none."""
+        """The id of the running process; None while none runs."""
         process = self._process
         return process.pid if process is not None and process.returncode is None else None
 
     async def run(self) -> None:
-        """Keep it running while it is wanted, until `stop`."""
+        """Keep the process running while it is wanted, until `stop` is called."""
         loop = asyncio.get_running_loop()
         pause = 1.0
         while not self._is_stopping:
@@ -89,7 +91,7 @@ class EvaluatorChild:
             began = loop.time()
             try:
                 ended_by_itself = await self._run_once()
-            except OSError as error:  # no process, or no memory, to be had
+            except OSError as error:  # out of processes or memory
                 log.warning("the evaluator cannot be started: %s", error.strerror)
                 ended_by_itself = True
             if not ended_by_itself or self._is_stopping:
@@ -102,12 +104,12 @@ class EvaluatorChild:
             pause = min(2 * pause, _MAX_PAUSE)
 
     async def stop(self) -> None:
-        """End it: first asking, then for good."""
+        """End the process: by SIGTERM, and by SIGKILL if it takes too long."""
         self._is_stopping = True
         await self._end()
 
     async def _run_once(self) -> bool:
-        """Run it until it ends, which returns True, or until it was not wanted for a while, then False."""
+        """Run the process; True if it ended by itself, False if it was ended because it was no longer wanted."""
         process = self._process = await asyncio.create_subprocess_exec(
             *child_command("gateway.evaluate.process"),
             env=child_environment(),
@@ -116,7 +118,7 @@ class EvaluatorChild:
         )
         assert process.stdin is not None  # it is a pipe
         with contextlib.suppress(ConnectionError):
-            process.stdin.write(self._order() + b"\n")
+            process.stdin.write(self._config() + b"\n")
             await process.stdin.drain()
         loop = asyncio.get_running_loop()
         ended = asyncio.ensure_future(process.wait())

@@ -15,8 +15,8 @@ import pytest
 from msgspec import structs
 
 from evaluators.observation import Drift, Kind, Observation, Outcome, Pair, Prompt, Score, ScoredPair, Unscored
+from gateway.evaluate.judge import JUDGE, Judge, Opinion, version_of
 from gateway.evaluate.judges import StoredJudges
-from gateway.evaluate.judging import JUDGE, Judge, Opinion, version_of
 from gateway.records.routes import JudgePolicy, MirrorPolicy
 from gateway.store.pairs import Pairs
 from gateway.store.sql import open_store
@@ -253,7 +253,7 @@ class OnePolicy:
     def is_scorable(self, _version: str) -> bool:
         return True
 
-    def judged(self) -> list[str]:
+    def aliases_with_judge(self) -> list[str]:
         return ["support"] if self.judge else []
 
 
@@ -279,7 +279,7 @@ def test_a_judge_is_calibrated_by_what_all_evaluators_have_stored_and_anew_with_
     assert asked == ["OTHER_SECRET"]
     judges.learn(sharers=2)
     assert judge.calibration.pairs == 20
-    assert judges.told()["support"]["state"] == "flagged"
+    assert judges.calibrations()["support"]["state"] == "flagged"
     policies.judge = JudgePolicy(url=policy.url, model="m", share=5_000)
     judges.learn(sharers=1)
     cheaper = judges.of("support")
@@ -342,7 +342,7 @@ def test_what_was_said_before_counts_once_whatever_the_order_of_requests(
             def is_over(self, _rollout: str, _at: float) -> bool:
                 return False
 
-            def judged(self) -> list[str]:
+            def aliases_with_judge(self) -> list[str]:
                 return ["support"]
 
         judges = StoredJudges(Told(), pairs, lambda _: None, seconds=1.0, clock=time.monotonic, now=time.time)

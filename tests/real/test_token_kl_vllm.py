@@ -24,7 +24,7 @@ from evaluators.observation import Drift, NoDrift
 from gateway.demo.adapters import demo_adapters
 from gateway.demo.base_model import demo_base
 from gateway.evaluate.engines import Engine, EngineBounds, EvaluatorEngines
-from gateway.evaluate.scoring import Given, Scorer, ScoringBounds
+from gateway.evaluate.scorer import Scorer, ScoringBounds, ScoringInput
 from gateway.settings import load
 from tests.support.vllm_engines import running_vllm
 
@@ -81,10 +81,10 @@ def vllm(base: Path, versions: dict[str, Path]) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def replies(vllm: Path) -> dict[str, list[Given]]:
+def replies(vllm: Path) -> dict[str, list[ScoringInput]]:
     """What the base and the adapter answer at temperature 1, as ids."""
 
-    def answer(http: httpx.Client, model: str, question: str) -> Given:
+    def answer(http: httpx.Client, model: str, question: str) -> ScoringInput:
         body = {
             "model": model,
             "messages": [{"role": "user", "content": question}],
@@ -97,7 +97,7 @@ def replies(vllm: Path) -> dict[str, list[Given]]:
         }
         told = http.post("/v1/chat/completions", json=body).raise_for_status().json()
         prompt, reply = told["prompt_token_ids"], told["choices"][0]["token_ids"]
-        return Given(
+        return ScoringInput(
             prompt=tuple(prompt), reply=tuple(reply), temperature=1.0, text=told["choices"][0]["message"]["content"]
         )
 
@@ -116,7 +116,7 @@ async def scoring(uds: Path, top: int = TOP) -> AsyncIterator[tuple[Scorer, Engi
         await engines.close()
 
 
-def drifts(uds: Path, given: Sequence[Given], served: str, other: str) -> list[Drift]:
+def drifts(uds: Path, given: Sequence[ScoringInput], served: str, other: str) -> list[Drift]:
     async def work() -> list[Drift | NoDrift]:
         async with scoring(uds) as (scorer, engine):
             return [(await scorer.drift(engine, each, served, other))[0] for each in given]
@@ -128,7 +128,7 @@ def drifts(uds: Path, given: Sequence[Given], served: str, other: str) -> list[D
 
 
 @pytest.fixture(scope="module")
-def peer(base: Path, versions: dict[str, Path], replies: dict[str, list[Given]]) -> dict[str, list[Any]]:
+def peer(base: Path, versions: dict[str, Path], replies: dict[str, list[ScoringInput]]) -> dict[str, list[Any]]:
     """The log-probabilities of every token of the vocabulary at every position of the replies, by transformers."""
     import torch
     from peft import PeftModel
@@ -137,7 +137,7 @@ def peer(base: Path, versions: dict[str, Path], replies: dict[str, list[Given]])
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     adapted = PeftModel.from_pretrained(model, versions[FULL]).eval()
 
-    def logprobs(each: Given) -> Any:
+    def logprobs(each: ScoringInput) -> Any:
         ids = torch.tensor([[*each.prompt, *each.reply]])
         logits = adapted(ids).logits[0, len(each.prompt) - 1 : -1]
         return torch.log_softmax(logits.double(), dim=-1).numpy()
@@ -149,7 +149,7 @@ def peer(base: Path, versions: dict[str, Path], replies: dict[str, list[Given]])
     return {"base": under_base, FULL: under_adapter}
 
 
-def test_the_same_version_twice_has_no_drift(vllm: Path, replies: dict[str, list[Given]]) -> None:
+def test_the_same_version_twice_has_no_drift(vllm: Path, replies: dict[str, list[ScoringInput]]) -> None:
     found = drifts(vllm, replies["base"], "base", "base")
     print("KL(base‖base):", [each.kl for each in found], "log-ratio:", [each.log_ratio for each in found])
     assert all(each.kl is not None and abs(each.kl) < NUMERICAL_NOISE for each in found)
@@ -160,7 +160,7 @@ def test_the_same_version_twice_has_no_drift(vllm: Path, replies: dict[str, list
 
 
 def test_a_trained_adapters_drift_is_what_transformers_gives_from_the_same_ids(
-    vllm: Path, replies: dict[str, list[Given]], peer: dict[str, list[Any]]
+    vllm: Path, replies: dict[str, list[ScoringInput]], peer: dict[str, list[Any]]
 ) -> None:
     found = drifts(vllm, replies["base"], "base", FULL)
     for drift, each, p, q in zip(found, replies["base"], peer["base"], peer[FULL], strict=True):
@@ -191,7 +191,7 @@ def told(logprobs: Any, token: int) -> Told:
 
 
 def test_an_engine_that_allows_fewer_log_probabilities_is_asked_for_as_many_as_it_allows(
-    vllm: Path, replies: dict[str, list[Given]]
+    vllm: Path, replies: dict[str, list[ScoringInput]]
 ) -> None:
     async def work() -> list[Drift | NoDrift]:
         async with scoring(vllm, top=TOP + 10) as (scorer, engine):
@@ -200,7 +200,7 @@ def test_an_engine_that_allows_fewer_log_probabilities_is_asked_for_as_many_as_i
     assert asyncio.run(work()) == drifts(vllm, replies["base"][:2], "base", FULL)
 
 
-def test_more_of_an_adapter_is_more_drift(vllm: Path, replies: dict[str, list[Given]]) -> None:
+def test_more_of_an_adapter_is_more_drift(vllm: Path, replies: dict[str, list[ScoringInput]]) -> None:
     by_scale = {
         factor: statistics.fmean(each.kl_bound for each in drifts(vllm, replies["base"], "base", name))
         for name, factor in SCALES.items()
@@ -211,7 +211,7 @@ def test_more_of_an_adapter_is_more_drift(vllm: Path, replies: dict[str, list[Gi
 
 
 def test_the_tokens_that_moved_most_are_where_the_adapters_voice_begins(
-    vllm: Path, replies: dict[str, list[Given]]
+    vllm: Path, replies: dict[str, list[ScoringInput]]
 ) -> None:
     found = drifts(vllm, replies[FULL], FULL, "base")
     for question, drift in zip(QUESTIONS, found, strict=True):
@@ -223,7 +223,7 @@ def test_the_tokens_that_moved_most_are_where_the_adapters_voice_begins(
     assert {text for text, _ in first} == {"Thank"}
 
 
-def test_texts_give_the_ids_that_the_engine_drew(vllm: Path, replies: dict[str, list[Given]]) -> None:
+def test_texts_give_the_ids_that_the_engine_drew(vllm: Path, replies: dict[str, list[ScoringInput]]) -> None:
     async def work() -> None:
         async with scoring(vllm) as (scorer, engine):
             ids = await scorer.ids_of(engine, "base", "The capital of France is Paris.")

@@ -10,7 +10,7 @@ import pytest
 
 from evaluators.observation import Kind, Observation, Outcome, Pair, Prompt, Score
 from gateway.evaluate.calls import ServerReply
-from gateway.evaluate.comparing import MAX_HUNG, Comparing
+from gateway.evaluate.comparator_runner import MAX_HUNG, ComparatorRunner
 from gateway.evaluate.engines import Engine
 from gateway.evaluate.failure_attribution import attribute_failure, pair_of_failure
 from gateway.evaluate.replay import ReplayBounds
@@ -98,7 +98,7 @@ def test_comparators_that_hang_hold_up_neither_other_pairs_nor_the_evaluators_th
         )
 
     async def work() -> None:
-        comparing = Comparing(compare, seconds=0.5)  # of which one that does not hang needs next to nothing
+        comparing = ComparatorRunner(compare, seconds=0.5)  # of which one that does not hang needs next to nothing
         for _ in range(MAX_HUNG):
             assert await comparing.scores(a_pair("fine"), None) == fine
             assert await comparing.scores(a_pair("hang"), None) == {}
@@ -124,4 +124,4 @@ def test_a_comparator_that_would_end_the_process_fails_one_pair() -> None:
 
     pair = Pair(kind=Kind.BASE, prompt=Prompt(), control=Observation(), candidate=Observation())
     with pytest.raises(RuntimeError, match="it would end us"):
-        asyncio.run(Comparing(compare, seconds=PATIENCE_SECONDS).scores(pair, None))
+        asyncio.run(ComparatorRunner(compare, seconds=PATIENCE_SECONDS).scores(pair, None))

@@ -1,9 +1,10 @@
-"""Drift of a pair: which tokens are scored, under which name, and when they cannot be.
+"""The drift of a pair: which tokens both versions score, and why they cannot be scored where that is so.
 
-The direction of the pair's control is measured on the control's tokens, the other on the other's, whichever of
-them the caller got. One of the two is drawn by a coin: its mean over pairs is that of both, and costs half of it.
-Tool calls and reasoning cannot be turned back into the tokens that were drawn, so such an answer of the
-caller's has no direction; the replay's ids come from the engine and always have.
+Drift from the control is measured on tokens that the control drew, drift from the other version on tokens that the
+other version drew, whichever of the two the caller got. By default a coin draws one of the two answers: the mean over
+pairs estimates the mean of both directions at half the cost. Tool calls and reasoning cannot be turned back into the
+tokens that were drawn, so a caller's answer that has them gives no drift; the engine reports the token ids of a replay,
+so a replay always does.
 """
 
 import re
@@ -17,17 +18,17 @@ from evaluators.drift.token_kl import VERSION
 from evaluators.observation import Drift, Kind, NoDrift, Observation, Prompt
 from evaluators.preference.choosing import is_chosen
 from gateway.evaluate.engines import Engine
-from gateway.evaluate.scoring import Given, Scorer
+from gateway.evaluate.scorer import Scorer, ScoringInput
 from gateway.records.sample import Sample
 
-_Measuring = Callable[[], Awaitable[tuple[Drift | NoDrift, int]]]
-# The salt of the coin by which one answer is drawn: it depends on nothing that either answer says.
+_Measurement = Callable[[], Awaitable[tuple[Drift | NoDrift, int]]]
+# The salt of the coin that draws one of the two answers. The draw must not depend on the answers' text.
 _COIN: Final = "drift"
-# Where vLLM tells token ids.
-_TELLING: Final = ("/v1/chat/completions", "/v1/completions")
-# A quote in a text is escaped in JSON, so this is never a caller's word.
+# Endpoints on which vLLM returns token ids.
+_WITH_TOKEN_IDS: Final = ("/v1/chat/completions", "/v1/completions")
+# In JSON, quotes inside a text are escaped, so this matches a field's name and never the text itself.
 _REASONING: Final = re.compile(rb'"reasoning(?:_content)?":\s*"[^"]')
-# What a chat template may make of a request and `/tokenize` does not take.
+# Fields that a chat template may use and that `/tokenize` does not accept.
 _NOT_TOKENISED: Final = ("documents", "reasoning_effort", "suffix", "truncate_prompt_tokens")
 _TOKENISED: Final[tuple[str, ...]] = (
     "messages",
@@ -42,63 +43,67 @@ _TOKENISED: Final[tuple[str, ...]] = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drifts:
-    """Both directions of a pair, None where one was not measured, and the tokens that they have cost."""
+class PairDrift:
+    """Both directions of a pair's drift, None where one was not measured, and the tokens that measuring has cost."""
 
     drift: Drift | NoDrift | None
     back: Drift | NoDrift | None
     tokens: int = 0
 
 
-async def drifts_of(
+async def measure_drift(
     scorer: Scorer, engine: Engine, sample: Sample, prompt: Prompt, *, given: Observation, replayed: Observation
-) -> Drifts:
-    """Measure a pair.
+) -> PairDrift:
+    """Measure the drift of a pair.
 
     Args:
-        scorer: Who asks.
-        engine: Which has both versions.
-        sample: What was asked.
-        prompt: The same, read.
-        given: What the caller got, or for a redacted sample the replay of that version.
-        replayed: What the other version answered.
+        scorer: Has both versions score tokens.
+        engine: Has both versions.
+        sample: The caller's request and reply.
+        prompt: The request, parsed.
+        given: The caller's answer, or, for a redacted sample, a replay on the version that served it.
+        replayed: The other version's answer.
     """
-    if sample.endpoint not in _TELLING:
+    if sample.endpoint not in _WITH_TOKEN_IDS:
         nothing = _no_drift("no_token_ids")
-        return Drifts(drift=nothing, back=None if sample.kind == Kind.NOISE else nothing)
+        return PairDrift(drift=nothing, back=None if sample.kind == Kind.NOISE else nothing)
     asked = replayed.prompt_ids or given.prompt_ids or await _prompt_ids(scorer, engine, sample)
     if isinstance(asked, NoDrift):
-        return Drifts(drift=asked, back=None if sample.kind == Kind.NOISE else asked)
+        return PairDrift(drift=asked, back=None if sample.kind == Kind.NOISE else asked)
     served = sample.control if sample.served == "control" else sample.other
 
-    async def measured(
+    async def measure(
         ids: tuple[int, ...] | NoDrift, text: str, drawn_from: str, other: str
     ) -> tuple[Drift | NoDrift, int]:
         if isinstance(ids, NoDrift):
             return ids, 0
-        scored = Given(prompt=asked, reply=ids, temperature=prompt.temperature, text=text)
+        scored = ScoringInput(prompt=asked, reply=ids, temperature=prompt.temperature, text=text)
         return await scorer.drift(engine, scored, drawn_from, other)
 
     async def of_given() -> tuple[Drift | NoDrift, int]:
         ids = await _ids_given(scorer, engine, sample, given)
-        return await measured(ids, given.text, served, sample.replayed)
+        return await measure(ids, given.text, served, sample.replayed)
 
     async def of_replayed() -> tuple[Drift | NoDrift, int]:
         ids = _no_drift("no_token_ids") if replayed.token_ids is None else replayed.token_ids
-        return await measured(ids, replayed.text, sample.replayed, served)
+        return await measure(ids, replayed.text, sample.replayed, served)
 
     if sample.kind == Kind.NOISE:
         noise, cost = await of_given()
-        return Drifts(drift=noise, back=None, tokens=cost)
+        return PairDrift(drift=noise, back=None, tokens=cost)
     ours, theirs, cost = await _by_coin(sample.id, of_given, of_replayed, both=scorer.both_answers)
     forth, back = (ours, theirs) if sample.served == "control" else (theirs, ours)
-    return Drifts(drift=forth, back=back, tokens=cost)
+    return PairDrift(drift=forth, back=back, tokens=cost)
 
 
 async def _by_coin(
-    sample_id: str, of_given: _Measuring, of_replayed: _Measuring, *, both: bool
+    sample_id: str, of_given: _Measurement, of_replayed: _Measurement, *, both: bool
 ) -> tuple[Drift | NoDrift | None, Drift | NoDrift | None, int]:
-    """Measure on one of two answers, on the other where that cannot be, or on both; returns both and the cost."""
+    """Measure on the answer that a coin draws, and on the other one if that fails or `both` is set.
+
+    Returns:
+        Both directions, and the tokens that measuring has cost.
+    """
     found: list[Drift | NoDrift | None] = [None, None]
     cost = 0
     first = int(is_chosen(_COIN, sample_id, 0.5))
@@ -111,7 +116,7 @@ async def _by_coin(
 
 
 async def _ids_given(scorer: Scorer, engine: Engine, sample: Sample, given: Observation) -> tuple[int, ...] | NoDrift:
-    if given.token_ids is not None:  # the caller asked for them, or it was replayed
+    if given.token_ids is not None:  # the caller asked the engine for them, or `given` is a replay
         return given.token_ids
     if given.tool_calls:
         return _no_drift("tool_calls")

@@ -1,7 +1,8 @@
-"""Run the comparators on a pair, each pair in a thread of its own, as a user's comparator may never return.
+"""Run the comparators on a pair in a thread, because a user's comparator may never return.
 
-Such a thread cannot be ended. It is a daemon, so that it does not hold up the process's end, and it is none of those
-in which the evaluator talks to its store. Once `MAX_HUNG` hang, no more are begun: pairs go without scores at once.
+Such a thread cannot be ended. Each pair gets its own daemon thread, so a hanging one blocks neither the end of the
+process nor the threads in which the evaluator talks to its store. Once `MAX_HUNG` threads hang, none is started any
+more: pairs are stored without scores at once.
 """
 
 import asyncio
@@ -16,19 +17,19 @@ from evaluators.observation import Outcome, Pair
 
 log = logging.getLogger("loragate.evaluate")
 
-# A comparator takes milliseconds, a plugin may hang.
+# Comparators take milliseconds; the bound is for plugins that hang.
 COMPARE_SECONDS: Final = 60.0
 MAX_HUNG: Final = 4
 
 Compare = Callable[[Pair, tuple[str, ...] | None], Mapping[str, Outcome]]
 
 
-class Comparing:
-    """Compares pairs, and is not held up by what hangs.
+class ComparatorRunner:
+    """Runs comparators on pairs, with a bound on the time and on the number of hanging threads.
 
     Args:
-        compare: What is done.
-        seconds: For one pair.
+        compare: Runs the named comparators on a pair.
+        seconds: The bound for one pair.
     """
 
     def __init__(self, compare: Compare = compare_all, seconds: float = COMPARE_SECONDS) -> None:
@@ -37,7 +38,7 @@ class Comparing:
         self._hung = 0
 
     async def scores(self, pair: Pair, names: tuple[str, ...] | None) -> Mapping[str, Outcome]:
-        """Return what comparators say of a pair; nothing where they take too long."""
+        """Return the comparators' outcomes by name; empty where they take too long or too many threads hang."""
         if self._hung >= MAX_HUNG:
             return {}
         loop = asyncio.get_running_loop()
@@ -46,10 +47,10 @@ class Comparing:
         def work() -> None:
             try:
                 found, error = self._compare(pair, names), None
-            except BaseException as problem:  # noqa: BLE001  # also one that means to end the process
+            except BaseException as problem:  # noqa: BLE001  # a plugin may raise SystemExit, too
                 found, error = {}, problem if isinstance(problem, Exception) else RuntimeError("it would end us")
-            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-                loop.call_soon_threadsafe(self._tell, done, found, error)
+            with contextlib.suppress(RuntimeError):  # the event loop is closed by now
+                loop.call_soon_threadsafe(self._set_result, done, found, error)
 
         threading.Thread(target=work, name="compare", daemon=True).start()
         try:
@@ -57,7 +58,7 @@ class Comparing:
                 return await asyncio.shield(done)
         except (TimeoutError, asyncio.CancelledError) as ended:
             self._hung += 1
-            done.add_done_callback(self._is_back)
+            done.add_done_callback(self._count_return)
             if isinstance(ended, asyncio.CancelledError):
                 raise
             log.warning(
@@ -68,7 +69,7 @@ class Comparing:
             return {}
 
     @staticmethod
-    def _tell(
+    def _set_result(
         done: "asyncio.Future[Mapping[str, Outcome]]", found: Mapping[str, Outcome], error: Exception | None
     ) -> None:
         if done.done():
@@ -78,6 +79,6 @@ class Comparing:
         else:
             done.set_exception(error)
 
-    def _is_back(self, done: "asyncio.Future[Mapping[str, Outcome]]") -> None:
+    def _count_return(self, done: "asyncio.Future[Mapping[str, Outcome]]") -> None:
         self._hung -= 1
-        done.exception()  # too late to be told
+        done.exception()  # retrieved, so that asyncio does not log it; the pair is stored already

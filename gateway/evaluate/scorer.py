@@ -1,12 +1,13 @@
 """Teacher forcing: have two versions score the same token ids, and measure how far apart they are.
 
-Ids are the engine's own. Those of a replay come with it; a caller's reply is text, so the engine is asked for
-its ids, and they count only if they give back the very text. vLLM on CPUs dies of two requests for
-`prompt_logprobs` at once where its fault is not cured (vllm-project/vllm #16668), and everywhere they need
-memory for a row of the vocabulary per token: one at a time on each engine, over all evaluators.
+The token ids are the engine's own. A replay's ids come with its reply. A caller's reply is text, so the engine
+tokenizes it, and the ids count only if they detokenize to the same text. A request for `prompt_logprobs` needs memory
+for a row of the vocabulary per token, and vLLM on CPUs crashes on two at once where its fault is not fixed
+(vllm-project/vllm #16668). So each engine gets one at a time, over all evaluators.
 
-Both versions are asked for as many of the likeliest tokens. An engine that allows fewer (`--max-logprobs`) says how
-many, and is asked for those from then on: the bound is looser then and the estimate varies more; neither is wrong.
+Both versions are asked for the same number of likeliest tokens. An engine that allows fewer (`--max-logprobs`) says how
+many, and is asked for that many from then on: the bound on the drift is looser then and the estimate varies more, but
+both stay correct.
 """
 
 import asyncio
@@ -26,40 +27,40 @@ from gateway.evaluate.calls import CallFailed
 from gateway.evaluate.engines import Engine
 from gateway.store.errors import StoreError
 
-# How often a turn that another evaluator has is asked for again: a score of a short reply takes 0.1 s.
+# The pause between two tries to take an engine's lease from another evaluator; scoring a short reply takes 0.1 s.
 _POLL_SECONDS: Final = 0.2
-# A turn is prolonged while it is used, so that of an evaluator that died with it this much is lost.
-TURN_SECONDS: Final = 10.0
-# Of JSON for a token told at a position: 80 to 100 as a rule, more where its text is long or escaped.
-_BYTES_PER_TOLD: Final = 256
+# A lease is renewed while it is used. When an evaluator dies, its engine is not scored on for at most this long.
+LEASE_SECONDS: Final = 10.0
+# Bytes of JSON for one likeliest token at one position: usually 80 to 100, more if its text is long or escaped.
+_BYTES_PER_LOGPROB: Final = 256
 _OK: Final = 200
 _BAD_REQUEST: Final = 400
-# As vLLM refuses more than its `--max-logprobs` (vllm/sampling_params.py, `_validate_logprobs`).
+# vLLM's message when more than its `--max-logprobs` are asked for (vllm/sampling_params.py, `_validate_logprobs`).
 _TOO_MANY: Final = re.compile(rb"prompt logprobs of \d+, which is greater than max allowed: (\d+)")
 
 log = logging.getLogger("loragate.evaluate")
 
 
-class TurnTaking(Protocol):
-    """One at a time over many processes; both methods block. `gateway.store.leases.Leases` is one."""
+class ScoringLeases(Protocol):
+    """Leases by name over many processes; both methods block. `gateway.store.leases.Leases` implements it."""
 
     def take(self, name: str, holder: str, seconds: float) -> bool:
-        """Take or prolong the turn; False while another has it."""
+        """Take or renew a lease; False while another holder has it."""
 
     def release(self, name: str, holder: str) -> None:
-        """End the turn."""
+        """End a lease."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringBounds:
-    """What scoring may take.
+    """The bounds on scoring.
 
     Attributes:
-        top: Likeliest tokens told at each position.
-        at_once: Requests on one engine; 1 means over all evaluators, more of this one.
-        tokens: Longest prompt with reply.
-        seconds: For one prefill.
-        both_answers: Score both answers of a pair; else one of them, drawn by a coin.
+        top: How many of the likeliest tokens are asked for at each position.
+        at_once: Scoring requests on one engine; 1 holds over all evaluators, a larger number for this one only.
+        tokens: The longest prompt with reply.
+        seconds: The bound on one prefill.
+        both_answers: Score both answers of a pair; otherwise a coin draws one.
     """
 
     top: int = TOP
@@ -70,13 +71,13 @@ class ScoringBounds:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
-    """What is scored.
+class ScoringInput:
+    """The tokens to score.
 
     Attributes:
         prompt, reply: Token ids.
-        temperature: At which the reply was drawn.
-        text: Of the reply; None where it is not all that the ids say.
+        temperature: The temperature at which the reply was drawn.
+        text: The reply's text; None where the ids hold more than this text.
     """
 
     prompt: tuple[int, ...]
@@ -86,11 +87,11 @@ class Given:
 
 
 class _Refused(Exception):
-    """There is no score; the message says why in a word."""
+    """There is no score; the message says why in one word."""
 
 
 class _TooMany(_Refused):
-    """The engine tells fewer of the likeliest tokens."""
+    """The engine allows only `allowed` of the likeliest tokens at each position."""
 
     def __init__(self, allowed: int) -> None:
         super().__init__("max_logprobs")
@@ -101,27 +102,28 @@ class Scorer:
     """Measures drift on engines.
 
     Args:
-        turns: Between evaluators.
+        leases: One lease for each engine, shared by all evaluators.
         holder: This evaluator's name.
-        bounds: What it may take.
+        bounds: The bounds on scoring.
     """
 
-    def __init__(self, turns: TurnTaking, holder: str, bounds: ScoringBounds) -> None:
-        self._turns = turns
+    def __init__(self, leases: ScoringLeases, holder: str, bounds: ScoringBounds) -> None:
+        self._leases = leases
         self._holder = holder
         self._bounds = bounds
         self._places: dict[str, asyncio.Semaphore] = {}
         self._holding: set[str] = set()
         self._lock = threading.Lock()
-        self._most_top: dict[str, int] = {}  # of engines that allow fewer than is wished
+        self._most_top: dict[str, int] = {}  # engine → likeliest tokens, where it allows fewer than `bounds.top`
 
     @property
     def both_answers(self) -> bool:
-        """Whether both answers of a pair are scored."""
         return self._bounds.both_answers
 
     async def ids_of(self, engine: Engine, model: str, text: str) -> tuple[int, ...] | NoDrift:
-        """Return the ids of a reply's text, without special tokens; `not_round_trip` if they give another text."""
+        """Return the token ids of a reply's text, without special tokens; `not_round_trip` if they detokenize to
+        another text.
+        """
         if not text:
             return _no_drift("no_tokens")
         try:
@@ -134,14 +136,14 @@ class Scorer:
         return ids
 
     async def ids_of_prompt(self, engine: Engine, asked: dict[str, Any]) -> tuple[int, ...] | NoDrift:
-        """Return the ids of what was asked with `/tokenize`, in the words of that endpoint."""
+        """Return the prompt's token ids; `asked` is the body of a request to `/tokenize`."""
         try:
             return await self._tokenize(engine, asked)
         except _Refused as refused:
             return _no_drift(str(refused))
 
-    async def drift(self, engine: Engine, given: Given, served: str, other: str) -> tuple[Drift | NoDrift, int]:
-        """Return how far `other` is from `served`, which drew the reply, and the tokens that finding out has cost."""
+    async def drift(self, engine: Engine, given: ScoringInput, served: str, other: str) -> tuple[Drift | NoDrift, int]:
+        """Return how far `other` is from `served`, which drew the reply, and the tokens that measuring has cost."""
         ids = (*given.prompt, *given.reply)
         most = min(self._bounds.tokens, engine.most_tokens - 1 if engine.most_tokens else self._bounds.tokens)
         if not given.reply:
@@ -151,8 +153,8 @@ class Scorer:
         cost = 0
         try:
             told = []
-            async with self._turn(engine):
-                for version in (served, other):  # also where they are one: what differs then is the engine's noise
+            async with self._lease(engine):
+                for version in (served, other):  # even if both are the same: then the drift is the engine's noise
                     cost += len(ids)
                     told.append(await self._score(engine, version, ids))
         except _Refused as refused:
@@ -196,7 +198,7 @@ class Scorer:
         top = self._top(engine)
         body = {"model": version, "prompt": list(ids), "max_tokens": 1, "temperature": 0, "prompt_logprobs": top}
         await engine.idle()
-        most_bytes = 1_048_576 + _BYTES_PER_TOLD * (top + 1) * len(ids)
+        most_bytes = 1_048_576 + _BYTES_PER_LOGPROB * (top + 1) * len(ids)
         return await self._ask(engine, "/v1/completions", body, most_bytes)
 
     async def _tokenize(self, engine: Engine, asked: dict[str, Any]) -> tuple[int, ...]:
@@ -224,7 +226,7 @@ class Scorer:
         return value
 
     @contextlib.asynccontextmanager
-    async def _turn(self, engine: Engine) -> AsyncIterator[None]:
+    async def _lease(self, engine: Engine) -> AsyncIterator[None]:
         bounds = self._bounds
         place = self._places.setdefault(engine.url, asyncio.Semaphore(bounds.at_once))
         async with place:
@@ -245,28 +247,28 @@ class Scorer:
 
     async def _keep(self, name: str) -> None:
         while True:
-            await asyncio.sleep(TURN_SECONDS / 3)
-            with contextlib.suppress(StoreError, OSError):  # away just now: another try is left
-                await asyncio.to_thread(self._prolong, name)
+            await asyncio.sleep(LEASE_SECONDS / 3)
+            with contextlib.suppress(StoreError, OSError):  # the store is away: one more try before it runs out
+                await asyncio.to_thread(self._renew, name)
 
     def _take(self, name: str) -> bool:
-        # While the store is away nobody has a turn.
+        # Without the store no lease can be taken.
         with self._lock, contextlib.suppress(StoreError, OSError):
-            if self._turns.take(name, self._holder, TURN_SECONDS):
+            if self._leases.take(name, self._holder, LEASE_SECONDS):
                 self._holding.add(name)
                 return True
         return False
 
-    def _prolong(self, name: str) -> None:
-        with self._lock:  # not after it was released: a thread that was begun cannot be called off
+    def _renew(self, name: str) -> None:
+        with self._lock:  # a running thread cannot be cancelled, so it checks that the lease was not released
             if name in self._holding:
-                self._turns.take(name, self._holder, TURN_SECONDS)
+                self._leases.take(name, self._holder, LEASE_SECONDS)
 
     def _release(self, name: str) -> None:
-        # Away just now: the turn runs out by itself.
+        # While the store is away, the lease runs out by itself.
         with self._lock, contextlib.suppress(StoreError, OSError):
             self._holding.discard(name)
-            self._turns.release(name, self._holder)
+            self._leases.release(name, self._holder)
 
 
 def _no_drift(reason: str) -> NoDrift:
@@ -274,7 +276,7 @@ def _no_drift(reason: str) -> NoDrift:
 
 
 async def _until(take: Callable[[], bool], seconds: float) -> bool:
-    """Try until it succeeds, for so many seconds."""
+    """Call `take` until it succeeds; False if it does not within `seconds`."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     while not await asyncio.to_thread(take):

@@ -1,8 +1,8 @@
-"""Ask a language model which of two answers is better, as often and as dearly as the route allows.
+"""Ask a language model which of two answers is better, within the share and the budget that the route allows.
 
-Every pair is asked about in both orders. Pairs of one version twice are judged as well: what is said of them
-shows whether the judge is fit, and nothing that an unfit judge says is kept as a score of another pair.
-What was asked is forgotten; a bounded memory of digests keeps the same question from being paid for twice.
+Each pair is shown in both orders. Noise pairs, which hold two answers of one version, are judged as well: they show
+whether the judge is fit, and opinions of an unfit judge are not kept as scores of other pairs. Questions are not kept;
+a bounded cache of digests avoids paying for the same question twice.
 """
 
 import hashlib
@@ -32,28 +32,28 @@ from gateway.records.routes import JudgePolicy
 JUDGE: Final = "judge"
 MAX_REMEMBERED: Final = 20_000
 _MAX_BYTES: Final = 1024 * 1024
-# A letter takes a few tokens; a judge that thinks aloud before takes more, and one that never ends is cut off.
+# The answer is one letter, a few tokens. Judges that reason before it need more; those that never end are cut off.
 _MAX_TOKENS: Final = 1024
 _HOUR: Final = 3600.0
-# One that hangs is left alone for so long: each question to it holds one of the engines' places.
+# A judge that timed out is not asked for this long: each question to it holds one of the engines' places.
 _AWAY_SECONDS: Final = 60.0
 _OK: Final = 200
-# Some models take no temperature, or call the bound otherwise: left out where they are refused.
+# Some models refuse `temperature`, or name the bound on tokens differently: each is left out once it was refused.
 _OPTIONAL: Final = ("temperature", "max_tokens")
 
 
 class _NoAnswer(Exception):
-    """The judge said nothing that can be used; the message says why in a word."""
+    """The judge gave no usable answer; the message says why in one word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opinion:
-    """What came of one pair.
+    """What the judge said about one pair.
 
     Attributes:
         outcome: The score, or why there is none.
-        weight: One over the chance that the pair had of being judged; 1 where it was not.
-        tokens: What it has cost, as the judge counts.
+        weight: One over the chance that the pair had of being judged; 1 if it was not judged.
+        tokens: The tokens that the judge's endpoint reports as used.
     """
 
     outcome: Outcome
@@ -62,18 +62,18 @@ class Opinion:
 
 
 def version_of(policy: JudgePolicy) -> str:
-    """Return a judge's version: another model, endpoint or rubric is another judge, calibrated anew."""
-    told = f"{policy.url}\x1f{policy.model}\x1f{policy.rubric}".encode()
-    return f"{VERSION}:{hashlib.sha256(told).hexdigest()[:8]}"
+    """Return a judge's version. Another model, endpoint or rubric is another judge, which is calibrated anew."""
+    identity = f"{policy.url}\x1f{policy.model}\x1f{policy.rubric}".encode()
+    return f"{VERSION}:{hashlib.sha256(identity).hexdigest()[:8]}"
 
 
 class Judge:
     """The judge of one alias.
 
     Args:
-        policy: The route's.
-        key: For the judge's endpoint; None for none.
-        seconds: For one question.
+        policy: The judge that the route names.
+        key: The API key for the judge's endpoint; None for none.
+        seconds: The bound on one question.
         clock: Monotonic seconds.
     """
 
@@ -81,8 +81,8 @@ class Judge:
         self.policy = policy
         self.version = version_of(policy)
         self.calibration = Calibration()
-        self.read_up_to: int | None = None  # the number of the last pair that `learn` was given
-        self.sharers = 1  # evaluators among which the hour's pairs are split
+        self.read_up_to: int | None = None  # the number of the newest pair that has calibrated this judge
+        self.sharers = 1  # evaluators that share the hourly bound on judged pairs
         self._server = ServerConnection(policy.url, {"authorization": f"Bearer {key}"} if key else None)
         self._seconds = seconds
         self._clock = clock
@@ -92,16 +92,15 @@ class Judge:
         self._left_out: set[str] = set()
 
     async def close(self) -> None:
-        """Close the connections."""
         await self._server.close()
 
     async def opinion(self, sample: str, pair: Pair, judged: ScoredPair) -> Opinion:
-        """Return what the judge thinks of a pair, or why it was not asked.
+        """Return the judge's opinion of a pair, or why it was not asked.
 
         Args:
-            sample: Its id, by which pairs are drawn.
-            pair: The answers.
-            judged: What is known of it so far: its drift says how much it matters.
+            sample: The sample's id, by which pairs are drawn.
+            pair: Both answers.
+            judged: The pair's scores so far; the more it drifts, the likelier it is judged.
         """
         is_noise = pair.kind is Kind.NOISE
         share = self.policy.share / 10_000
@@ -126,17 +125,17 @@ class Judge:
                 second = await self._ask(pair, tokens, swapped=True)
         except _NoAnswer as none:
             return Opinion(outcome=Unscored(reason=str(none), version=self.version), tokens=sum(tokens))
-        return Opinion(outcome=self._scored(first, second), weight=1 / chance, tokens=sum(tokens))
+        return Opinion(outcome=self._score(first, second), weight=1 / chance, tokens=sum(tokens))
 
     def learn(self, pairs: Sequence[ScoredPair]) -> None:
-        """Add what this judge, asked by any evaluator, said of one version twice."""
+        """Calibrate this judge with its scores of noise pairs, whichever evaluator asked it."""
         for each in pairs:
             score = each.scores.get(JUDGE)
             if each.kind is Kind.NOISE and isinstance(score, Score) and score.version == self.version:
                 self.calibration = self.calibration.after(score.value, flipped=score.control == score.candidate == 0.5)
 
-    def told(self) -> dict[str, Any]:
-        """Return how the judge is calibrated, for reports."""
+    def describe(self) -> dict[str, Any]:
+        """Return the judge's calibration, for heartbeats and reports."""
         known = self.calibration
         return {
             "state": "flagged" if known.is_flagged else "ok",
@@ -147,8 +146,8 @@ class Judge:
             "text": known.told(),
         }
 
-    def _scored(self, first: Choice, second: Choice) -> Score:
-        # Each arm's own number: in which share of the two orders it won.
+    def _score(self, first: Choice, second: Choice) -> Score:
+        # Each arm's own number is the share of the two orders in which it won.
         control = ((first is Choice.FIRST) + (second is Choice.SECOND)) / 2
         candidate = ((first is Choice.SECOND) + (second is Choice.FIRST)) / 2
         assert is_flip(first, second) == (control == candidate == 0.5)
@@ -171,7 +170,7 @@ class Judge:
 
     async def _ask(self, pair: Pair, tokens: list[int], *, swapped: bool) -> Choice:
         shown = (pair.candidate, pair.control) if swapped else (pair.control, pair.candidate)
-        # The digest fences the texts off: none of them can hold a digest of itself.
+        # The digest delimits the texts in the question: no text can contain the digest of a question that holds it.
         plain = msgspec.json.encode(question(pair.prompt, *shown, self.policy.rubric, ""))
         digest = hashlib.sha256(self.version.encode() + plain).hexdigest()
         if digest not in self._known:
