@@ -179,7 +179,7 @@ class Node:
             lambda: policies(self.state.desired),
             bounds.feedback_seconds,
             self.state.now,
-            redacting=self.mirror.redacting,
+            redactor=self.mirror.redactor,
         )
         self.retention = Retention(
             Samples(self.store), (Pairs(self.store), Feedbacks(self.store)), bounds.results_seconds, self.state.now
@@ -295,9 +295,9 @@ class Node:
             chore.cancel()
         await asyncio.gather(*chores, return_exceptions=True)
         # Requests that a redactor has not processed by then are lost: else a redactor that hangs would delay the end.
-        asyncio.get_running_loop().call_later(MIRROR_DRAIN_SECONDS, self.mirror.redacting.close)
+        asyncio.get_running_loop().call_later(MIRROR_DRAIN_SECONDS, self.mirror.redactor.close)
         await self.mirror.finish(MIRROR_DRAIN_SECONDS)
-        self.mirror.redacting.close()
+        self.mirror.redactor.close()
         (self.folder / CONTROL_SOCKET).unlink(missing_ok=True)
 
     async def _announce(self, on_ready: Callable[[], None]) -> None:

@@ -1,1 +1,1 @@
-"""Copies of requests for evaluators, and what callers say of replies: taken here, kept in the store."""
+"""Copies of requests for evaluators, and callers' feedback on replies: collected, redacted, and passed to the store."""

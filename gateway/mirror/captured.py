@@ -1,7 +1,6 @@
-"""What a tap has kept of one request, and how it becomes a sample.
+"""One captured request and its reply, and how they become a sample. Pure.
 
-Pure. A worker only keeps references and hands them on as they are, since its time is its
-callers'; all that has to be computed is computed in the node.
+Workers only keep references and send them to the node as they are, to spend no time on it; the node computes the rest.
 """
 
 import re
@@ -20,21 +19,21 @@ _SESSION_BYTES: Final = 8
 
 
 class CapturedRequest(msgspec.Struct, array_like=True, gc=False):
-    """One request as it was tapped; also a part of the message to the node.
+    """One request as it was captured; workers send it to the node in this form.
 
     Attributes:
         kind, control, other, served: What it is copied for; see `gateway.decide.sample.Copy`.
         alias, rollout, stage, capture, request_id, body, is_stream: As in `Sample`.
         endpoint: The path.
-        caller: To whom the key belongs, so that two callers' equal names are two sessions.
-        salt: The mirror's, for the session.
-        named: Who the request says that it is of: the unit header, or a field of the body; empty if neither.
-        task: `x-loragate-task`, if sent.
-        size: Bytes that it keeps alive.
-        sent_at, first_at, ended_at: Monotonic seconds, which all processes of a machine share; `first_at` is 0
-            until the reply has brought content: comments and structure are none.
+        caller: The owner of the key, so that equal names of two callers are two sessions.
+        salt: The mirror's salt, for the session.
+        named: The caller-supplied identity: the unit header, else a field of the body; empty if neither is there.
+        task: The header `x-loragate-task`, if sent.
+        size: Bytes of memory that it keeps in use.
+        sent_at, first_at, ended_at: Monotonic seconds, which all processes of a machine share. `first_at` is 0 until
+            the reply has brought content; comments and structure are not content.
         parts: The reply's bytes, in order.
-        plain: Which of them are bytes of the body; each other one is an HTTP chunk in its framing.
+        plain: Indices of the `parts` that are bytes of the body; every other part is an HTTP chunk with its framing.
     """
 
     kind: CopyKind
@@ -62,52 +61,52 @@ class CapturedRequest(msgspec.Struct, array_like=True, gc=False):
 
 
 class NoPair(Exception):
-    """A request that was copied and is no pair; `reason` is a word for the counts."""
+    """A captured request that cannot be compared; `reason` is one word for the counts."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
-def sample_of(taken: CapturedRequest, sample_id: str, at: float) -> Sample:
-    """Return what was taken as a sample: its bytes joined, its session and task told.
+def sample_of(captured: CapturedRequest, sample_id: str, at: float) -> Sample:
+    """Return a captured request as a sample: the reply's bytes joined, the session and task determined.
 
     Args:
-        taken: A request that has ended well.
+        captured: A request that has ended well.
         sample_id: 32 hex digits.
         at: When it ended, Unix seconds.
 
     Raises:
-        NoPair: It holds several requests in one.
+        NoPair: It holds several prompts.
     """
-    if taken.endpoint == b"/v1/completions" and _has_several_prompts(taken.body):
+    if captured.endpoint == b"/v1/completions" and _has_several_prompts(captured.body):
         raise NoPair("several_prompts")
     return Sample(
         id=sample_id,
-        request_id=taken.request_id.decode("latin-1"),
-        alias=taken.alias,
-        kind=taken.kind,
-        control=taken.control,
-        other=taken.other,
-        served=taken.served,
-        rollout=taken.rollout,
-        stage=taken.stage,
-        capture=taken.capture,
-        endpoint=taken.endpoint.decode("ascii"),
-        body=taken.body,
-        reply=_joined(taken),
-        is_stream=taken.is_stream,
-        session=session_of(taken),
-        task=task_of(taken.task),
+        request_id=captured.request_id.decode("latin-1"),
+        alias=captured.alias,
+        kind=captured.kind,
+        control=captured.control,
+        other=captured.other,
+        served=captured.served,
+        rollout=captured.rollout,
+        stage=captured.stage,
+        capture=captured.capture,
+        endpoint=captured.endpoint.decode("ascii"),
+        body=captured.body,
+        reply=_join_reply(captured),
+        is_stream=captured.is_stream,
+        session=session_of(captured),
+        task=task_of(captured.task),
         at=at,
-        ttft_seconds=taken.first_at - taken.sent_at if taken.is_stream and taken.first_at else None,
-        duration_seconds=taken.ended_at - taken.sent_at,
+        ttft_seconds=captured.first_at - captured.sent_at if captured.is_stream and captured.first_at else None,
+        duration_seconds=captured.ended_at - captured.sent_at,
     )
 
 
-def _joined(taken: CapturedRequest) -> bytes:
-    """Return the reply's bytes; a chunk in its framing begins with a line of its own and ends with a line's end."""
-    parts, plain = taken.parts, taken.plain
+def _join_reply(captured: CapturedRequest) -> bytes:
+    """Return the bytes of the reply's body. A chunk with framing loses its first line and its final line end."""
+    parts, plain = captured.parts, captured.plain
     if len(plain) == len(parts):
         return b"".join(parts)
     bodies = [part[part.find(b"\n") + 1 : -2] for part in parts]
@@ -116,24 +115,24 @@ def _joined(taken: CapturedRequest) -> bytes:
     return b"".join(bodies)
 
 
-def session_of(taken: CapturedRequest) -> str:
-    """Return what a request's session is called: 16 hex digits that tell nothing without the mirror's salt.
+def session_of(captured: CapturedRequest) -> str:
+    """Return the name of a request's session: 16 hex digits, meaningless without the mirror's salt.
 
-    By whom it names, else by how its conversation begins. Never by the key: an application's whole
-    traffic is not one session. A request that tells neither is a session of its own.
+    The session is determined by the caller-supplied identity, else by the beginning of the conversation. It is never
+    the key, since not all of an application's traffic is one session. A request with neither is a session of its own.
     """
-    dialect = ENDPOINTS[taken.endpoint].dialect
+    dialect = ENDPOINTS[captured.endpoint].dialect
     named = (
-        taken.named
-        or conversation_hash(taken.body, dialect, taken.caller)
-        or f"\x1f{taken.request_id.decode('latin-1')}"
+        captured.named
+        or conversation_hash(captured.body, dialect, captured.caller)
+        or f"\x1f{captured.request_id.decode('latin-1')}"
     )
-    told = f"{taken.salt}\x1f{taken.caller}\x1f{named}".encode("utf-8", "surrogatepass")
-    return blake2b(told, digest_size=_SESSION_BYTES).hexdigest()
+    identity = f"{captured.salt}\x1f{captured.caller}\x1f{named}".encode("utf-8", "surrogatepass")
+    return blake2b(identity, digest_size=_SESSION_BYTES).hexdigest()
 
 
 def task_of(header: bytes | None) -> str:
-    """Return the task that `x-loragate-task` names; empty without one, or with one that is no short name."""
+    """Return the task in `x-loragate-task`; empty if the header is missing or its value is not a short name."""
     return header.decode("ascii") if header and _TASK.fullmatch(header) else ""
 
 
@@ -145,9 +144,9 @@ _PROMPTS: Final = msgspec.json.Decoder(_Prompt)
 
 
 def _has_several_prompts(body: bytes) -> bool:
-    """Whether a completion asks for several prompts at once; token ids are one prompt."""
+    """Whether a completion request has several prompts; a list of token ids is one prompt."""
     try:
         prompt = _PROMPTS.decode(body).prompt
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return False  # half of a surrogate pair: told by whoever reads it to compare
+        return False  # half of a surrogate pair: the evaluator's parser reports it
     return isinstance(prompt, list) and len(prompt) > 1 and not all(isinstance(each, int) for each in prompt)

@@ -1,7 +1,7 @@
-"""Copies whose words may not be stored: in this gateway's memory, for its own evaluator.
+"""Samples whose texts may not be stored: kept in this gateway's memory, for its own evaluator.
 
-Bounded; what does not fit is refused, what nobody claims in time is forgotten, and all of it
-is gone with the process. A claim is a lease, as in the store.
+Bounded: samples that do not fit are refused, those that no evaluator finishes in time are deleted, and all end with the
+process. A claim is a lease, as in the store.
 """
 
 from collections.abc import Callable, Collection
@@ -10,7 +10,7 @@ from typing import Final
 
 from gateway.records.sample import Sample
 
-# Claims of one sample that ran out: as many evaluators have died with it, or hang on it.
+# A sample is given up after this many leases ran out: as many evaluators have died or hung while they had it.
 MAX_DEATHS: Final = 3
 
 
@@ -19,17 +19,17 @@ class _Held:
     sample: Sample
     arrived: float
     holder: str = ""
-    until: float = 0.0  # of the claim; or when it may be claimed again
+    until: float = 0.0  # end of the claim, or, without a holder, when it may be claimed again
     claims: int = 0
     died: int = 0
 
 
 class InMemorySamples:
-    """Samples in memory; on one thread.
+    """A bounded queue of samples in memory; not thread-safe.
 
     Args:
-        most_items, most_bytes: What it may hold.
-        keep_seconds: How long it keeps what is not finished.
+        most_items, most_bytes: The bounds.
+        keep_seconds: How long an unfinished sample is kept.
         now: Monotonic seconds.
     """
 
@@ -40,13 +40,13 @@ class InMemorySamples:
         self._now = now
         self._held: dict[str, _Held] = {}  # the oldest first
         self.bytes = 0
-        self.expired = 0  # forgotten since the start: nobody finished them in time
+        self.expired = 0  # samples since the start that no evaluator finished in time
 
     def __len__(self) -> int:
         return len(self._held)
 
     def put(self, sample: Sample) -> bool:
-        """Take a sample over; returns False if there is no room."""
+        """Add a sample; returns False if there is no room."""
         self._forget_old()
         if sample.id in self._held:
             return True
@@ -59,13 +59,14 @@ class InMemorySamples:
     def claim(
         self, holder: str, most: int, lease_seconds: float, *, skipping: Collection[str] = ()
     ) -> list[tuple[Sample, int]]:
-        """Take the oldest samples that nobody holds, at most so many; each with which claim of it this is, from 1.
+        """Claim the oldest samples that are not claimed, at most `most`; each comes with the number of its claim, from
+        1.
 
         Args:
-            holder: Who asks.
+            holder: The evaluator's name.
             most: How many.
-            lease_seconds: How long they are the holder's.
-            skipping: Aliases to leave, such as those whose budget is spent.
+            lease_seconds: How long the claims last.
+            skipping: Aliases to leave out, such as those whose budget is spent.
         """
         self._forget_old()
         now = self._now()
@@ -86,7 +87,7 @@ class InMemorySamples:
         return found
 
     def extend(self, holder: str, ids: Collection[str], seconds: float) -> set[str]:
-        """Hold claims for so many seconds from now on; returns those that are the holder's still."""
+        """Let claims end `seconds` from now; returns the ids whose claims the holder still has."""
         now = self._now()
         ours = {each for each in ids if (held := self._held.get(each)) is not None and self._is_of(held, holder, now)}
         for each in ours:
@@ -94,11 +95,12 @@ class InMemorySamples:
         return ours
 
     def finish(self, sample_id: str, holder: str | None = None) -> bool:
-        """Forget a sample that was judged; returns False if it is not the holder's any more, or not here.
+        """Delete a sample that was evaluated; returns False if the holder's claim has ended, or there is no such
+        sample.
 
         Args:
-            sample_id: Which.
-            holder: Who has judged it; None for whoever has claimed it.
+            sample_id: The sample.
+            holder: The evaluator's name; None for whichever has the claim.
         """
         held = self._held.get(sample_id)
         if held is None or not self._is_of(held, holder, self._now()):
@@ -107,7 +109,7 @@ class InMemorySamples:
         return True
 
     def give_up(self, sample_id: str, holder: str | None = None, *, again_after_seconds: float | None = None) -> bool:
-        """Give a claimed sample back, to be claimed again after so long; None for never."""
+        """Give a claimed sample back: it can be claimed again after so many seconds, or never with None."""
         held = self._held.get(sample_id)
         if held is None or not self._is_of(held, holder, self._now()):
             return False

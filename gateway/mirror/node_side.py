@@ -1,4 +1,4 @@
-"""What ties the mirror and feedback to a node: whose policy holds, and who gets what workers send."""
+"""What the node needs to run the mirror and feedback: the policies that apply, and the figures that are exported."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ _DEFAULT = MirrorPolicy()
 
 
 def policy_of(desired: Desired, alias: str) -> MirrorPolicy | None:
-    """Return the mirror policy of an alias, the default where its route says nothing; None without a route."""
+    """Return an alias's mirror policy, the default if its route has none; None without a route."""
     route = desired.route(alias)
     return None if route is None else route.mirror or _DEFAULT
 
@@ -25,11 +25,11 @@ def policies(desired: Desired) -> dict[str, MirrorPolicy]:
 
 
 def mirror_reading(mirror: MirrorIntake, feedback: FeedbackService, of_workers: MirrorCounts) -> MirrorReading:
-    """Return what a scrape shows of the mirror and of feedback."""
+    """Return the mirror's and feedback's part of a scrape."""
     items, size = mirror.held
     counts = sum_copies((of_workers, mirror.counts, feedback.counts))
-    if mirror.straight.expired:
-        counts.drop("unclaimed", mirror.straight.expired)
+    if mirror.memory.expired:
+        counts.drop("unclaimed", mirror.memory.expired)
     return MirrorReading(counts=counts, held_items=items, held_bytes=size)
 
 

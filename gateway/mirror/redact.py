@@ -1,10 +1,10 @@
-"""Take what identifies people out of copied requests, before anything of them is stored.
+"""Redact captured requests before anything of them is stored.
 
-Redactors see every text of a request and of its reply, whatever its field is called: names of fields,
-numbers, data that is text, comments of a stream. A text that a redactor changes is not the text that was
-answered, so the reply goes and both versions are asked anew. Where another text would make another request
-(a schema, an id, a stop word), and where nobody can look (token ids), the copy is dropped: nothing is ever
-kept unredacted. Images, sound and other bytes that are no text are left as they are. Pure.
+Redactors see every text of a request and of its reply, whatever its field is called: names of fields, numbers, text in
+base64, comments of a stream. If a redactor changes a text, the reply answered another text than the one that is kept.
+So the reply is deleted, and evaluators ask both versions anew. Where another text would make a different request (a
+schema, an id, a stop word), and where redactors cannot look (token ids), the whole copy is dropped: nothing is ever
+kept unredacted. Images, sound and other bytes that are not text are kept as they are. Pure.
 """
 
 import base64
@@ -23,25 +23,25 @@ from gateway.mirror.reply_texts import no_name_twice, texts_of
 from gateway.mirror.spellings import plain_spelling
 from gateway.records.sample import Sample
 
-# Whoever redacts needs these, too.
+# Re-exported for modules that redact.
 __all__ = ("BUILTIN", "NotRedacted", "redact", "redact_text")
 
 
 class _Place(Enum):
-    """What may be done with a text."""
+    """What a redactor may do with a text."""
 
-    WORDS = "words"  # replaced, but for the names and ids among them
-    VALUES = "values"  # replaced, and numbers too: anybody may call a field here as he likes
-    FIXED = "fixed"  # another text would be another request
+    WORDS = "words"  # may be replaced, except for names and ids
+    VALUES = "values"  # may be replaced, numbers too: callers choose the fields' names here
+    FIXED = "fixed"  # may not be replaced: another text would make a different request
 
 
 _TOKENS: Final = frozenset(("prompt_token_ids", "token_ids", "prompt_embeds"))
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_\s-]{8,}={0,2}\s*")
-# Of a data URL: no type means text.
+# The types of data URLs that hold text; a URL without a type holds text, too.
 _TEXT_TYPE: Final = re.compile(r"(?:text/|application/(?:json|xml|[\w.+-]*\+(?:json|xml))|image/svg|;|$)")
 
 _USUAL_HEAD: Final = re.compile(r"data:[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,40};base64")
-# Of a data URL's beginning: spaces before it and `data:`.
+# Characters at the beginning of a text in which `data:` is looked for, spaces before it included.
 _MAX_SCHEME: Final = 32
 
 Begin = Callable[[str], None]
@@ -50,15 +50,15 @@ Begin = Callable[[str], None]
 def redact(sample: Sample, names: Sequence[str], begin: Begin | None = None) -> Sample:
     """Return a sample as it may be kept.
 
-    If a redactor changes any text of it, its reply is emptied and it is marked as redacted.
+    If a redactor changes any of its texts, its reply is emptied and it is marked as redacted.
 
     Args:
-        sample: As it was copied.
+        sample: As it was captured.
         names: The redactors.
-        begin: Told which redactor begins.
+        begin: Called with each redactor's name before it runs.
 
     Raises:
-        NotRedacted: It must not be kept: a redactor fails, or its texts cannot be looked into or replaced.
+        NotRedacted: It must not be kept: a redactor fails, or a text cannot be searched or replaced.
     """
     if not names:
         return sample
@@ -71,8 +71,8 @@ def redact(sample: Sample, names: Sequence[str], begin: Begin | None = None) -> 
     if any(_holds_token_ids(request.get(name)) for name in ("prompt", "input")):
         raise NotRedacted("not_redactable", "a prompt of token ids cannot be looked into")
     walker = _Walker(names, begin)
-    told = {name: text for name in ("request_id", "task") if (text := getattr(sample, name)) and walker.changes(text)}
-    sample = msgspec.structs.replace(sample, **dict.fromkeys(told, "")) if told else sample
+    found = {name: text for name in ("request_id", "task") if (text := getattr(sample, name)) and walker.changes(text)}
+    sample = msgspec.structs.replace(sample, **dict.fromkeys(found, "")) if found else sample
     try:
         clean = walker.request(request)
         if walker.has_changed:
@@ -98,11 +98,11 @@ class _Walker:
     def __init__(self, names: Sequence[str], begin: Begin | None) -> None:
         self._names = names
         self._begin = begin
-        self._known: set[str] = set(PROTOCOL)  # names that may stay
+        self._known: set[str] = set(PROTOCOL)  # texts that may be kept: the protocols' own, and checked ones
         self.has_changed = False
 
     def request(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Return a request's fields redacted."""
+        """Return a request with its fields redacted."""
         clean: dict[str, Any] = {}
         for name, value in request.items():
             self._name(name, value)
@@ -115,18 +115,18 @@ class _Walker:
         return clean
 
     def changes(self, text: str) -> bool:
-        """Whether a redactor finds anything in a text."""
-        return self._redacted(text) != text
+        """Whether a redactor changes a text."""
+        return self._redact(text) != text
 
     def _name(self, name: str, value: Any) -> None:
-        """Look into the name of a field, and whether its value can be looked into.
+        """Check that a field's name may be kept and that redactors can read its value.
 
         Raises:
-            NotRedacted: One of them cannot be kept.
+            NotRedacted: They cannot.
         """
         if name in _TOKENS and value:
             raise NotRedacted("not_redactable", f"`{name}` cannot be looked into")
-        self._stays(name, "the name of a field")
+        self._keep(name, "the name of a field")
 
     def _value(self, value: Any, key: str, place: _Place) -> Any:
         if isinstance(value, str):
@@ -144,7 +144,7 @@ class _Walker:
         text = str(int(value) if is_whole else value)
         if place is _Place.FIXED:
             if key in SAMPLES:
-                self._stays(text, f"`{key}`")
+                self._keep(text, f"`{key}`")
             return value
         if not is_whole and place is _Place.WORDS:
             return value
@@ -152,7 +152,7 @@ class _Walker:
         return value if clean == text else clean
 
     def _object(self, value: dict[str, Any], place: _Place) -> dict[str, Any]:
-        # What a tool is called with may use any name, and write a number as one.
+        # Callers choose the names of a tool call's arguments, and may write personal numbers as JSON numbers.
         is_call = value.get("type") == "tool_use"
         clean: dict[str, Any] = {}
         for name, each in value.items():
@@ -167,29 +167,29 @@ class _Walker:
             kind = head.strip().lower()
             if kind.endswith("base64") and ";" in kind:
                 is_text = _TEXT_TYPE.match(kind[len("data:") :]) is not None
-                if not _USUAL_HEAD.fullmatch(head):  # it may have parameters, which are words
-                    head = self._stays(head, f"`{key}`") if place is _Place.FIXED else self._text(head)
+                if not _USUAL_HEAD.fullmatch(head):  # it may have parameters, which callers choose
+                    head = self._keep(head, f"`{key}`") if place is _Place.FIXED else self._text(head)
                 return f"{head},{self._data(data, key, place, is_text=is_text)}"
         if key in DATA and _BASE64.fullmatch(text):
             return self._data(text, key, place, is_text=False)
         if place is _Place.FIXED:
-            return self._text(text) if key in EXPLAINS else self._stays(text, f"`{key}`")
+            return self._text(text) if key in EXPLAINS else self._keep(text, f"`{key}`")
         if place is _Place.WORDS and key in NAMES:
-            return self._stays(text, f"`{key}`")
+            return self._keep(text, f"`{key}`")
         return self._arguments(text) if key == "arguments" else self._text(text)
 
     def _data(self, data: str, key: str, place: _Place, *, is_text: bool) -> str:
-        """Return data in base64, redacted if it is a text."""
-        text = _decoded(data)
+        """Return data in base64; redacted if it decodes to text."""
+        text = _decode_base64(data)
         if text is None:
             if is_text:
                 raise NotRedacted("not_redactable", f"the text in `{key}` is not in UTF-8, or not in base64")
             return data
-        clean = self._stays(text, f"`{key}`") if place is _Place.FIXED else self._text(text)
+        clean = self._keep(text, f"`{key}`") if place is _Place.FIXED else self._text(text)
         return data if clean == text else base64.b64encode(clean.encode(errors="replace")).decode()
 
     def _arguments(self, text: str) -> str:
-        """Return the arguments of a tool's call, which are JSON in a text; any other text as a text."""
+        """Return a tool call's arguments redacted. They are JSON in a text; if not, they are redacted as plain text."""
         try:
             values = json.loads(text, object_pairs_hook=no_name_twice)
         except (ValueError, RecursionError):
@@ -199,11 +199,11 @@ class _Walker:
         changed, self.has_changed = self.has_changed, self.has_changed or before
         return json.dumps(clean) if changed else text
 
-    def _stays(self, text: str, what: str) -> str:
-        """Return a text that cannot be replaced.
+    def _keep(self, text: str, what: str) -> str:
+        """Return a text that may not be replaced.
 
         Raises:
-            NotRedacted: It would have to be.
+            NotRedacted: A redactor finds something in it.
         """
         if text not in self._known:
             if self.changes(text):
@@ -212,11 +212,11 @@ class _Walker:
         return text
 
     def _text(self, text: str) -> str:
-        clean = self._redacted(text)
+        clean = self._redact(text)
         self.has_changed = self.has_changed or clean != text
         return clean
 
-    def _redacted(self, text: str) -> str:
+    def _redact(self, text: str) -> str:
         clean = redact_text(text, self._names, self._begin)
         plain = plain_spelling(clean)
         if plain == clean:
@@ -229,8 +229,8 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _decoded(data: str) -> str | None:
-    """Return the text that data in base64 is; None if it is none."""
+def _decode_base64(data: str) -> str | None:
+    """Return the text that base64 data holds; None if it is not base64 or not UTF-8."""
     try:
         packed = "".join(data.split()).replace("-", "+").replace("_", "/").rstrip("=")
         return base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True).decode()

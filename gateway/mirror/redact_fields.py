@@ -1,8 +1,8 @@
-"""The words of the protocols, sorted by what a redactor may do with them: data for `redact.py`."""
+"""The field names and values of the protocols, sorted by what a redactor may do with them: data for `redact.py`."""
 
 from typing import Final
 
-# Top-level fields of a request that say how to answer. The alias in `model` is our own name.
+# Top-level fields of a request that control the answer; their texts are not replaced.
 FIXED: Final = frozenset(
     (
         "tools",
@@ -28,13 +28,13 @@ FIXED: Final = frozenset(
         "logit_bias",
     )
 )
-# Top-level fields in which callers name things as they like.
+# Top-level fields whose inner names callers choose.
 VALUES: Final = frozenset(("metadata", "documents", "chat_template_kwargs", "vllm_xargs", "mm_processor_kwargs"))
-# Top-level fields whose numbers may be words of people; all others' numbers say how to answer.
+# Top-level fields that hold people's texts.
 WORDS: Final = frozenset(
     ("messages", "prompt", "input", "system", "instructions", "user", "safety_identifier", "prompt_cache_key")
 )
-# Fields among words that hold names and ids.
+# Fields inside such texts that hold names and ids.
 NAMES: Final = frozenset(
     (
         "id",
@@ -57,7 +57,7 @@ NAMES: Final = frozenset(
         "encrypted_content",
     )
 )
-# Top-level fields whose numbers say how to answer. Any other, such as `phone`, is a caller's own.
+# Top-level fields whose numbers control the answer. Numbers in other fields, such as `phone`, may be personal.
 NUMBERS: Final = frozenset(
     (
         "seed",
@@ -89,13 +89,13 @@ NUMBERS: Final = frozenset(
         "echo",
     )
 )
-# Fields of a schema that hold values, of which a number may be somebody's.
+# Fields of a schema that hold values; numbers in them may be personal.
 SAMPLES: Final = frozenset(("enum", "const", "default", "example", "examples"))
 # Fields of a schema that only explain it.
 EXPLAINS: Final = frozenset(("description", "title"))
 # Fields that may hold a text as base64.
 DATA: Final = frozenset(("data", "file_data", "b64_json"))
-# The protocols' own words as names and values: nobody's, though a redactor that changes every text would find them.
+# The protocols' own names and values. They are never personal, even if a redactor would change them.
 PROTOCOL: Final = frozenset(
     (
         "model",

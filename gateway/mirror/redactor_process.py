@@ -1,9 +1,9 @@
-"""Redact with code that may never return, and go on when it does not.
+"""Run redactors that may never return, with a deadline, in a process that can be killed.
 
-Patterns of operators and redactors of packages run in a process of their own with a deadline. What takes longer
-is ended: that copy is lost and counted. Such a redactor that was ended `MAX_LOST` times in a row is not asked again
-for a while; copies that need it are dropped, never kept unredacted. Built-in redactors take time that grows
-with the text's length; they run in the node on what is small, and on large copies there as well.
+Patterns of operators and redactors of packages run in this process. A job that takes too long is killed; that copy is
+lost and counted. A redactor that was killed `MAX_LOST` times in a row is disabled for a while; copies that need it are
+dropped, never kept unredacted. Built-in redactors take time that is linear in the text's length: they run inside the
+node on small copies, and in the process on large ones.
 """
 
 import logging
@@ -19,28 +19,29 @@ from typing import Final
 import msgspec
 
 from gateway.mirror.redact import redact
-from gateway.mirror.redactor_child import HEAD_BYTES, LOADED, Done, RedactionJob
-from gateway.mirror.redactors import BUILTIN, REGEX, NotRedacted, installed, redact_text
+from gateway.mirror.redactor_child import HEAD_BYTES, LOADED, RedactionJob, RedactionResult
+from gateway.mirror.redactors import BUILTIN, REGEX, NotRedacted, redact_text, redactor_names
 from gateway.records.sample import Sample
 from loragate import child_command
 
 log = logging.getLogger("loragate.mirror")
 
-# Of one copy. A redactor of ours takes milliseconds for the largest.
+# The time limit for one copy. Built-in redactors take milliseconds for the largest.
 JOB_SECONDS: Final = 5.0
-# Before that: for the process to start, and for packages to be imported.
+# The time limit before that, for starting the process and importing packages.
 LOAD_SECONDS: Final = 30.0
 MAX_LOST: Final = 3
-# Bytes. Built-in redactors are Python's patterns, which let no other thread run: milliseconds for this much.
+# The largest copy, in bytes, that is redacted inside the node. Built-in redactors use Python's `re`, which lets no
+# other thread run, and take milliseconds for this much.
 MAX_HERE: Final = 16 * 1024
 DISABLED_SECONDS: Final = 600.0
 
 
-class Redacting:
-    """Redacts samples and texts, from any thread, one at a time where others' code is needed.
+class RedactorRunner:
+    """Redacts samples and texts, from any thread. Jobs for the process run one at a time.
 
     Args:
-        seconds: For one job.
+        seconds: The time limit for one job.
         clock: Monotonic seconds.
     """
 
@@ -51,8 +52,8 @@ class Redacting:
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._running = mmap.mmap(-1, 1)
-        self._lost: dict[str, int] = {}  # times in a row
-        self._disabled: dict[str, float] = {}  # until when
+        self._lost: dict[str, int] = {}  # redactor → how often in a row its job was lost
+        self._disabled: dict[str, float] = {}  # redactor → until when it is not used
         self._is_closed = False
 
     def sample(self, sample: Sample, names: Sequence[str]) -> Sample:
@@ -61,9 +62,9 @@ class Redacting:
         Raises:
             NotRedacted: It must not be kept.
         """
-        if not _foreign(names) and sample.size <= MAX_HERE:
+        if not _needs_process(names) and sample.size <= MAX_HERE:
             return redact(sample, names)
-        clean = self._elsewhere(RedactionJob(names=tuple(names), sample=sample)).sample
+        clean = self._run_in_process(RedactionJob(names=tuple(names), sample=sample)).sample
         assert clean is not None
         return sample if clean == sample else clean
 
@@ -73,28 +74,28 @@ class Redacting:
         Raises:
             NotRedacted: It must not be kept.
         """
-        if not _foreign(names):
+        if not _needs_process(names):
             return redact_text(text, names)
-        return self._elsewhere(RedactionJob(names=tuple(names), text=text)).text
+        return self._run_in_process(RedactionJob(names=tuple(names), text=text)).text
 
     def close(self) -> None:
-        """End the process; whoever waits for it is told that it was lost."""
+        """End the process; jobs that wait for it fail as lost."""
         self._is_closed = True
         self._end()
 
-    def _elsewhere(self, job: RedactionJob) -> Done:
+    def _run_in_process(self, job: RedactionJob) -> RedactionResult:
         with self._lock:
             self._refuse_disabled(job.names)
             try:
-                done = self._asked(job)
+                result = self._ask(job)
             except (OSError, EOFError, subprocess.SubprocessError, msgspec.MsgspecError) as error:
                 self._end()
-                raise self._lost_by(job.names, error) from None
+                raise self._record_loss(job.names, error) from None
             for name in job.names:
                 self._lost.pop(name, None)
-        if done.reason:
-            raise NotRedacted(done.reason, done.message)
-        return done
+        if result.reason:
+            raise NotRedacted(result.reason, result.message)
+        return result
 
     def _refuse_disabled(self, names: Sequence[str]) -> None:
         now = self._clock()
@@ -107,20 +108,20 @@ class Redacting:
         if self._is_closed:
             raise NotRedacted("redactor_failed", "the gateway ends")
 
-    def _asked(self, job: RedactionJob) -> Done:
-        channel = self._channel if self._channel is not None else self._started()
-        # It ends itself if we are gone by then.
+    def _ask(self, job: RedactionJob) -> RedactionResult:
+        channel = self._channel if self._channel is not None else self._start()
+        # The process has limits of its own, a second longer, in case this process is gone by then.
         job.load_seconds, job.seconds = LOAD_SECONDS + 1.0, self._seconds + 1.0
         data = msgspec.msgpack.encode(job)
         self._running[0] = 0
         channel.settimeout(LOAD_SECONDS)
         channel.sendall(len(data).to_bytes(HEAD_BYTES) + data)
-        _received(channel, len(LOADED), time.monotonic() + LOAD_SECONDS)
+        _receive(channel, len(LOADED), time.monotonic() + LOAD_SECONDS)
         deadline = time.monotonic() + self._seconds
-        size = int.from_bytes(_received(channel, HEAD_BYTES, deadline))
-        return msgspec.msgpack.decode(_received(channel, size, deadline), type=Done)
+        size = int.from_bytes(_receive(channel, HEAD_BYTES, deadline))
+        return msgspec.msgpack.decode(_receive(channel, size, deadline), type=RedactionResult)
 
-    def _started(self) -> socket.socket:
+    def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair()
         shared = os.memfd_create("loragate-redactor")
         try:
@@ -145,13 +146,13 @@ class Redacting:
         if channel is not None:
             channel.close()
 
-    def _lost_by(self, names: Sequence[str], error: Exception) -> NotRedacted:
-        """Return what is told of a job that was lost, by the redactor that ran."""
+    def _record_loss(self, names: Sequence[str], error: Exception) -> NotRedacted:
+        """Count a lost job against the redactor that ran, disable it if it has lost too many, and return the error."""
         name = names[min(self._running[0], len(names) - 1)]
         how = f"did not end within {self._seconds:g} s" if isinstance(error, TimeoutError) else "ended its process"
         count = self._lost[name] = self._lost.get(name, 0) + 1
         if count >= MAX_LOST and not self._is_closed and name not in BUILTIN:
-            self._lost[name] = MAX_LOST - 1  # once more is enough after the pause
+            self._lost[name] = MAX_LOST - 1  # after the pause, one more loss disables it again
             self._disabled[name] = self._clock() + DISABLED_SECONDS
             log.error(
                 "the redactor `%s` %s, %d times in a row: it is not asked for %.0f s, and copies of requests whose "
@@ -164,12 +165,12 @@ class Redacting:
         return NotRedacted("redactor_failed", f"the redactor `{name[:80]}` {how}")
 
 
-def _foreign(names: Sequence[str]) -> bool:
-    """Whether others' code is needed: a pattern, or a package that is there."""
-    return any(name.startswith(REGEX) or (name not in BUILTIN and name in installed()) for name in names)
+def _needs_process(names: Sequence[str]) -> bool:
+    """Whether any redactor is a pattern or belongs to an installed package."""
+    return any(name.startswith(REGEX) or (name not in BUILTIN and name in redactor_names()) for name in names)
 
 
-def _received(channel: socket.socket, size: int, deadline: float) -> bytes:
+def _receive(channel: socket.socket, size: int, deadline: float) -> bytes:
     data = bytearray()
     while len(data) < size:
         left = deadline - time.monotonic()

@@ -1,8 +1,8 @@
-"""Which redactors there are: functions of text that take out what identifies people.
+"""The redactors: functions of a text that remove what identifies people.
 
-Named in a route's mirror policy: built-in ones, `regex:…`, and those that packages register (entry points
-`loragate.redactors`). Built-in ones take time that grows with the text's length; those of others may take
-any, and run where they can be ended (`gateway/mirror/redactor_process.py`). Pure, as far as packages are.
+A route's mirror policy names them: built-in ones, `regex:…`, and those that packages register (entry points
+`loragate.redactors`). Built-in redactors take time that is linear in the text's length. Others may take any time, and
+run where they can be killed (`gateway/mirror/redactor_process.py`). Pure, as far as the packages are.
 """
 
 import ipaddress
@@ -21,15 +21,15 @@ GROUP: Final = "loragate.redactors"
 REGEX: Final = "regex:"
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
-# Letters of every script, so that addresses of internationalised domains are found as well.
+# Letters of every script, to find addresses with internationalised domains, too.
 _HOST: Final = re.compile(r"@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}")
 _MAX_LOCAL: Final = 64
-# With a country's prefix 8 to 15 digits (E.164), without one 10 and more; a date is none.
+# A number with a country's prefix has 8 to 15 digits (E.164), one without has 10 or more. Dates are not numbers.
 _PHONE: Final = re.compile(
     r"(?<![\w.+-])(?!\d{4}-\d\d-\d\d)"
     r"(?:\+\d(?:[ ().-]{0,2}\d){7,14}|\(?\d(?:[ ().-]{0,2}\d){9,14}|0\d{2,4}/\d{4,9})(?![\w-])"
 )
-# Digits as they come, or in groups of four with any separator between them.
+# Digits in a row, or in groups of four with a separator in between.
 _CARD: Final = re.compile(
     r"(?<![\d.-])\d(?:[ -]?\d){12,18}(?![\d-])"
     r"|(?<!\d)\d{4}(?:[\s._/-]{1,2}\d{4}){2}[\s._/-]{1,2}\d{1,4}(?:[\s._/-]{1,2}\d{1,3})?(?!\d)"
@@ -37,19 +37,19 @@ _CARD: Final = re.compile(
 _IPV4: Final = re.compile(r"(?<![\d.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?!\d|\.\d)")
 _IPV6: Final = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{2,39}(?:(?<=:)\d{1,3}(?:\.\d{1,3}){3})?(?![\w:])")
 _URL_CREDENTIALS: Final = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]{0,20}://)[^\s/?#@'\"<>]++@")
-# Run after the others: to a pattern of telephones a card's first digits are one.
+# Runs after the others, because the first digits of a card's number look like a telephone number.
 _LAST: Final = frozenset(("phone",))
-# What each second digit counts.
+# The value of each second digit in the Luhn sum.
 _LUHN_DOUBLED: Final = bytes.maketrans(b"0123456789", bytes((0, 2, 4, 6, 8, 1, 3, 5, 7, 9)))
 _ZERO: Final = ord("0")
 
 
 class InvalidRedactor(ValueError):
-    """There is no redactor of this name; the message says what may be named."""
+    """There is no redactor of this name; the message lists the possible names."""
 
 
 class NotRedacted(Exception):
-    """A sample that must not be kept; `reason` is a word for the counts."""
+    """A sample or text that must not be kept; `reason` is one word for the counts."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -64,7 +64,10 @@ def _passes_luhn(digits: str) -> bool:
 
 
 def _email(text: str) -> str:
-    """Look for `@` and a host, then back for the name before it: to try at every letter takes 64 steps for each."""
+    """Replace addresses: find `@` and a host, then search back for the name before it.
+
+    Trying a match at every letter instead would take up to 64 steps for each.
+    """
     parts: list[str] = []
     end = 0
     for found in _HOST.finditer(text):
@@ -76,7 +79,7 @@ def _email(text: str) -> str:
 
 
 def _local_begin(text: str, lowest: int, at: int) -> int:
-    """Return where the name before the `@` at `at` begins; `at` if there is none."""
+    """Return the start of the name before the `@` at `at`; `at` if there is none."""
     lowest = max(lowest, at - _MAX_LOCAL)
     first = at
     if at and text[at - 1] == '"':
@@ -90,14 +93,14 @@ def _local_begin(text: str, lowest: int, at: int) -> int:
 
 
 def _card(text: str) -> str:
-    def judged(found: re.Match[str]) -> str:
+    def mask(found: re.Match[str]) -> str:
         return "[card]" if _passes_luhn(re.sub(r"\D", "", found[0])) else found[0]
 
-    return _CARD.sub(judged, text)
+    return _CARD.sub(mask, text)
 
 
 def _ipv6(text: str) -> str:
-    def judged(found: re.Match[str]) -> str:
+    def mask(found: re.Match[str]) -> str:
         if found[0].count(":") < 2:
             return found[0]
         try:
@@ -106,7 +109,7 @@ def _ipv6(text: str) -> str:
             return found[0]
         return "[ip]"
 
-    return _IPV6.sub(judged, text)
+    return _IPV6.sub(mask, text)
 
 
 BUILTIN: Final[Mapping[str, Redactor]] = MappingProxyType(
@@ -122,20 +125,20 @@ BUILTIN: Final[Mapping[str, Redactor]] = MappingProxyType(
 
 
 @cache
-def _registered() -> Mapping[str, EntryPoint]:
+def _entry_points() -> Mapping[str, EntryPoint]:
     return {each.name: each for each in entry_points(group=GROUP)}
 
 
-def installed() -> frozenset[str]:
-    """Return the names of all redactors there are, `regex:…` aside."""
-    return frozenset((*BUILTIN, *_registered()))
+def redactor_names() -> frozenset[str]:
+    """Return the names of all available redactors, without `regex:…`."""
+    return frozenset((*BUILTIN, *_entry_points()))
 
 
 def check_name(name: str) -> None:
-    """Refuse what no redactor can be called; whether a package brings it is not looked into.
+    """Refuse a text that cannot be the name of a redactor. Whether a package provides it is not checked.
 
     Raises:
-        InvalidRedactor: Why not.
+        InvalidRedactor: It cannot be one; the message says why.
     """
     if name.startswith(REGEX):
         try:
@@ -154,17 +157,17 @@ def redactor_of(name: str) -> Redactor:
 
     Raises:
         InvalidRedactor: There is none of this name.
-        Exception: The package that brings it cannot be loaded.
+        Exception: The package that provides it cannot be loaded.
     """
     check_name(name)
     if name.startswith(REGEX):
-        return partial(pattern_of(name[len(REGEX) :]).replaced, by="[redacted]")
+        return partial(pattern_of(name[len(REGEX) :]).replace, by="[redacted]")
     if name in BUILTIN:
         return BUILTIN[name]
-    found = _registered().get(name)
+    found = _entry_points().get(name)
     if found is None:
         raise InvalidRedactor(
-            f"the redactor `{name}` is not installed here; there are {', '.join(sorted(installed()))}"
+            f"the redactor `{name}` is not redactor_names here; there are {', '.join(sorted(redactor_names()))}"
         )
     loaded: Redactor = found.load()
     return loaded
@@ -174,19 +177,19 @@ def redact_text(text: str, names: Sequence[str], begin: Callable[[str], None] | 
     """Return a text without what the redactors find.
 
     Args:
-        text: Anything.
+        text: Any text.
         names: The redactors, in order.
-        begin: Told which redactor begins, so that whoever ends it knows which it was.
+        begin: Called with each redactor's name before it runs, so that a caller that kills it knows which one ran.
 
     Raises:
-        NotRedacted: One of them does not exist, fails, or returns no text.
+        NotRedacted: One of them does not exist, fails, or does not return a text.
     """
     for name in sorted(names, key=_LAST.__contains__):
         if begin is not None:
             begin(name)
         try:
             text = redactor_of(name)(text)
-        except Exception as error:  # noqa: BLE001 (others' code; its message may quote the text)
+        except Exception as error:  # noqa: BLE001 (a package's code; its message may quote the text)
             raise NotRedacted("redactor_failed", f"the redactor `{name[:80]}` failed: {type(error).__name__}") from None
         if not isinstance(text, str):
             raise NotRedacted("redactor_failed", f"the redactor `{name[:80]}` returned {type(text).__name__}, not text")

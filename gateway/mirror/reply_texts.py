@@ -1,7 +1,7 @@
-"""Every text of a reply, those of a stream put together from its events. Pure.
+"""Extract every text of a reply; a stream's texts are joined from its events. Pure.
 
-Whatever the field is called: names of fields, ids, comments and names of events are texts as well. A token
-list's tokens are read in a row, so that a word is found that was cut in two.
+This includes names of fields, ids, comments and names of events. The tokens of a list are joined, so that a word that
+was split into two tokens is found.
 """
 
 import json
@@ -10,16 +10,16 @@ from typing import Any, Final
 
 from gateway.mirror.redactors import NotRedacted
 
-# Lists of tokens and their bytes: read as one text, not one by one.
+# Fields with tokens or their bytes, which are joined into one text.
 _IN_A_ROW: Final = frozenset(("token", "decoded_token", "tokens", "bytes"))
-# Token ids are the reply's text and the prompt's once more, and nobody can look into them.
+# Token ids repeat the reply's and the prompt's text in a form that redactors cannot read.
 _TOKENS: Final = frozenset(("token_ids", "prompt_token_ids"))
-# Numbers that an engine makes itself.
+# Ends of the names of fields whose numbers an engine makes itself.
 _COUNTS: Final = ("_tokens", "_at", "created", "index", "seed", "rank")
 _FEWEST_DIGITS: Final = 4
-# Log-probabilities are floats, -9999.0 the least of them.
+# Floats up to this size are taken for log-probabilities, which go down to -9999.0, and not for personal numbers.
 _MAX_FLOAT: Final = 1e6
-# Fields by which events say to which part of a reply they belong.
+# Fields that say which part of a reply an event belongs to.
 _PARTS: Final = ("index", "output_index", "content_index", "summary_index", "item_id")
 
 _NAMED: Final = frozenset(("index", "output_index"))
@@ -28,7 +28,7 @@ _Place = tuple[Any, ...]
 
 
 def no_name_twice(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse an object that says a name twice: all but the last value would be kept without being looked into."""
+    """Return an object's fields. Refuse a name that is there twice: all but its last value would escape redaction."""
     values = dict(fields)
     if len(values) < len(fields):
         raise ValueError
@@ -36,10 +36,10 @@ def no_name_twice(fields: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def texts_of(reply: bytes, *, is_stream: bool) -> list[str]:
-    """Return the texts of a reply; an empty reply has none.
+    """Return the texts of a reply; none for an empty reply.
 
     Raises:
-        NotRedacted: It cannot be read, or holds token ids.
+        NotRedacted: It cannot be parsed, or holds token ids.
     """
     if not reply:
         return []
@@ -63,7 +63,7 @@ def _text_of(line: bytes) -> str:
 
 
 def _events(stream: bytes) -> Iterator[tuple[str | None, bytes]]:
-    """Yield each event's data, and each other line with what it is: a comment's, an event's name, an id.
+    """Yield (None, data) for each event, and (`comment` or `line`, line) for every other line.
 
     Source: WHATWG HTML, 9.2.6: several `data` lines are one text.
     """
@@ -81,7 +81,7 @@ def _events(stream: bytes) -> Iterator[tuple[str | None, bytes]]:
 
 
 def _leaves(value: Any, place: _Place, key: str) -> Iterator[tuple[_Place, str]]:
-    """Yield every text with its place: the fields on the way, and the part of the reply that it is of."""
+    """Yield every text with its place: the path of fields, and the part of the reply that it belongs to."""
     if isinstance(value, str):
         yield place, value
     elif isinstance(value, bool) or value is None:
@@ -107,13 +107,13 @@ def _list(value: list[Any], place: _Place, key: str) -> Iterator[tuple[_Place, s
     if key == "bytes" and all(isinstance(each, int) for each in value):
         yield (*place, "bytes"), bytes(each & 0xFF for each in value).decode("utf-8", "replace")
         return
-    if key == "prompt_logprobs":  # each position's tokens by their ids
+    if key == "prompt_logprobs":  # a list of objects by token id, one for each position
         for each in value:
             for token in each.values() if isinstance(each, dict) else ():
                 yield from _leaves(token, place, "")
         return
     in_a_row = key == "tokens" or (bool(value) and isinstance(value[0], dict) and not _IN_A_ROW.isdisjoint(value[0]))
     for number, each in enumerate(value):
-        # What says itself which part it is of stands at any place of an event's list.
+        # An item that names its part may be at any index of an event's list, so the index is not part of its place.
         is_named = in_a_row or (isinstance(each, dict) and not _NAMED.isdisjoint(each))
         yield from _leaves(each, place if is_named else (*place, number), key)

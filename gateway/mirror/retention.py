@@ -1,6 +1,6 @@
-"""Forget in time: copies' words when their retention has ended, pairs and feedback a quarter of a year later.
+"""Delete what has expired: samples when their retention has ended, pairs and feedback a quarter of a year later.
 
-Every gateway does it; what is gone is gone. While the store is away it is tried again.
+Every gateway does it, which is harmless. While the store is away it is tried again.
 """
 
 import asyncio
@@ -8,52 +8,52 @@ import logging
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from gateway.mirror.faults import told
+from gateway.mirror.faults import safe_traceback
 from gateway.store.errors import StoreError
 
 log = logging.getLogger("loragate.mirror")
 
-# Words go so soon after their time has come.
+# Texts are deleted at most this long after their retention has ended.
 PERIOD_SECONDS: Final = 20.0
 
 
-class Expiring(Protocol):
-    """A part of the store that forgets."""
+class Expirable(Protocol):
+    """A part of the store whose rows expire."""
 
     def expire(self, before: float, /) -> int:
-        """Delete what is older (Unix seconds); returns how much."""
+        """Delete rows that are older than `before` (Unix seconds); returns how many."""
 
 
 class Retention:
-    """Deletes what has been kept for long enough.
+    """Deletes rows that have expired.
 
     Args:
-        words: The store's samples, each of which knows its time.
-        results: What is kept for so many seconds: pairs and feedback.
-        results_seconds: How long.
+        samples: The store's samples; each has its own time of expiry.
+        results: Pairs and feedback.
+        results_seconds: How long `results` are kept.
         clock: Unix seconds.
     """
 
     def __init__(
-        self, words: Expiring, results: tuple[Expiring, ...], results_seconds: float, clock: Callable[[], float]
+        self, samples: Expirable, results: tuple[Expirable, ...], results_seconds: float, clock: Callable[[], float]
     ) -> None:
-        self._words = words
+        self._samples = samples
         self._results = results
         self._results_seconds = results_seconds
         self._clock = clock
 
     async def run(self) -> None:
-        """Forget until cancelled."""
+        """Delete expired rows at intervals, until cancelled."""
         while True:
             try:
-                await asyncio.to_thread(self.forget)
+                await asyncio.to_thread(self.delete_expired)
             except StoreError as error:
-                log.debug("nothing is forgotten now: %s", error)  # the store's own watch tells that it is away
-            except Exception as error:  # noqa: BLE001 (words must go the next time; told without its text)
-                log.error("nothing could be forgotten; this is a bug: %s", told(error))
+                log.debug("expired rows cannot be deleted now: %s", error)  # the store's watch logs that it is away
+            except Exception as error:  # noqa: BLE001 (the next try must still come; its text may quote callers)
+                log.error("expired rows could not be deleted; this is a bug: %s", safe_traceback(error))
             await asyncio.sleep(PERIOD_SECONDS)
 
-    def forget(self) -> int:
-        """Delete what has been kept for long enough; returns how much. Blocks."""
+    def delete_expired(self) -> int:
+        """Delete expired rows; returns how many. Blocks."""
         now = self._clock()
-        return self._words.expire(now) + sum(each.expire(now - self._results_seconds) for each in self._results)
+        return self._samples.expire(now) + sum(each.expire(now - self._results_seconds) for each in self._results)

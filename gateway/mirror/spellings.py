@@ -1,7 +1,8 @@
-"""The same words, spelled otherwise: escapes of JSON, of scripts, of URLs and of HTML, full-width signs, other dashes,
-signs without width.
+"""Undo other spellings of a text: escapes of JSON, scripts, URLs and HTML, full-width characters, other dashes,
+characters without width. Pure.
 
-`alice\\u0040example.com` in a tool's arguments and `alice%40example.com` in a URL are addresses. Pure.
+`alice\\u0040example.com` in a tool's arguments and `alice%40example.com` in a URL are addresses, and redactors must
+find them.
 """
 
 import re
@@ -10,18 +11,18 @@ from typing import Final
 from urllib.parse import unquote
 
 _ESCAPE: Final = re.compile(r"\\(?:u([0-9a-fA-F]{4})|u\{([0-9a-fA-F]{1,6})\}|x([0-9a-fA-F]{2})|([/\"\\]))")
-# With zeros before it a number is as long as its writer likes. By name only those that addresses hold.
+# Numbers may have any count of leading zeros. Of the named characters, only those that occur in addresses.
 _HTML: Final = re.compile(
     r"&(?:#[xX]0*+([0-9a-fA-F]{1,6})|#0*+([0-9]{1,7})|(commat|period|amp|lowbar|plus|colon|sol));?"
 )
 _NAMED: Final = {"commat": "@", "period": ".", "amp": "&", "lowbar": "_", "plus": "+", "colon": ":", "sol": "/"}
 _PERCENT: Final = re.compile(r"%[0-9a-fA-F]{2}")
-# An escape is escaped once more by each protocol that it passes: a URL in a tool's arguments in a message.
+# Each protocol around a text escapes it once more, such as a URL in a tool's arguments in a message.
 _MAX_LAYERS: Final = 4
 
 
 def plain_spelling(text: str) -> str:
-    """Return a text with its escapes, also those inside of others, and its unusual signs as what they stand for."""
+    """Return a text with its escapes undone, nested ones included, and its unusual characters made usual ones."""
     for _ in range(_MAX_LAYERS):
         plain = _plainer(text)
         if plain == text:
@@ -32,7 +33,7 @@ def plain_spelling(text: str) -> str:
 
 def _plainer(text: str) -> str:
     if "\\" in text:
-        text = _ESCAPE.sub(_unescaped, text)
+        text = _ESCAPE.sub(_unescape, text)
     if "%" in text and _PERCENT.search(text):
         text = unquote(text)
     if "&" in text:
@@ -49,7 +50,7 @@ def _usual(sign: str) -> str:
     return "" if kind == "Cf" else "-" if kind == "Pd" else sign
 
 
-def _unescaped(found: re.Match[str]) -> str:
+def _unescape(found: re.Match[str]) -> str:
     digits = found[1] or found[2] or found[3]
     if not digits:
         return found[4]

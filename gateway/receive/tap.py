@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from gateway.decide.sample import Copy, pick_copy
 from gateway.mirror.captured import CapturedRequest
-from gateway.mirror.faults import told
+from gateway.mirror.faults import safe_traceback
 from gateway.observe.mirror_counts import MirrorCounts
 from gateway.openai.endpoints import Dialect
 from gateway.openai.identity import client_identity
@@ -199,4 +199,7 @@ class Taps:
         self.offers.counts.drop("bug")
         if not self._is_logged:
             self._is_logged = True
-            log.error("a request could not be copied, and its caller noticed nothing; this is a bug: %s", told(error))
+            log.error(
+                "a request could not be copied, and its caller noticed nothing; this is a bug: %s",
+                safe_traceback(error),
+            )

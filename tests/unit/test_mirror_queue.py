@@ -440,7 +440,7 @@ def test_samples_are_redacted_before_they_are_stored_and_dropped_where_that_fail
         yield lambda: desk.dropped == {"redactor_failed": 2}
 
     desk = running(work)
-    desk.intake.redacting.close()
+    desk.intake.redactor.close()
     ((kept, _),) = desk.shelf.kept.values()
     assert (kept.redacted, kept.reply) == (True, b"")
     assert b"a [redacted] of somebody" in kept.body
@@ -543,7 +543,7 @@ def word(request_id: str, **fields: Any) -> Feedback:
 def test_feedback_is_attached_to_what_served_the_request_and_only_its_own_account_may_give_it() -> None:
     known = {("1", "me"): about(), ("req-2", "another"): about("another")}
     desk = heard([word("1"), word("req-2"), word("3")], known, {})
-    kept = {each.request_id: each.about for each in desk._box.kept.values()}  # type: ignore[attr-defined]
+    kept = {each.request_id: each.about for each in desk._store.kept.values()}  # type: ignore[attr-defined]
     assert kept == {"1": about(), "3": None}
     assert desk.counts.feedback == {"attached": 1, "not_yours": 1, "unknown_request": 1}
 
@@ -551,7 +551,7 @@ def test_feedback_is_attached_to_what_served_the_request_and_only_its_own_accoun
 def test_who_sends_anothers_request_id_neither_takes_its_feedback_over_nor_keeps_it_from_being_attached() -> None:
     known = {("1", "me"): about(), ("1", "another"): about("another"), ("2", "another"): about("another")}
     desk = heard([word("1"), word("1", account="another"), word("2")], known, {})
-    kept = {each.named: each.about for each in desk._box.kept.values()}  # type: ignore[attr-defined]
+    kept = {each.named: each.about for each in desk._store.kept.values()}  # type: ignore[attr-defined]
     # The last may have been asked at another gateway, so it is not dropped.
     assert kept == {("1", "me"): about(), ("1", "another"): about("another"), ("2", "me"): None}
 
@@ -599,7 +599,7 @@ def test_a_comment_is_kept_as_far_as_words_of_its_alias_may_be(
     known: bool, policies: dict[str, MirrorPolicy], comment: str
 ) -> None:
     desk = heard([word("1", comment="mail me: a@b.example")], {("1", "me"): about()} if known else {}, policies)
-    (kept,) = desk._box.kept.values()  # type: ignore[attr-defined]
+    (kept,) = desk._store.kept.values()  # type: ignore[attr-defined]
     assert kept.comment == comment
 
 

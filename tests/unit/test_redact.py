@@ -473,7 +473,7 @@ def fails(_text: str) -> str:
 def test_a_packages_redactor_that_fails_keeps_nothing_and_quotes_nothing(
     function: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_registered", lambda: {"broken": Point(function)})
+    monkeypatch.setattr(module, "_entry_points", lambda: {"broken": Point(function)})
     module.redactor_of.cache_clear()
     with pytest.raises(NotRedacted) as caught:
         redact(sample({"prompt": "x"}), ["broken"])
@@ -483,10 +483,10 @@ def test_a_packages_redactor_that_fails_keeps_nothing_and_quotes_nothing(
 
 
 def test_a_packages_redactor_is_used_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_registered", lambda: {"shout": Point(str.upper)})
+    monkeypatch.setattr(module, "_entry_points", lambda: {"shout": Point(str.upper)})
     module.redactor_of.cache_clear()
     assert json.loads(redact(sample({"prompt": "quiet"}), ["shout"]).body) == {"prompt": "QUIET"}
-    assert "shout" in module.installed()
+    assert "shout" in module.redactor_names()
     module.redactor_of.cache_clear()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.mirror import redactors
-from gateway.mirror.redactor_process import DISABLED_SECONDS, MAX_HERE, MAX_LOST, Redacting
+from gateway.mirror.redactor_process import DISABLED_SECONDS, MAX_HERE, MAX_LOST, RedactorRunner
 from gateway.mirror.redactors import NotRedacted
 from gateway.records.sample import Sample
 
@@ -39,14 +39,14 @@ def _plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         path = [str(folder), str(Path(__file__).parents[2])]
         patch.setenv("PYTHONPATH", ":".join(path))
         patch.syspath_prepend(str(folder))  # here only their names are looked for
-        redactors._registered.cache_clear()
+        redactors._entry_points.cache_clear()
         yield
-    redactors._registered.cache_clear()
+    redactors._entry_points.cache_clear()
 
 
 @pytest.fixture
-def redacting() -> Iterator[Redacting]:
-    with_process = Redacting(seconds=60.0)
+def redacting() -> Iterator[RedactorRunner]:
+    with_process = RedactorRunner(seconds=60.0)
     yield with_process
     with_process.close()
 
@@ -72,7 +72,7 @@ def test_a_redactor_that_never_returns_costs_its_copies_and_is_not_asked_again_f
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = [0.0]
-    redacting = Redacting(seconds=0.5, clock=lambda: now[0])
+    redacting = RedactorRunner(seconds=0.5, clock=lambda: now[0])
     reasons = []
     with caplog.at_level(logging.ERROR, "loragate.mirror"):
         for _ in range(MAX_LOST + 1):
@@ -93,14 +93,14 @@ def test_a_redactor_that_never_returns_costs_its_copies_and_is_not_asked_again_f
 
 
 def test_it_is_told_which_of_several_redactors_did_not_end() -> None:
-    redacting = Redacting(seconds=2.0)
+    redacting = RedactorRunner(seconds=2.0)
     with pytest.raises(NotRedacted) as caught:
         redacting.sample(sample("ann@mail.example"), ["email", "hangs", "names"])
     assert str(caught.value) == "the redactor `hangs` did not end within 2 s"
     redacting.close()
 
 
-def test_a_packages_redactor_is_used_and_one_that_fails_quotes_nothing(redacting: Redacting) -> None:
+def test_a_packages_redactor_is_used_and_one_that_fails_quotes_nothing(redacting: RedactorRunner) -> None:
     clean = redacting.sample(sample("I am Ann"), ["names"])
     assert (clean.body, clean.redacted) == (b'{"prompt":"I am [name]"}', True)
     given = sample("nobody")
@@ -111,17 +111,17 @@ def test_a_packages_redactor_is_used_and_one_that_fails_quotes_nothing(redacting
     assert redacting.text("Ann", ["names"]) == "[name]"
 
 
-def test_a_large_copy_is_redacted_where_it_holds_up_nobody(redacting: Redacting) -> None:
+def test_a_large_copy_is_redacted_where_it_holds_up_nobody(redacting: RedactorRunner) -> None:
     clean = redacting.sample(sample("ann@mail.example " + "x" * MAX_HERE), ["email"])
     assert clean.body.startswith(b'{"prompt":"[email] xxx')
     assert redacting._process is not None
-    other = Redacting()
+    other = RedactorRunner()
     assert other.sample(sample("ann@mail.example"), ["email"]).body == b'{"prompt":"[email]"}'
     assert other._process is None  # nothing is started for what is small and ours
 
 
 def test_what_ends_takes_whoever_waits_with_it() -> None:
-    redacting = Redacting(seconds=60.0)
+    redacting = RedactorRunner(seconds=60.0)
     reasons: list[str] = []
 
     def wait() -> None:
@@ -145,8 +145,8 @@ def test_the_process_ends_with_whoever_started_it(tmp_path: Path) -> None:
     import subprocess
 
     code = (
-        "import os\nfrom gateway.mirror.redactor_process import Redacting\n"
-        "r = Redacting()\nr.text('x', ['names'])\nprint(r._process.pid, flush=True)\nos._exit(0)\n"
+        "import os\nfrom gateway.mirror.redactor_process import RedactorRunner\n"
+        "r = RedactorRunner()\nr.text('x', ['names'])\nprint(r._process.pid, flush=True)\nos._exit(0)\n"
     )
     pid = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     gone = threading.Event()

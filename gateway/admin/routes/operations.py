@@ -14,7 +14,7 @@ from gateway.admin.route_journal import changed_routes, check_no_rollout
 from gateway.admin.routes.files import Declaration, DeclaredRoute, InvalidRoutes, policy_fields
 from gateway.admin.routes.plan import Circumstances, FieldChange, RoutePlan, compare, plan_routes
 from gateway.admin.state import Conflict, LiveState, insist
-from gateway.mirror.redactors import installed
+from gateway.mirror.redactors import redactor_names
 from gateway.records.routes import RouteRecord, RouteVersion
 from gateway.records.state import Desired
 
@@ -89,7 +89,7 @@ class RouteOperations:
             now=int(self._state.now()),
             new_salt=new_salt,
             base_names=(base.name, *base.names) if base is not None else (),
-            redactors=installed(),
+            redactors=redactor_names(),
             comparators=tuple(comparators()),
         )
         return plan_routes(
