@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
-from adapters.config_file import CONFIG_FILE, canonical, read_config, spelled
+from adapters.config_file import CONFIG_FILE, canonical, encode_canonical, read_config
 from adapters.lora_names import parts_of
 from adapters.manifest import Manifest
-from adapters.problem import Problem, shown
+from adapters.problem import Problem, render
 from adapters.safetensors_file import CHUNK_BYTES, Header, Tensor, chunks, layout_problems, read_header
 
 TENSORS_FILE: Final = "adapter_model.safetensors"
@@ -97,7 +97,7 @@ def digest_of(
     buffer = bytearray(min(CHUNK_BYTES, max(tensor.last - tensor.first for tensor in header.tensors.values())))
     for name in sorted(header.tensors):
         tensor = header.tensors[name]
-        digest.update(spelled([name, tensor.dtype, list(tensor.shape), tensor.last - tensor.first]))
+        digest.update(encode_canonical([name, tensor.dtype, list(tensor.shape), tensor.last - tensor.first]))
         for piece in chunks(file, header, tensor, buffer):
             digest.update(piece)
             if see is not None:
@@ -112,7 +112,7 @@ def manifest_of(config: Mapping[str, Any], header: Header, digest: str, size: in
         InvalidArtifact: The config has no rank or no alpha, or another adapter's form.
     """
     if config.get("peft_type", "LORA") != "LORA":
-        raise InvalidArtifact(f"{CONFIG_FILE} is of type `{shown(config['peft_type'])}`; only LORA can be served")
+        raise InvalidArtifact(f"{CONFIG_FILE} is of type `{render(config['peft_type'])}`; only LORA can be served")
     parts = parts_of(header.tensors.values())
     pairs = parts.pairs.values()
     ranks = [pair.a.shape[0] for pair in pairs if pair.a and len(pair.a.shape) == 2 and not pair.is_expert]
@@ -127,7 +127,7 @@ def manifest_of(config: Mapping[str, Any], header: Header, digest: str, size: in
         tensors=len(header.tensors),
         use_rslora=config.get("use_rslora") is True,
         use_dora=config.get("use_dora") is True,
-        bias=shown(config.get("bias") or "none"),
+        bias=render(config.get("bias") or "none"),
         modules_to_save=saved,
         targets_lm_head="lm_head" in saved or any(pair.leaf == "lm_head" for pair in pairs),
         targets_embeddings=any(pair.targets_embeddings for pair in pairs),
@@ -142,14 +142,14 @@ def _number(config: Mapping[str, Any], field: str, kind: type[_N]) -> _N:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     # Bounded, so that infinities and numbers that no file of ours can hold are refused with the rest.
     if not is_number or not 0 < value <= MAX_NUMBER or kind(value) != value:
-        raise InvalidArtifact(f"`{field}` in {CONFIG_FILE} is `{shown(value)}`; a positive number is needed")
+        raise InvalidArtifact(f"`{field}` in {CONFIG_FILE} is `{render(value)}`; a positive number is needed")
     return kind(value)
 
 
 def _names(config: Mapping[str, Any], field: str) -> tuple[str, ...]:
     names = config.get(field) or []
     if not isinstance(names, str | list):
-        raise InvalidArtifact(f"`{field}` in {CONFIG_FILE} is `{shown(names)}`; a list of names is needed")
+        raise InvalidArtifact(f"`{field}` in {CONFIG_FILE} is `{render(names)}`; a list of names is needed")
     return (names,) if isinstance(names, str) else tuple(sorted(str(each) for each in names))
 
 

@@ -26,7 +26,7 @@ from adapters.fingerprint import (
     judge_base,
 )
 from adapters.ports import HostUnavailable, Unfit
-from adapters.prober import NotServed, ProbeHost, ProbeRefused, calibrate, fingerprint, mixed
+from adapters.prober import NotServed, ProbeHost, ProbeRefused, calibrate, fingerprint, fingerprint_together
 
 log = logging.getLogger("loragate.fingerprints")
 
@@ -66,7 +66,7 @@ class FingerprintChecker:
         base: Returns the name of its own model, None until it is known.
         records: Where fingerprints are kept.
         at_once: Adapters that the engine takes into one batch (vLLM's --max-loras), at least 1.
-        judged: Told every verdict.
+        on_verdict: Told every verdict.
     """
 
     def __init__(
@@ -77,14 +77,14 @@ class FingerprintChecker:
         base: Callable[[], str | None],
         records: RecordKeeper,
         at_once: int,
-        judged: Callable[[str], None],
+        on_verdict: Callable[[str], None],
     ) -> None:
         self._host = host
         self._engine = engine
         self._base = base
         self._records = records
         self._at_once = at_once
-        self._judged = judged
+        self._on_verdict = on_verdict
         self._calibrating = asyncio.Lock()
         self._tolerance: Tolerance | None = None
         self._base_alone: Fingerprint | None = None
@@ -127,7 +127,7 @@ class FingerprintChecker:
         if self._has_mixed and not self._has_failed_mixed and self._engine in self._records.of(version):
             beside = None
         try:
-            found = (await self._confirmed([entry], beside, is_new=True))[version]
+            found = (await self._confirm([entry], beside, is_new=True))[version]
         except ProbeRefused as error:
             raise Unfit(f"{error} (or serve unchecked, with adapters.fingerprints off)") from None
         if not found.is_ok:
@@ -138,7 +138,7 @@ class FingerprintChecker:
         """Check versions that are in service; returns those that fail, and why."""
         self._base_alone = None  # it may have changed, too
         try:
-            await self._calibrated()
+            await self._calibrate()
         except ProbeRefused as error:
             log.warning("engine %s: nothing can be checked: %s", self._engine, error)
             return {}
@@ -147,7 +147,7 @@ class FingerprintChecker:
         for at in range(0, len(every), self._at_once):
             together = every[at : at + self._at_once]
             try:
-                found = await self._confirmed(together, ())
+                found = await self._confirm(together, ())
             except ProbeRefused:
                 for entry in together:  # one of them is refused, or was taken off while we asked
                     failures |= await self._inspect_one(entry)
@@ -159,7 +159,7 @@ class FingerprintChecker:
         reason = ""
         for _ in range(READINGS):
             try:
-                return self._failures(await self._confirmed([entry], ()))
+                return self._failures(await self._confirm([entry], ()))
             except NotServed as error:  # whoever took it off knows, and the loader finds out
                 log.info("engine %s: %s", self._engine, error)
                 return {}
@@ -175,7 +175,7 @@ class FingerprintChecker:
         base = self._findings[BASE]
         return finding.reason if base.is_ok or finding is base else f"{finding.reason}; {base.reason}"
 
-    async def _confirmed(
+    async def _confirm(
         self, entries: Sequence[Entry], beside: Sequence[str] | None, *, is_new: bool = False
     ) -> dict[str, FingerprintFinding]:
         """Return the findings of some versions, faults only if they show in each of some readings.
@@ -203,7 +203,7 @@ class FingerprintChecker:
     async def _read(
         self, entries: Sequence[Entry], beside: Sequence[str] | None, *, is_new: bool
     ) -> dict[str, FingerprintFinding]:
-        base, tolerance, base_alone = await self._calibrated()
+        base, tolerance, base_alone = await self._calibrate()
         versions = [entry.ref.version for entry in entries]
         alone = {version: await fingerprint(self._host, version) for version in versions}
         together = {} if beside is None else await self._together(base, versions, beside)
@@ -227,16 +227,16 @@ class FingerprintChecker:
 
     async def _together(self, base: str, versions: Sequence[str], beside: Sequence[str]) -> dict[str, Fingerprint]:
         try:
-            return await mixed(self._host, base, [*versions, *beside])
+            return await fingerprint_together(self._host, base, [*versions, *beside])
         except ProbeRefused:
             if not beside:
                 raise
-            return await mixed(self._host, base, versions)  # the company was evicted meanwhile
+            return await fingerprint_together(self._host, base, versions)  # the company was evicted meanwhile
 
     async def _note(self, entry: Entry, finding: FingerprintFinding) -> None:
         version = entry.ref.version
         self._findings[version] = finding
-        self._judged(finding.verdict.value)
+        self._on_verdict(finding.verdict.value)
         if finding.verdict is FingerprintVerdict.SPLIT_BRAIN:
             await self._records.forget(version, self._engine)  # it may be the wrong one that was recorded
         if not finding.is_ok and finding.where is Where.MIXED:
@@ -248,7 +248,7 @@ class FingerprintChecker:
         if own is None or own.engine != found.engine:
             await self._records.keep(subject, self._engine, found)
 
-    async def _calibrated(self) -> tuple[str, Tolerance, Fingerprint]:
+    async def _calibrate(self) -> tuple[str, Tolerance, Fingerprint]:
         base = self._base()
         if base is None:
             raise HostUnavailable("the engine has not told its base yet")
@@ -283,7 +283,7 @@ class FingerprintChecker:
                 break
         before = self._findings.get(BASE)
         self._findings[BASE] = finding
-        self._judged(finding.verdict.value)
+        self._on_verdict(finding.verdict.value)
         if finding.verdict is FingerprintVerdict.SPLIT_BRAIN:
             await self._records.forget(subject, self._engine)
         if before is None or before.verdict is not finding.verdict:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from adapters import strict_json
-from adapters.problem import Problem, shown
+from adapters.problem import Problem, render
 from adapters.stand_ins import stand_in
 
 CONFIG_FILE: Final = "adapter_config.json"
@@ -47,7 +47,7 @@ def read_config(folder: Path) -> tuple[dict[str, Any] | None, tuple[Problem, ...
     except strict_json.InvalidJson as error:
         return None, (_unreadable("config_unreadable", f"it cannot be read: {error}", None, "JSON"),)
     if not isinstance(config, dict):
-        return None, (_unreadable("config_unreadable", "it is not a JSON object", shown(config), "an object"),)
+        return None, (_unreadable("config_unreadable", "it is not a JSON object", render(config), "an object"),)
     return config, ()
 
 
@@ -71,7 +71,7 @@ def _unreadable(
 def canonical(config: Mapping[str, Any]) -> bytes:
     """Return the config's content as bytes: the same for the same content, however it was written."""
     kept = {key: value for key, value in config.items() if _is_content(key, value)}
-    return spelled(kept)
+    return encode_canonical(kept)
 
 
 def _is_content(key: str, value: object) -> bool:
@@ -82,17 +82,17 @@ def _is_content(key: str, value: object) -> bool:
     return key not in _DEFAULTS or value != _DEFAULTS[key]
 
 
-def spelled(value: object) -> bytes:
+def encode_canonical(value: object) -> bytes:
     """Return the one way to write `value` as JSON."""
-    return json.dumps(_ordered(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+    return json.dumps(_normalize(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 
-def _ordered(item: object) -> object:
+def _normalize(item: object) -> object:
     # Lists of module names have no order in PEFT (they are sets); lists of numbers do.
     if isinstance(item, dict):
-        return {key: _ordered(inner) for key, inner in item.items()}
+        return {key: _normalize(inner) for key, inner in item.items()}
     if isinstance(item, list):
-        inner = [_ordered(each) for each in item]
+        inner = [_normalize(each) for each in item]
         names = [each for each in inner if isinstance(each, str)]
         return sorted(names) if len(names) == len(inner) else inner
     if isinstance(item, float) and item.is_integer():

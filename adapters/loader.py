@@ -164,7 +164,7 @@ class Loader:
         asked_at = self._now()
         if version not in self.ready:
             return False
-        if version in await self._host.loaded():
+        if version in await self._host.adapter_names():
             return True
         if self._touched.get(version, -1.0) < asked_at and not self._is_being_worked_on(version):
             log.warning("the engine has lost %s; it is loaded again", version)
@@ -292,7 +292,7 @@ class Loader:
     async def _compare(self) -> None:
         """Bring our books in line with what the engine lists, but for what changed since it was asked."""
         asked_at = self._now()
-        listed = set(await self._host.loaded())
+        listed = set(await self._host.adapter_names())
 
         def is_settled(version: str) -> bool:
             return self._touched.get(version, -1.0) < asked_at and not self._is_being_worked_on(version)

@@ -25,7 +25,7 @@ class Unfit(LoadRefused):
 class AdapterHost(Protocol):
     """An engine as a holder of adapters."""
 
-    async def loaded(self) -> Collection[str]:
+    async def adapter_names(self) -> Collection[str]:
         """Return the names of the adapters that the engine has."""
 
     async def load(self, version: str, folder: str) -> None:

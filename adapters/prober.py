@@ -57,7 +57,7 @@ async def fingerprint(host: ProbeHost, model: str) -> Fingerprint:
     return Fingerprint.of(await host.next_tokens(model, PROBES, top=TOP))
 
 
-async def mixed(host: ProbeHost, base: str, versions: Collection[str]) -> dict[str, Fingerprint]:
+async def fingerprint_together(host: ProbeHost, base: str, versions: Collection[str]) -> dict[str, Fingerprint]:
     """Return what the base and `versions` answer, to the first probes, while all of them share the engine's batch.
 
     An engine puts what arrives together into steps as it likes, and one request cannot name two models. So each

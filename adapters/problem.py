@@ -40,7 +40,7 @@ class Problem:
         return self.severity is Severity.ERROR
 
 
-def shown(value: object) -> str:
+def render(value: object) -> str:
     """Return a value as text that is short enough to print, and that does nothing to a terminal."""
     # A long list is cut before it is spelt: its text alone could take more memory than the adapter.
     head = value[:16] if isinstance(value, list | tuple | str | bytes) and len(value) > _MAX_VALUE else value

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any, BinaryIO, Final
 
 from adapters import strict_json
-from adapters.problem import Problem, shown
+from adapters.problem import Problem, render
 from adapters.stand_ins import HEAD_BYTES, stand_in
 
 # Bits of each of the format's dtypes.
@@ -95,7 +95,7 @@ def read_header(file: BinaryIO, size: int) -> tuple[Header | None, tuple[Problem
         return None, (_flaw("header_too_large", "the header is too large to be parsed", length, MAX_HEADER_BYTES),)
     if length + 8 > size:
         if head.startswith(_PICKLED):
-            return None, (_pickled(head),)
+            return None, (_pickle_problem(head),)
         message = f"the header says that it has {length:,} bytes, the file {size:,}: it is cut short, or no safetensors"
         return None, (_flaw("truncated", message, length, size - 8),)
     data = file.read(length)
@@ -106,7 +106,7 @@ def read_header(file: BinaryIO, size: int) -> tuple[Header | None, tuple[Problem
     return _parse(data)
 
 
-def _pickled(head: bytes) -> Problem:
+def _pickle_problem(head: bytes) -> Problem:
     return Problem(
         code="pickle",
         message="the file is a pickle with another name; reading it can run any code",
@@ -118,7 +118,7 @@ def _pickled(head: bytes) -> Problem:
 
 def _parse(data: bytes) -> tuple[Header | None, tuple[Problem, ...]]:
     if data[:1] != b"{":
-        return None, (_flaw("header_unreadable", "the header is no JSON object", shown(data[:16]), "{"),)
+        return None, (_flaw("header_unreadable", "the header is no JSON object", render(data[:16]), "{"),)
     try:
         table = strict_json.parse(data)
     except strict_json.DuplicateKey as error:
@@ -129,7 +129,7 @@ def _parse(data: bytes) -> tuple[Header | None, tuple[Problem, ...]]:
     problems: list[Problem] = []
     is_text = isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
     if metadata is not None and not is_text:
-        problems.append(_flaw("header_unreadable", "`__metadata__` is no map of texts", shown(metadata), "texts"))
+        problems.append(_flaw("header_unreadable", "`__metadata__` is no map of texts", render(metadata), "texts"))
     if len(table) > MAX_TENSORS:
         problems.append(_flaw("too_many_tensors", "the header lists too many tensors", len(table), MAX_TENSORS))
     tensors: dict[str, Tensor] = {}
@@ -137,7 +137,7 @@ def _parse(data: bytes) -> tuple[Header | None, tuple[Problem, ...]]:
         tensor = _tensor(name, entry)
         if tensor is None:
             message = "the entry is not {dtype, shape, data_offsets} with whole numbers"
-            problems.append(_flaw("header_unreadable", message, shown(entry), "one entry a tensor", name))
+            problems.append(_flaw("header_unreadable", message, render(entry), "one entry a tensor", name))
         else:
             tensors[name] = tensor
     return (None if problems else Header(tensors, 8 + len(data))), tuple(problems)
@@ -169,7 +169,7 @@ def layout_problems(header: Header, size: int) -> Iterator[Problem]:
         yield _gap(ordered[0], 0)
     for before, after in pairwise(ordered):
         if after.first < before.last:
-            message = f"it begins within `{shown(before.name)}`"
+            message = f"it begins within `{render(before.name)}`"
             yield _flaw("tensors_overlap", message, after.first, before.last, after.name)
         elif after.first > before.last:
             yield _gap(after, before.last)
@@ -188,15 +188,15 @@ def _own_problems(tensor: Tensor, room: int) -> Iterator[Problem]:
         message = "its bytes end before they begin, or past the file's end: the file is cut short or damaged"
         yield _flaw("out_of_range", message, f"{tensor.first}..{tensor.last}", room, tensor.name)
     if tensor.dtype not in BITS:
-        yield _flaw("dtype_unknown", "its dtype is unknown", shown(tensor.dtype), "F32, F16, BF16", tensor.name)
+        yield _flaw("dtype_unknown", "its dtype is unknown", render(tensor.dtype), "F32, F16, BF16", tensor.name)
     elif len(tensor.shape) > MAX_DIMENSIONS:
         limit = f"{MAX_DIMENSIONS} dimensions"
         yield _flaw("shape_bytes_mismatch", "it has too many dimensions", len(tensor.shape), limit, tensor.name)
     elif 0 in tensor.shape:
-        yield _flaw("tensor_empty", "it has no values", shown(tensor.shape), "at least one value", tensor.name)
+        yield _flaw("tensor_empty", "it has no values", render(tensor.shape), "at least one value", tensor.name)
     elif math.prod(tensor.shape) * BITS[tensor.dtype] != (tensor.last - tensor.first) * 8:
         needed = math.prod(tensor.shape) * BITS[tensor.dtype] // 8
-        message = f"{tensor.dtype} {shown(list(tensor.shape))} needs {needed:,} bytes"
+        message = f"{tensor.dtype} {render(list(tensor.shape))} needs {needed:,} bytes"
         yield _flaw("shape_bytes_mismatch", message, tensor.last - tensor.first, needed, tensor.name)
 
 
@@ -214,7 +214,7 @@ def chunks(file: BinaryIO, header: Header, tensor: Tensor, buffer: bytearray) ->
         while left:
             piece = view[: min(left, len(buffer))]
             if file.readinto(piece) != len(piece):  # type: ignore[attr-defined]  # BufferedReader has it
-                raise EOFError(f"`{shown(tensor.name)}` ends early")
+                raise EOFError(f"`{render(tensor.name)}` ends early")
             left -= len(piece)
             yield piece
 
@@ -222,5 +222,5 @@ def chunks(file: BinaryIO, header: Header, tensor: Tensor, buffer: bytearray) ->
 def _flaw(
     code: str, message: str, value: str | int | None, limit: str | int | None, tensor: str | None = None
 ) -> Problem:
-    where = f"tensor `{shown(tensor)}`" if tensor is not None else ""
+    where = f"tensor `{render(tensor)}`" if tensor is not None else ""
     return Problem(code=code, message=message, value=value, limit=limit, remedy=_RESAVE, where=where)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from adapters.problem import shown
+from adapters.problem import render
 
 # A 64-bit number has 20 digits; a longer one is an attack on the parser.
 _MAX_DIGITS: Final = 20
@@ -64,7 +64,7 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise DuplicateKey(f"`{shown(key)}` is there twice")
+                raise DuplicateKey(f"`{render(key)}` is there twice")
             seen.add(key)
     return found
 

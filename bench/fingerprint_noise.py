@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from adapters.fingerprint import Fingerprint, distance
-from adapters.prober import calibrate, fingerprint, mixed
+from adapters.prober import calibrate, fingerprint, fingerprint_together
 from gateway.demo.base_model import tiny_base
 from gateway.serve.adapter_host import VllmHost
 from tests.support.tiny_adapters import random_adapter
@@ -46,7 +46,7 @@ async def noise(host: VllmHost, base: str, first: Mapping[str, Fingerprint], ver
     companies = [versions[at : at + BESIDE] for at in range(0, len(versions), BESIDE)]
     for company in companies:
         for _ in range(REPEATS // len(companies)):
-            for name, each in (await mixed(host, base, company)).items():
+            for name, each in (await fingerprint_together(host, base, company)).items():
                 label = "base" if name == base else "adapters"
                 series.setdefault(f"{label} in a mixed batch", []).append(distance(first[name], each))
     series[f"beside {STREAMS} streams"] = await _beside_streams(host, base, first[base], versions[:BESIDE])

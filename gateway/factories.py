@@ -68,7 +68,7 @@ def checker_maker(
             base=lambda: host.model or None,
             records=records,
             at_once=settings.engine.max_loras,
-            judged=counts.of_engine(url).count_verdict,
+            on_verdict=counts.of_engine(url).count_verdict,
         )
 
     return make

@@ -14,7 +14,7 @@ from typing import BinaryIO, Final
 
 import msgspec
 
-from adapters.fusion.job import FusionJob, FusionRefused, Line, Made, Step
+from adapters.fusion.job import FusionCompleted, FusionJob, FusionRefused, Line, Step
 from adapters.fusion.making import fuse
 from adapters.fusion.outcome import FusionReport
 from adapters.recipe import CannotFuse
@@ -25,7 +25,7 @@ _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 def main() -> int:
     """Do the job; return 0 if it was made, 1 if it was refused."""
-    with _taken_stdout() as output:
+    with _reserve_stdout() as output:
 
         def say(line: Line) -> None:
             output.write(msgspec.json.encode(line) + b"\n")
@@ -43,7 +43,7 @@ def main() -> int:
         _end_with(job.parent_pid)
         os.nice(NICENESS)
         try:
-            say(Made(_fuse(job, say)))
+            say(FusionCompleted(_fuse(job, say)))
         except CannotFuse as refusal:
             say(FusionRefused(refusal.code, str(refusal), refusal.remedy))
             return 1
@@ -58,7 +58,7 @@ def _fuse(job: FusionJob, say: Callable[[Line], None]) -> FusionReport:
 
 
 @contextlib.contextmanager
-def _taken_stdout() -> Iterator[BinaryIO]:
+def _reserve_stdout() -> Iterator[BinaryIO]:
     """Yield standard output for our lines alone; whatever libraries print goes to standard error."""
     with os.fdopen(os.dup(1), "wb") as output:
         os.dup2(2, 1)

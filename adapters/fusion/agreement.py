@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 
 from adapters.fusion.methods import BY_FACTORS
-from adapters.fusion.source import OpenedParent
-from adapters.problem import shown
+from adapters.fusion.source import ParentAdapter
+from adapters.problem import render
 from adapters.recipe import CannotFuse, Method, Recipe
 
 
-def joined_modules(sources: Sequence[OpenedParent]) -> tuple[str, ...]:
+def all_modules(sources: Sequence[ParentAdapter]) -> tuple[str, ...]:
     """Return the names of all modules that any of `sources` changes, sorted."""
     return tuple(sorted({module for source in sources for module in source.slots}))
 
 
-def check_agreement(recipe: Recipe, sources: Sequence[OpenedParent]) -> tuple[str, ...]:
+def check_agreement(recipe: Recipe, sources: Sequence[ParentAdapter]) -> tuple[str, ...]:
     """Return what an operator should know of parents that can be fused.
 
     Raises:
@@ -23,7 +23,7 @@ def check_agreement(recipe: Recipe, sources: Sequence[OpenedParent]) -> tuple[st
     return (*_base_warnings(sources), *_weight_warnings(recipe), *_module_warnings(sources))
 
 
-def result_rank(recipe: Recipe, sources: Sequence[OpenedParent]) -> int:
+def result_rank(recipe: Recipe, sources: Sequence[ParentAdapter]) -> int:
     """Return the rank of the result: the largest that any of its modules needs.
 
     Raises:
@@ -31,7 +31,7 @@ def result_rank(recipe: Recipe, sources: Sequence[OpenedParent]) -> int:
     """
     ranks = {
         module: [source.slots[module].rank for source in sources if module in source.slots]
-        for module in joined_modules(sources)
+        for module in all_modules(sources)
     }
     if recipe.method in BY_FACTORS:
         _check_equal(recipe, sources, ranks)
@@ -42,7 +42,7 @@ def result_rank(recipe: Recipe, sources: Sequence[OpenedParent]) -> int:
     return min(recipe.rank or largest, together)
 
 
-def _check_equal(recipe: Recipe, sources: Sequence[OpenedParent], ranks: dict[str, list[int]]) -> None:
+def _check_equal(recipe: Recipe, sources: Sequence[ParentAdapter], ranks: dict[str, list[int]]) -> None:
     for module, each in ranks.items():
         if len(set(each)) > 1:
             found = ", ".join(f"`{s.version}` {s.slots[module].rank}" for s in sources if module in s.slots)
@@ -53,8 +53,8 @@ def _check_equal(recipe: Recipe, sources: Sequence[OpenedParent], ranks: dict[st
             )
 
 
-def _check_shapes(sources: Sequence[OpenedParent]) -> None:
-    for module in joined_modules(sources):
+def _check_shapes(sources: Sequence[ParentAdapter]) -> None:
+    for module in all_modules(sources):
         found = [(s.version, s.slots[module].n_in, s.slots[module].n_out) for s in sources if module in s.slots]
         for version, n_in, n_out in found[1:]:
             if (n_in, n_out) != found[0][1:]:
@@ -72,13 +72,13 @@ def _check_shapes(sources: Sequence[OpenedParent]) -> None:
         )
 
 
-def _base_warnings(sources: Sequence[OpenedParent]) -> tuple[str, ...]:
+def _base_warnings(sources: Sequence[ParentAdapter]) -> tuple[str, ...]:
     # A warning and no refusal: people name one base by a path, by its hub name, or by a quantised copy's.
     names = [(source.version, str(source.config.get("base_model_name_or_path") or "")) for source in sources]
     different = {name: version for version, name in reversed(names) if name}
     if len(different) < 2:
         return ()
-    listed = ", ".join(f"`{shown(name)}` (`{version}`)" for name, version in sorted(different.items()))
+    listed = ", ".join(f"`{render(name)}` (`{version}`)" for name, version in sorted(different.items()))
     return (f"the parents name different bases: {listed}; shapes fit, whether the weights do only you can tell",)
 
 
@@ -90,8 +90,8 @@ def _weight_warnings(recipe: Recipe) -> tuple[str, ...]:
     )
 
 
-def _module_warnings(sources: Sequence[OpenedParent]) -> tuple[str, ...]:
-    modules = len(joined_modules(sources))
+def _module_warnings(sources: Sequence[ParentAdapter]) -> tuple[str, ...]:
+    modules = len(all_modules(sources))
     return tuple(
         f"`{source.version}` changes {len(source.slots)} of the {modules} modules; in the others it counts as zero"
         for source in sources

@@ -33,7 +33,7 @@ class Factors:
         # 0 times a negative number is −0.0, which is another byte than 0.0.
         return Factors(self.a, self.b * weight if weight else torch.zeros_like(self.b))
 
-    def padded(self, rank: int) -> "Factors":
+    def pad(self, rank: int) -> "Factors":
         """Return the same delta at a higher rank on paper, by zeros."""
         import torch
 
@@ -82,7 +82,7 @@ def inner(one: Factors, other: Factors) -> float:
     return float(((one.b.T @ other.b) * (one.a @ other.a.T)).sum())
 
 
-def truncated(delta: Factors, rank: int) -> tuple[Factors, float]:
+def truncate(delta: Factors, rank: int) -> tuple[Factors, float]:
     """Return the nearest delta of at most `rank`, and its distance.
 
     Nearest in the Frobenius norm (Eckart & Young 1936, doi:10.1007/BF02288367). The singular

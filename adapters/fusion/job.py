@@ -23,7 +23,7 @@ class Step(msgspec.Struct, frozen=True, tag_field="event", tag="step"):
     of: int
 
 
-class Made(msgspec.Struct, frozen=True, tag_field="event", tag="made"):
+class FusionCompleted(msgspec.Struct, frozen=True, tag_field="event", tag="made"):
     """The last line of a fusion that was made."""
 
     report: FusionReport
@@ -37,4 +37,4 @@ class FusionRefused(msgspec.Struct, frozen=True, tag_field="event", tag="refused
     remedy: str
 
 
-Line = Step | Made | FusionRefused
+Line = Step | FusionCompleted | FusionRefused

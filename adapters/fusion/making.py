@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from adapters.fusion import factors, methods
-from adapters.fusion.agreement import check_agreement, joined_modules, result_rank
+from adapters.fusion.agreement import all_modules, check_agreement, result_rank
 from adapters.fusion.factors import Factors
 from adapters.fusion.methods import BY_FACTORS, Part
 from adapters.fusion.outcome import ErrorSummary, FusionReport
-from adapters.fusion.source import OpenedParent, Tensors, read_source
-from adapters.fusion.writing import check_free, discard, fused_config, named, write
+from adapters.fusion.source import ParentAdapter, Tensors, read_source
+from adapters.fusion.writing import check_free, discard, name_tensors, result_config, write
 from adapters.recipe import CannotFuse, Method, Recipe, complete
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def fuse(
             import_module("peft.utils.merge_utils")  # seconds: after all that can be refused, before the clock starts
         started = time.monotonic()
         tensors = work.run(progress)
-    config = dict(sources[0].config) if recipe.method is Method.SCALE else fused_config(sources, work.rank)
+    config = dict(sources[0].config) if recipe.method is Method.SCALE else result_config(sources, work.rank)
     try:
         size = write(out, config, tensors)
     except BaseException:  # interrupted, too: half of an adapter is never left
@@ -82,10 +82,10 @@ def fuse(
 class _Work:
     """One fusion under way: what is settled before it starts, and the errors as they are measured."""
 
-    def __init__(self, recipe: Recipe, sources: Sequence[OpenedParent], max_rank: int | None) -> None:
+    def __init__(self, recipe: Recipe, sources: Sequence[ParentAdapter], max_rank: int | None) -> None:
         self.recipe = recipe
         self.sources = sources
-        self.modules = joined_modules(sources)
+        self.modules = all_modules(sources)
         self.rank = result_rank(recipe, sources)
         self.errors: dict[str, float] = {}
         self._largest_share = 0.0
@@ -102,11 +102,11 @@ class _Work:
         import torch
 
         tensors: dict[str, Tensor] = {}
-        with self._opened() as files, torch.random.fork_rng(devices=[]):
+        with self._open_files() as files, torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.recipe.seed or 0)
             for done, module in enumerate(self.modules, 1):
                 parts = self._parts(module, files)
-                tensors |= self._fused(module, parts)
+                tensors |= self._fuse_module(module, parts)
                 if progress is not None:
                     progress(done, len(self.modules))
         # What is left of parents that cancel out is their rounding.
@@ -118,7 +118,7 @@ class _Work:
             )
         return tensors
 
-    def _fused(self, module: str, parts: Sequence[Part]) -> "dict[str, Tensor]":
+    def _fuse_module(self, module: str, parts: Sequence[Part]) -> "dict[str, Tensor]":
         """Return the tensors of one fused module, and keep their error."""
         import torch
 
@@ -128,8 +128,8 @@ class _Work:
             result, scaling = Factors(a, b.to(part.factors.b.dtype)), part.scaling
             tensors = {slot.name_a: result.a, slot.name_b: result.b}
         else:
-            result, scaling = self._combined(parts).padded(self.rank).in_dtype(self._dtype), 1.0
-            tensors = named(module, result)
+            result, scaling = self._combine(parts).pad(self.rank).in_dtype(self._dtype), 1.0
+            tensors = name_tensors(module, result)
         if not (result.a.isfinite().all() and result.b.isfinite().all()):
             raise CannotFuse(
                 "overflow",
@@ -143,15 +143,15 @@ class _Work:
         self._largest_share = max(self._largest_share, share)
         return tensors
 
-    def _combined(self, parts: Sequence[Part]) -> Factors:
+    def _combine(self, parts: Sequence[Part]) -> Factors:
         if self.recipe.method in BY_FACTORS:
             return methods.by_factors(self.recipe.method, parts, self.recipe.density)
         exact = self._exact(parts)
-        return factors.truncated(exact, self.rank)[0] if exact.rank > self.rank else exact
+        return factors.truncate(exact, self.rank)[0] if exact.rank > self.rank else exact
 
     def _exact(self, parts: Sequence[Part]) -> Factors:
         """Return what `cat`, `svd` and `slerp` make before any rank is imposed."""
-        return methods.slerp(parts) if self.recipe.method is Method.SLERP else methods.weighted_sum(parts)
+        return methods.slerp(parts) if self.recipe.method is Method.SLERP else methods.linear_sum(parts)
 
     def _parts(self, module: str, files: Sequence[Tensors]) -> list[Part]:
         found = ((file, file.read(module), weight) for file, weight in zip(files, self._weights, strict=True))
@@ -162,18 +162,18 @@ class _Work:
         ]
 
     @contextmanager
-    def _opened(self) -> Iterator[list[Tensors]]:
+    def _open_files(self) -> Iterator[list[Tensors]]:
         with ExitStack() as stack:
-            yield [stack.enter_context(source.opened()) for source in self.sources]
+            yield [stack.enter_context(source.open()) for source in self.sources]
 
     def _refuse(self, max_rank: int) -> NoReturn:
         """Refuse a rank past the engines' with the error that the best one within it would make."""
         losses: dict[str, float] = {}
-        with self._opened() as files:
+        with self._open_files() as files:
             for module in self.modules:
                 exact = self._exact(self._parts(module, files))
                 if whole := factors.norm(exact):
-                    losses[module] = factors.truncated(exact, max_rank)[1] / whole
+                    losses[module] = factors.truncate(exact, max_rank)[1] / whole
         offer = f"`{Method.SLERP if self.recipe.method is Method.SLERP else Method.SVD}` with rank {max_rank}"
         lost = ErrorSummary.of(losses)
         price = f"; its relative error would be {lost}" if lost is not None else ""
@@ -197,7 +197,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _widest(sources: Sequence[OpenedParent]) -> Any:
+def _widest(sources: Sequence[ParentAdapter]) -> Any:
     """Return the torch dtype that holds every parent's values; float32 for float16 beside bfloat16."""
     import torch
 

@@ -49,7 +49,7 @@ class Part:
         return self.factors.in_dtype(torch.float64).times(self.scaling * self.weight)
 
 
-def weighted_sum(parts: Sequence[Part]) -> Factors:
+def linear_sum(parts: Sequence[Part]) -> Factors:
     """Return the exact weighted sum, at the sum of the ranks."""
     return factors.total([part.delta() for part in parts])
 
@@ -90,13 +90,14 @@ def by_factors(method: Method, parts: Sequence[Part], density: float | None) -> 
     }[method]
     settings: Mapping[str, float] = {} if density is None else {"density": density}
 
-    def merged(tensors: "list[Tensor]", weights: list[float]) -> "Tensor":
+    def merge_factors(tensors: "list[Tensor]", weights: list[float]) -> "Tensor":
         return merge([tensor.to(wide) for tensor in tensors], torch.tensor(weights, dtype=wide), **settings)
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The density .* no pruning")  # asked for, at density 1
         return Factors(
-            merged([part.factors.a for part in parts], signed), merged([part.factors.b for part in parts], roots)
+            merge_factors([part.factors.a for part in parts], signed),
+            merge_factors([part.factors.b for part in parts], roots),
         )
 
 

@@ -14,7 +14,7 @@ from typing import IO, Final
 
 import msgspec
 
-from adapters.fusion.job import FusionJob, FusionRefused, Line, Made, Step
+from adapters.fusion.job import FusionCompleted, FusionJob, FusionRefused, Line, Step
 from adapters.fusion.making import Progress
 from adapters.fusion.outcome import FusionReport
 from adapters.fusion.writing import check_free, discard
@@ -87,7 +87,7 @@ async def _converse(process: asyncio.subprocess.Process, job: FusionJob, progres
 
 
 def _report(last: Line | None, code: int, errors: IO[bytes]) -> FusionReport:
-    if isinstance(last, Made) and code == 0:
+    if isinstance(last, FusionCompleted) and code == 0:
         return last.report
     if isinstance(last, FusionRefused):
         raise CannotFuse(last.code, last.message, last.remedy)

@@ -17,7 +17,7 @@ import re2
 from adapters.artifact import TENSORS_FILE, InvalidArtifact, read_manifest
 from adapters.config_file import HARMLESS_INITS, read_config
 from adapters.fusion.factors import Factors
-from adapters.problem import shown
+from adapters.problem import render
 from adapters.recipe import CannotFuse
 
 PREFIX: Final = "base_model.model."
@@ -58,7 +58,7 @@ class ModuleChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OpenedParent:
+class ParentAdapter:
     """One parent: its config, and its modules by the base's names for them."""
 
     version: str
@@ -67,7 +67,7 @@ class OpenedParent:
     slots: Mapping[str, ModuleChange]
 
     @contextmanager
-    def opened(self) -> Iterator["Tensors"]:
+    def open(self) -> Iterator["Tensors"]:
         """Open the tensors file; tensors are read one at a time."""
         from safetensors import safe_open
 
@@ -79,7 +79,7 @@ class OpenedParent:
 class Tensors:
     """A parent's tensors, while its file is open."""
 
-    source: OpenedParent
+    source: ParentAdapter
     file: Any
 
     def read(self, module: str) -> Factors | None:
@@ -99,7 +99,7 @@ class Tensors:
         return Factors(self.file.get_tensor(slot.name_a), self.file.get_tensor(slot.name_b))
 
 
-def read_source(version: str, folder: Path) -> OpenedParent:
+def read_source(version: str, folder: Path) -> ParentAdapter:
     """Return what is known of a parent without reading its values.
 
     Raises:
@@ -113,7 +113,7 @@ def read_source(version: str, folder: Path) -> OpenedParent:
     if config is None:
         raise CannotFuse("unreadable", f"`{version}`: {problems[0].message}", "give versions that are registered")
     _check_config(version, config)
-    return OpenedParent(version=version, folder=folder, config=config, slots=_slots(version, folder, config))
+    return ParentAdapter(version=version, folder=folder, config=config, slots=_slots(version, folder, config))
 
 
 def _check_config(version: str, config: Mapping[str, Any]) -> None:
@@ -122,14 +122,14 @@ def _check_config(version: str, config: Mapping[str, Any]) -> None:
             raise CannotFuse(code, f"`{version}` has `{field}` set: {why}", f"{remedy}, or leave this parent out")
     if config.get("bias", "none") != "none":
         raise CannotFuse(
-            "bias", f"`{version}` has bias `{shown(config['bias'])}`: it changes biases", "train with bias `none`"
+            "bias", f"`{version}` has bias `{render(config['bias'])}`: it changes biases", "train with bias `none`"
         )
     start = config.get("init_lora_weights", True)
     # After PiSSA, LoftQ and such, an adapter counts from a base that is not the one we serve.
     if isinstance(start, str) and start.lower() not in HARMLESS_INITS:
         raise CannotFuse(
             "changed_base",
-            f"`{version}` was begun with `{shown(start)}`, which changes the base: its delta is to another one",
+            f"`{version}` was begun with `{render(start)}`, which changes the base: its delta is to another one",
             "convert it with PEFT's `path_initial_model_for_weight_conversion` when saving",
         )
 
@@ -227,7 +227,7 @@ def number_of(config: Mapping[str, Any], patterns: str, module: str, default: st
         except re2.error:
             raise CannotFuse(
                 "pattern",
-                f"`{patterns}` names {shown(pattern)}, which cannot be matched in linear time (RE2)",
+                f"`{patterns}` names {render(pattern)}, which cannot be matched in linear time (RE2)",
                 "write the module's name, without looking around or back",
             ) from None
         if is_meant:

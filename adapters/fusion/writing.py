@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from adapters.artifact import TENSORS_FILE
 from adapters.config_file import CONFIG_FILE
 from adapters.fusion.factors import Factors
-from adapters.fusion.source import PREFIX, OpenedParent
+from adapters.fusion.source import PREFIX, ParentAdapter
 from adapters.recipe import CannotFuse
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def named(module: str, result: Factors) -> "dict[str, Tensor]":
+def name_tensors(module: str, result: Factors) -> "dict[str, Tensor]":
     """Return both tensors of a module under the names that PEFT saves them with."""
     return {
         f"{PREFIX}{module}.lora_A.weight": result.a.contiguous(),
@@ -26,7 +26,7 @@ def named(module: str, result: Factors) -> "dict[str, Tensor]":
     }
 
 
-def fused_config(sources: Sequence[OpenedParent], rank: int) -> dict[str, Any]:
+def result_config(sources: Sequence[ParentAdapter], rank: int) -> dict[str, Any]:
     """Return the config of a plain LoRA of `rank` that changes what any of `sources` changes."""
 
     def first(field: str) -> Any:
@@ -49,7 +49,7 @@ def fused_config(sources: Sequence[OpenedParent], rank: int) -> dict[str, Any]:
     }
 
 
-def _targets(sources: Sequence[OpenedParent]) -> list[str]:
+def _targets(sources: Sequence[ParentAdapter]) -> list[str]:
     """Return the parents' own lists joined, or every module by its full name where a list would say too much.
 
     As for parents that leave out layers, or name modules by a pattern.

@@ -65,7 +65,7 @@ def unpack(archive: Path, folder: Path, source: str, limits: FetchLimits) -> lis
         SourceTooLarge: It unpacks to more than the limits allow.
     """
     with archive.open("rb") as file:
-        stream = _Stream(_decompressed(file), source, limits.unpacked_bytes)
+        stream = _Stream(_decompress(file), source, limits.unpacked_bytes)
         try:
             names = _unpack(stream, folder, source, limits)
         except _DAMAGE as error:
@@ -93,7 +93,7 @@ def _unpack(stream: "_Stream", folder: Path, source: str, limits: FetchLimits) -
             n_members += 1
             if n_members > limits.members:
                 raise SourceTooLarge(f"`{source}` has more than {limits.members:,} members; pack the adapter alone")
-            name = _checked_name(member, folder, source)
+            name = _check_name(member, folder, source)
             if not member.isfile() or name.count("/") > _DEEPEST:
                 continue
             names.append(name)
@@ -102,7 +102,7 @@ def _unpack(stream: "_Stream", folder: Path, source: str, limits: FetchLimits) -
     return names
 
 
-def _checked_name(member: tarfile.TarInfo, folder: Path, source: str) -> str:
+def _check_name(member: tarfile.TarInfo, folder: Path, source: str) -> str:
     """Return the member's path, with `./` taken off, if it may be unpacked."""
     path = PurePosixPath(member.name)
     wrong = None
@@ -151,7 +151,7 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, source: 
             raise EOFError
 
 
-def _decompressed(file: BinaryIO) -> Iterator[bytes]:
+def _decompress(file: BinaryIO) -> Iterator[bytes]:
     """Return the archive's bytes, some at a time, whatever it is compressed with."""
     magic = file.read(6)
     file.seek(0)

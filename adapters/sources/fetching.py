@@ -71,7 +71,7 @@ def fetch(
         InvalidArtifact: A digest is expected and the adapter cannot be read.
         OSError: The scratch folder cannot be written.
     """
-    expected = _expected(expected_digest)
+    expected = _parse_digest(expected_digest)
     path = local_path(source)
     if path is not None:
         folder = _fetch_local(path, scratch, allowed, limits)
@@ -126,7 +126,7 @@ def _fetch_local(path: Path, scratch: Path, allowed: Allowed, limits: FetchLimit
         raise _not_a_source(str(path))
     whole = scratch / f"{WHOLE_PREFIX}{key_of(str(resolved), str(state.st_size), str(state.st_mtime_ns))}"
     with _one_at_a_time(scratch, str(resolved)):
-        return _adapter_in(whole, str(path)) if whole.exists() else _unpacked(resolved, whole, str(path), limits)
+        return _adapter_in(whole, str(path)) if whole.exists() else _unpack_once(resolved, whole, str(path), limits)
 
 
 def _fetch_remote(store: ObjectStore, scratch: Path, limits: FetchLimits, progress: Progress | None) -> Path:
@@ -151,13 +151,13 @@ def _fetch_archive(store: ObjectStore, scratch: Path, limits: FetchLimits, progr
     [part] = download(store, [file], scratch, limits, progress)
     try:
         shutil.rmtree(whole, ignore_errors=True)
-        return _unpacked(part, whole, store.url, limits)
+        return _unpack_once(part, whole, store.url, limits)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _unpacked(archive: Path, whole: Path, source: str, limits: FetchLimits) -> Path:
-    with _put_together(whole) as unfinished:
+def _unpack_once(archive: Path, whole: Path, source: str, limits: FetchLimits) -> Path:
+    with _staging_folder(whole) as unfinished:
         folder = find_adapter(unpack(archive, unfinished, source, limits), source)
     return whole / folder
 
@@ -173,7 +173,7 @@ def _fetch_folder(store: ObjectStore, scratch: Path, limits: FetchLimits, progre
     if not whole.exists() or any(file.identity is None for file in files):
         parts = download(store, files, scratch, limits, progress)
         shutil.rmtree(whole, ignore_errors=True)
-        with _put_together(whole) as unfinished:
+        with _staging_folder(whole) as unfinished:
             for file, part in zip(files, parts, strict=True):
                 (unfinished / file.name).parent.mkdir(parents=True, exist_ok=True)
                 part.replace(unfinished / file.name)
@@ -227,7 +227,7 @@ def _local_listing(top: Path) -> Callable[[str], Iterator[tuple[str, bool]]]:
 
 
 @contextmanager
-def _put_together(whole: Path) -> Iterator[Path]:
+def _staging_folder(whole: Path) -> Iterator[Path]:
     """Give an empty folder that becomes `whole` at the end, or vanishes."""
     unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED_PREFIX, dir=whole.parent))
     try:
@@ -248,7 +248,7 @@ def _one_at_a_time(scratch: Path, source: str) -> Iterator[None]:
         yield
 
 
-def _expected(digest: str | None) -> str | None:
+def _parse_digest(digest: str | None) -> str | None:
     if digest is None:
         return None
     match = _EXPECTED.fullmatch(digest.strip().lower())

@@ -96,10 +96,10 @@ def find_adapter(names: Collection[str], where: str) -> str:
         return ""
     _refuse_pickled_top(names, found, where)
     if not found:
-        raise _nothing(names, where)
+        raise _no_adapter(names, where)
     if len(found) > 1:
         raise SourceAmbiguous(
-            f"`{where}` holds {len(found)} adapters and none at its top: {_listed(found)}; "
+            f"`{where}` holds {len(found)} adapters and none at its top: {_list_folders(found)}; "
             f"give the path of one, such as `{_below(where, found[-1])}`"
         )
     return found[0]
@@ -116,14 +116,14 @@ def _refuse_pickled_top(names: Collection[str], found: list[str], where: str) ->
     # The top is where a trainer leaves its last word: a checkpoint below it is another adapter.
     pickled = [name for name in names if "/" not in name and _PICKLED.fullmatch(name)]
     if pickled:
-        instead = f"; or give the path of one of its checkpoints: {_listed(found)}" if found else ""
-        raise PickledAdapter(_pickled(where, pickled[0]) + instead)
+        instead = f"; or give the path of one of its checkpoints: {_list_folders(found)}" if found else ""
+        raise PickledAdapter(_pickle_message(where, pickled[0]) + instead)
 
 
-def _nothing(names: Collection[str], where: str) -> SourceNotFound | PickledAdapter:
+def _no_adapter(names: Collection[str], where: str) -> SourceNotFound | PickledAdapter:
     pickled = sorted((name for name in names if _PICKLED.fullmatch(name.rpartition("/")[2])), key=_by_number)
     if pickled:
-        return PickledAdapter(_pickled(where, pickled[-1]))
+        return PickledAdapter(_pickle_message(where, pickled[-1]))
     ends = sorted({name.rpartition("/")[2] for name in names})
     called = next(
         (name for name in ends for right in (CONFIG_FILE, TENSORS_FILE) if name != right and name.lower() == right),
@@ -146,7 +146,7 @@ def _nothing(names: Collection[str], where: str) -> SourceNotFound | PickledAdap
     return SourceNotFound(f"`{where}` {why}; give the folder that PEFT's save_pretrained wrote")
 
 
-def _pickled(where: str, name: str) -> str:
+def _pickle_message(where: str, name: str) -> str:
     return (
         f"`{_below(where, name)}` is a pickle, which can run code when it is read: save the adapter as {TENSORS_FILE} "
         "(PEFT and torchtune: safe_serialization=True, Axolotl: save_safetensors: true)"
@@ -157,7 +157,7 @@ def _below(where: str, folder: str) -> str:
     return f"{where.rstrip('/')}/{folder}"
 
 
-def _listed(folders: list[str]) -> str:
+def _list_folders(folders: list[str]) -> str:
     shown = ", ".join(f"`{folder}`" for folder in folders[-LISTED:])
     return f"{shown} and {len(folders) - LISTED} more" if len(folders) > LISTED else shown
 

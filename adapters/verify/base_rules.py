@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from adapters.lora_names import LoraPair, Parts
-from adapters.problem import Problem, Severity, shown
+from adapters.problem import Problem, Severity, render
 from adapters.safetensors_file import Tensor
 from adapters.verify.base_model import BaseModel, Shape
 from adapters.verify.limits import EngineLimits
@@ -42,7 +42,7 @@ def base_problems(config: Mapping[str, object], parts: Parts, base: BaseModel | 
         elif pair.module in base.modules:
             yield from shape_fits(pair, base.modules[pair.module], is_transposed=is_transposed)
         elif _tail(pair.module) in tails:
-            yield _renamed(pair, tails[_tail(pair.module)])
+            yield _name_problem(pair, tails[_tail(pair.module)])
         else:
             yield name_matches_nothing(pair, base.modules)
     for tensor in parts.saved_embeddings:
@@ -72,7 +72,7 @@ def shape_fits(pair: LoraPair, shape: Shape | None, *, is_transposed: bool) -> I
         return
     if len(shape) != 2:
         message = "the base's module is no linear layer; vLLM has no LoRA for it"
-        value = shown(list(shape))
+        value = render(list(shape))
         yield _error("not_linear", message, value, "a linear layer", pair.module, "target linear layers")
         return
     outputs, inputs = (shape[1], shape[0]) if is_transposed or pair.is_embedding else shape
@@ -99,9 +99,9 @@ def name_matches_nothing(pair: LoraPair, modules: Modules) -> Problem:
         message = "the base has no such module, and vLLM would silently serve the base"
         remedy = _OTHER_BASE
     else:
-        message = f"no module of the base is called `{shown(leaf)}`; vLLM refuses the adapter"
+        message = f"no module of the base is called `{render(leaf)}`; vLLM refuses the adapter"
         remedy = _OTHER_BASE
-    return _error("module_not_in_base", message, shown(pair.module), "a module of the base", pair.module, remedy)
+    return _error("module_not_in_base", message, render(pair.module), "a module of the base", pair.module, remedy)
 
 
 def _tail(module: str) -> str:
@@ -116,11 +116,11 @@ def _tails(modules: Modules) -> dict[str, str]:
     return {tail: name for name in modules if (tail := _tail(name))}
 
 
-def _renamed(pair: LoraPair, name: str) -> Problem:
+def _name_problem(pair: LoraPair, name: str) -> Problem:
     return _warning(
         "module_renamed",
         "the base's file calls the module by another name, as models of several parts do",
-        shown(pair.module),
+        render(pair.module),
         name,
         pair.module,
         "trust the fingerprint that is taken after loading",
@@ -139,7 +139,7 @@ def saved_embeddings_fit(tensor: Tensor, modules: Modules) -> Iterator[Problem]:
     shape = next((shape for name, shape in modules.items() if name.rpartition(".")[2] == end), None)
     if shape is not None and shape != tensor.shape:
         message = "the embeddings were resized for the training, and vLLM serves the base's"
-        value, limit = shown(list(tensor.shape)), shown(list(shape))
+        value, limit = render(list(tensor.shape)), render(list(shape))
         remedy = "save the base with the resized embeddings and serve that"
         yield _error("embeddings_resized", message, value, limit, tensor.name, remedy)
 
@@ -155,7 +155,7 @@ def embedding_targets(parts: Parts, base: BaseModel | None, limits: EngineLimits
             message = f"vLLM has no LoRA for {what} of this architecture and refuses the adapter"
             remedy = f"train without {what} among the targets"
             value = ", ".join(base.architectures)
-            yield _error(f"{what}_not_served", message, shown(value), "an architecture with it", pair.module, remedy)
+            yield _error(f"{what}_not_served", message, render(value), "an architecture with it", pair.module, remedy)
         elif is_head:
             message = "it is served, but vLLM leaves it out of log-probabilities of prompts (#51594)"
             remedy = "judge this adapter by its replies, or train without lm_head among the targets"
@@ -167,7 +167,7 @@ def embedding_targets(parts: Parts, base: BaseModel | None, limits: EngineLimits
 
 
 def _error(code: str, message: str, value: str | int | None, limit: str | int, where: str, remedy: str) -> Problem:
-    return Problem(code=code, message=message, value=value, limit=limit, remedy=remedy, where=f"`{shown(where)}`")
+    return Problem(code=code, message=message, value=value, limit=limit, remedy=remedy, where=f"`{render(where)}`")
 
 
 def _warning(code: str, message: str, value: str | None, limit: str | None, where: str, remedy: str) -> Problem:
@@ -178,5 +178,5 @@ def _warning(code: str, message: str, value: str | None, limit: str | None, wher
         limit=limit,
         remedy=remedy,
         severity=Severity.WARNING,
-        where=f"`{shown(where)}`" if where else "",
+        where=f"`{render(where)}`" if where else "",
     )

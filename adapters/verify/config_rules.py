@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from adapters.artifact import MAX_NUMBER
 from adapters.config_file import CONFIG_FILE, HARMLESS_INITS
-from adapters.problem import Problem, Severity, shown
+from adapters.problem import Problem, Severity, render
 from adapters.verify.limits import EngineLimits
 
 Config = Mapping[str, Any]
@@ -59,7 +59,7 @@ def adapter_type(config: Config) -> Iterator[Problem]:
     """Refuse what is no LoRA: vLLM does not look at the type and reads it as one."""
     kind = config.get("peft_type", "LORA")
     if kind != "LORA":
-        yield _problem("not_lora", "the adapter is of another type", shown(kind), "LORA", "train a LoRA", "peft_type")
+        yield _problem("not_lora", "the adapter is of another type", render(kind), "LORA", "train a LoRA", "peft_type")
 
 
 def required_fields(config: Config) -> Iterator[Problem]:
@@ -72,7 +72,9 @@ def required_fields(config: Config) -> Iterator[Problem]:
     is_names = isinstance(targets, list) and all(isinstance(each, str) for each in targets)
     if targets is not None and not is_names and not isinstance(targets, str):
         remedy = "write the names of the modules"
-        yield _problem("targets_invalid", "the targets are no names", shown(targets), "names", remedy, "target_modules")
+        yield _problem(
+            "targets_invalid", "the targets are no names", render(targets), "names", remedy, "target_modules"
+        )
 
 
 def rank(config: Config, limits: EngineLimits) -> Iterator[Problem]:
@@ -84,7 +86,7 @@ def rank(config: Config, limits: EngineLimits) -> Iterator[Problem]:
 def _rank(value: object, where: str, limits: EngineLimits) -> Iterator[Problem]:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_NUMBER:
         remedy = "give the config that belongs to the tensors"
-        yield _problem("rank_invalid", "the rank cannot be", shown(value), "a positive whole number", remedy, where)
+        yield _problem("rank_invalid", "the rank cannot be", render(value), "a positive whole number", remedy, where)
     elif value > limits.max_lora_rank:
         yield over_limit(value, limits, where)
 
@@ -111,7 +113,7 @@ def alpha(config: Config) -> Iterator[Problem]:
 def _alpha(value: object, where: str) -> Iterator[Problem]:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_NUMBER:
         remedy = "give the config that belongs to the tensors"
-        yield _problem("alpha_invalid", "the alpha cannot be", shown(value), "a positive number", remedy, where)
+        yield _problem("alpha_invalid", "the alpha cannot be", render(value), "a positive number", remedy, where)
 
 
 def patterns(config: Config, limits: EngineLimits) -> Iterator[Problem]:
@@ -122,14 +124,14 @@ def patterns(config: Config, limits: EngineLimits) -> Iterator[Problem]:
             continue
         if not isinstance(pattern, dict):
             remedy = "write a number for each name"
-            yield _problem("pattern_invalid", "it is no map", shown(pattern), "names and numbers", remedy, field)
+            yield _problem("pattern_invalid", "it is no map", render(pattern), "names and numbers", remedy, field)
             continue
         if len(pattern) > _MAX_PATTERNS:
             remedy = "use names that stand for several modules"
             yield _problem("pattern_invalid", "it has too many names", len(pattern), _MAX_PATTERNS, remedy, field)
             continue
         for key, value in pattern.items():
-            yield from check(value, f"{field}[{shown(key)}]")
+            yield from check(value, f"{field}[{render(key)}]")
             yield from _unsafe_pattern(key, field)
 
 
@@ -142,10 +144,10 @@ def _unsafe_pattern(key: str, field: str) -> Iterator[Problem]:
         is_bad = True
     if is_bad:
         remedy = "write the module's name"
-        yield _problem("pattern_invalid", "the name is an unsafe expression", shown(key), "a name", remedy, field)
+        yield _problem("pattern_invalid", "the name is an unsafe expression", render(key), "a name", remedy, field)
 
 
-def compiled(pattern: object) -> list[tuple["re.Pattern[str]", Any]]:
+def compile_patterns(pattern: object) -> list[tuple["re.Pattern[str]", Any]]:
     """Return the pattern's names, as vLLM and PEFT match them, and their numbers.
 
     Source: vLLM 0.32, `PEFTHelper._match_pattern`; PEFT's `get_pattern_key`. The first match wins.
@@ -164,7 +166,7 @@ def refused_fields(config: Config) -> Iterator[Problem]:
     for field, (code, message) in _REFUSED_FIELDS.items():
         value = config.get(field)
         if value:
-            yield _problem(code, message, shown(value), "not set", f"train without `{field}`, or {_MERGE}", field)
+            yield _problem(code, message, render(value), "not set", f"train without `{field}`, or {_MERGE}", field)
 
 
 def bias(config: Config) -> Iterator[Problem]:
@@ -172,7 +174,7 @@ def bias(config: Config) -> Iterator[Problem]:
     value = config.get("bias", "none")
     if value not in ("none", None):
         remedy = _PLAIN.format(field="bias", value="'none'")
-        yield _problem("bias", "vLLM refuses adapters with a bias", shown(value), "none", remedy, "bias")
+        yield _problem("bias", "vLLM refuses adapters with a bias", render(value), "none", remedy, "bias")
 
 
 def saved_modules(config: Config) -> Iterator[Problem]:
@@ -181,7 +183,7 @@ def saved_modules(config: Config) -> Iterator[Problem]:
     if value:
         remedy = f"target the module with LoRA instead (lm_head and embed_tokens can be), or {_MERGE}"
         message = "vLLM refuses whole modules for models that generate"
-        yield _problem("modules_to_save", message, shown(value), "none", remedy, "modules_to_save")
+        yield _problem("modules_to_save", message, render(value), "none", remedy, "modules_to_save")
 
 
 def initialisation(config: Config) -> Iterator[Problem]:
@@ -190,13 +192,13 @@ def initialisation(config: Config) -> Iterator[Problem]:
     if isinstance(value, str) and value.lower() not in HARMLESS_INITS:
         remedy = "convert it with save_pretrained(..., path_initial_model_for_weight_conversion=...)"
         message = "this start changes the base's own weights, which vLLM does not"
-        yield _problem("init_changes_base", message, shown(value), "true", remedy, "init_lora_weights")
+        yield _problem("init_changes_base", message, render(value), "true", remedy, "init_lora_weights")
     elif isinstance(value, str) and value.lower() in _CHANGES_BASE_IN_TRAINING:
         yield Problem(
             code="init_changed_base",
             message="while it was trained, this start took its own part out of the base's weights; saved plainly, the "
             "adapter is off by that part",
-            value=shown(value),
+            value=render(value),
             limit="true",
             remedy="convert it with save_pretrained(..., path_initial_model_for_weight_conversion=...)",
             severity=Severity.WARNING,
@@ -211,7 +213,7 @@ def target_parameters(config: Config) -> Iterator[Problem]:
         yield Problem(
             code="target_parameters",
             message="parameters of experts are served by engines of such models only, and not checked here",
-            value=shown(value),
+            value=render(value),
             remedy="trust the fingerprint that is taken after loading",
             severity=Severity.WARNING,
             where=f"{CONFIG_FILE}: target_parameters",

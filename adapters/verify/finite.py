@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from adapters.lora_names import Parts
-from adapters.problem import Problem, Severity, shown
+from adapters.problem import Problem, Severity, render
 from adapters.safetensors_file import Tensor
 
 # dtype → (unsigned integer of its width, mask of all but the sign, first bits that are no finite number).
@@ -62,7 +62,7 @@ def finite(tensor: Tensor, largest: int) -> Iterator[Problem]:
             value="NaN or infinity",
             limit="finite values",
             remedy="train again with a lower learning rate or in float32; give the last good checkpoint",
-            where=f"tensor `{shown(tensor.name)}`",
+            where=f"tensor `{render(tensor.name)}`",
         )
 
 
@@ -77,7 +77,7 @@ def overflow(tensor: Tensor, largest: int) -> Iterator[Problem]:
             limit="below 65,520",
             remedy="serve it in bfloat16 or float32",
             severity=Severity.WARNING,
-            where=f"tensor `{shown(tensor.name)}`",
+            where=f"tensor `{render(tensor.name)}`",
         )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from adapters.config_file import CONFIG_FILE
-from adapters.problem import Problem, Severity, shown
+from adapters.problem import Problem, Severity, render
 from adapters.verify.base_model import (
     MAX_TOKENIZER_BYTES,
     BaseModel,
@@ -59,7 +59,7 @@ def base_name(config: Mapping[str, Any], base: BaseModel) -> Iterator[Problem]:
     elif named.rstrip("/").rpartition("/")[2].lower() not in known:
         message = "the adapter names another base"
         remedy = f"{_OTHER_BASE}, unless this is it under another name"
-        yield _problem("base_name", message, shown(named), base.folder.name, remedy, CONFIG_FILE, Severity.WARNING)
+        yield _problem("base_name", message, render(named), base.folder.name, remedy, CONFIG_FILE, Severity.WARNING)
 
 
 def base_config(folder: Path, base: BaseModel) -> Iterator[Problem]:
@@ -68,7 +68,7 @@ def base_config(folder: Path, base: BaseModel) -> Iterator[Problem]:
     for field in _SHAPE_FIELDS:
         if field in beside and field in base.config and beside[field] != base.config[field]:
             message = f"the base's config that was saved beside has another `{field}`"
-            value, limit = shown(beside[field]), shown(base.config[field])
+            value, limit = render(beside[field]), render(base.config[field])
             yield _problem("base_config", message, value, limit, _OTHER_BASE, "config.json", Severity.ERROR)
 
 
@@ -84,11 +84,11 @@ def tokenizer(folder: Path, base: BaseModel, *, has_embeddings: bool = True) -> 
     added = {token: number for token, number in own.items() if token not in theirs}
     beyond = [token for token, number in added.items() if base.vocabulary is not None and number >= base.vocabulary]
     if moved is not None:
-        message = f"`{shown(moved)}` has another id than in the base's tokenizer: it is another vocabulary"
+        message = f"`{render(moved)}` has another id than in the base's tokenizer: it is another vocabulary"
         yield _token_problem("tokenizer_differs", message, own[moved], theirs[moved], Severity.ERROR)
     if beyond and not has_embeddings and set(beyond) <= _padding(folder):
         # Nothing is learnt of padding, and vLLM reads the base's tokenizer: requests never have it.
-        message = f"the padding token {shown(', '.join(beyond[:3]))} has no embedding in the base, and needs none"
+        message = f"the padding token {render(', '.join(beyond[:3]))} has no embedding in the base, and needs none"
         yield _problem(
             "padding_beyond_base",
             message,
@@ -99,10 +99,10 @@ def tokenizer(folder: Path, base: BaseModel, *, has_embeddings: bool = True) -> 
             Severity.WARNING,
         )
     elif beyond:
-        message = f"tokens were added that the base has no embeddings for: {shown(', '.join(beyond[:3]))}"
+        message = f"tokens were added that the base has no embeddings for: {render(', '.join(beyond[:3]))}"
         yield _token_problem("tokens_beyond_base", message, added[beyond[0]], base.vocabulary, Severity.ERROR)
     elif added:
-        message = f"tokens were added that requests are not split into: {shown(', '.join(list(added)[:3]))}"
+        message = f"tokens were added that requests are not split into: {render(', '.join(list(added)[:3]))}"
         yield _token_problem("tokens_added", message, len(own), len(theirs), Severity.WARNING)
 
 

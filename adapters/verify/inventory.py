@@ -10,7 +10,7 @@ from typing import Final
 
 from adapters.artifact import SIGNATURE_FILE, TENSORS_FILE
 from adapters.config_file import CONFIG_FILE
-from adapters.problem import Problem, Severity, shown
+from adapters.problem import Problem, Severity, render
 from adapters.verify.limits import FileLimits
 
 # What is read of a folder, and copied or compared; all else may lie beside.
@@ -45,7 +45,7 @@ def entries(folder: Path, limits: FileLimits) -> tuple[tuple[Found, ...], tuple[
     What is taken of a folder is always among it. The rest, such as the state to go on training from, is looked at only
     to tell of it, so no number of files stands in the way.
     """
-    found: list[Found] = _taken(folder)
+    found: list[Found] = _adapter_entries(folder)
     known = {each.name for each in found}
     waiting = [folder]
     count = 0
@@ -55,7 +55,7 @@ def entries(folder: Path, limits: FileLimits) -> tuple[tuple[Found, ...], tuple[
                 path = Path(entry.path)
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(path)
-                elif (name := shown(path.relative_to(folder).as_posix())) not in known:
+                elif (name := render(path.relative_to(folder).as_posix())) not in known:
                     found.append(Found(name, path, entry.stat(follow_symlinks=False)))
                 count += 1
                 if count > limits.most_files:
@@ -63,7 +63,7 @@ def entries(folder: Path, limits: FileLimits) -> tuple[tuple[Found, ...], tuple[
     return tuple(sorted(found, key=lambda each: each.name)), ()
 
 
-def _taken(folder: Path) -> list[Found]:
+def _adapter_entries(folder: Path) -> list[Found]:
     found = []
     for name in TAKEN:
         with contextlib.suppress(FileNotFoundError):
@@ -102,7 +102,7 @@ def outside_root(folder: Path, limits: FileLimits) -> Iterator[Problem]:
         yield Problem(
             code="outside_root",
             message="the folder is outside the place that adapters may come from",
-            value=shown(folder),
+            value=render(folder),
             limit=str(limits.root),
             remedy="move it there, or start the gateway with another root",
         )
@@ -121,7 +121,7 @@ def links(folder: Path, each: Found) -> Iterator[Problem]:
         yield Problem(
             code="link_outside",
             message="the link leads out of the folder",
-            value=shown(target),
+            value=render(target),
             limit=str(folder),
             remedy=_COPY,
             where=each.name,

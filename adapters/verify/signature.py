@@ -17,7 +17,7 @@ from typing import Final
 
 from adapters import strict_json
 from adapters.artifact import MAX_SIGNATURE_BYTES, SIGNATURE_FILE
-from adapters.problem import Problem, Severity, shown
+from adapters.problem import Problem, Severity, render
 
 _PUBLIC_BYTES: Final = 32
 _SIGN: Final = "sign the folder: loragate adapters sign PATH --key FILE"
@@ -70,7 +70,7 @@ def _from_base64(path: Path, word: str) -> bytes:
     except (binascii.Error, ValueError):
         public = b""
     if len(public) != _PUBLIC_BYTES:
-        raise InvalidKey(f"`{path}`: `{shown(word)}` is no ed25519 public key; give PEM, or base64 of 32 bytes")
+        raise InvalidKey(f"`{path}`: `{render(word)}` is no ed25519 public key; give PEM, or base64 of 32 bytes")
     return public
 
 
@@ -180,7 +180,7 @@ def _problem(code: str, message: str, value: str | None, remedy: str, severity: 
     return Problem(
         code=code,
         message=message,
-        value=shown(value) if value else None,
+        value=render(value) if value else None,
         limit="a trusted signature",
         remedy=remedy,
         severity=severity,

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from adapters.config_file import CONFIG_FILE
 from adapters.lora_names import LoraPair, Parts
-from adapters.problem import Problem, Severity, shown
+from adapters.problem import Problem, Severity, render
 from adapters.safetensors_file import Tensor
-from adapters.verify.config_rules import compiled, over_limit
+from adapters.verify.config_rules import compile_patterns, over_limit
 from adapters.verify.limits import EngineLimits
 
 # What vLLM casts to its own dtype without a loss of meaning.
@@ -41,7 +41,7 @@ def tensor_problems(tensors: Mapping[str, Tensor], parts: Parts) -> Iterator[Pro
         yield not_lora(tensor)
     for tensor in parts.repeated:
         message = "another tensor is the same half of the same module"
-        yield _problem("tensor_duplicate", message, shown(tensor.name), "each half once", _SAVE, tensor.name)
+        yield _problem("tensor_duplicate", message, render(tensor.name), "each half once", _SAVE, tensor.name)
     for pair in parts.pairs.values():
         yield from halves(pair)
         yield from dimensions(pair)
@@ -84,7 +84,7 @@ def dimensions(pair: LoraPair) -> Iterator[Problem]:
         if half is not None and len(half.shape) != 2:
             remedy = "target linear layers"
             yield _problem(
-                "not_a_matrix", "it is no matrix", shown(list(half.shape)), "2 dimensions", remedy, half.name
+                "not_a_matrix", "it is no matrix", render(list(half.shape)), "2 dimensions", remedy, half.name
             )
 
 
@@ -99,7 +99,7 @@ def shapes_fit(pair: LoraPair) -> Iterator[Problem]:
 
 def rank_problems(config: Mapping[str, Any], parts: Parts, limits: EngineLimits) -> Iterator[Problem]:
     """Yield where the tensors' ranks are not those of the config, or beyond the engine's limit."""
-    ranks = compiled(config.get("rank_pattern"))
+    ranks = compile_patterns(config.get("rank_pattern"))
     steps = _steps([name.pattern for name, _ in ranks], parts)
     if steps > _MAX_STEPS:
         remedy = "write modules' names, without repeats"
@@ -152,21 +152,21 @@ def target_problems(config: Mapping[str, Any], parts: Parts) -> Iterator[Problem
             yield _warning("not_targeted", message, pair.module, "a module of target_modules", pair.module)
     for name in sorted(names - met):
         message = "the module is a target and has no tensors"
-        yield _warning("target_without_tensors", message, shown(name), "lora_A and lora_B of it", CONFIG_FILE)
+        yield _warning("target_without_tensors", message, render(name), "lora_A and lora_B of it", CONFIG_FILE)
 
 
 def saved_embeddings(parts: Parts) -> Iterator[Problem]:
     """Tell that vLLM leaves out whole embeddings that PEFT saved beside (`is_base_embedding_weights`)."""
     for tensor in parts.saved_embeddings:
         message = "the whole matrix is saved beside; vLLM leaves it out and serves the base's"
-        yield _warning("saved_embeddings_ignored", message, shown(list(tensor.shape)), "the base's own", tensor.name)
+        yield _warning("saved_embeddings_ignored", message, render(list(tensor.shape)), "the base's own", tensor.name)
 
 
 def _problem(
     code: str, message: str, value: str | int | None, limit: str | int | None, remedy: str, tensor: str
 ) -> Problem:
     return Problem(
-        code=code, message=message, value=value, limit=limit, remedy=remedy, where=f"tensor `{shown(tensor)}`"
+        code=code, message=message, value=value, limit=limit, remedy=remedy, where=f"tensor `{render(tensor)}`"
     )
 
 
@@ -180,7 +180,7 @@ def _warning(code: str, message: str, value: str, limit: str, where: str) -> Pro
         message=message,
         value=value,
         limit=limit,
-        where=shown(where),
+        where=render(where),
         severity=Severity.WARNING,
         remedy="save the adapter again with PEFT if this was not intended",
     )

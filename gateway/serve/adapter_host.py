@@ -117,7 +117,7 @@ class VllmHost:
         self.root = base.root
         return base
 
-    async def loaded(self) -> Collection[str]:
+    async def adapter_names(self) -> Collection[str]:
         """Return the names of the adapters that the engine has."""
         return (await self._models()).adapters
 

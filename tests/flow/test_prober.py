@@ -20,7 +20,7 @@ from adapters.fingerprint import (
     judge_base,
 )
 from adapters.ports import HostUnavailable
-from adapters.prober import ProbeRefused, calibrate, fingerprint, mixed
+from adapters.prober import ProbeRefused, calibrate, fingerprint, fingerprint_together
 from gateway.serve.adapter_host import VllmHost
 from tests.fakes.engine import FakeEngine
 from tests.support.adapter_folders import tensors_of, write_adapter
@@ -51,7 +51,7 @@ def reading(engine: FakeEngine, model: str) -> ProbeReading:
 
     async def both(host: VllmHost) -> ProbeReading:
         alone = await fingerprint(host, model)  # first: rows of the mixed batch may still run when it is over
-        together = await mixed(host, engine.model, list(engine.adapters))
+        together = await fingerprint_together(host, engine.model, list(engine.adapters))
         return ProbeReading(alone=alone, mixed=together[model])
 
     return ask(engine, both)
@@ -137,7 +137,7 @@ def test_without_the_fault_a_mixed_batch_answers_as_each_alone(folders: dict[str
 def test_rows_that_only_keep_the_batch_mixed_are_stopped(folders: dict[str, Path]) -> None:
     with FakeEngine(cadence_ms=50) as engine:
         load(engine, "legal", folders["legal"])
-        ask(engine, lambda host: mixed(host, "base", ["legal"]))
+        ask(engine, lambda host: fingerprint_together(host, "base", ["legal"]))
         assert engine.wait_for(lambda engine: engine.aborted == 2 and engine.running == 0), "not one came to its end"
 
 
@@ -157,7 +157,7 @@ def test_a_model_that_the_engine_does_not_serve_is_a_refusal_that_names_it() -> 
         with pytest.raises(ProbeRefused, match="404 to a probe of `gone`"):
             ask(engine, lambda host: fingerprint(host, "gone"))
         with pytest.raises(ProbeRefused, match="`gone`"):
-            ask(engine, lambda host: mixed(host, "base", ["gone"]))
+            ask(engine, lambda host: fingerprint_together(host, "base", ["gone"]))
 
 
 def test_an_engine_that_is_busy_or_away_is_unavailable() -> None:
@@ -167,7 +167,7 @@ def test_an_engine_that_is_busy_or_away_is_unavailable() -> None:
             ask(engine, lambda host: fingerprint(host, "base"))
         engine.kill()
         with pytest.raises(HostUnavailable):
-            ask(engine, lambda host: mixed(host, "base", []))
+            ask(engine, lambda host: fingerprint_together(host, "base", []))
         with pytest.raises(HostUnavailable):
             ask(engine, lambda host: calibrate(host, "base"))
 
@@ -183,9 +183,9 @@ def test_a_slow_load_is_listed_when_it_is_done(folders: dict[str, Path]) -> None
         async def load_and_look(host: VllmHost) -> tuple[set[str], set[str]]:
             loading = asyncio.ensure_future(host.load("v", str(folders["legal"])))
             await asyncio.to_thread(engine.wait_for, lambda engine: engine.held > 0)
-            early = set(await host.loaded())
+            early = set(await host.adapter_names())
             engine.release()
             await loading
-            return early, set(await host.loaded())
+            return early, set(await host.adapter_names())
 
         assert ask(engine, load_and_look) == (set(), {"v"})

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from adapters.fingerprint import FingerprintFinding, FingerprintVerdict, ProbeReading, Records, Where, judge, judge_base
-from adapters.prober import calibrate, fingerprint, mixed
+from adapters.prober import calibrate, fingerprint, fingerprint_together
 from gateway.serve.adapter_host import VllmHost
 from gateway.serve.vllm_cpu import SWITCH
 from tests.support.tiny_adapters import random_adapter
@@ -45,7 +45,7 @@ async def holding(uds: Path, adapters: Mapping[str, Path]) -> AsyncIterator[Vllm
 async def check(host: VllmHost, version: str, records: Records) -> FingerprintFinding:
     """Probe a version, alone and beside the base, and judge it."""
     base = (await host.base()).name
-    together = await mixed(host, base, [version])
+    together = await fingerprint_together(host, base, [version])
     now = ProbeReading(alone=await fingerprint(host, version), mixed=together[version])
     then = ProbeReading(alone=await fingerprint(host, base), mixed=together[base])
     return judge(version, now, then, records, await calibrate(host, base))
@@ -147,7 +147,7 @@ def test_a_hundred_checks_of_healthy_adapters_beside_traffic_raise_no_alarm(
             records = {name: Records(own="a", by_engine={"a": await fingerprint(host, name)}) for name in models}
             traffic = [asyncio.ensure_future(keep_asking(host, name)) for name in models]
             for _ in range(34):
-                together = await mixed(host, base, versions)
+                together = await fingerprint_together(host, base, versions)
                 now = {name: ProbeReading(alone=await fingerprint(host, name), mixed=together[name]) for name in models}
                 found += [judge(name, now[name], now[base], records[name], tolerance) for name in versions]
                 found.append(judge_base(now[base], records[base], tolerance))
@@ -173,7 +173,7 @@ def test_the_mixed_batch_shows_the_base_in_an_adapters_voice_unless_cured(
             tolerance = await calibrate(host, base)
             alone = await fingerprint(host, base)
             company = list(tiny_adapters)[:2]
-            tries = [(await mixed(host, base, company))[base] for _ in range(TRIES)]
+            tries = [(await fingerprint_together(host, base, company))[base] for _ in range(TRIES)]
             return [judge_base(ProbeReading(alone=alone, mixed=each), Records(), tolerance) for each in tries]
 
     faulty = asyncio.run(check_base(stock))

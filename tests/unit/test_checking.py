@@ -122,7 +122,7 @@ class Stage:
             base=lambda: self.base,
             records=self.records,
             at_once=self.at_once,
-            judged=self.verdicts.append,
+            on_verdict=self.verdicts.append,
         )
 
     def check(self, name: str, *company: str, **more: Any) -> None:

@@ -28,7 +28,7 @@ class Host:
         self.misses = 0
         self.before_load: Callable[[str], Awaitable[None]] | None = None
 
-    async def loaded(self) -> Collection[str]:
+    async def adapter_names(self) -> Collection[str]:
         await asyncio.sleep(0)
         if self.is_away:
             raise HostUnavailable("away")
@@ -460,13 +460,13 @@ def test_a_listing_from_before_a_load_does_not_undo_it() -> None:
     async def run(stage: Stage) -> None:
         asked, answer = asyncio.Event(), asyncio.Event()
 
-        async def loaded() -> Collection[str]:
+        async def adapter_names() -> Collection[str]:
             before = set(stage.host.names)
             asked.set()
             await answer.wait()
             return before
 
-        stage.host.loaded = loaded  # type: ignore[method-assign]
+        stage.host.adapter_names = adapter_names  # type: ignore[method-assign]
         tending = asyncio.ensure_future(stage.loader.tend())
         await asked.wait()
         await stage.supply("a")
