@@ -1,10 +1,9 @@
-"""Read and hash an adapter folder, and take an immutable copy of it.
+"""Read an adapter folder, compute its digest, and copy it to the registry.
 
-The digest covers content, not form: the config as canonical JSON, and each tensor's
-name, dtype, shape and bytes in order of names. Saving the same adapter again, with
-other formatting, metadata or tensor order, gives the same digest.
+The digest covers content, not form: the config as canonical JSON, and each tensor's name, dtype, shape and bytes in
+order of names. Saving the same adapter again, with other formatting, metadata or tensor order, gives the same digest.
 
-Whether the adapter can be *served* is for `adapters.verify` to say; here it is only read.
+Whether engines can serve the adapter is checked by `adapters.verify`, not here.
 """
 
 import hashlib
@@ -23,16 +22,16 @@ from adapters.safetensors_file import CHUNK_BYTES, Header, Tensor, chunks, layou
 
 TENSORS_FILE: Final = "adapter_model.safetensors"
 SIGNATURE_FILE: Final = "adapter.sig"
-# Of rank and alpha: beyond any model's width.
+# The largest rank and alpha that are accepted: beyond any model's width.
 MAX_NUMBER: Final = 1_000_000
-# A key id and a signature; 64 KB is room for several.
+# A signature file holds a key id and a signature; 64 KB is room for several.
 MAX_SIGNATURE_BYTES: Final = 65_536
 
 _N = TypeVar("_N", int, float)
 
 
 class InvalidArtifact(ValueError):
-    """The folder holds no adapter that can be read; the message says what and what to do."""
+    """The folder holds no readable adapter; the message says what is wrong and what to do."""
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -86,9 +85,9 @@ def digest_of(
 
     Args:
         config: As `read_config` returned it.
-        header: Of `file`, without layout problems.
-        file: The tensors.
-        see: Called with each piece of each tensor, so that the bytes are read once for all who look.
+        header: The header of `file`, without layout problems.
+        file: The tensors file.
+        see: Called with each piece of each tensor, so that other checks need not read the bytes again.
 
     Raises:
         EOFError: The file became shorter while it was read.
@@ -109,7 +108,7 @@ def manifest_of(config: Mapping[str, Any], header: Header, digest: str, size: in
     """Return the facts of an adapter.
 
     Raises:
-        InvalidArtifact: The config has no rank or no alpha, or another adapter's form.
+        InvalidArtifact: The config has no valid rank or alpha, or is not that of a LoRA adapter.
     """
     if config.get("peft_type", "LORA") != "LORA":
         raise InvalidArtifact(f"{CONFIG_FILE} is of type `{render(config['peft_type'])}`; only LORA can be served")
@@ -140,7 +139,7 @@ def manifest_of(config: Mapping[str, Any], header: Header, digest: str, size: in
 def _number(config: Mapping[str, Any], field: str, kind: type[_N]) -> _N:
     value: Any = config.get(field)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    # Bounded, so that infinities and numbers that no file of ours can hold are refused with the rest.
+    # The upper bound also refuses infinities, and numbers that our own files cannot hold.
     if not is_number or not 0 < value <= MAX_NUMBER or kind(value) != value:
         raise InvalidArtifact(f"`{field}` in {CONFIG_FILE} is `{render(value)}`; a positive number is needed")
     return kind(value)
@@ -154,7 +153,7 @@ def _names(config: Mapping[str, Any], field: str) -> tuple[str, ...]:
 
 
 def _targets(config: Mapping[str, Any], leaves: set[str]) -> tuple[str, ...]:
-    """Return the names of the list, or the modules that have tensors where it is a pattern or missing."""
+    """Return the config's list of target modules; where it has a pattern or nothing, the modules that have tensors."""
     targets = config.get("target_modules")
     if isinstance(targets, list) and targets:
         return _names(config, "target_modules")
@@ -162,10 +161,10 @@ def _targets(config: Mapping[str, Any], leaves: set[str]) -> tuple[str, ...]:
 
 
 def take_copy(folder: Path, registry: Path, manifest: Manifest) -> Path:
-    """Return the registry's own copy of the adapter, made whole or not at all.
+    """Copy the adapter into the registry and return the copy's folder; no partial copy is ever left.
 
-    The copy is named by the content's digest, so the same content is stored once. It is on the
-    disk before it gets its name: a loss of power leaves no half copy under a digest.
+    The copy is named by the content's digest, so the same content is stored once. It is synced to the disk before it
+    gets its name, so a loss of power leaves no partial copy under a digest.
     """
     target = registry / manifest.digest
     if _is_whole(target, manifest):
@@ -190,14 +189,14 @@ def take_copy(folder: Path, registry: Path, manifest: Manifest) -> Path:
                 raise
             _settle(scratch, target, manifest)
         _sync(registry)
-    except BaseException:  # interrupted, too: half of a copy is never left
+    except BaseException:  # interruptions included: no partial copy is left
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     return target
 
 
 def _is_whole(copy: Path, manifest: Manifest) -> bool:
-    """Whether a copy is there and still is what its name says."""
+    """Whether a copy is there and its content still has the digest in its name."""
     try:
         return copy.is_dir() and read_manifest(copy).digest == manifest.digest
     except InvalidArtifact:
@@ -205,10 +204,10 @@ def _is_whole(copy: Path, manifest: Manifest) -> bool:
 
 
 def _settle(scratch: Path, target: Path, manifest: Manifest) -> None:
-    """Keep the copy that is there if another made it meanwhile; put ours in the place of one that was spoilt."""
+    """Resolve that `target` already exists: keep it if it is whole, else replace it with our copy."""
     if not _is_whole(target, manifest):
         spoilt = Path(tempfile.mkdtemp(prefix=".incoming-", dir=target.parent))
-        target.replace(spoilt)  # an empty folder may be replaced by another
+        target.replace(spoilt)  # works because `spoilt` is an empty folder
         scratch.replace(target)
         shutil.rmtree(spoilt, ignore_errors=True)
     else:
@@ -216,7 +215,7 @@ def _settle(scratch: Path, target: Path, manifest: Manifest) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's names, are on the disk."""
+    """Wait until a file's bytes, or a folder's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

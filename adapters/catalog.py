@@ -1,6 +1,6 @@
-"""What is registered: every version with what it is made of and where it came from.
+"""The catalog: every registered version, what it is made of, and where it came from.
 
-Immutable: a change makes a new catalog, swapped whole by the one who keeps it.
+It is immutable: a change makes a new catalog, and its owner swaps the whole catalog.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,18 +14,17 @@ from adapters.reference import AdapterRef
 
 
 class UnknownVersion(LookupError):
-    """No version is registered under this name."""
+    """No version of this name is registered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One registered version.
 
-    `folder` is the registry's own copy, which nobody writes to again; `source` is where it
-    was copied from. `created` is in Unix seconds. A fused or scaled version has a `recipe`,
-    whose parents it was made of, and `difference` says how far it is from their exact weighted
-    sum. `may_be_null`: it is meant to add nothing to the base. `warnings` are those of its verification and
-    its fusion.
+    `folder` is the registry's own copy, which is never changed; `source` is where it was copied from. `created` is in
+    Unix seconds. A fused or scaled version has the `recipe` that it was made by, and `difference` says how far it is
+    from the exact weighted sum of its parents. `may_be_null`: it is meant to add nothing to the base. `warnings` are
+    those of its verification and its fusion.
     """
 
     ref: AdapterRef
@@ -47,20 +46,19 @@ class Entry:
         """Return the entry after `event`.
 
         Raises:
-            IllegalEvent: The version's life has no such step.
+            IllegalLifecycleEvent: The event is not allowed in the version's state.
         """
         return replace(self, state=advance(self.state, event), reason=reason)
 
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """All registered versions, by full version, oldest first."""
+    """All registered versions by their full names, oldest first."""
 
     entries: Mapping[str, Entry] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> "Catalog":
-        """Return a catalog of `entries`."""
         return cls(MappingProxyType({entry.ref.version: entry for entry in entries}))
 
     def __iter__(self) -> Iterator[Entry]:
@@ -70,7 +68,7 @@ class Catalog:
         return len(self.entries)
 
     def get(self, version: str) -> Entry:
-        """Return the entry of a full version.
+        """Return the entry of a version, given by its full name.
 
         Raises:
             UnknownVersion: It is not registered.
@@ -85,9 +83,8 @@ class Catalog:
         return tuple(entry for entry in self.entries.values() if entry.ref.name == name)
 
     def with_entry(self, entry: Entry) -> "Catalog":
-        """Return a catalog in which `entry` is new, or replaces its version's."""
+        """Return a catalog in which `entry` is added, or replaces the entry of its version."""
         return Catalog(MappingProxyType({**self.entries, entry.ref.version: entry}))
 
     def without(self, version: str) -> "Catalog":
-        """Return a catalog without `version`."""
         return Catalog(MappingProxyType({key: entry for key, entry in self.entries.items() if key != version}))

@@ -1,8 +1,8 @@
-"""Check versions on one engine by their fingerprints: after each load, and once in a while.
+"""Check versions on one engine by their fingerprints: after each load, and at intervals.
 
-What is asked is `prober.py`'s part, what the answers prove is `fingerprint.py`'s; here is when,
-what is remembered, and that a fault must show twice before a version goes out of service.
-A base that is not what it was is reported and stays in service: versions that it spoils fail by their own records.
+`prober.py` asks the engine, `fingerprint.py` judges the answers. This module decides when to check and what to
+remember, and requires a fault to show twice before a version goes out of service. A base that has changed is reported
+but stays in service: versions that it affects fail by their own records.
 """
 
 import asyncio
@@ -30,43 +30,43 @@ from adapters.prober import NotServed, ProbeHost, ProbeRefused, calibrate, finge
 
 log = logging.getLogger("loragate.fingerprints")
 
-# A fault must show this often in a row: one reading may meet a rare batch that calibration did not.
+# A fault must show this often in a row: one reading may hit a rare kind of batch that calibration did not see.
 READINGS: Final = 2
-# Other versions in the batch of one that was just loaded; in inspections as many as the engine takes.
+# How many other versions share the batch of a version that was just loaded. Inspections use full batches.
 COMPANY_AT_LOAD: Final = 1
 
 
 class RecordKeeper(Protocol):
-    """Where fingerprints that were found `ok` are kept, through restarts.
+    """The store of fingerprints that were found `ok`; it outlives restarts.
 
     A subject is a version, or `base_subject` of a base's name.
     """
 
     def of(self, subject: str) -> Mapping[str, Fingerprint]:
-        """Return a subject's fingerprints by engine, the oldest first."""
+        """Return a subject's fingerprints by engine, oldest first."""
 
     async def keep(self, subject: str, engine: str, found: Fingerprint) -> None:
-        """Add one, or replace the engine's."""
+        """Store an engine's fingerprint of a subject; it replaces an earlier one."""
 
     async def forget(self, subject: str, engine: str) -> None:
-        """Remove one; it is no error if there is none."""
+        """Delete an engine's fingerprint of a subject, if there is one."""
 
 
 def base_subject(name: str) -> str:
-    """Return what the records of a base are kept under: like no version, and fit for a file's name."""
+    """Return the subject under which a base's fingerprints are stored: unlike any version, and a valid file name."""
     return f"base-{sha256(name.encode()).hexdigest()[:12]}"
 
 
 class FingerprintChecker:
-    """The checks of one engine.
+    """Checks the versions on one engine.
 
     Args:
         host: The engine.
-        engine: Its name in records: its URL.
-        base: Returns the name of its own model, None until it is known.
-        records: Where fingerprints are kept.
+        engine: The engine's name in records, which is its URL.
+        base: Returns the name of the engine's base model, None until it is known.
+        records: The stored fingerprints.
         at_once: Adapters that the engine takes into one batch (vLLM's --max-loras), at least 1.
-        on_verdict: Told every verdict.
+        on_verdict: Called with every verdict.
     """
 
     def __init__(
@@ -94,13 +94,13 @@ class FingerprintChecker:
         self._has_failed_mixed = False  # and one has failed
 
     def reset(self) -> None:
-        """The engine is another from now on."""
+        """Forget what was measured, because the engine was restarted or replaced."""
         self._tolerance = None
         self._base_alone = None
         self._has_mixed = self._has_failed_mixed = False
 
     def last(self, version: str) -> dict[str, Any] | None:
-        """Return the figures of the last check of a version, or of `BASE`, for people."""
+        """Return the figures of the last check of a version, or of `BASE`, for display."""
         finding = self._findings.get(version)
         if finding is None:
             return None
@@ -113,17 +113,17 @@ class FingerprintChecker:
         }
 
     async def check(self, entry: Entry, company: Collection[str]) -> None:
-        """Compare a version that was just loaded with what is known of it, alone and beside `company`.
+        """Compare a version that was just loaded with its records, alone and in a batch with some of `company`.
 
         Raises:
-            Unfit: It is not what it should be, or the engine cannot be probed.
+            Unfit: It differs from its records, or the engine cannot be probed.
             HostUnavailable: The engine cannot be asked now.
         """
         version = entry.ref.version
         beside: Sequence[str] | None = sorted(company)[: min(COMPANY_AT_LOAD, self._at_once - 1)]
-        # Loaded again, a version is asked alone: what becomes of it beside others is the engine's doing more than
-        # its own, was seen when it was recorded, on this engine since it came up, and is seen again by `inspect`. But
-        # on an engine that has failed in this, every load is a chance to fail: none is let in without.
+        # A version that is loaded again is only asked alone. Faults in mixed batches are the engine's rather than the
+        # version's; mixed batches passed here when the version was recorded, have passed since the engine came up, and
+        # `inspect` checks them again. But once a mixed batch has failed on this engine, every load must pass one.
         if self._has_mixed and not self._has_failed_mixed and self._engine in self._records.of(version):
             beside = None
         try:
@@ -135,12 +135,12 @@ class FingerprintChecker:
         self._has_mixed = True
 
     async def inspect(self, entries: Collection[Entry]) -> Mapping[str, str]:
-        """Check versions that are in service; returns those that fail, and why."""
-        self._base_alone = None  # it may have changed, too
+        """Check versions that are in service; returns those that fail, with the reasons."""
+        self._base_alone = None  # ask the base again, since it may have changed, too
         try:
             await self._calibrate()
         except ProbeRefused as error:
-            log.warning("engine %s: nothing can be checked: %s", self._engine, error)
+            log.warning("engine %s: fingerprints cannot be checked: %s", self._engine, error)
             return {}
         failures: dict[str, str] = {}
         every = list(entries)
@@ -149,7 +149,7 @@ class FingerprintChecker:
             try:
                 found = await self._confirm(together, ())
             except ProbeRefused:
-                for entry in together:  # one of them is refused, or was taken off while we asked
+                for entry in together:  # one was refused, or unloaded meanwhile: check each by itself
                     failures |= await self._inspect_one(entry)
             else:
                 failures |= self._failures(found)
@@ -160,7 +160,7 @@ class FingerprintChecker:
         for _ in range(READINGS):
             try:
                 return self._failures(await self._confirm([entry], ()))
-            except NotServed as error:  # whoever took it off knows, and the loader finds out
+            except NotServed as error:  # unloaded meanwhile: not a fault, and the loader notices by itself
                 log.info("engine %s: %s", self._engine, error)
                 return {}
             except ProbeRefused as error:
@@ -171,19 +171,19 @@ class FingerprintChecker:
         return {version: self._reason(finding) for version, finding in found.items() if not finding.is_ok}
 
     def _reason(self, finding: FingerprintFinding) -> str:
-        """Return why a version fails; a base that is not what it was may be the true cause."""
+        """Return why a version fails; if the base has changed, that is added, as it may be the true cause."""
         base = self._findings[BASE]
         return finding.reason if base.is_ok or finding is base else f"{finding.reason}; {base.reason}"
 
     async def _confirm(
         self, entries: Sequence[Entry], beside: Sequence[str] | None, *, is_new: bool = False
     ) -> dict[str, FingerprintFinding]:
-        """Return the findings of some versions, faults only if they show in each of some readings.
+        """Return the findings on some versions. A fault counts only if it shows in each of `READINGS` readings.
 
         Args:
             entries: At most as many as the engine takes into one batch.
-            beside: Versions to share the mixed batch; None asks each alone only.
-            is_new: Record those that have no record. One in service that has none has just been removed.
+            beside: Other versions for the mixed batch; None asks each version alone only.
+            is_new: Record versions that have no record. Otherwise a version without one has just been removed.
         """
         findings: dict[str, FingerprintFinding] = {}
         suspects = list(entries)
@@ -193,8 +193,8 @@ class FingerprintChecker:
             if not suspects:
                 break
             if all(found.where is Where.ALONE for found in findings.values() if not found.is_ok):
-                # Ask the base again before the next verdict: it may be what has changed. Not after a fault in a
-                # mixed batch, whose last rows may still run and would be in the base's answer.
+                # Ask the base again before the next verdict, since it may be the base that has changed. After a fault
+                # in a mixed batch do not: its last rows may still run and would affect the base's answer.
                 self._base_alone = None
         for entry in entries:
             await self._note(entry, findings[entry.ref.version])
@@ -207,9 +207,9 @@ class FingerprintChecker:
         versions = [entry.ref.version for entry in entries]
         alone = {version: await fingerprint(self._host, version) for version in versions}
         together = {} if beside is None else await self._together(base, versions, beside)
-        # Without records: here it counts only whether the engine can serve the base and adapters together.
+        # No records: this only tests whether the engine can serve the base and adapters in one batch.
         of_base = judge_base(ProbeReading(alone=base_alone, mixed=together.get(base)), Records(), tolerance)
-        if self._base_is_in_doubt():  # that it agrees with itself proves nothing
+        if self._base_is_in_doubt():  # its agreement with itself proves nothing then
             of_base = self._findings[BASE]
         findings: dict[str, FingerprintFinding] = {}
         for entry, version in zip(entries, versions, strict=True):
@@ -218,9 +218,9 @@ class FingerprintChecker:
             found = judge(
                 version, now, ProbeReading(alone=base_alone), records, tolerance, may_be_null=entry.may_be_null
             )
-            # A version may be well and yet be the one with whose weights the base is answered.
+            # A version may pass although the engine applies its weights to the base's rows, so the base must pass, too.
             findings[version] = found if not found.is_ok or of_base.is_ok else of_base
-            # At once, so that of two engines that disagree the second one finds the first one's record.
+            # Record at once, so that of two engines that disagree the second one finds the first one's record.
             if findings[version].is_ok and (is_new or self._engine in records.by_engine):
                 await self._keep(version, records, now.alone)
         return findings
@@ -231,19 +231,19 @@ class FingerprintChecker:
         except ProbeRefused:
             if not beside:
                 raise
-            return await fingerprint_together(self._host, base, versions)  # the company was evicted meanwhile
+            return await fingerprint_together(self._host, base, versions)  # some of `beside` was evicted meanwhile
 
     async def _note(self, entry: Entry, finding: FingerprintFinding) -> None:
         version = entry.ref.version
         self._findings[version] = finding
         self._on_verdict(finding.verdict.value)
         if finding.verdict is FingerprintVerdict.SPLIT_BRAIN:
-            await self._records.forget(version, self._engine)  # it may be the wrong one that was recorded
+            await self._records.forget(version, self._engine)  # this engine's record may be the wrong one
         if not finding.is_ok and finding.where is Where.MIXED:
             self._has_failed_mixed = True
 
     async def _keep(self, subject: str, records: Records, found: Fingerprint) -> None:
-        """Record what was found good, if this engine has no record that compares with it to the finest limit."""
+        """Record a good fingerprint, unless this engine has one that was made in the same configuration."""
         own = records.comparable().get(self._engine)
         if own is None or own.engine != found.engine:
             await self._records.keep(subject, self._engine, found)
@@ -263,22 +263,22 @@ class FingerprintChecker:
             return base, self._tolerance, self._base_alone
 
     def _base_is_in_doubt(self) -> bool:
-        """Whether what the base last answered alone may have been an adapter's doing.
+        """Whether the base's last answer alone may have been affected by an adapter.
 
-        On an engine that answers the base with an adapter's weights, any row that still runs, a user's or one of a
-        batch that was just given up, is in the base's answer alone as well as in the mixed one: they agree.
+        A faulty engine may answer the base with an adapter's weights. Then any row that still runs, a user's or one of
+        a cancelled batch, affects the base's answer alone in the same way as in a mixed batch, so both agree.
         """
         return self._has_failed_mixed and not self._findings[BASE].is_ok
 
     async def _base_found(self, base: str, tolerance: Tolerance) -> Fingerprint:
-        """Return what the base answers now; report it if that is not what it was, or not what other engines serve."""
+        """Return the base's answers now. Report if they differ from its record or from other engines' records."""
         subject = base_subject(base)
         records = Records(own=self._engine, by_engine=self._records.of(subject))
         for _ in range(READINGS):
             alone = await fingerprint(self._host, base)
             finding = judge_base(ProbeReading(alone=alone), records, tolerance)
             if finding.is_ok:
-                if tolerance.same < CEILING:  # an engine that contradicts itself is no witness
+                if tolerance.same < CEILING:  # an engine as noisy as that is no reference for others
                     await self._keep(subject, records, alone)
                 break
         before = self._findings.get(BASE)

@@ -1,6 +1,6 @@
-"""The adapter's config file: read within bounds, and the part of it that is content.
+"""Read an adapter's config file within bounds, and extract the part of it that is content.
 
-Content is what the adapter computes; how and with what it was saved is not.
+Content is what determines the adapter's computation, not how or by which tool it was saved.
 """
 
 import json
@@ -13,24 +13,24 @@ from adapters.problem import Problem, render
 from adapters.stand_ins import stand_in
 
 CONFIG_FILE: Final = "adapter_config.json"
-# PEFT's own are about 1 KB; with a rank for every module, some 100 KB.
+# PEFT's own configs are about 1 KB; with a rank for every module, some 100 KB.
 MAX_CONFIG_BYTES: Final = 4_000_000
-# Say how the adapter was made or saved.
+# Fields that only say how the adapter was made or saved.
 _NOT_CONTENT: Final = frozenset(("inference_mode", "peft_version", "auto_mapping", "revision"))
-# What PEFT 0.21 writes where nothing was chosen, beyond null, false and empty: older ones leave it out.
+# Defaults that PEFT 0.21 writes and older versions leave out, beyond null, false and empty values.
 _DEFAULTS: Final[Mapping[str, object]] = {"megatron_core": "megatron.core", "qalora_group_size": 16}
-# Set the first values of A and B, which training has replaced since. Others change the base's weights
-# when PEFT loads the adapter, so they are content (vLLM 0.32, peft_helper.py: `_init_is_supported`).
+# Initialisations that only set the first values of A and B, which training has replaced. Others change the base's
+# weights when PEFT loads the adapter, so they are content (vLLM 0.32, peft_helper.py: `_init_is_supported`).
 HARMLESS_INITS: Final = frozenset(("gaussian", "eva", "orthogonal", "mica", "lora_ga"))
 
 
 def read_config(folder: Path) -> tuple[dict[str, Any] | None, tuple[Problem, ...]]:
-    """Return the config in `folder`, or None and why it cannot be read."""
+    """Return the config in `folder`, or None and the problems that prevent reading it."""
     path = folder / CONFIG_FILE
     try:
         if not path.is_file():
             return None, (_unreadable("config_missing", "the folder has no config of an adapter", None),)
-        with path.open("rb") as file:  # bounded by what is read: the file may grow after it was looked at
+        with path.open("rb") as file:  # the bound is on the read, because the file may grow after a look at its size
             data = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
         return None, (_unreadable("config_unreadable", f"it cannot be read: {error.strerror}", None),)
@@ -69,7 +69,7 @@ def _unreadable(
 
 
 def canonical(config: Mapping[str, Any]) -> bytes:
-    """Return the config's content as bytes: the same for the same content, however it was written."""
+    """Return the config's content as bytes that do not depend on how the config was written."""
     kept = {key: value for key, value in config.items() if _is_content(key, value)}
     return encode_canonical(kept)
 
@@ -83,7 +83,7 @@ def _is_content(key: str, value: object) -> bool:
 
 
 def encode_canonical(value: object) -> bytes:
-    """Return the one way to write `value` as JSON."""
+    """Return `value` as canonical JSON: sorted, and the same for equal values."""
     return json.dumps(_normalize(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 

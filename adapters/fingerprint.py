@@ -1,8 +1,8 @@
-"""What fixed probes prove of an engine: does it serve the weights that it should?
+"""Judge by fixed probes whether an engine serves the weights that it should.
 
-A fingerprint is what a model answers to `PROBES`: for each the most likely first tokens and their
-log-probabilities. Two of them are compared by the largest difference, in nats, and judged against limits that
-come from this engine's own noise (docs/decisions/0007-fingerprint-tolerances.md). Asking is `prober.py`'s part.
+A fingerprint is a model's answers to `PROBES`: for each, the most likely first tokens and their log-probabilities. The
+distance of two fingerprints is their largest difference, in nats. It is judged against limits that come from this
+engine's own noise (docs/decisions/0007-fingerprint-tolerances.md). `prober.py` asks the engine.
 """
 
 import math
@@ -12,27 +12,27 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, Self
 
-# Of varied kind, since an adapter may change one and leave another: prose, a chat turn, code, another language.
+# Prose, a chat turn, code, another language: an adapter may change one kind of text and leave another as it is.
 PROBES: Final = (
     "The sea was calm, and the harbour",
     "User: Explain in one sentence why the sky is blue.\nAssistant:",
     "def total(prices):\n    return 19.99 *",
     "Guten Morgen! Heute ist das Wetter in München",
 )
-# Counts changes of PROBES or TOP: fingerprints of other probes say nothing about these.
+# Raised at each change of PROBES or TOP, since fingerprints of different probes cannot be compared.
 PROBES_VERSION: Final = 1
-# Tokens for each probe: what vLLM allows by default (--max-logprobs 20).
+# Tokens for each probe: as many as vLLM allows by default (--max-logprobs 20).
 TOP: Final = 20
 
 # Limits, in nats; the figures behind them are in docs/decisions/0007-fingerprint-tolerances.md.
-# `same` and `null` are multiples of the largest noise that was seen, since more readings would see more; `null` the
-# smaller one, to tell a weak adapter from none.
+# `same` and `null` are multiples of the largest observed noise, since more readings would observe more. `null` is the
+# smaller one, so that a weak adapter is not taken for none.
 NOISE_FACTOR: Final = 4.0
 NULL_FACTOR: Final = 2.0
 SAME_FLOOR: Final = 0.01
 NULL_FLOOR: Final = 0.001
 ACROSS_FLOOR: Final = 1.0
-# Of `same` and `null`: an engine that seems noisier than this is faulty, and its own noise must not excuse it.
+# The upper bound on `same` and `null`. An engine that is noisier is faulty, and must not pass because of its noise.
 CEILING: Final = 0.5
 
 Top = tuple[tuple[int, float], ...]
@@ -47,7 +47,7 @@ _NOT_TOGETHER: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """What an engine answered: its name for its own configuration ("" if it has none), and a Top for each prompt."""
+    """An engine's answers: its name for its own configuration ("" if it has none), and a Top for each prompt."""
 
     engine: str
     tops: tuple[Top, ...]
@@ -55,7 +55,7 @@ class Answers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fingerprint:
-    """What one model answered to the probes, or to the first few of them.
+    """One model's answers to the probes, or to the first few of them.
 
     `engine` is the engine's name for its own version and configuration (vLLM's `system_fingerprint`).
     """
@@ -66,7 +66,7 @@ class Fingerprint:
 
     @classmethod
     def of(cls, answers: Answers) -> Self:
-        """Return the fingerprint that `answers` make: sorted, and rounded to a size that is cheap to keep."""
+        """Return the fingerprint of `answers`: sorted, and rounded to save space."""
         tops = tuple(
             tuple(sorted(((token, round(each, 4)) for token, each in top), key=lambda pair: (-pair[1], pair[0])))
             for top in answers.tops
@@ -75,10 +75,10 @@ class Fingerprint:
 
 
 def distance(a: Fingerprint, b: Fingerprint) -> float:
-    """Return how far apart two fingerprints are: the largest difference of a log-probability, in nats.
+    """Return the distance of two fingerprints: the largest difference of a log-probability, in nats.
 
-    A token that only one of them lists is at most as likely in the other as the last that the other lists, and counts
-    with that. Probes beyond the shorter one's are left out. Infinite if there is nothing to compare.
+    A token that only one of them lists is at most as likely in the other as the other's last listed token, and counts
+    with that value. Only the probes that both have are compared. Infinite if there is nothing to compare.
     """
     probes = list(zip(a.tokens, b.tokens, strict=False))
     if a.probes_version != b.probes_version or not probes or not all(x and y for x, y in probes):
@@ -88,13 +88,13 @@ def distance(a: Fingerprint, b: Fingerprint) -> float:
 
 def _distance(a: Mapping[int, float], b: Mapping[int, float]) -> float:
     if not all(map(math.isfinite, (*a.values(), *b.values()))):
-        return math.inf  # a model that answers with NaN equals nothing, itself included
+        return math.inf  # answers with NaN match no answers, not even themselves
     shared = max((abs(a[token] - b[token]) for token in a.keys() & b.keys()), default=0.0)
     return max(shared, _surplus(a, b), _surplus(b, a))
 
 
 def _surplus(a: Mapping[int, float], b: Mapping[int, float]) -> float:
-    """Return how much likelier than `b` can have them `a` has the tokens that `b` does not list."""
+    """Return by how much the tokens that only `a` lists are likelier in `a` than they can be in `b`, at most."""
     least = min(b.values())
     return max((a[token] - least for token in a.keys() - b.keys()), default=0.0)
 
@@ -103,8 +103,8 @@ def _surplus(a: Mapping[int, float], b: Mapping[int, float]) -> float:
 class Tolerance:
     """How far apart two fingerprints of the same weights may be, in nats.
 
-    `noise` is the largest distance among `readings` comparisons of a model with itself. The limits made of it: `same`
-    for one configuration of the engine, `across` for different ones, `null` for equality with the base.
+    `noise` is the largest distance in `readings` comparisons of a model with itself. Three limits follow from it:
+    `same` within one configuration of the engine, `across` between different ones, `null` for equality with the base.
     """
 
     noise: float = 0.0
@@ -115,7 +115,7 @@ class Tolerance:
 
     @classmethod
     def of(cls, noises: Sequence[float]) -> Self:
-        """Return the limits that follow from distances of a model to itself; without any, the smallest limits."""
+        """Return the limits that follow from a model's distances to itself; without any, the smallest limits."""
         noise = max(noises, default=0.0)
         same = max(SAME_FLOOR, min(NOISE_FACTOR * noise, CEILING))
         return cls(
@@ -127,12 +127,11 @@ class Tolerance:
         )
 
     def between(self, a: Fingerprint, b: Fingerprint) -> float:
-        """Return the limit for `a` and `b`."""
         return self.same if a.engine == b.engine else self.across
 
 
 class FingerprintVerdict(StrEnum):
-    """What a fingerprint shows."""
+    """The possible results of a fingerprint check."""
 
     OK = "ok"
     NO_OP = "no_op"
@@ -144,7 +143,7 @@ class FingerprintVerdict(StrEnum):
 
 
 class Where(StrEnum):
-    """Beside whom the model answered."""
+    """Whether a fault showed when the model was asked alone, or in a batch with others."""
 
     ALONE = "alone"
     MIXED = "mixed"
@@ -152,7 +151,7 @@ class Where(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FingerprintFinding:
-    """A verdict on one subject, which is a version or `BASE`, with its figures in nats."""
+    """A verdict on one subject (a version or `BASE`), with its figures in nats."""
 
     verdict: FingerprintVerdict
     subject: str
@@ -163,13 +162,12 @@ class FingerprintFinding:
 
     @property
     def is_ok(self) -> bool:
-        """Whether the subject may be served."""
         return self.verdict is FingerprintVerdict.OK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeReading:
-    """What one model answers now: asked alone, and (if that was done) in one batch with others."""
+    """One model's answers now: asked alone, and, where that was done, in one batch with others."""
 
     alone: Fingerprint
     mixed: Fingerprint | None = None
@@ -177,17 +175,17 @@ class ProbeReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Records:
-    """Fingerprints of one subject that were found `ok`, by engine, the oldest first.
+    """One subject's fingerprints that were found `ok`, by engine, oldest first.
 
-    `own` is this engine's key in `by_engine`, whether it has a record there or not. Keep only what was `ok`, and
-    forget this engine's when a finding is `split_brain`: it may be the wrong one that was recorded.
+    `own` is this engine's key in `by_engine`, whether it has a record there or not. Only record what was `ok`, and
+    delete this engine's record at a `split_brain`, since the wrong one may have been recorded.
     """
 
     own: str = ""
     by_engine: Mapping[str, Fingerprint] = field(default_factory=lambda: MappingProxyType({}))
 
     def comparable(self) -> dict[str, Fingerprint]:
-        """Return those that were made with today's probes."""
+        """Return the records that were made with the current probes."""
         return {name: each for name, each in self.by_engine.items() if each.probes_version == PROBES_VERSION}
 
 
@@ -200,13 +198,14 @@ def judge(
     *,
     may_be_null: bool = False,
 ) -> FingerprintFinding:
-    """Return what is found of `version` on one engine; the first fault of these, else `ok`.
+    """Return the finding on `version` on one engine: the first of these faults, else `ok`.
 
-    1. It equals the base: `no_op`. With `may_be_null` (a version scaled by 0) it is a mismatch if it does not.
+    1. It equals the base: `no_op`. With `may_be_null` (a version scaled by 0) it must equal the base, or is a
+    `mismatch`.
     2. It differs from this engine's own record: `mismatch`.
-    3. It differs from the records of as many other engines as agree with it, or more: `split_brain`. In a tie those
-       are believed who have the oldest record, so that one engine goes out of service and not all.
-    4. It answers otherwise in a mixed batch than alone: `mismatch`, mixed.
+    3. It differs from the records of at least as many other engines as it agrees with: `split_brain`. In a tie, the
+    side with the oldest record is taken to be right, so that one engine goes out of service and not all.
+    4. It answers differently in a mixed batch than alone: `mismatch`, mixed.
     """
     from_base = distance(now.alone, base.alone)
     if may_be_null and from_base > tolerance.same:
@@ -223,7 +222,7 @@ def judge(
 
 
 def judge_base(now: ProbeReading, records: Records, tolerance: Tolerance) -> FingerprintFinding:
-    """Return what is found of an engine's base, by the rules 2 to 4 of `judge`."""
+    """Return the finding on an engine's base, by the rules 2 to 4 of `judge`."""
     new = "from themselves, and there is no record yet"
     unrecorded = _finding(FingerprintVerdict.OK, BASE, now.alone, 0.0, tolerance.same, new)
     return _judge_further(BASE, now, records, tolerance, unrecorded)
@@ -260,7 +259,7 @@ def _judge_others(subject: str, now: ProbeReading, records: Records, tolerance: 
     others = [name for name in known if name != records.own]
     against = [name for name in others if far[name] > tolerance.between(now.alone, known[name])]
     agreeing = 1 + len(others) - len(against)
-    # `known` has the oldest first: in a tie, whoever is with that one stays.
+    # `known` has the oldest record first; in a tie its side is taken to be right.
     if agreeing > len(against) or (agreeing == len(against) and next(iter(known)) not in against):
         return None
     worst = max(against, key=far.__getitem__)

@@ -1,4 +1,4 @@
-"""A version's life, as one table. An illegal event raises and changes nothing."""
+"""The states of a version and the events between them, as one table. An illegal event raises and changes nothing."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -7,7 +7,7 @@ from typing import Final
 
 
 class State(StrEnum):
-    """Where a version stands. `ready`: engines serve it, or load it when it is asked for."""
+    """The state of a version. `ready`: engines serve it, or load it when it is asked for."""
 
     REGISTERED = "registered"
     VERIFIED = "verified"
@@ -18,11 +18,11 @@ class State(StrEnum):
 
 
 class Event(StrEnum):
-    """What happens to a version."""
+    """An event in a version's life."""
 
     VERIFY = "verify"
     LOAD = "load"
-    LOADED = "loaded"  # and its fingerprint has passed
+    LOADED = "loaded"  # loaded, and its fingerprint has passed
     LOAD_FAILED = "load failed"
     CONDEMN = "condemn"  # a later check has found it wrong on every engine
     RETIRE = "retire"
@@ -47,7 +47,7 @@ TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = MappingProxyType(
 
 
 class IllegalLifecycleEvent(ValueError):
-    """The version's life has no such step."""
+    """The event is not allowed in the version's state."""
 
 
 def advance(state: State, event: Event) -> State:

@@ -1,7 +1,7 @@
-"""One engine's adapters: brought in, checked, made room for, and compared with what the engine says.
+"""Load, check and evict one engine's adapters, and compare with what the engine lists.
 
-A version is `ready` once the engine has loaded it and its fingerprint has passed. Nothing here
-knows what the engine is: it is asked and checked through `adapters/ports.py`.
+A version is `ready` once the engine has loaded it and its fingerprint has passed. This module knows engines and checks
+only by the interfaces in `adapters/ports.py`.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from adapters.residency import Keep, VersionStanding, to_bring, to_evict
 
 log = logging.getLogger("loragate.loader")
 
-# Pauses in seconds between tries: long enough for an engine that is busy with a batch.
+# Seconds between tries of a load: long enough for an engine that is busy with a batch.
 RETRY_PAUSES: Final = (0.2, 1.0, 3.0)
-# Loads at once on one engine: it reads some while it answers the probes of others.
+# Loads at once on one engine: it reads some adapters while it answers the probes for others.
 LOADS_AT_ONCE: Final = 4
-# A version that the engine refused, or that failed its check, is tried again this much later, if not told otherwise.
+# By default, a version that the engine refused, or that failed its check, is tried again after this long.
 REFUSED_SECONDS: Final = 30.0
 # A load gives up waiting for a slot after this: every slot is taken by versions that are being loaded.
 SLOT_SECONDS: Final = 30.0
@@ -30,14 +30,14 @@ SLOT_SECONDS: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class LoadFailure:
-    """Why a version is not served here, and from when on it is tried again (monotonic seconds)."""
+    """Why a version is not served on this engine, and from when on it is tried again (monotonic seconds)."""
 
     reason: str
     again_at: float
 
 
 async def bring_up(host: AdapterHost, entry: Entry) -> None:
-    """Load a version, trying again while the engine is busy or away.
+    """Load a version; try again while the engine is busy or away.
 
     Raises:
         LoadRefused: The engine refuses it.
@@ -61,13 +61,13 @@ class Loader:
         host: The engine.
         slots: How many adapters it may hold (vLLM's --max-cpu-loras).
         find: Returns the entry of a registered version, or None.
-        standing: Returns how much a version matters.
-        wanted: Returns every version that may be held here.
+        standing: Returns how important a version is.
+        wanted: Returns every version that this engine may hold.
         on_change: Called whenever `ready` has changed.
-        checker, observer: See there.
+        checker, observer: As in `adapters/ports.py`.
         now: Monotonic seconds.
-        retry_seconds: How long a version that was refused, or failed its check, is left alone.
-        stranger_seconds: How long a version that we do not know may stay: another gateway may be registering it.
+        retry_seconds: The pause before a version that was refused, or failed its check, is tried again.
+        stranger_seconds: How long an unregistered version may stay, since another gateway may be registering it.
     """
 
     def __init__(
@@ -96,19 +96,19 @@ class Loader:
         self._now = now
         self._retry_seconds = retry_seconds
         self._stranger_seconds = stranger_seconds
-        self._strangers: dict[str, float] = {}  # versions that we do not know, and since when they are here
+        self._strangers: dict[str, float] = {}  # unregistered version → since when the engine lists it
         self.ready: frozenset[str] = frozenset()
         self.failed: dict[str, LoadFailure] = {}
-        self._held: set[str] = set()  # ready, or on its way in
-        self._foreign = 0  # adapters that somebody else loaded
+        self._held: set[str] = set()  # ready, or being loaded
+        self._foreign = 0  # adapters that others loaded, which take slots, too
         self._turns: dict[str, asyncio.Lock] = {}
         self._at_once = asyncio.Semaphore(LOADS_AT_ONCE)
         self._freed = asyncio.Condition()
         self._leaving: set[str] = set()  # being unloaded
-        self._touched: dict[str, float] = {}  # when a version was last brought in or taken off
+        self._touched: dict[str, float] = {}  # when a version was last loaded or unloaded
 
     def reset(self) -> None:
-        """The engine is gone, and with it all that it held."""
+        """Forget all adapters, because the engine is gone."""
         self.failed.clear()
         self.checker.reset()
         self._touched.clear()
@@ -116,19 +116,19 @@ class Loader:
         self._become_ready(frozenset())
 
     async def supply(self, entry: Entry, *, again: bool = False) -> None:
-        """Have a version ready, making room for it if need be.
+        """Have a version ready; evict another one if there is no free slot.
 
         Args:
             entry: The version.
-            again: Try even if it has just been refused: somebody asks who can see the answer.
+            again: Try even if it was refused a moment ago, because an operator waits for the answer.
 
         Raises:
-            LoadRefused: The engine refuses it, or fails its check; or it has been removed meanwhile.
+            LoadRefused: The engine refuses it, it fails its check, or it was removed meanwhile.
             HostUnavailable: The engine is away.
         """
         version = entry.ref.version
         async with self._turn(version):
-            if self._find(version) is None:  # or nobody would ever take it off again
+            if self._find(version) is None:  # if it were loaded now, it would never be unloaded
                 raise LoadRefused("it is no longer registered")
             if version in self.ready:
                 return
@@ -139,7 +139,7 @@ class Loader:
                 await self._bring(entry)
 
     async def remove(self, version: str) -> None:
-        """Take a version off; an engine that is away has forgotten it already."""
+        """Unload a version. An engine that is away has lost it already."""
         async with self._turn(version):
             self.failed.pop(version, None)
             await self._take_off(version)
@@ -147,16 +147,16 @@ class Loader:
 
     @asynccontextmanager
     async def _turn(self, version: str) -> AsyncIterator[None]:
-        """Let one at a time work on a version."""
+        """Hold the version's lock, so that loads and unloads of one version do not overlap."""
         while True:
             turn = self._turns.setdefault(version, asyncio.Lock())
             async with turn:
-                if self._turns.get(version) is turn:  # else it was given up while we waited
+                if self._turns.get(version) is turn:  # else the lock was dropped while we waited
                     yield
                     return
 
     async def has(self, version: str) -> bool:
-        """Ask the engine whether it has a version that was taken for ready; one it lost is so no more.
+        """Ask the engine whether it still has a version; if it lost it, the version is no longer ready.
 
         Raises:
             HostUnavailable: The engine cannot be asked.
@@ -172,7 +172,7 @@ class Loader:
         return False
 
     async def tend(self) -> None:
-        """Compare with the engine, then bring in one version after another while something is to be done.
+        """Compare with what the engine lists, then load the versions that it should hold, one after another.
 
         Raises:
             HostUnavailable: The engine went away.
@@ -185,7 +185,7 @@ class Loader:
                 return
             if instead_of is not None:
                 await self._evict(instead_of)
-            with suppress(LoadRefused):  # logged, kept in `failed`, and tried again later
+            with suppress(LoadRefused):  # it was logged and is in `failed`, to be tried again later
                 await self.supply(entry)
 
     async def inspect(self) -> None:
@@ -201,7 +201,7 @@ class Loader:
                 self.failed[version] = LoadFailure(reason, self._now() + self._retry_seconds)
                 await self._take_off(version)
 
-    # What is done to the engine
+    # Changes on the engine
 
     async def _bring(self, entry: Entry) -> None:
         version = entry.ref.version
@@ -228,10 +228,10 @@ class Loader:
         self.failed.pop(version, None)
         self._become_ready(self.ready | {version})
         async with self._freed:
-            self._freed.notify_all()  # it can make room now
+            self._freed.notify_all()  # from now on it can be evicted
 
     async def _make_room(self, version: str) -> None:
-        """Take a slot for `version`, from the version that matters least if all are taken."""
+        """Take a slot for `version`; if none is free, from the least important version."""
         least = None
         try:
             async with asyncio.timeout(SLOT_SECONDS), self._freed:
@@ -242,7 +242,7 @@ class Loader:
                         self._drop(least)
                         break
                     await self._freed.wait()
-                self._held.add(version)  # before the engine is asked, so that no other load takes the slot
+                self._held.add(version)  # before the engine loads it, so that no other load takes the slot
         except TimeoutError:
             raise HostUnavailable(
                 f"no slot became free within {SLOT_SECONDS:g} s: {len(self._held)} versions are being loaded and "
@@ -266,13 +266,13 @@ class Loader:
         try:
             await self._host.unload(version)
         except HostUnavailable:
-            log.info("the engine is away; %s goes with it", version)
+            log.info("%s need not be unloaded, as the engine is away", version)
         finally:
             self._leaving.discard(version)
             self._touched[version] = self._now()
 
     def _drop(self, version: str) -> None:
-        """No request may be sent here for `version` any more."""
+        """Stop sending this engine requests for `version`."""
         self._touched[version] = self._now()
         self._held.discard(version)
         self._become_ready(self.ready - {version})
@@ -287,10 +287,10 @@ class Loader:
             self.ready = ready
             self._on_change()
 
-    # What is found out
+    # Comparison with the engine
 
     async def _compare(self) -> None:
-        """Bring our books in line with what the engine lists, but for what changed since it was asked."""
+        """Update our records to what the engine lists, except for versions that changed since the engine was asked."""
         asked_at = self._now()
         listed = set(await self._host.adapter_names())
 
@@ -317,7 +317,7 @@ class Loader:
         return version in self._leaving or (turn is not None and turn.locked())
 
     async def _adopt(self, version: str) -> None:
-        """Take over a version that the engine has and we did not load, or have it forgotten."""
+        """Take over a version that the engine has and this loader did not load, or unload it."""
         entry = self._find(version)
         if entry is None and self._now() - self._strangers.get(version, 0.0) < self._stranger_seconds:
             return
@@ -334,7 +334,7 @@ class Loader:
             for version in self._wanted()
             if version not in self.failed or self.failed[version].again_at <= now
         }
-        # What somebody is loading just now is not swapped out, however long ago it was asked for.
+        # A version that is being loaded is never evicted, however long ago it was last used.
         loading = VersionStanding(Keep.SERVING, now)
         held = {version: self._standing(version) if version in self.ready else loading for version in self._held}
         return to_bring(held, wanted, self.slots - self._foreign, now)

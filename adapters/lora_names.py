@@ -1,8 +1,7 @@
-"""What the names of an adapter's tensors say: which module, which half.
+"""Parse the names of an adapter's tensors: the module, and which half of its change.
 
-The rule is vLLM's own, so that what we call a module is what the engine looks for.
-
-Source: vLLM 0.32, `vllm/lora/utils.py`: `parse_fine_tuned_lora_name`, `is_base_embedding_weights`.
+The rule is vLLM's own, so that our module names are those that the engine looks for. Source: vLLM 0.32,
+`vllm/lora/utils.py`: `parse_fine_tuned_lora_name`, `is_base_embedding_weights`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,21 +31,20 @@ class LoraPair:
 
     @property
     def is_expert(self) -> bool:
-        """Whether it belongs to a mixture's experts, which engines name and stack in ways of their own."""
+        """Whether it belongs to an expert of a mixture; engines name and stack these in their own ways."""
         return ".experts" in f".{self.module}"
 
     @property
     def targets_embeddings(self) -> bool:
-        """Whether it changes the input embeddings."""
         return self.is_embedding or self.leaf in _EMBEDDING_LEAVES
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """An adapter's tensors, sorted by what they are.
+    """An adapter's tensors, sorted by kind.
 
-    `saved_embeddings` are whole matrices of the base that PEFT saved beside; `repeated` spell a half
-    that another name spells already; `strange` are no part of a LoRA that vLLM reads.
+    `saved_embeddings` are whole matrices of the base that PEFT saved as well; `repeated` tensors spell a half that
+    another name spells already; `strange` tensors belong to no LoRA that vLLM reads.
     """
 
     pairs: Mapping[str, LoraPair]
@@ -79,7 +77,7 @@ def parts_of(tensors: Iterable[Tensor]) -> Parts:
 
 
 def _parse(name: str) -> tuple[str, bool, bool] | None:
-    """Return (module, is it A, is it an embedding's)."""
+    """Return the module, whether the tensor is the half A, and whether it belongs to an embedding."""
     bare = name.replace(PREFIX, "") if name.startswith(PREFIX) else name
     module, _, last = bare.rpartition(".")
     if last in ("lora_embedding_A", "lora_embedding_B"):

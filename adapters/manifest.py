@@ -1,4 +1,4 @@
-"""What an adapter says of itself: base, rank, alpha, target modules, size, digest."""
+"""The facts that an adapter states about itself: base, rank, alpha, target modules, size, digest."""
 
 import math
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 class Manifest:
     """The facts of one adapter folder.
 
-    `digest` is 64 hex digits over config and tensors; `size_bytes` is that of the tensors file.
-    `target_modules` are the config's own names, or those of the tensors where it has a pattern.
-    Facts with defaults were not recorded by earlier versions; a rank of 0 means just that.
+    `digest` is 64 hex digits over config and tensors; `size_bytes` is the size of the tensors file. `target_modules`
+    are the config's own names, or those of the tensors where the config has a pattern. Fields with defaults were not
+    recorded by earlier versions; a rank of 0 means that it was not recorded.
     """
 
     digest: str
@@ -32,7 +32,7 @@ class Manifest:
 
     @property
     def scaling(self) -> float:
-        """What B·A is multiplied with, where no pattern says otherwise.
+        """The factor of B·A, where no pattern sets another.
 
         Source: Hu et al. (2021), section 4.1; with rsLoRA, Kalajdzievski (2023), arXiv:2312.03732.
         """

@@ -1,4 +1,4 @@
-"""What a loader asks of the world: an engine that holds adapters, a check, and who counts."""
+"""The interfaces of a loader: an engine that holds adapters, a check of what it serves, and counters."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
@@ -7,7 +7,7 @@ from adapters.catalog import Entry
 
 
 class LoadRefused(Exception):
-    """The engine will not take this version, however often it is asked."""
+    """The engine will not load this version, however often it is asked."""
 
 
 class HostUnavailable(Exception):
@@ -15,48 +15,50 @@ class HostUnavailable(Exception):
 
 
 class NotOneEngine(HostUnavailable):
-    """What was taken for one engine is several, behind one address: each connection may see other adapters."""
+    """The address belongs to several engines, so each connection may see other adapters."""
 
 
 class Unfit(LoadRefused):
-    """The engine took the version and does not serve it as it should; the message has the figures."""
+    """The engine loaded the version and does not serve it as it should; the message has the figures."""
 
 
 class AdapterHost(Protocol):
-    """An engine as a holder of adapters."""
+    """An engine that holds adapters."""
 
     async def adapter_names(self) -> Collection[str]:
-        """Return the names of the adapters that the engine has."""
+        """Return the names of the adapters that the engine has loaded."""
 
     async def load(self, version: str, folder: str) -> None:
-        """Load a folder under a name.
+        """Load an adapter folder under a name.
 
         Raises:
-            LoadRefused, HostUnavailable: Why it could not.
+            LoadRefused: The engine refuses it.
+            HostUnavailable: The engine is away.
         """
 
     async def unload(self, version: str) -> None:
-        """Forget a name; it is no error if the engine does not know it."""
+        """Unload an adapter; it is no error if the engine does not have it."""
 
 
 class Checker(Protocol):
-    """Whether the engine serves a version as it should."""
+    """Checks whether the engine serves a version as it should."""
 
     async def check(self, entry: Entry, company: Collection[str]) -> None:
-        """Compare a version that was just loaded with what is known of it, alone and beside `company`.
+        """Compare a version that was just loaded with its records, alone and in a batch with some of `company`.
 
         Raises:
-            Unfit, HostUnavailable: It is not what it should be, or cannot be asked.
+            Unfit: It differs from its records, or the engine cannot be probed.
+            HostUnavailable: The engine cannot be asked now.
         """
 
     def last(self, version: str) -> dict[str, Any] | None:
-        """Return the figures of a version's last check, for people; None if there was none."""
+        """Return the figures of a version's last check, for display; None if there was none."""
 
     def reset(self) -> None:
-        """The engine is another from now on: what was measured of it counts no more."""
+        """Forget what was measured, because the engine was restarted or replaced."""
 
     async def inspect(self, entries: Collection[Entry]) -> Mapping[str, str]:
-        """Check versions that are in service; returns those that fail, and why.
+        """Check versions that are in service; returns those that fail, with the reasons.
 
         Raises:
             HostUnavailable: The engine cannot be asked.
@@ -64,10 +66,10 @@ class Checker(Protocol):
 
 
 class Observer(Protocol):
-    """Who counts what the loader does."""
+    """Counts what the loader does."""
 
     def count_load(self, seconds: float, outcome: str) -> None:
-        """A load took so long, check included, and ended `ok`, `refused`, `unfit` or `unavailable`."""
+        """Count a load by its outcome (`ok`, `refused`, `unfit` or `unavailable`) with its duration, check included."""
 
     def count_eviction(self) -> None:
-        """A version made room for another."""
+        """Count a version that was unloaded to make room for another."""

@@ -1,6 +1,6 @@
-"""Ask an engine the probes: each model alone, several in one batch, and the base again and again for its noise.
+"""Ask an engine the probes: each model alone, several in one batch, and the base repeatedly to measure noise.
 
-The engine is whatever implements `ProbeHost`; what the answers prove is `fingerprint.py`'s part.
+The engine is any implementation of `ProbeHost`; `fingerprint.py` judges the answers.
 """
 
 import asyncio
@@ -10,26 +10,26 @@ from typing import Final, Protocol
 
 from adapters.fingerprint import PROBES, TOP, Answers, Fingerprint, Tolerance, distance
 
-# In a mixed batch each model answers the first probes only: with one row that each keeps running, 4 models are 12 rows,
-# which fit into one batch of vLLM on a CPU (--max-num-seqs 16) beside some other traffic.
+# In a mixed batch each model answers only the first probes. With one more row that each model keeps running, 4 models
+# need 12 rows, which fit into one batch of vLLM on a CPU (--max-num-seqs 16) beside some other traffic.
 MIXED_PROBES: Final = 2
-# What a running row generates at most before it is given up: a second on the fastest engine, and it is stopped sooner.
+# The most tokens of a running row: a second's worth on the fastest engine. It is normally stopped sooner.
 RUNNING_TOKENS: Final = 256
-# Calibration: how often the base is asked alone, and with how many copies of itself in a batch.
+# In calibration, how often the base is asked alone, and with how many copies of itself in one batch.
 REPEATS: Final = 3
 COPIES: Final = (1, 2, 4)
 
 
 class ProbeRefused(Exception):
-    """The engine will not answer probes for this model; the message says why and what to do."""
+    """The engine does not answer probes for this model; the message says why and what to do."""
 
 
 class NotServed(ProbeRefused):
-    """The engine does not know the model, which may have been taken off meanwhile."""
+    """The engine does not know the model, which may have been unloaded meanwhile."""
 
 
 class ProbeHost(Protocol):
-    """An engine that can be asked for the most likely next tokens."""
+    """An engine that returns the most likely next tokens."""
 
     async def next_tokens(self, model: str, prompts: Sequence[str], *, top: int) -> Answers:
         """Return the `top` most likely next tokens after each prompt, asked in one request.
@@ -37,19 +37,19 @@ class ProbeHost(Protocol):
         Raises:
             HostUnavailable: The engine cannot be asked now.
             NotServed: It does not serve the model.
-            ProbeRefused: It will not say log-probabilities.
+            ProbeRefused: It does not return log-probabilities.
         """
 
     async def generate(self, model: str, prompt: str, *, tokens: int, started: asyncio.Event) -> None:
-        """Generate `tokens` and throw them away; set `started` at the first one, and stop when cancelled.
+        """Generate `tokens` and discard them. Set `started` at the first one, and stop when cancelled.
 
         Raises:
-            HostUnavailable, NotServed, ProbeRefused: As above.
+            HostUnavailable, NotServed, ProbeRefused: As for `next_tokens`.
         """
 
 
 async def fingerprint(host: ProbeHost, model: str) -> Fingerprint:
-    """Return what `model` answers to all probes in one request; other traffic may share its batch.
+    """Return the answers of `model` to all probes, asked in one request; other traffic may share its batch.
 
     Raises:
         HostUnavailable, ProbeRefused: See `ProbeHost`.
@@ -58,16 +58,16 @@ async def fingerprint(host: ProbeHost, model: str) -> Fingerprint:
 
 
 async def fingerprint_together(host: ProbeHost, base: str, versions: Collection[str]) -> dict[str, Fingerprint]:
-    """Return what the base and `versions` answer, to the first probes, while all of them share the engine's batch.
+    """Return the answers of the base and `versions` to the first probes, while all of them share the engine's batch.
 
-    An engine puts what arrives together into steps as it likes, and one request cannot name two models. So each
-    model has a row running first, and the probes are sent when all of them have had a token: whatever step a probe
-    comes into, the rows of all models are in it.
+    An engine groups requests into steps as it likes, and one request cannot name two models. So each model first gets a
+    running row, and the probes are sent when every one of these rows has produced a token. Whatever step a probe comes
+    into, rows of all models are in it.
 
     Args:
         host: The engine.
-        base: Its own model's name.
-        versions: As many as it can have in a batch (vLLM's --max-loras) or fewer.
+        base: The name of its base model.
+        versions: At most as many as it can have in one batch (vLLM's --max-loras).
 
     Raises:
         HostUnavailable, ProbeRefused: See `ProbeHost`.
@@ -90,9 +90,9 @@ async def fingerprint_together(host: ProbeHost, base: str, versions: Collection[
 
 
 async def calibrate(host: ProbeHost, base: str) -> Tolerance:
-    """Return limits that follow from how far the base is from itself on this engine, now.
+    """Return limits that follow from the base's current distances to itself on this engine.
 
-    It is asked several times alone, and in batches of more and more rows: what a batch's size does to rounding is
+    The base is asked several times alone, and in batches of growing size: the effect of a batch's size on rounding is
     most of the noise.
 
     Raises:
@@ -102,7 +102,7 @@ async def calibrate(host: ProbeHost, base: str) -> Tolerance:
     readings = [await fingerprint(host, base) for _ in range(REPEATS)]
     for copies in COPIES:
         async with _all_or_error() as group:
-            # A row of its own beside them, for a batch of another size than those alone.
+            # One more row, so that the batch has another size than the probes alone.
             group.create_task(host.next_tokens(base, PROBES[:1], top=1))
             together = [group.create_task(fingerprint(host, base)) for _ in range(copies)]
         readings += [task.result() for task in together]
@@ -111,7 +111,7 @@ async def calibrate(host: ProbeHost, base: str) -> Tolerance:
 
 @asynccontextmanager
 async def _all_or_error() -> AsyncIterator[asyncio.TaskGroup]:
-    """Run a group of tasks; if one fails, stop the others and raise its own error."""
+    """Run a group of tasks; if one fails, cancel the others and raise that task's error."""
     try:
         async with asyncio.TaskGroup() as group:
             yield group

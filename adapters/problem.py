@@ -1,4 +1,4 @@
-"""One thing that is wrong with an adapter: what, how much, the limit, and what to do."""
+"""One thing that is wrong with an adapter: what, how much, the limit, and the remedy."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-# A value is shown to people and put into JSON; a hostile one may be megabytes long.
+# Values are displayed and put into JSON; a hostile one may be megabytes long.
 _MAX_VALUE: Final = 120
-# Of one kind: an adapter that is wrong in each of 10,000 tensors is wrong in one way.
+# How many problems of one kind are reported: a fault in each of 10,000 tensors is one fault.
 MAX_OF_A_KIND: Final = 8
 
 
 class Severity(StrEnum):
-    """Whether a problem refuses the adapter, or is told and served."""
+    """Whether a problem refuses the adapter, or is only reported."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -36,13 +36,12 @@ class Problem:
 
     @property
     def is_error(self) -> bool:
-        """Whether it refuses the adapter."""
         return self.severity is Severity.ERROR
 
 
 def render(value: object) -> str:
-    """Return a value as text that is short enough to print, and that does nothing to a terminal."""
-    # A long list is cut before it is spelt: its text alone could take more memory than the adapter.
+    """Return a value as text that is short enough to print and has no control characters for a terminal."""
+    # Cut a long list before it is turned into text, which could take more memory than the adapter.
     head = value[:16] if isinstance(value, list | tuple | str | bytes) and len(value) > _MAX_VALUE else value
     text = str(head)[: _MAX_VALUE + 1]
     if not text.isprintable():
@@ -51,7 +50,7 @@ def render(value: object) -> str:
 
 
 def fold(problems: Iterable[Problem], most: int = MAX_OF_A_KIND) -> tuple[Problem, ...]:
-    """Return the problems with at most `most` of one code, the last of which tells how many follow."""
+    """Return the problems, at most `most` of one code; the last one says how many more there are."""
     every = tuple(problems)
     total = Counter(problem.code for problem in every)
     seen: Counter[str] = Counter()

@@ -1,7 +1,7 @@
-"""How a version was made out of others: the method, the parents and their weights.
+"""A recipe: how a version was made out of others, by which method, from which parents and weights.
 
-Knows the rules that a recipe alone must keep; those that need the parents' tensors are
-`adapters.fusion`'s.
+This module checks the rules that concern the recipe alone; `adapters.fusion` checks those that need the parents'
+tensors.
 """
 
 import math
@@ -13,10 +13,10 @@ from typing import Final
 
 from adapters.reference import InvalidReference, check_name, split_version
 
-# Sums of more hardly keep any parent's voice, and `cat` of more passes every engine's rank.
+# A sum of more parents hardly keeps the style of any of them, and `cat` of more exceeds every engine's rank.
 MAX_PARENTS: Final = 8
-# mergekit's examples keep half of the values; TIES (Yadav et al. 2023) kept a fifth of full-sized deltas,
-# but here A and B are pruned one by one, and a value survives only where both do.
+# mergekit's examples keep half of the values. TIES (Yadav et al. 2023) kept a fifth of full-sized deltas, but here
+# A and B are pruned separately, and a value of the delta survives only where both do.
 DEFAULT_DENSITY: Final = 0.5
 DEFAULT_SEED: Final = 0
 # torch.manual_seed takes 64 bits; JSON readers that use doubles keep 53.
@@ -38,7 +38,7 @@ class Method(StrEnum):
     SLERP = "slerp"
 
 
-# Which settings mean something to which methods.
+# The methods that use each setting.
 TAKES_RANK: Final = frozenset((Method.SVD, Method.SLERP))
 TAKES_SEED: Final = frozenset((Method.DARE_TIES, Method.DARE_LINEAR))
 TAKES_DENSITY: Final = TAKES_SEED | {Method.TIES, Method.MAGNITUDE_PRUNE}
@@ -48,7 +48,7 @@ class CannotFuse(ValueError):
     """This recipe cannot be made, or not out of these parents.
 
     Attributes:
-        code: Stable, for programs.
+        code: A stable code, for programs.
         remedy: What to do instead.
     """
 
@@ -60,7 +60,7 @@ class CannotFuse(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parent:
-    """One version that went in, and its weight."""
+    """One parent's version and its weight."""
 
     version: str
     weight: float
@@ -68,10 +68,10 @@ class Parent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What makes a fused or scaled version again.
+    """Everything that is needed to make a fused or scaled version again.
 
-    `rank` is the rank of the result where the method leaves a choice; `density` is the share
-    of values that pruning methods keep, in (0, 1]; `seed` is that of methods that draw.
+    `rank` is the result's rank where the method leaves a choice; `density` is the share of values that pruning methods
+    keep, in (0, 1]; `seed` is for methods that draw random numbers.
     """
 
     method: Method
@@ -82,17 +82,17 @@ class Recipe:
 
     @property
     def is_null(self) -> bool:
-        """Whether the result adds nothing to the base by intention: every weight is 0."""
+        """Whether the result is meant to add nothing to the base, because every weight is 0."""
         return all(parent.weight == 0 for parent in self.parents)
 
 
 def parse_parents(words: Sequence[str]) -> tuple[Parent, ...]:
     """Return the parents that `legal=0.7`, `support@3f2a9c=0.3` or `legal` (weight 1) name, in that order.
 
-    A version may be an alias; whoever knows the catalog resolves it.
+    A parent's version may be an alias here; the caller, who has the catalog, resolves it.
 
     Raises:
-        CannotFuse: A word cannot be read; the message names it.
+        CannotFuse: A word cannot be parsed; the message names it.
     """
     return tuple(_parse_parent(word) for word in words)
 
@@ -114,13 +114,13 @@ def _parse_parent(word: str) -> Parent:
 
 
 def complete(recipe: Recipe) -> Recipe:
-    """Return `recipe` with the settings that its method needs and it left out.
+    """Return `recipe` with defaults for the settings that its method needs.
 
-    The complete one makes the same version again whatever later defaults are: keep that one.
-    A rank that was left out stays out: it is the largest of the parents'.
+    The completed recipe makes the same version again even if defaults change later, so store that one. A missing rank
+    stays missing: it is the largest of the parents' ranks.
 
     Raises:
-        CannotFuse: It breaks a rule that shows without the parents; the message names the value.
+        CannotFuse: It breaks a rule that can be checked without the parents; the message names the value.
     """
     _check_parents(recipe)
     _check_settings(recipe)

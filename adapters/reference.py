@@ -1,7 +1,7 @@
-"""Names for what is served: an adapter's version, or the base itself.
+"""The names of what is served: a version of an adapter, or the base model.
 
-A version is written `support@3f2a9c81d0e4`: the name it was registered under and the
-first 12 hex digits of its content digest. The base is a value of its own, not None.
+A version is written `support@3f2a9c81d0e4`: the name it was registered under, and the first 12 hex digits of its
+content's digest. The base is a value of its own, not None.
 """
 
 import re
@@ -18,7 +18,7 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{12,64}")
 
 
 class InvalidReference(ValueError):
-    """A name or a version that is not written as names and versions are."""
+    """The text is not a valid name or version."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,7 @@
-"""The safetensors format: a header that is bounded before it is read, and tensors that fill the file.
+"""Parse safetensors files: the header's size is checked before it is read, and the tensors must fill the file.
 
-Stricter than the format's own library: a name twice, a field that it does not know, or a
-tensor without bytes is refused, so that no byte can be where only one reader looks.
-
-Source: huggingface/safetensors 0.8, `safetensors/src/tensor.rs`.
+This is stricter than the format's own library: duplicate names, unknown fields and empty tensors are refused, so that
+no bytes can hide where only some readers look. Source: huggingface/safetensors 0.8, `safetensors/src/tensor.rs`.
 """
 
 import math
@@ -41,26 +39,26 @@ BITS: Final[Mapping[str, int]] = {
     "I64": 64,
     "U64": 64,
 }
-# The format allows 100 MB, which takes Python 1 GB to parse. The largest we know of, rank for every
+# The format allows 100 MB, which takes Python 1 GB to parse. The largest header that we know, a rank for every
 # expert of a 94-layer mixture of 128, has 72,000 tensors in 10 MB.
 MAX_HEADER_BYTES: Final = 16_000_000
 MAX_TENSORS: Final = 100_000
 # A LoRA matrix has two dimensions, a convolution's four; PyTorch's own bound for printing is 64.
 MAX_DIMENSIONS: Final = 8
-# What is read at a time: memory stays bounded whatever the tensor's size, and the disk is kept busy.
+# Bytes that are read at a time: few enough to bound memory, enough to keep the disk busy.
 CHUNK_BYTES: Final = 4_194_304
-# A header is brackets and commas: so many of them bound what parsing can allocate.
+# Bounds on a header's brackets and commas, which bound the memory that parsing can allocate.
 _MAX_BRACKETS: Final = 3 * MAX_TENSORS + 16
 _MAX_COMMAS: Final = 12 * MAX_TENSORS
-# How PyTorch's files begin: a ZIP archive, or a pickle of protocol 2 to 5. Read as the length of a header,
-# each is larger than any file, or else the file may be safetensors all the same.
+# The first bytes of PyTorch's files: a ZIP archive, or a pickle of protocol 2 to 5. They count only if the header's
+# length, which the same bytes spell, exceeds the file: otherwise it may be safetensors all the same.
 _PICKLED: Final = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _RESAVE: Final = "save the adapter again with PEFT's save_pretrained, and copy the whole file"
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor: where its bytes are, from `first` up to `last` after the header."""
+    """One tensor; its bytes are at `first` up to `last`, counted from the header's end."""
 
     name: str
     dtype: str
@@ -71,16 +69,16 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file says that it holds. `start` is where the tensors' bytes begin."""
+    """The parsed header. `start` is the offset of the tensors' bytes."""
 
     tensors: Mapping[str, Tensor]
     start: int
 
 
 def read_header(file: BinaryIO, size: int) -> tuple[Header | None, tuple[Problem, ...]]:
-    """Return the header of a file of `size` bytes, or None and what is wrong with it.
+    """Return the header of a file of `size` bytes, or None and the problems with it.
 
-    Nothing is read or allocated before its length is known to be in the file and within bounds.
+    Lengths are checked against the file's size and the bounds before anything is read or allocated.
     """
     file.seek(0)
     head = file.read(8)
@@ -155,9 +153,9 @@ def _tensor(name: str, entry: Any) -> Tensor | None:
 
 
 def layout_problems(header: Header, size: int) -> Iterator[Problem]:
-    """Yield what is wrong with where the tensors lie in a file of `size` bytes.
+    """Yield the problems with the tensors' positions in a file of `size` bytes.
 
-    They must lie one after another and fill it: a byte in none of them would escape the digest.
+    The tensors must lie one after another and fill the file: the digest would not cover a byte outside of them.
     """
     room = size - header.start
     if not header.tensors:
@@ -201,9 +199,10 @@ def _own_problems(tensor: Tensor, room: int) -> Iterator[Problem]:
 
 
 def chunks(file: BinaryIO, header: Header, tensor: Tensor, buffer: bytearray) -> Iterator[memoryview]:
-    """Yield the tensor's bytes, each time in the same `buffer`.
+    """Yield the tensor's bytes piece by piece, each time in the same `buffer`.
 
-    The file is read, not mapped: one that is cut short meanwhile raises instead of killing the process.
+    The file is read and not mapped: if it is truncated meanwhile, this raises, whereas a mapping would kill the
+    process.
 
     Raises:
         EOFError: The file became shorter while it was read.

@@ -1,6 +1,6 @@
-"""What lies in a file's place instead of it: a Git LFS pointer, a web page, nothing at all.
+"""Recognise files that stand in for the expected one: a Git LFS pointer, a web page, an empty file.
 
-Each looks like damage to whoever expects weights or JSON, and each has a remedy of its own.
+To a parser of weights or JSON each looks like damage, but each has a remedy of its own.
 """
 
 from collections.abc import Iterator
@@ -10,17 +10,17 @@ from typing import Final
 
 from adapters.problem import Problem, Severity
 
-# As much as tells them apart; a pointer has some 130 bytes.
+# The bytes at a file's beginning that are enough to recognise each kind; a pointer has some 130 bytes.
 HEAD_BYTES: Final = 256
 _LFS: Final = b"version https://git-lfs.github.com/spec/"
-# Of its predecessors, which named other hosts.
+# Pointers of Git LFS's predecessors name other hosts.
 _OLD_LFS: Final = (b"version http", b"oid sha256:")
 _PAGES: Final = (b"<!doctype", b"<html", b"<?xml", b"<head")
 
 
 @dataclass(frozen=True, slots=True)
 class StandIn:
-    """What it is (`code` is stable), and what to do."""
+    """What the file is (`code` is stable), and what to do."""
 
     code: str
     message: str
@@ -39,7 +39,7 @@ _EMPTY: Final = StandIn("file_empty", "the file is empty", "copy or download it 
 
 
 def stand_in(head: bytes) -> StandIn | None:
-    """Return what a file that begins with `head` is instead; None if it may be what it should."""
+    """Return the kind of stand-in that a file beginning with `head` is; None if it may be the expected file."""
     if not head:
         return _EMPTY
     text = head[:HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
@@ -51,7 +51,7 @@ def stand_in(head: bytes) -> StandIn | None:
 
 
 def stand_in_at(path: Path) -> StandIn | None:
-    """Return what a regular file is instead; None if it may be what it should, or is none."""
+    """Return the kind of stand-in that a file is; None if it may be the expected file, or is not a regular file."""
     try:
         if not path.is_file():
             return None
@@ -62,7 +62,7 @@ def stand_in_at(path: Path) -> StandIn | None:
 
 
 def companion_problems(folder: Path, names: tuple[str, ...]) -> Iterator[Problem]:
-    """Tell of files beside the adapter that are not what they are called, and so are compared with nothing."""
+    """Warn of stand-ins among the files beside the adapter, which therefore cannot be compared with the base's."""
     for name in names:
         found = stand_in_at(folder / name)
         if found is not None:

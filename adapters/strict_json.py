@@ -1,6 +1,6 @@
-"""JSON in which nothing can hide: one value for each key, real Unicode, numbers that fit.
+"""Parse JSON strictly: no duplicate keys, valid Unicode, numbers in range.
 
-The same bytes mean the same to every reader, whatever library it uses.
+So the same bytes mean the same to every reader, whatever library it uses.
 """
 
 import json
@@ -11,20 +11,20 @@ from adapters.problem import render
 
 # A 64-bit number has 20 digits; a longer one is an attack on the parser.
 _MAX_DIGITS: Final = 20
-# Configs and headers nest some five times; who walks over a value must not run out of stack.
+# Configs and headers nest about five levels; the bound keeps recursive code from running out of stack.
 DEEPEST: Final = 64
 
 
 class InvalidJson(ValueError):
-    """The bytes are no JSON that every reader understands alike; the message says why."""
+    """The bytes are not JSON that every reader understands in the same way; the message says why."""
 
 
 class DuplicateKey(InvalidJson):
-    """An object names a key twice, of which each reader may take another."""
+    """An object has a key twice; readers differ in which of the two values they take."""
 
 
 def parse(data: bytes) -> Any:
-    """Return the value that `data` spells.
+    """Return the value that `data` encodes.
 
     Raises:
         InvalidJson: It is not JSON, is nested too deeply, or means different things to different readers.
@@ -35,7 +35,7 @@ def parse(data: bytes) -> Any:
         )
         if _is_deep(value):
             raise InvalidJson(f"it is nested more than {DEEPEST} times")
-        if b"\\u" in data:  # escapes can spell half a surrogate pair, which nothing can be written with
+        if b"\\u" in data:  # escapes can encode a lone surrogate, which cannot be encoded as UTF-8
             json.dumps(value, ensure_ascii=False).encode()
     except InvalidJson:
         raise

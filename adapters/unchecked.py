@@ -1,4 +1,4 @@
-"""The checker of engines that are not to be probed: every load passes."""
+"""A checker for engines that may not be probed: every load passes."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -7,18 +7,16 @@ from adapters.catalog import Entry
 
 
 class Unchecked:
-    """Passes everything, and says nothing of it."""
+    """Passes every version and has no figures."""
 
     async def check(self, entry: Entry, company: Collection[str]) -> None:
-        """Pass."""
+        """Pass the version without asking the engine."""
 
     async def inspect(self, entries: Collection[Entry]) -> Mapping[str, str]:
-        """Find nothing."""
         return {}
 
     def last(self, version: str) -> dict[str, Any] | None:
-        """Know nothing."""
         return None
 
     def reset(self) -> None:
-        """Have nothing to forget."""
+        """Do nothing, since nothing was measured."""

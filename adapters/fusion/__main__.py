@@ -1,6 +1,7 @@
-"""The process of a fusion: a job as JSON on standard input, a JSON line for each step and for the end.
+"""The fusion process: read a job as JSON on standard input; write a JSON line for each step and for the end.
 
-Gives way to serving: the lowest priority but idle, and one thread. Ends with whoever started it.
+It runs with the lowest priority except idle, and with one thread, so that serving goes first. It ends when the process
+that started it does.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 
 def main() -> int:
-    """Do the job; return 0 if it was made, 1 if it was refused."""
+    """Do the job; return 0 if the adapter was made, 1 if the fusion was refused."""
     with _reserve_stdout() as output:
 
         def say(line: Line) -> None:
@@ -59,17 +60,17 @@ def _fuse(job: FusionJob, say: Callable[[Line], None]) -> FusionReport:
 
 @contextlib.contextmanager
 def _reserve_stdout() -> Iterator[BinaryIO]:
-    """Yield standard output for our lines alone; whatever libraries print goes to standard error."""
+    """Yield standard output for our lines alone; what libraries print goes to standard error instead."""
     with os.fdopen(os.dup(1), "wb") as output:
         os.dup2(2, 1)
         yield output
 
 
 def _end_with(parent: int | None) -> None:
-    """Have the kernel end this process when its parent dies, and end it now if that has happened."""
+    """Have the kernel kill this process when its parent dies, and exit now if it is dead already."""
     if parent is None:
         return
-    with contextlib.suppress(OSError, AttributeError):  # not Linux: nothing like it
+    with contextlib.suppress(OSError, AttributeError):  # only Linux has this
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""Do these parents fit together, and at which rank is the result? Decided on shapes alone."""
+"""Decide from shapes alone whether parents fit together, and which rank the result has."""
 
 from collections.abc import Sequence
 
@@ -14,10 +14,10 @@ def all_modules(sources: Sequence[ParentAdapter]) -> tuple[str, ...]:
 
 
 def check_agreement(recipe: Recipe, sources: Sequence[ParentAdapter]) -> tuple[str, ...]:
-    """Return what an operator should know of parents that can be fused.
+    """Check that the parents can be fused; return warnings for the operator.
 
     Raises:
-        CannotFuse: They are not for the same modules of the same shapes.
+        CannotFuse: They change the same modules in different shapes.
     """
     _check_shapes(sources)
     return (*_base_warnings(sources), *_weight_warnings(recipe), *_module_warnings(sources))
@@ -27,7 +27,7 @@ def result_rank(recipe: Recipe, sources: Sequence[ParentAdapter]) -> int:
     """Return the rank of the result: the largest that any of its modules needs.
 
     Raises:
-        CannotFuse: The method needs equal ranks, and they are not.
+        CannotFuse: The method needs equal ranks, and they differ.
     """
     ranks = {
         module: [source.slots[module].rank for source in sources if module in source.slots]
@@ -73,7 +73,7 @@ def _check_shapes(sources: Sequence[ParentAdapter]) -> None:
 
 
 def _base_warnings(sources: Sequence[ParentAdapter]) -> tuple[str, ...]:
-    # A warning and no refusal: people name one base by a path, by its hub name, or by a quantised copy's.
+    # Only a warning, because people name one base by a path, by its hub name, or by the name of a quantised copy.
     names = [(source.version, str(source.config.get("base_model_name_or_path") or "")) for source in sources]
     different = {name: version for version, name in reversed(names) if name}
     if len(different) < 2:

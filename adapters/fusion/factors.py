@@ -1,8 +1,8 @@
-"""The algebra of low-rank deltas, done on their factors: never on the full matrices.
+"""The algebra of low-rank deltas, computed on their factors and never on the full matrices.
 
-A delta is B·A with A (r, n_in) and B (n_out, r). Sums of deltas are stacked factors; norms,
-angles and best approximations come out of matrices of size r×r. Values are in float64
-here, so that what is measured is the result's rounding and not this file's.
+A delta is B·A with A (r, n_in) and B (n_out, r). Sums of deltas are stacked factors; norms, angles and best
+approximations are computed from matrices of size r×r. Values are float64 here, so that measured errors come from
+rounding the result, not from this module.
 """
 
 import math
@@ -23,18 +23,18 @@ class Factors:
 
     @property
     def rank(self) -> int:
-        """The rows of A, which is the rank on paper."""
+        """The rows of A, which is the nominal rank."""
         return int(self.a.shape[0])
 
     def times(self, weight: float) -> "Factors":
-        """Return the delta times `weight`, put into B alone: A keeps its bits, and B is rounded once."""
+        """Return the delta times `weight`. Only B is multiplied: A keeps its bits, and B is rounded once."""
         import torch
 
-        # 0 times a negative number is −0.0, which is another byte than 0.0.
+        # 0 times a negative number is −0.0, whose bytes differ from those of 0.0.
         return Factors(self.a, self.b * weight if weight else torch.zeros_like(self.b))
 
     def pad(self, rank: int) -> "Factors":
-        """Return the same delta at a higher rank on paper, by zeros."""
+        """Return the same delta at a higher nominal rank, padded with zeros."""
         import torch
 
         more = rank - self.rank
@@ -56,9 +56,9 @@ def total(parts: Sequence[Factors]) -> Factors:
 
 
 def core(delta: Factors) -> "tuple[Tensor, Tensor, Tensor]":
-    """Return (Q_b, K, Q_a) with B·A = Q_b·K·Q_aᵀ: orthonormal columns outside, a small matrix inside.
+    """Return (Q_b, K, Q_a) with B·A = Q_b·K·Q_aᵀ, where Q_a and Q_b have orthonormal columns and K is small.
 
-    So K has the delta's singular values and its Frobenius norm.
+    K has the delta's singular values and its Frobenius norm.
     """
     import torch
 
@@ -70,7 +70,7 @@ def core(delta: Factors) -> "tuple[Tensor, Tensor, Tensor]":
 def norm(delta: Factors) -> float:
     """Return the Frobenius norm of B·A.
 
-    Through `core` and not through Gram matrices, whose squares lose half of the digits.
+    It is computed by `core`, because Gram matrices would square the values and lose half of the digits.
     """
     import torch
 
@@ -85,8 +85,8 @@ def inner(one: Factors, other: Factors) -> float:
 def truncate(delta: Factors, rank: int) -> tuple[Factors, float]:
     """Return the nearest delta of at most `rank`, and its distance.
 
-    Nearest in the Frobenius norm (Eckart & Young 1936, doi:10.1007/BF02288367). The singular
-    values are shared out evenly, by their roots, so that neither factor leaves a short float's range.
+    Nearest in the Frobenius norm (Eckart & Young 1936, doi:10.1007/BF02288367). Each factor gets the roots of the
+    singular values, so that neither leaves the range of a 16-bit float.
     """
     import torch
 
@@ -98,7 +98,7 @@ def truncate(delta: Factors, rank: int) -> tuple[Factors, float]:
 
 
 def compare(result: Factors, parts: Sequence[Factors]) -> tuple[float | None, float]:
-    """Return how far `result` is from the sum of `parts`, and how large it is beside them.
+    """Return the error of `result` against the sum of `parts`, and its size relative to them.
 
     Returns:
         ‖result − sum‖ / ‖sum‖, or None where the parts cancel out as far as float64 can tell;

@@ -1,4 +1,4 @@
-"""What the fusion process is told on its standard input, and the lines that it answers."""
+"""The messages of the fusion process: the job on its standard input, and the lines that it answers."""
 
 import msgspec
 
@@ -7,7 +7,7 @@ from adapters.recipe import Recipe
 
 
 class FusionJob(msgspec.Struct, frozen=True, kw_only=True):
-    """One fusion; `parent_pid` is whom the process must not outlive, if anyone."""
+    """One fusion. The process must not outlive the process `parent_pid`, if that is given."""
 
     recipe: Recipe
     folders: dict[str, str]
@@ -17,20 +17,20 @@ class FusionJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Step(msgspec.Struct, frozen=True, tag_field="event", tag="step"):
-    """So many modules are done."""
+    """Progress: so many modules are done."""
 
     done: int
     of: int
 
 
 class FusionCompleted(msgspec.Struct, frozen=True, tag_field="event", tag="made"):
-    """The last line of a fusion that was made."""
+    """The last line of a fusion that made an adapter."""
 
     report: FusionReport
 
 
 class FusionRefused(msgspec.Struct, frozen=True, tag_field="event", tag="refused"):
-    """The last line of one that cannot be."""
+    """The last line of a fusion that was refused."""
 
     code: str
     message: str

@@ -1,8 +1,8 @@
-"""The story of one fusion: read the parents, see that they fit, fuse module by module, measure, write.
+"""One fusion from start to end: read the parents, check that they fit, fuse module by module, measure, write.
 
-The same recipe on the same parents writes the same bytes, on the same machine with the same
-libraries: modules go in order of their names, what is drawn comes from the recipe's seed, and
-one thread does it, since how many there are decides in which order numbers are summed.
+The same recipe on the same parents writes the same bytes, on the same machine with the same libraries: modules are
+processed in order of their names, random numbers come from the recipe's seed, and only one thread runs, since the
+number of threads determines the order of summation.
 """
 
 import time
@@ -26,7 +26,7 @@ from adapters.recipe import CannotFuse, Method, Recipe, complete
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Told how many modules of how many are done.
+# Called with the number of modules that are done, and of all modules.
 Progress = Callable[[int, int], None]
 INSTALL: Final = "pip install 'loragate[cpu]', or 'loragate[gpu]' beside an NVIDIA GPU"
 
@@ -39,11 +39,11 @@ def fuse(
     This blocks, and imports torch: the gateway calls `process.fuse_apart`.
 
     Args:
-        recipe: Completed first (`adapters.recipe.complete`).
+        recipe: A recipe that `adapters.recipe.complete` has completed.
         folders: The folder of each parent's version.
-        out: A folder that is empty or does not exist; on failure nothing is in it.
-        max_rank: The largest that the engines take; None for any.
-        progress: Told after each module.
+        out: A folder that is empty or does not exist; on failure it stays so.
+        max_rank: The largest rank that the engines take; None for any.
+        progress: Called after each module.
 
     Raises:
         CannotFuse: The message names the value, `remedy` says what to do instead.
@@ -59,13 +59,13 @@ def fuse(
     with _one_thread():
         work = _Work(recipe, sources, max_rank)
         if recipe.method in BY_FACTORS:
-            import_module("peft.utils.merge_utils")  # seconds: after all that can be refused, before the clock starts
+            import_module("peft.utils.merge_utils")  # takes seconds: after the checks, and before the time is measured
         started = time.monotonic()
         tensors = work.run(progress)
     config = dict(sources[0].config) if recipe.method is Method.SCALE else result_config(sources, work.rank)
     try:
         size = write(out, config, tensors)
-    except BaseException:  # interrupted, too: half of an adapter is never left
+    except BaseException:  # interruptions included: no partial adapter is left
         discard(out)
         raise
     return FusionReport(
@@ -80,7 +80,7 @@ def fuse(
 
 
 class _Work:
-    """One fusion under way: what is settled before it starts, and the errors as they are measured."""
+    """A running fusion: values that are fixed before it starts, and the errors measured so far."""
 
     def __init__(self, recipe: Recipe, sources: Sequence[ParentAdapter], max_rank: int | None) -> None:
         self.recipe = recipe
@@ -91,7 +91,7 @@ class _Work:
         self._largest_share = 0.0
         self._dtype = _widest(sources)
         self.dtype_name = str(self._dtype).removeprefix("torch.")
-        # `slerp` goes from one parent to the other: its weights say how far, whatever their sum.
+        # `slerp` goes from one parent to the other: only the ratio of its weights matters, not their sum.
         whole = sum(parent.weight for parent in recipe.parents) if recipe.method is Method.SLERP else 1.0
         self._weights = [parent.weight / whole for parent in recipe.parents]
         if max_rank is not None and self.rank > max_rank:
@@ -109,7 +109,7 @@ class _Work:
                 tensors |= self._fuse_module(module, parts)
                 if progress is not None:
                     progress(done, len(self.modules))
-        # What is left of parents that cancel out is their rounding.
+        # If the parents cancel out, the result is only their rounding errors.
         if not self.recipe.is_null and self._largest_share <= torch.finfo(self._dtype).eps:
             raise CannotFuse(
                 "nothing_left",
@@ -119,7 +119,7 @@ class _Work:
         return tensors
 
     def _fuse_module(self, module: str, parts: Sequence[Part]) -> "dict[str, Tensor]":
-        """Return the tensors of one fused module, and keep their error."""
+        """Return the tensors of one fused module, and record its error."""
         import torch
 
         if self.recipe.method is Method.SCALE:
@@ -150,7 +150,7 @@ class _Work:
         return factors.truncate(exact, self.rank)[0] if exact.rank > self.rank else exact
 
     def _exact(self, parts: Sequence[Part]) -> Factors:
-        """Return what `cat`, `svd` and `slerp` make before any rank is imposed."""
+        """Return the result of `cat`, `svd` or `slerp` before the rank is reduced."""
         return methods.slerp(parts) if self.recipe.method is Method.SLERP else methods.linear_sum(parts)
 
     def _parts(self, module: str, files: Sequence[Tensors]) -> list[Part]:
@@ -167,7 +167,7 @@ class _Work:
             yield [stack.enter_context(source.open()) for source in self.sources]
 
     def _refuse(self, max_rank: int) -> NoReturn:
-        """Refuse a rank past the engines' with the error that the best one within it would make."""
+        """Refuse a rank beyond the engines' limit, and say the error of the best result within the limit."""
         losses: dict[str, float] = {}
         with self._open_files() as files:
             for module in self.modules:
@@ -186,7 +186,7 @@ class _Work:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Have torch use one thread meanwhile: the matrices are small, so more are slower, and take CPU from serving."""
+    """Have torch use one thread meanwhile: for small matrices more are slower, and would take CPU time from serving."""
     import torch
 
     before = torch.get_num_threads()
@@ -198,7 +198,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _widest(sources: Sequence[ParentAdapter]) -> Any:
-    """Return the torch dtype that holds every parent's values; float32 for float16 beside bfloat16."""
+    """Return the torch dtype that holds every parent's values; float32 for float16 together with bfloat16."""
     import torch
 
     kinds = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

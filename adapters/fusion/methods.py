@@ -1,9 +1,8 @@
-"""The methods: the parents' factors of one module in, the fused module's factors out.
+"""The fusion methods: from the parents' factors of one module to the fused module's factors.
 
-`cat`, `svd` and `slerp` work on deltas, so it does not matter how a parent spreads its
-delta over A and B. `linear`, `ties`, `dare_*` and `magnitude_prune` are PEFT's: they merge
-A with A and B with B, which is not the sum of the deltas (products of one parent's A with
-another's B join in) and depends on that spread.
+`cat`, `svd` and `slerp` work on deltas, so it does not matter how a parent's delta is split into A and B. `linear`,
+`ties`, `dare_*` and `magnitude_prune` are PEFT's: they merge A with A and B with B. The result is not the sum of the
+deltas, since products of one parent's A with another's B join in, and it depends on the split.
 """
 
 import math
@@ -19,43 +18,43 @@ from adapters.recipe import Method
 if TYPE_CHECKING:
     from torch import Tensor
 
-# PEFT's, which merge the factors one by one.
+# PEFT's methods, which merge the factors A and B separately.
 BY_FACTORS: Final = frozenset(
     (Method.LINEAR, Method.TIES, Method.DARE_TIES, Method.DARE_LINEAR, Method.MAGNITUDE_PRUNE)
 )
-# Closer to a line than this, slerp divides nearly 0 by nearly 0, or has no way of its own to go:
-# the threshold of mergekit and of what came before it.
+# Above this cosine of their angle, two deltas are nearly on a line: slerp would divide nearly 0 by nearly 0, or have no
+# defined path. This is the threshold of mergekit and of the code that it was taken from.
 LINE_COSINE: Final = 0.9995
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One parent's share of one module: factors as stored, what B·A is multiplied with, and the recipe's weight."""
+    """One parent's share of one module: its stored factors, the factor of B·A, and the recipe's weight."""
 
     factors: Factors
     scaling: float
     weight: float
 
     def full(self) -> Factors:
-        """Return the delta that this parent is at weight 1, in float64."""
+        """Return this parent's delta at weight 1, in float64."""
         import torch
 
         return self.factors.in_dtype(torch.float64).times(self.scaling)
 
     def delta(self) -> Factors:
-        """Return what this parent adds at its weight, in float64."""
+        """Return this parent's delta at its weight, in float64."""
         import torch
 
         return self.factors.in_dtype(torch.float64).times(self.scaling * self.weight)
 
 
 def linear_sum(parts: Sequence[Part]) -> Factors:
-    """Return the exact weighted sum, at the sum of the ranks."""
+    """Return the exact weighted sum of the deltas; its rank is the sum of theirs."""
     return factors.total([part.delta() for part in parts])
 
 
 def slerp(parts: Sequence[Part]) -> Factors:
-    """Return the spherical interpolation of two deltas, at the sum of their ranks; weights sum to 1.
+    """Return the spherical interpolation of two deltas; its rank is the sum of theirs. The weights sum to 1.
 
     Where only one parent has the module, the other's delta is zero.
     """
@@ -104,12 +103,12 @@ def by_factors(method: Method, parts: Sequence[Part], density: float | None) -> 
 def slerp_weights(one: Factors, other: Factors, t: float) -> tuple[float, float]:
     """Return (c₁, c₂) with which c₁·one + c₂·other is the spherical interpolation of two deltas at `t` in [0, 1].
 
-    c₁ = sin((1−t)Ω)/sin Ω and c₂ = sin(tΩ)/sin Ω, Ω the angle between the deltas as vectors of
-    all their values. Where one is zero or they lie on a line: 1−t and t.
+    c₁ = sin((1−t)Ω)/sin Ω and c₂ = sin(tΩ)/sin Ω, where Ω is the angle between the deltas as vectors of all their
+    values. If one is zero, or they lie on a line: 1−t and t.
 
-    Source: Shoemake (1985), SIGGRAPH 19(3), doi:10.1145/325165.325242, for unit vectors. Deltas
-    keep their lengths here, as in mergekit: of equal ones the length is kept; bringing both to
-    one length would blow up the noise of a module that one parent hardly touches.
+    Source: Shoemake (1985), SIGGRAPH 19(3), doi:10.1145/325165.325242, for unit vectors. Here deltas keep their
+    lengths, as in mergekit, so deltas of equal length give a result of that length. Scaling both to one length would
+    amplify the noise of a module that one parent hardly changes.
     """
     lengths = factors.norm(one) * factors.norm(other)
     cosine = factors.inner(one, other) / lengths if lengths else 1.0

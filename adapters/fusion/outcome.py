@@ -1,4 +1,4 @@
-"""What a fusion reports: size, and how far the result is from the exact weighted sum."""
+"""The report of a fusion: its size, and its error against the exact weighted sum."""
 
 import statistics
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class ErrorSummary:
     """Relative errors over the modules: ‖result − sum‖ / ‖sum‖, both Frobenius norms of whole deltas.
 
-    `modules` counts those that have such an error; where the parents cancel out there is none.
+    `modules` counts the modules that have an error; a module whose parents cancel out has none.
     """
 
     worst: float
@@ -36,11 +36,11 @@ class ErrorSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FusionReport:
-    """One fusion that was made.
+    """The report of one completed fusion.
 
-    `size_bytes` is that of the tensors file; `errors` compares with the exact weighted sum of
-    the parents' deltas (for `slerp`: with weights that sum to 1), after rounding to `dtype`;
-    `seconds` are of fusing, measuring and writing, not of importing libraries.
+    `size_bytes` is the size of the tensors file. `errors` compares with the exact weighted sum of the parents' deltas
+    (for `slerp`: with weights that sum to 1), after rounding to `dtype`. `seconds` includes fusing, measuring and
+    writing, but not importing libraries.
     """
 
     rank: int

@@ -1,6 +1,6 @@
-"""Fuse in a process of its own, so that serving keeps its memory, its loop and most of its CPU.
+"""Fuse in a separate process, so that serving keeps its memory, its event loop and most of its CPU time.
 
-The process ends with this one, with the task that waits for it, and when it is done.
+The process ends when it is done, when this process ends, or when the task that waits for it does.
 """
 
 import asyncio
@@ -23,19 +23,19 @@ from loragate import child_command
 
 log = logging.getLogger("loragate.fusion")
 
-# Names of modules and versions are in the last line: some KB.
+# The longest line that is read: the last one holds names of modules and versions, some KB.
 MAX_LINE_BYTES: Final = 1_000_000
-# Of what the process said on standard error, kept for our log.
+# How much of the process's standard error is logged.
 LOGGED_BYTES: Final = 4_000
 
 
 async def fuse_apart(
     recipe: Recipe, folders: Mapping[str, Path], out: Path, *, max_rank: int | None, progress: Progress | None = None
 ) -> FusionReport:
-    """Make the version that `recipe` describes at `out`, in a process of its own; see `adapters.fusion.fuse`.
+    """Make the version that `recipe` describes at `out`, in a separate process; see `adapters.fusion.fuse`.
 
-    `progress` is called in this event loop. On cancellation and on failure the process is ended
-    and what it wrote is removed.
+    `progress` is called in this event loop. On cancellation and on failure the process is killed and its output is
+    removed.
 
     Raises:
         CannotFuse: As `fuse` does; also when the process died.
@@ -47,7 +47,7 @@ async def fuse_apart(
         max_rank=max_rank,
         parent_pid=os.getpid(),
     )
-    check_free(out, folders.values())  # so that all there is when it fails is the process's
+    check_free(out, folders.values())  # then everything in it after a failure is the process's output
     with tempfile.TemporaryFile() as errors:
         process = await asyncio.create_subprocess_exec(
             *child_command("adapters.fusion"),
@@ -61,20 +61,20 @@ async def fuse_apart(
             last = await _converse(process, job, progress)
             code = await process.wait()
             return _report(last, code, errors)
-        except BaseException:  # cancelled, too: the process must not outlive who waits for it
+        except BaseException:  # cancellation included: the process must not outlive the waiting task
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-            # Nothing of it may write any more when we clean up; it has been killed, so this is at once.
+            # It must not write any more when we clean up. It was killed, so this wait is short.
             await asyncio.shield(process.wait())
             discard(out)
             raise
 
 
 async def _converse(process: asyncio.subprocess.Process, job: FusionJob, progress: Progress | None) -> Line | None:
-    """Hand over the job, pass steps on, and return the last line."""
+    """Send the job, pass its steps to `progress`, and return the last line."""
     assert process.stdin is not None
     assert process.stdout is not None
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died already; its code tells
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it is dead already; its exit code is reported
         process.stdin.write(msgspec.json.encode(job))
         await process.stdin.drain()
     process.stdin.close()

@@ -1,7 +1,7 @@
-"""Read a parent: which modules it has, at which rank and scaling; refuse what is no plain LoRA.
+"""Read a parent's modules, ranks and scalings, and refuse what is not a plain LoRA.
 
-What a fused version would silently lose or do otherwise is refused here, by name: a fused
-config is always that of a plain LoRA.
+A fused config is always that of a plain LoRA. So whatever a fused version would silently lose or change is refused
+here, by name.
 """
 
 import math
@@ -21,9 +21,9 @@ from adapters.problem import render
 from adapters.recipe import CannotFuse
 
 PREFIX: Final = "base_model.model."
-# `.default` is the adapter's name inside PEFT, which some trainers leave in.
+# `.default` is the adapter's name inside PEFT, which some trainers leave in tensors' names.
 _TENSOR: Final = re.compile(r"(?P<module>.+)\.lora_(?P<half>[AB])(\.default)?\.weight")
-# Linear in the name, whatever an adapter's file says.
+# RE2 is linear in the name's length, whatever pattern an adapter's config has.
 _QUIET: Final = re2.Options()
 _QUIET.log_errors = False
 _DTYPES: Final = frozenset(("F64", "F32", "F16", "BF16"))
@@ -46,7 +46,7 @@ _REFUSED: Final[Mapping[str, tuple[str, str, str]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModuleChange:
-    """One module that a parent changes: shapes, what B·A is multiplied with, and both tensors' names and dtypes."""
+    """One module that a parent changes: its shapes, the factor of B·A, and the names and dtypes of both tensors."""
 
     rank: int
     n_in: int
@@ -59,7 +59,7 @@ class ModuleChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParentAdapter:
-    """One parent: its config, and its modules by the base's names for them."""
+    """One parent: its config, and its modules by their names in the base."""
 
     version: str
     folder: Path
@@ -68,7 +68,7 @@ class ParentAdapter:
 
     @contextmanager
     def open(self) -> Iterator["Tensors"]:
-        """Open the tensors file; tensors are read one at a time."""
+        """Open the tensors file; its tensors are read one at a time."""
         from safetensors import safe_open
 
         with safe_open(self.folder / TENSORS_FILE, framework="pt") as file:
@@ -77,13 +77,13 @@ class ParentAdapter:
 
 @dataclass(frozen=True, slots=True)
 class Tensors:
-    """A parent's tensors, while its file is open."""
+    """A parent's tensors; valid while its file is open."""
 
     source: ParentAdapter
     file: Any
 
     def read(self, module: str) -> Factors | None:
-        """Return the factors of `module` as they are stored; None where this parent has none.
+        """Return the stored factors of `module`; None where this parent has none.
 
         Raises:
             CannotFuse: There are values that are not finite.
@@ -100,10 +100,10 @@ class Tensors:
 
 
 def read_source(version: str, folder: Path) -> ParentAdapter:
-    """Return what is known of a parent without reading its values.
+    """Return a parent without reading its values.
 
     Raises:
-        CannotFuse: It cannot be read, or is no plain LoRA.
+        CannotFuse: It cannot be read, or is not a plain LoRA.
     """
     try:
         read_manifest(folder)
@@ -125,7 +125,7 @@ def _check_config(version: str, config: Mapping[str, Any]) -> None:
             "bias", f"`{version}` has bias `{render(config['bias'])}`: it changes biases", "train with bias `none`"
         )
     start = config.get("init_lora_weights", True)
-    # After PiSSA, LoftQ and such, an adapter counts from a base that is not the one we serve.
+    # PiSSA, LoftQ and the like change the base's weights, so such an adapter does not fit the base that we serve.
     if isinstance(start, str) and start.lower() not in HARMLESS_INITS:
         raise CannotFuse(
             "changed_base",
@@ -156,7 +156,7 @@ def _slots(version: str, folder: Path, config: Mapping[str, Any]) -> dict[str, M
 
 
 def _read_name(version: str, name: str) -> tuple[str, str]:
-    """Return the base's name of the module and which half the tensor is."""
+    """Return the module's name in the base, and which half the tensor is."""
     match = _TENSOR.fullmatch(name)
     if match is None:
         if "lora_magnitude_vector" in name:
@@ -218,8 +218,8 @@ def _slot(
 def number_of(config: Mapping[str, Any], patterns: str, module: str, default: str) -> float:
     """Return a module's own rank or alpha if a pattern has one, else the adapter's.
 
-    A pattern matches the end of a name, from a dot on, and the first that matches wins: PEFT's
-    `get_pattern_key`, which is not called since importing PEFT takes seconds.
+    A pattern matches the end of a name that follows a dot, and the first match wins, as in PEFT's `get_pattern_key`.
+    That function is not called, since importing PEFT takes seconds.
     """
     for pattern, value in (config.get(patterns) or {}).items():
         try:

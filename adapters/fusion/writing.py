@@ -1,6 +1,6 @@
 """Write a fused adapter as PEFT saves one: uniform rank, alpha = r, no patterns.
 
-So its scaling is 1 in every engine, whatever it makes of patterns and rsLoRA.
+So its scaling is 1 in every engine, however that engine treats patterns and rsLoRA.
 """
 
 import json
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def name_tensors(module: str, result: Factors) -> "dict[str, Tensor]":
-    """Return both tensors of a module under the names that PEFT saves them with."""
+    """Return both tensors of a module, by the names under which PEFT saves them."""
     return {
         f"{PREFIX}{module}.lora_A.weight": result.a.contiguous(),
         f"{PREFIX}{module}.lora_B.weight": result.b.contiguous(),
@@ -50,9 +50,10 @@ def result_config(sources: Sequence[ParentAdapter], rank: int) -> dict[str, Any]
 
 
 def _targets(sources: Sequence[ParentAdapter]) -> list[str]:
-    """Return the parents' own lists joined, or every module by its full name where a list would say too much.
+    """Return the parents' target lists joined. Where such a list would cover too much, list every module by its full
+    name.
 
-    As for parents that leave out layers, or name modules by a pattern.
+    That is the case for parents that leave out layers, or that name modules by a pattern.
     """
     narrowed = ("layers_to_transform", "exclude_modules")
     lists = [source.config.get("target_modules") for source in sources]
@@ -62,7 +63,7 @@ def _targets(sources: Sequence[ParentAdapter]) -> list[str]:
 
 
 def write(out: Path, config: Mapping[str, Any], tensors: "Mapping[str, Tensor]") -> int:
-    """Write the folder's two files, the config last: without it nothing takes the folder for an adapter.
+    """Write the folder's two files, the config last: a folder without it is not taken for an adapter.
 
     Returns:
         Bytes of the tensors file.
@@ -89,10 +90,10 @@ def discard(out: Path) -> None:
 
 
 def check_free(out: Path, taken: Iterable[Path]) -> None:
-    """Check that `out` can be written to without touching anything.
+    """Check, without touching anything, that `out` can be written to.
 
     Raises:
-        CannotFuse: It is a parent's folder, or holds something.
+        CannotFuse: It is a parent's folder, or is not empty.
     """
     if any(out.resolve() == folder.resolve() for folder in taken):
         raise CannotFuse("out", f"`{out}` is a parent's own folder", "give a folder that does not exist yet")

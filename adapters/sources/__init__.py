@@ -1,7 +1,8 @@
 """Fetch adapters from local folders, tar archives and object stores.
 
-`allowed` decides where from, `layouts` finds the adapter inside what a trainer wrote, `store` is the one home of
-fsspec, `download` goes on where it stopped, `archives` unpacks what is safe, `fetching` tells the whole story.
+`fetching` runs one fetch from start to end. `allowed` decides whether a source may be read, `layouts` finds the adapter
+inside what a trainer wrote, `store` is the only user of fsspec, `download` resumes broken downloads, `archives` unpacks
+the members that are safe.
 """
 
 from adapters.sources.allowed import Allowed

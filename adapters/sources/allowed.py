@@ -1,7 +1,7 @@
-"""Decide whether a source may be fetched: what is not under the allow-list is refused.
+"""Decide whether a source may be fetched: whatever is not under the allow-list is refused.
 
-Paths are compared after symbolic links and `..` are resolved, URLs as they are written, both at the
-boundaries of folders: `s3://models/loras-evil` is not under `s3://models/loras`.
+Paths are compared after symbolic links and `..` are resolved, URLs as they are written. Both are compared by whole
+folder names: `s3://models/loras-evil` is not under `s3://models/loras`.
 """
 
 import os
@@ -16,17 +16,17 @@ from urllib.parse import unquote
 from adapters.sources.failures import SourceNotAllowed
 
 SETTING: Final = "adapters.sources"
-# Objects in stores may be named with nearly anything; adapters need no more than a path does.
+# The longest source. Stores allow nearly any object name, but adapters need no longer one than a path.
 MAX_SOURCE: Final = 2_000
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
-# More layers of `%25` than any chain of servers takes off.
+# How often a URL is decoded: more layers of `%25` than any chain of servers decodes.
 _MAX_DECODINGS: Final = 8
 _LOCAL_SCHEMES: Final = ("file", "local")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowed:
-    """Where adapters may come from.
+    """The sources that adapters may come from.
 
     Attributes:
         prefixes: URLs and absolute folders; a source must be one of them or below one.
@@ -53,10 +53,10 @@ class Allowed:
 
 
 def local_path(source: str) -> Path | None:
-    """Return the path that a local source means, or None for one that is elsewhere.
+    """Return the path of a local source, or None for a source elsewhere.
 
     Raises:
-        SourceNotAllowed: It is a relative path, or cannot be a source at all.
+        SourceNotAllowed: It is a relative path, or is not a source.
     """
     _check_characters(source)
     match = _SCHEME.fullmatch(source)
@@ -94,9 +94,9 @@ def check_url(url: str, allowed: Allowed) -> str:
     protocol, rest = match.groups() if match else ("", "")
     authority = rest.partition("/")[0]
     if "@" in authority and ":" in authority.rpartition("@")[0]:
-        # Not repeated: it would end up in logs and in the catalog.
+        # The message does not repeat the source, which would end up in logs and in the catalog.
         raise SourceNotAllowed("the source holds a password; leave it out: credentials come from the environment")
-    # Servers and libraries resolve `..`, and take `a::b` as a chain of stores, after we have compared.
+    # After our comparison, servers and libraries resolve `..`, and fsspec takes `a::b` as a chain of stores.
     if "::" in url or _may_lead_elsewhere(rest):
         raise SourceNotAllowed(
             f"`{url}` holds `..`, `.`, `\\` or `::`, spelled out or encoded (`%2e`, `%252e`); write the plain URL"
@@ -111,14 +111,14 @@ def check_url(url: str, allowed: Allowed) -> str:
 
 
 def _real(path: Path) -> Path:
-    """Return a path with its links resolved as far as they lead; a circle of links is found when it is read."""
+    """Return a path with its links resolved as far as possible; a cycle of links is reported when it is read."""
     return Path(os.path.realpath(path))
 
 
 def _may_lead_elsewhere(rest: str) -> bool:
-    """Return whether a server could take a part of a URL for another folder, however often it decodes it."""
+    """Whether a server could take a part of a URL for another folder, however often it decodes it."""
     for _ in range(_MAX_DECODINGS):
-        # Some take `\\` for `/`, some drop what follows `;` in a part, some take Unicode's look-alikes for ASCII.
+        # Some servers take `\\` for `/`, drop what follows `;` in a part, or take Unicode look-alikes for ASCII.
         plain = unicodedata.normalize("NFKC", rest)
         parts = [part.partition(";")[0].strip() for part in plain.replace("\\", "/").split("/")]
         if "\\" in plain or not plain.isprintable() or any(part in (".", "..") for part in parts):
@@ -126,11 +126,11 @@ def _may_lead_elsewhere(rest: str) -> bool:
         before, rest = rest, unquote(rest)
         if rest == before:
             return False
-    return True  # nobody encodes a name so often
+    return True  # no honest name is encoded that often
 
 
 def is_under(url: str, prefix: str) -> bool:
-    """Return whether `url` is `prefix` or below it, folder by folder."""
+    """Whether `url` is `prefix` or below it, compared by whole folder names."""
     prefix = prefix.rstrip("/")
     return url.rstrip("/") == prefix or url.startswith(prefix + "/")
 

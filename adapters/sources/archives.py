@@ -1,9 +1,9 @@
-"""Unpack the adapters in a tar archive, and nothing else of it.
+"""Unpack the adapters in a tar archive, and no other files.
 
-Every member is judged by its header, in the archive's order, before a byte of it is unpacked: absolute paths,
-`..`, links, devices and sparse files are refused by name. Only files that belong to an adapter are written;
-the rest is read over. What the archive makes of its bytes is counted as it is decompressed, so a bomb stops at
-the limit, wherever it hides (members, padding, long headers).
+Each member's header is checked before any of its bytes are unpacked, in the archive's order: absolute paths, `..`,
+links, devices and sparse files are refused by name. Only files that belong to an adapter are written; the others are
+skipped. Decompressed bytes are counted as they come, so a decompression bomb stops at the limit wherever it is (in
+members, padding or long headers).
 """
 
 import bz2
@@ -25,7 +25,7 @@ from adapters.sources.limits import FetchLimits
 from adapters.stand_ins import stand_in_at
 
 SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-# What is taken of a source: the adapter, and what says who vouches for it and which base it was made for.
+# The files that are taken: the adapter, its signature, and files that say which base it was made for.
 TAKEN: Final = (CONFIG_FILE, TENSORS_FILE)
 COMPANIONS: Final = (
     SIGNATURE_FILE,
@@ -34,12 +34,12 @@ COMPANIONS: Final = (
     "tokenizer.json",
     "tokenizer_config.json",
 )
-MAX_COMPANION_BYTES: Final = 128_000_000  # of a tokenizer.json; Gemma's has 33 MB
-# An archive often holds one folder, and the trainer's own in it.
+MAX_COMPANION_BYTES: Final = 128_000_000  # the largest is a tokenizer.json; Gemma's has 33 MB
+# One level more than a trainer's folder, since an archive often holds it inside another folder.
 _DEEPEST: Final = DEEPEST + 1
-_MAX_NAME_BYTES: Final = 255  # of Linux's file systems
+_MAX_NAME_BYTES: Final = 255  # the limit of Linux's file systems
 _PIECE_BYTES: Final = 64 * 1024
-# Extended headers hold long names and times: tarfile reads each at once.
+# tarfile reads each extended header, which holds long names and times, in one read.
 _MAX_READ_BYTES: Final = 64 * 1024
 # Level 9 of xz needs 65 MiB; a crafted header can ask for 4 GiB.
 _XZ_MEMORY_BYTES: Final = 256 * 1024 * 1024
@@ -47,7 +47,7 @@ _DAMAGE: Final = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAErro
 
 
 def is_archive(name: str) -> bool:
-    """Return whether the name is that of a tar archive."""
+    """Whether the name is that of a tar archive."""
     return name.lower().endswith(SUFFIXES)
 
 
@@ -56,8 +56,8 @@ def unpack(archive: Path, folder: Path, source: str, limits: FetchLimits) -> lis
 
     Args:
         archive: A tar file, plain or compressed by gzip, bzip2 or xz.
-        folder: Where to; folders of the archive are kept.
-        source: What to call it in messages.
+        folder: The target; folders of the archive are kept.
+        source: The archive's name in messages.
         limits: `unpacked_bytes` and `members`.
 
     Raises:
@@ -71,9 +71,9 @@ def unpack(archive: Path, folder: Path, source: str, limits: FetchLimits) -> lis
         except _DAMAGE as error:
             if isinstance(error, UnsafeArchive | SourceTooLarge):
                 raise
-            is_clash = isinstance(error, FileExistsError | NotADirectoryError)  # a file, and a folder of its name
+            is_clash = isinstance(error, FileExistsError | NotADirectoryError)  # a file and a folder of one name
             if isinstance(error, OSError) and error.errno is not None and not is_clash:
-                raise  # our own disk, not the archive
+                raise  # a fault of our disk, not of the archive
             instead = stand_in_at(archive)
             if instead is not None:
                 raise UnsafeArchive(f"`{source}` is no tar archive: {instead.message}; {instead.remedy}") from None
@@ -85,11 +85,11 @@ def unpack(archive: Path, folder: Path, source: str, limits: FetchLimits) -> lis
 
 def _unpack(stream: "_Stream", folder: Path, source: str, limits: FetchLimits) -> list[str]:
     names: list[str] = []
-    # tarfile reads, seeks forward and tells; that is all `_Stream` can do.
+    # tarfile only reads, seeks forward and tells, which is what `_Stream` implements.
     with tarfile.TarFile(fileobj=cast("BinaryIO", stream), mode="r", errorlevel=2) as tar:
         n_members = 0
         while (member := tar.next()) is not None:
-            tar.members = []  # type: ignore[attr-defined]  # or tarfile keeps every header that it has read
+            tar.members = []  # type: ignore[attr-defined]  # otherwise tarfile keeps every header that it has read
             n_members += 1
             if n_members > limits.members:
                 raise SourceTooLarge(f"`{source}` has more than {limits.members:,} members; pack the adapter alone")
@@ -103,7 +103,7 @@ def _unpack(stream: "_Stream", folder: Path, source: str, limits: FetchLimits) -
 
 
 def _check_name(member: tarfile.TarInfo, folder: Path, source: str) -> str:
-    """Return the member's path, with `./` taken off, if it may be unpacked."""
+    """Return the member's path without `./`, if it may be unpacked."""
     path = PurePosixPath(member.name)
     wrong = None
     if path.is_absolute():
@@ -152,7 +152,7 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, source: 
 
 
 def _decompress(file: BinaryIO) -> Iterator[bytes]:
-    """Return the archive's bytes, some at a time, whatever it is compressed with."""
+    """Yield the archive's decompressed bytes in pieces, whatever the compression is."""
     magic = file.read(6)
     file.seek(0)
     if magic.startswith(b"\x1f\x8b"):
@@ -165,7 +165,7 @@ def _decompress(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _unxz(file: BinaryIO) -> Iterator[bytes]:
-    # lzma.open takes no limit of memory.
+    # lzma.open has no parameter for a memory limit.
     decompressor = lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_BYTES)
     while not decompressor.eof:
         packed = file.read(_PIECE_BYTES) if decompressor.needs_input else b""
@@ -177,27 +177,26 @@ def _unxz(file: BinaryIO) -> Iterator[bytes]:
 
 
 class _Stream:
-    """A file for tarfile that goes forward only, counts, and never reads much at once."""
+    """A file for tarfile that only goes forward, counts bytes, and bounds each read."""
 
     def __init__(self, pieces: Iterator[bytes], source: str, limit: int) -> None:
         self._pieces = pieces
         self._source = source
         self._limit = limit
         self._piece = memoryview(b"")
-        self._start = 0  # where `_piece` begins in the archive
+        self._start = 0  # the offset of `_piece` in the archive
         self._at = 0
 
     def tell(self) -> int:
-        """Return the place in the archive."""
         return self._at
 
     def seekable(self) -> bool:
-        """Return True: forward, which is all that is asked for."""
+        """Return True, though only forward seeks work; tarfile needs no others."""
         return True
 
     def seek(self, position: int) -> None:
-        """Go on to a place in the archive, or one byte back."""
-        # One byte back is what tarfile asks for, to see that a member's last byte is there.
+        """Skip to an offset, or go back by one byte."""
+        # tarfile goes back one byte to check that a member's last byte is there.
         if position < self._at - 1:
             raise ValueError
         while position >= self._end() and self._next_piece():
@@ -205,10 +204,10 @@ class _Stream:
         self._at = min(position, self._end())
 
     def read(self, size: int) -> bytes:
-        """Return so many bytes, fewer at the end.
+        """Return `size` bytes, or fewer at the end.
 
         Raises:
-            UnsafeArchive: More than any header has.
+            UnsafeArchive: `size` is more than any header needs.
         """
         if not 0 <= size <= _MAX_READ_BYTES:
             raise UnsafeArchive(
@@ -231,7 +230,7 @@ class _Stream:
         piece = next(self._pieces, b"")
         if not piece:
             return False
-        # The last byte is kept, so that one step back is always possible.
+        # Keep the last byte, so that one step back is always possible.
         kept = bytes(self._piece[-1:])
         self._start = self._end() - len(kept)
         self._piece = memoryview(kept + piece)

@@ -1,8 +1,8 @@
-"""Download files of a store into a scratch folder, going on where an earlier try stopped.
+"""Download files of a store into a scratch folder, and resume a download that broke off.
 
-A part is named by the object's URL and by its state (ETag, or size and time): when the object changes, its
-part has another name, so bytes of two states never meet. What a part holds was read from the store in order;
-its length is the offset to go on from. A part is moved to its final name by the caller, when it is whole.
+A part file is named by the object's URL and state (ETag, or size and time). When the object changes, its part has
+another name, so bytes of two states never mix. A part's bytes were read from the store in order, so its length is the
+offset to resume from. The caller moves a complete part to its final name.
 """
 
 import hashlib
@@ -23,26 +23,25 @@ _T = TypeVar("_T")
 
 
 class Changed(Exception):
-    """The object is no longer what it was when the download began."""
+    """The object has changed since the download began."""
 
 
 class Tries:
-    """The tries that a fetch has: a number in a row that bring nothing, with growing pauses."""
+    """Counts the tries of a fetch: gives up after a number in a row without any bytes, with growing pauses."""
 
     def __init__(self, limits: FetchLimits) -> None:
-        """Start with all tries left."""
         self._limits = limits
         self._failures = 0
 
     def note_bytes(self) -> None:
-        """Note that bytes came: the next fault begins a new row."""
+        """Note that bytes came, which resets the count of tries."""
         self._failures = 0
 
     def pause(self, fault: TransientFault) -> None:
         """Wait before the next try.
 
         Raises:
-            SourceUnavailable: There is none left.
+            SourceUnavailable: No try is left.
         """
         self._failures += 1
         if self._failures >= self._limits.attempts:
@@ -53,7 +52,7 @@ class Tries:
         time.sleep(min(pause, self._limits.longest_pause_seconds))
 
     def of(self, action: Callable[[], _T]) -> _T:
-        """Return what `action` returns, trying again while the store's faults may pass."""
+        """Return what `action` returns; try again after transient faults."""
         while True:
             try:
                 return action()
@@ -64,11 +63,11 @@ class Tries:
 def download(
     store: ObjectStore, files: Sequence[RemoteFile], scratch: Path, limits: FetchLimits, progress: Progress | None
 ) -> list[Path]:
-    """Return the whole parts of all files, in their order.
+    """Download all files; return their complete parts in the same order.
 
     Raises:
-        SourceTooLarge: The files are, or turn out to be, beyond the limit.
-        SourceUnavailable: The store fails; what came so far is kept for the next time.
+        SourceTooLarge: The files exceed the limit.
+        SourceUnavailable: The store fails; the bytes so far are kept for the next try.
         Changed: One of them was replaced meanwhile.
     """
     total = _total_bytes(files, store.url, limits)
@@ -91,12 +90,12 @@ def download(
 
 
 def part_path(scratch: Path, file: RemoteFile) -> Path:
-    """Return where the bytes of this state of the object are gathered."""
+    """Return the part file of this state of the object."""
     return scratch / f"{PART_PREFIX}{key_of(file.url)}-{key_of(file.identity or '')[:16]}"
 
 
 def key_of(*texts: str) -> str:
-    """Return a file name for the texts: 32 digits of their SHA-256."""
+    """Return a file name for the texts: 32 hex digits of their SHA-256."""
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:32]
 
 
@@ -107,7 +106,7 @@ def _fill(store: ObjectStore, file: RemoteFile, part: Path, limits: FetchLimits,
         position = _offset(part, file)
         at(position)
         try:
-            # Unbuffered, so that a killed process leaves all that it got.
+            # Unbuffered, so that a killed process leaves everything that it received.
             with part.open("ab", buffering=0) as local:
                 for piece in store.pieces(file, position, limits.chunk_bytes):
                     local.write(piece)
@@ -123,7 +122,7 @@ def _fill(store: ObjectStore, file: RemoteFile, part: Path, limits: FetchLimits,
             if isinstance(fault, NoRanges):
                 part.unlink()
             tries.pause(fault)
-        # Not every store refuses to read on in an object that was replaced.
+        # Some stores go on reading from an object that was replaced, so compare its state again.
         _check_same(store, file, tries)
 
 
@@ -133,7 +132,7 @@ def _check_same(store: ObjectStore, file: RemoteFile, tries: Tries) -> None:
 
 
 def _offset(part: Path, file: RemoteFile) -> int:
-    """Return how much of the file is there, having dropped what cannot be trusted."""
+    """Return how many bytes of the file are there; delete a part that cannot be trusted."""
     have = part.stat().st_size if part.exists() else 0
     if have and (file.identity is None or file.size is None or have > file.size):
         part.unlink()

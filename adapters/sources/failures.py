@@ -21,11 +21,11 @@ class SourceError(ValueError):
 
 
 class SourceNotAllowed(SourceError):
-    """The source is not under the allow-list, or is not written as a source is."""
+    """The source is not under the allow-list, or is not written as a source should be."""
 
 
 class SourceNotFound(SourceError):
-    """There is nothing at the source, or nothing that is an adapter."""
+    """There is nothing at the source, or no adapter."""
 
 
 class SourceAmbiguous(SourceError):
@@ -41,19 +41,19 @@ class UnsafeArchive(SourceError):
 
 
 class SourceTooLarge(SourceError):
-    """The source is beyond a limit of bytes or files."""
+    """The source exceeds a limit on bytes or files."""
 
 
 class SourceUnavailable(SourceError):
-    """The store cannot be reached, or does not let us in."""
+    """The store cannot be reached, or refuses access."""
 
 
 class TransientFault(SourceUnavailable):
-    """The store failed in a way that may pass."""
+    """The store failed in a way that may be temporary."""
 
 
 class NoRanges(TransientFault):
-    """The server cannot send the rest of a file alone."""
+    """The server cannot send a part of a file."""
 
 
 class DigestMismatch(SourceError):

@@ -1,12 +1,12 @@
 """Bring an adapter from where it is to a folder of this machine: the story of one fetch.
 
-    allowed?  →  local folder: found in it, and used where it is
-              →  archive: unpacked into the scratch folder
-              →  object store: facts, then bytes into parts, then one rename
+    allowed?  →  local folder: find the adapter in it, and use it where it is
+              →  archive: unpack it into the scratch folder
+              →  object store: read the files' facts, download their bytes into parts, then rename once
 
-What stands in the scratch folder under `fetched-…` is whole: it was put together under another name and
-renamed. Its name is made of the source and of the state of its files, so fetching an unchanged source again
-moves no bytes. Fetches of one source wait for each other, across threads and processes.
+Folders named `fetched-…` in the scratch folder are complete: they are assembled under another name and then renamed.
+The name is derived from the source and the state of its files, so fetching an unchanged source again moves no bytes.
+Fetches of one source wait for each other, across threads and processes.
 """
 
 import fcntl
@@ -50,20 +50,21 @@ def fetch(
 ) -> Path:
     """Return a folder that directly holds the adapter of `source`.
 
-    It blocks, for as long as a download takes: call it in a thread. A broken download goes on where it stopped
-    when the same source is fetched again.
+    It blocks as long as the download takes, so call it in a thread. A broken download is resumed when the same source
+    is fetched again.
 
     Args:
-        source: An absolute path or a URL: of a folder, or of a tar archive.
-        scratch: Where what is fetched is kept; made if need be. See `discard` and `sweep`.
-        allowed: Where adapters may come from.
-        expected_digest: Of the adapter, all 64 hexadecimal digits or the first 12 or more, `sha256:` before it or not.
-        limits: Bounds of bytes, files and tries.
-        progress: Called with bytes so far and in total (None: the store does not say). An error that it raises
-            ends the fetch; what came is kept.
+        source: An absolute path or a URL, of a folder or of a tar archive.
+        scratch: Where fetched files are kept; created if needed. See `discard` and `sweep`.
+        allowed: The sources that adapters may come from.
+        expected_digest: The adapter's digest: all 64 hexadecimal digits or the first 12 or more, with or without
+            `sha256:`.
+        limits: Bounds on bytes, files and tries.
+        progress: Called with the bytes so far and the total (None: the store does not report it). If it raises, the
+            fetch ends with that error; the bytes so far are kept.
 
     Returns:
-        A folder below `scratch`, or below `source` itself when that is a local folder. Its path says which of a
+        A folder below `scratch`, or below `source` itself if that is a local folder. Its path shows which of a
         trainer's folders was taken.
 
     Raises:
@@ -85,7 +86,7 @@ def fetch(
 
 
 def discard(folder: Path, scratch: Path) -> None:
-    """Remove what `fetch` returned, if it is below `scratch`; a local source is left alone."""
+    """Remove what `fetch` returned if it is below `scratch`; a local source is not touched."""
     if folder.is_relative_to(scratch) and folder != scratch:
         shutil.rmtree(scratch / folder.relative_to(scratch).parts[0], ignore_errors=True)
 
@@ -93,12 +94,12 @@ def discard(folder: Path, scratch: Path) -> None:
 def sweep(scratch: Path, *, before: float) -> int:
     """Remove parts and folders last written before `before` (seconds since 1970); return how many.
 
-    They are what killed processes left, downloads that nobody took up again, and what was never discarded.
+    They were left by killed processes, by downloads that were never resumed, or by callers that did not discard.
     """
     n_removed = 0
     for prefix in (PART_PREFIX, WHOLE_PREFIX, UNFINISHED_PREFIX):
         for path in scratch.glob(f"{prefix}*"):
-            # A fetch that ends just now takes its parts away itself.
+            # A fetch that ends now may remove its own parts at the same time.
             with suppress(FileNotFoundError):
                 if path.stat().st_mtime >= before:
                     continue
@@ -119,7 +120,7 @@ def _fetch_local(path: Path, scratch: Path, allowed: Allowed, limits: FetchLimit
     if stat.S_ISDIR(state.st_mode):
         folder = _adapter_in(resolved, str(path))
         for name in (*TAKEN, *COMPANIONS):
-            # A link in the folder must not lead to what the folder itself could not.
+            # A link in the folder must not lead to files outside of the allow-list.
             check_local(folder / name, allowed)
         return folder
     if not stat.S_ISREG(state.st_mode) or not (is_archive(path.name) or is_archive(resolved.name)):
@@ -137,7 +138,7 @@ def _fetch_remote(store: ObjectStore, scratch: Path, limits: FetchLimits, progre
                     return _fetch_archive(store, scratch, limits, progress)
                 return _fetch_folder(store, scratch, limits, progress)
             except Changed:
-                continue  # with the new state, from the beginning
+                continue  # start again with the new state
     raise SourceUnavailable(
         f"`{store.url}` was replaced {limits.attempts} times while it was read; fetch it when that is over"
     )
@@ -181,9 +182,9 @@ def _fetch_folder(store: ObjectStore, scratch: Path, limits: FetchLimits, progre
 
 
 def _files_of_adapter(store: ObjectStore, tries: Tries) -> list[RemoteFile]:
-    """Return the facts of the adapter's files, and of what says which base it is for."""
+    """Return the facts of the adapter's files, and of the files that say which base it is for."""
     folder = ""
-    # Looked for by name first: that needs no right to list, and HTTP cannot.
+    # Look by name first: that needs no permission to list, and HTTP cannot list.
     files = [_file_if_any(store, name, tries) for name in TAKEN]
     if None in files:
         if not store.can_list():
@@ -220,7 +221,7 @@ def _local_listing(top: Path) -> Callable[[str], Iterator[tuple[str, bool]]]:
                 f"`{top / folder}` cannot be read ({error.strerror}); give the gateway's user the right to"
             ) from None
         for entry in entries:
-            # A linked folder is not looked into: it may lead anywhere, and round in circles.
+            # Linked folders are not entered: they may lead anywhere, even in a cycle.
             yield entry.name, not entry.is_symlink() and entry.is_dir()
 
     return listing
@@ -228,21 +229,21 @@ def _local_listing(top: Path) -> Callable[[str], Iterator[tuple[str, bool]]]:
 
 @contextmanager
 def _staging_folder(whole: Path) -> Iterator[Path]:
-    """Give an empty folder that becomes `whole` at the end, or vanishes."""
+    """Yield an empty folder; on success it is renamed to `whole`, on failure it is removed."""
     unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED_PREFIX, dir=whole.parent))
     try:
         yield unfinished
         unfinished.replace(whole)
-    except BaseException:  # cancelled, too: half of a fetch is never kept
+    except BaseException:  # cancellation included: no partial fetch is kept
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
 
 
 @contextmanager
 def _one_at_a_time(scratch: Path, source: str) -> Iterator[None]:
-    """Hold the source's lock, which the system lets go when a process ends."""
+    """Hold the source's file lock, which the system releases when a process ends."""
     scratch.mkdir(parents=True, exist_ok=True)
-    # Lock files stay: one of some thousands for each source, empty.
+    # Lock files are never removed. They are empty, and sources share about 4,000 names.
     with (scratch / f".lock-{key_of(source)[:3]}").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

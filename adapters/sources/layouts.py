@@ -10,8 +10,8 @@
 * torchtune: `epoch_N/`, each with both files beside the merged model's
   (torchtune `docs/source/deep_dives/checkpointer.rst`, "Checkpoint Output").
 
-So the names of folders decide nothing: a folder with both files is an adapter, the top wins,
-and several below it are for the caller to choose from.
+So folder names are not considered: a folder with both files is an adapter, the top folder takes precedence, and the
+caller must choose from several below it.
 """
 
 import re
@@ -22,31 +22,32 @@ from adapters.artifact import TENSORS_FILE
 from adapters.config_file import CONFIG_FILE
 from adapters.sources.failures import PickledAdapter, SourceAmbiguous, SourceNotFound, SourceTooLarge
 
-# `output/checkpoint-10/support/` is the deepest that a trainer writes.
+# The deepest folder that a trainer writes is `output/checkpoint-10/support/`.
 DEEPEST: Final = 2
 # A training run leaves some tens of checkpoints, each of some tens of files.
 MAX_FOLDERS: Final = 500
 MAX_NAMES: Final = 20_000
-# Of any name: optimiser states in shards, logs, pictures.
+# Files of any name, which include optimiser states in shards, logs and pictures.
 MAX_SEEN: Final = 200_000
 # How many adapters an error lists.
 LISTED: Final = 20
 
-# PEFT's and Axolotl's without safetensors; torchtune's `adapter_0.pt` (before 0.5) and `adapter_model.pt`.
+# Pickled weights: of PEFT and Axolotl without safetensors; torchtune's `adapter_0.pt` (before 0.5) and
+# `adapter_model.pt`.
 _PICKLED: Final = re.compile(r"adapter_(model\.(bin|pt)|\d+\.pt)")
 _SHARD: Final = re.compile(r"adapter_model(-\d+-of-\d+\.safetensors|\.safetensors\.index\.json)")
 _MLX: Final = "adapters.safetensors"
 _WHOLE_MODEL: Final = re.compile(r"(ft-)?(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)")
 
-# Given a folder below the top (`` for the top itself): names in it, and whether each is a folder.
+# Takes a folder below the top (`` for the top itself); returns the names in it, and whether each is a folder.
 Listing = Callable[[str], Iterable[tuple[str, bool]]]
 
 
 def names_below(listing: Listing, where: str) -> list[str]:
-    """Return the names of files below the top, relative to it, as deep as a trainer writes.
+    """Return the names of files below the top, relative to it, as deep as trainers write.
 
     Raises:
-        SourceTooLarge: More files or folders than a training run leaves.
+        SourceTooLarge: There are more files or folders than a training run leaves.
     """
     names: list[str] = []
     pending = [""]
@@ -69,18 +70,18 @@ def names_below(listing: Listing, where: str) -> list[str]:
                     "give the adapter's own folder"
                 )
         if not folder and {CONFIG_FILE, TENSORS_FILE} <= set(names):
-            break  # the top wins: what a trainer keeps below it, to go on from, is not our affair
+            break  # the top folder is the adapter; the checkpoints below it do not matter
     return names
 
 
 def _tells_something(name: str) -> bool:
-    """Whether a file's name says what its folder holds."""
+    """Whether a file of this name is evidence of what its folder holds."""
     lower = name.lower()
     return lower.startswith("adapter") or _WHOLE_MODEL.fullmatch(name) is not None
 
 
 def find_adapter(names: Collection[str], where: str) -> str:
-    """Return the folder, relative to the top (`` for itself), that holds the adapter to take.
+    """Return the folder that holds the adapter to take, relative to the top (`` for the top itself).
 
     Args:
         names: Files below the top, relative to it, with `/` between folders.
@@ -113,7 +114,7 @@ def _folders_with_both(names: Collection[str]) -> list[str]:
 
 
 def _refuse_pickled_top(names: Collection[str], found: list[str], where: str) -> None:
-    # The top is where a trainer leaves its last word: a checkpoint below it is another adapter.
+    # The top folder holds a trainer's final adapter; a checkpoint below it is another one and no substitute.
     pickled = [name for name in names if "/" not in name and _PICKLED.fullmatch(name)]
     if pickled:
         instead = f"; or give the path of one of its checkpoints: {_list_folders(found)}" if found else ""
@@ -163,5 +164,5 @@ def _list_folders(folders: list[str]) -> str:
 
 
 def _by_number(name: str) -> list[tuple[int, str]]:
-    """Order `checkpoint-9` before `checkpoint-10`."""
+    """Sort `checkpoint-9` before `checkpoint-10`."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -1,4 +1,4 @@
-"""How much a fetch may take: bytes, files, tries."""
+"""The limits of one fetch: bytes, files, tries."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -9,16 +9,16 @@ _MIB: Final = 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchLimits:
-    """Bounds of one fetch.
+    """The limits of one fetch.
 
     Attributes:
-        download_bytes: Of all files of a source together. Rank 256 on all layers of a 70B model is 6.6 GB in fp16.
-        unpacked_bytes: Of an archive, every member and header counted.
+        download_bytes: All files of a source together. Rank 256 on all layers of a 70B model is 6.6 GB in fp16.
+        unpacked_bytes: An unpacked archive, with every member and header.
         members: Files and folders in an archive.
-        attempts: Tries in a row that bring not one byte, before the fetch is given up.
-        backoff_seconds: Pause before the second try; it doubles, up to `longest_pause_seconds`.
-        longest_pause_seconds: Bound of one pause.
-        chunk_bytes: Of one ranged read: what a cut connection can lose.
+        attempts: Tries in a row without a single byte before the fetch is given up.
+        backoff_seconds: The pause before the second try; it doubles, up to `longest_pause_seconds`.
+        longest_pause_seconds: The longest pause.
+        chunk_bytes: One ranged read, which is the most that a broken connection can lose.
     """
 
     download_bytes: int = 8 * _GIB

@@ -1,7 +1,7 @@
-"""Read object stores through fsspec: facts of a file, names below a folder, bytes from an offset.
+"""Read object stores through fsspec: facts of a file, names in a folder, bytes from an offset.
 
-The one home of fsspec. Every error of a store's library leaves here as one of ours: a `TransientFault`
-if it may pass, and without its text, which may hold credentials.
+This module is the only user of fsspec. It turns every error of a store's library into one of ours: a `TransientFault`
+if it may be temporary, and without the original text, which may hold credentials.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ from adapters.sources.failures import (
     TransientFault,
 )
 
-# We try again ourselves; tries of botocore and s3fs below ours would only multiply them (25 a read, 11 s).
+# We retry ourselves; retries of botocore and s3fs would only multiply ours (25 a read, 11 s).
 _S3_OPTIONS: Final = {"config_kwargs": {"retries": {"max_attempts": 0}}}
 _INSTALL: Final = {
     "s3": "pip install 'loragate[s3]'",
@@ -26,7 +26,7 @@ _INSTALL: Final = {
     "http": "pip install aiohttp",
     "https": "pip install aiohttp",
 }
-# What tells two states of one object apart, by store, the surest first: S3 and HTTP, Google, Azure, the rest.
+# Fields that differ between two states of one object, most reliable first: S3 and HTTP, Google, Azure, others.
 _IDENTITY_FIELDS: Final = (
     "ETag",
     "etag",
@@ -39,9 +39,9 @@ _IDENTITY_FIELDS: Final = (
     "mtime",
     "created",
 )
-# Of botocore and others, by name: their modules need not be installed.
+# Errors of botocore and others, given by name because these modules need not be installed.
 _CREDENTIAL_ERRORS: Final = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError")
-# No second try helps against these: they are about what we asked for.
+# Retrying does not help against these: the request itself is at fault.
 _PERMANENT: Final = (
     FileNotFoundError,
     PermissionError,
@@ -60,14 +60,14 @@ _TRANSIENT_STATUSES: Final = (408, 425, 429)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteFile:
-    """An object in a store, as it was when we looked.
+    """An object in a store, as it was when it was looked up.
 
     Attributes:
-        name: Below the place of its store; empty for the place itself.
-        url: Where it is.
-        path: The same, as its store writes it.
-        size: Bytes; None if the store does not say.
-        identity: Changes when the content does; None if the store tells nothing of the kind.
+        name: Its name below the store's URL; empty for the URL's own object.
+        url: Its URL.
+        path: The same, in the store's own form.
+        size: Bytes; None if the store does not report it.
+        identity: Changes when the content does; None if the store reports no such value.
     """
 
     name: str
@@ -78,7 +78,7 @@ class RemoteFile:
 
 
 class ObjectStore:
-    """One object store, and the place in it that a URL names.
+    """One object store, at the place in it that a URL names.
 
     Raises:
         SourceNotAllowed: fsspec knows no such protocol.
@@ -86,7 +86,6 @@ class ObjectStore:
     """
 
     def __init__(self, url: str, protocol: str, options: Mapping[str, Any]) -> None:
-        """Open the store; nothing is sent yet."""
         import fsspec
 
         self.url = url.rstrip("/")
@@ -102,18 +101,18 @@ class ObjectStore:
             self._fs, self._root = fsspec.url_to_fs(self.url, **_options(protocol, options))
             if hasattr(self._fs, "retries"):
                 self._fs.retries = 1
-            # fsspec keeps stores, and what they listed, for the life of the process.
+            # fsspec caches stores and their listings for the life of the process.
             self._fs.invalidate_cache()
 
     def can_list(self) -> bool:
-        """Return whether folders can be listed: what HTTP lists are the links of a page."""
+        """Whether folders can be listed. HTTP cannot: fsspec would list the links of a web page."""
         return not self._is_http
 
     def file(self, name: str = "") -> RemoteFile:
         """Return the facts of the object itself, or of the one called `name` below it.
 
         Raises:
-            SourceNotFound: There is no such object; a folder is none.
+            SourceNotFound: There is no such object; a folder does not count as one.
         """
         url, path = (f"{self.url}/{name}", f"{self._root}/{name}") if name else (self.url, self._root)
         with _ours(url):
@@ -131,7 +130,7 @@ class ObjectStore:
         )
 
     def list_folder(self, folder: str) -> list[tuple[str, bool]]:
-        """Return the names in a folder below the place, and whether each is a folder.
+        """Return the names in a folder below the store's URL, and whether each is a folder.
 
         Raises:
             SourceNotFound: There is nothing there.
@@ -140,7 +139,7 @@ class ObjectStore:
         with _ours(f"{self.url}/{folder}".rstrip("/")):
             entries = self._fs.ls(path, detail=True)
         names = [(str(entry["name"]).rstrip("/").rpartition("/")[2], entry["type"] == "directory") for entry in entries]
-        # S3 may hold an empty object that stands for the folder itself.
+        # S3 may list an empty object that stands for the folder itself.
         itself = path.rstrip("/").rpartition("/")[2]
         return [(name, is_folder) for name, is_folder in names if is_folder or name not in ("", itself)]
 
@@ -148,12 +147,12 @@ class ObjectStore:
         """Yield the file's bytes from `offset` on, one ranged read at a time.
 
         Raises:
-            TransientFault: The store broke off; what was yielded so far is good.
-            `NoRanges`: it cannot begin at an offset.
+            TransientFault: The store broke off; the bytes so far are good.
+            NoRanges: The store cannot begin at an offset.
         """
         at = offset
         # Without read-ahead, each read is one request for exactly these bytes, bound to the file's ETag on S3.
-        # A block size of 0 asks HTTP for the whole file at once: not every server knows ranges.
+        # A block size of 0 asks HTTP for the whole file at once, because not every server supports ranges.
         how = {"block_size": 0} if self._is_http and offset == 0 else {"cache_type": "none"}
         with _ours(file.url):
             remote = self._fs.open(file.path, "rb", **how)
@@ -176,7 +175,7 @@ class ObjectStore:
 
 
 class _Redirected(ConnectionError):
-    """A web server points elsewhere, where the allow-list may not reach."""
+    """A web server redirects, perhaps to a place outside of the allow-list."""
 
 
 async def _refuse_redirect(response: Any) -> None:
@@ -200,8 +199,8 @@ def _ours(url: str, *, is_ranged: bool = False) -> Iterator[None]:
         yield
     except SourceError:
         raise
-    except Exception as error:  # noqa: BLE001  # each store's library has its own tree of errors
-        if is_ranged and type(error) is ValueError:  # fsspec's HTTP store, to an answer that is the whole file
+    except Exception as error:  # noqa: BLE001  # each store's library has its own error classes
+        if is_ranged and type(error) is ValueError:  # fsspec's HTTP store raises this when the answer is the whole file
             raise NoRanges(f"`{url}`: its server cannot go on with a file that was begun") from None
         raise _translate(error, url) from None
 
@@ -211,7 +210,7 @@ def _translate(error: Exception, url: str) -> SourceError:
     if isinstance(error, _Redirected) or isinstance(cause, _Redirected):
         return SourceNotAllowed(f"`{url}` redirects elsewhere; give the address that it leads to, if that is allowed")
     status = getattr(error, "status", None) or getattr(cause, "status", None)
-    # fsspec's HTTP store calls any failure to connect FileNotFoundError.
+    # fsspec's HTTP store raises FileNotFoundError for any failure to connect.
     is_permanent = isinstance(error, _PERMANENT)
     is_connection = isinstance(cause, OSError) or type(cause).__module__.startswith("aiohttp")
     if isinstance(error, FileNotFoundError) and is_connection and status != 404:

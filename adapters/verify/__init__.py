@@ -1,14 +1,14 @@
-"""Is this adapter what it says, does it fit the base, and will the engine serve it as trained?
+"""Verify an adapter: is it what it says, does it fit the base, and will the engine serve it as trained?
 
-`verify` looks at a folder without an engine and without torch, and reports every problem at once.
-Each rule is a small function that yields problems; a file of rules for each thing looked at:
+`verify` checks a folder without an engine and without torch, and reports every problem at once. Each rule is a small
+function that yields problems. The rules are in one file for each subject:
 
 * `inventory`: the folder's files: links, sizes, pickles
 * `config_rules`: what the config asks for, and what vLLM does with it
-* `tensor_rules`: names, halves, shapes and ranks, against each other and the config
+* `tensor_rules`: names, halves, shapes and ranks, compared with each other and with the config
 * `finite`: the values
 * `base_rules`, `identity`: the base's modules, its tokenizer and its chat template
-* `signature`: who vouches for it
+* `signature`: who signed it
 """
 
 from adapters.problem import Problem, Severity

@@ -1,4 +1,4 @@
-"""The base as its folder describes it: modules with their shapes, tokenizer, chat template.
+"""The base model as its folder describes it: modules with their shapes, tokenizer, chat template.
 
 Only headers and JSON are read; the weights' bytes are not touched.
 """
@@ -12,13 +12,13 @@ from typing import Any, Final
 
 from adapters.safetensors_file import Header, read_header
 
-# A config is some KB; an index of shards names each tensor, some MB.
+# A config has some KB; an index of shards, which names each tensor, has some MB.
 _MAX_CONFIG_BYTES: Final = 64_000_000
-# The largest we know, Gemma 3's, has 33 MB.
+# The largest tokenizer that we know, Gemma 3's, has 33 MB.
 MAX_TOKENIZER_BYTES: Final = 128_000_000
 _SINGLE_FILE: Final = "model.safetensors"
 _INDEX_FILE: Final = "model.safetensors.index.json"
-# The end of a weight's name, quantised forms included (GPTQ and AWQ; compressed-tensors).
+# Ends of the names of weights, quantised ones included (GPTQ and AWQ; compressed-tensors).
 _WEIGHTS: Final = (".weight", ".qweight", ".weight_packed")
 _FLOATS: Final = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 _TOWERS: Final = ("text_config", "vision_config", "audio_config", "thinker_config")
@@ -27,15 +27,15 @@ Shape = tuple[int, ...]
 
 
 class InvalidBase(ValueError):
-    """The folder is no model that can be read; the message says what and what to do."""
+    """The folder is not a readable model; the message says what is wrong and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseModel:
-    """What an adapter must fit.
+    """The base model that adapters must fit.
 
-    `modules` maps each module with a weight to its shape, None where it is quantised; it is None as a
-    whole if the folder has no safetensors. Hashes are SHA-256, empty if there is no such file.
+    `modules` maps each module with a weight to its shape, or to None where it is quantised; it is None as a whole if
+    the folder has no safetensors. Hashes are SHA-256, empty if there is no such file.
     """
 
     folder: Path
@@ -49,7 +49,7 @@ class BaseModel:
         """Return the model in `folder`.
 
         Raises:
-            InvalidBase: It is no folder of a model, or its files are damaged.
+            InvalidBase: It is not the folder of a model, or its files are damaged.
         """
         config = read_json(folder / "config.json")
         if config is None:
@@ -73,19 +73,19 @@ class BaseModel:
 
     @property
     def is_multimodal(self) -> bool:
-        """Whether it has other parts than text: engines then rename modules before they look for them."""
+        """Whether it has parts for other than text; engines rename such a model's modules before they look them up."""
         return any(field in self.config for field in _TOWERS)
 
     @property
     def vocabulary(self) -> int | None:
-        """Rows of the input embeddings: ids from here on cannot be read."""
+        """Rows of the input embeddings; token ids from this number on cannot be read."""
         text = self.config.get("text_config")
         size = self.config.get("vocab_size", text.get("vocab_size") if isinstance(text, dict) else None)
         return size if isinstance(size, int) else None
 
 
 def read_json(path: Path, largest: int = _MAX_CONFIG_BYTES) -> dict[str, Any] | None:
-    """Return the JSON object in `path`, or None if there is none that can be read."""
+    """Return the JSON object in `path`, or None if it is missing or cannot be read."""
     try:
         if not path.is_file():
             return None
@@ -130,7 +130,7 @@ def _header(path: Path) -> Header:
 
 
 def _tie(modules: dict[str, Shape | None], config: Mapping[str, Any]) -> None:
-    """Add the `lm_head` that a model with tied embeddings has and does not save."""
+    """Add the `lm_head` that a model with tied embeddings has but does not save."""
     if not config.get("tie_word_embeddings", False) or any(name.endswith("lm_head") for name in modules):
         return
     embeddings = next((name for name in modules if name.endswith("embed_tokens")), None)
@@ -139,7 +139,7 @@ def _tie(modules: dict[str, Shape | None], config: Mapping[str, Any]) -> None:
 
 
 def tokenizer_hash(folder: Path) -> str:
-    """Return the hash of the folder's tokenizer.json, or nothing."""
+    """Return the hash of the folder's tokenizer.json; empty if there is none."""
     path = folder / "tokenizer.json"
     if not path.is_file() or path.stat().st_size > MAX_TOKENIZER_BYTES:
         return ""
@@ -148,7 +148,7 @@ def tokenizer_hash(folder: Path) -> str:
 
 
 def chat_template(folder: Path) -> str:
-    """Return the folder's chat template, or nothing; a file of its own goes before the config's."""
+    """Return the folder's chat template, empty if there is none; a separate file takes precedence over the config."""
     path = folder / "chat_template.jinja"
     try:
         if path.is_file() and path.stat().st_size <= _MAX_CONFIG_BYTES:
@@ -156,6 +156,6 @@ def chat_template(folder: Path) -> str:
     except (OSError, UnicodeDecodeError):
         return ""
     template = (read_json(folder / "tokenizer_config.json") or {}).get("chat_template")
-    if isinstance(template, list):  # several, by name
+    if isinstance(template, list):  # several templates with names
         return json.dumps(template, sort_keys=True)
     return template if isinstance(template, str) else ""

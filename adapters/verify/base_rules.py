@@ -1,9 +1,9 @@
-"""Rules for the tensors against the base's modules.
+"""Rules that compare the tensors with the base's modules.
 
-vLLM compares the *last part* of a module's name with those of its layers, and refuses what it does
-not know. It then looks each of its own layers up by full name, and *silently serves the base* where
-there is nothing (`activate_adapter`; vllm-project/vllm #34186). A matrix that is smaller than the
-layer's is copied into a corner of it (`set_lora`). So both are errors here.
+vLLM compares the *last part* of a module's name with those of its layers, and refuses unknown ones. It then looks up
+each of its own layers by full name, and *silently serves the base* where an adapter has nothing (`activate_adapter`;
+vllm-project/vllm #34186). A matrix that is smaller than the layer's is copied into a corner of it (`set_lora`). So both
+are errors here.
 
 Source: vLLM 0.32: `vllm/lora/lora_model.py`, `model_manager.py`, `utils.py`, `vllm/lora/layers/`.
 """
@@ -29,11 +29,11 @@ _OTHER_BASE: Final = "give the base that it was trained on"
 
 
 def base_problems(config: Mapping[str, object], parts: Parts, base: BaseModel | None) -> Iterator[Problem]:
-    """Yield where the tensors do not fit the base."""
+    """Yield the tensors' mismatches with the base."""
     if base is None or base.modules is None:
         yield _not_checked(base)
         return
-    # Engines, and PEFT, name the modules of such models in other ways than their files do.
+    # For multimodal models, engines and PEFT use other module names than the files.
     tails = _tails(base.modules) if base.is_multimodal else {}
     is_transposed = bool(config.get("fan_in_fan_out"))
     for pair in parts.pairs.values():
@@ -65,7 +65,7 @@ def _not_checked(base: BaseModel | None) -> Problem:
 
 
 def shape_fits(pair: LoraPair, shape: Shape | None, *, is_transposed: bool) -> Iterator[Problem]:
-    """Refuse matrices of another width than the layer's: A is (rank, in), B is (out, rank)."""
+    """Refuse matrices whose width differs from the layer's: A is (rank, in), B is (out, rank)."""
     if shape is None:
         message = "the base's layer is quantised, so the shape was not compared"
         yield _warning("shape_not_checked", message, None, None, pair.module, "trust the fingerprint after loading")
@@ -83,7 +83,7 @@ def shape_fits(pair: LoraPair, shape: Shape | None, *, is_transposed: bool) -> I
 
 
 def name_matches_nothing(pair: LoraPair, modules: Modules) -> Problem:
-    """Return the problem of a module that the base has not; say where the name goes wrong."""
+    """Return the problem of a module that the base does not have, with the place where its name differs."""
     parent, _, leaf = pair.module.rpartition(".")
     packed = next((name for name in {_PACKED.get(leaf, "")} if name and f"{parent}.{name}" in modules), None)
     parts = [name for name, whole in _PACKED.items() if whole == leaf and f"{parent}.{name}" in modules]
@@ -107,7 +107,7 @@ def name_matches_nothing(pair: LoraPair, modules: Modules) -> Problem:
 def _tail(module: str) -> str:
     """Return a name from its layer's number on: `layers.3.mlp.up_proj`."""
     before, found, after = module.rpartition("layers.")
-    # A vision tower has layers too: the part before tells them apart.
+    # A vision tower has numbered layers, too; the part before them shows which tower it is.
     tower = "vision." if "vis" in before else "audio." if "audio" in before else ""
     return f"{tower}{found}{after}" if found else ""
 
@@ -134,7 +134,7 @@ def _experts(pair: LoraPair) -> Problem:
 
 
 def saved_embeddings_fit(tensor: Tensor, modules: Modules) -> Iterator[Problem]:
-    """Refuse a saved matrix of another size than the base's: vLLM leaves out the rows that were added."""
+    """Refuse a saved matrix whose size differs from the base's: vLLM ignores the rows that were added."""
     end = tensor.name.removesuffix(".base_layer.weight").rpartition(".")[2]
     shape = next((shape for name, shape in modules.items() if name.rpartition(".")[2] == end), None)
     if shape is not None and shape != tensor.shape:
@@ -145,7 +145,7 @@ def saved_embeddings_fit(tensor: Tensor, modules: Modules) -> Iterator[Problem]:
 
 
 def embedding_targets(parts: Parts, base: BaseModel | None, limits: EngineLimits) -> Iterator[Problem]:
-    """Say whether the engine serves changes of `lm_head` and of the input embeddings, and at what price."""
+    """Report whether the engine serves changes of `lm_head` and of the input embeddings, and with what limitations."""
     for pair in parts.pairs.values():
         is_head = pair.leaf == "lm_head"
         if not is_head and not pair.targets_embeddings:

@@ -1,7 +1,7 @@
-"""Look at one adapter folder and report all that is wrong with it.
+"""Verify one adapter folder and report everything that is wrong with it.
 
-A rule that cannot be applied ends only what stands on it: without a readable header there is
-nothing to say of tensors, and all the more of files and config.
+A rule that cannot be applied only stops the rules that depend on it: without a readable header there are no tensors to
+check, but files and config are still checked.
 """
 
 import os
@@ -28,13 +28,13 @@ from adapters.verify.signature import Trust, signature_problems, signer_of
 
 
 def verify(folder: Path, *, base: BaseModel | None, limits: EngineLimits, trust: Trust | None = None) -> Report:
-    """Return every problem of the adapter in `folder`.
+    """Return a report with every problem of the adapter in `folder`.
 
     Args:
-        folder: As PEFT's `save_pretrained` wrote it; more files may lie beside.
-        base: What it must fit; None leaves that unchecked and says so.
-        limits: What the engines serve.
-        trust: Whose signatures count; None does not look at them.
+        folder: A folder as PEFT's `save_pretrained` writes it; it may contain other files.
+        base: The base model that it must fit; None leaves that unchecked, which the report says.
+        limits: What the engines can serve.
+        trust: The keys whose signatures are trusted; None skips signatures.
     """
     problems: list[Problem] = []
     manifest = None
@@ -54,7 +54,7 @@ def verify(folder: Path, *, base: BaseModel | None, limits: EngineLimits, trust:
 def _look(
     folder: Path, base: BaseModel | None, limits: EngineLimits, trust: Trust | None, problems: list[Problem]
 ) -> Manifest | None:
-    """Add every problem to `problems`, so that what was found stays if reading fails; return the facts."""
+    """Append every problem to `problems`, which keeps them if reading fails; return the facts."""
     if not folder.is_dir():
         remedy = "give the folder that PEFT's save_pretrained wrote"
         problems.append(_file_problem("folder_missing", "there is no such folder", remedy, str(folder)))
@@ -62,7 +62,7 @@ def _look(
     found, too_many = entries(folder, limits.files)
     problems += (*too_many, *file_problems(folder, found, limits.files))
     if any(problem.code in _UNSAFE for problem in problems):
-        return None  # what lies there is not to be opened
+        return None  # these files must not be opened
     config, config_flaws = read_config(folder)
     problems += config_flaws
     if config is not None:
@@ -83,7 +83,7 @@ def _look(
         problems += flaws
         problems += _tensor_problems(config, header, base, limits)
         if flaws:
-            return None  # bytes that belong to no tensor, or to two, have no values to look at
+            return None  # with such a layout the values cannot be read
         magnitudes = Magnitudes()
         digest = digest_of(config or {}, header, file, magnitudes.see)
     problems += value_problems(header.tensors, parts_of(header.tensors.values()), magnitudes)
@@ -108,7 +108,7 @@ def _identity(
     return identity_problems(config, folder, base, has_embeddings=has_embeddings)
 
 
-# Opening what these rules refuse may lead elsewhere, or never end.
+# Opening files with these problems may lead outside of the folder, or never return.
 _UNSAFE = frozenset(("outside_root", "link_outside", "link_broken", "special_file"))
 
 
@@ -131,7 +131,7 @@ def _manifest(
     try:
         return manifest_of(config, header, digest, size)
     except InvalidArtifact as error:
-        if not any(problem.is_error for problem in problems):  # else what stands in the way has been reported
+        if not any(problem.is_error for problem in problems):  # otherwise the cause has been reported already
             remedy = "give the config that PEFT wrote beside the tensors"
             problems.append(_file_problem("config_unreadable", str(error), remedy, CONFIG_FILE))
         return None

@@ -1,8 +1,8 @@
-"""Rules for what the config asks for: what vLLM 0.32 serves, refuses, or silently leaves out.
+"""Rules for the config: what vLLM 0.32 serves, refuses, or silently ignores.
 
-Source: vLLM 0.32: `vllm/lora/peft_helper.py` (`PEFTHelper.__post_init__`, `_validate_features`,
-`validate_legal`) refuses; a field that `PEFTHelper` does not have is silently ignored
-(`from_dict`), so whatever such a field changes in PEFT would be missing from every answer.
+Source: vLLM 0.32: `vllm/lora/peft_helper.py` (`PEFTHelper.__post_init__`, `_validate_features`, `validate_legal`)
+refuses. Fields that `PEFTHelper` does not have are silently ignored (`from_dict`), so what such a field changes in PEFT
+would be missing from every answer.
 """
 
 import re
@@ -17,7 +17,7 @@ from adapters.verify.limits import EngineLimits
 Config = Mapping[str, Any]
 _MERGE: Final = "merge it into the base and train a plain LoRA on that"
 _PLAIN: Final = "train a plain LoRA: {field}={value}"
-# field → (code, what vLLM does with it). Each means something to PEFT at inference.
+# field → (code, what vLLM does with it). Each of these fields affects PEFT's inference.
 _REFUSED_FIELDS: Final[Mapping[str, tuple[str, str]]] = {
     "use_dora": ("dora", "vLLM refuses DoRA"),
     "lora_bias": ("lora_bias", "vLLM refuses a bias in LoRA layers"),
@@ -31,18 +31,18 @@ _REFUSED_FIELDS: Final[Mapping[str, tuple[str, str]]] = {
     "monteclora_config": ("monteclora", "vLLM ignores MonteCLoRA's sampling"),
     "megatron_config": ("megatron", "vLLM ignores Megatron's layers, whose tensors are split in another way"),
 }
-# PEFT does it in training alone, and loads such an adapter without a word (peft #2926).
+# PEFT changes the base only in training, and loads such an adapter without a warning (peft #2926).
 _CHANGES_BASE_IN_TRAINING: Final = frozenset(("lora_ga",))
 _REQUIRED: Final = ("r", "lora_alpha", "target_modules")
 _PATTERN_TEXT: Final = 300
-# Of names: a mixture's every expert has its own rank in the largest that we know.
+# The most names in a pattern: in the largest config that we know, every expert of a mixture has its own rank.
 _MAX_PATTERNS: Final = 4_096
-# More of `*`, `+`, `{` in one expression take time that grows with as many powers of the name's length.
+# The most `*`, `+`, `{` in one expression: matching time grows with that power of the name's length.
 _MAX_REPEATS: Final = 2
 
 
 def config_problems(config: Config, limits: EngineLimits) -> Iterator[Problem]:
-    """Yield what is wrong with a config that could be read."""
+    """Yield the problems of a config that was parsed."""
     yield from adapter_type(config)
     yield from required_fields(config)
     yield from rank(config, limits)
@@ -56,14 +56,14 @@ def config_problems(config: Config, limits: EngineLimits) -> Iterator[Problem]:
 
 
 def adapter_type(config: Config) -> Iterator[Problem]:
-    """Refuse what is no LoRA: vLLM does not look at the type and reads it as one."""
+    """Refuse other types than LoRA: vLLM ignores the type and would read the adapter as a LoRA."""
     kind = config.get("peft_type", "LORA")
     if kind != "LORA":
         yield _problem("not_lora", "the adapter is of another type", render(kind), "LORA", "train a LoRA", "peft_type")
 
 
 def required_fields(config: Config) -> Iterator[Problem]:
-    """Refuse a config without the fields that vLLM cannot do without."""
+    """Refuse a config without the fields that vLLM requires."""
     for field in _REQUIRED:
         if field not in config:
             remedy = "give the config that PEFT wrote beside the tensors"
@@ -78,7 +78,7 @@ def required_fields(config: Config) -> Iterator[Problem]:
 
 
 def rank(config: Config, limits: EngineLimits) -> Iterator[Problem]:
-    """Refuse a rank that is no positive number, or beyond what the engine has room for."""
+    """Refuse a rank that is not a positive number, or beyond the engine's limit."""
     if "r" in config:
         yield from _rank(config["r"], "r", limits)
 
@@ -92,7 +92,7 @@ def _rank(value: object, where: str, limits: EngineLimits) -> Iterator[Problem]:
 
 
 def over_limit(value: int, limits: EngineLimits, where: str) -> Problem:
-    """Return the problem of a rank that the engine has no room for."""
+    """Return the problem of a rank beyond the engine's limit."""
     remedy = f"start the engine with --max-lora-rank {_next_rank(value)}, or make the adapter smaller"
     return _problem(
         "rank_over_limit", "the rank is beyond the engine's limit", value, limits.max_lora_rank, remedy, where
@@ -100,12 +100,12 @@ def over_limit(value: int, limits: EngineLimits, where: str) -> Problem:
 
 
 def _next_rank(value: int) -> int:
-    # The values that vLLM takes (`vllm/config/lora.py`: `MaxLoRARanks`).
+    # The values that vLLM accepts for its limit (`vllm/config/lora.py`: `MaxLoRARanks`).
     return next((each for each in (1, 8, 16, 32, 64, 128, 256, 320, 512) if each >= value), value)
 
 
 def alpha(config: Config) -> Iterator[Problem]:
-    """Refuse an alpha that is no positive number: 0 would serve the base."""
+    """Refuse an alpha that is not a positive number: with 0, only the base would be served."""
     if "lora_alpha" in config:
         yield from _alpha(config["lora_alpha"], "lora_alpha")
 
@@ -117,7 +117,7 @@ def _alpha(value: object, where: str) -> Iterator[Problem]:
 
 
 def patterns(config: Config, limits: EngineLimits) -> Iterator[Problem]:
-    """Check ranks and alphas of single modules. vLLM 0.32 applies both, by PEFT's rule of names."""
+    """Check ranks and alphas of single modules. vLLM 0.32 applies both, and matches names as PEFT does."""
     for field, check in (("rank_pattern", lambda value, where: _rank(value, where, limits)), ("alpha_pattern", _alpha)):
         pattern = config.get(field)
         if not pattern:
@@ -136,7 +136,7 @@ def patterns(config: Config, limits: EngineLimits) -> Iterator[Problem]:
 
 
 def _unsafe_pattern(key: str, field: str) -> Iterator[Problem]:
-    """Refuse a name that may keep a regular-expression engine busy for ever, ours and vLLM's."""
+    """Refuse a pattern that may keep a regular-expression engine, ours or vLLM's, busy for ever."""
     is_repeated = re.search(r"[)*+}?][*+{]", key) or sum(map(key.count, "*+{")) > _MAX_REPEATS
     try:
         is_bad = bool(is_repeated) or len(key) > _PATTERN_TEXT or re.compile(key) is None
@@ -148,7 +148,7 @@ def _unsafe_pattern(key: str, field: str) -> Iterator[Problem]:
 
 
 def compile_patterns(pattern: object) -> list[tuple["re.Pattern[str]", Any]]:
-    """Return the pattern's names, as vLLM and PEFT match them, and their numbers.
+    """Return the pattern's names, compiled as vLLM and PEFT match them, with their numbers.
 
     Source: vLLM 0.32, `PEFTHelper._match_pattern`; PEFT's `get_pattern_key`. The first match wins.
     """
@@ -162,7 +162,7 @@ def _unsafe_pattern_found(key: str) -> bool:
 
 
 def refused_fields(config: Config) -> Iterator[Problem]:
-    """Refuse what vLLM refuses, and what it ignores though PEFT computes with it."""
+    """Refuse fields that vLLM refuses, and fields that vLLM ignores although PEFT uses them."""
     for field, (code, message) in _REFUSED_FIELDS.items():
         value = config.get(field)
         if value:
@@ -170,7 +170,7 @@ def refused_fields(config: Config) -> Iterator[Problem]:
 
 
 def bias(config: Config) -> Iterator[Problem]:
-    """Refuse trained biases: vLLM has no place for them."""
+    """Refuse trained biases, which vLLM does not support."""
     value = config.get("bias", "none")
     if value not in ("none", None):
         remedy = _PLAIN.format(field="bias", value="'none'")
@@ -178,7 +178,7 @@ def bias(config: Config) -> Iterator[Problem]:
 
 
 def saved_modules(config: Config) -> Iterator[Problem]:
-    """Refuse whole modules beside the LoRA: vLLM takes a classifier's head alone, never a generating model's."""
+    """Refuse whole modules saved with the LoRA: vLLM supports only a classifier's head, never a generating model's."""
     value = config.get("modules_to_save")
     if value:
         remedy = f"target the module with LoRA instead (lm_head and embed_tokens can be), or {_MERGE}"
@@ -187,7 +187,7 @@ def saved_modules(config: Config) -> Iterator[Problem]:
 
 
 def initialisation(config: Config) -> Iterator[Problem]:
-    """Refuse starts that change the base's weights: PiSSA, OLoRA, CorDA, LoftQ."""
+    """Refuse initialisations that change the base's weights: PiSSA, OLoRA, CorDA, LoftQ."""
     value = config.get("init_lora_weights", True)
     if isinstance(value, str) and value.lower() not in HARMLESS_INITS:
         remedy = "convert it with save_pretrained(..., path_initial_model_for_weight_conversion=...)"
@@ -207,7 +207,7 @@ def initialisation(config: Config) -> Iterator[Problem]:
 
 
 def target_parameters(config: Config) -> Iterator[Problem]:
-    """Tell that experts' parameters cannot be checked against the base."""
+    """Warn that experts' parameters cannot be checked against the base."""
     value = config.get("target_parameters")
     if value:
         yield Problem(

@@ -1,8 +1,8 @@
-"""Rules for the values: every one finite, and not all of them nothing.
+"""Rules for the values: all must be finite, and not all may be zero.
 
-A float's magnitude bits grow with its magnitude and end in infinity and NaN, so the largest of
-them tells all three: whether any value is not finite, whether a half-precision engine can hold
-it, and whether there is anything but zeros. One pass, whatever the dtype, without torch.
+The bit pattern of a float without its sign grows with the magnitude and ends in infinity and NaN. So the largest
+pattern shows whether any value is not finite, whether a half-precision engine can hold all of them, and whether there
+are any but zeros. This takes one pass for every dtype, without torch.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from adapters.lora_names import Parts
 from adapters.problem import Problem, Severity, render
 from adapters.safetensors_file import Tensor
 
-# dtype → (unsigned integer of its width, mask of all but the sign, first bits that are no finite number).
+# dtype → (unsigned integer of its width, mask of all but the sign, the first bit pattern that is not finite).
 # E4M3 has no infinity and one NaN, all ones (Micikevicius et al. (2022), FP8 formats, table 1).
 _FORMS: Final[Mapping[str, tuple[str, int, int]]] = {
     "F64": ("<u8", 0x7FFF_FFFF_FFFF_FFFF, 0x7FF0_0000_0000_0000),
@@ -22,18 +22,18 @@ _FORMS: Final[Mapping[str, tuple[str, int, int]]] = {
     "F8_E5M2": ("u1", 0x7F, 0x7C),
     "F8_E4M3": ("u1", 0x7F, 0x7F),
 }
-# 65,520 rounds to infinity in F16: the first such bits of the wider dtypes.
+# The bit patterns of 65,520, the first number that rounds to infinity in F16, in the wider dtypes.
 _OVERFLOWS_F16: Final[Mapping[str, int]] = {"F64": 0x40EF_FE00_0000_0000, "F32": 0x477F_F000, "BF16": 0x4780}
 
 
 class Magnitudes:
-    """The largest magnitude bits of each tensor, gathered piece by piece."""
+    """The largest bit pattern without sign of each tensor, collected piece by piece."""
 
     def __init__(self) -> None:
         self.largest: dict[str, int] = {}
 
     def see(self, tensor: Tensor, piece: memoryview) -> None:
-        """Take in one piece of a tensor; pieces are whole values."""
+        """Add one piece of a tensor; a piece holds whole values."""
         form = _FORMS.get(tensor.dtype)
         if form is None:
             return
@@ -46,7 +46,7 @@ class Magnitudes:
 
 
 def value_problems(tensors: Mapping[str, Tensor], parts: Parts, magnitudes: Magnitudes) -> Iterator[Problem]:
-    """Yield what is wrong with the values."""
+    """Yield the problems of the values."""
     for name, largest in magnitudes.largest.items():
         yield from finite(tensors[name], largest)
         yield from overflow(tensors[name], largest)
@@ -54,7 +54,7 @@ def value_problems(tensors: Mapping[str, Tensor], parts: Parts, magnitudes: Magn
 
 
 def finite(tensor: Tensor, largest: int) -> Iterator[Problem]:
-    """Refuse NaN and infinity: one of them makes every answer nothing."""
+    """Refuse NaN and infinity: a single one makes every answer useless."""
     if largest >= _FORMS[tensor.dtype][2]:
         yield Problem(
             code="not_finite",
@@ -67,7 +67,7 @@ def finite(tensor: Tensor, largest: int) -> Iterator[Problem]:
 
 
 def overflow(tensor: Tensor, largest: int) -> Iterator[Problem]:
-    """Tell of values that become infinite in an engine that runs in float16."""
+    """Warn of values that become infinite in an engine that runs in float16."""
     first = _OVERFLOWS_F16.get(tensor.dtype)
     if first is not None and first <= largest < _FORMS[tensor.dtype][2]:
         yield Problem(
@@ -82,7 +82,7 @@ def overflow(tensor: Tensor, largest: int) -> Iterator[Problem]:
 
 
 def some_effect(parts: Parts, magnitudes: Magnitudes) -> Iterator[Problem]:
-    """Tell of an adapter whose every change is zero: it was never trained, and serves the base."""
+    """Warn of an adapter whose changes are all zero: it was never trained, and has the base's answers."""
     seen = [
         min(magnitudes.largest.get(pair.a.name, 1), magnitudes.largest.get(pair.b.name, 1))
         for pair in parts.pairs.values()

@@ -1,8 +1,8 @@
-"""Rules for whose adapter it is: what lies beside it, against the base's own.
+"""Rules for the base that an adapter was made for: compare the files beside it with the base's own.
 
-vLLM ignores `base_model_name_or_path`, and the tokenizer and the chat template that training
-tools save beside: every request is read with the base's. An adapter that learnt with others
-is served with inputs that it has never seen.
+vLLM ignores `base_model_name_or_path`, and the tokenizer and chat template that training tools save with an adapter: it
+reads every request with the base's. An adapter that was trained with others then gets inputs unlike any in its
+training.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from adapters.verify.base_model import (
     tokenizer_hash,
 )
 
-# What makes two models different ones, if their configs differ in it.
+# Config fields in which two different models differ.
 _SHAPE_FIELDS: Final = (
     "model_type",
     "hidden_size",
@@ -39,7 +39,7 @@ _SAME_TOKENS: Final = "train with the base's own tokenizer, or serve a base that
 def identity_problems(
     config: Mapping[str, Any], folder: Path, base: BaseModel, *, has_embeddings: bool = True
 ) -> Iterator[Problem]:
-    """Yield what speaks for another base; `has_embeddings` if the adapter brings embeddings, or nobody knows."""
+    """Yield evidence of another base. `has_embeddings`: the adapter brings embeddings, or that is unknown."""
     yield from base_name(config, base)
     yield from base_config(folder, base)
     yield from tokenizer(folder, base, has_embeddings=has_embeddings)
@@ -47,10 +47,10 @@ def identity_problems(
 
 
 def base_name(config: Mapping[str, Any], base: BaseModel) -> Iterator[Problem]:
-    """Tell if the adapter names another base; folders are renamed, so it is no proof."""
+    """Warn if the adapter names another base. That is no proof, since folders get renamed."""
     named = config.get("base_model_name_or_path")
     own = {base.folder.name, base.folder.resolve().name, str(base.config.get("_name_or_path") or "")}
-    # A download's folder in the Hub's cache: models--org--name/snapshots/<commit>.
+    # In the Hub's cache, a download's folder is models--org--name/snapshots/<commit>.
     own |= {part.rpartition("--")[2] for part in base.folder.resolve().parts if part.startswith("models--")}
     known = {name.rstrip("/").rpartition("/")[2].lower() for name in own if name}
     if not isinstance(named, str) or not named:
@@ -63,7 +63,7 @@ def base_name(config: Mapping[str, Any], base: BaseModel) -> Iterator[Problem]:
 
 
 def base_config(folder: Path, base: BaseModel) -> Iterator[Problem]:
-    """Refuse an adapter beside which another model's config was saved."""
+    """Refuse an adapter that was saved with the config of another model."""
     beside = read_json(folder / "config.json") or {}
     for field in _SHAPE_FIELDS:
         if field in beside and field in base.config and beside[field] != base.config[field]:
@@ -73,7 +73,7 @@ def base_config(folder: Path, base: BaseModel) -> Iterator[Problem]:
 
 
 def tokenizer(folder: Path, base: BaseModel, *, has_embeddings: bool = True) -> Iterator[Problem]:
-    """Compare the tokens that were saved beside with the base's: their ids are what the model reads."""
+    """Compare the saved tokens with the base's, since models read the tokens' ids."""
     own_hash = tokenizer_hash(folder)
     if not own_hash or not base.tokenizer_hash or own_hash == base.tokenizer_hash:
         return
@@ -87,7 +87,7 @@ def tokenizer(folder: Path, base: BaseModel, *, has_embeddings: bool = True) -> 
         message = f"`{render(moved)}` has another id than in the base's tokenizer: it is another vocabulary"
         yield _token_problem("tokenizer_differs", message, own[moved], theirs[moved], Severity.ERROR)
     if beyond and not has_embeddings and set(beyond) <= _padding(folder):
-        # Nothing is learnt of padding, and vLLM reads the base's tokenizer: requests never have it.
+        # Models do not learn from padding, and vLLM uses the base's tokenizer, so requests never have this token.
         message = f"the padding token {render(', '.join(beyond[:3]))} has no embedding in the base, and needs none"
         yield _problem(
             "padding_beyond_base",
@@ -107,13 +107,13 @@ def tokenizer(folder: Path, base: BaseModel, *, has_embeddings: bool = True) -> 
 
 
 def _padding(folder: Path) -> set[str]:
-    """Return the texts of tokens that only pad."""
+    """Return the texts of tokens that are used for padding only."""
     found = {"[PAD]", "<pad>", "<PAD>", "<|pad|>"}
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         told = read_json(folder / name) or {}
         token = told.get("pad_token")
         text = token.get("content") if isinstance(token, dict) else token
-        # Many pad with the token that ends a text, which means something.
+        # Many models pad with the token that ends a text, which also has a meaning.
         if isinstance(text, str) and text not in (told.get("eos_token"), told.get("bos_token"), told.get("unk_token")):
             found.add(text)
     return found
@@ -142,7 +142,7 @@ def _tokens(folder: Path) -> dict[str, int]:
 
 
 def template(folder: Path, base: BaseModel) -> Iterator[Problem]:
-    """Tell if the adapter was trained with another chat template than requests are written with."""
+    """Warn if the adapter was trained with another chat template than the one that requests are written with."""
     own = chat_template(folder)
     if own and own.strip() != base.chat_template.strip():
         message = "the chat template that was saved beside is another than the base's, which is served"

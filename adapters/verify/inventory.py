@@ -1,4 +1,4 @@
-"""Rules for the folder's files, before any of them is opened."""
+"""Rules for the folder's files, which are applied before any of them is opened."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from adapters.config_file import CONFIG_FILE
 from adapters.problem import Problem, Severity, render
 from adapters.verify.limits import FileLimits
 
-# What is read of a folder, and copied or compared; all else may lie beside.
+# The files that are read, copied or compared. A folder may contain any other files.
 TAKEN: Final = (
     CONFIG_FILE,
     TENSORS_FILE,
@@ -23,7 +23,7 @@ TAKEN: Final = (
     "tokenizer_config.json",
     "chat_template.jinja",
 )
-# What vLLM falls back to when there are no safetensors (`vllm/lora/lora_model.py`: `from_local_checkpoint`).
+# The files that vLLM reads if there are no safetensors (`vllm/lora/lora_model.py`: `from_local_checkpoint`).
 PICKLED_WEIGHTS: Final = ("adapter_model.bin", "adapter_model.pt")
 TORCHTUNE_PICKLE: Final = "adapter_model.pt"
 _PICKLES: Final = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
@@ -32,7 +32,7 @@ _COPY: Final = "copy the files themselves into the folder (`cp -rL`)"
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One entry of the folder: its path in it, and what the file system says of it."""
+    """One entry of the folder: its relative path, and its file status."""
 
     name: str
     path: Path
@@ -40,10 +40,10 @@ class Found:
 
 
 def entries(folder: Path, limits: FileLimits) -> tuple[tuple[Found, ...], tuple[Problem, ...]]:
-    """Return what is in the folder and is no folder, links not followed, and whether that is not all.
+    """Return the folder's entries that are not folders, links not followed, and a problem if some were left out.
 
-    What is taken of a folder is always among it. The rest, such as the state to go on training from, is looked at only
-    to tell of it, so no number of files stands in the way.
+    The adapter's own files are always included. Other files, such as optimizer states, are only examined for warnings,
+    so a large number of them does not refuse the adapter.
     """
     found: list[Found] = _adapter_entries(folder)
     known = {each.name for each in found}
@@ -85,7 +85,7 @@ def _too_many(limits: FileLimits) -> Problem:
 
 
 def file_problems(folder: Path, found: tuple[Found, ...], limits: FileLimits) -> Iterator[Problem]:
-    """Yield what is wrong with the files as such."""
+    """Yield the problems of the files themselves."""
     yield from outside_root(folder, limits)
     for each in found:
         yield from links(folder, each)
@@ -97,7 +97,7 @@ def file_problems(folder: Path, found: tuple[Found, ...], limits: FileLimits) ->
 
 
 def outside_root(folder: Path, limits: FileLimits) -> Iterator[Problem]:
-    """Refuse a folder that lies elsewhere than where adapters may come from, links resolved."""
+    """Refuse a folder outside of the folder that adapters may come from, links resolved."""
     if limits.root is not None and not folder.resolve().is_relative_to(limits.root.resolve()):
         yield Problem(
             code="outside_root",
@@ -109,7 +109,7 @@ def outside_root(folder: Path, limits: FileLimits) -> Iterator[Problem]:
 
 
 def links(folder: Path, each: Found) -> Iterator[Problem]:
-    """Refuse links that lead out of the folder: what they point to may change, or be anything."""
+    """Refuse links that lead out of the folder, since their targets may change, or be any file."""
     if not stat.S_ISLNK(each.status.st_mode):
         return
     try:
@@ -129,10 +129,10 @@ def links(folder: Path, each: Found) -> Iterator[Problem]:
 
 
 def _is_blob(target: Path, folder: Path) -> bool:
-    """Whether a link leads into the `blobs` of the Hugging Face cache that the folder lies in.
+    """Whether a link leads into the `blobs` of the Hugging Face cache that contains the folder.
 
-    There `models--org--name/snapshots/COMMIT/` holds links to `models--org--name/blobs/`, each named by its content's
-    hash and never changed.
+    There, `models--org--name/snapshots/COMMIT/` holds links to `models--org--name/blobs/`, whose files are named by
+    their content's hash and never change.
     """
     for above in folder.parents:
         if above.name.startswith("models--"):
@@ -156,9 +156,9 @@ def special_files(each: Found) -> Iterator[Problem]:
 
 
 def pickles(folder: Path, each: Found) -> Iterator[Problem]:
-    """Refuse pickled weights, also beside safetensors; warn of other pickles, which nobody reads.
+    """Refuse pickled weights, even beside safetensors; warn of other pickles, which are never read.
 
-    torchtune always writes its own form beside the safetensors: that one is a warning there.
+    torchtune always writes its own pickled form with the safetensors; that one is only a warning.
     """
     is_torchtunes = each.name == TORCHTUNE_PICKLE and (folder / TENSORS_FILE).is_file()
     if each.name in PICKLED_WEIGHTS and not is_torchtunes:
@@ -182,7 +182,7 @@ def pickles(folder: Path, each: Found) -> Iterator[Problem]:
 
 
 def large_files(each: Found, limits: FileLimits) -> Iterator[Problem]:
-    """Refuse a file past the bound, if it is one that is taken."""
+    """Refuse a file beyond the bound, if it is one of the adapter's."""
     if each.name in TAKEN and _size(each) > limits.largest_file_bytes:
         yield Problem(
             code="file_too_large",
@@ -195,7 +195,7 @@ def large_files(each: Found, limits: FileLimits) -> Iterator[Problem]:
 
 
 def large_folder(found: tuple[Found, ...], limits: FileLimits) -> Iterator[Problem]:
-    """Refuse a folder whose files that are taken are too much together."""
+    """Refuse a folder whose adapter files together exceed the bound."""
     total = sum(_size(each) for each in found if each.name in TAKEN)
     if total > limits.largest_total_bytes:
         yield Problem(
@@ -208,11 +208,11 @@ def large_folder(found: tuple[Found, ...], limits: FileLimits) -> Iterator[Probl
 
 
 def _size(each: Found) -> int:
-    """Return a file's size, of a link that of what it leads to."""
+    """Return a file's size; for a link, the size of its target."""
     try:
         return each.path.stat().st_size if stat.S_ISLNK(each.status.st_mode) else each.status.st_size
     except (OSError, RuntimeError):
-        return 0  # it leads nowhere, which is said elsewhere
+        return 0  # a broken link, which another rule reports
 
 
 def missing_tensors(folder: Path) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""What the verification of one adapter found."""
+"""The report on the verification of one adapter."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from adapters.problem import Problem
 class Report:
     """Every problem of one folder, errors first; `manifest` is None if the content cannot be read.
 
-    An accepted one has a manifest. `signed_by` is the id of the trusted key that signed it, or empty.
+    An accepted adapter has a manifest. `signed_by` is the id of the trusted key that signed it, or empty.
     """
 
     folder: str
@@ -20,17 +20,17 @@ class Report:
 
     @property
     def is_accepted(self) -> bool:
-        """Whether nothing refuses it; there may be warnings."""
+        """Whether there are no errors; there may be warnings."""
         return not self.errors
 
     @property
     def errors(self) -> tuple[Problem, ...]:
-        """What refuses it."""
+        """The problems that refuse the adapter."""
         return tuple(problem for problem in self.problems if problem.is_error)
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
-        """What is told, and served all the same."""
+        """The problems that are reported and do not refuse the adapter."""
         return tuple(problem for problem in self.problems if not problem.is_error)
 
     def check(self) -> Manifest:
@@ -45,7 +45,7 @@ class Report:
 
 
 class Refused(ValueError):
-    """The adapter is not taken; the message has every reason on a line of its own."""
+    """The adapter is refused; the message has every reason on a line of its own."""
 
     def __init__(self, report: Report) -> None:
         self.report = report

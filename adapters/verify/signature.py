@@ -1,8 +1,8 @@
-"""Who vouches for an adapter: an ed25519 signature over its digest, in a file beside it.
+"""Signatures of adapters: an ed25519 signature over the digest, in a file beside the adapter.
 
-`adapter.sig` is JSON: {"key_id": …, "signature": base64}. What is signed is the 64 hex digits of
-the digest, so any tool with ed25519 can check it. A key's id is the first 16 hex digits of the
-SHA-256 of its 32 public bytes. The only importer of `cryptography`.
+`adapter.sig` is JSON: {"key_id": …, "signature": base64}. What is signed is the 64 hex digits of the digest, so any
+tool with ed25519 can check it. A key's id is the first 16 hex digits of the SHA-256 of its 32 public bytes. This is the
+only module that imports `cryptography`.
 """
 
 import base64
@@ -24,12 +24,12 @@ _SIGN: Final = "sign the folder: loragate adapters sign PATH --key FILE"
 
 
 class InvalidKey(ValueError):
-    """A file holds no key of the kind that is needed; the message names it."""
+    """A file does not hold a key of the required kind; the message names the file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
-    """The public keys (32 raw bytes by id) that are trusted, and whether one must have signed."""
+    """The trusted public keys (32 raw bytes by id), and whether a signature by one of them is required."""
 
     keys: Mapping[str, bytes]
     is_required: bool = False
@@ -41,7 +41,7 @@ def key_id(public: bytes) -> str:
 
 
 def trust_of(files: Iterable[Path], *, is_required: bool = False) -> Trust:
-    """Return trust in the public keys in `files`: PEM, or a line of base64 for each.
+    """Return trust in the public keys in `files`, given as PEM or as lines of base64.
 
     Raises:
         InvalidKey: A file cannot be read, or holds something else.
@@ -89,7 +89,7 @@ def _from_pem(path: Path, part: str) -> bytes:
 
 
 def make_key(path: Path) -> str:
-    """Write a new private key to `path`, readable by its owner alone; return the public one in base64.
+    """Write a new private key to `path`, readable by its owner only; return the public key in base64.
 
     Raises:
         FileExistsError: There is something at `path`; a key is never overwritten.
@@ -109,7 +109,7 @@ def sign(folder: Path, digest: str, key_file: Path) -> str:
     """Write the signature over `digest` beside the adapter in `folder`; return the key's id.
 
     Raises:
-        InvalidKey: `key_file` is no ed25519 private key.
+        InvalidKey: `key_file` is not an ed25519 private key.
     """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -130,14 +130,14 @@ def sign(folder: Path, digest: str, key_file: Path) -> str:
 
 
 def signer_of(folder: Path, digest: str, trust: Trust) -> str:
-    """Return the id of the trusted key that signed `digest`, or nothing."""
+    """Return the id of the trusted key that signed `digest`; empty if none did."""
     path = folder / SIGNATURE_FILE
     signer, signature = _read(path) if path.is_file() else ("", b"")
     return signer if signer in trust.keys and _is_signed(trust.keys[signer], digest, signature) else ""
 
 
 def signature_problems(folder: Path, digest: str, trust: Trust) -> Iterator[Problem]:
-    """Yield why the signature beside the adapter does not vouch for `digest`."""
+    """Yield the reasons why no trusted key's signature covers `digest`."""
     path = folder / SIGNATURE_FILE
     if not path.is_file():
         if trust.is_required:
@@ -159,7 +159,7 @@ def _read(path: Path) -> tuple[str, bytes]:
     with path.open("rb") as file:
         data = file.read(MAX_SIGNATURE_BYTES + 1)
     try:
-        value = strict_json.parse(data[:MAX_SIGNATURE_BYTES])  # a longer one is cut, and so is no JSON
+        value = strict_json.parse(data[:MAX_SIGNATURE_BYTES])  # a longer file is cut, which makes it invalid JSON
         return str(value["key_id"]), base64.b64decode(value["signature"], validate=True)
     except (ValueError, TypeError, KeyError):
         return "", b""

@@ -1,7 +1,7 @@
-"""Rules for the tensors: their names, halves, shapes and ranks, against each other and the config.
+"""Rules for the tensors: names, halves, shapes and ranks, compared with each other and with the config.
 
-Source: vLLM 0.32: `vllm/lora/lora_model.py` (`check_unexpected_modules`, `from_lora_tensors`) and
-`vllm/lora/layers/` (`set_lora` copies whatever fits: a smaller matrix is taken without a word).
+Source: vLLM 0.32: `vllm/lora/lora_model.py` (`check_unexpected_modules`, `from_lora_tensors`) and `vllm/lora/layers/`
+(`set_lora` copies whatever fits, a smaller matrix even without a warning).
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,11 +14,11 @@ from adapters.safetensors_file import Tensor
 from adapters.verify.config_rules import compile_patterns, over_limit
 from adapters.verify.limits import EngineLimits
 
-# What vLLM casts to its own dtype without a loss of meaning.
+# The dtypes that vLLM can cast to its own one without changing the meaning of the values.
 WEIGHT_DTYPES: Final = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
-# The longest we know, in a vision model's tower, has 120 characters.
+# The longest name that we know, in a vision model's tower, has 120 characters.
 MAX_NAME: Final = 300
-# Steps of the regular expressions in patterns: about a second.
+# The bound on the matching steps of all patterns together, which take about a second.
 _MAX_STEPS: Final = 50_000_000
 _SAVE: Final = "save the adapter with PEFT's save_pretrained"
 # The end of a tensor's name → what it is, and what to do.
@@ -33,7 +33,7 @@ _STRANGE: Final[Mapping[str, tuple[str, str]]] = {
 
 
 def tensor_problems(tensors: Mapping[str, Tensor], parts: Parts) -> Iterator[Problem]:
-    """Yield what is wrong with the tensors, whatever the config says."""
+    """Yield the problems of the tensors that do not depend on the config."""
     for tensor in tensors.values():
         yield from weight_dtype(tensor)
         yield from name_length(tensor)
@@ -49,7 +49,7 @@ def tensor_problems(tensors: Mapping[str, Tensor], parts: Parts) -> Iterator[Pro
 
 
 def weight_dtype(tensor: Tensor) -> Iterator[Problem]:
-    """Refuse whole numbers and packed floats: quantised weights mean nothing without their scales."""
+    """Refuse integers and packed floats: quantised weights have no meaning without their scales."""
     if tensor.dtype not in WEIGHT_DTYPES:
         remedy = "save the adapter's own weights in float (they are, if the base alone is quantised)"
         limit = ", ".join(WEIGHT_DTYPES)
@@ -57,13 +57,13 @@ def weight_dtype(tensor: Tensor) -> Iterator[Problem]:
 
 
 def name_length(tensor: Tensor) -> Iterator[Problem]:
-    """Refuse names that no model has: what matches them against patterns takes its time."""
+    """Refuse names longer than any model's, since matching them against patterns takes long."""
     if len(tensor.name) > MAX_NAME:
         yield _problem("name_too_long", "the name is too long", len(tensor.name), MAX_NAME, _SAVE, tensor.name)
 
 
 def not_lora(tensor: Tensor) -> Problem:
-    """Return the problem of a tensor that vLLM cannot place; it refuses the whole adapter."""
+    """Return the problem of a tensor that vLLM cannot assign; vLLM would refuse the whole adapter."""
     ends = (found for end, found in _STRANGE.items() if tensor.name.endswith(f".{end}"))
     what, remedy = next(ends, ("no half of a LoRA", _SAVE))
     message = f"it is {what}; vLLM refuses the adapter"
@@ -71,7 +71,7 @@ def not_lora(tensor: Tensor) -> Problem:
 
 
 def halves(pair: LoraPair) -> Iterator[Problem]:
-    """Refuse a half alone: vLLM fails when the adapter is first used."""
+    """Refuse one half without the other: vLLM fails when such an adapter is first used."""
     for missing, there in (("A", pair.b), ("B", pair.a)):
         if (pair.a if missing == "A" else pair.b) is None and there is not None:
             message = f"lora_{missing} of the module is missing"
@@ -79,7 +79,7 @@ def halves(pair: LoraPair) -> Iterator[Problem]:
 
 
 def dimensions(pair: LoraPair) -> Iterator[Problem]:
-    """Refuse what is no matrix: vLLM has LoRA layers for linear layers and embeddings only."""
+    """Refuse tensors that are not matrices: vLLM has LoRA layers only for linear layers and embeddings."""
     for half in (pair.a, pair.b):
         if half is not None and len(half.shape) != 2:
             remedy = "target linear layers"
@@ -89,7 +89,7 @@ def dimensions(pair: LoraPair) -> Iterator[Problem]:
 
 
 def shapes_fit(pair: LoraPair) -> Iterator[Problem]:
-    """Refuse halves that do not multiply: A is (rank, in), B is (out, rank)."""
+    """Refuse halves that cannot be multiplied: A is (rank, in), B is (out, rank)."""
     if pair.a is None or pair.b is None or len(pair.a.shape) != 2 or len(pair.b.shape) != 2:
         return
     if pair.a.shape[0] != pair.b.shape[1]:
@@ -98,7 +98,7 @@ def shapes_fit(pair: LoraPair) -> Iterator[Problem]:
 
 
 def rank_problems(config: Mapping[str, Any], parts: Parts, limits: EngineLimits) -> Iterator[Problem]:
-    """Yield where the tensors' ranks are not those of the config, or beyond the engine's limit."""
+    """Yield the tensors' ranks that differ from the config's, or exceed the engine's limit."""
     ranks = compile_patterns(config.get("rank_pattern"))
     steps = _steps([name.pattern for name, _ in ranks], parts)
     if steps > _MAX_STEPS:
@@ -108,7 +108,7 @@ def rank_problems(config: Mapping[str, Any], parts: Parts, limits: EngineLimits)
         return
     told: set[int] = set()
     for pair in parts.pairs.values():
-        # Experts' ranks are stacked in one matrix (`_stack_moe_lora_weights`): r times their number.
+        # Experts are stacked in one matrix (`_stack_moe_lora_weights`), whose rank is r times their number.
         if pair.a is None or len(pair.a.shape) != 2 or pair.is_expert:
             continue
         own = pair.a.shape[0]
@@ -119,7 +119,7 @@ def rank_problems(config: Mapping[str, Any], parts: Parts, limits: EngineLimits)
 
 
 def _steps(patterns: list[str], parts: Parts) -> int:
-    """Return how many steps matching may take: a repeat more is a power more of the name's length."""
+    """Return how many steps matching may take: each repetition adds a power of the name's length."""
     longest = max(map(len, parts.pairs), default=0)
     repeats = [sum(map(pattern.count, "*+{")) - 1 for pattern in patterns]  # one is the prefix that PEFT allows
     return len(parts.pairs) * sum(longest ** (1 + each) // 6 if each else 8 for each in repeats)
@@ -128,7 +128,9 @@ def _steps(patterns: list[str], parts: Parts) -> int:
 def rank_differs(
     config: Mapping[str, Any], ranks: list[tuple[Any, Any]], pair: LoraPair, own: int
 ) -> Iterator[Problem]:
-    """Refuse a rank that is not the config's: vLLM divides alpha by the config's and serves a wrong strength."""
+    """Refuse a rank that differs from the config's: vLLM divides alpha by the config's, and would apply a wrong
+    scaling.
+    """
     pattern = next((value for name, value in ranks if name.match(pair.module)), None)
     expected = config.get("r") if pattern is None else pattern
     if type(expected) is int and expected > 0 and own != expected:
@@ -138,10 +140,10 @@ def rank_differs(
 
 
 def target_problems(config: Mapping[str, Any], parts: Parts) -> Iterator[Problem]:
-    """Yield where the config's list of targets and the tensors are not about the same modules."""
+    """Yield the differences between the config's list of targets and the modules of the tensors."""
     targets = config.get("target_modules")
     if not isinstance(targets, list) or not targets or not parts.pairs:
-        return  # a pattern is PEFT's to match; vLLM reads the tensors' names alone
+        return  # only PEFT uses a pattern; vLLM goes by the tensors' names
     names = {each for each in targets if isinstance(each, str)}
     met: set[str] = set()
     for pair in parts.pairs.values():
@@ -156,7 +158,7 @@ def target_problems(config: Mapping[str, Any], parts: Parts) -> Iterator[Problem
 
 
 def saved_embeddings(parts: Parts) -> Iterator[Problem]:
-    """Tell that vLLM leaves out whole embeddings that PEFT saved beside (`is_base_embedding_weights`)."""
+    """Warn that vLLM ignores whole embeddings that PEFT saved with the adapter (`is_base_embedding_weights`)."""
     for tensor in parts.saved_embeddings:
         message = "the whole matrix is saved beside; vLLM leaves it out and serves the base's"
         yield _warning("saved_embeddings_ignored", message, render(list(tensor.shape)), "the base's own", tensor.name)

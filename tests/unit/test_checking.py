@@ -348,7 +348,7 @@ def test_an_engine_that_refuses_to_probe_its_base_condemns_nobody(caplog: pytest
     stage.check("legal")
     stage.engine.refuses[BASE_NAME] = ProbeRefused("no log-probabilities")
     assert stage.inspect("legal") == {}
-    assert "nothing can be checked: no log-probabilities" in caplog.text
+    assert "fingerprints cannot be checked: no log-probabilities" in caplog.text
 
 
 def test_an_engine_that_has_not_told_its_base_cannot_be_asked() -> None:
