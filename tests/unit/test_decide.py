@@ -1,14 +1,25 @@
 """Who is calling, what the name means, which arm, which engine, and the sentence that they make."""
 
+from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
 
-from gateway.decide.assign import TOTAL_WEIGHT, Arm, Split, bucket, pick_arm
-from gateway.decide.authenticate import ANYONE, Principal, Role, authenticate, digest_of
+from gateway.decide.assign import (
+    DEFAULT_SOURCES,
+    MAX_SOURCES,
+    TOTAL_WEIGHT,
+    Arm,
+    Split,
+    bucket,
+    check_sources,
+    headers_of,
+    pick_arm,
+)
+from gateway.decide.authenticate import ANYONE, EXPIRED, Principal, Role, authenticate, caller_of, digest_of
 from gateway.decide.place import place
-from gateway.decide.route import Base, EngineState, Route, RouteTable, find_target, usable_models
-from gateway.errors import EngineUnavailable, Forbidden, ModelNotFound, Unauthenticated, VersionNotReady
+from gateway.decide.route import Base, EngineState, RolloutTag, Route, RouteTable, find_target, usable_models
+from gateway.errors import BadRequest, EngineUnavailable, Forbidden, ModelNotFound, Unauthenticated, VersionNotReady
 from gateway.pipeline import Call, answer
 
 V1, V2, OTHER = "support@111111111111", "support@222222222222", "legal@111111111111"
@@ -57,6 +68,35 @@ def test_any_other_credential_is_refused(credential: bytes | None) -> None:
         authenticate(credential, {digest_of(b"secret"): APP}, never)
 
 
+def test_a_key_that_has_expired_is_refused_and_says_so() -> None:
+    keys = {digest_of(b"old"): Principal(id="old", role=Role.APP, expires=10)}
+    assert authenticate(b"old", keys, lambda: 9.0).id == "old"
+    with pytest.raises(Unauthenticated, match="has expired") as refused:
+        authenticate(b"old", keys, lambda: 10.0)
+    assert refused.value.code == EXPIRED
+
+
+@pytest.mark.parametrize("name", [b"authorization", b"x-api-key", b"api-key"])
+def test_the_first_header_that_holds_a_good_key_counts(name: bytes) -> None:
+    keys = {digest_of(b"secret"): APP}
+    assert caller_of({b"authorization": b"Basic proxy", name: b"secret"}, keys, never) is APP
+
+
+def test_of_several_bad_credentials_the_error_is_the_first_ones_unless_one_has_expired() -> None:
+    keys = {digest_of(b"old"): Principal(id="old", role=Role.APP, expires=10)}
+
+    def refusal(headers: dict[bytes, bytes]) -> Unauthenticated:
+        with pytest.raises(Unauthenticated) as refused:
+            caller_of(headers, keys, lambda: 10.0)
+        return refused.value
+
+    assert "didn't provide" in str(refusal({}))
+    assert "Incorrect" in str(refusal({b"api-key": b"wrong"}))
+    assert "Incorrect" in str(refusal({b"authorization": b"wrong", b"x-api-key": b"wrong"}))
+    assert refusal({b"authorization": b"wrong", b"x-api-key": b"wrong", b"api-key": b"old"}).code == EXPIRED
+    assert refusal({b"x-api-key": b"old", b"api-key": b"wrong"}).code == EXPIRED
+
+
 def test_no_keys_at_all_is_deny_by_default_and_none_means_no_authentication() -> None:
     with pytest.raises(Unauthenticated):
         authenticate(b"Bearer x", {}, never)
@@ -83,6 +123,39 @@ def test_a_weight_out_of_range_is_refused(weight: int) -> None:
 def test_a_weight_needs_a_candidate() -> None:
     with pytest.raises(ValueError, match="not named"):
         Split(V1, None, 1)
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [DEFAULT_SOURCES, ("trusted:user", "header:x-tenant", "trusted:body:metadata.user_id", "conversation", "key")],
+)
+def test_sources_of_a_unit_may_be_named_headers_and_paths(sources: tuple[str, ...]) -> None:
+    check_sources(sources)
+
+
+@pytest.mark.parametrize(
+    ("sources", "told"),
+    [
+        ((), "no source"),
+        (tuple(f"header:x-{number}" for number in range(MAX_SOURCES + 1)), f"has {MAX_SOURCES + 1} sources"),
+        (("user", "user"), "name one twice"),
+        (("usr",), "`usr` is unknown"),
+        (("trusted:key",), "`trusted:key` is unknown"),
+        (("trusted:conversation",), "`trusted:conversation` is unknown"),
+        (("header:authorization",), "holds a secret"),
+        (("trusted:header:cookie",), "holds a secret"),
+        (("header:X-Tenant",), "names no header"),
+        (("body:a.b.c.d.e",), "is no path in a body"),
+        (("body:",), "is no path in a body"),
+    ],
+)
+def test_sources_that_tell_no_unit_are_refused(sources: tuple[str, ...], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        check_sources(sources)
+
+
+def test_the_headers_to_look_at_are_those_that_sources_name() -> None:
+    assert headers_of(("header", "header:x-a", "trusted:header:x-b", "body:x-c", "user")) == {"x-a", "x-b"}
 
 
 @pytest.mark.parametrize("number", [-1, TOTAL_WEIGHT])
@@ -245,3 +318,42 @@ def test_control_has_nothing_to_give_way_to() -> None:
     low = next(f"u{number}" for number in range(10_000) if bucket("s", f"u{number}") >= 5_000)
     with pytest.raises(EngineUnavailable):
         answer(call(unit=low), table(Split(V1, V2, 5_000)), {}, ["a", "b"])
+
+
+# An arm that a tester chooses
+
+
+@pytest.mark.parametrize(("arm", "version"), [(Arm.CONTROL, V1), (Arm.CANDIDATE, V2)])
+def test_a_tester_gets_the_arm_that_was_asked_for_whatever_the_weight(arm: Arm, version: str) -> None:
+    for weight in (0, TOTAL_WEIGHT):
+        placed = answer(Call(PIN, "support", Named("u"), arm), table(Split(V1, V2, weight)), {})
+        assert (placed.version, placed.arm, placed.reason, placed.exposure) == (version, arm, "override", None)
+
+
+def test_an_arm_that_is_not_there_is_refused_and_nothing_takes_its_place() -> None:
+    with pytest.raises(BadRequest, match="has no candidate now") as refused:
+        answer(Call(PIN, "support", Named("u"), Arm.CANDIDATE), table(), {})
+    assert refused.value.code == "no_candidate"
+    with pytest.raises(BadRequest, match="an exact version and"):
+        answer(Call(PIN, V1, Named("u"), Arm.CONTROL), table(), {})
+    only_control = (EngineState(url="b", versions=frozenset({V1})),)
+    with pytest.raises(VersionNotReady):
+        answer(Call(PIN, "support", Named("u"), Arm.CANDIDATE), table(Split(V1, V2), only_control), {})
+
+
+def test_while_a_rollout_is_open_a_request_tells_its_exposure_whatever_becomes_of_it() -> None:
+    tag = RolloutTag(id="ro-1", stage=1)
+    for weight, unit in ((0, None), (TOTAL_WEIGHT, "u")):
+        split = table(Split(V1, V2, weight))
+        route = replace(split.routes["support"], rollout=tag)
+        during = replace(split, routes=MappingProxyType({"support": route}))
+        exposure = answer(call(), during, {}).exposure
+        assert exposure is not None
+        assert (exposure.tag, exposure.unit, exposure.arm) == (
+            tag,
+            unit,
+            Arm.CANDIDATE if weight else Arm.CONTROL,
+        )
+        with pytest.raises(EngineUnavailable) as refused:
+            answer(call(), replace(during, engines=()), {})
+        assert refused.value.exposure == exposure

@@ -267,6 +267,14 @@ def test_a_worker_is_asked_to_tell_once_until_it_has_told() -> None:
     assert calls == [1, 1]
 
 
+def test_what_other_workers_have_spent_is_spent_here() -> None:
+    for requests, tokens in ((10, 0), (0, 10)):
+        allowance = Allowance(Rates(requests_per_minute=10, tokens_per_minute=10), 1, 0.0)
+        assert allowance.refusal("this key", 0.0) is None
+        allowance.others(requests, tokens, 0, 0.0)
+        assert allowance.refusal("this key", 0.0) is not None
+
+
 def test_figures_below_zero_give_no_tokens_and_no_requests_back() -> None:
     allowance = Allowance(Rates(requests_per_minute=10, tokens_per_minute=10), 1, 0.0)
     allowance.enter(0.0)

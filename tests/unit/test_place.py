@@ -51,6 +51,12 @@ def test_an_engine_at_its_cap_serves_no_more_and_all_at_their_caps_are_saturated
     assert place(table(1), V, {"e0": 10**9}).url == "e0"
 
 
+def test_of_two_engines_the_one_that_a_request_leans_to_gives_way_when_it_has_too_much() -> None:
+    for number in numbers(20):
+        best = place(table(2), V, {}, (), Terms(number, number)).url
+        assert {best, place(table(2), V, {best: 10**6}, (), Terms(number, number)).url} == {"e0", "e1"}
+
+
 def test_an_ejected_engine_is_no_way_around_the_cap_of_the_others() -> None:
     with pytest.raises(Saturated):
         place(table(2), V, {"e1": 1}, (), Terms(ejected={"e0"}, cap=1))
