@@ -42,7 +42,7 @@ from gateway.store.snapshot import encode, of_state
 from gateway.workers.channel import Configure
 from gateway.workers.pool import WorkerPool
 from tests.support.one_worker import OneWorker, Script, events, request_of
-from tests.support.pools import VersionSupplier
+from tests.support.worker_pools import VersionSupplier
 
 LIMIT = 1.10
 ALIAS = "support"

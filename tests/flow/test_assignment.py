@@ -18,8 +18,8 @@ from gateway.records.state import KeyRecord
 from tests.fakes.engine import FakeEngine
 from tests.support.adapter_folders import write_adapter
 from tests.support.patience import LOOK_SECONDS, PATIENCE_SECONDS
-from tests.support.pools import keyed, load_on, running_pool, table_of
-from tests.support.records import rollout
+from tests.support.state_records import rollout
+from tests.support.worker_pools import keyed, load_on, running_pool, table_of
 
 CONTROL, CANDIDATE = "support@111111111111", "support@222222222222"
 BODY: dict[str, Any] = {"model": "support", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}

@@ -17,7 +17,7 @@ import pytest
 from tests.fakes.engine import FakeEngine
 from tests.support.gateways import RunningGateway, resident_bytes
 from tests.support.patience import PATIENCE_SECONDS
-from tests.support.raw import CHAT, Raw, chat
+from tests.support.raw_client import CHAT, Raw, chat
 
 DEEP = 100_000
 

@@ -15,9 +15,9 @@ import pytest
 from adapters.artifact import read_manifest
 from tests.fakes.engine import FakeEngine
 from tests.support.adapter_folders import write_adapter
+from tests.support.background_request import Work
 from tests.support.gateways import RunningGateway
 from tests.support.s3_server import S3Server
-from tests.support.under_way import Work
 
 pytestmark = pytest.mark.simulation
 

@@ -10,7 +10,7 @@ from gateway.receive.cross_origin import CrossOrigin
 from gateway.settings import InvalidSettings, load
 from tests.fakes.engine import FakeEngine
 from tests.support.gateways import RunningGateway
-from tests.support.raw import Raw
+from tests.support.raw_client import Raw
 
 PAGE = "https://chat.example"
 CHAT: dict[str, Any] = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}

@@ -16,7 +16,7 @@ from tests.fakes.engine import FakeEngine
 from tests.support.adapters import adapter_folder
 from tests.support.gateways import RunningGateway
 from tests.support.patience import PATIENCE_SECONDS
-from tests.support.raw import CHAT, Raw, Reply, chat
+from tests.support.raw_client import CHAT, Raw, Reply, chat
 
 ENDLESS = chat(stream=True, fake={"events": 100_000, "cadence_ms": 10})
 

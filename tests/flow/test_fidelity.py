@@ -11,7 +11,7 @@ import pytest
 from tests.fakes.engine import FakeEngine
 from tests.support.adapters import adapter_folder
 from tests.support.gateways import RunningGateway
-from tests.support.raw import CHAT, Raw, Reply, chat
+from tests.support.raw_client import CHAT, Raw, Reply, chat
 
 MESSAGES = [{"role": "user", "content": "Wie geht's? 你好 \U0001f600"}]
 BODIES: dict[str, dict[str, Any]] = {

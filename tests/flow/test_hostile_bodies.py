@@ -10,7 +10,7 @@ from gateway.errors import BadRequest
 from gateway.openai.body import LargeFields, read, rewrite_model, takes_steps
 from tests.fakes.engine import FakeEngine
 from tests.support.gateways import RunningGateway
-from tests.support.raw import Raw
+from tests.support.raw_client import Raw
 
 
 def test_a_body_of_many_members_is_not_scanned_again_for_each() -> None:

@@ -16,7 +16,7 @@ from tests.flow.conftest import QUICK
 from tests.support.certificates import self_signed
 from tests.support.gateways import RunningGateway
 from tests.support.patience import PATIENCE_SECONDS, until
-from tests.support.raw import CHAT, Raw, chat
+from tests.support.raw_client import CHAT, Raw, chat
 
 STREAM = chat(stream=True, fake={"events": 20, "cadence_ms": 20})
 ENDLESS = chat(stream=True, fake={"events": 100_000, "cadence_ms": 20})

@@ -21,8 +21,8 @@ from tests.fakes.engine import FakeEngine
 from tests.support.adapter_folders import write_adapter
 from tests.support.gateways import RunningGateway
 from tests.support.patience import LOOK_SECONDS, PATIENCE_SECONDS
-from tests.support.pools import keyed, load_on, running_pool, table_of
-from tests.support.raw import CHAT, Raw
+from tests.support.raw_client import CHAT, Raw
+from tests.support.worker_pools import keyed, load_on, running_pool, table_of
 
 BODY: dict[str, Any] = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
 HTTP = httpx.Client(verify=False)

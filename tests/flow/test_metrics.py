@@ -17,7 +17,7 @@ from tests.fakes.pace import PACE
 from tests.support.adapter_folders import write_adapter
 from tests.support.gateways import RunningGateway
 from tests.support.patience import PATIENCE_SECONDS, until
-from tests.support.raw import CHAT, Raw
+from tests.support.raw_client import CHAT, Raw
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]

@@ -29,8 +29,8 @@ from tests.support.adapters import adapter_folder
 from tests.support.gateways import RunningGateway
 from tests.support.one_worker import BREAKS, HAPPENS, LEAVES, OneWorker, Script, events, request_of
 from tests.support.patience import until
-from tests.support.pools import table_of
-from tests.support.raw import Raw
+from tests.support.raw_client import Raw
+from tests.support.worker_pools import table_of
 
 VERSION = "support@" + "a" * 12
 CONTENT = "planted-7f3a-marker"

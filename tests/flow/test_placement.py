@@ -15,7 +15,7 @@ import pytest
 from tests.fakes.engine import FakeEngine
 from tests.support.gateways import RunningGateway
 from tests.support.patience import PATIENCE_SECONDS, until
-from tests.support.raw import CHAT, Raw, chat
+from tests.support.raw_client import CHAT, Raw, chat
 
 # Short, so that an ejection, a pause and a return fit in a few seconds.
 HASTY = {

@@ -12,7 +12,7 @@ import httpx
 
 from tests.fakes.engine import FakeEngine
 from tests.support.gateways import RunningGateway
-from tests.support.raw import CHAT, Raw, chat
+from tests.support.raw_client import CHAT, Raw, chat
 
 POLL_SECONDS = 1.0
 CLIENTS = 8

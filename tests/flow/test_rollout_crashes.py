@@ -18,9 +18,9 @@ from gateway.store.rollouts import readable
 from gateway.store.sql import Store, open_store
 from tests.fakes.engine import FakeEngine
 from tests.support.adapters import adapter_folder
+from tests.support.background_request import Work
 from tests.support.gateways import RunningGateway
 from tests.support.patience import until
-from tests.support.under_way import Work
 
 pytestmark = pytest.mark.simulation
 

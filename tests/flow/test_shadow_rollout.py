@@ -20,8 +20,8 @@ from gateway.store.sql import Store, open_store
 from tests.fakes.engine import FakeEngine
 from tests.support.adapters import adapter_folder
 from tests.support.gateways import RunningGateway
-from tests.support.judged_pairs import many
 from tests.support.patience import PATIENCE_SECONDS
+from tests.support.scored_pairs import many
 from tests.support.support_rollout import Support
 
 GATES = [{"refusal": {"margin": "20%", "min_samples": 20}}, {"kl": {"limit": 4.9, "min_samples": 20}}]

@@ -16,7 +16,7 @@ from tests.fakes.engine import FakeEngine
 from tests.support.adapter_folders import write_adapter
 from tests.support.gateways import RunningGateway
 from tests.support.patience import PATIENCE_SECONDS, until
-from tests.support.raw import CHAT, Raw, Reply, chat
+from tests.support.raw_client import CHAT, Raw, Reply, chat
 
 COMMENT = b": keep-alive\n\n"
 HELLO: Any = [{"role": "user", "content": "hello"}]

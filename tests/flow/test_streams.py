@@ -14,7 +14,7 @@ from tests.fakes.pace import PACE
 from tests.flow.conftest import QUICK
 from tests.support.gateways import RunningGateway, resident_bytes
 from tests.support.patience import PATIENCE_SECONDS
-from tests.support.raw import CHAT, Raw, chat
+from tests.support.raw_client import CHAT, Raw, chat
 
 MEGABYTE = 1_000_000
 

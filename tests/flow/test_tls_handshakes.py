@@ -13,7 +13,7 @@ from tests.fakes.engine import FakeEngine
 from tests.support.certificates import self_signed
 from tests.support.gateways import RunningGateway
 from tests.support.patience import PATIENCE_SECONDS, until
-from tests.support.raw import CHAT, Raw, chat
+from tests.support.raw_client import CHAT, Raw, chat
 
 MOST = 20
 HALF_A_HELLO = bytes.fromhex("16030100a5010000a10303")

@@ -16,7 +16,7 @@ from gateway.workers.pool import WorkerPool
 from tests.fakes.engine import FakeEngine
 from tests.support.faulty_worker import FAULTS, MODULE, break_worker
 from tests.support.gateways import RunningGateway
-from tests.support.pools import keyed, running_pool, table_of
+from tests.support.worker_pools import keyed, running_pool, table_of
 
 PROMISE_SECONDS = 5.0
 # For what is waited for on a loaded machine.

@@ -18,7 +18,7 @@ from gateway.workers import pool as pool_module
 from gateway.workers.pool import WorkerPool
 from tests.fakes.engine import FakeEngine
 from tests.support.faulty_worker import FAULTS, MODULE, break_worker
-from tests.support.pools import keyed, running_pool, table_of
+from tests.support.worker_pools import keyed, running_pool, table_of
 
 WORKERS = 4
 CLIENTS = 24

@@ -21,7 +21,7 @@ from gateway.openai.pieces import Pieces
 from gateway.openai.surrogates import repair_surrogates, repair_surrogates_in_steps
 from gateway.receive.engine_fields import EngineFields
 from gateway.receive.request import Request
-from tests.support.outlines import pieces
+from tests.support.body_pieces import pieces
 
 PATHS = (b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings", b"/v1/responses", b"/v1/messages")
 TELLING = ("image_url", "file_url", "url", "source", "image_embeds", "prompt_embeds", "uuid", "type", "input_audio")

@@ -26,7 +26,7 @@ from gateway.receive.rates import WorkerRates
 from gateway.receive.recent_requests import RecentRequests
 from gateway.receive.tap import Taps
 from gateway.workers.supply import WorkerSupply
-from tests.support.pieces import cut
+from tests.support.cut_bytes import cut
 
 
 class Transport(asyncio.Transport):

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.serve.sse import EventStream
-from tests.support.pieces import cut
+from tests.support.cut_bytes import cut
 
 LINE_ENDS = ("\n", "\r\n", "\r")
 USAGE = '{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5}}'

@@ -13,10 +13,10 @@ from gateway.rollout.journal import verify
 from gateway.rollout.replay import replay
 from gateway.store.rollouts import readable
 from gateway.store.sql import Store, open_store
-from tests.support.cable import Cable
 from tests.support.gateways import RunningGateway
 from tests.support.patience import PATIENCE_SECONDS, until
 from tests.support.replicas import ALIAS, Fleet, failures, fleet
+from tests.support.tcp_proxy import Cable
 
 pytestmark = pytest.mark.real
 

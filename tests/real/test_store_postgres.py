@@ -19,8 +19,8 @@ from gateway.store.samples import Samples
 from gateway.store.sql import Store, open_store
 from tests.support.patience import PATIENCE_SECONDS, until
 from tests.support.postgres import RunningPostgres
-from tests.support.records import key
 from tests.support.samples import judged, sample
+from tests.support.state_records import key
 
 pytestmark = pytest.mark.real
 

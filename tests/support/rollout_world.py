@@ -21,7 +21,7 @@ from gateway.rollout.rules import RULES
 from gateway.store.leader import Leader
 from gateway.store.rollouts import readable
 from gateway.store.sql import Store, open_store
-from tests.support.admin_parts import Engines, Workers
+from tests.support.live_state import Engines, Workers
 from tests.support.route_values import ENTRIES, SUPPORT, A, B
 from tests.support.unit_counts import by_unit
 

@@ -17,10 +17,10 @@ from gateway.rollout import explain
 from gateway.store.baselines import Baselines
 from gateway.store.pairs import Pairs
 from gateway.store.sql import Store
-from tests.support.judged_pairs import judged
-from tests.support.planted_pairs import begun, plant, shadow
 from tests.support.rollout_world import ORDER, World, run, store
 from tests.support.route_values import A, B
+from tests.support.scored_pairs import judged
+from tests.support.stored_pairs import begun, plant, shadow
 
 __all__ = ["store"]  # a fixture
 MIRRORED = MirrorPolicy(share=1_000)

@@ -24,7 +24,7 @@ from gateway.records.sample import Sample
 from gateway.store.errors import StoreUnavailable
 from tests.support.one_worker import BREAKS, LEAVES, OneWorker, Script, events, request_of
 from tests.support.patience import LOOK_SECONDS, PATIENCE_SECONDS
-from tests.support.pools import table_of
+from tests.support.worker_pools import table_of
 
 VERSION = "support@" + "a" * 12
 MARKER = "a secret of somebody"

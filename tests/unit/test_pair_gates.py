@@ -36,10 +36,10 @@ from gateway.store.evaluators import Evaluators
 from gateway.store.feedback import Feedbacks
 from gateway.store.pairs import Pairs
 from gateway.store.sql import Store
-from tests.support.judged_pairs import judged, many
-from tests.support.planted_pairs import PLAN, SHADOW, STEP, begun, plant, shadow
 from tests.support.rollout_world import ORDER, World, run, store
 from tests.support.route_values import ENTRIES, SUPPORT, A, B
+from tests.support.scored_pairs import judged, many
+from tests.support.stored_pairs import PLAN, SHADOW, STEP, begun, plant, shadow
 
 __all__ = ["store"]  # a fixture
 

@@ -5,7 +5,7 @@ from gateway.observe.tally import Tally
 from gateway.records.state import Desired
 from gateway.store.replicas import GONE_SECONDS, SILENT_SECONDS, Replica, Replicas, serving
 from gateway.store.sql import Store
-from tests.support.records import rollout
+from tests.support.state_records import rollout
 
 
 class Clock:

@@ -15,9 +15,9 @@ from gateway.admin.state import Conflict, LiveState, Overtaken, insist
 from gateway.decide.authenticate import Role
 from gateway.records.state import Desired
 from gateway.store.sql import Store, open_store
-from tests.support.admin_parts import Engines, Workers
-from tests.support.records import rollout
+from tests.support.live_state import Engines, Workers
 from tests.support.route_values import ENTRIES, SUPPORT, A, B, C
+from tests.support.state_records import rollout
 
 T = TypeVar("T")
 ORDER = ChangeRequest(by="key-1", reason="because")

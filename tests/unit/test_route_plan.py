@@ -18,8 +18,8 @@ from gateway.records.routes import MirrorPolicy, Previous, RouteLimits, RoutePol
 from gateway.records.state import Desired
 from gateway.rollout.plan import canonical
 from gateway.rollout.plan_parser import parse_plan
-from tests.support.records import rollout
 from tests.support.route_values import ENTRIES, LEGAL, STATE, A, B, C, entry, state
+from tests.support.state_records import rollout
 
 NOW = 1_790_000_000
 

@@ -24,7 +24,7 @@ from gateway.rollout.record import RolloutRecord
 from gateway.rollout.rollout import Phase, Rollout
 from gateway.rollout.stage_evidence import needs_noise
 from gateway.store.snapshot import encode, of_state, to_table
-from tests.support.records import rollout
+from tests.support.state_records import rollout
 
 A, B = "support@" + "a" * 12, "support@" + "b" * 12
 IDS = [b"req-4f3c-%x" % number for number in range(20_000)]

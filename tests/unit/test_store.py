@@ -20,7 +20,7 @@ from gateway.store.idempotency import IdempotencyKeys, KeyReused, StillRunning, 
 from gateway.store.rollouts import RolloutRow, from_row, to_row
 from gateway.store.sql import Store, open_store
 from gateway.store.state_copy import read_copy, save_copy
-from tests.support.records import entry, key, rollout, route
+from tests.support.state_records import entry, key, rollout, route
 
 
 def test_an_empty_store_reads_as_an_empty_state(store: Store) -> None:

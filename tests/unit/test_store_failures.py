@@ -18,7 +18,7 @@ from gateway.store.errors import StoreUnavailable
 from gateway.store.feed import Feed
 from gateway.store.sql import open_store
 from tests.support.patience import PATIENCE_SECONDS, until
-from tests.support.records import key
+from tests.support.state_records import key
 
 SECONDS = 1.0
 # What a machine may need beyond the limit; one that is busy gets another try, for without the limit none succeeds.

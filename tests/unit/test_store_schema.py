@@ -19,7 +19,7 @@ from gateway.store.database import Database, address_of
 from gateway.store.errors import StoreError, StoreTooNew, StoreUnreadable
 from gateway.store.migrate import MIGRATIONS, bring_up, migrate, revision_of
 from gateway.store.sql import Store, open_store
-from tests.support.records import key, route
+from tests.support.state_records import key, route
 
 
 def new_store(where: str | Path) -> Store:

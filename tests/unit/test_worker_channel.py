@@ -17,7 +17,7 @@ from gateway.workers.channel import Configure, Recalled, Start, WorkerReport
 from gateway.workers.pool import WorkerPool
 from gateway.workers.unit_book import UnitBook
 from tests.support.patience import PATIENCE_SECONDS
-from tests.support.pools import table_of
+from tests.support.worker_pools import table_of
 
 
 def configure(table: bytes = b"") -> Configure:

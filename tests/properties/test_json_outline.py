@@ -12,8 +12,8 @@ from gateway.errors import BadRequest
 from gateway.openai import json_outline
 from gateway.openai.body import Fields, LargeFields, edits, read, read_in_steps, rewrite_model
 from gateway.openai.json_outline import outline_in_steps, outline_of, run_to_end
+from tests.support.body_pieces import pieces
 from tests.support.documents import documents
-from tests.support.outlines import pieces
 
 NAMES = ("model", "stream", "user", "x", "stream_options", "é", '"model"', "mod")
 
