@@ -17,8 +17,9 @@ from gateway.decide.assign import (
     pick_arm,
 )
 from gateway.decide.authenticate import ANYONE, EXPIRED, Principal, Role, authenticate, caller_of, digest_of
+from gateway.decide.exposure import RolloutTag
 from gateway.decide.place import place
-from gateway.decide.route import Base, EngineState, RolloutTag, Route, RouteTable, find_target, usable_models
+from gateway.decide.route import Base, EngineState, Route, RouteTable, find_target, usable_models
 from gateway.errors import BadRequest, EngineUnavailable, Forbidden, ModelNotFound, Unauthenticated, VersionNotReady
 from gateway.pipeline import Call, answer
 

@@ -10,11 +10,12 @@ import pytest
 
 from gateway.decide.assign import CONVERSATION, DEFAULT_SOURCES
 from gateway.decide.authenticate import Principal, Role
-from gateway.openai.body import AT_ONCE_BYTES, Fields, LargeFields, finished, read, read_in_steps
+from gateway.openai.body import AT_ONCE_BYTES, Fields, LargeFields, read, read_in_steps
 from gateway.openai.body_values import text_at, text_in_large
 from gateway.openai.conversation import MAX_BEGINNING_BYTES, beginning_of
 from gateway.openai.endpoints import ENDPOINTS, Dialect, Endpoint
 from gateway.openai.identity import affinity_of, name_of, unit_of
+from gateway.openai.json_outline import finished
 from gateway.openai.pieces import Pieces
 
 CHAT, MESSAGES, RESPONSES, COMPLETIONS = (
