@@ -607,3 +607,31 @@ def test_a_pair_tells_a_versions_own_numbers_only() -> None:
         for each in (0, 1, 2, 31, 32, 127, 128)
     ]
     assert sizes == ["<2", "<2", "<8", "<32", "<128", "<128", "<512"]
+
+
+def test_what_is_all_of_one_kind_already_is_not_watched_for_more_of_it_and_another_kind_is_seen() -> None:
+    base = BaselineOf("support@b")
+    for each in traffic(400, code=1.0):
+        base.add(each)
+    watch = OverTime("support@b", base.close(1e9), run_length=10_000)
+    alarms = [alarm for each in traffic(300, code=1.0) for alarm in watch.add(each)]
+    assert alarms == []
+    alarms = [alarm for each in traffic(300, code=0.2) for alarm in watch.add(each)]
+    assert {f"{alarm.what} {alarm.direction}" for alarm in alarms} == {"task:other up"}
+
+
+def test_a_session_tells_its_kind_once_however_many_pairs_it_has() -> None:
+    base = BaselineOf("support@b")
+    for at in range(5):
+        base.add(structs.replace(traffic(1)[0], session="s", at=float(at)))
+    assert sum(base.close(1e9).categories["task"].values()) == 1
+
+
+def test_evidence_knows_until_when_all_sessions_have_counted() -> None:
+    evidence = CriterionEvidence(criterion("chrf"), idle_seconds=60)
+    assert evidence.has_counted(0.0), "as there are none"
+    evidence.add(pair({"chrf": value(0.5)}, session="s", at=10.0))
+    assert evidence.has_counted(9.0)
+    assert not evidence.has_counted(10.0)
+    evidence.close(71.0)
+    assert evidence.has_counted(10.0)

@@ -10,6 +10,7 @@ import ville
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evaluators.statistics import two_sample
 from evaluators.statistics.betting import BETS, SHARES, Evidence, evidence_of, log_e_above, log_e_below
 from evaluators.statistics.confidence_sequence import bounds, lower_bound, upper_bound
 from evaluators.statistics.detector import Detector, several
@@ -185,6 +186,16 @@ def test_an_alpha_out_of_range_is_refused_by_name(alpha: float) -> None:
 
 
 # Two streams
+
+
+def test_a_search_for_the_least_evidence_that_is_cut_short_claims_less_and_never_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draw = np.random.default_rng(3)
+    first, other = evidence_of(draw.beta(3, 2, 200).tolist()), evidence_of(draw.beta(6, 2, 300).tolist())
+    whole = log_e_worse(first, other, 0.0)
+    monkeypatch.setattr(two_sample, "_MAX_STEPS", 1)
+    assert log_e_worse(first, other, 0.0) < whole
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.1, 0.5])
