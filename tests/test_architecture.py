@@ -3,6 +3,7 @@
 import ast
 import functools
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -184,6 +185,11 @@ def test_the_package_called_adapters_is_ours() -> None:
 
 def test_pure_folders_import_nothing_that_acts() -> None:
     assert {path: way for path, way in ways_to_act().items() if is_in(path, PURE)} == {}
+
+
+def test_coverage_is_measured_of_what_is_pure() -> None:
+    measured = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["coverage"]["run"]["source_pkgs"]
+    assert set(measured) == {place.removesuffix(".py").replace("/", ".") for place in PURE}
 
 
 def test_decisions_import_the_standard_library_and_pure_files_only() -> None:
