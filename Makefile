@@ -9,7 +9,7 @@ UNIT := -m "not real and not simulation" -n 2 --dist loadfile -p no:schemathesis
 # Tests with gateways mostly wait for time-outs and processes, so four of their files go at once even on two cores.
 FAST := -m "not real and not simulation" -n 4 --dist loadfile
 # Pure code of which every line and branch is tested; the rest of it is on its way there.
-COVERED := evaluators/judge/*,evaluators/statistics/*,gateway/decide/*,gateway/pipeline.py,gateway/ports.py,gateway/errors.py
+COVERED := evaluators/judge/*,evaluators/statistics/*
 # Slow ones keep a core busy for longer: two at once.
 SLOW := -m "(real or simulation) and not story" -n 2 --dist loadfile
 

@@ -12,10 +12,10 @@ from gateway.decide.assign import CONVERSATION, DEFAULT_SOURCES
 from gateway.decide.authenticate import Principal, Role
 from gateway.openai.body import AT_ONCE_BYTES, Fields, LargeFields, read, read_in_steps
 from gateway.openai.body_values import text_at, text_in_large
-from gateway.openai.conversation import MAX_BEGINNING_BYTES, beginning_of
+from gateway.openai.conversation import MAX_BEGINNING_BYTES, conversation_hash
 from gateway.openai.endpoints import ENDPOINTS, Dialect, Endpoint
-from gateway.openai.identity import affinity_of, name_of, unit_of
-from gateway.openai.json_outline import finished
+from gateway.openai.identity import affinity_of, client_identity, unit_of
+from gateway.openai.json_outline import run_to_end
 from gateway.openai.pieces import Pieces
 
 CHAT, MESSAGES, RESPONSES, COMPLETIONS = (
@@ -52,7 +52,7 @@ def in_steps(body: Any, **more: Any) -> Asked:
 
 def large_fields(pieces: Pieces) -> LargeFields:
     steps: Generator[None, None, LargeFields] = read_in_steps(pieces)
-    return finished(steps)
+    return run_to_end(steps)
 
 
 # The unit
@@ -108,9 +108,9 @@ def test_messages_name_their_user_in_metadata() -> None:
 
 
 def test_a_sample_is_called_by_what_the_request_says_and_never_by_its_key() -> None:
-    assert name_of(small({"user": "u", "prompt_cache_key": "p"})) == "u"
-    assert name_of(small({"user": "u"}, unit_header=b"h")) == "h"
-    assert name_of(small({"model": "m"})) == ""
+    assert client_identity(small({"user": "u", "prompt_cache_key": "p"})) == "u"
+    assert client_identity(small({"user": "u"}, unit_header=b"h")) == "h"
+    assert client_identity(small({"model": "m"})) == ""
 
 
 # What a prefix cache may know
@@ -157,9 +157,9 @@ def test_of_a_large_body_only_metadata_of_a_usual_size_is_looked_into() -> None:
 def test_a_body_read_in_steps_that_is_not_large_is_looked_into_whole() -> None:
     body = b'{"a": "t", "x": "' + HALF + b'"}'
     fields = large_fields(Pieces((body,)))
-    assert fields.mended, "as it has half an emoji"
+    assert fields.repaired, "as it has half an emoji"
     assert text_in_large(body, fields, "a") == "t"
-    assert text_in_large(b"{", msgspec.structs.replace(fields, mended=b""), "a") is None
+    assert text_in_large(b"{", msgspec.structs.replace(fields, repaired=b""), "a") is None
 
 
 # How a conversation begins
@@ -168,7 +168,7 @@ TURNS = [{"role": "system", "content": "be brief"}, HI, {"role": "assistant", "c
 
 
 def begins(body: Any, dialect: Dialect = Dialect.COMPLETIONS, caller: str = "app") -> str | None:
-    return beginning_of(body if isinstance(body, bytes) else json.dumps(body).encode(), dialect, caller)
+    return conversation_hash(body if isinstance(body, bytes) else json.dumps(body).encode(), dialect, caller)
 
 
 def test_a_conversation_keeps_its_beginning_while_it_grows() -> None:
@@ -214,7 +214,7 @@ def test_half_an_emoji_in_a_later_turn_does_not_move_the_conversation() -> None:
     whole = json.dumps({"messages": TURNS}).encode()
     later = whole.replace(b'"hello"', b'"hello ' + HALF + b'"')
     assert begins(later) == begins(whole)
-    assert beginning_of(later, Dialect.COMPLETIONS, "app", may_have_halves=False) is None
+    assert conversation_hash(later, Dialect.COMPLETIONS, "app", may_have_surrogates=False) is None
 
 
 @pytest.mark.parametrize(

@@ -271,7 +271,7 @@ def test_what_other_workers_have_spent_is_spent_here() -> None:
     for requests, tokens in ((10, 0), (0, 10)):
         allowance = Allowance(Rates(requests_per_minute=10, tokens_per_minute=10), 1, 0.0)
         assert allowance.refusal("this key", 0.0) is None
-        allowance.others(requests, tokens, 0, 0.0)
+        allowance.apply_others(requests, tokens, 0, 0.0)
         assert allowance.refusal("this key", 0.0) is not None
 
 
