@@ -1,7 +1,6 @@
 """Everything that the admin API offers, in its parts."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from gateway.admin.adapters.operations import AdapterOperations
 from gateway.admin.keys.operations import KeyOperations
@@ -37,7 +36,3 @@ class Operations:
         self.rollouts = RolloutOperations(state, gather)
         self.everywhere = everywhere
         self.mirrored = mirrored
-
-    def standing(self, version: str) -> list[dict[str, Any]]:
-        """Return what each engine makes of a version."""
-        return self.state.engines.standing(version)

@@ -183,7 +183,7 @@ def _add_reading(app: FastAPI, operations: Operations) -> None:
     async def show_adapter(name: AliasOrVersion) -> dict[str, Any]:
         """One version, or the one that an alias serves now, with what each engine makes of it."""
         entry = operations.state.served_by(name)
-        return {**adapter_view(operations, entry), "engines": operations.standing(entry.ref.version)}
+        return {**adapter_view(operations, entry), "engines": operations.state.engines.standing(entry.ref.version)}
 
 
 def _place(entry: Entry) -> Place:

@@ -12,7 +12,7 @@ from gateway.admin.operations import Operations
 from gateway.admin.paging import After, Limit, Place, page
 from gateway.decide.authenticate import Role
 from gateway.records.state import KeyRecord
-from gateway.store.keys import OVERLAP_SECONDS, key_view
+from gateway.store.keys import OVERLAP_SECONDS, find_key, key_view
 
 # A hundred years: what is longer is a slip, and later times than that are not everywhere numbers.
 MAX_SECONDS: Final = 100 * 366 * 86_400
@@ -121,13 +121,13 @@ def add_keys(app: FastAPI, operations: Operations) -> None:
     @app.get("/admin/v1/keys", tags=["keys"], response_model=KeysView)
     async def list_keys(*, after: After = None, limit: Limit = 100) -> dict[str, Any]:
         """Keys, oldest first, without the keys themselves."""
-        found, cursor = page(operations.keys.all(), _place, after, limit)
-        return {"keys": [key_view(record, operations.keys.now()) for record in found], "next": cursor}
+        found, cursor = page(operations.state.desired.keys, _place, after, limit)
+        return {"keys": [key_view(record, operations.state.now()) for record in found], "next": cursor}
 
     @app.get("/admin/v1/keys/{key_id}", tags=["keys"], response_model=KeyView, responses=_refusals(404))
     async def show_key(key_id: KeyId) -> dict[str, Any]:
         """One key, without the key itself."""
-        return key_view(operations.keys.find(key_id), operations.keys.now())
+        return key_view(find_key(operations.state.desired, key_id), operations.state.now())
 
     @app.post("/admin/v1/keys", tags=["keys"], status_code=201, response_model=MadeKey, responses=_refusals(400))
     async def create_key(new: NewKey, request: Request) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def add_keys(app: FastAPI, operations: Operations) -> None:
             engine_fields=new.engine_fields.given(),
             by=request.state.caller,
         )
-        return {**key_view(record, operations.keys.now()), "key": key}
+        return {**key_view(record, operations.state.now()), "key": key}
 
     refusals = _refusals(400, 404, 409)
     path = "/admin/v1/keys/{key_id}/rotate"
@@ -152,7 +152,7 @@ def add_keys(app: FastAPI, operations: Operations) -> None:
         """Make a key in another's place, with its role, models and limits; the old one goes on for the overlap."""
         overlap = how.overlap_seconds if how is not None else OVERLAP_SECONDS
         record, key = await operations.keys.rotate(key_id, overlap, by=request.state.caller)
-        return {**key_view(record, operations.keys.now()), "key": key}
+        return {**key_view(record, operations.state.now()), "key": key}
 
     @app.delete("/admin/v1/keys/{key_id}", tags=["keys"], response_model=Revoked, responses=_refusals(404))
     async def revoke_key(key_id: KeyId, request: Request) -> dict[str, Any]:

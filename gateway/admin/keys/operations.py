@@ -22,22 +22,6 @@ class KeyOperations:
     def __init__(self, state: LiveState) -> None:
         self._state = state
 
-    def find(self, key_id: str) -> KeyRecord:
-        """Return a key's record.
-
-        Raises:
-            UnknownKey: There is none with this id.
-        """
-        return keys.find_key(self._state.desired, key_id)
-
-    def all(self) -> tuple[KeyRecord, ...]:
-        """Return all records, oldest first."""
-        return self._state.desired.keys
-
-    def now(self) -> float:
-        """Return the time, to tell which have expired."""
-        return self._state.now()
-
     async def create(
         self,
         role: Role,

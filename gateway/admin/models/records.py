@@ -17,6 +17,12 @@ from pydantic_core import core_schema
 from gateway.records.declared import DeclaredField, declared_fields, default_of, plain_type
 
 
+class CopiedView(BaseModel):
+    """A model whose values are read from the attributes of the same names of a value that it shows."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
 class AsView:
     """An annotation of a record's type: pydantic reads and writes it by the model of its name, and ignores more fields.
 

@@ -1,13 +1,13 @@
 """What the admin API says of rollouts and the journal, as models that describe themselves."""
 
-from dataclasses import asdict
-from typing import Any, Final, Literal
+import math
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from evaluators.judge.verdict import Verdict
+from gateway.admin.models.records import CopiedView
 from gateway.admin.models.routes import VERSION, RefusalView
-from gateway.rollout.gates.reading import Reading
 from gateway.rollout.rollout import Phase
 
 # What any of these paths may answer instead.
@@ -77,7 +77,7 @@ class Rollback(_Given):
     sequence: int | None = _SEQUENCE
 
 
-class AccountShareView(BaseModel):
+class AccountShareView(CopiedView):
     """What one account has contributed to a gate's counts."""
 
     account: str = Field(description="The key's account; `others`: all that are too small to be told apart")
@@ -88,7 +88,7 @@ class AccountShareView(BaseModel):
     units: int = Field(description="Units of both arms")
 
 
-class ReadingView(BaseModel):
+class ReadingView(CopiedView):
     """What one gate says."""
 
     gate: str = Field(examples=["error_rate"])
@@ -110,7 +110,11 @@ class ReadingView(BaseModel):
     )
 
 
-class RatioView(BaseModel):
+def _finite(value: object) -> object:
+    return None if value == math.inf else value  # JSON has no infinity
+
+
+class RatioView(CopiedView):
     """Whether traffic is split as the weights say."""
 
     verdict: Verdict
@@ -118,13 +122,13 @@ class RatioView(BaseModel):
     observed: float = Field(description="The candidate's share of the units seen")
     expected: float = Field(description="Its share by the weights")
     n: int = Field(description="Units of both arms")
-    e_value: float | None = Field(
+    e_value: Annotated[float | None, BeforeValidator(_finite)] = Field(
         description="Evidence against the split, valid at every look; null: beyond any number"
     )
     p_value: float = Field(description="Pearson's chi-square; for one look only")
 
 
-class LastView(BaseModel):
+class LastView(CopiedView):
     """The last thing that happened to a rollout."""
 
     at: float = Field(description="Unix seconds")
@@ -181,7 +185,7 @@ class RolloutsView(BaseModel):
     next: str | None = Field(description="`before` of the next page; null after the last")
 
 
-class StandBefore(BaseModel):
+class StandBefore(CopiedView):
     """What an alias served before a rollback."""
 
     control: str
@@ -250,23 +254,4 @@ class DecisionView(BaseModel):
     entries: list[EntryView]
     replay: str | None = Field(
         description="For a rollout: whether its records, replayed, lead to the state that is stored"
-    )
-
-
-def reading_view(reading: Reading) -> ReadingView:
-    """Return a reading as the API shows it."""
-    return ReadingView(
-        gate=reading.gate,
-        verdict=reading.verdict,
-        reason=reading.reason,
-        observed=reading.observed,
-        limit=reading.limit,
-        n=reading.n,
-        e_value=reading.e_value,
-        is_muted=reading.is_muted,
-        is_critical=reading.is_critical,
-        first=reading.first,
-        last=reading.last,
-        against=list(reading.against),
-        accounts=[AccountShareView(**asdict(each)) for each in reading.accounts],
     )

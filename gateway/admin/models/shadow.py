@@ -3,6 +3,7 @@
 from pydantic import BaseModel, Field
 
 from evaluators.observation import Kind
+from gateway.admin.models.records import CopiedView
 from gateway.admin.models.rollouts import ReadingView
 from gateway.rollout.rollout import Phase
 
@@ -139,7 +140,7 @@ class ComparisonView(BaseModel):
     points: list[PointView] = Field(description="In order; at most 500, evenly thinned")
 
 
-class EvidenceView(BaseModel):
+class EvidenceView(CopiedView):
     """How the evidence for a gate grew."""
 
     gate: str
@@ -171,7 +172,7 @@ class FeedbackView(BaseModel):
     bad: int
 
 
-class OverTimeView(BaseModel):
+class OverTimeView(CopiedView):
     """How far one thing is from what it was when the version was accepted."""
 
     version: str
@@ -186,7 +187,7 @@ class OverTimeView(BaseModel):
     why: str
 
 
-class QueueReport(BaseModel):
+class QueueReport(CopiedView):
     """Samples in the store, of all aliases."""
 
     pending: int

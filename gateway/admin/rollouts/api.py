@@ -1,6 +1,6 @@
 """The admin API's paths for rollouts and rollback."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import FastAPI, Query, Request
 from fastapi import Path as InPath
@@ -13,13 +13,13 @@ from gateway.admin.models.rollouts import (
     NewRollout,
     Promotion,
     RatioView,
+    ReadingView,
     Rollback,
     RollbackView,
     RolloutSummary,
     RolloutsView,
     RolloutView,
     StandBefore,
-    reading_view,
 )
 from gateway.admin.operations import Operations
 from gateway.admin.paging import Before, Limit, Place, cut, page, place_of
@@ -121,12 +121,11 @@ def _add_start_and_rollback(app: FastAPI, operations: Operations) -> None:
         """
         order = Actor(by=request.state.caller, reason=given.reason, sequence=given.sequence)
         done = await roll_back(operations.rollouts, alias, order, given.to)
-        before = done.before
         return RollbackView(
             alias=alias,
             control=done.after.control,
             rollout=done.rollout,
-            before=StandBefore(control=before.control, candidate=before.candidate, weight=before.weight),
+            before=StandBefore.model_validate(done.before),
             ready_on=list(done.ready_on),
             not_ready_on=list(done.not_ready_on),
             gateways=await _gateways(operations),
@@ -151,31 +150,27 @@ def _order(request: Request, command: Command) -> Actor:
 
 def summary(record: RolloutRecord) -> RolloutSummary:
     """Return a rollout without its figures."""
-    return RolloutSummary(**_summary_values(record))
-
-
-def _summary_values(record: RolloutRecord) -> dict[str, Any]:
-    rollout, last = record.rollout, record.last
-    return {
-        "id": rollout.id,
-        "alias": rollout.alias,
-        "control": rollout.control,
-        "candidate": rollout.candidate,
-        "phase": rollout.phase,
-        "is_open": not rollout.is_over,
-        "weight": rollout.weight,
-        "index": rollout.index,
-        "stages": len(rollout.plan.stages),
-        "stage": rollout.stage,
-        "sequence": rollout.sequence,
-        "reason": record.reason,
-        "started_by": record.by,
-        "started_at": record.started_at,
-        "entered_at": rollout.entered_at,
-        "is_complete": rollout.is_complete,
-        "config_hash": rollout.plan.config_hash,
-        "last": LastView(at=last.at, by=last.by, event=last.event, why=last.why),
-    }
+    rollout = record.rollout
+    return RolloutSummary(
+        id=rollout.id,
+        alias=rollout.alias,
+        control=rollout.control,
+        candidate=rollout.candidate,
+        phase=rollout.phase,
+        is_open=not rollout.is_over,
+        weight=rollout.weight,
+        index=rollout.index,
+        stages=len(rollout.plan.stages),
+        stage=rollout.stage,
+        sequence=rollout.sequence,
+        reason=record.reason,
+        started_by=record.by,
+        started_at=record.started_at,
+        entered_at=rollout.entered_at,
+        is_complete=rollout.is_complete,
+        config_hash=rollout.plan.config_hash,
+        last=LastView.model_validate(record.last),
+    )
 
 
 async def _view(operations: Operations, record: RolloutRecord) -> RolloutView:
@@ -190,29 +185,16 @@ async def _view(operations: Operations, record: RolloutRecord) -> RolloutView:
             problem = str(error)
     plan = canonical(rollout.plan)
     return RolloutView(
-        **_summary_values(record),
+        **dict(summary(record)),
         home=rollout.home,
         plan=plan,
         plan_line=plan_line(plan),
         problem=problem,
         seconds_in_stage=None if rollout.current is None else max(0.0, now - rollout.entered_at),
         samples=standing.samples if standing else None,
-        gates=[reading_view(each) for each in standing.readings] if standing else None,
-        ratio=_ratio_view(standing) if standing else None,
+        gates=[ReadingView.model_validate(each) for each in standing.readings] if standing else None,
+        ratio=RatioView.model_validate(standing.ratio) if standing else None,
         threshold_seconds=record.threshold_seconds,
         waits_for=list(standing.waits_for) if standing else [],
         warnings=list(standing.warnings) if standing else [],
-    )
-
-
-def _ratio_view(standing: StageStanding) -> RatioView:
-    ratio = standing.ratio
-    return RatioView(
-        verdict=ratio.verdict,
-        reason=ratio.reason,
-        observed=ratio.observed,
-        expected=ratio.expected,
-        n=ratio.n,
-        e_value=ratio.e_value if ratio.e_value < float("inf") else None,
-        p_value=ratio.p_value,
     )

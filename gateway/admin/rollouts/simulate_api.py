@@ -6,7 +6,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.admin.models.rollouts import REFUSALS, LastView, ReadingView, reading_view
+from gateway.admin.models.rollouts import REFUSALS, LastView, ReadingView
 from gateway.admin.operations import Operations
 from gateway.rollout.explain import plan_line
 from gateway.rollout.plan import Plan, canonical
@@ -92,7 +92,7 @@ def add_simulation(app: FastAPI, operations: Operations) -> None:
 
 
 def _replayed(store: Store, plan: Plan, record: RolloutRecord) -> ReplayedRollout:
-    rollout, last = record.rollout, record.last
+    rollout = record.rollout
     pairs = Pairs(store).of(rollout.id)
     return ReplayedRollout(
         id=rollout.id,
@@ -103,7 +103,7 @@ def _replayed(store: Store, plan: Plan, record: RolloutRecord) -> ReplayedRollou
         stored_pairs=len(pairs),
         simulated=_stop_view(simulate(plan, rollout, pairs, judged_share=record.judged_share)),
         phase=rollout.phase,
-        last=LastView(at=last.at, by=last.by, event=last.event, why=last.why),
+        last=LastView.model_validate(record.last),
     )
 
 
@@ -115,5 +115,5 @@ def _stop_view(stop: Stop) -> StopView:
         at=stop.at,
         gate=stop.gate,
         why=stop.why,
-        gates=[reading_view(each) for each in stop.readings],
+        gates=[ReadingView.model_validate(each) for each in stop.readings],
     )

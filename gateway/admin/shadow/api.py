@@ -11,7 +11,7 @@ from fastapi import Path as InPath
 
 from evaluators.judge.outcomes import kl_estimate_of
 from evaluators.observation import Kind, ScoredPair
-from gateway.admin.models.rollouts import REFUSALS, reading_view
+from gateway.admin.models.rollouts import REFUSALS, ReadingView
 from gateway.admin.models.shadow import (
     ComparisonView,
     EvidenceView,
@@ -72,7 +72,7 @@ def add_shadow(app: FastAPI, operations: Operations) -> None:
             return summaries(newest), Samples(state.store).depth()
 
         found, depth = await asyncio.to_thread(read)
-        return ShadowsView(shadows=found, queue=_queue(depth, state.now()))
+        return ShadowsView(shadows=found, queue=QueueReport.model_validate(queue_view(depth, state.now())))
 
     @app.get("/admin/v1/shadow/{alias}", tags=["shadow"], responses=REFUSALS)
     async def show_shadow(
@@ -100,8 +100,12 @@ def add_shadow(app: FastAPI, operations: Operations) -> None:
             comparisons=read.comparisons,
             rollout=_rollout(record, read.grown) if record is not None else None,
             feedback=[FeedbackView(arm=arm, n=n, bad=bad) for arm, (n, bad) in sorted(read.feedback.items())],
-            over_time=_over_time(operations, alias),
-            queue=_queue(read.depth.by_alias.get(alias, Depth()), now),
+            over_time=[
+                OverTimeView.model_validate(each)
+                for each in operations.rollouts.drift.standing()
+                if each.alias == alias
+            ],
+            queue=QueueReport.model_validate(queue_view(read.depth.by_alias.get(alias, Depth()), now)),
             mirror=mirror_lines(operations.mirrored(), alias),
             calibration=calibrations(read.alive, alias),
             shed=added_reasons(read.alive, "shed"),
@@ -174,44 +178,8 @@ def _rollout(record: RolloutRecord, evidence: EvidenceCurve | None) -> ShadowedR
         phase=rollout.phase,
         is_open=not rollout.is_over,
         stage=evidence.stage if evidence is not None else rollout.stage,
-        gates=[reading_view(each) for each in evidence.readings] if evidence is not None else None,
-        evidence=[
-            EvidenceView(
-                gate=each.gate,
-                bound=each.bound,
-                pass_bound=each.pass_bound,
-                sessions=each.sessions,
-                e_fail=each.e_fail,
-                e_pass=each.e_pass,
-            )
-            for each in (evidence.curves if evidence is not None else ())
-        ],
-    )
-
-
-def _over_time(operations: Operations, alias: str) -> list[OverTimeView]:
-    return [
-        OverTimeView(
-            version=each.version,
-            what=each.what,
-            n=each.n,
-            psi=each.psi,
-            js=each.js,
-            evidence=each.evidence,
-            bound=each.bound,
-            run_length=each.run_length,
-            alarm_at=each.alarm_at,
-            why=each.why,
-        )
-        for each in operations.rollouts.drift.standing()
-        if each.alias == alias
-    ]
-
-
-def _queue(depth: Depth, now: float) -> QueueReport:
-    view = queue_view(depth, now)
-    return QueueReport(
-        pending=view.pending, claimed=view.claimed, failed=view.failed, oldest_seconds=view.oldest_seconds
+        gates=[ReadingView.model_validate(each) for each in evidence.readings] if evidence is not None else None,
+        evidence=[EvidenceView.model_validate(each) for each in (evidence.curves if evidence is not None else ())],
     )
 
 
