@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from adapters.recipe import CannotFuse, Method, parse_parents
-from gateway.cli.client import admin_client, echo_json, every, segment
+from gateway.cli.client import admin_client, echo_json, every, segment, typed
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.output import say
 from gateway.cli.progress import long_operation
@@ -95,19 +95,22 @@ def scale(version: str, factor: float, as_json: bool, **given: Any) -> None:
 def _register(path: str, body: dict[str, Any], as_json: bool, options: dict[str, Any]) -> None:
     control = admin_client(options)
     with long_operation(is_quiet=as_json) as on_progress:
-        version = control.follow(f"/admin/v1/adapters{path}", body, on_progress)
+        answer = control.follow(f"/admin/v1/adapters{path}", body, on_progress)
     if as_json:
-        echo_json(version)
+        echo_json(answer)
         return
-    facts = f"{version['version']} (rank {version['rank']}, {size(version['size_bytes'])})"
-    for warning in version["warnings"]:
+    from gateway.admin.models.adapters import AdapterView
+
+    version = typed(AdapterView.model_validate, answer)
+    facts = f"{version.version} (rank {version.rank}, {size(version.size_bytes)})"
+    for warning in version.warnings:
         say(f"warning: {warning}", err=True)
-    if version["difference"]:
-        say(f"It differs from the exact weighted sum, relative to it, by {version['difference']}.")
-    if version["serves"]:
-        say(f"`{version['name']}` serves {facts}.")
+    if version.difference:
+        say(f"It differs from the exact weighted sum, relative to it, by {version.difference}.")
+    if version.serves:
+        say(f"`{version.name}` serves {facts}.")
     else:
-        say(f"Registered {facts}; `{version['name']}` serves what it did before.")
+        say(f"Registered {facts}; `{version.name}` serves what it did before.")
 
 
 @adapters.command("ls")
@@ -119,16 +122,18 @@ def list_adapters(as_json: bool, **control: Any) -> None:
     if as_json:
         echo_json(found)
         return
+    from gateway.admin.models.adapters import AdapterView
+
     rows = [
         (
-            each["version"],
-            each["state"],
-            ", ".join(each["serves"]) or "-",
-            str(each["rank"]),
-            size(each["size_bytes"]),
-            when(each["created"]),
+            each.version,
+            each.state,
+            ", ".join(each.serves) or "-",
+            str(each.rank),
+            size(each.size_bytes),
+            when(each.created),
         )
-        for each in found
+        for each in (typed(AdapterView.model_validate, answer) for answer in found)
     ]
     show_table(
         ("VERSION", "STATE", "SERVES", "RANK", "SIZE", "ADDED"),

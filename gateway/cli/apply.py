@@ -1,16 +1,19 @@
 """loragate apply: make the routes as a file declares them, after showing what that changes."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
 
 from gateway.admin.routes.text import plan_lines, write_route
-from gateway.cli.client import admin_client, echo_json
+from gateway.cli.client import admin_client, echo_json, typed
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.output import say
 from gateway.cli.routes_file import is_terminal, read_file
+
+if TYPE_CHECKING:
+    from gateway.admin.models.routes import PlanView
 
 COLOURS: Final[Mapping[str, str]] = {"add": "green", "change": "yellow", "remove": "red", "warning": "yellow"}
 
@@ -45,24 +48,27 @@ def apply(name: str, dry_run: bool, yes: bool, as_json: bool, **given: Any) -> N
     routes = [write_route(msgspec.to_builtins(route)) for route in declaration.routes]
     body = {"routes": routes, "prune": declaration.prune or given["prune"]}
     control = admin_client(given)
-    plan = control.ask_running("POST", "/admin/v1/routes/plan", body)
+    from gateway.admin.models.routes import PlanView
+
+    answer = control.ask_running("POST", "/admin/v1/routes/plan", body)
+    plan = typed(PlanView.model_validate, answer)
     wanted = given["if_version"]
-    if wanted is not None and wanted != plan["version"]:
-        raise fail(f"the state is at version {plan['version']}, not {wanted}; nothing was changed: look at it again")
+    if wanted is not None and wanted != plan.version:
+        raise fail(f"the state is at version {plan.version}, not {wanted}; nothing was changed: look at it again")
     if not as_json:
         show_plan(plan)
-    if plan["conflicts"]:
+    if plan.conflicts:
         if as_json:
-            echo_json({"plan": plan, "version": plan["version"], "applied": False})
-        for conflict in plan["conflicts"]:
+            echo_json({"plan": answer, "version": plan.version, "applied": False})
+        for conflict in plan.conflicts:
             say(f"error: {conflict}", err=True)
         raise click.exceptions.Exit(2)
-    if dry_run or not plan["changes"]:
+    if dry_run or not plan.changes:
         if as_json:
-            echo_json({"plan": plan, "version": plan["version"], "applied": False})
+            echo_json({"plan": answer, "version": plan.version, "applied": False})
         return
     _ask(yes, as_json)
-    headers = {"if-match": f'"{plan["version"]}"'}
+    headers = {"if-match": f'"{plan.version}"'}
     done = control.ask_running("PUT", "/admin/v1/routes", {**body, "reason": given["reason"]}, headers)
     if as_json:
         echo_json({"plan": done["plan"], "version": done["version"], "applied": True})
@@ -81,7 +87,7 @@ def _ask(yes: bool, as_json: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-def show_plan(plan: dict[str, Any]) -> None:
+def show_plan(plan: "PlanView") -> None:
     """Print a plan; in colours on a terminal."""
     for kind, line in plan_lines(plan):
         say(line, fg=COLOURS.get(kind), bold=kind in ("add", "change", "remove"))

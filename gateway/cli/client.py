@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import click
@@ -19,6 +19,7 @@ PROGRESS_TYPE = "application/x-ndjson"
 # The most that the admin API gives at once.
 _PAGE = 1000
 _JSON = {"content-type": "application/json"}
+T = TypeVar("T")
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -149,6 +150,14 @@ def every(ask: Callable[[str, str], Any], path: str, member: str, *, cursor: str
         entries += page[member]
         mark = page["next"]
     return entries
+
+
+def typed(read: Callable[[Any], T], answer: Any) -> T:
+    """Return an answer as the type that the API describes it by; end with what does not fit, if it is another."""
+    try:
+        return read(answer)
+    except ValueError as error:  # pydantic's own is one
+        raise fail(f"the gateway answered in another way than this release knows: {error}") from None
 
 
 def segment(name: str) -> str:

@@ -1,16 +1,19 @@
 """loragate gates: what a plan's gates would have made of past rollouts."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli.client import admin_client, echo_json
+from gateway.cli.client import admin_client, echo_json, typed
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.output import say
 from gateway.cli.rollout import plan_values
 from gateway.cli.tables import show_table, when
 from gateway.rollout.plan_values import NotReadable, seconds_of
+
+if TYPE_CHECKING:
+    from gateway.admin.models.rollouts import ReplayedRollout
 
 # Characters of what really happened.
 _LONGEST = 120
@@ -60,12 +63,15 @@ def simulate(
     if as_json:
         echo_json(answer)
         return
-    say(f"plan  {answer['plan_line']}")
-    if answer["not_replayed"]:
-        say(f"not replayed, for pairs do not answer them: {', '.join(answer['not_replayed'])}")
+    from gateway.admin.models.rollouts import SimulationView
+
+    found = typed(SimulationView.model_validate, answer)
+    say(f"plan  {found.plan_line}")
+    if found.not_replayed:
+        say(f"not replayed, for pairs do not answer them: {', '.join(found.not_replayed)}")
     show_table(
         ("ROLLOUT", "ALIAS", "CANDIDATE", "WOULD HAVE", "PAIRS", "PAIR NO.", "WHEN", "WHY", "REALLY"),
-        [_row(each) for each in answer["rollouts"]],
+        [_row(each) for each in found.rollouts],
         f"No rollouts{f' of `{alias}`' if alias is not None else ''} begun in the last {since}.",
     )
 
@@ -79,21 +85,19 @@ def _short(why: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… (`loragate explain` has all)"
 
 
-def _row(each: dict[str, Any]) -> tuple[str, ...]:
-    stop, last = each["simulated"], each["last"]
-    number = "-" if stop["number"] is None else str(stop["number"])
-    at = "-" if stop["at"] is None else when(int(stop["at"]))
-    really = f"{each['phase'].replace('_', ' ')}, {when(int(last['at']))}" + (
-        f": {_short(last['why'])}" if last["why"] else ""
-    )
+def _row(each: "ReplayedRollout") -> tuple[str, ...]:
+    stop, last = each.simulated, each.last
+    number = "-" if stop.number is None else str(stop.number)
+    at = "-" if stop.at is None else when(stop.at)
+    really = f"{each.phase.replace('_', ' ')}, {when(last.at)}" + (f": {_short(last.why)}" if last.why else "")
     return (
-        each["id"],
-        each["alias"],
-        each["candidate"],
-        _DID.get(stop["outcome"], stop["outcome"]),
-        f"{stop['pairs']:,}",
+        each.id,
+        each.alias,
+        each.candidate,
+        _DID.get(stop.outcome, stop.outcome),
+        f"{stop.pairs:,}",
         number,
         at,
-        stop["why"] or "-",
+        stop.why or "-",
         really,
     )

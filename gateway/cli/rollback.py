@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from gateway.cli.client import AdminClient, echo_json, segment
+from gateway.cli.client import AdminClient, echo_json, segment, typed
 from gateway.cli.options import control_options, json_option
 from gateway.cli.output import say
 from gateway.cli.tables import share
@@ -29,17 +29,20 @@ def rollback(
     if as_json:
         echo_json(answer)
         return
-    before = answer["before"]
-    had = before["control"]
-    if before["weight"]:
-        had = f"{had}, {share(before['weight'])} {before['candidate']}"
-    say(f"`{alias}`: all to {answer['control']} (before: {had}).")
-    if answer["rollout"]:
-        say(f"This takes back rollout {answer['rollout']}; `loragate explain {answer['rollout']}` tells its story.")
-    gateways = answer["gateways"]
-    if gateways is not None and gateways["of"] > 1:
-        say(f"In force on {gateways['serving']} of {gateways['of']} gateways.")
-    if gateways is None or gateways["serving"] < gateways["of"]:
+    from gateway.admin.models.rollouts import RollbackView
+
+    done = typed(RollbackView.model_validate, answer)
+    before = done.before
+    had = before.control
+    if before.weight:
+        had = f"{had}, {share(before.weight)} {before.candidate}"
+    say(f"`{alias}`: all to {done.control} (before: {had}).")
+    if done.rollout:
+        say(f"This takes back rollout {done.rollout}; `loragate explain {done.rollout}` tells its story.")
+    gateways = done.gateways
+    if gateways is not None and gateways.of > 1:
+        say(f"In force on {gateways.serving} of {gateways.of} gateways.")
+    if gateways is None or gateways.serving < gateways.of:
         say("warning: not every gateway has confirmed it yet; `loragate status` shows which", err=True)
-    for url in answer["not_ready_on"]:
+    for url in done.not_ready_on:
         say(f"warning: {url} has to load it first; its first requests go elsewhere, or wait", err=True)

@@ -1,11 +1,11 @@
 """loragate rollout: give a version its traffic by plan, step by step, and watch it."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli.client import admin_client, echo_json, every, segment
+from gateway.cli.client import admin_client, echo_json, every, segment, typed
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.output import say
 from gateway.cli.routes_file import yaml_values
@@ -13,6 +13,9 @@ from gateway.cli.tables import share, show_table, when
 from gateway.rollout.explain import share_of_account
 from gateway.rollout.plan import canonical
 from gateway.rollout.plan_parser import InvalidPlan, parse_plan
+
+if TYPE_CHECKING:
+    from gateway.admin.models.rollouts import RolloutView
 
 _PATH = "/admin/v1/rollouts"
 _WHICH = "ROLLOUT is a rollout's id, or the alias whose open rollout is meant."
@@ -90,13 +93,15 @@ def plan_values(text: str | None, file: Path | None) -> dict[str, Any] | None:
 def list_rollouts(alias: str | None, open_only: bool, limit: int, as_json: bool, **given: Any) -> None:
     """List rollouts, the newest first."""
     query = f"?limit={limit}&open={str(open_only).lower()}" + (f"&alias={segment(alias)}" if alias is not None else "")
-    found = admin_client(given).ask_running("GET", _PATH + query)["rollouts"]
+    answer = admin_client(given).ask_running("GET", _PATH + query)
     if as_json:
-        echo_json(found)
+        echo_json(answer["rollouts"])
         return
+    from gateway.admin.models.rollouts import RolloutsView
+
     rows = [
-        (each["id"], each["alias"], each["candidate"], each["phase"], share(each["weight"]), when(each["started_at"]))
-        for each in found
+        (each.id, each.alias, each.candidate, each.phase, share(each.weight), when(each.started_at))
+        for each in typed(RolloutsView.model_validate, answer).rollouts
     ]
     show_table(
         ("ROLLOUT", "ALIAS", "CANDIDATE", "PHASE", "SHARE", "STARTED"),
@@ -183,46 +188,49 @@ def _print(answer: dict[str, Any], as_json: bool) -> None:
         show(answer)
 
 
-def show(each: dict[str, Any]) -> None:
+def show(answer: dict[str, Any]) -> None:
     """Print where one rollout stands."""
+    from gateway.admin.models.rollouts import RolloutView
+
+    each = typed(RolloutView.model_validate, answer)
     lines = [
-        ("rollout", f"{each['id']} of `{each['alias']}`, number {each['sequence']}"),
-        ("phase", each["phase"] + (", the plan is complete" if each["is_complete"] and each["is_open"] else "")),
-        ("control", each["home"]),
-        ("candidate", each["candidate"] + (f", {share(each['weight'])} of the units" if each["is_open"] else "")),
-        ("plan", each["plan_line"]),
-        ("reason", f"{each['reason']} ({each['started_by']}, {when(each['started_at'])})"),
+        ("rollout", f"{each.id} of `{each.alias}`, number {each.sequence}"),
+        ("phase", each.phase + (", the plan is complete" if each.is_complete and each.is_open else "")),
+        ("control", each.home),
+        ("candidate", each.candidate + (f", {share(each.weight)} of the units" if each.is_open else "")),
+        ("plan", each.plan_line),
+        ("reason", f"{each.reason} ({each.started_by}, {when(each.started_at)})"),
         ("last", _last(each)),
     ]
-    if each["is_open"]:
-        lines.insert(4, ("step", f"{_steps(each)}, for {_time(each['seconds_in_stage'])}, {_samples(each)}"))
+    if each.is_open:
+        lines.insert(4, ("step", f"{_steps(each)}, for {_time(each.seconds_in_stage)}, {_samples(each)}"))
     for name, text in lines:
         say(f"{name:10} {text}")
-    if each["problem"]:
-        say(f"{'figures':10} not known: {each['problem']}")
-    for gate in each["gates"] or ():
-        flags = " (muted)" if gate["is_muted"] else "" if gate["is_critical"] else " (not critical)"
-        say(f"{'gate':10} {gate['gate']}{flags}: {gate['verdict']}: {gate['reason']}")
-        for account in gate["accounts"]:
-            say(f"{'':10}   {share_of_account(account)}")
-    if each["ratio"] is not None and each["ratio"]["n"]:
-        say(f"{'units':10} {each['ratio']['reason']}")
-    for wait in each["waits_for"]:
-        say(f"{'warning' if wait in each['warnings'] else 'waits for':10} {wait}")
+    if each.problem:
+        say(f"{'figures':10} not known: {each.problem}")
+    for gate in each.gates or ():
+        flags = " (muted)" if gate.is_muted else "" if gate.is_critical else " (not critical)"
+        say(f"{'gate':10} {gate.gate}{flags}: {gate.verdict}: {gate.reason}")
+        for account in gate.accounts:
+            say(f"{'':10}   {share_of_account(account.model_dump())}")
+    if each.ratio is not None and each.ratio.n:
+        say(f"{'units':10} {each.ratio.reason}")
+    for wait in each.waits_for:
+        say(f"{'warning' if wait in each.warnings else 'waits for':10} {wait}")
 
 
-def _last(each: dict[str, Any]) -> str:
-    last = each["last"]
-    return f"{last['event']} by {last['by']}, {when(last['at'])}" + (f": {last['why']}" if last["why"] else "")
+def _last(each: "RolloutView") -> str:
+    last = each.last
+    return f"{last.event} by {last.by}, {when(last.at)}" + (f": {last.why}" if last.why else "")
 
 
-def _steps(each: dict[str, Any]) -> str:
-    return f"{each['index'] + 1} of {each['stages']}" if each["stages"] else "-"
+def _steps(each: "RolloutView") -> str:
+    return f"{each.index + 1} of {each.stages}" if each.stages else "-"
 
 
-def _samples(each: dict[str, Any]) -> str:
-    what = "pairs" if each["phase"] == "shadow" else "samples"
-    return f"{what} not known" if each["samples"] is None else f"{each['samples']:,} {what}"
+def _samples(each: "RolloutView") -> str:
+    what = "pairs" if each.phase == "shadow" else "samples"
+    return f"{what} not known" if each.samples is None else f"{each.samples:,} {what}"
 
 
 def _time(seconds: float | None) -> str:

@@ -6,7 +6,7 @@ import click
 
 from gateway.admin.routes.text import describe_field, field_lines, write_route
 from gateway.cli.apply import show_plan
-from gateway.cli.client import admin_client, echo_json, every, segment
+from gateway.cli.client import admin_client, echo_json, every, segment, typed
 from gateway.cli.options import control_options, json_option
 from gateway.cli.output import print_lines, say
 from gateway.cli.routes_file import as_yaml
@@ -49,9 +49,11 @@ def list_routes(as_json: bool, **given: Any) -> None:
     if as_json:
         echo_json(found)
         return
+    from gateway.admin.models.routes import read_route
+
     rows = [
-        (each["alias"], each["control"], each["candidate"] or "-", share(each["weight"]), when(each["created"]))
-        for each in found
+        (each.alias, each.control, each.candidate or "-", share(each.weight), when(each.created))
+        for each in (typed(read_route, answer) for answer in found)
     ]
     show_table(
         ("ALIAS", "CONTROL", "CANDIDATE", "SHARE", "SINCE"), rows, "No routes yet: loragate adapters add makes one."
@@ -64,18 +66,21 @@ def list_routes(as_json: bool, **given: Any) -> None:
 @control_options
 def show(alias: str, as_json: bool, **given: Any) -> None:
     """Show all of ALIAS's route."""
-    route = admin_client(given).ask_running("GET", f"{_PATH}/{segment(alias)}")
+    answer = admin_client(given).ask_running("GET", f"{_PATH}/{segment(alias)}")
     if as_json:
-        echo_json(route)
+        echo_json(answer)
         return
-    say(f"{'alias':10} {route['alias']}")
+    from gateway.admin.models.routes import read_route
+
+    route = typed(read_route, answer)
+    say(f"{'alias':10} {route.alias}")
     for field in _FIELDS:
-        say(f"{field:10} {describe_field(field, route[field])}")
-    say(f"{'since':10} {when(route['created'])}")
-    for previous in route["previous"]:
-        say(f"{'previous':10} {previous['version']} until {when(previous['until'])}")
-    if route["rollout"] is not None:
-        say(f"{'rollout':10} {route['rollout']}")
+        say(f"{field:10} {describe_field(field, answer[field])}")
+    say(f"{'since':10} {when(route.created)}")
+    for previous in route.previous:
+        say(f"{'previous':10} {previous.version} until {when(previous.until)}")
+    if route.rollout is not None:
+        say(f"{'rollout':10} {route.rollout}")
 
 
 @routes.command("history")
@@ -91,14 +96,17 @@ def history(alias: str, limit: int, before: int | None, as_json: bool, **given: 
     if as_json:
         echo_json(answer)
         return
-    for each in answer["versions"]:
-        why = f": {each['reason']}" if each["reason"] else ""
-        gone = "" if each["route"] is not None else " (removed)"
-        say(f"{each['number']:>4}  {when(each['at'])}  {each['by'] or '-'}{why}{gone}")
-        for line in field_lines(each["changes"]):
+    from gateway.admin.models.routes import HistoryView
+
+    found = typed(HistoryView.model_validate, answer)
+    for each in found.versions:
+        why = f": {each.reason}" if each.reason else ""
+        gone = "" if each.route is not None else " (removed)"
+        say(f"{each.number:>4}  {when(each.at)}  {each.by or '-'}{why}{gone}")
+        for line in field_lines(each.changes):
             say(f"  {line}")
-    if answer["next"] is not None:
-        say(f"There are more: --before {answer['next']}")
+    if found.next is not None:
+        say(f"There are more: --before {found.next}")
 
 
 @routes.command("diff")
@@ -118,10 +126,13 @@ def diff(alias: str, first: int | None, second: int | None, as_json: bool, **giv
     if as_json:
         echo_json(answer)
         return
+    from gateway.admin.models.routes import FieldView
+
+    changes = [typed(FieldView.model_validate, change) for change in answer["changes"]]
     say(f"{alias}: version {answer['from']} → {answer['to']}")
-    for line in field_lines(answer["changes"]):
+    for line in field_lines(changes):
         say(line)
-    if not answer["changes"]:
+    if not changes:
         say("    no difference")
 
 
@@ -134,13 +145,16 @@ def diff(alias: str, first: int | None, second: int | None, as_json: bool, **giv
 def revert(alias: str, number: int, reason: str, as_json: bool, **given: Any) -> None:
     """Make ALIAS's route as it was in version NUMBER, at once; that is a new version."""
     body = {"number": number, "reason": reason}
-    done = admin_client(given).ask_running("POST", f"{_PATH}/{segment(alias)}/revert", body)
+    answer = admin_client(given).ask_running("POST", f"{_PATH}/{segment(alias)}/revert", body)
     if as_json:
-        echo_json(done)
+        echo_json(answer)
         return
-    show_plan(done["plan"])
-    if done["plan"]["changes"]:
-        say(f"`{alias}` is as in version {number}: the state is at version {done['version']}.")
+    from gateway.admin.models.routes import AppliedView
+
+    done = typed(AppliedView.model_validate, answer)
+    show_plan(done.plan)
+    if done.plan.changes:
+        say(f"`{alias}` is as in version {number}: the state is at version {done.version}.")
 
 
 @routes.command("export")
@@ -179,10 +193,14 @@ def export(aliases: tuple[str, ...], as_json: bool, **given: Any) -> None:
 def split(alias: str, candidate: str | None, weight: int, as_json: bool, **given: Any) -> None:
     """Send a sticky share of ALIAS's units to a candidate version."""
     body = {"candidate": candidate, "weight": weight}
-    route = admin_client(given).ask_running("PUT", f"{_PATH}/{segment(alias)}/split", body)
+    answer = admin_client(given).ask_running("PUT", f"{_PATH}/{segment(alias)}/split", body)
     if as_json:
-        echo_json(route)
-    elif route["candidate"]:
-        say(f"`{alias}`: {share(route['weight'])} to {route['candidate']}, the rest to {route['control']}.")
+        echo_json(answer)
+        return
+    from gateway.admin.models.routes import read_route
+
+    route = typed(read_route, answer)
+    if route.candidate:
+        say(f"`{alias}`: {share(route.weight)} to {route.candidate}, the rest to {route.control}.")
     else:
-        say(f"`{alias}`: all to {route['control']}.")
+        say(f"`{alias}`: all to {route.control}.")

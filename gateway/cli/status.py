@@ -1,12 +1,15 @@
 """loragate status: is it running, is it well?"""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli.client import AdminClient, echo_json
+from gateway.cli.client import AdminClient, echo_json, typed
 from gateway.cli.options import control_options, json_option
 from gateway.cli.output import say
+
+if TYPE_CHECKING:
+    from gateway.admin.models.status import EngineView, ReplicaView, StatusView, StoreView
 
 
 @click.command()
@@ -18,43 +21,45 @@ def status(as_json: bool, state: Any, control: str | None, key: str | None) -> N
     if as_json:
         echo_json(answer)
     else:
-        _show(answer)
+        from gateway.admin.models.status import StatusView
+
+        _show(typed(StatusView.model_validate, answer))
     if not answer["ready"]:
         raise click.exceptions.Exit(1)
 
 
-def _show(answer: dict[str, Any]) -> None:
-    workers = answer["workers"]
-    say(f"{'ready' if answer['ready'] else 'NOT READY'}   app {answer['app_url']}   control {answer['control_url']}")
-    silent = f", {workers['unresponsive']} NOT RESPONDING" if workers["unresponsive"] else ""
-    say(f"workers  {workers['running']} of {workers['wanted']} running, {workers['restarts']} restarts{silent}")
-    names = ", ".join(answer.get("base_names") or [answer["base"] or "not known yet"])
-    say(f"base     {names}{'' if answer['auth'] else '   (no keys asked for)'}")
-    _show_store(answer["store"], answer["replicas"])
-    for engine in answer["engines"]:
-        versions = ", ".join(engine["versions"]) or "no adapters"
-        say(f"engine   {engine['url']}  {_how(engine)}  {versions}")
-        if engine.get("reason"):
-            say(f"         {engine['reason']}")
-        if engine["base"] and engine["base"]["verdict"] != "ok":
-            say(f"         {engine['base']['verdict']}: {engine['base']['reason']}")
-        for version, reason in engine["failed"].items():
+def _show(answer: "StatusView") -> None:
+    workers = answer.workers
+    say(f"{'ready' if answer.ready else 'NOT READY'}   app {answer.app_url}   control {answer.control_url}")
+    silent = f", {workers.unresponsive} NOT RESPONDING" if workers.unresponsive else ""
+    say(f"workers  {workers.running} of {workers.wanted} running, {workers.restarts} restarts{silent}")
+    names = ", ".join(answer.base_names or [answer.base or "not known yet"])
+    say(f"base     {names}{'' if answer.auth else '   (no keys asked for)'}")
+    _show_store(answer.store, answer.replicas)
+    for engine in answer.engines:
+        versions = ", ".join(engine.versions) or "no adapters"
+        say(f"engine   {engine.url}  {_how(engine)}  {versions}")
+        if engine.reason:
+            say(f"         {engine.reason}")
+        if engine.base and engine.base.verdict != "ok":
+            say(f"         {engine.base.verdict}: {engine.base.reason}")
+        for version, reason in engine.failed.items():
             say(f"         {version} failed: {reason}")
 
 
-def _how(engine: dict[str, Any]) -> str:
-    if engine["up"]:
+def _how(engine: "EngineView") -> str:
+    if engine.up:
         return "up"
-    return "NOT USED" if engine.get("problem") in ("other_base", "undecided") else "DOWN"
+    return "NOT USED" if engine.problem in ("other_base", "undecided") else "DOWN"
 
 
-def _show_store(store: dict[str, Any], replicas: list[dict[str, Any]]) -> None:
-    standing = f"version {store['state_version']}, confirmed {store['silent_seconds']:.1f} s ago"
-    if store["is_away"]:
-        away = f"AWAY for {store['silent_seconds']:.0f} s" if store["silent_seconds"] >= 2 else "TAKES NO CHANGES"
-        standing = f"{away}; version {store['state_version']} is served, changes wait"
-    say(f"store    {store['address']}  {standing}")
+def _show_store(store: "StoreView", replicas: list["ReplicaView"]) -> None:
+    standing = f"version {store.state_version}, confirmed {store.silent_seconds:.1f} s ago"
+    if store.is_away:
+        away = f"AWAY for {store.silent_seconds:.0f} s" if store.silent_seconds >= 2 else "TAKES NO CHANGES"
+        standing = f"{away}; version {store.state_version} is served, changes wait"
+    say(f"store    {store.address}  {standing}")
     if len(replicas) > 1:
         for each in replicas:
-            workers = f"{each['workers']} worker{'s' if each['workers'] != 1 else ''}"
-            say(f"gateway  {each['name']}  {each['url']}  {workers}, version {each['state_version']}")
+            workers = f"{each.workers} worker{'s' if each.workers != 1 else ''}"
+            say(f"gateway  {each.name}  {each.url}  {workers}, version {each.state_version}")

@@ -30,7 +30,7 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]], empty: str
     console.print(table if count else Text(visible(empty)))
 
 
-def when(seconds: int) -> str:
+def when(seconds: float) -> str:
     """Return a Unix time in the local zone."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else "-"
 

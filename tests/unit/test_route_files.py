@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gateway.admin.models.routes import PlanView
 from gateway.admin.routes.files import DeclaredRoute, InvalidRoutes, parse_routes, policy_fields
 from gateway.admin.routes.text import describe_field, plan_line, plan_lines, write_route
 from gateway.cli.routes_file import as_yaml, read_file
@@ -313,8 +314,15 @@ def test_a_plan_of_changes_is_told_in_lines() -> None:
         "meaning": ["nothing changes for traffic"],
         "fields": [{"field": "notes", "before": "", "after": "two\nlines"}],
     }
-    plan = {"changes": [change], "warnings": ["w"], "left_alone": ["legal"], "unchanged": [], "conflicts": []}
-    assert [text for _, text in plan_lines(plan)] == [
+    plan = {
+        "version": 1,
+        "changes": [change],
+        "warnings": ["w"],
+        "left_alone": ["legal"],
+        "unchanged": [],
+        "conflicts": [],
+    }
+    assert [text for _, text in plan_lines(PlanView.model_validate(plan))] == [
         "~ support",
         "    notes      none → 'two\\nlines'",
         "      nothing changes for traffic",

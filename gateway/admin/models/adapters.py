@@ -4,7 +4,7 @@ from pydantic import BaseModel, Field
 
 from adapters.lifecycle import State
 from adapters.recipe import Method
-from gateway.admin.status_api import CheckView
+from gateway.admin.models.status import CheckView
 
 
 class RecipeView(BaseModel):

@@ -9,6 +9,7 @@ from evaluators.judge.verdict import Verdict
 from gateway.admin.models.records import CopiedView
 from gateway.admin.models.routes import VERSION, RefusalView
 from gateway.rollout.rollout import Phase
+from gateway.rollout.simulate import Outcome
 
 # What any of these paths may answer instead.
 REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
@@ -255,3 +256,38 @@ class DecisionView(BaseModel):
     replay: str | None = Field(
         description="For a rollout: whether its records, replayed, lead to the state that is stored"
     )
+
+
+class StopView(BaseModel):
+    """When a rollout would have stopped under the plan."""
+
+    outcome: Outcome
+    pairs: int = Field(description="Compared pairs that it would have taken")
+    number: int | None = Field(description="Number of the last of them in the store; null without any")
+    at: float | None = Field(description="When that was compared, Unix seconds")
+    gate: str | None = Field(description="The gate that stops it, if one does")
+    why: str
+    gates: list[ReadingView]
+
+
+class ReplayedRollout(BaseModel):
+    """A past rollout: what would have been, and what was."""
+
+    id: str
+    alias: str
+    control: str
+    candidate: str
+    started_at: float = Field(description="Unix seconds")
+    stored_pairs: int = Field(description="Pairs of it that there are still, noise included")
+    simulated: StopView
+    phase: Phase = Field(description="How it really stands, or ended")
+    last: LastView
+
+
+class SimulationView(BaseModel):
+    """What a plan's gates make of past rollouts, the newest first."""
+
+    plan: dict[str, Any] = Field(description="In canonical form")
+    plan_line: str
+    not_replayed: list[str] = Field(description="Gates of the plan that need live traffic or a person")
+    rollouts: list[ReplayedRollout]

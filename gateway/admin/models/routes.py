@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, TypeAdapter
 
 from gateway.admin.models.records import AsDeclared, AsView
 from gateway.records.routes import (
@@ -168,6 +168,18 @@ RouteView = Annotated[
         inside=_INSIDE_ROUTES,
     ),
 ]
+
+
+_ONE_ROUTE: Final[TypeAdapter[RouteInUse]] = TypeAdapter(RouteView)
+
+
+def read_route(answer: object) -> RouteInUse:
+    """Return a route from the API's answer.
+
+    Raises:
+        ValueError: It is none.
+    """
+    return _ONE_ROUTE.validate_python(answer)
 
 
 class RoutesView(BaseModel):

@@ -6,14 +6,13 @@ from typing import Any, Final
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.admin.models.rollouts import REFUSALS, LastView, ReadingView
+from gateway.admin.models.rollouts import REFUSALS, LastView, ReadingView, ReplayedRollout, SimulationView, StopView
 from gateway.admin.operations import Operations
 from gateway.rollout.explain import plan_line
 from gateway.rollout.plan import Plan, canonical
 from gateway.rollout.plan_parser import InvalidPlan, parse_plan
 from gateway.rollout.record import RolloutRecord
-from gateway.rollout.rollout import Phase
-from gateway.rollout.simulate import Outcome, Stop, not_replayed, simulate
+from gateway.rollout.simulate import Stop, not_replayed, simulate
 from gateway.store.pairs import Pairs
 from gateway.store.rollouts import readable
 from gateway.store.sql import Store
@@ -34,41 +33,6 @@ class Simulation(BaseModel):
     )
     since_seconds: int = Field(WEEK_SECONDS, ge=1, le=10 * 365 * 24 * 3600, description="Rollouts begun since then")
     alias: str | None = Field(None, description="Only those of this alias")
-
-
-class StopView(BaseModel):
-    """When a rollout would have stopped under the plan."""
-
-    outcome: Outcome
-    pairs: int = Field(description="Compared pairs that it would have taken")
-    number: int | None = Field(description="Number of the last of them in the store; null without any")
-    at: float | None = Field(description="When that was compared, Unix seconds")
-    gate: str | None = Field(description="The gate that stops it, if one does")
-    why: str
-    gates: list[ReadingView]
-
-
-class ReplayedRollout(BaseModel):
-    """A past rollout: what would have been, and what was."""
-
-    id: str
-    alias: str
-    control: str
-    candidate: str
-    started_at: float = Field(description="Unix seconds")
-    stored_pairs: int = Field(description="Pairs of it that there are still, noise included")
-    simulated: StopView
-    phase: Phase = Field(description="How it really stands, or ended")
-    last: LastView
-
-
-class SimulationView(BaseModel):
-    """What a plan's gates make of past rollouts, the newest first."""
-
-    plan: dict[str, Any] = Field(description="In canonical form")
-    plan_line: str
-    not_replayed: list[str] = Field(description="Gates of the plan that need live traffic or a person")
-    rollouts: list[ReplayedRollout]
 
 
 def add_simulation(app: FastAPI, operations: Operations) -> None:

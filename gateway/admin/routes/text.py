@@ -4,7 +4,7 @@ It works on the JSON values that the admin API hands out, so that the command li
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.admin.routes.policies import describe_policy, share, time_text, worth_writing, write_value
 from gateway.records.declared import DeclaredField, declared_fields
@@ -12,6 +12,9 @@ from gateway.records.routes import RoutePolicy
 from gateway.rollout.plan import MIN_SAMPLES, canonical
 from gateway.rollout.plan_parser import InvalidPlan, parse_plan
 from gateway.rollout.plan_values import DEFAULT_TIME
+
+if TYPE_CHECKING:
+    from gateway.admin.models.routes import FieldView, PlanView
 
 SIGNS: Final = {"add": "+", "change": "~", "remove": "-"}
 _MAX_NOTES: Final = 60
@@ -80,26 +83,26 @@ def _plan_name(plan: Mapping[str, Any]) -> str:
     return f"{' → '.join(steps)} (config {parse_plan(plan).config_hash[:12]})"
 
 
-def field_lines(changes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def field_lines(changes: Sequence["FieldView"]) -> Iterator[str]:
     """Yield a line for each field that changes."""
     for change in changes:
-        before, after = (describe_field(change["field"], change[side]) for side in ("before", "after"))
-        yield f"    {change['field']:<10} {before} → {after}"
+        before, after = (describe_field(change.field, value) for value in (change.before, change.after))
+        yield f"    {change.field:<10} {before} → {after}"
 
 
-def plan_lines(plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def plan_lines(plan: "PlanView") -> Iterator[tuple[str, str]]:
     """Yield a plan's lines, each with what it is: `add`, `change`, `remove`, `field`, `meaning`, `warning`, `note`."""
-    for change in plan["changes"]:
-        yield change["action"], f"{SIGNS[change['action']]} {change['alias']}"
-        for line in field_lines(change["fields"]):
+    for change in plan.changes:
+        yield change.action, f"{SIGNS[change.action]} {change.alias}"
+        for line in field_lines(change.fields):
             yield "field", line
-        for meaning in change["meaning"]:
+        for meaning in change.meaning:
             yield "meaning", f"      {meaning}"
-    for warning in plan["warnings"]:
+    for warning in plan.warnings:
         yield "warning", f"warning: {warning}"
-    if plan["left_alone"]:
-        yield "note", f"Not in the file, and left alone: {', '.join(plan['left_alone'])}."
-    counts = [sum(change["action"] == action for change in plan["changes"]) for action in SIGNS]
+    if plan.left_alone:
+        yield "note", f"Not in the file, and left alone: {', '.join(plan.left_alone)}."
+    counts = [sum(change.action == action for change in plan.changes) for action in SIGNS]
     if any(counts):
         added, changed, removed = counts
         yield "note", f"Plan: {added} to add, {changed} to change, {removed} to remove."
