@@ -27,27 +27,27 @@ _IN_CACHE: Final = re.compile(r".*/models--(?:[^/]+--)?([^/]+)/snapshots/[^/]+")
 
 
 def settle_base(
-    current: Base | None, named: str | None, told: Sequence[Base | None], *, all_asked: bool
+    current: Base | None, named: str | None, reported: Sequence[Base | None], *, all_asked: bool
 ) -> Base | None:
     """Return the table's base, given the base that each engine reports.
 
     Args:
         current: The table's base until now, or before the last stop.
         named: The base's name as the operator has set it; None if not set.
-        told: What the engines report, in their order; None for one that does not answer.
+        reported: What the engines report, in their order; None for one that does not answer.
         all_asked: Whether each engine has been asked once.
     """
     if named is not None and (current is None or current.name != named):
         current = Base(name=named)
     if current is None:
-        current = _commonest([base for base in told if base is not None]) if all_asked else None
+        current = _commonest([base for base in reported if base is not None]) if all_asked else None
         if current is None:
             return None
-    if named is None and None not in told and not _agreeing(current, told, name_only=False):
-        moved = _commonest([base for base in told if base is not None])
-        if moved is not None and len(_agreeing(moved, told, name_only=False)) == len(told):
+    if named is None and None not in reported and not _agreeing(current, reported, name_only=False):
+        moved = _commonest([base for base in reported if base is not None])
+        if moved is not None and len(_agreeing(moved, reported, name_only=False)) == len(reported):
             current = moved
-    return _with_details(current, _agreeing(current, told, name_only=named is not None))
+    return _with_details(current, _agreeing(current, reported, name_only=named is not None))
 
 
 def difference(base: Base, own: Base, *, name_only: bool) -> str:
@@ -63,16 +63,16 @@ def difference(base: Base, own: Base, *, name_only: bool) -> str:
     return ""
 
 
-def _commonest(told: Sequence[Base]) -> Base | None:
+def _commonest(reported: Sequence[Base]) -> Base | None:
     """Return the base that most engines serve, under the name that most of them know; on a tie the first."""
-    candidates = [replace(base, name=name) for base in told for name in _names(base)]
+    candidates = [replace(base, name=name) for base in reported for name in _names(base)]
     if not candidates:
         return None
-    return max(candidates, key=lambda base: len(_agreeing(base, told, name_only=False)))
+    return max(candidates, key=lambda base: len(_agreeing(base, reported, name_only=False)))
 
 
-def _agreeing(base: Base, told: Sequence[Base | None], *, name_only: bool) -> list[Base]:
-    return [own for own in told if own is not None and not difference(base, own, name_only=name_only)]
+def _agreeing(base: Base, reported: Sequence[Base | None], *, name_only: bool) -> list[Base]:
+    return [own for own in reported if own is not None and not difference(base, own, name_only=name_only)]
 
 
 def _with_details(base: Base, agreeing: Sequence[Base]) -> Base:

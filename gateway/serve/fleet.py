@@ -125,9 +125,9 @@ class Fleet:
     def _settle(self) -> None:
         """Decide which base this gateway serves, and so which engines are not used."""
         name, before = self._stocking.base_name, self._base
-        told = [watch.status.base if watch.status.answers else None for watch in self.watches]
+        reported = [watch.status.base if watch.status.answers else None for watch in self.watches]
         self._base = base = settle_base(
-            before, name, told, all_asked=all(watch.has_been_asked for watch in self.watches)
+            before, name, reported, all_asked=all(watch.has_been_asked for watch in self.watches)
         )
         if base is not None and before is not None and before.name != base.name:
             log.warning(
@@ -136,7 +136,7 @@ class Fleet:
                 before.name,
                 "all engines have been moved" if name is None else "it has been named so",
             )
-        for watch, own in zip(self.watches, told, strict=True):
+        for watch, own in zip(self.watches, reported, strict=True):
             watch.apply_verdict(self._problem(own), base)
 
     def _problem(self, own: Base | None) -> EngineProblem | None:

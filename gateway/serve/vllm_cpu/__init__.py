@@ -1,8 +1,8 @@
-"""Cure two LoRA bugs of vLLM 0.32's CPU platform, from inside the vLLM process.
+"""A vLLM plugin that works around two LoRA bugs of vLLM 0.32's CPU platform.
 
-vLLM calls `register` in each of its processes, through the entry point `vllm.general_plugins`. It runs in
-vLLM, not in the gateway: the gateway must not import this package's other module, and vLLM is not told
-anything about the gateway. On every platform but the CPU it does nothing.
+vLLM calls `register` in each of its processes, through the entry point `vllm.general_plugins`. The plugin runs in
+vLLM, not in the gateway: the gateway must not import this package's other module, and the plugin knows nothing of the
+gateway. On every platform but the CPU it does nothing.
 
 (a) A request for the base that shares a batch with adapter requests is answered with an adapter's
     weights (vllm-project/vllm #48421, #49656).
@@ -32,5 +32,5 @@ def register() -> None:
     def get_punica_wrapper(_platform: type[Any]) -> str:
         return f"{__name__}.adapter_wise.AdapterWisePunica"
 
-    # The platform names the class, and vLLM has no other seam for it.
+    # The platform names the class; vLLM has no other hook for replacing it.
     CpuPlatform.get_punica_wrapper = classmethod(get_punica_wrapper)
