@@ -10,8 +10,8 @@ UNIT := -m "not real and not simulation" -n 2 --dist loadfile -p no:schemathesis
 FAST := -m "not real and not simulation" -n 4 --dist loadfile
 # Pure code of which every line and branch is tested; the rest of it is on its way there.
 COVERED := evaluators/judge/*,evaluators/statistics/*
-# Slow ones keep a core busy for longer: two at once.
-SLOW := -m "(real or simulation) and not story" -n 2 --dist loadfile
+# Slow ones keep a core busy for longer: two at once. Files that share a vLLM run one after the other in one process.
+SLOW := -m "(real or simulation) and not story" -n 2 --dist loadfile -p no:schemathesis
 
 .PHONY: help setup demo test check cover flow simulate bench clean
 
@@ -32,7 +32,7 @@ check: setup  ## Lint, types, architecture, unit and property tests: the loop wh
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m pytest -q $(UNIT) tests/test_architecture.py tests/unit tests/properties $(ARGS)
+	HYPOTHESIS_PROFILE=quick $(PY) -m pytest -q $(UNIT) tests/test_architecture.py tests/unit tests/properties $(ARGS)
 
 cover: setup  ## Lines and branches of pure code that unit and property tests run; fails below what is held today
 	$(PY) -m pytest -q $(UNIT) --cov --cov-report= tests/unit tests/properties $(ARGS)

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.errors import LoragateError
@@ -271,6 +271,7 @@ REPLIES = st.builds(
 )
 
 
+@example([(DATED % 0, 0, 0.0), (DATED % 5 + b"hello", 0, 0.0)])
 @given(st.lists(st.tuples(REPLIES, st.integers(0, 300), st.sampled_from([0.0, 0.05, 1.0])), max_size=8))
 def test_a_head_that_is_known_changes_nothing_about_how_a_reply_is_read(
     replies: list[tuple[bytes, int, float]],
@@ -293,11 +294,12 @@ def test_a_head_that_is_known_changes_nothing_about_how_a_reply_is_read(
 
 
 def told(reading: Reading) -> object:
-    """What the head says, or why there is none."""
+    """What the head says to a client, or why there is none; its `headers` may be those of an earlier reply, whose
+    length is not passed on."""
     if reading.error is not None:
         return reading.error.message
     head = reading.head
-    return None if head is None else (head.status, head.headers, head.length)
+    return None if head is None else (head.status, forwarded(head.headers), head.length)
 
 
 def test_the_next_reply_with_a_known_head_needs_no_parser() -> None:
