@@ -22,7 +22,8 @@ from tests.support.s3_server import S3Server
 pytestmark = pytest.mark.simulation
 
 KINDS = ("register", "download", "fuse", "scale")
-KILLS = 20
+# Three of each kind; each costs a start of the gateway and what it repeats.
+KILLS = 12
 MODULES = 64
 WIDTH = 256
 
