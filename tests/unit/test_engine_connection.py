@@ -299,7 +299,7 @@ def told(reading: Reading) -> object:
     if reading.error is not None:
         return reading.error.message
     head = reading.head
-    return None if head is None else (head.status, forwarded(head.headers), head.length)
+    return None if head is None else (head.status, forwardable_headers(head.headers), head.length)
 
 
 def test_the_next_reply_with_a_known_head_needs_no_parser() -> None:
