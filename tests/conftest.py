@@ -43,7 +43,7 @@ class ByFixture(LoadFileScheduling):
     """Gives the tests of a file to one process, and those of files that share a vLLM to the same."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = super()._split_scope(nodeid)
+        file = str(super()._split_scope(nodeid))
         return SHARED_ENGINES.get(file, file)
 
 
