@@ -5,9 +5,11 @@ PY := .venv/bin/python
 export PYTHONDONTWRITEBYTECODE :=
 # Unit and property tests compute: more processes than cores would only import everything once more each. Schemathesis'
 # plugin for pytest is not used, and takes every process half a second.
-UNIT := -m "not real and not simulation" -n 2 --dist loadfile -p no:schemathesis
+UNIT := -m "not real and not simulation" -n 2 --dist loadfile -p no:schemathesis \
+	tests/test_architecture.py tests/unit tests/properties
 # Tests with gateways mostly wait for time-outs and processes, so four of their files go at once even on two cores.
 FAST := -m "not real and not simulation" -n 4 --dist loadfile
+REST := --ignore=tests/test_architecture.py --ignore=tests/unit --ignore=tests/properties
 # Pure code of which every line and branch is tested; the rest of it is on its way there.
 COVERED := evaluators/judge/*,evaluators/statistics/*
 # Slow ones keep a core busy for longer: two at once. Files that share a vLLM run one after the other in one process.
@@ -24,23 +26,23 @@ setup:  ## Make .venv and install everything (2 GB; a minute or two, nothing if 
 demo: setup  ## Serve a real base and real adapters, and show what the gateway does (ARGS=--exit to end by itself)
 	@$(PY) -m gateway demo $(ARGS)
 
-test: setup  ## Run every test, real engines and simulations included
-	$(PY) -m pytest -q $(FAST) $(ARGS)
+test: $(if $(ARGS),check,cover)  ## Run every test, real engines and simulations included
+	$(PY) -m pytest -q $(FAST) $(REST) $(ARGS)
 	$(PY) -m pytest -q $(SLOW) $(ARGS)
 
 check: setup  ## Lint, types, architecture, unit and property tests: the loop while you work
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	HYPOTHESIS_PROFILE=quick $(PY) -m pytest -q $(UNIT) tests/test_architecture.py tests/unit tests/properties $(ARGS)
+	HYPOTHESIS_PROFILE=quick $(PY) -m pytest -q $(UNIT) $(ARGS)
 
-cover: setup  ## Lines and branches of pure code that unit and property tests run; fails below what is held today
-	$(PY) -m pytest -q $(UNIT) --cov --cov-report= tests/unit tests/properties $(ARGS)
+cover: setup  ## The same tests with all examples, and the lines of pure code that they run: fails below what is held today
+	$(PY) -m pytest -q $(UNIT) --cov --cov-report=
 	$(PY) -m coverage report --include="$(COVERED)" --fail-under=100
 	$(PY) -m coverage report --fail-under=89
 
 flow: setup  ## The other fast tests: the real command in front of a fake engine
-	$(PY) -m pytest -q $(FAST) tests/flow $(ARGS)
+	$(PY) -m pytest -q $(FAST) $(REST) $(ARGS)
 
 simulate: setup  ## Simulate what verdicts promise, and write docs/statistics.md's tables and figures (some minutes)
 	@$(PY) -m simulations $(ARGS)

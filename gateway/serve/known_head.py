@@ -16,7 +16,14 @@ _MAX_DIGITS: Final = 12
 
 
 class Head:
-    """The head of a reply. Header names are in lower case; replies with equal heads share the same `headers` object."""
+    """The head of a reply.
+
+    Attributes:
+        status: Its status.
+        headers: Names in lower case. Replies whose heads differ in their length alone share this object, so a
+            `content-length` in it may be an earlier reply's: read `length`.
+        length: How many bytes the body has; None if the head does not say.
+    """
 
     __slots__ = ("headers", "length", "status")
 

@@ -22,8 +22,7 @@ from tests.support.s3_server import S3Server
 pytestmark = pytest.mark.simulation
 
 KINDS = ("register", "download", "fuse", "scale")
-# Three of each kind; each costs a start of the gateway and what it repeats.
-KILLS = 12
+KILLS = 20
 MODULES = 64
 WIDTH = 256
 

@@ -24,7 +24,7 @@ from tests.support.patience import until
 
 pytestmark = pytest.mark.simulation
 
-KILLS = 18
+KILLS = 30
 # Without gates, so that each look of the leader goes one step further.
 STEP = {"min_time": 0, "min_samples": 0, "gates": []}
 PLAN = {"steps": [*({"weight": 1000 * step, **STEP} for step in range(1, 10)), {"weight": 10_000}]}

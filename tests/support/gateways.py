@@ -154,7 +154,8 @@ class RunningGateway:
                     time.sleep(0.02)
                     continue
                 status = self.status()
-                if status["workers"]["running"] == status["workers"]["wanted"] and holds(status):
+                workers = status.get("workers")  # none in an error, such as of a store that answers late
+                if workers is not None and workers["running"] == workers["wanted"] and holds(status):
                     return
             except httpx.HTTPError:
                 pass
