@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any, Final
 
-from evaluators.drift.divergence import Told, estimate, lower_bound
+from evaluators.drift.divergence import TokenLogprobs, estimate, lower_bound
 from evaluators.judge.classify import CriterionEvidence
 from evaluators.judge.criteria import criterion
 from evaluators.judge.verdict import Verdict
@@ -75,8 +75,8 @@ class Scored:
     """
 
     token: int
-    served: dict[int, Told]
-    other: dict[int, Told]
+    served: dict[int, TokenLogprobs]
+    other: dict[int, TokenLogprobs]
     truth: float
 
 
@@ -175,13 +175,13 @@ def _until(row: Sequence[int], end: int) -> Sequence[int]:
     return row[: row.index(end) + 1] if end in row else row
 
 
-def _told_by_k(row: tuple[list[float], list[int], float], token: int) -> dict[int, Told]:
+def _told_by_k(row: tuple[list[float], list[int], float], token: int) -> dict[int, TokenLogprobs]:
     return {top: _told(row, token, top) for top in TOPS}
 
 
-def _told(row: tuple[list[float], list[int], float], token: int, top: int) -> Told:
+def _told(row: tuple[list[float], list[int], float], token: int, top: int) -> TokenLogprobs:
     values, tokens, own = row
-    return Told({**dict(zip(tokens[:top], values[:top], strict=True)), token: own}, frozenset(tokens[:top]))
+    return TokenLogprobs({**dict(zip(tokens[:top], values[:top], strict=True)), token: own}, frozenset(tokens[:top]))
 
 
 def means(answer: Answer, top: int, temperature: float) -> tuple[float, float, float]:

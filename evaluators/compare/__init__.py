@@ -7,7 +7,7 @@
 """
 
 from evaluators.compare.comparator import Comparator, Difference, Direction, Reason, Shape, Similarity
-from evaluators.compare.registry import broken_comparators, comparators, compare_all
+from evaluators.compare.registry import comparator_problems, comparators, compare_all
 
 __all__ = [
     "Comparator",
@@ -16,7 +16,7 @@ __all__ = [
     "Reason",
     "Shape",
     "Similarity",
-    "broken_comparators",
+    "comparator_problems",
     "comparators",
     "compare_all",
 ]

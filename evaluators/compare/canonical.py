@@ -8,10 +8,10 @@ from evaluators.observation import ToolCall
 
 def canonical_call(call: ToolCall) -> tuple[str, str]:
     """Return a call's name and its arguments in one spelling; what is no JSON stays as it is, stripped."""
-    return call.name, canonical_text(parsed(call.arguments))
+    return call.name, canonical_text(parse_arguments(call.arguments))
 
 
-def parsed(arguments: str) -> Any:
+def parse_arguments(arguments: str) -> Any:
     """Return what arguments say; none written means an empty object, what is no JSON is the text itself."""
     stripped = arguments.strip()
     if not stripped:

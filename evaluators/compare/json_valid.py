@@ -34,15 +34,15 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"`{constant}` is not JSON")
 
 
-def _parsed(text: str) -> Any:
+def _parse(text: str) -> Any:
     return json.loads(text, parse_constant=_refuse)
 
 
-def _always_met(*_: object) -> None:
+def _accept(*_: object) -> None:
     """Say of a keyword that it is met."""
 
 
-def _counted(original: Any) -> Any:
+def _limit_references(original: Any) -> Any:
     def check(*arguments: Any) -> Iterator[Any]:
         if next(_left.get(), None) is None:
             raise _TooManyReferencesError
@@ -51,7 +51,7 @@ def _counted(original: Any) -> Any:
     return check
 
 
-def _unless_patterned(original: Any) -> Any:
+def _skip_beside_patterns(original: Any) -> Any:
     def check(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
         if "patternProperties" not in schema:
             yield from original(validator, value, instance, schema) or ()
@@ -65,9 +65,9 @@ def _checker(kind: Any) -> Any:
     from jsonschema import validators
 
     keywords = kind.VALIDATORS
-    changed = {"pattern": _always_met, "patternProperties": _always_met}
-    changed |= {name: _counted(keywords[name]) for name in _REFERENCES if name in keywords}
-    changed |= {name: _unless_patterned(keywords[name]) for name in _BESIDE_PATTERNS if name in keywords}
+    changed = {"pattern": _accept, "patternProperties": _accept}
+    changed |= {name: _limit_references(keywords[name]) for name in _REFERENCES if name in keywords}
+    changed |= {name: _skip_beside_patterns(keywords[name]) for name in _BESIDE_PATTERNS if name in keywords}
     extend: Any = validators.extend
     return extend(kind, changed)
 
@@ -107,7 +107,7 @@ def _look(prompt: Prompt, answer: Observation) -> float | Reason:
     if not answer.text.strip() and answer.tool_calls:
         return Reason.TOOL_CALLS
     try:
-        value = _parsed(answer.text)
+        value = _parse(answer.text)
     except (ValueError, RecursionError):
         return 0.0
     if prompt.schema is None:

@@ -2,7 +2,7 @@
 
 A plugin is an entry point of the group `loragate.comparators`, a `Comparator` or a class that makes
 one without arguments. Its metric is called `score:` and its name, so that it never takes a
-built-in's place. One that cannot be used is left out and told by `broken_comparators`; one that
+built-in's place. One that cannot be used is left out and told by `comparator_problems`; one that
 raises, or answers what no comparator may, gives an `Unscored`. Nothing here ever raises.
 """
 
@@ -71,16 +71,16 @@ class Loaded:
 
 def comparators() -> Mapping[str, Comparator]:
     """Return every comparator by its metric's name; looked for once in a process."""
-    return _loaded().comparators
+    return _load_installed().comparators
 
 
-def broken_comparators() -> Mapping[str, str]:
+def comparator_problems() -> Mapping[str, str]:
     """Return the plugins that could not be used, by name, each with what is wrong with it."""
-    return _loaded().broken
+    return _load_installed().broken
 
 
 @cache
-def _loaded() -> Loaded:
+def _load_installed() -> Loaded:
     return load_comparators(entry_points(group=GROUP))
 
 

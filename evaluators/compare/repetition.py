@@ -18,7 +18,7 @@ from evaluators.observation import Observation, Prompt
 RUN: Final = 4  # pieces; of the sizes that the source reports, the one that it ranks models by
 
 
-def repeated_share(text: str) -> float:
+def repetition_share(text: str) -> float:
     """Return the share in [0, 1] of runs of four pieces that had occurred before; 0 for fewer than four."""
     found = pieces(text)
     runs = list(zip(*(found[start:] for start in range(RUN)), strict=False))
@@ -28,7 +28,7 @@ def repeated_share(text: str) -> float:
 def _look(_prompt: Prompt, answer: Observation) -> float | Reason:
     if not answer.text.strip():
         return Reason.TOOL_CALLS if answer.tool_calls else Reason.EMPTY
-    return repeated_share(answer.text)
+    return repetition_share(answer.text)
 
 
 REPETITION: Final = Difference(

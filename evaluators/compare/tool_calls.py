@@ -11,7 +11,7 @@ talks score 0; if neither calls there is no number. Symmetric.
 
 from typing import Any, Final
 
-from evaluators.compare.canonical import canonical_text, parsed
+from evaluators.compare.canonical import canonical_text, parse_arguments
 from evaluators.compare.comparator import Reason, Similarity
 from evaluators.observation import Pair, ToolCall
 
@@ -20,7 +20,7 @@ MAX_CALLS: Final = 64  # of each arm; every call is compared with every other
 
 
 def _arguments(call: ToolCall) -> frozenset[tuple[str, str]]:
-    found: Any = parsed(call.arguments)
+    found: Any = parse_arguments(call.arguments)
     if isinstance(found, dict):
         return frozenset((key, canonical_text(value)) for key, value in found.items())
     return frozenset({("", canonical_text(found))})

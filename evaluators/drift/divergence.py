@@ -15,7 +15,7 @@ SMALLEST_REST: Final = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class TokenLogprobs:
     """One position as one side tells it.
 
     Attributes:
@@ -39,7 +39,7 @@ class Told:
         return min(math.exp(least), max(self.rest, SMALLEST_REST))
 
 
-def lower_bound(served: Told, other: Told) -> float:
+def lower_bound(served: TokenLogprobs, other: TokenLogprobs) -> float:
     """Return a number that KL(served‖other) is never below, whatever the tokens that are not told have.
 
     Write p for `served` and q for `other`; B for the tokens that both tell, P = 1 - Σ_B p and Q = 1 - Σ_B q for what is
@@ -73,10 +73,12 @@ def lower_bound(served: Told, other: Told) -> float:
     if left <= SMALLEST_REST:
         return max(0.0, known)
     left_other = max(other.rest, SMALLEST_REST) + math.fsum(theirs)
-    return max(0.0, known + _of_the_left(left, left_other, ours, theirs, other.most_untold, served.most_untold))
+    return max(
+        0.0, known + _bound_outside_shared(left, left_other, ours, theirs, other.most_untold, served.most_untold)
+    )
 
 
-def _of_the_left(
+def _bound_outside_shared(
     left: float, left_other: float, ours: Sequence[float], theirs: Sequence[float], u: float, v: float
 ) -> float:
     """Return the highest of all that the bound can say of tokens outside of B; see `lower_bound` for the letters.
@@ -100,7 +102,7 @@ def _of_the_left(
     return best
 
 
-def estimate(served: Told, other: Told, token: int) -> float:
+def estimate(served: TokenLogprobs, other: TokenLogprobs, token: int) -> float:
     """Return an estimate of KL(served‖other) from what is told and the drawn token.
 
     The tokens S among the k likeliest of *both* sides count in full. Of all others the drawn token is a sample, if it

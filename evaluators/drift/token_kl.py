@@ -38,7 +38,7 @@ from typing import Any, Final
 
 import msgspec
 
-from evaluators.drift.divergence import Told, estimate, lower_bound
+from evaluators.drift.divergence import TokenLogprobs, estimate, lower_bound
 from evaluators.observation import Drift, NoDrift
 
 VERSION: Final = "1"
@@ -65,7 +65,7 @@ class _Garbled(ValueError):
 class _Position:
     """One position as one side tells it."""
 
-    told: Told
+    told: TokenLogprobs
     first: frozenset[int]  # the likeliest; empty where the side did not tell it
     text: str
 
@@ -110,8 +110,8 @@ def drift_of(
         ]
     except (_Garbled, TypeError, ValueError, KeyError, AttributeError):
         return NoDrift(reason="garbled", version=VERSION)
-    n_bytes = None if text is None else _bytes_spelt([served.text for _, served, _ in told], text)
-    return _summed(told, 1.0 if temperature is None else temperature, n_bytes)
+    n_bytes = None if text is None else _count_bytes([served.text for _, served, _ in told], text)
+    return _summarize(told, 1.0 if temperature is None else temperature, n_bytes)
 
 
 def level(kl: float) -> float:
@@ -132,14 +132,14 @@ def bits_per_byte(drifts: Iterable[Drift]) -> float | None:
     return nats / math.log(2) / sum(each.n_bytes or 0 for each in known)
 
 
-def without_words(drift: Drift | NoDrift | None) -> Drift | NoDrift | None:
+def remove_words(drift: Drift | NoDrift | None) -> Drift | NoDrift | None:
     """Return the same without the texts of tokens, which are words of prompts and replies."""
     if not isinstance(drift, Drift):
         return drift
     return msgspec.structs.replace(drift, top_moved=tuple(("", at, one, two) for _, at, one, two in drift.top_moved))
 
 
-def _summed(told: Sequence[tuple[int, _Position, _Position]], temperature: float, n_bytes: int | None) -> Drift:
+def _summarize(told: Sequence[tuple[int, _Position, _Position]], temperature: float, n_bytes: int | None) -> Drift:
     n = len(told)
     moves = [served.logprob(token) - other.logprob(token) for token, served, other in told]
     agreements = [bool(served.first & other.first) for _, served, other in told if served.first and other.first]
@@ -166,7 +166,7 @@ def _summed(told: Sequence[tuple[int, _Position, _Position]], temperature: float
     )
 
 
-def _bytes_spelt(pieces: Sequence[str], text: str) -> int | None:
+def _count_bytes(pieces: Sequence[str], text: str) -> int | None:
     """Return the bytes of a reply's text, if that is what its tokens spell; else None.
 
     A special token may follow, such as the stop token. Pieces of a character are told as U+FFFD, so what comes behind
@@ -209,4 +209,4 @@ def _read(position: Mapping[str, Mapping[str, Any]], token: int, top: int) -> _P
     first = frozenset(each for each, logprob in logprobs.items() if logprob == most) if has_first else frozenset()
     # The likeliest `top` and the reply's token are told: where that is one more, it is none of the likeliest.
     likeliest = logprobs.keys() if len(logprobs) <= top else logprobs.keys() - {token}
-    return _Position(Told(logprobs, frozenset(likeliest)), first, text)
+    return _Position(TokenLogprobs(logprobs, frozenset(likeliest)), first, text)

@@ -25,7 +25,7 @@ from typing import Final
 
 from evaluators.compare.comparator import Shape
 from evaluators.judge.criteria import HIGHER, Criterion
-from evaluators.judge.outcomes import KL, NO_ESTIMATE, capped_share, kl_bound_of, kl_estimate_of, outcome_of
+from evaluators.judge.outcomes import KL, NO_ESTIMATE, kl_bound_of, kl_estimate_of, outcome_of, share_of_cap
 from evaluators.judge.sessions import IDLE_SECONDS, MAX_PAIRS, Closed, SessionMeans
 from evaluators.judge.verdict import Verdict
 from evaluators.observation import Kind, Score, ScoredPair, Unscored
@@ -166,7 +166,7 @@ class CriterionEvidence:
             return
         weight = 1.0
         if self.criterion.most_weight is not None:
-            weight, value = self._weighed(judged.weight, value)
+            weight, value = self._shrink(judged.weight, value)
         self._pairs += not is_noise
         for track in self._tracks():
             track.add(*self._place(judged, value, is_noise=is_noise), is_noise=is_noise, weight=weight)
@@ -178,7 +178,7 @@ class CriterionEvidence:
         self._pairs += not is_noise
         for track, nats in ((self._for, estimate), (self._against, against)):
             if nats is not None:
-                goodness = 1 - capped_share(nats)
+                goodness = 1 - share_of_cap(nats)
                 track.add(*self._place(judged, goodness, is_noise=is_noise), is_noise=is_noise)
         if estimate is None and not is_noise:
             self._unscored[NO_ESTIMATE] += 1
@@ -199,13 +199,13 @@ class CriterionEvidence:
         Args:
             now: Unix seconds, as in `ScoredPair.scored_at`.
         """
-        before = self._counted()
+        before = self._session_counts()
         for track in self._tracks():
             track.close(now)
-        if self._counted() != before:
+        if self._session_counts() != before:
             self._known = None
 
-    def _counted(self) -> list[int]:
+    def _session_counts(self) -> list[int]:
         return [stream.evidence.n for track in self._tracks() for stream in (track.trial, track.noise)]
 
     def has_counted(self, until: float) -> bool:
@@ -215,7 +215,7 @@ class CriterionEvidence:
     def classify(self) -> Classification:
         """Return what the sessions that have counted say."""
         if self._known is None:
-            self._known = self._classified()
+            self._known = self._compute()
         return self._known
 
     def _is_current(self, version: str) -> bool:
@@ -231,7 +231,7 @@ class CriterionEvidence:
             return None if score.candidate is None else criterion.goodness(score.candidate)
         return score.value if criterion.direction is HIGHER else 1 - score.value
 
-    def _weighed(self, weight: float, value: float) -> tuple[float, float]:
+    def _shrink(self, weight: float, value: float) -> tuple[float, float]:
         """Return the weight as a share of the largest one, and the value drawn towards the boundary by that share.
 
         The mean of what comes is on the same side of the boundary as the mean over all pairs, chosen or not, because
@@ -255,7 +255,7 @@ class CriterionEvidence:
             log_e_not_worse(ours.trial.evidence, ours.noise.evidence, margin),
         )
 
-    def _classified(self) -> Classification:
+    def _compute(self) -> Classification:
         criterion, trial = self.criterion, self._for.trial
         log_fail, log_pass = self._log_e_values()
         if log_fail >= -log(criterion.alpha):
@@ -319,7 +319,7 @@ class CriterionEvidence:
         inside = ", ".join(details + self._remarks())
         if found.limit is None:
             return f"{told}: no noise pairs to hold it against ({inside})"
-        against = self._told(found.limit) + criterion.unit
+        against = self._format(found.limit) + criterion.unit
         if label is Verdict.INCONCLUSIVE:
             return f"{told} not told apart from {against} ({inside})"
         return f"{told} {_RELATION[criterion.direction is HIGHER][label]} {against} ({inside})"
@@ -327,13 +327,13 @@ class CriterionEvidence:
     def _numbers(self, found: Classification) -> tuple[str | None, list[str]]:
         """Return what was observed, and what is told beside it: of `kl` bound and estimate, first what decides."""
         metric = self.criterion.metric
-        estimate = None if found.observed is None else self._told(found.observed)
-        bound = None if found.bound is None else f"at least {self._told(found.bound)}"
+        estimate = None if found.observed is None else self._format(found.observed)
+        bound = None if found.bound is None else f"at least {self._format(found.bound)}"
         if bound is not None and (found.label is Verdict.FAIL or estimate is None):
             return f"{metric} {bound}", [] if estimate is None else [f"estimate {estimate}"]
         return None if estimate is None else f"{metric} {estimate}", [] if bound is None else [bound]
 
-    def _told(self, value: float) -> str:
+    def _format(self, value: float) -> str:
         return f"{value:+.3f}" if self.criterion.is_relative else f"{value:.3f}"
 
     def _remarks(self) -> list[str]:

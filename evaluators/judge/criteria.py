@@ -203,7 +203,7 @@ def criterion(
         limit: See `Criterion`.
         min_samples: See `Criterion`.
         critical, muted: See `Criterion`.
-        kind: What a comparator registered by the user measures; see `registered`.
+        kind: What a comparator registered by the user measures; see `plugin_metric`.
         judged_share: See `Criterion`.
 
     Raises:
@@ -231,6 +231,6 @@ def criterion(
     )
 
 
-def registered(shape: Shape, direction: Direction) -> Metric:
+def plugin_metric(shape: Shape, direction: Direction) -> Metric:
     """Return what is allowed of a comparator that the user has registered: 5 points."""
     return Metric(shape=shape, direction=direction)

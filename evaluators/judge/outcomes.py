@@ -71,7 +71,7 @@ def sides_of(judged: ScoredPair) -> list[Drift]:
     return [each for each in both if isinstance(each, Drift) and each.n_tokens > 0]
 
 
-def capped_share(nats: float) -> float:
+def share_of_cap(nats: float) -> float:
     """Return nats a token as a share of what a pair counts at most; a negative estimate stays negative."""
     return min(nats, KL_CAP_NATS) / KL_CAP_NATS
 

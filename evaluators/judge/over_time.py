@@ -20,7 +20,7 @@ from evaluators.judge.sessions import IDLE_SECONDS, SessionMeans
 from evaluators.observation import Kind, Score, ScoredPair
 from evaluators.statistics.betting import Evidence
 from evaluators.statistics.confidence_sequence import bounds
-from evaluators.statistics.detector import RUN_LENGTH, Detector, several
+from evaluators.statistics.detector import RUN_LENGTH, Detector, run_length_of_each
 from evaluators.statistics.distances import jensen_shannon, psi
 from evaluators.statistics.windows import OTHER, Window
 
@@ -97,7 +97,7 @@ class Distance:
     jensen_shannon: float
 
 
-_Told = tuple[dict[str, float], dict[str, str]]
+_SessionValues = tuple[dict[str, float], dict[str, str]]
 
 
 class BaselineOf:
@@ -109,19 +109,19 @@ class BaselineOf:
 
     def __init__(self, version: str, *, idle_seconds: float = IDLE_SECONDS) -> None:
         self.version = version
-        self._gathered = _Sessions(version, idle_seconds)
+        self._sessions = _Sessions(version, idle_seconds)
         self.window = Window()
 
     def add(self, judged: ScoredPair) -> None:
         """Take one pair."""
-        self._count(self._gathered.add(judged))
+        self._count(self._sessions.add(judged))
 
     def close(self, now: float) -> Window:
         """Count idle sessions, and return the window so far."""
-        self._count(self._gathered.close(now))
+        self._count(self._sessions.close(now))
         return self.window
 
-    def _count(self, sessions: list[_Told]) -> None:
+    def _count(self, sessions: list[_SessionValues]) -> None:
         for numbers, categories in sessions:
             self.window = self.window.add(numbers, categories)
 
@@ -139,19 +139,19 @@ class OverTime:
         self.version = version
         self.baseline = baseline
         self.current = Window()
-        self._gathered = _Sessions(version, idle_seconds)
+        self._sessions = _Sessions(version, idle_seconds)
         watches = [watch for name in TOLERANCES for watch in _number_watches(name, baseline)]
         watches += [watch for name in baseline.categories for watch in _category_watches(name, baseline)]
-        length = several(run_length, len(watches))
+        length = run_length_of_each(run_length, len(watches))
         self._watches = [(watch, Detector(watch.limit, length)) for watch in watches]
 
     def add(self, judged: ScoredPair) -> list[Alarm]:
         """Take one pair, and return the alarms that it raises."""
-        return self._count(self._gathered.add(judged))
+        return self._count(self._sessions.add(judged))
 
     def close(self, now: float) -> list[Alarm]:
         """Count idle sessions, and return the alarms that they raise."""
-        return self._count(self._gathered.close(now))
+        return self._count(self._sessions.close(now))
 
     def evidence(self) -> dict[str, tuple[float, float]]:
         """Return the largest of the detectors' sums by number or kind of category, and at which an alarm comes."""
@@ -174,7 +174,7 @@ class OverTime:
             told[name] = Distance(psi=psi(before, now), jensen_shannon=jensen_shannon(before, now))
         return told
 
-    def _count(self, sessions: list[_Told]) -> list[Alarm]:
+    def _count(self, sessions: list[_SessionValues]) -> list[Alarm]:
         alarms = []
         for numbers, categories in sessions:
             self.current = self.current.add(numbers, categories)
@@ -249,16 +249,16 @@ class _Sessions:
         self._firsts = SessionMeans(idle_seconds, most_pairs=1)
         self._means = {name: SessionMeans(idle_seconds) for name in TOLERANCES}
 
-    def add(self, judged: ScoredPair) -> list[_Told]:
+    def add(self, judged: ScoredPair) -> list[_SessionValues]:
         """Take one pair, and return what counts by it."""
         session, at = judged.session or judged.sample, max(judged.at, judged.scored_at)
-        told: list[_Told] = []
+        told: list[_SessionValues] = []
         if self._firsts.add(session, 0.0, at):
             told.append(({}, categories_of(judged)))
         for name, value in numbers_of(judged, self._version).items():
             told += [({name: closed.mean}, {}) for closed in self._means[name].add(session, value, at)]
         return told
 
-    def close(self, now: float) -> list[_Told]:
+    def close(self, now: float) -> list[_SessionValues]:
         """Return what counts because its session is idle."""
         return [({name: closed.mean}, {}) for name, means in self._means.items() for closed in means.close(now)]

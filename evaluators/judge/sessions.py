@@ -113,7 +113,7 @@ class SessionMeans:
         if session in self._closed or (found is not None and found.stream != stream):
             self.left_out += 1
             self.of_other_stream += known != stream
-            return self._handed_out()
+            return self._take_closed()
         if found is None:
             found = self._line[session] = _Session(stream, at, at)
         else:
@@ -127,7 +127,7 @@ class SessionMeans:
             self._close(session)
         elif len(self._line) > MAX_WAITING:
             self._close(next(iter(self._line)))
-        return self._handed_out()
+        return self._take_closed()
 
     def close(self, now: float) -> list[Closed]:
         """Return the sessions that are handed out because nothing came for `idle_seconds` until `now`."""
@@ -136,13 +136,13 @@ class SessionMeans:
             if now - found.last < self._idle_seconds:
                 break
             self._close(session)
-        done = self._handed_out()
+        done = self._take_closed()
         while self._line:
             session, found = next(iter(self._line.items()))
             if not self._is_over(found, now):
                 break
             self._close(session)
-            done += self._handed_out()
+            done += self._take_closed()
         return done
 
     def _is_over(self, found: _Session, now: float) -> bool:
@@ -155,7 +155,7 @@ class SessionMeans:
         if len(self._closed) > MAX_CLOSED:
             del self._closed[next(iter(self._closed))]
 
-    def _handed_out(self) -> list[Closed]:
+    def _take_closed(self) -> list[Closed]:
         """Return those at the head of the line that are closed; they have counted then."""
         done = []
         while self._line:

@@ -55,7 +55,7 @@ def observation_of(
     except (NotComparable, RecursionError) as problem:
         if ended is not Ended.FAILED:
             raise (problem if isinstance(problem, NotComparable) else NotComparable("not_json")) from None
-    completion_tokens, token_ids = _generated(answer)
+    completion_tokens, token_ids = _count_generated(answer)
     return Observation(
         ended=ended,
         error=FAILED if ended is Ended.FAILED else "",
@@ -83,7 +83,7 @@ def _read(endpoint: str, reply: bytes, answer: ParsedAnswer, *, is_stream: bool,
         raise NotComparable("unfinished")
 
 
-def _generated(answer: ParsedAnswer) -> tuple[int | None, tuple[int, ...] | None]:
+def _count_generated(answer: ParsedAnswer) -> tuple[int | None, tuple[int, ...] | None]:
     """Return the first choice's number of tokens and their ids; the engine's count is of all choices together."""
     ids = None if answer.token_ids is None else tuple(answer.token_ids)
     counted = answer.completion_tokens if answer.choices <= 1 else None

@@ -48,7 +48,7 @@ def _prompt(endpoint: str, asked: Mapping[str, Any]) -> Prompt:
         schema=schema,
         wants_json=wants_json,
         tools=tuple(_tool_names(asked)),
-        expected=_expected(mapping_of(asked.get("metadata")).get("expected")),
+        expected=_expectation(mapping_of(asked.get("metadata")).get("expected")),
         temperature=number_of(asked.get("temperature")),
     )
 
@@ -71,7 +71,7 @@ def _completion_text(asked: Mapping[str, Any]) -> str | None:
     return prompt if isinstance(prompt, str) else None
 
 
-def _expected(value: Any) -> str | None:
+def _expectation(value: Any) -> str | None:
     """Return what a right answer holds; a number is taken as it would be written."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
@@ -121,7 +121,7 @@ def _tool_names(asked: Mapping[str, Any]) -> Iterator[str]:
 
 def _chat_turns(asked: Mapping[str, Any]) -> Iterator[Turn]:
     for message in mappings_of(asked.get("messages")):
-        said = [_shown(message.get("content"))]
+        said = [_render(message.get("content"))]
         for call in mappings_of(message.get("tool_calls")):
             function = mapping_of(call.get("function"))
             said.append(_call(function.get("name"), function.get("arguments")))
@@ -138,16 +138,16 @@ def _responses_turns(asked: Mapping[str, Any]) -> Iterator[Turn]:
         if kind in ("function_call", "custom_tool_call"):
             yield "assistant", _call(item.get("name"), item.get("arguments", item.get("input")))
         elif kind in ("function_call_output", "custom_tool_call_output"):
-            yield "tool", _shown(item.get("output"))
+            yield "tool", _render(item.get("output"))
         elif "role" in item:
-            yield text_of(item.get("role")), _shown(item.get("content"))
+            yield text_of(item.get("role")), _render(item.get("content"))
 
 
 def _messages_turns(asked: Mapping[str, Any]) -> Iterator[Turn]:
-    if system := _shown(asked.get("system")):
+    if system := _render(asked.get("system")):
         yield "system", system
     for message in mappings_of(asked.get("messages")):
-        yield text_of(message.get("role")), _shown(message.get("content"))
+        yield text_of(message.get("role")), _render(message.get("content"))
 
 
 def _no_turns(_asked: Mapping[str, Any]) -> Iterator[Turn]:
@@ -162,7 +162,7 @@ _TURNS: Final[Mapping[str, Callable[[Mapping[str, Any]], Iterator[Turn]]]] = {
 }
 
 
-def _shown(content: Any) -> str:
+def _render(content: Any) -> str:
     """Return a content's text: itself, or its parts one under the other."""
     return text_of(content) or "\n".join(filter(None, map(_part, list_of(content))))
 
@@ -175,7 +175,7 @@ def _part(part: Any) -> str:
     if kind == "tool_use":
         return _call(block.get("name"), block.get("input"))
     if kind == "tool_result":
-        return _shown(block.get("content"))
+        return _render(block.get("content"))
     if kind in ("thinking", "redacted_thinking", "reasoning"):
         return ""
     return text_of(block.get("text")) or text_of(block.get("refusal")) or (f"[{kind}]" if kind else "")

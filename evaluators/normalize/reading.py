@@ -41,7 +41,7 @@ def object_of(data: bytes, reason: str = "not_json") -> dict[str, Any]:
     Raises:
         NotComparable: It is none, nested too deeply, or not UTF-8; with `reason`.
     """
-    found: dict[str, Any] = _decoded(data, dict[str, Any], reason)
+    found: dict[str, Any] = _decode(data, dict[str, Any], reason)
     return found
 
 
@@ -51,25 +51,25 @@ def members_of(data: bytes) -> dict[str, msgspec.Raw]:
     Raises:
         NotComparable: It is no JSON object.
     """
-    found: dict[str, msgspec.Raw] = _decoded(data, dict[str, msgspec.Raw], "not_json")
+    found: dict[str, msgspec.Raw] = _decode(data, dict[str, msgspec.Raw], "not_json")
     return found
 
 
-def _decoded(data: bytes, kind: Any, reason: str) -> Any:
+def _decode(data: bytes, kind: Any, reason: str) -> Any:
     try:
         try:
             return msgspec.json.decode(data, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            return msgspec.json.decode(_mended(data), type=kind)
+            return msgspec.json.decode(_replace_lone_surrogates(data), type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise NotComparable(reason) from None
 
 
-def _mended(data: bytes) -> bytes:
-    return _SURROGATES.sub(_whole_pair, data)
+def _replace_lone_surrogates(data: bytes) -> bytes:
+    return _SURROGATES.sub(_replacement, data)
 
 
-def _whole_pair(escape: re.Match[bytes]) -> bytes:
+def _replacement(escape: re.Match[bytes]) -> bytes:
     is_lone = escape[0][1:3].lower() == b"ud" and len(escape[0]) < _PAIR_BYTES
     return rb"\ufffd" if is_lone else escape[0]
 

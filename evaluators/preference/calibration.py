@@ -80,7 +80,7 @@ class Calibration:
         )
         return replace(seen, is_flagged=self.is_flagged or seen.e_value >= 1 / ALPHA)
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Return the figures in one line."""
         return (
             f"{'flagged' if self.is_flagged else 'ok'}: win rate {self.win_rate:.3f} (right: 0.5), flips "

@@ -50,7 +50,11 @@ def question(prompt: Prompt, first: Observation, second: Observation, rubric: st
         rubric: What counts; empty means `DEFAULT_RUBRIC`.
         mark: A word that the texts cannot foresee, such as a digest of them: it fences them off.
     """
-    parts = (("request", _asked(prompt)), ("answer A", _answered(first)), ("answer B", _answered(second)))
+    parts = (
+        ("request", _render_prompt(prompt)),
+        ("answer A", _render_answer(first)),
+        ("answer B", _render_answer(second)),
+    )
     shown = "\n\n".join(f"{name}:\n<<<{mark}\n{_end_of(text)}\n{mark}>>>" for name, text in parts)
     return [
         {"role": "system", "content": _SYSTEM.format(rubric=rubric or DEFAULT_RUBRIC, mark=mark)},
@@ -63,9 +67,9 @@ def can_be_judged(observation: Observation) -> bool:
     return observation.ended is Ended.COMPLETE and bool(observation.text.strip() or observation.tool_calls)
 
 
-def are_the_same(one: Observation, two: Observation) -> bool:
+def is_same_answer(one: Observation, two: Observation) -> bool:
     """Whether a judge would be shown the same answer twice."""
-    return _answered(one) == _answered(two)
+    return _render_answer(one) == _render_answer(two)
 
 
 def read_reply(text: str) -> Choice | None:
@@ -105,17 +109,17 @@ def is_flip(control_first: Choice, candidate_first: Choice) -> bool:
     return control_first is candidate_first and control_first is not Choice.TIE
 
 
-def _asked(prompt: Prompt) -> str:
+def _render_prompt(prompt: Prompt) -> str:
     if prompt.messages:
         return "\n".join(f"{role}: {text}" for role, text in prompt.messages)
     return prompt.text or ""
 
 
-def _answered(observation: Observation) -> str:
-    return "\n".join([observation.text, *(_called(call) for call in observation.tool_calls)]).strip()
+def _render_answer(observation: Observation) -> str:
+    return "\n".join([observation.text, *(_render_call(call) for call in observation.tool_calls)]).strip()
 
 
-def _called(call: ToolCall) -> str:
+def _render_call(call: ToolCall) -> str:
     return f"[calls {call.name} with {call.arguments}]"
 
 

@@ -9,7 +9,8 @@ If the mean given the past is never above the limit m, M_n - n is a supermarting
 observations until M first reaches A, the *average run length*, is at least A, whatever the numbers are distributed
 like. Alarms come at A = `run_length`, and everything begins anew.
 
-Several detectors over the same observations, each at `several(run_length, count)`, raise a false alarm together no
+Several detectors over the same observations, each at `run_length_of_each(run_length, count)`, together raise a false
+alarm no
 oftener than one does, whatever they have to do with each other: their mean is such a sum, too.
 
 Source: J. Shin, A. Ramdas and A. Rinaldo (2023), E-detectors: a nonparametric framework for sequential change
@@ -26,7 +27,7 @@ from evaluators.statistics.betting import BETS, SHARES
 RUN_LENGTH: Final = 100_000.0
 
 
-def several(run_length: float, count: int) -> float:
+def run_length_of_each(run_length: float, count: int) -> float:
     """Return at what run length each of `count` detectors must stand for all of them to have `run_length`."""
     return run_length * max(1, count)
 

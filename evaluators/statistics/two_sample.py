@@ -43,21 +43,25 @@ def log_e_worse(first: Evidence, other: Evidence, margin: float, *, kept: float 
             bounds that loss.
     """
     _check(margin)
-    return _least(lambda mean: _both(slope_below(first, mean - margin), slope_above(other, mean), kept), margin)
+    return _minimum(
+        lambda mean: _add_factors(slope_below(first, mean - margin), slope_above(other, mean), kept), margin
+    )
 
 
 def log_e_not_worse(first: Evidence, other: Evidence, margin: float, *, kept: float = 0.0) -> float:
     """Return the log e-value, in nats, against "first's mean is at most other's - margin"; see `log_e_worse`."""
     _check(margin)
-    return _least(lambda mean: _both(slope_above(first, mean - margin), slope_below(other, mean), kept), margin)
+    return _minimum(
+        lambda mean: _add_factors(slope_above(first, mean - margin), slope_below(other, mean), kept), margin
+    )
 
 
-def _both(first: tuple[float, float], other: tuple[float, float], kept: float) -> tuple[float, float]:
-    one, two = (_saved(*each, kept) if kept else each for each in (first, other))
+def _add_factors(first: tuple[float, float], other: tuple[float, float], kept: float) -> tuple[float, float]:
+    one, two = (_add_reserve(*each, kept) if kept else each for each in (first, other))
     return one[0] + two[0], one[1] + two[1]
 
 
-def _saved(log_capital: float, slope: float, kept: float) -> tuple[float, float]:
+def _add_reserve(log_capital: float, slope: float, kept: float) -> tuple[float, float]:
     """Return the log of what is kept and staked together, and its slope; convex where the log of the stakes is."""
     top = max(log_capital, 0.0)
     staked = (1 - kept) * exp(log_capital - top)
@@ -70,7 +74,7 @@ def _check(margin: float) -> None:
         raise ValueError(f"margin `{margin}` is not in [0, 1)")
 
 
-def _least(function: _Sloped, low: float) -> float:
+def _minimum(function: _Sloped, low: float) -> float:
     """Return the least value of a convex function on [low, 1], rounded down by at most `_PRECISION`.
 
     Between two points whose slopes have different signs it is never below where their tangents meet.

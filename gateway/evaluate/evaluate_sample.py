@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 from msgspec import structs
 
-from evaluators.drift.token_kl import without_words
+from evaluators.drift.token_kl import remove_words
 from evaluators.normalize import NotComparable, prompt_of
 from evaluators.observation import Ended, Kind, NoDrift, Observation, Pair, ScoredPair
 from gateway.evaluate.comparator_runner import ComparatorRunner
@@ -154,8 +154,8 @@ async def _score_pair(sample: Sample, context: Context, pair: Pair, drifts: Pair
             **await context.comparators.scores(pair, context.policies.of(sample.alias).comparators),
             FAILED: both_answered(),
         },
-        drift=drifts.drift if keeps_words else without_words(drifts.drift),
-        drift_back=drifts.back if keeps_words else without_words(drifts.back),
+        drift=drifts.drift if keeps_words else remove_words(drifts.drift),
+        drift_back=drifts.back if keeps_words else remove_words(drifts.back),
         prompt_tokens=pair.control.prompt_tokens or pair.candidate.prompt_tokens,
         control_tokens=pair.control.completion_tokens,
         other_tokens=pair.candidate.completion_tokens,

@@ -19,9 +19,9 @@ from evaluators.preference.choosing import chance_of, is_chosen
 from evaluators.preference.question import (
     VERSION,
     Choice,
-    are_the_same,
     can_be_judged,
     is_flip,
+    is_same_answer,
     preference,
     question,
     read_reply,
@@ -118,7 +118,7 @@ class Judge:
             return self._none("budget")
         tokens: list[int] = []
         try:
-            if are_the_same(pair.control, pair.candidate) and not is_noise:
+            if is_same_answer(pair.control, pair.candidate) and not is_noise:
                 first = second = Choice.TIE
             else:
                 first = await self._ask(pair, tokens, swapped=False)
@@ -143,7 +143,7 @@ class Judge:
             "win_rate": round(known.win_rate, 4),
             "flip_rate": round(known.flip_rate, 4),
             "e_value": float(f"{known.e_value:.4g}"),
-            "text": known.told(),
+            "text": known.describe(),
         }
 
     def _score(self, first: Choice, second: Choice) -> Score:

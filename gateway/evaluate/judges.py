@@ -76,7 +76,7 @@ class StoredJudges:
                 judge.read_up_to = page[-1].number
             judge.sharers = max(1, sharers)
             if judge.calibration.is_flagged and not was_flagged:
-                log.error("the judge of `%s` is not believed any more: %s", alias, judge.calibration.told())
+                log.error("the judge of `%s` is not believed any more: %s", alias, judge.calibration.describe())
             self._judges[alias] = judge  # only now: before it is calibrated, it must not be asked
 
     def _current(self, alias: str) -> Judge | None:

@@ -13,7 +13,7 @@ from typing import Final
 from evaluators.compare.comparator import Direction, Shape
 from evaluators.compare.registry import comparators
 from evaluators.judge.classify import CriterionEvidence
-from evaluators.judge.criteria import METRICS, Criterion, criterion, registered
+from evaluators.judge.criteria import METRICS, Criterion, criterion, plugin_metric
 from evaluators.judge.outcomes import outcome_against
 from evaluators.judge.verdict import Verdict
 from evaluators.observation import Kind, Score, ScoredPair
@@ -40,7 +40,7 @@ def criterion_of(gate: Gate, plan: Plan, judged_share: float = 1.0) -> Criterion
         comparator = comparators().get(gate.name)
         if comparator is None:
             return None
-        kind = registered(comparator.shape, comparator.direction)
+        kind = plugin_metric(comparator.shape, comparator.direction)
     is_preference = (kind or METRICS[gate.name]).shape is Shape.PREFERENCE
     return criterion(
         gate.name,

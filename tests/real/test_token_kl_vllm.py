@@ -19,7 +19,7 @@ import pytest
 
 from adapters.fusion import fuse
 from adapters.recipe import Method, Parent, Recipe
-from evaluators.drift.divergence import Told, estimate, lower_bound
+from evaluators.drift.divergence import TokenLogprobs, estimate, lower_bound
 from evaluators.observation import Drift, NoDrift
 from gateway.demo.adapters import demo_adapters
 from gateway.demo.base_model import demo_base
@@ -184,10 +184,10 @@ def test_a_trained_adapters_drift_is_what_transformers_gives_from_the_same_ids(
     assert statistics.fmean(each.kl_bound for each in found) > 0.1
 
 
-def told(logprobs: Any, token: int) -> Told:
+def told(logprobs: Any, token: int) -> TokenLogprobs:
     """What an engine tells of one position: its likeliest tokens, and the reply's."""
     likeliest = frozenset(int(each) for each in numpy.argpartition(-logprobs, TOP)[:TOP])
-    return Told({each: float(logprobs[each]) for each in likeliest | {token}}, likeliest)
+    return TokenLogprobs({each: float(logprobs[each]) for each in likeliest | {token}}, likeliest)
 
 
 def test_an_engine_that_allows_fewer_log_probabilities_is_asked_for_as_many_as_it_allows(

@@ -15,7 +15,7 @@ from evaluators.compare.comparator import Comparator, Direction, Shape
 from evaluators.compare.registry import BUILT_IN
 from evaluators.judge import sessions
 from evaluators.judge.classify import Classification, CriterionEvidence
-from evaluators.judge.criteria import METRICS, Criterion, criterion, registered
+from evaluators.judge.criteria import METRICS, Criterion, criterion, plugin_metric
 from evaluators.judge.outcomes import outcome_against, outcome_of
 from evaluators.judge.over_time import LEAST_SESSIONS, BaselineOf, OverTime, categories_of, numbers_of
 from evaluators.judge.sessions import MAX_PAIRS, SessionMeans
@@ -117,7 +117,7 @@ def test_a_number_out_of_range_is_refused_by_name(more: dict[str, Any], told: st
 def test_an_unknown_metric_is_refused_and_a_registered_one_takes_its_comparators_shape() -> None:
     with pytest.raises(ValueError, match="`score:tone` is no metric"):
         criterion("score:tone")
-    found = criterion("score:tone", kind=registered(Shape.LEVEL, Direction.LOWER_IS_BETTER), limit=0.3)
+    found = criterion("score:tone", kind=plugin_metric(Shape.LEVEL, Direction.LOWER_IS_BETTER), limit=0.3)
     assert found.boundary == pytest.approx(0.7)
     with pytest.raises(ValueError, match=r"margin `0\.5` of `judge`"):
         criterion("judge", margin=0.5)

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluators.compare import Direction, Reason, Shape, broken_comparators, comparators, compare_all
+from evaluators.compare import Direction, Reason, Shape, comparator_problems, comparators, compare_all
 from evaluators.compare.embedding import load_encoder
 from evaluators.compare.refusal import is_refusal
 from evaluators.compare.registry import BUILT_IN, GROUP, OTHER_REASON, load_comparators
-from evaluators.compare.repetition import repeated_share
+from evaluators.compare.repetition import repetition_share
 from evaluators.compare.words import pieces, words
 from evaluators.observation import Ended, Kind, Observation, Outcome, Pair, Prompt, Score, ToolCall, Unscored
 
@@ -125,7 +125,7 @@ def test_each_shape_tells_what_it_must() -> None:
     assert {each.name for each in BUILT_IN if each.shape is not Shape.DIFFERENCE} == set(comparators()) - DIFFERENCES
     worse = {each.name for each in BUILT_IN if each.direction is Direction.LOWER_IS_BETTER}
     assert worse == {"refusal", "repetition", "truncated"}
-    assert broken_comparators() == {}
+    assert comparator_problems() == {}
 
 
 def test_a_failed_answer_is_never_scored() -> None:
@@ -337,7 +337,7 @@ def test_a_refusal_counts_for_the_arm_that_refuses() -> None:
     ],
 )
 def test_loops_are_repetition_and_prose_is_not(text: str, least: float, most: float) -> None:
-    assert least <= repeated_share(text) <= most
+    assert least <= repetition_share(text) <= most
 
 
 def test_repetition_needs_text() -> None:

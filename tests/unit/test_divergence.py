@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluators.drift.divergence import Told, estimate, lower_bound
+from evaluators.drift.divergence import TokenLogprobs, estimate, lower_bound
 
 # Sums of probabilities are taken to be right to 1e-6 (float32), here too, where they are better.
 ROUNDING = 1e-5
@@ -27,21 +27,21 @@ def divergence(p: Sequence[float], q: Sequence[float]) -> float:
     return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)
 
 
-def ranked(shares: Sequence[float], top: int) -> Told:
+def ranked(shares: Sequence[float], top: int) -> TokenLogprobs:
     likeliest = sorted(range(len(shares)), key=lambda at: (-shares[at], at))[:top]
-    return Told({at: math.log(shares[at]) for at in likeliest}, frozenset(likeliest))
+    return TokenLogprobs({at: math.log(shares[at]) for at in likeliest}, frozenset(likeliest))
 
 
-def with_drawn(likeliest: Told, shares: Sequence[float], token: int) -> Told:
-    return Told({**likeliest.logprobs, token: math.log(shares[token])}, likeliest.top)
+def with_drawn(likeliest: TokenLogprobs, shares: Sequence[float], token: int) -> TokenLogprobs:
+    return TokenLogprobs({**likeliest.logprobs, token: math.log(shares[token])}, likeliest.top)
 
 
-def told(shares: Sequence[float], top: int, token: int) -> Told:
+def told(shares: Sequence[float], top: int, token: int) -> TokenLogprobs:
     """What an engine tells of a position: the likeliest, and the drawn one."""
     return with_drawn(ranked(shares, top), shares, token)
 
 
-def coarsened(served: Told, other: Told) -> float:
+def coarsened(served: TokenLogprobs, other: TokenLogprobs) -> float:
     """The divergence of the tokens that both tell and one rest: what the bound is to be no lower than."""
     both = served.logprobs.keys() & other.logprobs.keys()
     p, q = ({at: math.exp(side.logprobs[at]) for at in both} for side in (served, other))
@@ -98,8 +98,8 @@ def test_telling_more_tokens_never_lowers_the_bound_and_telling_all_gives_the_di
 
 def test_a_token_that_one_side_does_not_tell_is_held_against_the_most_that_it_can_have() -> None:
     # 0.5 of `served` is on a token that `other` does not tell: it can have 0.1 there, as the least of the told ones.
-    served = Told({0: math.log(0.5), 1: math.log(0.5)}, frozenset((0, 1)))
-    other = Told({0: math.log(0.5), 2: math.log(0.3), 3: math.log(0.1)}, frozenset((0, 2, 3)))
+    served = TokenLogprobs({0: math.log(0.5), 1: math.log(0.5)}, frozenset((0, 1)))
+    other = TokenLogprobs({0: math.log(0.5), 2: math.log(0.3), 3: math.log(0.1)}, frozenset((0, 2, 3)))
     assert coarsened(served, other) == pytest.approx(0.0)
     # Of what is left, `other` has 0.5, of which 0.4 is told to be elsewhere.
     assert lower_bound(served, other) == pytest.approx(0.5 * math.log(0.5 / 0.1), abs=1e-4)
@@ -117,7 +117,7 @@ def test_the_least_divergent_completion_reaches_the_bound() -> None:
 
 
 def test_an_impossible_token_is_far_away_and_finite() -> None:
-    served, other = Told({0: 0.0}, frozenset((0,))), Told({0: -100.0, 1: 0.0}, frozenset((1,)))
+    served, other = TokenLogprobs({0: 0.0}, frozenset((0,))), TokenLogprobs({0: -100.0, 1: 0.0}, frozenset((1,)))
     assert lower_bound(served, other) == pytest.approx(100.0)
     assert estimate(served, other, 0) == pytest.approx(100.0)
 
@@ -140,7 +140,7 @@ def test_the_estimates_expectation_over_what_is_drawn_is_the_divergence(
 
 
 def test_with_nothing_told_but_the_drawn_token_the_estimate_is_its_log_ratio() -> None:
-    served, other = Told({7: -1.0}, frozenset()), Told({7: -3.5}, frozenset())
+    served, other = TokenLogprobs({7: -1.0}, frozenset()), TokenLogprobs({7: -3.5}, frozenset())
     assert estimate(served, other, 7) == pytest.approx(2.5)
 
 

@@ -10,9 +10,9 @@ from evaluators.preference.calibration import MAX_FLIPS, Calibration
 from evaluators.preference.choosing import LEAST, chance_of, is_chosen
 from evaluators.preference.question import (
     Choice,
-    are_the_same,
     can_be_judged,
     is_flip,
+    is_same_answer,
     preference,
     question,
     read_reply,
@@ -87,8 +87,8 @@ def test_answers_that_are_not_whole_or_empty_are_not_judged() -> None:
     assert can_be_judged(Observation(tool_calls=(ToolCall(name="f", arguments="{}"),)))
     assert not can_be_judged(Observation(text=" "))
     assert not can_be_judged(Observation(text="yes", ended=Ended.TRUNCATED))
-    assert are_the_same(Observation(text="yes"), Observation(text="yes "))
-    assert not are_the_same(Observation(text="yes"), Observation(tool_calls=(ToolCall(name="f", arguments="{}"),)))
+    assert is_same_answer(Observation(text="yes"), Observation(text="yes "))
+    assert not is_same_answer(Observation(text="yes"), Observation(tool_calls=(ToolCall(name="f", arguments="{}"),)))
 
 
 def judged(pairs: int, seed: int, wins: float = 0.3, losses: float = 0.3, flips: float = 0.1) -> Calibration:
@@ -117,7 +117,7 @@ def test_a_judge_that_rolls_dice_is_flagged_for_flips_though_its_win_rate_is_rig
     assert calibration.is_flagged
     assert calibration.flip_rate > MAX_FLIPS
     assert calibration.win_rate == pytest.approx(0.5, abs=0.05)
-    assert calibration.told().startswith("flagged: win rate 0.")
+    assert calibration.describe().startswith("flagged: win rate 0.")
 
 
 def test_a_judge_that_goes_by_the_place_is_flagged_within_twenty_pairs() -> None:

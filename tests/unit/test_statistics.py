@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from evaluators.statistics import two_sample
 from evaluators.statistics.betting import BETS, SHARES, Evidence, evidence_of, log_e_above, log_e_below
 from evaluators.statistics.confidence_sequence import bounds, lower_bound, upper_bound
-from evaluators.statistics.detector import Detector, several
+from evaluators.statistics.detector import Detector, run_length_of_each
 from evaluators.statistics.distances import jensen_shannon, psi
 from evaluators.statistics.multiple import bonferroni, e_bh
 from evaluators.statistics.two_sample import log_e_not_worse, log_e_worse
@@ -280,8 +280,8 @@ def test_a_detector_alarms_after_a_change_and_begins_anew() -> None:
 def test_a_detector_that_makes_no_sense_is_refused(limit: float, length: float) -> None:
     with pytest.raises(ValueError, match=r"limit|run_length"):
         Detector(limit, length)
-    assert several(1_000, 0) == 1_000
-    assert several(1_000, 4) == 4_000
+    assert run_length_of_each(1_000, 0) == 1_000
+    assert run_length_of_each(1_000, 4) == 4_000
 
 
 # Distances and windows

@@ -14,7 +14,7 @@ from evaluators.drift.token_kl import (
     bits_per_byte,
     drift_of,
     level,
-    without_words,
+    remove_words,
 )
 from evaluators.observation import Drift, NoDrift
 
@@ -194,7 +194,7 @@ def test_an_empty_reply_is_unscored() -> None:
 
 def test_without_words_nothing_is_left_of_the_texts() -> None:
     drift = measured((1, 3), told({3: -1.0}), told({3: -5.0}))
-    bare = without_words(drift)
+    bare = remove_words(drift)
     assert isinstance(bare, Drift)
     assert bare.top_moved == (("", 0, -1.0, -5.0),)
-    assert without_words(None) is None
+    assert remove_words(None) is None

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Final
 
 from evaluators.compare.comparator import Direction, Shape
-from evaluators.judge.criteria import METRICS, MIN_SAMPLES, Metric, registered
+from evaluators.judge.criteria import METRICS, MIN_SAMPLES, Metric, plugin_metric
 from evaluators.judge.verdict import Verdict
 from gateway.rollout.gates.gate import Gate, GateKind, GateSource
 from gateway.rollout.gates.look import Look
@@ -39,4 +39,4 @@ def _kind(metric: Metric) -> GateKind:
 
 KINDS: Final = {name: _kind(metric) for name, metric in METRICS.items()}
 # Of whatever shape: its comparator says that, and is not asked here.
-OF_A_USERS_COMPARATOR: Final = _kind(registered(Shape.SIMILARITY, Direction.HIGHER_IS_BETTER))
+OF_A_USERS_COMPARATOR: Final = _kind(plugin_metric(Shape.SIMILARITY, Direction.HIGHER_IS_BETTER))
