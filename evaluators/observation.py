@@ -1,6 +1,6 @@
-"""What was asked, what each arm answered, and what a comparator made of it: immutable values.
+"""Prompts, the arms' answers (observations), and comparators' outcomes: immutable values.
 
-An observation says how it ended; only a complete one can be compared fairly. A missing score
+An observation records how the answer ended; only a complete answer can be compared fairly. A missing score
 is `Unscored` with its reason, never 0 or NaN.
 
 A `ScoredPair` and what it holds are msgspec structs, because stores keep them as JSON. Names of
@@ -19,16 +19,16 @@ class Ended(StrEnum):
     """How an observation ended."""
 
     COMPLETE = "complete"
-    TRUNCATED = "truncated"  # by a bound of ours: the rest of the answer is not known
+    TRUNCATED = "truncated"  # by a size limit of Loragate: the rest of the answer is not known
     FAILED = "failed"
 
 
 class Kind(StrEnum):
-    """What the two sides of a pair are."""
+    """Which versions a pair compares."""
 
     CANDIDATE = "candidate"  # a rollout's control, and its candidate
     BASE = "base"  # for an alias without a rollout: the frozen base as control, the alias's version as candidate
-    NOISE = "noise"  # one version twice: what differs is noise
+    NOISE = "noise"  # one version twice: any difference is noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What was asked, lifted out of an OpenAI or Anthropic request.
+    """The content of an OpenAI or Anthropic request, in one form for all APIs.
 
     Attributes:
         endpoint: The path, such as `/v1/chat/completions`.
@@ -50,8 +50,8 @@ class Prompt:
         schema: The JSON schema that the answer must follow, if one is asked for.
         wants_json: Whether the answer must be JSON.
         tools: Names of the tools that may be called.
-        expected: What the caller says a right answer holds (`metadata.expected`), if it does.
-        temperature: As asked, None where the engine's default holds.
+        expected: Text that a right answer must contain, by the caller (`metadata.expected`); None if not given.
+        temperature: The requested temperature; None means the engine's default.
     """
 
     endpoint: str = ""
@@ -75,9 +75,9 @@ class Observation:
         finish_reason: As the engine says, such as `stop` or `length`.
         prompt_tokens, completion_tokens: As the engine counted; None where it did not say.
         prompt_ids, token_ids: The engine's own token ids; None where it did not say.
-        ttft_seconds: To the first token; None unless it was streamed.
-        itl_seconds: Mean time between tokens; None unless it was streamed and has two.
-        duration_seconds: From sending to the end.
+        ttft_seconds: Time to the first token; None unless it was streamed.
+        itl_seconds: Mean time between tokens; None unless the answer was streamed and has at least two tokens.
+        duration_seconds: Time from sending the request to the end of the answer.
     """
 
     ended: Ended = Ended.COMPLETE
@@ -95,7 +95,7 @@ class Observation:
 
     @property
     def tokens(self) -> int:
-        """What the engine has counted in all; 0 of what it did not say."""
+        """The sum of prompt and completion tokens; a count that the engine did not report is 0."""
         return (self.prompt_tokens or 0) + (self.completion_tokens or 0)
 
 
@@ -157,7 +157,7 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="
         log_ratio: Mean of log p(served) - log p(other) per token.
         kl: Mean over tokens of an estimate of KL(served‖other) of the two next-token distributions; may be negative.
             None of pairs that were stored before there was one.
-        kl_bound: Mean over tokens of what that divergence is at least; never negative.
+        kl_bound: Mean over tokens of a lower bound of that divergence; never negative.
         moved_share: Share of tokens whose log-ratio exceeds 1 nat in size.
         top1_agreement: Share of tokens where both put the same token first.
         top_moved: At most five tokens, the largest movers first. Token texts are words of prompts and replies, which
@@ -187,24 +187,24 @@ class NoDrift(msgspec.Struct, frozen=True, kw_only=True, tag="unscored"):
 
 
 class ScoredPair(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is kept of a pair once it was compared; no words of anybody unless `capture` is `full`.
+    """The stored result of comparing a pair; without texts of prompts and answers unless `capture` is `full`.
 
     Attributes:
-        number: Of the pair in the store, rising in the order of commits; 0 before.
+        number: Number of the pair in the store, rising in the order of commits; 0 before it is stored.
         sample: The sample's id.
-        alias, rollout, stage: Whose; rollout and stage are empty and 0 outside of one.
-        kind: Whom it compares.
+        alias, rollout, stage: Where the pair belongs; outside of a rollout, rollout is empty and stage is 0.
+        kind: Which versions the pair compares.
         control, other: The versions compared, by name.
-        served: Which arm the caller got: `control` or `candidate`.
-        session: Hash of the conversation or user that it belongs to, 16 hex digits.
+        served: The arm whose answer the caller received: `control` or `candidate`.
+        session: Hash of the conversation or user that the pair belongs to, 16 hex digits.
         task: The caller's name for the kind of request; empty if none was given.
         at: When the caller's request was answered, Unix seconds.
-        scored_at: When it was compared, Unix seconds.
-        scores: Comparator's name → what it says.
-        drift: On the tokens of the control's answer.
-        drift_back: On those of the other's answer, served and other swapped.
+        scored_at: When the pair was compared, Unix seconds.
+        scores: Comparator's name → its outcome.
+        drift: Drift on the tokens of the control's answer.
+        drift_back: Drift on the tokens of the other version's answer, with served and other swapped.
         prompt_tokens, control_tokens, other_tokens: Lengths, as far as known.
-        weight: One over its chance of having been judged by the costlier comparators.
+        weight: 1 / the pair's chance of being judged by the costlier comparators.
     """
 
     number: int = 0

@@ -1,4 +1,4 @@
-"""How two answers differ, one comparator a file; what each says is a `Score` or why there is none.
+"""Comparators of two answers, one a file; each returns a `Score`, or `Unscored` with the reason.
 
 | shape | comparators |
 |---|---|

@@ -1,4 +1,4 @@
-"""A tool call's arguments by their value: what JSON says, not how it was written."""
+"""Compare a tool call's arguments by their JSON value, not by their spelling."""
 
 import json
 from typing import Any
@@ -7,12 +7,12 @@ from evaluators.observation import ToolCall
 
 
 def canonical_call(call: ToolCall) -> tuple[str, str]:
-    """Return a call's name and its arguments in one spelling; what is no JSON stays as it is, stripped."""
+    """Return a call's name and its arguments in canonical spelling; arguments that are not JSON are only stripped."""
     return call.name, canonical_text(parse_arguments(call.arguments))
 
 
 def parse_arguments(arguments: str) -> Any:
-    """Return what arguments say; none written means an empty object, what is no JSON is the text itself."""
+    """Return the JSON value of arguments: an empty object for empty text, the stripped text if it is not JSON."""
     stripped = arguments.strip()
     if not stripped:
         return {}
@@ -23,7 +23,7 @@ def parse_arguments(arguments: str) -> Any:
 
 
 def canonical_text(value: Any) -> str:
-    """Return one spelling for equal JSON values: sorted keys, and 1.0 as 1."""
+    """Return the canonical spelling of a JSON value: sorted keys, and 1.0 as 1."""
     return json.dumps(_whole(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 

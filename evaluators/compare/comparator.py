@@ -1,11 +1,11 @@
-"""What a comparator is: a pair in, a score in [0, 1] or a reason out; the same pair, the same word.
+"""The interface of comparators: a pair gives a score in [0, 1] or a reason, and the same pair always gives the same.
 
-A comparator knows no HTTP, no clock and no other pair. What it says of a pair is kept for good,
-so whoever changes what it computes raises its version: scores of two versions are not added up.
+A comparator uses no HTTP, no clock and no other pair. Its scores are stored for good, so a change of the computation
+must raise the comparator's version: scores of two versions are not added up.
 
-Built-in comparators are one of two shapes, `Similarity` and `Difference`; both say of themselves
-what holds for all: a failed answer is never scored, because failures are counted as failures, and
-an answer that a bound of ours cut off only where the rest of it does not matter.
+Built-in comparators have one of two shapes, `Similarity` and `Difference`. Both apply the same two rules: a failed
+answer is never scored, because failures are counted apart, and an answer that a size limit of Loragate cut off is
+scored only if the missing rest does not matter.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from evaluators.observation import Ended, Observation, Outcome, Pair, Prompt, Sc
 
 
 class Shape(StrEnum):
-    """What a score's number is, and so how it is judged."""
+    """Meaning of a score's number, which determines how it is judged."""
 
     DIFFERENCE = "difference"  # each arm has its own; `value` is (1 + candidate - control) / 2, 0.5 means no difference
     SIMILARITY = "similarity"  # one number for the pair: 1, or for relative ones 0.5, means the same
@@ -26,7 +26,7 @@ class Shape(StrEnum):
 
 
 class Direction(StrEnum):
-    """Which way is good."""
+    """Whether a higher or a lower number is better."""
 
     HIGHER_IS_BETTER = "higher_is_better"
     LOWER_IS_BETTER = "lower_is_better"
@@ -36,7 +36,7 @@ class Reason(StrEnum):
     """Why a built-in comparator has no number. A closed set, so it may label a metric."""
 
     FAILED = "failed"  # one of the answers failed; failures are counted apart
-    TRUNCATED = "truncated"  # a bound of ours cut an answer off, and the rest of it matters
+    TRUNCATED = "truncated"  # a size limit of Loragate cut an answer off, and the rest of it matters
     EMPTY = "empty"  # no text to look at
     TOO_SHORT = "too_short"  # too little text to say
     TOOL_CALLS = "tool_calls"  # an arm called tools instead of answering
@@ -84,8 +84,8 @@ class Similarity:
     """A comparator that has one number for both answers.
 
     Attributes:
-        measure: The number in [0, 1], or why there is none; sees pairs of answers that did not fail.
-        needs_whole: Whether an answer that a bound of ours cut off says nothing.
+        measure: Computes the number in [0, 1], or the reason why there is none; never called with failed answers.
+        needs_whole: Whether an answer that a size limit of Loragate cut off is left unscored.
     """
 
     shape: ClassVar[Shape] = Shape.SIMILARITY
@@ -108,8 +108,8 @@ class Difference:
     """A comparator that looks at one answer at a time.
 
     Attributes:
-        look: The answer's own number in [0, 1], or why there is none; sees answers that did not fail.
-        needs_whole: Whether an answer that a bound of ours cut off says nothing.
+        look: Computes one answer's number in [0, 1], or the reason why there is none; never called with failed answers.
+        needs_whole: Whether an answer that a size limit of Loragate cut off is left unscored.
     """
 
     shape: ClassVar[Shape] = Shape.DIFFERENCE

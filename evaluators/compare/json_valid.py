@@ -39,7 +39,7 @@ def _parse(text: str) -> Any:
 
 
 def _accept(*_: object) -> None:
-    """Say of a keyword that it is met."""
+    """Accept any value: replaces keywords of JSON Schema that are not checked."""
 
 
 def _limit_references(original: Any) -> Any:
@@ -61,7 +61,7 @@ def _skip_beside_patterns(original: Any) -> Any:
 
 @cache
 def _checker(kind: Any) -> Any:
-    """Return a validator class as it is, but for keywords that could run on."""
+    """Return a validator class whose keywords cannot run without end: patterns are off, references are limited."""
     from jsonschema import validators
 
     keywords = kind.VALIDATORS
@@ -73,7 +73,7 @@ def _checker(kind: Any) -> Any:
 
 
 def _of_one_dialect(schema: Any) -> Any:
-    """Return a schema without `$schema`: a part that names one would be checked by a class that is not ours."""
+    """Return a schema without `$schema`: jsonschema would check a part that has one by a class without our limits."""
     if isinstance(schema, Mapping):
         return {
             key: _of_one_dialect(value)

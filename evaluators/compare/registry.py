@@ -1,9 +1,9 @@
-"""Which comparators there are: the built-in ones and those that installed distributions provide.
+"""The registry of comparators: the built-in ones and plugins of installed distributions.
 
-A plugin is an entry point of the group `loragate.comparators`, a `Comparator` or a class that makes
-one without arguments. Its metric is called `score:` and its name, so that it never takes a
-built-in's place. One that cannot be used is left out and told by `comparator_problems`; one that
-raises, or answers what no comparator may, gives an `Unscored`. Nothing here ever raises.
+A plugin is an entry point of the group `loragate.comparators`: a `Comparator`, or a class that makes one without
+arguments. Its metric is named `score:` plus the plugin's name, so that it never replaces a built-in comparator.
+`comparator_problems` reports plugins that cannot be used. A plugin that raises, or returns an invalid score, gives an
+`Unscored`. No function of this module raises.
 """
 
 import re
@@ -56,26 +56,26 @@ BUILT_IN: Final[tuple[Comparator, ...]] = (
     EXPECTED,
 )
 _NAME: Final = re.compile(r"[a-z0-9_.-]{1,64}")
-# A plugin's reason is kept beside scores and may label a metric: a word, and nobody's words.
+# A plugin's reason is stored beside scores and may label a metric: one word only, so that it cannot hold prompt text.
 _REASON: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 OTHER_REASON: Final = "other"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """What was found: comparators by their metric's name, and what is wrong with plugins by theirs."""
+    """The comparators by their metric's name, and the problems of unusable plugins by theirs."""
 
     comparators: Mapping[str, Comparator]
     broken: Mapping[str, str]
 
 
 def comparators() -> Mapping[str, Comparator]:
-    """Return every comparator by its metric's name; looked for once in a process."""
+    """Return every comparator by its metric's name; plugins are loaded once in a process."""
     return _load_installed().comparators
 
 
 def comparator_problems() -> Mapping[str, str]:
-    """Return the plugins that could not be used, by name, each with what is wrong with it."""
+    """Return the problem of each plugin that cannot be used, by its metric's name."""
     return _load_installed().broken
 
 
@@ -85,7 +85,7 @@ def _load_installed() -> Loaded:
 
 
 def load_comparators(plugins: Iterable[EntryPoint]) -> Loaded:
-    """Return the built-in comparators and the given plugins, as far as these can be used."""
+    """Return the built-in comparators, those of the given plugins, and the problems of plugins that cannot be used."""
     found = {comparator.name: comparator for comparator in BUILT_IN}
     broken: dict[str, str] = {}
     for plugin in plugins:
@@ -125,12 +125,12 @@ def _problem(name: str, comparator: object) -> str | None:
 def compare_all(
     pair: Pair, names: Collection[str] | None = None, known: Mapping[str, Comparator] | None = None
 ) -> dict[str, Outcome]:
-    """Return what the comparators say of a pair, by the metric's name. Never raises.
+    """Return the comparators' outcomes for a pair, by the metric's name. Never raises.
 
     Args:
         pair: The two answers.
-        names: Whom to ask; None asks all. One that is not known here is `not_installed`.
-        known: Whom there is to ask; those of this process unless given.
+        names: Names of the metrics to compare by; None means all. An unknown one gets `not_installed`.
+        known: The available comparators; those of this process unless given.
     """
     there = comparators() if known is None else known
     return {name: _outcome(there.get(name), pair) for name in (there if names is None else dict.fromkeys(names))}

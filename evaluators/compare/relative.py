@@ -1,4 +1,4 @@
-"""Where the control stands between two amounts: control / (control + candidate), 0.5 for the same.
+"""Compare two amounts by the control's share: control / (control + candidate), 0.5 if they are equal.
 
 A share instead of a ratio, so that it stays in [0, 1] and three times as much is as far from 0.5
 as a third of it. Swapping the arms gives 1 minus the number.

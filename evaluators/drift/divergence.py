@@ -1,8 +1,8 @@
-"""KL divergence of two next-token distributions of which an engine tells the k likeliest tokens and the drawn one.
+"""Bound and estimate KL divergence where an engine reports only the k likeliest tokens and the drawn token.
 
-The whole divergence needs the whole vocabulary. From what is told two numbers can be had, and neither is the other:
-`lower_bound`, which the truth is never below, and `estimate`, whose expectation is the truth where the token was
-drawn from `served` itself. Log-probabilities are natural ones; results are nats.
+The exact divergence needs the probabilities of the whole vocabulary. The reported tokens allow two different numbers:
+`lower_bound`, which never exceeds the true divergence, and `estimate`, whose expectation is the true divergence if the
+token was drawn from `served`. Log-probabilities are natural ones; results are nats.
 """
 
 import math
@@ -16,12 +16,12 @@ SMALLEST_REST: Final = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """One position as one side tells it.
+    """The log-probabilities that one version's engine reports for one position.
 
     Attributes:
-        logprobs: Of the k likeliest tokens and of the drawn one.
-        top: The k likeliest. The drawn token is among them only if it is one of them: which these are must not
-            depend on what was drawn.
+        logprobs: Token → log-probability, of the k likeliest tokens and of the drawn token.
+        top: The k likeliest tokens. The drawn token is included only if it is one of the k likeliest, because this set
+            must not depend on the draw.
     """
 
     logprobs: Mapping[int, float]
@@ -29,18 +29,18 @@ class TokenLogprobs:
 
     @property
     def rest(self) -> float:
-        """The probability of all tokens that are not told."""
+        """The total probability of all tokens that are not reported."""
         return max(0.0, 1.0 - math.fsum(math.exp(each) for each in self.logprobs.values()))
 
     @property
     def most_untold(self) -> float:
-        """The most that a token can have which is not told: what the k-th likeliest has, and all of the rest."""
+        """The largest possible probability of an unreported token: at most that of the k-th likeliest, and `rest`."""
         least = min((self.logprobs[token] for token in self.top), default=0.0)
         return min(math.exp(least), max(self.rest, SMALLEST_REST))
 
 
 def lower_bound(served: TokenLogprobs, other: TokenLogprobs) -> float:
-    """Return a number that KL(served‖other) is never below, whatever the tokens that are not told have.
+    """Return a lower bound of KL(served‖other) that holds whatever the probabilities of unreported tokens are.
 
     Write p for `served` and q for `other`; B for the tokens that both tell, P = 1 - Σ_B p and Q = 1 - Σ_B q for what is
     left of each side. A token that only `served` tells has q ≤ u, and one that only `other` tells has p ≤ v, where u
@@ -81,7 +81,7 @@ def lower_bound(served: TokenLogprobs, other: TokenLogprobs) -> float:
 def _bound_outside_shared(
     left: float, left_other: float, ours: Sequence[float], theirs: Sequence[float], u: float, v: float
 ) -> float:
-    """Return the highest of all that the bound can say of tokens outside of B; see `lower_bound` for the letters.
+    """Return the largest value of the bound's part for tokens outside of B; see `lower_bound` for the letters.
 
     Where d > 0 depends on r: for a token of `ours` below p/u, for one of `theirs` above v/q. Between two such places
     the bound is `constant` + `gain` log r - `loss` r, so its highest point is at gain/loss or at one of the ends.
@@ -103,7 +103,7 @@ def _bound_outside_shared(
 
 
 def estimate(served: TokenLogprobs, other: TokenLogprobs, token: int) -> float:
-    """Return an estimate of KL(served‖other) from what is told and the drawn token.
+    """Return an estimate of KL(served‖other) from the reported tokens and the drawn token.
 
     The tokens S among the k likeliest of *both* sides count in full. Of all others the drawn token is a sample, if it
     is one of them, and the two rests P = 1 - Σ_S p and Q = 1 - Σ_S q are its control variate:

@@ -1,9 +1,9 @@
-"""Drift by teacher forcing: what two versions make of the same tokens, from an engine's `prompt_logprobs`.
+"""Drift by teacher forcing: compare two versions' probabilities of the same tokens, from `prompt_logprobs`.
 
-Both versions are given the same ids, prompt and reply, and tell in one prefill each how likely every token
-of the reply was. Nothing is generated and no text is turned into tokens again: the ids are the engine's own.
+Both versions get the same token ids, prompt and reply. In one prefill each, they report how likely every token of the
+reply was. Nothing is generated and no text is tokenised again: the ids are the engine's own.
 
-What the numbers are, precisely:
+Definition of the numbers:
 
 * Direction: `served` is the version that drew the tokens, `other` the one that did not. Swap them for the
   other direction's tokens; the two are different numbers.
@@ -21,8 +21,8 @@ What the numbers are, precisely:
   log-probabilities are raw, so it is not a divergence then (at 0 it is the ratio along the greedy path): it is
   reported with its temperature and not called KL, and no gate reads it.
 * Log-probabilities are the model's own, before temperature and penalties: vLLM's `--logprobs-mode
-  raw_logprobs`, its default. An engine started with a `processed_*` mode tells others, and then all of them mean
-  something else.
+  raw_logprobs`, its default. An engine started with a `processed_*` mode reports processed log-probabilities, and then
+  all of these numbers have another meaning.
 * Length: each number is a mean over a reply's tokens, so that a reply counts once however long it is; means
   over replies and sessions are made of these, not of tokens.
 * The stop token counts where the engine told it among the reply's ids (a reply of our own replay), and does not
@@ -58,19 +58,18 @@ _ROUNDING: Final = 1e-3
 
 
 class _Garbled(ValueError):
-    """What the engine told is not what it must be."""
+    """The engine's `prompt_logprobs` are malformed."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Position:
-    """One position as one side tells it."""
+    """The report of one version's engine for one position."""
 
     told: TokenLogprobs
     first: frozenset[int]  # the likeliest; empty where the side did not tell it
     text: str
 
     def logprob(self, token: int) -> float:
-        """Return a told token's log-probability."""
         return self.told.logprobs[token]
 
 
@@ -84,7 +83,7 @@ def drift_of(
     temperature: float | None = None,
     text: str | None = None,
 ) -> Drift | NoDrift:
-    """Compare what two versions tell of the tokens from `start` on.
+    """Return the drift between two versions on the tokens from `start` on.
 
     Args:
         ids: Prompt and reply.
@@ -94,10 +93,10 @@ def drift_of(
         other: Those of the other version over the same ids.
         top: How many of the likeliest tokens both were asked for.
         temperature: At which the reply was drawn; None means the engine's default, 1.
-        text: The reply's; None where it is not known.
+        text: Text of the reply; None where it is not known.
 
     Returns:
-        The drift, or why there is none: `no_tokens` (an empty reply) or `garbled` (the engine told nonsense).
+        The drift, or why there is none: `no_tokens` (an empty reply) or `garbled` (malformed `prompt_logprobs`).
     """
     start = max(start, 1)  # nothing comes before the first token, so nothing is told of it
     if start >= len(ids):
@@ -133,7 +132,7 @@ def bits_per_byte(drifts: Iterable[Drift]) -> float | None:
 
 
 def remove_words(drift: Drift | NoDrift | None) -> Drift | NoDrift | None:
-    """Return the same without the texts of tokens, which are words of prompts and replies."""
+    """Return the drift without the texts of tokens, because they are words of prompts and replies."""
     if not isinstance(drift, Drift):
         return drift
     return msgspec.structs.replace(drift, top_moved=tuple(("", at, one, two) for _, at, one, two in drift.top_moved))
@@ -167,10 +166,10 @@ def _summarize(told: Sequence[tuple[int, _Position, _Position]], temperature: fl
 
 
 def _count_bytes(pieces: Sequence[str], text: str) -> int | None:
-    """Return the bytes of a reply's text, if that is what its tokens spell; else None.
+    """Return the number of bytes of a reply's text if its tokens spell that text; else None.
 
-    A special token may follow, such as the stop token. Pieces of a character are told as U+FFFD, so what comes behind
-    the first of them is not compared; white space is not either, since some tokenizers leave out the first.
+    A special token may follow, such as the stop token. Engines report parts of a character as U+FFFD, so the text after
+    the first U+FFFD is not compared. White space is ignored, since some tokenizers leave out the first space.
     """
     spelt, _, unknown = "".join("".join(pieces).split()).partition("\ufffd")
     shown = "".join(text.split())

@@ -1,1 +1,1 @@
-"""From compared pairs to a classification with a reason, per criterion: pass, fail or inconclusive."""
+"""Classify compared pairs by each criterion as pass, fail or inconclusive, with the reason."""

@@ -1,19 +1,20 @@
-"""One criterion and the pairs that came: pass, fail or inconclusive, with *observed, limit, n, e*.
+"""Classify a rollout by one criterion: pass, fail or inconclusive, with *observed, limit, n, e*.
 
-FAIL when the evidence against "the candidate is no worse than allowed" reaches 1/alpha, PASS when the
-evidence against "it is worse than allowed" reaches 1/pass_alpha, INCONCLUSIVE else. Only one of the two can
-be true of a candidate, so these are the chances of ever saying the wrong one, however often one looks.
-Evidence may also fall again: a verdict is of now, and whoever acts on a FAIL acts at once.
+The verdict is FAIL when the evidence against "the candidate is no worse than allowed" reaches 1/alpha, PASS when the
+evidence against "the candidate is worse than allowed" reaches 1/pass_alpha, and INCONCLUSIVE otherwise. Only one of the
+two statements can be true of a candidate, so alpha and pass_alpha bound the chances of ever giving the wrong verdict,
+however often the evidence is examined. Evidence may also shrink again: a verdict holds for the moment at which it is
+read, so the rollout must act on a FAIL at once.
 
-Numbers are means of sessions (`sessions.py`) in the order in which they were closed; the order has no part in
-the result. Two streams are kept: the candidate's pairs, and noise pairs of one version with itself.
+Each observation is the mean of one session (`sessions.py`). The order of the sessions does not affect the result. Two
+streams are kept apart: the pairs of control and candidate, and the noise pairs, which compare one version with itself.
 
-Of `kl` a pair says two things (`outcomes.py`), so two tracks of such streams are kept: FAIL is judged by what the
-divergence is at least, PASS by its estimate. What is certain to be no more than the truth cannot fail a candidate that
-is within its limit, and could pass one that is not; an estimate without bias passes it with a chance of alpha at most.
-Were both to reach their bounds, it fails. Held against noise, FAIL takes the noise's estimate on the other side: bound
-less bound would be of no known sign. A pair's numbers are cut at 5 nats; a negative estimate is cut at 0 only when it
-is the mean of a session.
+For `kl` a pair yields two numbers (`outcomes.py`), so two tracks of these streams are kept: FAIL is decided by the
+lower bound of the divergence, PASS by its estimate. A lower bound never exceeds the true divergence: it cannot fail a
+candidate that is within its limit, but it could pass one that is not. An unbiased estimate passes such a candidate with
+a chance of at most alpha. If both tracks reach their thresholds, the verdict is FAIL. In a comparison with noise pairs,
+FAIL sets the candidate's bound against the noise's estimate: the sign of a difference of two bounds is not known.
+A pair's numbers are capped at 5 nats; a negative estimate is raised to 0 only after it was averaged over its session.
 """
 
 from collections import Counter
@@ -34,7 +35,7 @@ from evaluators.statistics.confidence_sequence import bounds
 from evaluators.statistics.two_sample import log_e_not_worse, log_e_worse
 
 _MAX_EXPONENT: Final = 700.0  # exp(710) is no float any more
-# Told in the reason from this share of pairs on.
+# The reason mentions unscored and late pairs once they are at least this share of all pairs.
 MANY: Final = 0.1
 _TRIAL, _NOISE = "trial", "noise"
 _RELATION: Final = {True: {"fail": "<", "pass": "≥"}, False: {"fail": ">", "pass": "≤"}}
@@ -42,24 +43,24 @@ _RELATION: Final = {True: {"fail": "<", "pass": "≥"}, False: {"fail": ">", "pa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Classification:
-    """What the pairs so far say of one criterion; numbers are in the metric's unit.
+    """The verdict on one criterion and the numbers behind it, in the metric's unit.
 
     Attributes:
-        metric: The criterion's.
+        metric: Name of the criterion's metric.
         label: `pass`, `fail` or `inconclusive`.
-        reason: The sentence for people: observed, limit, n, e.
-        observed: Mean over sessions: the metric's, or candidate - control of one that compares the arms' own. Of `kl`
-            the estimate; None where no pair has one.
-        bound: Of `kl`, the mean over sessions of what it is at least; None of others.
-        limit: What it is held against; None before the first noise pair where noise pairs tell it.
-        n: Sessions of the candidate that have counted.
+        reason: The verdict as a sentence for operators: observed, limit, n, e.
+        observed: The metric's mean over sessions, or the mean of candidate - control where the metric has a number for
+            each arm. For `kl`, the mean estimate. None if no pair has a number.
+        bound: For `kl`, the mean over sessions of the divergence's lower bound; None for other metrics.
+        limit: The value with which `observed` is compared; None if it depends on noise pairs and none has come yet.
+        n: Number of the candidate's sessions that have counted.
         e_fail, e_pass: E-values for failing and for passing, finite; 1/alpha and 1/pass_alpha decide.
-        low, high: Where the mean is at every look at once, with a chance of 1 - alpha.
-        noise: Mean over sessions of noise pairs; None without.
-        noise_n: Sessions of noise pairs.
-        pairs: The candidate's pairs with a number, waiting ones and left out ones included.
-        unscored: Reason → the candidate's pairs without a number.
-        left_out: Pairs of sessions that had counted already, of either stream.
+        low, high: Confidence interval of the mean, valid at every look at once with a chance of 1 - alpha.
+        noise: Mean over the sessions of noise pairs; None without noise pairs.
+        noise_n: Number of sessions of noise pairs.
+        pairs: Number of the candidate's pairs that have a number, including pairs of open sessions and late pairs.
+        unscored: Reason → number of the candidate's pairs that have no number.
+        left_out: Number of late pairs, of either stream: their session had counted before they came.
     """
 
     metric: str
@@ -85,8 +86,8 @@ class _Stream:
     """The sessions of one stream that have counted.
 
     Attributes:
-        evidence: Of their mean goodness.
-        weights: Sum of their mean weights.
+        evidence: Evidence of the sessions' mean goodness.
+        weights: Sum of the sessions' mean weights.
     """
 
     evidence: Evidence = field(default_factory=Evidence)
@@ -94,11 +95,10 @@ class _Stream:
 
     @property
     def weight(self) -> float:
-        """The mean weight; 1 of nothing."""
+        """The mean weight of the sessions; 1 without sessions."""
         return self.weights / self.evidence.n if self.evidence.n else 1.0
 
     def count(self, session: Closed) -> None:
-        """Add a session, once."""
         self.evidence = self.evidence.add(min(1.0, max(0.0, session.mean)))  # a mean may round beyond the ends
         self.weights += session.weight
 
@@ -107,8 +107,8 @@ class _Track:
     """Sessions of the candidate's pairs and of noise pairs, by one kind of number.
 
     Attributes:
-        sessions: Those that are open.
-        trial, noise: Those that have counted.
+        sessions: The sessions that are still open.
+        trial, noise: The sessions of the candidate's pairs and of noise pairs that have counted.
     """
 
     def __init__(self, idle_seconds: float, most_pairs: int) -> None:
@@ -116,7 +116,6 @@ class _Track:
         self.trial, self.noise = _Stream(), _Stream()
 
     def add(self, session: Hashable, value: float, at: float, *, is_noise: bool, weight: float = 1.0) -> None:
-        """Take a pair's number."""
         self._count(self.sessions.add(session, value, at, stream=_NOISE if is_noise else _TRIAL, weight=weight))
 
     def close(self, now: float) -> None:
@@ -129,7 +128,7 @@ class _Track:
 
 
 class CriterionEvidence:
-    """Gathers what pairs say of one criterion; one writer."""
+    """Collects the scores of pairs for one criterion; to be used by one writer only."""
 
     def __init__(
         self, criterion: Criterion, idle_seconds: float = IDLE_SECONDS, *, most_pairs: int = MAX_PAIRS
@@ -148,7 +147,7 @@ class CriterionEvidence:
         self._known: Classification | None = None
 
     def add(self, judged: ScoredPair) -> None:
-        """Take one pair; a pair that says nothing of the criterion's metric changes nothing."""
+        """Add one pair; a pair without an outcome for the criterion's metric is ignored."""
         outcome = outcome_of(judged, self.criterion.metric)
         # A divergence may have a bound where it has no estimate; both are of the same version.
         is_kl = self.criterion.metric == KL and KL not in judged.scores and kl_bound_of(judged) is not None
@@ -172,7 +171,7 @@ class CriterionEvidence:
             track.add(*self._place(judged, value, is_noise=is_noise), is_noise=is_noise, weight=weight)
 
     def _add_kl(self, judged: ScoredPair, *, is_noise: bool) -> None:
-        """Take the estimate of a pair for its candidate, and of the candidate's own pairs the bound against it."""
+        """Add a pair's divergence: the estimate for PASS; for FAIL the bound, or of noise pairs the estimate."""
         estimate = kl_estimate_of(judged)
         against = estimate if is_noise else kl_bound_of(judged)
         self._pairs += not is_noise
@@ -184,9 +183,10 @@ class CriterionEvidence:
             self._unscored[NO_ESTIMATE] += 1
 
     def _place(self, judged: ScoredPair, value: float, *, is_noise: bool) -> tuple[Hashable, float, float]:
-        """Return whose a number is, the number, and when it came."""
+        """Return the session's key, the number and its time, as `SessionMeans.add` expects them."""
         session = judged.session or judged.sample
-        # Where both streams meet in one e-value a session belongs to one of them; else they do not touch.
+        # An e-value made of both streams needs them independent, so a session may belong to only one of them.
+        # Other criteria do not combine the streams: there a session has a key of its own in each.
         key = (session, _NOISE) if is_noise and not self.criterion.needs_noise else session
         return key, value, max(judged.at, judged.scored_at)
 
@@ -209,17 +209,17 @@ class CriterionEvidence:
         return [stream.evidence.n for track in self._tracks() for stream in (track.trial, track.noise)]
 
     def has_counted(self, until: float) -> bool:
-        """Whether all sessions that began by then have counted; seconds as in `close`."""
+        """Whether all sessions that began until `until` have counted; seconds as in `close`."""
         return all(track.sessions.has_counted(until) for track in self._tracks())
 
     def classify(self) -> Classification:
-        """Return what the sessions that have counted say."""
+        """Return the classification by all sessions that have counted so far."""
         if self._known is None:
             self._known = self._compute()
         return self._known
 
     def _is_current(self, version: str) -> bool:
-        """Whether scores of a comparator's version count: those of the one that appeared last, from its first on."""
+        """Whether this is the comparator's latest version: only its scores count; the first restarts evidence."""
         if version not in self._versions:
             self._versions.append(version)
             self._begin()
@@ -232,10 +232,10 @@ class CriterionEvidence:
         return score.value if criterion.direction is HIGHER else 1 - score.value
 
     def _shrink(self, weight: float, value: float) -> tuple[float, float]:
-        """Return the weight as a share of the largest one, and the value drawn towards the boundary by that share.
+        """Return the weight as a share of the largest allowed one, and the value shrunk to the boundary by it.
 
-        The mean of what comes is on the same side of the boundary as the mean over all pairs, chosen or not, because
-        the weights undo the choice; and it is in [0, 1], as bets need it.
+        The mean of shrunk values lies on the same side of the boundary as the mean over all pairs, judged or not,
+        because the weights correct for the choice of judged pairs. Shrunk values stay in [0, 1], as betting requires.
         """
         most, boundary = self.criterion.most_weight, self.criterion.boundary
         assert most is not None
@@ -293,7 +293,7 @@ class CriterionEvidence:
         return None if mean is None else self._in_unit(mean, stream)
 
     def _in_unit(self, goodness: float, stream: _Stream) -> float:
-        """Turn mean goodness into the metric's unit, the pull of weights undone; within what the metric can be."""
+        """Convert mean goodness to the metric's unit and range, reversing the shrinkage by weights."""
         boundary = self.criterion.boundary
         if self.criterion.most_weight is not None and boundary is not None:
             goodness = boundary + (goodness - boundary) / stream.weight
@@ -325,7 +325,7 @@ class CriterionEvidence:
         return f"{told} {_RELATION[criterion.direction is HIGHER][label]} {against} ({inside})"
 
     def _numbers(self, found: Classification) -> tuple[str | None, list[str]]:
-        """Return what was observed, and what is told beside it: of `kl` bound and estimate, first what decides."""
+        """Return the observed value and further details; for `kl`, the deciding one of bound and estimate is first."""
         metric = self.criterion.metric
         estimate = None if found.observed is None else self._format(found.observed)
         bound = None if found.bound is None else f"at least {self._format(found.bound)}"
@@ -337,7 +337,7 @@ class CriterionEvidence:
         return f"{value:+.3f}" if self.criterion.is_relative else f"{value:.3f}"
 
     def _remarks(self) -> list[str]:
-        """What a reader must know beside the numbers."""
+        """Return the caveats that operators must know to read the numbers."""
         told = []
         unscored, waiting = self._unscored.total(), self._against.sessions.waiting
         if unscored and unscored >= MANY * (unscored + self._pairs):

@@ -1,4 +1,4 @@
-"""What is demanded of one metric: its direction, how much is allowed, and how sure a verdict must be.
+"""Criteria: the direction of a metric, how much worse a candidate may be, and how certain a verdict must be.
 
 Every metric is turned into numbers in [0, 1] where more is better ("goodness"), and every
 demand into "the mean goodness is at least a boundary":
@@ -35,15 +35,15 @@ REGISTERED: Final = "score:"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """A metric and what is allowed of it where a plan says nothing.
+    """A metric and its default margin or limit, for plans that set none.
 
     Attributes:
-        shape: What the number is.
-        direction: Which way is good.
-        margin: How much worse than control, a half, or noise is still fine; in the metric's unit.
-        limit: Absolute, and in place of the margin; None: the margin holds.
-        scale: What 1 in a score is in the metric's unit.
-        unit: For people; empty for shares.
+        shape: Meaning of the score's number.
+        direction: Whether higher or lower is better.
+        margin: How much worse than the control, than 0.5, or than noise pairs is allowed, in the metric's unit.
+        limit: Absolute limit that replaces the margin; None means that the margin applies.
+        scale: Value of a score of 1 in the metric's unit.
+        unit: The unit as shown to operators; empty for shares.
     """
 
     shape: Shape
@@ -98,20 +98,20 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Criterion:
-    """One demand on one metric; see the module's table. `criterion` makes one from a name.
+    """One requirement on one metric; see the module's table. `criterion` makes one from a metric's name.
 
     Attributes:
         metric: The comparator's name, or `kl`, `token_flip`, `moved_share`.
-        shape, direction: What its numbers are, and which way is good.
-        margin, limit: In the metric's unit; a limit takes the margin's place.
-        alpha: Chance, in (0, 1), of ever failing what is fine.
-        pass_alpha: Chance, in (0, 1), of ever passing what is not; None: as `alpha`. A candidate goes on only where all
-            criteria pass, so each may take the whole of what failing shares out (intersection-union).
-        min_samples: Sessions before it may pass.
-        critical, muted: Carried along for whoever decides by it.
-        scale, unit: Of the metric.
-        judged_share: The share of pairs that is judged at all; with it come the weights of those that are.
-            For preferences alone.
+        shape, direction: Meaning of the numbers, and whether higher or lower is better.
+        margin, limit: In the metric's unit; a limit replaces the margin.
+        alpha: Chance, in (0, 1), of ever failing a candidate that meets the criterion.
+        pass_alpha: Chance, in (0, 1), of ever passing a candidate that does not; None means `alpha`. A candidate goes
+            on only if all criteria pass, so each may use the whole chance that is shared out for failing
+            (intersection-union).
+        min_samples: Number of sessions before the criterion may pass.
+        critical, muted: Not used here; kept for the gate that acts on the verdict.
+        scale, unit: As in `Metric`.
+        judged_share: The share of pairs that the judge is asked about; it bounds their weights. For preferences only.
     """
 
     metric: str
@@ -142,27 +142,27 @@ class Criterion:
 
     @property
     def alpha_to_pass(self) -> float:
-        """The chance of ever passing what is not fine."""
+        """The chance of ever passing a candidate that does not meet the criterion."""
         return self.alpha if self.pass_alpha is None else self.pass_alpha
 
     @property
     def needs_noise(self) -> bool:
-        """Whether it is held against noise pairs."""
+        """Whether the metric is compared with noise pairs."""
         return self.limit is None and self.shape in (Shape.SIMILARITY, Shape.LEVEL)
 
     @property
     def is_relative(self) -> bool:
-        """Whether its numbers are differences between the arms."""
+        """Whether the numbers are differences between the arms."""
         return self.limit is None and self.shape is Shape.DIFFERENCE
 
     @property
     def most_weight(self) -> float | None:
-        """Beyond which a pair's weight is cut; None where weights say nothing."""
+        """The weight at which a pair's weight is capped; None where pairs have no weights."""
         return WEIGHT_ROOM / self.judged_share if self.shape is Shape.PREFERENCE else None
 
     @property
     def boundary(self) -> float | None:
-        """The least goodness that is fine, in [0, 1]; None where noise pairs tell it."""
+        """The least allowed goodness, in [0, 1]; None where it depends on noise pairs."""
         if self.limit is not None:
             return self.goodness(self.limit)
         if self.shape is Shape.DIFFERENCE:
@@ -175,7 +175,7 @@ class Criterion:
         return share if self.direction is HIGHER else 1 - share
 
     def in_unit(self, goodness: float) -> float:
-        """Turn goodness back; the inverse of `goodness`."""
+        """Convert goodness to the metric's unit; the inverse of `goodness`."""
         share = goodness if self.direction is HIGHER else 1 - goodness
         return 2 * share - 1 if self.is_relative else share * self.scale
 
@@ -193,17 +193,17 @@ def criterion(
     kind: Metric | None = None,
     judged_share: float = 1.0,
 ) -> Criterion:
-    """Return the criterion of a metric, with the table's defaults for what is None.
+    """Return the criterion for a metric, with the defaults of `METRICS` for arguments that are None.
 
     Args:
         metric: A name of `METRICS`; any other name needs `kind`.
-        alpha: This criterion's own part, after sharing out.
+        alpha: This criterion's own part of alpha, after it was shared out among all criteria.
         pass_alpha: See `Criterion`.
-        margin: Given without a limit, it takes the place of the default limit too.
+        margin: A margin without a limit replaces the default limit, too.
         limit: See `Criterion`.
         min_samples: See `Criterion`.
         critical, muted: See `Criterion`.
-        kind: What a comparator registered by the user measures; see `plugin_metric`.
+        kind: The metric of a comparator that the user has registered; see `plugin_metric`.
         judged_share: See `Criterion`.
 
     Raises:
@@ -232,5 +232,5 @@ def criterion(
 
 
 def plugin_metric(shape: Shape, direction: Direction) -> Metric:
-    """Return what is allowed of a comparator that the user has registered: 5 points."""
+    """Return the metric of a comparator that the user has registered, with a margin of 5 points."""
     return Metric(shape=shape, direction=direction)

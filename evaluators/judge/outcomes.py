@@ -1,8 +1,8 @@
-"""What one pair says of a metric.
+"""Read the outcome of one pair for a metric.
 
-Of `kl` it says two things: an estimate, and what the divergence is at least (`evaluators/drift/token_kl.py`). What
-speaks for a candidate, and what people are shown, is the estimate; what speaks against one is the bound. So a
-candidate fails only for what is certain of its drift, and passes only if all of it is likely to be within the limit.
+For `kl` a pair has two numbers: an estimate and a lower bound of the divergence (`evaluators/drift/token_kl.py`). The
+estimate is evidence for a candidate and is shown to operators; the lower bound is evidence against a candidate. So a
+candidate fails only by drift that is certain, and passes only if its whole drift is likely to be within the limit.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from evaluators.observation import Drift, NoDrift, Outcome, Score, ScoredPair, U
 
 KL: Final = "kl"
 CANDIDATE_SERVED: Final = "candidate_served"
-# Of a pair that was stored by a release that told the bound alone.
+# Reason for pairs that were stored by a release that recorded only the bound.
 NO_ESTIMATE: Final = "no_estimate"
 _TIMED: Final = frozenset(("ttft", "itl"))
 _SHARES: Final[dict[str, Callable[[Drift], float]]] = {
@@ -23,15 +23,15 @@ _SHARES: Final[dict[str, Callable[[Drift], float]]] = {
 
 
 def outcome_of(judged: ScoredPair, metric: str) -> Outcome | None:
-    """Return what a pair says of a metric; None if nobody asked.
+    """Return a pair's score for a metric or why it has none; None if the pair was not compared by that metric.
 
-    Drift may be scored on the control's tokens, the other's, or both. Then the mean of both counts: each has
-    its own blind spot, the greater of two would be biased upwards by noise, and a mean over half a nat says that
-    one of them is.
+    Drift may be scored on the control's tokens, on the other version's, or on both. With both, their mean counts: each
+    misses some kinds of drift, the larger of the two would be biased upwards by noise, and a mean over half a nat
+    implies that at least one of them is over half a nat.
 
-    What an evaluator asks again takes another time than what a caller was served, whatever the version: it comes
-    later, behind all callers, and finds its prompt in a cache. Noise pairs have the served answer in control's place,
-    so times count only where the candidate's pairs have, too.
+    A replayed request differs in timing from the request that the caller was served, whatever the version: it runs
+    later, at lower priority than all callers, and finds its prompt in the engine's cache. In noise pairs the control is
+    the served answer, so `ttft` and `itl` count only in pairs whose control was served, too.
     """
     told = judged.scores.get(metric)
     if told is not None:
@@ -47,7 +47,7 @@ def outcome_of(judged: ScoredPair, metric: str) -> Outcome | None:
 
 
 def outcome_against(judged: ScoredPair, metric: str) -> Outcome | None:
-    """Return what of a pair speaks against its other version: of `kl` what it is at least, else what it says."""
+    """Return the outcome that is evidence against the other version: for `kl` the lower bound, else as `outcome_of`."""
     if metric != KL or KL in judged.scores:
         return outcome_of(judged, metric)
     return _kl(judged, kl_bound_of(judged))
@@ -60,7 +60,7 @@ def kl_estimate_of(judged: ScoredPair) -> float | None:
 
 
 def kl_bound_of(judged: ScoredPair) -> float | None:
-    """Return what a pair's divergence is at least, in nats a token; None where it was not scored."""
+    """Return the lower bound of a pair's divergence in nats a token; None where drift was not scored."""
     known = [side.kl_bound for side in sides_of(judged)]
     return sum(known) / len(known) if known else None
 
@@ -72,7 +72,7 @@ def sides_of(judged: ScoredPair) -> list[Drift]:
 
 
 def share_of_cap(nats: float) -> float:
-    """Return nats a token as a share of what a pair counts at most; a negative estimate stays negative."""
+    """Return nats a token as a share of the cap, at most 1; a negative estimate stays negative."""
     return min(nats, KL_CAP_NATS) / KL_CAP_NATS
 
 

@@ -1,11 +1,11 @@
-"""Is a version still what it was when it was accepted, and is its traffic?
+"""Watch whether a version and its traffic have changed since the version was accepted.
 
-The baseline is a window of pairs from when the version was accepted. Against it are watched, session by
-session: how long its answers are, how often it refuses, how far it is from the base, and which tasks and which
-lengths of prompts come. A number alarms when its mean has left the baseline's by more than a tolerance, a category
-when its share has risen by more than that (what falls makes another rise). All watches of a version
-together raise a false alarm no oftener than once in `run_length` sessions on average, as long as the traffic's means
-stay within the tolerance; a daily cycle that does not is a change, so take baselines over whole days.
+The baseline is a window of pairs from when the version was accepted. Session by session, current traffic is compared
+with it: the length of answers, the rate of refusals, the drift from the base model, and the mix of tasks and of prompt
+lengths. A number raises an alarm when its mean differs from the baseline's by more than a tolerance, a category when
+its share has risen by more than a tolerance (a share that falls makes another rise). All watches of a version together
+raise a false alarm at most once in `run_length` sessions on average, as long as the traffic's means stay within the
+tolerance. A daily cycle that exceeds the tolerance counts as a change, so take baselines over whole days.
 """
 
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ LEAST_SESSIONS: Final = 100
 
 
 def numbers_of(judged: ScoredPair, version: str) -> dict[str, float]:
-    """Return what a pair says of a version's own answers, in [0, 1]; drift against the base alone."""
+    """Return a pair's numbers for one version's answers, in [0, 1]; drift only of pairs with the base model."""
     is_other = judged.other == version
     if not is_other and judged.control != version:
         return {}
@@ -56,7 +56,7 @@ def numbers_of(judged: ScoredPair, version: str) -> dict[str, float]:
 
 
 def categories_of(judged: ScoredPair) -> dict[str, str]:
-    """Return what kind of request a pair was: its task, and the size of its prompt in powers of four."""
+    """Return the categories of a pair's request: its task, and the size of its prompt in powers of four."""
     told = {"task": judged.task or "none"}
     if judged.prompt_tokens is not None:
         power = max(0, judged.prompt_tokens).bit_length() // 2
@@ -66,13 +66,13 @@ def categories_of(judged: ScoredPair) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alarm:
-    """One watch's word that something has changed.
+    """A detected change of one number or one category's share.
 
     Attributes:
-        what: The number, or `task:NAME`, `prompt_length:BIN`.
+        what: Name of the number, or `task:NAME`, `prompt_length:BIN`.
         direction: `up` or `down`.
-        limit: What its mean was held against, in [0, 1].
-        baseline: Its mean in the baseline.
+        limit: The limit that the mean has crossed, in [0, 1].
+        baseline: The mean in the baseline.
         n: Sessions since the watch began, or since its last alarm.
     """
 
@@ -84,14 +84,14 @@ class Alarm:
 
     @property
     def reason(self) -> str:
-        """The sentence for people."""
+        """The alarm as a sentence for operators."""
         sign = ">" if self.direction == "up" else "<"
         return f"{self.what} {sign} {self.limit:.3f} (baseline {self.baseline:.3f}, n={self.n:,} sessions)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distance:
-    """How far the present mix of a kind of category is from the baseline's."""
+    """Distance of the current mix of one kind of category from the baseline's mix."""
 
     psi: float
     jensen_shannon: float
@@ -101,7 +101,7 @@ _SessionValues = tuple[dict[str, float], dict[str, str]]
 
 
 class BaselineOf:
-    """Gathers a version's accepted window from pairs; one writer.
+    """Builds a version's baseline window from pairs; to be used by one writer only.
 
     Attributes:
         window: The sessions that have counted.
@@ -113,7 +113,6 @@ class BaselineOf:
         self.window = Window()
 
     def add(self, judged: ScoredPair) -> None:
-        """Take one pair."""
         self._count(self._sessions.add(judged))
 
     def close(self, now: float) -> Window:
@@ -127,10 +126,10 @@ class BaselineOf:
 
 
 class OverTime:
-    """Watches a version against its baseline; one writer.
+    """Compares a version's traffic with its baseline; to be used by one writer only.
 
     Attributes:
-        current: What was counted since it began, or since `begin_window`.
+        current: The window of sessions counted since the start, or since the last `begin_window`.
     """
 
     def __init__(
@@ -154,7 +153,7 @@ class OverTime:
         return self._count(self._sessions.close(now))
 
     def evidence(self) -> dict[str, tuple[float, float]]:
-        """Return the largest of the detectors' sums by number or kind of category, and at which an alarm comes."""
+        """Return, for each number and kind of category, the largest detector sum and the sum that raises an alarm."""
         told: dict[str, tuple[float, float]] = {}
         for watch, detector in self._watches:
             before = told.get(watch.name, (0.0, 0.0))[0]
@@ -187,7 +186,7 @@ class OverTime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Watch:
-    """One thing that may rise above a limit; `down` ones are turned round, so that they rise too."""
+    """One mean that may rise above a limit; a mean that may fall is watched as 1 - mean."""
 
     name: str
     category: str | None = None
@@ -197,7 +196,7 @@ class _Watch:
     baseline: float
 
     def value(self, numbers: Mapping[str, float], categories: Mapping[str, str]) -> float | None:
-        """Return what a session says of it, the higher the worse; None if nothing."""
+        """Return a session's value for this watch, higher is worse; None if the session has none."""
         if self.category is not None:
             seen = categories.get(self.name)
             return None if seen is None else float((seen if seen in self.known else OTHER) == self.category)
@@ -205,7 +204,7 @@ class _Watch:
         return None if value is None else (1 - value if self.is_down else value)
 
     def alarm(self, n: int) -> Alarm:
-        """Return its alarm after so many sessions."""
+        """Return the alarm that this watch raises after `n` sessions."""
         return Alarm(
             what=self.name if self.category is None else f"{self.name}:{self.category}",
             direction="down" if self.is_down else "up",
@@ -242,7 +241,7 @@ def _category_watches(name: str, baseline: Window) -> list[_Watch]:
 
 
 class _Sessions:
-    """Turns pairs into what is counted once a session: each number's mean, and the first pair's categories."""
+    """Reduces pairs to one observation a session: the mean of each number, and the categories of its first pair."""
 
     def __init__(self, version: str, idle_seconds: float) -> None:
         self._version = version
@@ -250,7 +249,7 @@ class _Sessions:
         self._means = {name: SessionMeans(idle_seconds) for name in TOLERANCES}
 
     def add(self, judged: ScoredPair) -> list[_SessionValues]:
-        """Take one pair, and return what counts by it."""
+        """Add one pair, and return the session values that are complete with it."""
         session, at = judged.session or judged.sample, max(judged.at, judged.scored_at)
         told: list[_SessionValues] = []
         if self._firsts.add(session, 0.0, at):
@@ -260,5 +259,5 @@ class _Sessions:
         return told
 
     def close(self, now: float) -> list[_SessionValues]:
-        """Return what counts because its session is idle."""
+        """Return the session values that are complete because their session is idle at `now`."""
         return [({name: closed.mean}, {}) for name, means in self._means.items() for closed in means.close(now)]

@@ -1,17 +1,17 @@
-"""A session counts once, by the mean of its pairs.
+"""Reduce the pairs of each session to one mean, so that a session counts once.
 
 Pairs of one conversation resemble each other: taken one by one they would count as more evidence than they
 are, and a test's error rate would not hold (docs/statistics.md shows by how much). So pairs are
 gathered by session, and the session is closed with its `MAX_PAIRS`th pair, when nothing came for
-`idle_seconds`, or `LONGEST` times that after it began. What comes for it afterwards is left out, not counted
-anew. How long is waited is therefore a matter of speed, never of validity.
+`idle_seconds`, or `LONGEST` times that after it began. Pairs that come for a closed session are left out and never
+reopen it. The waiting times therefore affect only how soon a verdict comes, never whether it is valid.
 
 Means are handed out in the order in which the sessions *began*: one that is closed waits for all that began before
-it. In the order in which they are closed short ones would come first, and a candidate that is worse in short
+it. Handed out in the order of closing, short sessions would come first, and a candidate that is worse in short
 sessions and better in long ones, no worse on the whole, would be failed by the evidence of the short ones alone.
 
-When a session is closed and handed out depends on pairs' times alone, never on who looked when; so whoever
-reads the same pairs again (a new leader, `gates simulate`) finds the same means in the same order.
+The times at which a session is closed and handed out depend only on the pairs' times, not on when the evidence was
+read. So a second reader of the same pairs (a new leader, `gates simulate`) gets the same means in the same order.
 """
 
 from collections.abc import Hashable
@@ -24,7 +24,7 @@ MAX_PAIRS: Final = 10
 # Longer than a turn of a conversation mostly takes; a gate waits so long for the last sessions. Clicks on
 # web pages are split at 30 minutes, but no evidence should wait for that.
 IDLE_SECONDS: Final = 60.0
-# So many times `idle_seconds` a session may stay open: those behind it wait for it.
+# A session stays open for at most this many times `idle_seconds`, because the sessions that began later wait for it.
 LONGEST: Final = 10
 # Bounds of memory. With more sessions waiting than this the one that began first is closed; of the closed ones the
 # oldest is forgotten, and would count once more if it came back after so many others.
@@ -37,10 +37,10 @@ class Closed:
     """A session's mean.
 
     Attributes:
-        stream: Whose: as given with its first pair.
-        mean: Of its pairs' numbers.
-        weight: Mean of its pairs' weights.
-        pairs: How many.
+        stream: The stream of the session's first pair.
+        mean: Mean of the pairs' numbers.
+        weight: Mean of the pairs' weights.
+        pairs: Number of pairs.
     """
 
     stream: str
@@ -60,7 +60,6 @@ class _Session:
     is_closed: bool = False
 
     def mean(self) -> Closed:
-        """Return what is handed out of it."""
         return Closed(
             stream=self.stream, mean=self.total / self.pairs, weight=self.weight / self.pairs, pairs=self.pairs
         )
@@ -71,8 +70,8 @@ class SessionMeans:
 
     Attributes:
         left_out: Pairs that came for a session which had counted already, or for its other stream.
-        of_other_stream: Those of them that came for the other stream: where two are read, a session of several pairs
-            has some.
+        of_other_stream: How many of `left_out` came for the session's other stream. With two streams, a session of
+            several pairs normally has some.
     """
 
     def __init__(self, idle_seconds: float = IDLE_SECONDS, most_pairs: int = MAX_PAIRS) -> None:
@@ -96,14 +95,14 @@ class SessionMeans:
         return not self._line or next(iter(self._line.values())).began > until
 
     def add(self, session: Hashable, value: float, at: float, *, stream: str = "", weight: float = 1.0) -> list[Closed]:
-        """Take one pair, and return the sessions that are handed out with it.
+        """Add one pair, and return the sessions that are handed out because of it.
 
         Args:
-            session: Whose it is.
-            value: Its number.
-            at: When it was compared, in seconds of any clock that rises from pair to pair.
-            stream: Which stream it belongs to; a session belongs to that of its first pair.
-            weight: The pair's, for whoever wants to know their mean.
+            session: Key of the pair's session.
+            value: The pair's number.
+            at: When the pair was compared, in seconds of any clock that rises from pair to pair.
+            stream: The pair's stream; a session belongs to the stream of its first pair.
+            weight: The pair's weight; only its mean over the session is kept.
         """
         found = self._open.get(session)
         if found is not None and self._is_over(found, at):
@@ -156,7 +155,7 @@ class SessionMeans:
             del self._closed[next(iter(self._closed))]
 
     def _take_closed(self) -> list[Closed]:
-        """Return those at the head of the line that are closed; they have counted then."""
+        """Remove and return the closed sessions that no open session precedes."""
         done = []
         while self._line:
             session, found = next(iter(self._line.items()))

@@ -1,8 +1,7 @@
-"""From HTTP bodies to what comparators read, and back to a body that asks the same again.
+"""Convert HTTP bodies to the values that comparators read, and build the body that replays a request.
 
-The only place on this side that knows how OpenAI and Anthropic requests and replies look. Bytes come
-from outside, so they may be anything: what cannot be compared raises `NotComparable` with a reason in
-a word, and nothing else is ever raised.
+Only this package of `evaluators` knows the formats of OpenAI and Anthropic requests and replies. Bodies are untrusted:
+one that cannot be compared raises `NotComparable` with a reason of one word, and no other exception is raised.
 """
 
 from evaluators.normalize.observing import observation_of

@@ -1,4 +1,4 @@
-"""What a reply says, whichever dialect it was in; filled by the dialects' readers."""
+"""The parsed content of a reply, independent of the API; filled by each API's reader."""
 
 from dataclasses import dataclass, field
 

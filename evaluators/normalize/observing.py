@@ -1,4 +1,4 @@
-"""One arm's reply becomes an `Observation`."""
+"""Convert one arm's reply to an `Observation`."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
@@ -32,20 +32,20 @@ def observation_of(
     duration_seconds: float | None = None,
     ended: Ended = Ended.COMPLETE,
 ) -> Observation:
-    """Return what a reply says.
+    """Parse a reply into an observation.
 
     Args:
         endpoint: The path, such as `/v1/chat/completions`.
         reply: The body as the engine sent it: a JSON object, or a stream of events.
-        is_stream: Which of the two.
-        ttft_seconds: To the first token, if it was streamed.
-        duration_seconds: From sending to the end.
-        ended: How it ended as far as is known. Of what was cut off or failed, as much is read as there is.
+        is_stream: Whether `reply` is a stream of events.
+        ttft_seconds: Time to the first token, if the reply was streamed.
+        duration_seconds: Time from sending the request to the end of the reply.
+        ended: How the reply ended, as far as known. A reply that was cut off or failed is read as far as it goes.
 
     Raises:
-        NotComparable: `unknown_endpoint`; `not_json`; `no_choices`; `engine_error`: the engine told an error,
-            instead of an answer or in its middle; `unfinished`: it should be complete, and has no end;
-            `truncated`: it was cut off, and half of a JSON object cannot be read.
+        NotComparable: `unknown_endpoint`; `not_json`; `no_choices`; `engine_error`: the engine reported an error
+            instead of an answer or in the middle of it; `unfinished`: a stream that should be complete has no end;
+            `truncated`: the reply was cut off, and an incomplete JSON object cannot be read.
     """
     if endpoint not in _WHOLE:
         raise NotComparable("unknown_endpoint")

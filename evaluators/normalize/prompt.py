@@ -1,4 +1,4 @@
-"""A request becomes a `Prompt`: what was asked, who said what, and what form the answer must have."""
+"""Convert a request to a `Prompt`: its conversation, and the form that the answer must have."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
@@ -19,14 +19,14 @@ Turn = tuple[str, str]
 
 
 def prompt_of(endpoint: str, body: bytes) -> Prompt:
-    """Return what a request asks.
+    """Parse a request into a prompt.
 
-    What is no text stands as its kind, `[image_url]`; an assistant's earlier calls stand as
+    Content that is not text is shown as its type, such as `[image_url]`; an assistant's earlier tool calls are shown as
     `[calls name(arguments)]`; reasoning is left out.
 
     Args:
         endpoint: The path, such as `/v1/chat/completions`.
-        body: As the client sent it.
+        body: The request body as the client sent it.
 
     Raises:
         NotComparable: `unknown_endpoint`, `not_json`, or `several_prompts`.
@@ -72,7 +72,7 @@ def _completion_text(asked: Mapping[str, Any]) -> str | None:
 
 
 def _expectation(value: Any) -> str | None:
-    """Return what a right answer holds; a number is taken as it would be written."""
+    """Return the text that a right answer must contain; a number is converted to text."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     return text_of(value).strip() or None
@@ -81,8 +81,8 @@ def _expectation(value: Any) -> str | None:
 def _form_of(asked: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, bool]:
     """Return the JSON schema that the answer must follow, if any, and whether it must be JSON.
 
-    vLLM 0.32 reads `response_format` before `structured_outputs`, and `guided_json` no longer; who sends
-    that one still wants JSON.
+    vLLM 0.32 reads `response_format` before `structured_outputs`, and `guided_json` no longer; a
+    client that sends `guided_json` still expects JSON.
     """
     response_format = mapping_of(asked.get("response_format"))
     text_format = mapping_of(mapping_of(asked.get("text")).get("format"))

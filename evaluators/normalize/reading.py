@@ -1,7 +1,7 @@
-"""Bytes of unknown making become JSON values; whatever they are, all that is raised is `NotComparable`.
+"""Read JSON of untrusted requests and replies; the only exception that is raised is `NotComparable`.
 
-Bodies and replies come from clients and engines, so nothing is taken for granted: every value is
-read by a function that answers with nothing when the type is not the one that is meant.
+Bodies come from clients and replies from engines, so any value may have a wrong type: every value is read by a function
+that returns an empty value or None if the type is not the expected one.
 """
 
 import json
@@ -27,29 +27,30 @@ _SURROGATES: Final = re.compile(
 )
 _PAIR_BYTES: Final = len(rb"\ud83d\ude00")
 _LINE_ENDS: Final = re.compile(rb"\r\n|\r")
-# Of tokens, requests, ids: an engine that tells more is broken. SQLite and MessagePack end at 64 bits.
+# Largest number of tokens, or token id, that is believed: a larger one is an error of the engine. SQLite and
+# MessagePack cannot store more than 64 bits.
 MAX_COUNTED: Final = 2**31
 _MARK: Final = b"\xef\xbb\xbf"
 
 
 def object_of(data: bytes, reason: str = "not_json") -> dict[str, Any]:
-    """Return the JSON object that `data` is.
+    """Decode a JSON object.
 
     Half of a surrogate pair that stands alone (RFC 8259, 8.2: allowed, and common where JavaScript cut an
     emoji in two) becomes U+FFFD, so that every text that comes out can be encoded.
 
     Raises:
-        NotComparable: It is none, nested too deeply, or not UTF-8; with `reason`.
+        NotComparable: `data` is not a JSON object, is nested too deeply, or is not UTF-8; with `reason`.
     """
     found: dict[str, Any] = _decode(data, dict[str, Any], reason)
     return found
 
 
 def members_of(data: bytes) -> dict[str, msgspec.Raw]:
-    """Return a JSON object's members, each value's bytes as they were written, but for halves of surrogate pairs.
+    """Return a JSON object's members with each value's bytes unchanged, except for lone halves of surrogate pairs.
 
     Raises:
-        NotComparable: It is no JSON object.
+        NotComparable: `data` is not a JSON object.
     """
     found: dict[str, msgspec.Raw] = _decode(data, dict[str, msgspec.Raw], "not_json")
     return found
@@ -119,7 +120,7 @@ def json_text_of(value: Any) -> str:
 def events_of(stream: bytes) -> Iterator[dict[str, Any]]:
     """Yield the JSON objects of a stream of server-sent events, `[DONE]` and comments left out.
 
-    An event at the very end that is not whole is left out: the stream was cut there.
+    An incomplete event at the end of the stream is left out: the stream was cut off there.
 
     Source: WHATWG HTML, 9.2.6: lines end with CR, LF or both, several `data` lines are one text.
 

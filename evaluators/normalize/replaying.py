@@ -1,7 +1,7 @@
-"""A request, to be asked of another version: what may be asked again, and the body that asks it.
+"""Replay a request on another version: decide whether it can be replayed, and build the body.
 
-All that steers what is generated stays as the client sent it, byte for byte: messages, tools, seed,
-sampling, limits, stops, cache salt. Changed is who is asked, and what only concerns the first asking.
+Everything that affects generation stays as the client sent it, byte for byte: messages, tools, seed, sampling, limits,
+stops, cache salt. The model is changed, and members that concern only the original request are dropped.
 """
 
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ from evaluators.normalize.reading import NotComparable, count_of, mappings_of, m
 
 ENDPOINTS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
 _COMPLETIONS: Final = ENDPOINTS[:2]
-# Not asked again: who asked and under what name (`request_id` would clash with the first), whose turn it is,
-# what only changes the form of the reply, and what costs the engine more than it tells us.
+# Dropped in a replay: the caller's identity and ids (`request_id` would clash with the original request), scheduling,
+# options that only change the form of the reply, and options whose cost to the engine exceeds their use here.
 _DROPPED: Final = frozenset(
     {"user", "metadata", "store", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier"}
     | {"request_id", "session_id", "priority", "stream", "stream_options", "enable_response_messages", "include"}
     | {"return_token_ids", "return_tokens_as_token_ids", "return_prompt_text", "return_token_offsets", "n", "best_of"}
     | {"logprobs", "top_logprobs", "logprob_token_ids", "prompt_logprobs", "routed_experts_prompt_start"}
 )
-# Tools of `/v1/responses` that the client runs itself; all others the engine's side would run, again.
+# Tools of `/v1/responses` that the client runs itself. The engine's side runs all others, and would run them again.
 _CLIENTS_TOOLS: Final = ("function", "custom", "namespace")
 
 
@@ -70,16 +70,16 @@ def _responses_reason(asked: Mapping[str, Any]) -> str | None:
 def replay_body(
     endpoint: str, body: bytes, *, model: str, priority: int | None, stream: bool, want_token_ids: bool
 ) -> bytes:
-    """Return the body that asks the same of `model`.
+    """Return the body that sends the same request to `model`.
 
     Args:
         endpoint: The path, such as `/v1/chat/completions`.
-        body: As the client sent it.
-        model: Whom to ask.
-        priority: vLLM's, larger is later; only where the engine schedules by priority, for it refuses other
-            numbers than 0 otherwise. `/v1/messages` has none.
-        stream: Whether to answer with events; where usage has to be asked for, it is.
-        want_token_ids: Ask for token ids. `/v1/messages` tells none.
+        body: The request body as the client sent it.
+        model: Name of the model that answers the replay.
+        priority: vLLM's priority, larger is later. Only for engines that schedule by priority: others refuse all
+            numbers but 0. `/v1/messages` has no priority.
+        stream: Whether the reply is streamed; usage is requested where a stream omits it by default.
+        want_token_ids: Whether to request token ids. `/v1/messages` has no token ids.
 
     Raises:
         NotComparable: As `skip_reason` says.

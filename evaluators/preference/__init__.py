@@ -1,1 +1,1 @@
-"""Which of two answers a judge prefers: asked in both orders, tied on a flip, checked on answers of one version."""
+"""Preferences of an LLM judge: it sees two answers in both orders, and contradicting choices count as a tie."""

@@ -1,11 +1,11 @@
-"""Is a judge fit to be believed? Told by pairs of one version twice, where nothing is to be preferred.
+"""Check a judge's reliability on noise pairs: two answers of one version, where neither should be preferred.
 
 Two things can be wrong, and both are tested after every pair, at an error rate that holds however often one
 looks (test martingales by betting, Ville's inequality):
 
-* its win rate is not 50 %: it prefers a side for what has nothing to do with the version;
-* it flips: shown the same two answers the other way round it says the same letter. A judge that goes by
-  the place, or rolls dice, makes ties or noise of every pair, and ties would let a bad candidate pass.
+* its win rate is not 50 %: the judge prefers a side for a reason that has nothing to do with the version;
+* it flips: shown the same two answers in the other order, the judge names the same letter. A judge that decides by
+  position or at random turns every pair into a tie or noise, and ties would let a bad candidate pass.
 
 Source: Waudby-Smith and Ramdas (2024), JRSS B 86(1), section 4.3 (hedged capital, here over a fixed grid of bets
 and with equal shares of the capital), doi:10.1093/jrsssb/qkad009.
@@ -27,15 +27,15 @@ _START: Final = (0.0,) * len(_BETS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What a judge did with pairs of one version so far.
+    """A judge's results on pairs of one version so far.
 
     Attributes:
-        pairs: Judged.
-        score: Sum of their preferences; half of `pairs` is right.
-        flips: Of `pairs`, how many were decided by the place.
+        pairs: Number of judged pairs.
+        score: Sum of the pairs' preferences; half of `pairs` is expected of a reliable judge.
+        flips: How many of `pairs` the judge decided by position.
         above, below, flipping: Log-capital of each bet against a win rate of at most 50 %, of at least 50 %, and
             against at most `MAX_FLIPS` flips.
-        is_flagged: Whether it has ever been found unfit; it stays so until somebody begins anew.
+        is_flagged: Whether the judge was ever found unreliable; this stays until the calibration is started anew.
     """
 
     pairs: int = 0
@@ -53,12 +53,12 @@ class Calibration:
 
     @property
     def flip_rate(self) -> float:
-        """The share of pairs decided by the place; 0 before the first pair."""
+        """The share of pairs decided by position; 0 before the first pair."""
         return self.flips / self.pairs if self.pairs else 0.0
 
     @property
     def e_value(self) -> float:
-        """Evidence that the judge is off; at `1 / ALPHA` it is flagged."""
+        """Evidence (e-value) that the judge is unreliable; at `1 / ALPHA` it is flagged."""
         # The mean of e-values is one: a quarter each for the two sides, a half for flips.
         return _mean(_capital(self.above), _capital(self.below)) / 2 + _capital(self.flipping) / 2
 
@@ -66,8 +66,8 @@ class Calibration:
         """Return the calibration with one more pair of one version.
 
         Args:
-            preferred: As `asking.preference` returns it.
-            flipped: As `asking.is_flip` returns it.
+            preferred: As `question.preference` returns it.
+            flipped: As `question.is_flip` returns it.
         """
         seen = replace(
             self,
@@ -81,7 +81,7 @@ class Calibration:
         return replace(seen, is_flagged=self.is_flagged or seen.e_value >= 1 / ALPHA)
 
     def describe(self) -> str:
-        """Return the figures in one line."""
+        """Return the calibration in one line for operators."""
         return (
             f"{'flagged' if self.is_flagged else 'ok'}: win rate {self.win_rate:.3f} (right: 0.5), flips "
             f"{self.flip_rate:.3f} (limit {MAX_FLIPS:.3f}), n={self.pairs}, e={self.e_value:.3g}"

@@ -1,6 +1,6 @@
-"""Which pairs are worth a judge's time: those whose drift moved, oftener; and each with its weight.
+"""Choose the pairs that are judged: pairs with more drift are chosen more often.
 
-A pair judged with chance c stands for 1/c pairs, so weighted means stay what they would be if all were judged.
+A pair that was chosen with chance c has the weight 1/c, so weighted means stay what they would be if all were judged.
 """
 
 import hashlib
@@ -15,11 +15,11 @@ BOOST: Final = 10.0
 
 
 def chance_of(share: float, drift: Drift | NoDrift | None) -> float:
-    """Return with what chance a pair is judged.
+    """Return the chance with which a pair is judged.
 
     Args:
-        share: Of all pairs, in (0, 1]; that of pairs without a drift. At 1 every pair is judged.
-        drift: The pair's.
+        share: Chance of a pair without drift, in (0, 1]. At 1 every pair is judged.
+        drift: The pair's drift.
 
     Raises:
         ValueError: `share` is out of range.
@@ -32,6 +32,6 @@ def chance_of(share: float, drift: Drift | NoDrift | None) -> float:
 
 
 def is_chosen(salt: str, sample: str, chance: float) -> bool:
-    """Whether a sample is among those that have a chance of `chance`: the same answer wherever it is asked."""
+    """Whether a sample is chosen at a chance of `chance`; every process gives the same answer for the same salt."""
     digest = hashlib.sha256(f"{salt}\x1f{sample}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < chance * 2**64

@@ -1,6 +1,6 @@
-"""What a judge is asked, and what its reply means: strictly one of three, or nothing.
+"""Build the question to a judge and read its reply: the first answer, the second, or a tie.
 
-A pair is asked about twice, with the answers in both orders, and only what holds in both is a preference.
+The judge sees each pair twice, with the answers in both orders; only a choice made in both orders is a preference.
 """
 
 import json
@@ -14,7 +14,7 @@ DEFAULT_RUBRIC: Final = (
     "Prefer the answer that is correct, does what was asked, and says no more than is needed. "
     "Length, politeness and style do not matter unless the request asks for them."
 )
-# Of a conversation, its end: what was asked last is what was answered.
+# Longer texts are cut at their beginning: an answer responds to the end of the conversation.
 MAX_CHARACTERS: Final = 24_000
 _SYSTEM: Final = (
     "You compare two answers to one request. Judge by this rubric alone:\n{rubric}\n\n"
@@ -24,7 +24,7 @@ _SYSTEM: Final = (
 
 
 class Choice(StrEnum):
-    """What a judge said of the two answers as they were shown."""
+    """A judge's choice between two answers, in the order in which they were shown."""
 
     FIRST = "first"
     SECOND = "second"
@@ -45,10 +45,10 @@ def question(prompt: Prompt, first: Observation, second: Observation, rubric: st
     """Return the messages that ask a judge which of two answers is better.
 
     Args:
-        prompt: What was asked.
+        prompt: The request that both answers respond to.
         first, second: The answers, shown as A and B.
-        rubric: What counts; empty means `DEFAULT_RUBRIC`.
-        mark: A word that the texts cannot foresee, such as a digest of them: it fences them off.
+        rubric: The rules by which the judge decides; empty means `DEFAULT_RUBRIC`.
+        mark: A word that the texts cannot contain on purpose, such as a digest of them; it delimits the texts.
     """
     parts = (
         ("request", _render_prompt(prompt)),
@@ -63,7 +63,7 @@ def question(prompt: Prompt, first: Observation, second: Observation, rubric: st
 
 
 def can_be_judged(observation: Observation) -> bool:
-    """Whether there is an answer to look at."""
+    """Whether an answer is complete and has text or tool calls."""
     return observation.ended is Ended.COMPLETE and bool(observation.text.strip() or observation.tool_calls)
 
 
@@ -73,7 +73,7 @@ def is_same_answer(one: Observation, two: Observation) -> bool:
 
 
 def read_reply(text: str) -> Choice | None:
-    """Return what a judge said, or None where it said nothing of the kind.
+    """Return the choice in a judge's reply, or None if the reply is not valid.
 
     Accepted are a JSON object with `winner` (bare, or the only thing in a code fence), and one bare word.
     """
@@ -94,8 +94,8 @@ def preference(control_first: Choice, candidate_first: Choice) -> float:
     """Return 1 where the candidate won in both orders, 0 where it lost in both, else 0.5, a tie.
 
     Args:
-        control_first: What was said with the control's answer as A.
-        candidate_first: What was said with the candidate's answer as A.
+        control_first: The judge's choice with the control's answer as A.
+        candidate_first: The judge's choice with the candidate's answer as A.
     """
     if control_first is Choice.SECOND and candidate_first is Choice.FIRST:
         return 1.0
@@ -105,7 +105,7 @@ def preference(control_first: Choice, candidate_first: Choice) -> float:
 
 
 def is_flip(control_first: Choice, candidate_first: Choice) -> bool:
-    """Whether the judge went with the place rather than with the answer: the same letter in both orders."""
+    """Whether the judge decided by position: it named the same letter in both orders."""
     return control_first is candidate_first and control_first is not Choice.TIE
 
 

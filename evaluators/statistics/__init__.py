@@ -1,5 +1,5 @@
-"""What numbers prove, and how surely: always-valid tests and bounds, distances, alarms.
+"""Statistics for gates and reports: always-valid tests and bounds, distances, alarms.
 
-Only what is valid at every look may gate a rollout (`betting`, `confidence_sequence`,
+Only methods that are valid at every look may gate a rollout (`betting`, `confidence_sequence`,
 `two_sample`, `detector`); distances and histograms are for reports.
 """

@@ -1,7 +1,7 @@
 """Is a mean above or below a boundary? Evidence from bets, valid at every look at once.
 
-Numbers x₁, x₂, … lie in [0, 1]. Whoever doubts that their mean is at most m may bet: stake
-everything on each number so that the capital is multiplied by
+Numbers x₁, x₂, … lie in [0, 1]. Evidence against "their mean is at most m" is the capital of a bettor
+who stakes everything on each number so that the capital is multiplied by
 
     (1 + r x) / (1 + r m),   r > 0 chosen beforehand.
 
@@ -63,11 +63,11 @@ _NEGLIGIBLE: Final = 40.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """All that is kept of a stream of numbers in [0, 1]: how many, their sum, and the sums of the bets' logs.
+    """Summary of a stream of numbers in [0, 1]: count, sum, and the sums of the bets' logs.
 
     Attributes:
-        n: How many.
-        total: Their sum.
+        n: Count of the numbers.
+        total: Sum of the numbers.
         up: (n_bets,) sums of log(1 + r x), nats.
         down: (n_bets,) sums of log(1 + r (1 - x)), nats.
     """
@@ -79,14 +79,14 @@ class Evidence:
 
     @property
     def mean(self) -> float | None:
-        """The mean; None of nothing."""
+        """The mean; None without numbers."""
         return self.total / self.n if self.n else None
 
     def add(self, value: float, times: int = 1) -> "Evidence":
-        """Return this with one more number, or with the same number several times.
+        """Return the evidence with one more number, or with the same number several times.
 
         Raises:
-            ValueError: It is not in [0, 1].
+            ValueError: The number is not in [0, 1].
         """
         if not 0.0 <= value <= 1.0:  # NaN fails this too
             raise ValueError(f"`{value}` cannot be bet on: it is not in [0, 1]")

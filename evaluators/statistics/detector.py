@@ -1,4 +1,4 @@
-"""Has a mean risen above a limit since some unknown moment? Alarms with a stated rate of false ones.
+"""Detect that a mean has risen above a limit since an unknown moment, with a bounded rate of false alarms.
 
 A test asks whether something has been so from the beginning. Of traffic that runs for months one asks whether it has
 *become* so: bets are begun anew at every step, and the capitals of all of them are added up,
@@ -28,7 +28,7 @@ RUN_LENGTH: Final = 100_000.0
 
 
 def run_length_of_each(run_length: float, count: int) -> float:
-    """Return at what run length each of `count` detectors must stand for all of them to have `run_length`."""
+    """Return the run length that each of `count` detectors needs for all of them together to have `run_length`."""
     return run_length * max(1, count)
 
 
@@ -58,11 +58,11 @@ class Detector:
 
     @property
     def sums(self) -> tuple[float, ...]:
-        """What must be kept to go on later: one sum a bet."""
+        """The detector's state, from which another `Detector` can continue: one sum for each bet."""
         return tuple(self._sums)
 
     def add(self, value: float) -> bool:
-        """Take a number in [0, 1], and return whether this is an alarm; after one it begins anew.
+        """Add a number in [0, 1], and return whether it raises an alarm, after which the detector starts anew.
 
         Raises:
             ValueError: The number is not in [0, 1].

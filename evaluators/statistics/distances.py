@@ -1,4 +1,4 @@
-"""How far two distributions over categories are apart: for reports and limits of people, not for gates.
+"""Distances between two distributions over categories: for reports and limits set by people, not for gates.
 
 Both are made of counts and both are finite whatever is empty. Neither knows how much data stands behind it: two
 draws of one mix, n and m observations, look apart by (categories - 1) · (1/n + 1/m) on average for PSI, and by an

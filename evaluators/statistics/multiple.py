@@ -1,4 +1,4 @@
-"""Many criteria at once: how alpha is shared out, and which e-values stand together.
+"""Correct for testing many criteria at once: share out alpha, or select among e-values.
 
 `bonferroni` bounds the chance that *any* harmless criterion ever fails, whatever the others
 do: for gates. `e_bh` bounds the expected share of false ones among those it names, and while no

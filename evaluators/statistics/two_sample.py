@@ -24,7 +24,7 @@ from typing import Final
 
 from evaluators.statistics.betting import Evidence, slope_above, slope_below
 
-# The least is told to so many nats, rounded down: never more evidence than there is.
+# Precision of the minimum in nats. It is rounded down, so that evidence is never overstated.
 _PRECISION: Final = 1e-3
 _MAX_STEPS: Final = 60
 
@@ -62,7 +62,10 @@ def _add_factors(first: tuple[float, float], other: tuple[float, float], kept: f
 
 
 def _add_reserve(log_capital: float, slope: float, kept: float) -> tuple[float, float]:
-    """Return the log of what is kept and staked together, and its slope; convex where the log of the stakes is."""
+    """Return the log of the unstaked and the staked capital together, and its slope.
+
+    The result is convex wherever `log_capital` is.
+    """
     top = max(log_capital, 0.0)
     staked = (1 - kept) * exp(log_capital - top)
     total = kept * exp(-top) + staked
@@ -75,9 +78,9 @@ def _check(margin: float) -> None:
 
 
 def _minimum(function: _Sloped, low: float) -> float:
-    """Return the least value of a convex function on [low, 1], rounded down by at most `_PRECISION`.
+    """Return the minimum of a convex function on [low, 1], rounded down by at most `_PRECISION`.
 
-    Between two points whose slopes have different signs it is never below where their tangents meet.
+    Between two points whose slopes have different signs, the function is never below the crossing of their tangents.
     """
     high = 1.0
     (at_low, slope_low), (at_high, slope_high) = function(low), function(high)

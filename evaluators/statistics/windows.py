@@ -1,6 +1,6 @@
-"""What is kept of a stretch of traffic: sums only, so that windows add up in any order and grouping.
+"""Summary of a period of traffic: sums only, so that windows add up in any order and grouping.
 
-Of each number its evidence (count, sum, the bets' logs), of each kind of category its counts.
+A window keeps the evidence of each number (count, sum, the bets' logs), and the counts of each kind of category.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class Window:
     categories: Mapping[str, Mapping[str, int]] = field(default_factory=lambda: _NONE)
 
     def add(self, numbers: Mapping[str, float], categories: Mapping[str, str]) -> "Window":
-        """Return this with one more observation; what it does not have is left out.
+        """Return the window with one more observation, which may lack some numbers or categories.
 
         Raises:
             ValueError: A number is not in [0, 1].
@@ -47,7 +47,7 @@ class Window:
         return Window(numbers=MappingProxyType(grown), categories=MappingProxyType(counts))
 
     def merge(self, other: "Window") -> "Window":
-        """Return both together: associative, and the same whichever comes first."""
+        """Return both windows together; merging is associative and commutative."""
         numbers = dict(self.numbers)
         for name, evidence in other.numbers.items():
             numbers[name] = numbers.get(name, Evidence()).merge(evidence)
@@ -60,7 +60,7 @@ class Window:
         return Window(numbers=MappingProxyType(numbers), categories=MappingProxyType(categories))
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values; `window_from` reads them."""
+        """Return the window as JSON values, which `window_from` reads."""
         numbers = {
             name: {"n": each.n, "total": each.total, "up": list(each.up), "down": list(each.down)}
             for name, each in self.numbers.items()
@@ -69,10 +69,10 @@ class Window:
 
 
 def window_from(told: Mapping[str, Any]) -> Window:
-    """Return the window that `to_json` told.
+    """Return the window from the JSON values of `to_json`.
 
     Raises:
-        ValueError: It was written with other bets; a baseline must then be set anew.
+        ValueError: The window was written with other bets; a baseline must then be set anew.
     """
     numbers = {}
     for name, each in told["numbers"].items():
