@@ -17,7 +17,7 @@ from gateway.observe.tally import Tally
 from gateway.store.errors import StoreError
 from gateway.store.feed import Feed
 from gateway.store.fingerprints import FingerprintStore
-from gateway.store.replicas import Beat, Replica, Replicas, serving
+from gateway.store.replicas import Beat, Replica, Replicas, count_serving
 
 log = logging.getLogger("loragate.store")
 
@@ -139,7 +139,7 @@ class StoreContact:
         deadline = asyncio.get_running_loop().time() + EVERYWHERE_SECONDS
         while True:
             alive = {each.id for each in self.heard.alive} | {self._replicas.replica.id}
-            done = await asyncio.to_thread(serving, self._state.store, version, alive)
+            done = await asyncio.to_thread(count_serving, self._state.store, version, alive)
             if done >= len(alive) or asyncio.get_running_loop().time() > deadline:
                 return done, len(alive)
             await asyncio.sleep(LOOK_SECONDS)

@@ -152,7 +152,7 @@ class Evaluator:
         self._beats.beat(self.name, self.counts.record(self._judges.calibrations()))
         self._policies.refresh()
         budgets = self._policies.hourly_budgets()
-        self._spent = frozenset(alias for alias, most in budgets.items() if self._samples.spent(alias) >= most)
+        self._spent = frozenset(alias for alias, most in budgets.items() if self._samples.tokens_spent(alias) >= most)
         if self._policies.aliases_with_judge():
             self._judges.learn(len(self._beats.alive()))
 

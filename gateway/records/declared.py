@@ -86,7 +86,7 @@ class DeclaredField:
 
 
 @functools.cache
-def declared_fields(record: type[msgspec.Struct]) -> Mapping[str, DeclaredField]:
+def find_declared_fields(record: type[msgspec.Struct]) -> Mapping[str, DeclaredField]:
     """Return the fields of a record that people write, by their names in a file."""
     found = {}
     for field in msgspec.structs.fields(record):

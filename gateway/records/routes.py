@@ -298,7 +298,7 @@ class RouteRecord(RoutePolicy, frozen=True, kw_only=True, forbid_unknown_fields=
         check_sources(self.unit)
         check_rules(self.engine_fields)
 
-    def controlled_by(self, version: str, now: int) -> "RouteRecord":
+    def with_control(self, version: str, now: int) -> "RouteRecord":
         """Return the route with all its traffic on `version`, the control until now remembered."""
         previous = tuple(each for each in self.previous if each.version not in (version, self.control))
         if self.control and self.control != version:

@@ -29,10 +29,10 @@ class Baselines:
             at = now_of(connection)
             connection.execute(insert(table).values(version=version, at=at, record=rows.encode(dict(body))))
 
-        self._store.writing(work)
+        self._store.run_write(work)
 
     def get(self, version: str) -> dict[str, Any] | None:
         """Return a version's baseline; None without one."""
         query = select(table.c.record).where(table.c.version == version)
-        record = self._store.reading(lambda connection: connection.scalar(query))
+        record = self._store.run_read(lambda connection: connection.scalar(query))
         return None if record is None else rows.decode(record, dict[str, Any], table.name)

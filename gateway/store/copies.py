@@ -48,7 +48,7 @@ def read(path: Path, kind: type[T]) -> T | None:
             return None
         if not path.is_file():  # reading a pipe would never end
             raise ValueError("it is no regular file")
-        return _opened(path.read_bytes(), kind)
+        return _unseal(path.read_bytes(), kind)
     except OSError as error:
         _put_aside(path, error.strerror or type(error).__name__)
     except _FLAWS as error:
@@ -56,7 +56,7 @@ def read(path: Path, kind: type[T]) -> T | None:
     return None
 
 
-def _opened(data: bytes, kind: type[T]) -> T:
+def _unseal(data: bytes, kind: type[T]) -> T:
     try:
         sealed = msgspec.json.decode(data, type=_Sealed)
     except msgspec.ValidationError:

@@ -117,7 +117,7 @@ class Database:
                 raw.autocommit = True
             return raw
 
-        with self.translated():
+        with self.translate_errors():
             return self.deadline.run(connect, given_up.set)
 
     def ask(self, session: Any, statement: str, *values: object) -> tuple[Any, ...] | None:
@@ -134,7 +134,7 @@ class Database:
             row: tuple[Any, ...] | None = cursor.fetchone() if cursor.description else None
             return row
 
-        with self.translated():
+        with self.translate_errors():
             return self.deadline.run(ask, lambda: cut(session))
 
     def dispose(self) -> None:
@@ -145,7 +145,7 @@ class Database:
         lent: list[Any] = []
         given_up = threading.Event()
 
-        def go_on() -> None:
+        def check_waiting() -> None:
             # What was told to have failed must not be done later, when the database answers again.
             if given_up.is_set():
                 raise TimeIsOver("nobody waits any more")
@@ -153,22 +153,22 @@ class Database:
         def run() -> T:
             with self._engine.connect().execution_options(**options) as connection:
                 lent.append(connection.connection.driver_connection)
-                go_on()
+                check_waiting()
                 with connection.begin():
-                    go_on()
+                    check_waiting()
                     outcome = work(connection)
-                    go_on()
+                    check_waiting()
                     return outcome
 
         def give_up() -> None:
             given_up.set()
             cut(*lent[:1])
 
-        with self.translated():
+        with self.translate_errors():
             return self.deadline.run(run, give_up, seconds)
 
     @contextmanager
-    def translated(self) -> Iterator[None]:
+    def translate_errors(self) -> Iterator[None]:
         """Turn the errors of database and driver into ours."""
         try:
             yield
@@ -234,7 +234,7 @@ def _sqlite(url: URL, seconds: float) -> sqlalchemy.Engine:
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
-    def connected(raw: Any, record: Any) -> None:
+    def configure(raw: Any, record: Any) -> None:
         record.info[_FILE] = identity_of(url)
         raw.isolation_level = None  # transactions begin where we say, not at the first change
         raw.execute("PRAGMA journal_mode=WAL")
@@ -244,12 +244,12 @@ def _sqlite(url: URL, seconds: float) -> sqlalchemy.Engine:
     def begin(connection: Connection) -> None:
         connection.exec_driver_sql(connection.get_execution_options().get("loragate_begin", "BEGIN"))
 
-    def lent(_raw: object, record: Any, _proxy: object) -> None:
+    def check_file(_raw: object, record: Any, _proxy: object) -> None:
         if record.info.get(_FILE) != identity_of(url):
             raise exc.DisconnectionError("the file was removed or replaced")  # the pool connects to what is there
 
     event.listen(engine, "do_connect", prepare)
-    event.listen(engine, "checkout", lent)
-    event.listen(engine, "connect", connected)
+    event.listen(engine, "checkout", check_file)
+    event.listen(engine, "connect", configure)
     event.listen(engine, "begin", begin)
     return engine

@@ -41,7 +41,7 @@ class Evaluators:
                 connection.execute(delete(table).where(table.c.seen < now_of(connection) - GONE_SECONDS))
                 connection.execute(insert(table).values(id=evaluator, **row))
 
-        self._store.writing(work)
+        self._store.run_write(work)
 
     def alive(self, within_seconds: float = SILENT_SECONDS) -> dict[str, dict[str, Any]]:
         """Return what each evaluator said last that has been heard of within so many seconds."""
@@ -50,8 +50,8 @@ class Evaluators:
             query = select(table.c.id, table.c.record).where(table.c.seen > now_of(connection) - within_seconds)
             return [(id_, record) for id_, record in connection.execute(query.order_by(table.c.id))]
 
-        return {id_: rows.decode(record, dict[str, Any], table.name) for id_, record in self._store.reading(work)}
+        return {id_: rows.decode(record, dict[str, Any], table.name) for id_, record in self._store.run_read(work)}
 
     def leave(self, evaluator: str) -> None:
         """Say that an evaluator ends."""
-        self._store.writing(lambda connection: connection.execute(delete(table).where(table.c.id == evaluator)))
+        self._store.run_write(lambda connection: connection.execute(delete(table).where(table.c.id == evaluator)))

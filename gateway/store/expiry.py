@@ -77,9 +77,9 @@ def forget(store: Store, now: float) -> int:
     gone = 0
     goes_on = True
     while goes_on:
-        deleted, goes_on = store.writing(lambda connection: _forget_some(connection, now))
+        deleted, goes_on = store.run_write(lambda connection: _forget_some(connection, now))
         gone += deleted
-    store.writing(spending.forget)
+    store.run_write(spending.forget)
     if store.database.is_sqlite:
         with contextlib.suppress(StoreError):  # the texts are deleted; the next call wipes the rest
             _wipe(store)

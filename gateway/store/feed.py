@@ -127,7 +127,7 @@ class _SqliteWatch:
                 return
 
     def _count(self) -> int:
-        with self._database.translated():
+        with self._database.translate_errors():
             if identity_of(self._database.url) != self._file:
                 raise FileNotFoundError("the file was removed or replaced")
             return int(self._session.execute("PRAGMA data_version").fetchone()[0])
@@ -157,7 +157,7 @@ class _PostgresWatch:
     def wait(self) -> None:
         """Wait for a notification, or until it is time to look."""
         # psycopg keeps the notifications that come with the answer to a query for this.
-        with self._database.translated():
+        with self._database.translate_errors():
             for _ in self._session.notifies(timeout=self._seconds, stop_after=1):
                 pass
 

@@ -31,12 +31,12 @@ class Feedbacks:
 
     def put(self, given: Feedback) -> None:
         """Store it, in the place of what the same account said of the same request before."""
-        self._writing(lambda connection: _put(connection, given))
+        self._write(lambda connection: _put(connection, given))
 
     def get(self, request_id: str, account: str) -> Feedback | None:
         """Return what an account said of a request."""
         query = select(table.c.record).where(table.c.id == _id(request_id, account))
-        record = self._store.reading(lambda connection: connection.scalar(query))
+        record = self._store.run_read(lambda connection: connection.scalar(query))
         return None if record is None else rows.decode(record, Feedback, table.name)
 
     def resolve(self, request_id: str, account: str, about: About, *, comment: str | None = None) -> bool:
@@ -57,31 +57,31 @@ class Feedbacks:
             _put(connection, given if comment is None else msgspec.structs.replace(given, comment=comment))
             return True
 
-        return self._writing(work)
+        return self._write(work)
 
-    def _writing(self, work: Callable[[Connection], T]) -> T:
+    def _write(self, work: Callable[[Connection], T]) -> T:
         try:
-            return self._store.writing(work)
+            return self._store.run_write(work)
         except IntegrityError:  # another gateway has stored the same word meanwhile: that one gives way
-            return self._store.writing(work)
+            return self._store.run_write(work)
 
     def drop(self, request_id: str, account: str) -> None:
         """Delete it, if it is there."""
         gone = delete(table).where(table.c.id == _id(request_id, account))
-        self._store.writing(lambda connection: connection.execute(gone))
+        self._store.run_write(lambda connection: connection.execute(gone))
 
     def unresolved(self, limit: int = PAGE, *, newest: bool = False) -> list[Feedback]:
         """Return the oldest of those of which it is not known yet what they are about; or the newest, those first."""
         order = table.c.at.desc() if newest else table.c.at
         query = select(table.c.record).where(table.c.is_resolved.is_(False)).order_by(order).limit(limit)
-        records = self._store.reading(lambda connection: connection.scalars(query).all())
+        records = self._store.run_read(lambda connection: connection.scalars(query).all())
         return [rows.decode(record, Feedback, table.name) for record in records]
 
     def counts(self, rollout: str, stage: int) -> dict[str, tuple[int, int]]:
         """Return by arm how many units gave scores or thumbs, and of how many the first is bad; labels do not count."""
         firsts = _firsts(rollout, stage)
         query = select(firsts.c.arm, func.count(), _n_bad(firsts)).where(firsts.c.place == 1).group_by(firsts.c.arm)
-        found = self._store.reading(lambda connection: connection.execute(query).all())
+        found = self._store.run_read(lambda connection: connection.execute(query).all())
         return {arm: (n, int(bad)) for arm, n, bad in found}
 
     def counts_by_account(self, rollout: str, stage: int, most: int) -> dict[str, dict[str, tuple[int, int]]]:
@@ -91,7 +91,7 @@ class Feedbacks:
         query = query.group_by(firsts.c.account, firsts.c.arm)
         query = query.order_by(func.count().desc(), firsts.c.account).limit(most)
         found: dict[str, dict[str, tuple[int, int]]] = {}
-        for account, arm, n, bad in self._store.reading(lambda connection: connection.execute(query).all()):
+        for account, arm, n, bad in self._store.run_read(lambda connection: connection.execute(query).all()):
             found.setdefault(account, {})[arm] = (n, int(bad))
         return found
 
@@ -100,7 +100,7 @@ class Feedbacks:
         old = select(table.c.id).where(table.c.at < before).limit(BATCH)
         gone = 0
         while True:
-            deleted = self._store.writing(
+            deleted = self._store.run_write(
                 lambda connection: connection.execute(delete(table).where(table.c.id.in_(old))).rowcount
             )
             gone += deleted

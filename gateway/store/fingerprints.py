@@ -46,7 +46,7 @@ class FingerprintStore:
         Raises:
             StoreError: They cannot be read; what is known stays.
         """
-        self._take(self._store.reading(_read))
+        self._take(self._store.run_read(_read))
 
     async def refresh(self) -> None:
         """Read all of them, and store what could not be stored before.
@@ -56,7 +56,7 @@ class FingerprintStore:
         """
         async with self._turn:
             await self._flush()
-            self._take(await asyncio.to_thread(self._store.reading, _read))
+            self._take(await asyncio.to_thread(self._store.run_read, _read))
 
     def of(self, version: str) -> Mapping[str, Fingerprint]:
         """Return a version's fingerprints by engine, the oldest first."""
@@ -88,7 +88,7 @@ class FingerprintStore:
         if not gone:
             return
         try:
-            self._store.writing(lambda connection: connection.execute(delete(table).where(table.c.version.in_(gone))))
+            self._store.run_write(lambda connection: connection.execute(delete(table).where(table.c.version.in_(gone))))
         except StoreError as error:
             log.warning("fingerprints of versions that are gone stay for now: %s", error)
 
@@ -127,13 +127,13 @@ class FingerprintStore:
         changes = dict(self._unstored)
         if not changes:
             return
-        await asyncio.to_thread(self._store.writing, lambda connection: _write(connection, changes))
+        await asyncio.to_thread(self._store.run_write, lambda connection: _write(connection, changes))
         for key, found in changes.items():
             if self._unstored.get(key, ...) is found:
                 del self._unstored[key]
         dropped = {key: None for key, found in changes.items() if found is not None and key[1] not in self.of(key[0])}
         if dropped:  # while it was being written: the store must not keep what nobody knows
-            await asyncio.to_thread(self._store.writing, lambda connection: _write(connection, dropped))
+            await asyncio.to_thread(self._store.run_write, lambda connection: _write(connection, dropped))
 
 
 def _read(connection: Connection) -> Records:

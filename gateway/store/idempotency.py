@@ -72,7 +72,7 @@ class IdempotencyKeys:
             connection.execute(insert(idempotency).values(key=key, request=request, expires=now + WORK_SECONDS))
             return None
 
-        found = self._store.writing(work)
+        found = self._store.run_write(work)
         if found is None:
             return None
         known, status, body = found
@@ -86,15 +86,15 @@ class IdempotencyKeys:
         """Remember what a claimed request was answered."""
         change = update(idempotency).where(idempotency.c.key == key)
         values = {"status": reply.status, "body": reply.body, "expires": int(self._store.now()) + KEEP_SECONDS}
-        self._store.writing(lambda connection: connection.execute(change.values(values)))
+        self._store.run_write(lambda connection: connection.execute(change.values(values)))
 
     def renew(self, key: str) -> None:
         """Say that a claimed request is still being carried out."""
         change = update(idempotency).where(idempotency.c.key == key, idempotency.c.status.is_(None))
         expires = int(self._store.now()) + WORK_SECONDS
-        self._store.writing(lambda connection: connection.execute(change.values(expires=expires)))
+        self._store.run_write(lambda connection: connection.execute(change.values(expires=expires)))
 
     def release(self, key: str) -> None:
         """Forget a claimed request that changed nothing, so that it may be tried again."""
         gone = delete(idempotency).where(idempotency.c.key == key, idempotency.c.status.is_(None))
-        self._store.writing(lambda connection: connection.execute(gone))
+        self._store.run_write(lambda connection: connection.execute(gone))

@@ -82,9 +82,9 @@ class Leader:
         Raises:
             StoreUnavailable: Nobody knows; without a store a leader cannot write either.
         """
-        current = self._store.reading(lambda connection: connection.scalar(select(schema.state.c.fence)) or 0)
+        current = self._store.run_read(lambda connection: connection.scalar(select(schema.state.c.fence)) or 0)
         if self.fence is None:
-            return self._stand(current)
+            return self._try_to_lead(current)
         if self.fence != current or not (self._lock.holds(self.fence) or self._lock.take(self.fence)):
             log.warning("%s leads no more: leader %d has taken over from %d", self._holder, current, self.fence)
             self.resign()
@@ -98,11 +98,13 @@ class Leader:
         with contextlib.suppress(StoreUnavailable):
             self._lock.drop_all_but(None)
 
-    def _stand(self, current: int) -> int | None:
+    def _try_to_lead(self, current: int) -> int | None:
         if not self._lock.take(current) and not self._is_silent(current):
             return None
         # The lock of the next fence: of several who find the leader gone, one goes on.
-        if self._lock.take(current + 1) and self._store.writing(lambda connection: self._follow(connection, current)):
+        if self._lock.take(current + 1) and self._store.run_write(
+            lambda connection: self._raise_fence(connection, current)
+        ):
             self.fence = current + 1
             log.info("%s leads as number %d", self._holder, self.fence)
         self._lock.drop_all_but(self.fence)
@@ -115,7 +117,7 @@ class Leader:
             self._heard, self._heard_at = heard, self._clock()
         return self._clock() - self._heard_at >= self._lease_seconds
 
-    def _follow(self, connection: Connection, current: int) -> bool:
+    def _raise_fence(self, connection: Connection, current: int) -> bool:
         state = schema.state
         taken = connection.execute(update(state).where(state.c.fence == current).values(fence=current + 1))
         if taken.rowcount == 1:
@@ -203,11 +205,11 @@ class _SessionLock:
     def beat(self, number: int) -> None:
         """Change the pulse."""
         leader = schema.leader
-        self._store.writing(lambda connection: connection.execute(update(leader).values(beats=leader.c.beats + 1)))
+        self._store.run_write(lambda connection: connection.execute(update(leader).values(beats=leader.c.beats + 1)))
 
     def pulse(self, number: int) -> object:
         """Return what changes with each beat of the holder."""
-        return self._store.reading(lambda connection: connection.scalar(select(schema.leader.c.beats)))
+        return self._store.run_read(lambda connection: connection.scalar(select(schema.leader.c.beats)))
 
     def drop_all_but(self, number: int | None) -> None:
         """Free the others."""

@@ -39,11 +39,11 @@ class Leases:
             return True
 
         try:
-            return self._store.writing(work)
+            return self._store.run_write(work)
         except IntegrityError:  # another was first
             return False
 
     def release(self, name: str, holder: str) -> None:
         """End a lease, if it is the holder's."""
         gone = delete(table).where(table.c.name == name, table.c.holder == holder)
-        self._store.writing(lambda connection: connection.execute(gone))
+        self._store.run_write(lambda connection: connection.execute(gone))

@@ -44,7 +44,7 @@ def check_is_known(found: str | None) -> None:
     )
 
 
-def bring_up(connection: Connection) -> None:
+def create_or_migrate(connection: Connection) -> None:
     """Make the tables, or migrate them, in the transaction of `connection`: whole, or not at all.
 
     Raises:
@@ -55,7 +55,7 @@ def bring_up(connection: Connection) -> None:
     found = revision_of(connection)
     check_is_known(found)
     if found is None:
-        _make(connection)
+        _create(connection)
     elif found != HEAD:
         migrate(connection, HEAD)
 
@@ -71,7 +71,7 @@ def migrate(connection: Connection, head: str, scripts: Path = MIGRATIONS) -> No
     command.upgrade(config, head)
 
 
-def _make(connection: Connection) -> None:
+def _create(connection: Connection) -> None:
     metadata.create_all(connection, checkfirst=False)
     for index, statement in PARTIAL_INDEXES.items():
         connection.execute(text(f"DROP INDEX {index}"))

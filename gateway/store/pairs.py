@@ -77,12 +77,12 @@ def _with_words(drift: Drift | NoDrift | None, moved: Moved) -> Drift | NoDrift 
 
 
 def _without_words(judged: ScoredPair) -> tuple[ScoredPair, Words]:
-    drift, words = _bare(judged.drift)
-    back, words_back = _bare(judged.drift_back)
+    drift, words = _strip_words(judged.drift)
+    back, words_back = _strip_words(judged.drift_back)
     return replace(judged, number=0, drift=drift, drift_back=back), Words(drift=words, drift_back=words_back)
 
 
-def _bare(drift: Drift | NoDrift | None) -> tuple[Drift | NoDrift | None, Moved]:
+def _strip_words(drift: Drift | NoDrift | None) -> tuple[Drift | NoDrift | None, Moved]:
     if not isinstance(drift, Drift) or not drift.top_moved:
         return drift, ()
     return replace(drift, top_moved=()), drift.top_moved
@@ -126,7 +126,7 @@ def is_stored(connection: Connection, judged: ScoredPair) -> bool:
     return found == encode(_without_words(judged)[0])
 
 
-def known_samples(connection: Connection, ids: Sequence[str]) -> set[str]:
+def find_judged(connection: Connection, ids: Sequence[str]) -> set[str]:
     """Return which samples have been judged."""
     return set(connection.scalars(select(table.c.sample).where(table.c.sample.in_(ids))))
 
@@ -144,7 +144,7 @@ class Pairs:
     def add(self, judged: ScoredPair) -> bool:
         """Store a pair whose sample never was in the store, without words; returns False if it is there already."""
         try:
-            self._store.writing(lambda connection: insert_pair(connection, judged, None))
+            self._store.run_write(lambda connection: insert_pair(connection, judged, None))
         except IntegrityError:  # its sample has been judged
             return False
         return True
@@ -152,7 +152,7 @@ class Pairs:
     def head(self) -> int:
         """Return the number of the newest pair, kept or not; 0 before the first."""
         query = select(counters.c.value).where(counters.c.name == COUNTER)
-        return self._store.reading(lambda connection: connection.scalar(query)) or 0
+        return self._store.run_read(lambda connection: connection.scalar(query)) or 0
 
     def since(self, number: int, limit: int = PAGE, alias: str | None = None) -> list[ScoredPair]:
         """Return the first pairs above a number, of an alias or of all, in order."""
@@ -202,7 +202,7 @@ class Pairs:
         old = select(table.c.number).where(table.c.at < before).limit(BATCH)
         gone = 0
         while True:
-            deleted = self._store.writing(
+            deleted = self._store.run_write(
                 lambda connection: connection.execute(delete(table).where(table.c.number.in_(old))).rowcount
             )
             gone += deleted
@@ -210,7 +210,7 @@ class Pairs:
                 return gone
 
     def _read(self, query: Select[int, str, str]) -> list[ScoredPair]:
-        found = self._store.reading(lambda connection: connection.execute(query).all())
+        found = self._store.run_read(lambda connection: connection.execute(query).all())
         return [decode(record, number, words) for number, record, words in found]
 
 

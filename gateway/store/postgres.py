@@ -213,7 +213,7 @@ def engine_for(url: URL, seconds: float, label: str) -> tuple[sqlalchemy.Engine,
     def connect(dialect: Any, _record: object, arguments: Any, options: Any) -> Any:
         return sessions.connect(lambda: dialect.connect(*arguments, **options))
 
-    def lent(raw: Any, _record: object, _proxy: object) -> None:
+    def check_session(raw: Any, _record: object, _proxy: object) -> None:
         try:
             raw.rollback()  # what the library asked when it connected
             sessions.check(raw)
@@ -224,5 +224,5 @@ def engine_for(url: URL, seconds: float, label: str) -> tuple[sqlalchemy.Engine,
             raise exc.InvalidatePoolError from error
 
     event.listen(engine, "do_connect", connect)
-    event.listen(engine, "checkout", lent)
+    event.listen(engine, "checkout", check_session)
     return engine, sessions

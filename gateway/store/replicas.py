@@ -54,7 +54,7 @@ class Replicas:
     def __init__(self, store: Store, replica: Replica, clock: Callable[[], float]) -> None:
         self._store = store
         self._clock = clock
-        self._told: dict[tuple[str, int], str] = {}
+        self._reported: dict[tuple[str, int], str] = {}
         self._pulses: dict[str, tuple[int, float]] = {}
         self._beats = 0
         self.replica = replica
@@ -68,7 +68,7 @@ class Replicas:
         own = self.replica.id
         self._beats += 1
         counted = {(each.rollout, each.stage): rows.encode(each) for each in tallies}
-        changed = {key: record for key, record in counted.items() if self._told.get(key) != record}
+        changed = {key: record for key, record in counted.items() if self._reported.get(key) != record}
 
         def work(connection: Connection) -> tuple[Sequence[Any], Sequence[Any]]:
             _put_replica(connection, self.replica, self._beats)
@@ -80,16 +80,16 @@ class Replicas:
             alive = connection.execute(select(table.c.id, table.c.beats, table.c.record)).all()
             return alive, connection.execute(select(tallies_table.c.replica, tallies_table.c.record)).all()
 
-        alive, stored = self._store.writing(work)
-        self._told = counted
+        alive, stored = self._store.run_write(work)
+        self._reported = counted
         by_stage: dict[tuple[str, int], list[Tally]] = {}
         for _, record in stored:
             tally = rows.decode(record, Tally, "tallies")
             by_stage.setdefault((tally.rollout, tally.stage), []).append(tally)
         found = tuple(combine_replicas(by_stage[key]) for key in sorted(by_stage))
-        return Beat(alive=self._living(alive), tallies=found)
+        return Beat(alive=self._find_living(alive), tallies=found)
 
-    def _living(self, found: Iterable[Any]) -> tuple[Replica, ...]:
+    def _find_living(self, found: Iterable[Any]) -> tuple[Replica, ...]:
         now = self._clock()
         living, gone = [], []
         pulses: dict[str, tuple[int, float]] = {}
@@ -103,7 +103,7 @@ class Replicas:
                 gone.append(id_)
         self._pulses = pulses
         if gone:
-            self._store.writing(lambda connection: connection.execute(delete(table).where(table.c.id.in_(gone))))
+            self._store.run_write(lambda connection: connection.execute(delete(table).where(table.c.id.in_(gone))))
         return tuple(sorted(living, key=lambda each: (each.name, each.id)))
 
     def leave(self) -> None:
@@ -112,16 +112,16 @@ class Replicas:
         Raises:
             StoreError: Nobody heard it; the others notice by themselves.
         """
-        self._store.writing(lambda connection: connection.execute(delete(table).where(table.c.id == self.replica.id)))
+        self._store.run_write(lambda connection: connection.execute(delete(table).where(table.c.id == self.replica.id)))
 
 
-def serving(store: Store, version: int, among: Collection[str]) -> int:
+def count_serving(store: Store, version: int, among: Collection[str]) -> int:
     """Return how many of these gateways, by id, say that they serve the state of `version` or a later one; blocks.
 
     Raises:
         StoreError: It cannot be read.
     """
-    records = store.reading(lambda connection: list(connection.scalars(select(table.c.record))))
+    records = store.run_read(lambda connection: list(connection.scalars(select(table.c.record))))
     replicas = [rows.decode(record, Replica, "replicas") for record in records]
     return sum(each.state >= version for each in replicas if each.id in among)
 

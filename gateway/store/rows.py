@@ -74,7 +74,7 @@ def hold(connection: Connection) -> None:
 def write_keys(connection: Connection, keys: Iterable[KeyRecord]) -> None:
     """Bring the keys in line with `keys`."""
     rows = [{"id": each.id, "digest": each.digest, "record": encode(each)} for each in keys]
-    _bring_in_line(connection, schema.keys, "id", rows)
+    _sync_rows(connection, schema.keys, "id", rows)
 
 
 def write_adapters(connection: Connection, entries: Iterable[Entry]) -> None:
@@ -83,7 +83,7 @@ def write_adapters(connection: Connection, entries: Iterable[Entry]) -> None:
         {"version": each.ref.version, "name": each.ref.name, "state": str(each.state), "record": encode(each)}
         for each in entries
     ]
-    _, gone = _bring_in_line(connection, schema.adapters, "version", rows)
+    _, gone = _sync_rows(connection, schema.adapters, "version", rows)
     _delete(connection, schema.fingerprints, "version", gone)
 
 
@@ -99,7 +99,7 @@ def write_routes(connection: Connection, routes: Sequence[RouteRecord], mark: Ro
     table = schema.routes
     stored = {row.alias: row.record for row in connection.execute(select(table.c.alias, table.c.record))}
     rows = [{"alias": each.alias, "record": _as_stored(each, stored.get(each.alias))} for each in routes]
-    changed, gone = _bring_in_line(connection, schema.routes, "alias", rows)
+    changed, gone = _sync_rows(connection, schema.routes, "alias", rows)
     versions = schema.route_versions
     for alias in (*changed, *gone):
         last = connection.scalar(select(func.max(versions.c.number)).where(versions.c.alias == alias)) or 0
@@ -216,7 +216,7 @@ def _as_mapping(text: str) -> Mapping[str, Any]:
     return {"not a record": str(text)}
 
 
-def _bring_in_line(
+def _sync_rows(
     connection: Connection, table: Table, key: str, wanted: Sequence[dict[str, Any]]
 ) -> tuple[list[str], list[str]]:
     """Make a table's rows those wanted, in their order; returns the keys that are new or other, and those gone."""

@@ -18,7 +18,7 @@ from gateway.records.sample import Sample
 from gateway.store import spending
 from gateway.store.clock import now_of
 from gateway.store.expiry import FAILED, MAX_BYTES, MAX_SAMPLES, OPEN, forget, make_room
-from gateway.store.pairs import insert_pair, is_stored, known_samples
+from gateway.store.pairs import find_judged, insert_pair, is_stored
 from gateway.store.schema import sample_texts as texts
 from gateway.store.schema import samples as queue
 from gateway.store.sql import Store
@@ -83,14 +83,14 @@ class Samples:
 
         def work(connection: Connection) -> int:
             known = set(connection.scalars(select(texts.c.id).where(texts.c.id.in_(contents))))
-            known |= known_samples(connection, list(contents))
+            known |= find_judged(connection, list(contents))
             new = [each for id_, each in each_once.items() if id_ not in known]
             sizes = [len(contents[each.id]) for each in new]
             fits = make_room(connection, sizes, self._most_samples, self._most_bytes) if new else 0
             _insert(connection, new[:fits], contents, retention_seconds)
             return len(new) - fits
 
-        return self._store.writing(work)
+        return self._store.run_write(work)
 
     def claim(self, holder: str, most: int, lease_seconds: float, *, skipping: Collection[str] = ()) -> list[Claimed]:
         """Take the oldest samples that nobody holds, at most so many.
@@ -102,7 +102,7 @@ class Samples:
             skipping: Aliases to leave, such as those whose budget is spent.
         """
 
-        def due(connection: Connection) -> Sequence[Row[str, str, int]]:
+        def find_due(connection: Connection) -> Sequence[Row[str, str, int]]:
             query = select(queue.c.id, queue.c.holder, queue.c.died).order_by(queue.c.at).limit(most)
             query = query.where(queue.c.state == OPEN, queue.c.ready <= now_of(connection))
             if skipping:
@@ -110,15 +110,15 @@ class Samples:
             return connection.execute(query.with_for_update(skip_locked=True)).all()
 
         def work(connection: Connection) -> list[Claimed]:
-            found = due(connection)
+            found = find_due(connection)
             dying = {each.id for each in found if each.holder and each.died + 1 >= MAX_DEATHS}
             _fail(connection, dying, "abandoned")
             return _take(connection, [each.id for each in found if each.id not in dying], holder, lease_seconds)
 
         # To look costs SQLite's other writers nothing.
-        if self._store.database.is_sqlite and not self._store.reading(due):
+        if self._store.database.is_sqlite and not self._store.run_read(find_due):
             return []
-        return self._store.writing(work)
+        return self._store.run_write(work)
 
     def extend(self, holder: str, ids: Collection[str], seconds: float) -> set[str]:
         """Hold claims for so many seconds from now on; returns those that are the holder's still."""
@@ -128,7 +128,7 @@ class Samples:
             change = change.values(ready=now_of(connection) + seconds)
             return set(connection.scalars(change.returning(queue.c.id)))
 
-        return self._store.writing(work) if ids else set()
+        return self._store.run_write(work) if ids else set()
 
     def finish(self, holder: str, judged: ScoredPair, tokens: int) -> bool:
         """Store what a claimed sample was judged, and take it off the queue: both, or neither.
@@ -156,11 +156,11 @@ class Samples:
             return True
 
         try:
-            return self._store.writing(work)
+            return self._store.run_write(work)
         except IntegrityError:  # it was judged before, and put again
             gone = delete(queue).where(queue.c.id == judged.sample)
-            self._store.writing(lambda connection: connection.execute(gone))
-            return self._store.reading(lambda connection: is_stored(connection, judged))
+            self._store.run_write(lambda connection: connection.execute(gone))
+            return self._store.run_read(lambda connection: is_stored(connection, judged))
 
     def give_up(
         self, holder: str, sample: str, reason: str, *, again_after_seconds: float | None, tokens: int = 0
@@ -188,11 +188,11 @@ class Samples:
                 spending.add(connection, alias, holder, tokens, at)
             return ours is not None
 
-        return self._store.writing(work)
+        return self._store.run_write(work)
 
-    def spent(self, alias: str, seconds: float = 3600.0) -> int:
+    def tokens_spent(self, alias: str, seconds: float = 3600.0) -> int:
         """Return the tokens that judging an alias's samples has cost in the last so many seconds, to the minute."""
-        return self._store.reading(lambda connection: spending.total(connection, alias, seconds))
+        return self._store.run_read(lambda connection: spending.total(connection, alias, seconds))
 
     def depth(self) -> Depth:
         """Return how many samples wait, in all and by alias."""
@@ -211,7 +211,7 @@ class Samples:
 
         by_alias = {
             alias: Depth(pending=n - claimed - failed, claimed=claimed, failed=failed, oldest_at=oldest)
-            for alias, n, claimed, failed, oldest in self._store.reading(work)
+            for alias, n, claimed, failed, oldest in self._store.run_read(work)
         }
         ages = [each.oldest_at for each in by_alias.values() if each.oldest_at is not None]
         return Depth(
@@ -243,13 +243,13 @@ def _insert(
         {"id": each.id, "alias": each.alias, "at": each.at, "expires": expires, **common}
         for each in sorted(samples, key=lambda each: each.id)
     ]
-    new = set(connection.scalars(_unless_there(connection, queue).returning(queue.c.id), rows)) if rows else ()
+    new = set(connection.scalars(_insert_if_absent(connection, queue).returning(queue.c.id), rows)) if rows else ()
     held = [{"id": id_, "expires": expires, "size": len(contents[id_]), "content": contents[id_]} for id_ in new]
     if held:
-        connection.execute(_unless_there(connection, texts), sorted(held, key=lambda row: str(row["id"])))
+        connection.execute(_insert_if_absent(connection, texts), sorted(held, key=lambda row: str(row["id"])))
 
 
-def _unless_there(connection: Connection, table: Table) -> Any:
+def _insert_if_absent(connection: Connection, table: Table) -> Any:
     """Return an INSERT that leaves rows alone which are there already."""
     if connection.dialect.name == "postgresql":
         from sqlalchemy.dialects.postgresql import insert as insert_postgres  # it is loaded by now

@@ -29,7 +29,7 @@ def note(store: Store, alias: str, holder: str, tokens: int) -> None:
     def work(connection: Connection) -> None:
         add(connection, alias, holder, tokens, float(connection.scalar(select(now_of(connection))) or 0.0))
 
-    store.writing(work)
+    store.run_write(work)
 
 
 def total(connection: Connection, alias: str, seconds: float) -> int:

@@ -20,7 +20,7 @@ from gateway.rollout.record import StoredRollout
 from gateway.store import rows, schema
 from gateway.store.database import Database, address_of
 from gateway.store.errors import Fenced, StaleWrite, StoreTooNew
-from gateway.store.migrate import bring_up, check_is_known, revision_of
+from gateway.store.migrate import check_is_known, create_or_migrate, revision_of
 
 T = TypeVar("T")
 
@@ -75,11 +75,11 @@ class Store:
 
     def read(self) -> Desired:
         """Return the state as it stands; an empty one before the first change."""
-        return self.reading(rows.read_all)
+        return self.run_read(rows.read_all)
 
     def version(self) -> int:
         """Return the state's version."""
-        return self.reading(lambda connection: connection.scalar(select(schema.state.c.version)) or 0)
+        return self.run_read(lambda connection: connection.scalar(select(schema.state.c.version)) or 0)
 
     def write(
         self,
@@ -117,7 +117,7 @@ class Store:
             rows.write_journal(connection, journal)
             _notify(connection, expected + 1)
 
-        self.writing(work)
+        self.run_write(work)
         still_open = tuple(rollout for rollout in desired.rollouts if rollout.is_open)
         return msgspec.structs.replace(desired, version=expected + 1, rollouts=still_open)
 
@@ -132,7 +132,7 @@ class Store:
             _hold(connection, fence)
             rows.write_journal(connection, journal)
 
-        self.writing(work)
+        self.run_write(work)
 
     def history(self, alias: str, *, before: int | None = None, limit: int = PAGE) -> tuple[RouteVersion, ...]:
         """Return the versions of an alias's route below number `before`, the newest first."""
@@ -141,7 +141,7 @@ class Store:
         if before is not None:
             query = query.where(table.c.number < before)
         query = query.order_by(table.c.number.desc()).limit(limit)
-        return self.reading(
+        return self.run_read(
             lambda connection: tuple(rows.decode(each, RouteVersion, table.name) for each in connection.scalars(query))
         )
 
@@ -157,7 +157,7 @@ class Store:
             query = query.where(
                 table.c.position < select(table.c.position).where(table.c.id == before).scalar_subquery()
             )
-        return self.reading(lambda connection: tuple(rows.decode_rollout(each) for each in connection.scalars(query)))
+        return self.run_read(lambda connection: tuple(rows.decode_rollout(each) for each in connection.scalars(query)))
 
     def journal(
         self, *, after: int = 0, limit: int = PAGE, about: str = "", newest: bool = False
@@ -167,11 +167,11 @@ class Store:
         Args:
             after, limit, about: Which; with `newest` the last `limit` of them, else the first.
         """
-        return self.reading(lambda connection: rows.read_journal(connection, after, limit, about, newest=newest))
+        return self.run_read(lambda connection: rows.read_journal(connection, after, limit, about, newest=newest))
 
     def journal_head(self) -> chain.JournalHead | None:
         """Return the newest journal entry as noted beside the state; None before the first."""
-        return self.reading(rows.read_head)
+        return self.run_read(rows.read_head)
 
     def verify_journal(self) -> chain.Break | None:
         """Return the first place where the journal was tampered with; None if it is whole."""
@@ -181,7 +181,7 @@ class Store:
             first, last = connection.execute(select(func.min(number), func.max(number))).one()
             return rows.read_head(connection), 1 if first is None else first, last or 0
 
-        head, first, last = self.reading(ends)
+        head, first, last = self.run_read(ends)
         if first < 1:
             return chain.Break(number=first, reason=f"entry {first} was put in from outside: the first is 1")
         end = head.number if head is not None else 0
@@ -196,39 +196,39 @@ class Store:
             yield from (entry for entry in page if entry.number <= end)
             after = page[-1].number
 
-    def reading(self, work: Callable[[Connection], T]) -> T:
+    def run_read(self, work: Callable[[Connection], T]) -> T:
         """Return what `work` reads, all of it at one moment."""
         self.prepare()
-        return self.database.read(_checked(work))
+        return self.database.read(_check_schema_first(work))
 
-    def writing(self, work: Callable[[Connection], T]) -> T:
+    def run_write(self, work: Callable[[Connection], T]) -> T:
         """Do `work` in one transaction."""
         self.prepare()
-        return self.database.write(_checked(work))
+        return self.database.write(_check_schema_first(work))
 
     def close(self) -> None:
         """Close the connections."""
         self.database.dispose()
 
 
-def _checked(work: Callable[[Connection], T]) -> Callable[[Connection], T]:
+def _check_schema_first(work: Callable[[Connection], T]) -> Callable[[Connection], T]:
     """Return `work`, refused if a later release has migrated the store while we run."""
 
-    def checked(connection: Connection) -> T:
+    def check_and_work(connection: Connection) -> T:
         found = connection.scalar(select(schema.revision.c.version_num))
         if found != schema.HEAD:
             check_is_known(found)
             raise StoreTooNew(f"the store went back to schema `{found}` while this gateway ran; start it again")
         return work(connection)
 
-    return checked
+    return check_and_work
 
 
 def _migrate(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
             connection.execute(text(f"SET LOCAL {name} = '{MIGRATION_SECONDS:.0f}s'"))
-    bring_up(connection)
+    create_or_migrate(connection)
 
 
 def _advance(connection: Connection, expected: int, fence: int | None) -> None:
@@ -241,7 +241,7 @@ def _advance(connection: Connection, expected: int, fence: int | None) -> None:
         return
     version, current = connection.execute(select(state.c.version, state.c.fence)).one()
     if fence is not None and fence != current:
-        raise _fenced(fence, current)
+        raise _takeover_error(fence, current)
     raise StaleWrite(
         f"the state is at version {version}, and the change was made from version {expected}; read it again and repeat"
     )
@@ -251,10 +251,10 @@ def _hold(connection: Connection, fence: int | None) -> None:
     rows.hold(connection)
     current = connection.scalar(select(schema.state.c.fence)) or 0
     if fence is not None and fence != current:
-        raise _fenced(fence, current)
+        raise _takeover_error(fence, current)
 
 
-def _fenced(fence: int, current: int) -> Fenced:
+def _takeover_error(fence: int, current: int) -> Fenced:
     return Fenced(f"leader {current} has taken over from leader {fence}, which writes no more; it has to stand again")
 
 

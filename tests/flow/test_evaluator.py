@@ -142,7 +142,7 @@ def test_a_pair_is_replayed_scored_in_both_directions_and_stored_once(
     assert [(each["model"], each["seed"], each["temperature"]) for each in replayed] == [(CANDIDATE, 7, 0.7)]
     assert replayed[0]["priority"] == 1_000_000
     assert Samples(store).depth().pending == 0
-    assert Samples(store).spent("support") > 0
+    assert Samples(store).tokens_spent("support") > 0
     assert Evaluators(store).alive() == {}  # it said that it ends
 
 

@@ -56,7 +56,7 @@ def plant(store: Store, pairs: Iterable[ScoredPair]) -> None:
         for each in pairs:
             insert_pair(connection, each, None)
 
-    store.writing(work)
+    store.run_write(work)
 
 
 def pairs_of(support: Support, rollout: str, n: int, *, bad: float = 0.0) -> list[ScoredPair]:

@@ -110,7 +110,7 @@ def test_of_twenty_evaluators_five_are_killed_and_each_sample_is_judged_once(
     assert len(set(told)) == len(told)
     assert pairs.since(0, SAMPLES + 1) == found
     assert samples.depth() == Depth()
-    assert samples.spent("support") == SAMPLES
+    assert samples.tokens_spent("support") == SAMPLES
     print(
         f"\n{SAMPLES} samples put in {put_seconds:.1f} s; judged by {EVALUATORS} evaluators, {KILLED} of them killed,"
     )
@@ -222,7 +222,7 @@ def test_a_change_of_the_state_does_not_wait_for_evaluators(store: Store) -> Non
         return _change(other)
 
     other = open_store(store.database.url.render_as_string(hide_password=False), now=time.time, seconds=30.0)
-    took = store.writing(work)  # it would fail after 30 s if it waited
+    took = store.run_write(work)  # it would fail after 30 s if it waited
     other.close()
     print(f"\na change of the state beside an open transaction of an evaluator: {1000 * took:.1f} ms")
     assert store.version() == 1

@@ -129,7 +129,7 @@ def test_a_server_that_takes_no_writes_reads_and_refuses_changes(server: Running
 
 
 def test_tables_that_vanish_under_a_running_gateway_are_not_made_anew(server: RunningPostgres, store: Store) -> None:
-    store.writing(lambda connection: connection.execute(text("DROP SCHEMA public CASCADE")))
+    store.run_write(lambda connection: connection.execute(text("DROP SCHEMA public CASCADE")))
     with pytest.raises(StoreUnavailable, match="loragate_schema"):
         store.read()
 
@@ -178,7 +178,7 @@ def test_a_client_that_is_paused_within_a_transaction_holds_up_others_for_a_whil
             connection.execute(text("UPDATE state SET fence = 9"))
             endless()
 
-        paused.writing(begin)
+        paused.run_write(begin)
         os._exit(0)
 
     def is_written() -> bool:

@@ -32,7 +32,7 @@ def plant(store: Store, pairs: Iterable[ScoredPair]) -> list[ScoredPair]:
         for each in pairs:
             insert_pair(connection, each, None)
 
-    store.writing(work)
+    store.run_write(work)
     return book.since(before)
 
 

@@ -3,7 +3,7 @@
 from gateway.decide.assign import Arm
 from gateway.observe.tally import Tally
 from gateway.records.state import Desired
-from gateway.store.replicas import GONE_SECONDS, SILENT_SECONDS, Replica, Replicas, serving
+from gateway.store.replicas import GONE_SECONDS, SILENT_SECONDS, Replica, Replicas, count_serving
 from gateway.store.sql import Store
 from tests.support.state_records import rollout
 
@@ -47,12 +47,12 @@ def test_a_replica_that_died_is_removed_in_the_end(store: Store) -> None:
     Replicas(store, Replica(id="dead", state=9), clock).beat()
     alive = Replicas(store, Replica(id="alive", state=4), clock)
     alive.beat()
-    assert serving(store, 4, {"alive", "dead"}) == 2
-    assert serving(store, 5, {"alive", "dead"}) == 1
-    assert serving(store, 5, {"alive"}) == 0
+    assert count_serving(store, 4, {"alive", "dead"}) == 2
+    assert count_serving(store, 5, {"alive", "dead"}) == 1
+    assert count_serving(store, 5, {"alive"}) == 0
     clock.now = GONE_SECONDS + 1
     alive.beat()
-    assert serving(store, 4, {"alive", "dead"}) == 1
+    assert count_serving(store, 4, {"alive", "dead"}) == 1
 
 
 def test_what_replicas_counted_adds_up_and_a_unit_of_both_counts_once(store: Store) -> None:

@@ -519,7 +519,7 @@ def test_a_record_that_was_spoilt_keeps_nobody_from_going_back(store: Store, tmp
         await world.rollouts.start("support", B, RAMP, ORDER)
         await world.rollouts.promote("support", ORDER, is_early=True)
         change = text("UPDATE journal SET record = :spoilt WHERE number = 3").bindparams(spoilt=spoilt)
-        store.writing(lambda connection: connection.execute(change))
+        store.run_write(lambda connection: connection.execute(change))
         assert (await roll_back(world.rollouts, "support", ORDER)).after.control == A
 
     run(store, tmp_path, work)

@@ -111,7 +111,7 @@ def test_a_route_that_an_earlier_release_wrote_with_fewer_fields_gets_no_new_ver
     written = store.write(Desired(routes=(route("a"),)), expected=0)
     record = {key: value for key, value in msgspec.to_builtins(route("a")).items() if key != "shadow"}
     change = text("UPDATE routes SET record = :record")
-    store.writing(lambda connection: connection.execute(change, {"record": json.dumps(record)}))
+    store.run_write(lambda connection: connection.execute(change, {"record": json.dumps(record)}))
     store.write(msgspec.structs.replace(written, routes=(*store.read().routes, route("b"))), expected=1)
     assert [len(store.history(alias)) for alias in ("a", "b")] == [1, 1]
 
@@ -129,7 +129,7 @@ def test_a_closed_rollout_leaves_the_state_and_stays_in_the_history(store: Store
 
 def written_rollout(store: Store) -> str:
     """Return the one rollout's row as it is in the database."""
-    record: str = store.reading(lambda connection: connection.execute(select(schema.rollouts.c.record)).scalar_one())
+    record: str = store.run_read(lambda connection: connection.execute(select(schema.rollouts.c.record)).scalar_one())
     return record
 
 
@@ -140,7 +140,7 @@ def test_what_a_later_release_wrote_of_a_rollout_outlives_other_changes_and_goes
     record = json.loads(written_rollout(store))
     record["body"]["mood"] = "hopeful"
     written = json.dumps(record)
-    store.writing(lambda connection: connection.execute(text("UPDATE rollouts SET record = :it"), {"it": written}))
+    store.run_write(lambda connection: connection.execute(text("UPDATE rollouts SET record = :it"), {"it": written}))
     desired = store.read()
     assert desired.rollouts == (rollout(),)
     store.write(msgspec.structs.replace(desired, keys=(key(1),)), expected=1)
@@ -207,7 +207,7 @@ def test_the_journal_is_chained_and_in_the_order_of_writing(store: Store) -> Non
 def test_tampering_with_the_journal_is_found(store: Store, tampering: str, found: str) -> None:
     store.write(Desired(), expected=0, journal=[{"what": "one"}, {"what": "two"}, {"what": "three"}])
     for statement in tampering.split("; "):
-        store.writing(lambda connection, each=statement: connection.execute(text(each)))  # type: ignore[misc]
+        store.run_write(lambda connection, each=statement: connection.execute(text(each)))  # type: ignore[misc]
     broken = store.verify_journal()
     assert broken is not None
     assert broken.reason.startswith(found)
@@ -223,7 +223,7 @@ def test_tampering_with_the_journal_is_found(store: Store, tampering: str, found
 )
 def test_a_journal_that_was_tampered_with_stops_no_change_and_stays_broken(store: Store, tampering: str) -> None:
     store.write(Desired(), expected=0, journal=[{"what": "one"}, {"what": "two"}])
-    store.writing(lambda connection: connection.execute(text(tampering)))
+    store.run_write(lambda connection: connection.execute(text(tampering)))
     store.write(Desired(), expected=1, journal=[{"what": "a rollback"}])
     assert store.journal(newest=True, limit=1)[0].record == {"what": "a rollback"}
     assert store.verify_journal() is not None
@@ -231,7 +231,7 @@ def test_a_journal_that_was_tampered_with_stops_no_change_and_stays_broken(store
 
 def test_a_leader_that_was_overtaken_cannot_write(store: Store) -> None:
     store.prepare()
-    store.writing(lambda connection: connection.execute(text("UPDATE state SET fence = 2")))
+    store.run_write(lambda connection: connection.execute(text("UPDATE state SET fence = 2")))
     store.write(Desired(), expected=0, fence=2)
     with pytest.raises(Fenced, match="leader 2 has taken over from leader 1"):
         store.write(Desired(), expected=1, fence=1)

@@ -142,7 +142,7 @@ def test_a_change_that_was_given_up_is_not_made_when_the_database_answers_again(
         answers.wait(PATIENCE_SECONDS)
 
     with pytest.raises(StoreUnavailable, match=r"no answer within 0\.2 s"):
-        store.writing(slowly)
+        store.run_write(slowly)
     answers.set()
     until(lambda: not store.database.deadline._hanging)
     assert patient.version() == 1

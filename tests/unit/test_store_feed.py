@@ -50,7 +50,7 @@ def test_a_change_without_a_notification_is_found_by_looking(store: Store) -> No
     store.prepare()
     with fed(store, poll_seconds=0.1) as (_, told):
         assert told.get(timeout=PATIENCE_SECONDS)[0] == 0
-        store.writing(lambda connection: connection.execute(text("UPDATE state SET version = 7")))
+        store.run_write(lambda connection: connection.execute(text("UPDATE state SET version = 7")))
         assert told.get(timeout=PATIENCE_SECONDS)[0] == 7
 
 

@@ -131,7 +131,7 @@ def test_all_pairs_of_a_rollout_are_found_however_many(store: Store, pairs: Pair
         for number in range(PAGE + 2):
             insert_pair(connection, judged(sample(number)), None)
 
-    store.writing(fill)
+    store.run_write(fill)
     assert numbers_of(pairs.of("ro-1", 1)) == list(range(1, PAGE + 3))
 
 
@@ -170,7 +170,7 @@ def test_a_number_is_seen_only_after_all_below_it(where: str) -> None:
         numbered.set()
         assert go_on.wait(5)
 
-    first = threading.Thread(target=slow.writing, args=(write_slowly,))
+    first = threading.Thread(target=slow.run_write, args=(write_slowly,))
     second = threading.Thread(target=Pairs(quick).add, args=(judged(sample(2)),))
     first.start()
     assert numbered.wait(5)

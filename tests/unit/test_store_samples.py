@@ -40,17 +40,17 @@ def claimed(samples: Samples, holder: str, most: int = 10, lease_seconds: float 
 
 def kept(store: Store) -> list[str]:
     """Ids of the samples whose texts are in the store."""
-    return store.reading(lambda connection: list(connection.scalars(text("SELECT id FROM sample_texts ORDER BY id"))))
+    return store.run_read(lambda connection: list(connection.scalars(text("SELECT id FROM sample_texts ORDER BY id"))))
 
 
 def let_claims_run_out(store: Store) -> None:
-    store.writing(lambda connection: connection.execute(text("UPDATE samples SET ready = 1 WHERE holder != ''")))
+    store.run_write(lambda connection: connection.execute(text("UPDATE samples SET ready = 1 WHERE holder != ''")))
 
 
 def now(store: Store) -> float:
     """The database's clock, by which texts expire; the store's own stands still."""
     clock = "extract(epoch FROM clock_timestamp())" if not store.database.is_sqlite else "strftime('%s', 'now')"
-    return float(store.reading(lambda connection: connection.scalar(text(f"SELECT {clock}"))))
+    return float(store.run_read(lambda connection: connection.scalar(text(f"SELECT {clock}"))))
 
 
 def test_a_sample_is_claimed_as_it_was_put(samples: Samples) -> None:
@@ -85,7 +85,7 @@ def test_a_sample_that_was_judged_meanwhile_is_taken_off_the_queue_unjudged(samp
     pairs.add(judged(sample(1)))
     assert not samples.finish("one", judged(sample(1), scored_at=9.0), 70)
     assert samples.depth() == Depth()
-    assert samples.spent("support") == 0
+    assert samples.tokens_spent("support") == 0
     assert [each.scored_at for each in pairs.since(0)] == [judged(sample(1)).scored_at]
 
 
@@ -114,7 +114,7 @@ def test_a_claim_that_ran_out_is_anothers_and_what_the_first_made_of_it_is_refus
     assert not samples.finish("slow", judged(sample(1), scored_at=7.0), 5)
     assert not samples.give_up("slow", sample(1).id, "tired", again_after_seconds=0)
     assert pairs.since(0) == []
-    assert samples.spent("support") == 0
+    assert samples.tokens_spent("support") == 0
     assert samples.finish("quick", judged(sample(1), scored_at=8.0), 5)
     assert not samples.finish("slow", judged(sample(1), scored_at=7.0), 5)
     assert [each.scored_at for each in pairs.since(0)] == [8.0]
@@ -132,7 +132,7 @@ def test_finishing_again_after_a_lost_answer_is_told_as_done_and_counts_once(sam
     for _ in range(2):
         assert samples.finish("one", judged(sample(1)), 70)
     assert [msgspec.structs.replace(each, number=0) for each in pairs.since(0)] == [judged(sample(1))]
-    assert samples.spent("support") == 70
+    assert samples.tokens_spent("support") == 70
     assert samples.depth() == Depth()
 
 
@@ -151,7 +151,7 @@ def test_a_sample_that_is_given_back_often_is_not_given_up(samples: Samples) -> 
     for attempt in range(1, 3 * MAX_DEATHS):
         assert claimed(samples, "one") == [(sample(1).id, attempt)]
         assert samples.give_up("one", sample(1).id, "engine_busy", again_after_seconds=0, tokens=10)
-    assert samples.spent("support") == 10 * (3 * MAX_DEATHS - 1)
+    assert samples.tokens_spent("support") == 10 * (3 * MAX_DEATHS - 1)
 
 
 def test_a_sample_that_is_given_back_for_later_waits_and_one_that_is_given_up_stays_failed(samples: Samples) -> None:
@@ -251,7 +251,7 @@ def test_a_sample_that_expires_while_it_is_judged_is_lost_to_its_evaluator(store
 def test_a_sample_that_cannot_be_read_fails_alone(store: Store, samples: Samples) -> None:
     samples.put([sample(1), sample(2)], DAY)
     damage = text("UPDATE sample_texts SET content = :content WHERE id = :id")
-    store.writing(lambda connection: connection.execute(damage, {"content": b"\xc1", "id": sample(1).id}))
+    store.run_write(lambda connection: connection.execute(damage, {"content": b"\xc1", "id": sample(1).id}))
     assert claimed(samples, "one") == [(sample(2).id, 1)]
     assert samples.depth().failed == 1
 
@@ -261,14 +261,14 @@ def test_what_judging_has_cost_is_told_by_alias_and_time(store: Store, samples: 
     claimed(samples, "one")
     for number, alias, tokens in ((1, "support", 100), (2, "support", 20), (3, "legal", 3)):
         samples.finish("one", judged(sample(number, alias)), tokens)
-    assert (samples.spent("support"), samples.spent("legal"), samples.spent("none")) == (120, 3, 0)
+    assert (samples.tokens_spent("support"), samples.tokens_spent("legal"), samples.tokens_spent("none")) == (120, 3, 0)
     an_hour_ago = text("UPDATE spending SET slot = slot - 61 WHERE alias = 'support'")
-    store.writing(lambda connection: connection.execute(an_hour_ago))
-    assert (samples.spent("support"), samples.spent("support", 2 * HOUR)) == (0, 120)
+    store.run_write(lambda connection: connection.execute(an_hour_ago))
+    assert (samples.tokens_spent("support"), samples.tokens_spent("support", 2 * HOUR)) == (0, 120)
     days_ago = text("UPDATE spending SET slot = slot - 2000 WHERE alias = 'support'")
-    store.writing(lambda connection: connection.execute(days_ago))
+    store.run_write(lambda connection: connection.execute(days_ago))
     samples.expire(0)
-    assert (samples.spent("support", 30 * DAY), samples.spent("legal", 30 * DAY)) == (0, 3)
+    assert (samples.tokens_spent("support", 30 * DAY), samples.tokens_spent("legal", 30 * DAY)) == (0, 3)
 
 
 def test_more_than_a_batch_expires_at_once(store: Store, samples: Samples) -> None:
@@ -335,7 +335,7 @@ def test_no_step_of_an_evaluator_reads_a_whole_table(tmp_path: Path) -> None:
         samples.extend("one", ids(1), HOUR)
         samples.finish("one", judged(sample(1)), 5)
         samples.give_up("one", sample(2).id, "busy", again_after_seconds=0, tokens=5)
-        samples.spent("support")
+        samples.tokens_spent("support")
         samples.expire(0)
         pairs.since(0)
         pairs.since(0, alias="support")
@@ -351,7 +351,7 @@ def test_no_step_of_an_evaluator_reads_a_whole_table(tmp_path: Path) -> None:
     for statement, parameters in sent:
         if re.match("SELECT|UPDATE|DELETE", statement):
             query = (f"EXPLAIN QUERY PLAN {statement}", parameters)
-            found = store.reading(lambda connection, query=query: connection.exec_driver_sql(*query).all())  # type: ignore[misc]
+            found = store.run_read(lambda connection, query=query: connection.exec_driver_sql(*query).all())  # type: ignore[misc]
             steps += [(row[3], statement) for row in found]
     assert len(steps) > 30
     # The room that is left is added up along an index, which holds no texts.

@@ -17,7 +17,7 @@ from gateway.records.state import Desired
 from gateway.store import schema
 from gateway.store.database import Database, address_of
 from gateway.store.errors import StoreError, StoreTooNew, StoreUnreadable
-from gateway.store.migrate import MIGRATIONS, bring_up, migrate, revision_of
+from gateway.store.migrate import MIGRATIONS, create_or_migrate, migrate, revision_of
 from gateway.store.sql import Store, open_store
 from tests.support.state_records import key, route
 
@@ -30,7 +30,7 @@ def test_a_new_store_is_made_without_alembic(where: str, monkeypatch: pytest.Mon
     """The first start does not wait for its import."""
     monkeypatch.setitem(sys.modules, "alembic", None)
     database = Database(address_of(where), 10)
-    database.write(bring_up)
+    database.write(create_or_migrate)
     found = database.read(lambda connection: set(inspect(connection).get_table_names()))
     assert found == {*schema.metadata.tables, schema.REVISION_TABLE}
     database.dispose()
@@ -113,7 +113,7 @@ def test_of_several_that_start_on_an_empty_database_one_makes_the_tables(where: 
 def test_a_store_of_a_later_release_is_refused(where: str) -> None:
     running, store = new_store(where), new_store(where)
     running.write(Desired(keys=(key(1),)), expected=0)
-    running.writing(lambda connection: connection.execute(text("UPDATE loragate_schema SET version_num = '9999'")))
+    running.run_write(lambda connection: connection.execute(text("UPDATE loragate_schema SET version_num = '9999'")))
     for use in (store.read, running.read, lambda: running.write(Desired(), expected=1)):
         with pytest.raises(StoreTooNew, match="schema `9999`, and this release knows"):
             use()
@@ -124,7 +124,7 @@ def test_a_store_of_a_later_release_is_refused(where: str) -> None:
 def test_a_store_of_a_development_version_is_refused_and_left_alone(where: str) -> None:
     running, store = new_store(where), new_store(where)
     running.write(Desired(keys=(key(1),)), expected=0)
-    running.writing(lambda connection: connection.execute(text("UPDATE loragate_schema SET version_num = '0003'")))
+    running.run_write(lambda connection: connection.execute(text("UPDATE loragate_schema SET version_num = '0003'")))
     with pytest.raises(StoreUnreadable, match=r"schema `0003` of a development version.*begin with another store"):
         store.read()
     assert running.database.read(revision_of) == "0003"
@@ -136,7 +136,7 @@ def test_a_record_with_a_field_that_only_a_later_release_knows_is_not_guessed_at
     store.write(Desired(routes=(route("support"),)), expected=0)
     record = '{"alias":"support","control":"v1","salt":"s","wings":2}'
     later = text("UPDATE routes SET record = :record")
-    store.writing(lambda connection: connection.execute(later, {"record": record}))
+    store.run_write(lambda connection: connection.execute(later, {"record": record}))
     with pytest.raises(StoreUnreadable, match=r"`wings`.*run the release that wrote it"):
         store.read()
 

@@ -50,9 +50,9 @@ def test_a_word_that_two_gateways_store_at_once_is_stored(store: Store) -> None:
 
         def writing(self, work: Callable[[Connection], Any]) -> Any:
             if self.has_lost:
-                return store.writing(work)
+                return store.run_write(work)
             self.has_lost = True
-            store.writing(work)
+            store.run_write(work)
             raise IntegrityError("INSERT", None, ValueError())
 
     Feedbacks(cast(Store, Raced())).put(said("r1", thumb="down", about=ABOUT))
@@ -146,7 +146,7 @@ def test_an_evaluator_that_is_silent_is_not_alive_and_its_row_goes_when_another_
     time.sleep(0.02)
     assert evaluators.alive(within_seconds=0.01) == {}
     long_ago = text("UPDATE evaluators SET seen = seen - :seconds")
-    store.writing(lambda connection: connection.execute(long_ago, {"seconds": GONE_SECONDS + 1}))
+    store.run_write(lambda connection: connection.execute(long_ago, {"seconds": GONE_SECONDS + 1}))
     evaluators.beat("two", {})
-    rows = store.reading(lambda connection: list(connection.scalars(text("SELECT id FROM evaluators"))))
+    rows = store.run_read(lambda connection: list(connection.scalars(text("SELECT id FROM evaluators"))))
     assert rows == ["two"]

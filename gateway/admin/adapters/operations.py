@@ -244,7 +244,7 @@ class AdapterOperations:
         check_no_rollout(desired, name)
         now = int(self._state.now())
         route = route or RouteRecord(alias=name, control="", salt=secrets.token_hex(8), created=now)
-        return desired.with_route(route.controlled_by(entry.ref.version, now))
+        return desired.with_route(route.with_control(entry.ref.version, now))
 
     async def _change(self, desired: Desired, by: str, reason: str) -> None:
         """Store and publish a state, and journal what it changes for traffic."""

@@ -14,7 +14,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, StrictInt, StrictStr, create_model
 from pydantic_core import core_schema
 
-from gateway.records.declared import DeclaredField, declared_fields, default_of, plain_type
+from gateway.records.declared import DeclaredField, default_of, find_declared_fields, plain_type
 
 
 class CopiedView(BaseModel):
@@ -95,7 +95,7 @@ class AsDeclared:
         self.record = record
         models = {declared.record: declared.model for declared in inside}
         fields: dict[str, Any] = {}
-        for key, field in declared_fields(record).items():
+        for key, field in find_declared_fields(record).items():
             kind = models[field.policy] if field.how.kind == "policy" else _written_type(field)
             default = ... if field.is_required else field.default if field.how.kind == "choice" else None
             fields[key] = (

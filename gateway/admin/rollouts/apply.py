@@ -77,7 +77,7 @@ def route_after(route: RouteRecord, rollout: Rollout, now: int) -> RouteRecord:
     split = rollout.split()
     if route.control != split.control:
         is_back = rollout.phase is Phase.ROLLED_BACK
-        route = (rolled_back_route if is_back else RouteRecord.controlled_by)(route, split.control, now)
+        route = (rolled_back_route if is_back else RouteRecord.with_control)(route, split.control, now)
     share = rollout.mirrored_share
     shadow = None
     if share:
@@ -94,7 +94,7 @@ def rolled_back_route(route: RouteRecord, version: str, now: int) -> RouteRecord
     """
     former = [each.version for each in route.previous]
     older = route.previous[former.index(version) + 1 :] if version in former else route.previous
-    return msgspec.structs.replace(route.controlled_by(version, now), previous=older)
+    return msgspec.structs.replace(route.with_control(version, now), previous=older)
 
 
 def _journal(state: LiveState, transition: Transition, record: RolloutRecord) -> dict[str, Any]:

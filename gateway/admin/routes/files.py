@@ -24,7 +24,7 @@ from gateway.admin.routes.policies import read_field
 from gateway.admin.routes.values import Values
 from gateway.decide.assign import DEFAULT_SOURCES, check_sources
 from gateway.decide.engine_fields import check_rules
-from gateway.records.declared import DeclaredField, declared_fields
+from gateway.records.declared import DeclaredField, find_declared_fields
 from gateway.records.routes import MAX_ROUTES, RouteLimits, RoutePolicy
 from gateway.rollout.plan import canonical
 from gateway.rollout.plan_parser import InvalidPlan, parse_plan
@@ -33,7 +33,7 @@ from gateway.rollout.plan_parser import InvalidPlan, parse_plan
 MAX_FILE_BYTES: Final = 10_000_000
 
 _KEYS: Final = ("routes", "prune")
-_ROUTE_FIELDS: Final = declared_fields(RoutePolicy)
+_ROUTE_FIELDS: Final = find_declared_fields(RoutePolicy)
 # After so many problems the file is not one of routes at all.
 _MAX_PROBLEMS: Final = 100
 

@@ -193,7 +193,7 @@ class _Planner:
             alias=declared.alias, control="", salt=self._circumstances.new_salt(), created=now
         )
         if control != route.control:
-            route = route.controlled_by(control, now)
+            route = route.with_control(control, now)
         versions = {"control": control, "candidate": candidate, "weight": weight}
         return msgspec.structs.replace(route, **(policy_fields(declared) | versions))
 

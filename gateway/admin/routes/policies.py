@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.admin.routes.values import Values
 from gateway.mirror.redactors import InvalidRedactor, check_name
-from gateway.records.declared import DeclaredField, declared_fields
+from gateway.records.declared import DeclaredField, find_declared_fields
 from gateway.records.routes import JudgePolicy
 
 _UNITS: Final = (("d", 86400), ("h", 3600), ("m", 60))
@@ -18,7 +18,7 @@ _UNITS: Final = (("d", 86400), ("h", 3600), ("m", 60))
 
 def read_policy(values: Values, where: str, value: object, field: DeclaredField) -> Any:
     """Return the policy that `value` declares; None if there is none. What is wrong is noted in `values`."""
-    fields = declared_fields(field.policy)
+    fields = find_declared_fields(field.policy)
     given = values.mapping(where, value, field.how.example, tuple(fields))
     if given is None:
         return None
@@ -94,7 +94,7 @@ def write_policy(record: type[msgspec.Struct], policy: Mapping[str, Any]) -> dic
 
 def worth_writing(record: type[msgspec.Struct], policy: Mapping[str, Any]) -> Iterator[DeclaredField]:
     """Yield the fields that a file has to give because they are not the default; policies are JSON values."""
-    for field in declared_fields(record).values():
+    for field in find_declared_fields(record).values():
         value = policy.get(field.name)
         if value is None and field.name not in policy:
             continue

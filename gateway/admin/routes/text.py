@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.admin.routes.policies import describe_policy, share, time_text, worth_writing, write_value
-from gateway.records.declared import DeclaredField, declared_fields
+from gateway.records.declared import DeclaredField, find_declared_fields
 from gateway.records.routes import RoutePolicy
 from gateway.rollout.plan import MIN_SAMPLES, canonical
 from gateway.rollout.plan_parser import InvalidPlan, parse_plan
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SIGNS: Final = {"add": "+", "change": "~", "remove": "-"}
 _MAX_NOTES: Final = 60
-_FIELDS: Final = {field.name: field for field in declared_fields(RoutePolicy).values()}
+_FIELDS: Final = {field.name: field for field in find_declared_fields(RoutePolicy).values()}
 
 
 def plan_line(plan: Mapping[str, Any]) -> str | None:

@@ -146,7 +146,7 @@ def _read(operations: Operations, alias: str, since: float, record: RolloutRecor
         comparisons=comparisons_of(newest),
         depth=samples.depth(),
         alive=Evaluators(store).alive(),
-        spent=samples.spent(alias),
+        spent=samples.tokens_spent(alias),
         feedback=feedback,
         grown=evidence,
     )
