@@ -1,1 +1,1 @@
-"""What is stored, as values: the state that operators have asked for, samples, feedback. Pure."""
+"""The records that are stored: the desired state of operators, samples and feedback. Pure: values without I/O."""

@@ -1,6 +1,6 @@
-"""How people write the fields of a route and of its policies: told beside each field's type, once.
+"""The notation in files of the fields of a route and its policies, declared once beside each field's type.
 
-Whatever reads a file, describes the API, writes a file or shows a change goes by these marks, so that a new field is
+Code that reads or writes a file, describes the API or shows a change uses these declarations, so that a new field is
 one line of a record in `routes.py`.
 """
 
@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
-# What a person writes: `5%`, `7d`, a whole number from 1, words, a text of a pattern, a list of names, one of a few
-# words, a policy of its own; and what only routes have.
+# The notation of a value. In order: `5%`, `7d`, a whole number from 1, free text, text that matches a pattern, a URL, a
+# list of names, one of a few words, a nested policy; the others occur in routes only.
 Kind = Literal[
     "share",
     "time",
@@ -34,19 +34,19 @@ Kind = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declared:
-    """How people write a field, and how it is shown to them.
+    """The notation of a field in files, and its display.
 
     Attributes:
-        kind: What is written.
+        kind: The notation of the value.
         key: The field's name in a file; empty if it is the record's.
         about: What the API's description says of the field.
         examples: For the API's description.
         pattern: What a text has to match, and for versions and aliases what the API's description says of it.
         example: A value as people write it, for messages about one that cannot be read.
-        missing: What to say where a field is left out that has to be there.
-        longest: Characters of a text; of names, how many of each are shown.
+        missing: The error text where a required field is left out.
+        longest: The largest number of characters of a text; for names, how many characters of each are shown.
         is_always_written: Written into a file even if it is the default.
-        words: How the value is shown within a line; empty if it is not.
+        words: The format of the value within a line; empty if it is not shown.
         no_names: How an empty list of names is shown.
     """
 
@@ -65,7 +65,7 @@ class Declared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeclaredField:
-    """A field of a record together with how people write it; `default` is `msgspec.NODEFAULT` if it has to be given."""
+    """A field of a record with its notation; `default` is `msgspec.NODEFAULT` if the field is required."""
 
     name: str
     key: str
@@ -87,7 +87,7 @@ class DeclaredField:
 
 @functools.cache
 def find_declared_fields(record: type[msgspec.Struct]) -> Mapping[str, DeclaredField]:
-    """Return the fields of a record that people write, by their names in a file."""
+    """Return the fields of a record that have a `Declared` note, by their names in a file."""
     found = {}
     for field in msgspec.structs.fields(record):
         kind, notes = plain_type(field.type)
@@ -99,7 +99,7 @@ def find_declared_fields(record: type[msgspec.Struct]) -> Mapping[str, DeclaredF
 
 
 def plain_type(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
-    """Return the type that an annotation names, and what else it notes."""
+    """Return the type of an annotation without `Annotated`, and the notes of `Annotated`."""
     if get_origin(annotation) is Annotated:
         kind, *notes = get_args(annotation)
         return kind, tuple(notes)

@@ -1,20 +1,21 @@
-"""What callers say of a reply: a score, a thumb or a label, and what it is about. Values; pure."""
+"""Feedback of callers on a reply: a score, a thumb or a label, and which version it is about. Values; pure."""
 
 from hashlib import blake2b
 from typing import Final, Literal
 
 import msgspec
 
-# What ids of the gateway's own making begin with; no client's id does, so each of them has one request and one account.
+# The prefix of request ids that the gateway makes itself; ids of clients never have it, so such an id belongs to one
+# request and one account.
 OWN_ID: Final = "req-"
 MAX_LABEL: Final = 64
 MAX_COMMENT: Final = 2_000
-# A score from here on is good; a thumb counts as 1 or 0.
+# A score of at least this is good; a thumb counts as 1 or 0.
 GOOD_FROM: Final = 0.5
 
 
-# A request as feedback names it: its id, and the account that speaks of it. Clients choose ids, so two accounts may
-# have used the same one.
+# The request that feedback names: its id, and the account that gives the feedback. Clients may choose ids, so two
+# accounts may have used the same one.
 Named = tuple[str, str]
 
 
@@ -23,9 +24,9 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         alias, version, arm: The name that was asked for, what served it, and as which arm.
-        rollout, stage: To which stage of which rollout it counts; empty and 0 outside of one.
-        account: To whom the request's key belongs.
-        unit: A mark of the unit that it was assigned an arm by; empty where there is none.
+        rollout, stage: The rollout and stage for which it counts; empty and 0 outside of a rollout.
+        account: The account of the request's key.
+        unit: A hash of the unit by which the request was assigned an arm; empty if there was none.
     """
 
     alias: str
@@ -38,11 +39,11 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Feedback(msgspec.Struct, frozen=True, kw_only=True):
-    """One caller's word on one reply; a later one of the same account on the same request takes its place.
+    """One caller's feedback on one reply; later feedback of the same account on the same request replaces it.
 
     Attributes:
         request_id: As in the reply's `x-request-id`.
-        account: To whom the key belongs that gave it.
+        account: The account of the key with which it was given.
         score, thumb, label: Exactly one of them; a score is in [0, 1], an empty label is none.
         comment: Empty where the route's `capture` keeps no words.
         at: When it was given, Unix seconds.
@@ -60,31 +61,31 @@ class Feedback(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def id(self) -> str:
-        """What it is called, the same each time that the account speaks of the request."""
+        """The feedback's id, the same for all feedback of an account on a request."""
         told = f"{self.account}\x1f{self.request_id}".encode("utf-8", "surrogatepass")
         return "fb-" + blake2b(told, digest_size=12).hexdigest()
 
     @property
     def named(self) -> Named:
-        """Which request it names."""
+        """The request that the feedback names."""
         return self.request_id, self.account
 
     @property
     def value(self) -> float | None:
-        """As a number in [0, 1], 1 is good; None of a label, which says neither."""
+        """The feedback as a number in [0, 1], where 1 is good; None for a label."""
         if self.score is not None:
             return self.score
         return None if self.thumb is None else float(self.thumb == "up")
 
     @property
     def is_bad(self) -> bool | None:
-        """Whether it counts against the arm; None of a label, which counts for neither."""
+        """Whether the feedback counts against the arm; None for a label, which is neither good nor bad."""
         value = self.value
         return None if value is None else value < GOOD_FROM
 
     @property
     def kind(self) -> str:
-        """How it was given: `score`, `thumb` or `label`."""
+        """The form of the feedback: `score`, `thumb` or `label`."""
         if self.score is not None:
             return "score"
         return "thumb" if self.thumb is not None else "label"

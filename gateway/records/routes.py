@@ -1,7 +1,7 @@
-"""A route, its policies and its versions: each field with its type, and how people write it and read about it.
+"""Records of a route, its policies and its versions: each field with its type, notation and description.
 
-What is in a file, in the API's description, in the store and in answers all follows from these records.
-A field that is to be written by people has a `Declared` note; what answers say of it is its `Meta`.
+Files, the API's description, the store and answers are all derived from these records. A field that people write has
+a `Declared` note; its description in answers is its `Meta`.
 """
 
 import re
@@ -15,11 +15,11 @@ from gateway.decide.engine_fields import check_rules
 from gateway.decide.sample import DEFAULT_NOISE_SHARE
 from gateway.records.declared import Declared
 
-# Every worker gets the whole table with every change.
+# Bounded because every worker receives the whole route table with every change.
 MAX_ROUTES: Final = 10_000
 MAX_NOTES: Final = 10_000
 MAX_RUBRIC: Final = 10_000
-# Of one alias's former controls; a rollback reaches back no further.
+# The number of former controls that an alias remembers; a rollback reaches back no further.
 MAX_HISTORY: Final = 100
 _ALIAS: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}@[0-9a-f]{6,64}")
@@ -34,7 +34,7 @@ def check_limit(owner: str, name: str, value: int | None) -> None:
     """Refuse a limit below 1.
 
     Raises:
-        ValueError: It is below 1; none is None.
+        ValueError: The limit is below 1; None means no limit.
     """
     if value is not None and value < 1:
         raise ValueError(f"{owner} has {name} `{value}`; give at least 1, or leave it out for no limit")
@@ -56,12 +56,12 @@ class JudgePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Which model judges pairs of an alias.
 
     Attributes:
-        url: Of an OpenAI-compatible endpoint, `/v1` included; may be a gateway's own.
+        url: The URL of an OpenAI-compatible endpoint with `/v1`; it may be that of a gateway.
         model: The name to ask for there.
         key_env: The environment variable that holds the evaluator's key for it; empty for none.
         rubric: What a good answer is, in words; empty for the built-in one.
         share: Basis points of the pairs that are judged.
-        pairs_per_hour: At most so many; None without a bound.
+        pairs_per_hour: The most pairs to judge in an hour; None for no limit.
     """
 
     url: Annotated[
@@ -101,19 +101,19 @@ class JudgePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class MirrorPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which requests of an alias are copied for evaluators, and what becomes of the copies.
+    """The share of an alias's requests that is copied for evaluators, and how the copies are treated.
 
     Attributes:
         share: Basis points of the requests.
-        capture: What is kept of the words: `full` in the store until they expire, `metrics_only` nothing beyond the
-            memory of this gateway; `off` copies nothing, for a rollout neither.
+        capture: Where texts are kept: `full` in the store until they expire, `metrics_only` only in this gateway's
+            memory; `off` copies no request, not even for a rollout.
         noise_share: Basis points of the copies that are compared with the same version again; in a rollout's stage
             see `gateway/decide/sample.py`.
-        tokens_per_hour: What evaluators may spend on the alias in an hour; None without a bound.
-        retention_seconds: How long the store keeps copies, 0 until they were judged; None for the settings' time.
+        tokens_per_hour: The tokens that evaluators may spend on the alias in an hour; None for no limit.
+        retention_seconds: How long the store keeps copies; 0 keeps them until they are judged, None uses the setting.
         redact: Names of redactors, applied before anything is stored; `gateway/mirror/redact.py`.
         judge: Which model judges pairs; None for none.
-        comparators: Names of those that are run; None for all.
+        comparators: Names of the comparators to run; None for all.
     """
 
     share: Annotated[
@@ -187,7 +187,7 @@ class MirrorPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class Shadow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a rollout's stage wants to be compared: this candidate with control."""
+    """The comparison that a rollout's stage needs: this candidate with control."""
 
     candidate: str
     share: Annotated[int, Meta(description="Basis points of the requests")]
@@ -198,7 +198,7 @@ class Shadow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class RouteLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an alias may be asked for, over all keys; None where there is no limit."""
+    """The limits of an alias over all keys; None where there is no limit."""
 
     requests_per_minute: Annotated[int | None, Declared(kind="limit", examples=(600,), words="{} requests/min")] = None
     tokens_per_minute: Annotated[int | None, Declared(kind="limit", examples=(100_000,), words="{} tokens/min")] = None
@@ -210,10 +210,10 @@ class RouteLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class RoutePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What people declare of one alias: its split, the weight in basis points, and how its requests are treated.
+    """The declared route of one alias: its split, with the weight in basis points, and the policies for its requests.
 
-    `unit` says where the unit of assignment is looked for, first found first used. `plan` (a rollout
-    plan as `plan.canonical` writes it) is for the next rollout.
+    `unit` lists where to look for the unit of assignment; the first one found is used. `plan` is the plan of the next
+    rollout, as `plan.canonical` writes it.
     """
 
     alias: Annotated[
@@ -282,10 +282,10 @@ class RoutePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class RouteRecord(RoutePolicy, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One alias as it is stored: what is declared of it, and what the gateway remembers beside it.
+    """The stored route of one alias: the declared policy, and values that the gateway adds.
 
-    `mirror` is declared by people, `shadow` set by a rollout's stage that wants pairs: then its candidate
-    and share count, and the rest of `mirror`.
+    People declare `mirror`. A rollout's stage that needs pairs sets `shadow`; then the candidate and share of `shadow`
+    are used together with the other fields of `mirror`.
     """
 
     shadow: Shadow | None = None
@@ -294,12 +294,12 @@ class RouteRecord(RoutePolicy, frozen=True, kw_only=True, forbid_unknown_fields=
     previous: Annotated[tuple[Previous, ...], Meta(description="Former controls and until when, the newest first")] = ()
 
     def __post_init__(self) -> None:
-        Split(self.control, self.candidate, self.weight)  # refuses what cannot be assigned
+        Split(self.control, self.candidate, self.weight)  # raises ValueError if requests cannot be assigned by it
         check_sources(self.unit)
         check_rules(self.engine_fields)
 
     def with_control(self, version: str, now: int) -> "RouteRecord":
-        """Return the route with all its traffic on `version`, the control until now remembered."""
+        """Return the route with all its traffic on `version`; its present control is added to `previous`."""
         previous = tuple(each for each in self.previous if each.version not in (version, self.control))
         if self.control and self.control != version:
             previous = (Previous(version=self.control, until=now), *previous)
@@ -315,10 +315,10 @@ class RouteRecord(RoutePolicy, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class RouteVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A route as it was from one change to the next.
+    """One version of a route, from the change that made it to the next.
 
-    `number` counts an alias's versions from 1. `state` is the version of the whole state that
-    brought it, `at` Unix seconds. `route` is None where the alias was removed.
+    `number` counts an alias's versions from 1. `state` is the version of the whole state that introduced it, `at` the
+    time in Unix seconds. `route` is None if the change removed the alias.
     """
 
     alias: str

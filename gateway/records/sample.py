@@ -1,7 +1,7 @@
-"""A copied request as it is stored and claimed.
+"""Samples: copies of requests and replies for evaluators.
 
-Pure. A `Sample` holds words of callers, so it is never logged, counted by its content, or
-shown; what becomes of it is decided by its route's `capture`, `retention` and `redact`.
+Pure. A `Sample` holds words of callers, so its content is never logged, shown or used in metrics; its route's
+`capture`, `retention` and `redact` decide how long and in which form it is kept.
 """
 
 from typing import Literal
@@ -15,25 +15,25 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """One copied request and the reply that its caller got.
 
     Attributes:
-        id: 32 hex digits, ours.
-        request_id: The caller's or ours, as in `x-request-id`.
-        alias: The name that was asked for.
-        kind: Whom the pair compares, by the names of `evaluators.observation.Kind`.
+        id: 32 hex digits, made by the gateway.
+        request_id: The id in `x-request-id`, chosen by the caller or the gateway.
+        alias: The model name in the request.
+        kind: The kind of comparison, by the names of `evaluators.observation.Kind`.
         control, other: The two versions; of a pair of kind `noise` twice the one that served.
         served: Which of the two the caller got. The evaluator asks the other one.
-        rollout, stage: To which stage of which rollout it counts; empty and 0 outside of one.
-        capture: What may be kept of its words.
+        rollout, stage: The rollout and stage for which the sample counts; empty and 0 outside of a rollout.
+        capture: Whether the sample's texts may be stored.
         endpoint: The path, such as `/v1/chat/completions`.
         body: The request's body as the client sent it.
         reply: The reply's body as the engine sent it: JSON, or server-sent events.
         is_stream: Whether the reply is server-sent events.
-        status, ended: 200 and `complete`: all others are skipped where they are tapped.
-        session: Of the conversation or user that it belongs to, 16 hex digits; see `taken.session_of`.
+        status, ended: Always 200 and `complete`: other replies are never copied.
+        session: A hash of the conversation or user, 16 hex digits; see `session_of` in `mirror/captured.py`.
         task: The caller's name for the kind of request; empty if none was given.
         at: When the reply was complete, Unix seconds.
         ttft_seconds: From sending to the first content; None unless it is a stream that has some.
         duration_seconds: From sending to the end.
-        redacted: Texts were changed: both versions are asked with `body`, and `reply` is empty.
+        redacted: Whether texts were redacted; then both versions are asked with `body`, and `reply` is empty.
     """
 
     id: str
@@ -66,5 +66,5 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size(self) -> int:
-        """Bytes that it takes, nearly: its texts."""
+        """Bytes of the sample's texts, which is nearly all of its size."""
         return len(self.body) + len(self.reply)

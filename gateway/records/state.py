@@ -1,4 +1,4 @@
-"""The desired state as a value: what operators have asked for. Its version grows by one with every change."""
+"""The desired state: what operators have configured. Its version grows by one with every change."""
 
 import re
 from collections.abc import Collection
@@ -50,12 +50,12 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             check_limit(f"key `{self.id}`", name, getattr(self, name))
 
     def has_expired(self, now: float) -> bool:
-        """Whether the key is refused at `now`."""
+        """Whether the key has expired at `now` (Unix seconds) and is refused."""
         return self.expires is not None and now >= self.expires
 
 
 class Desired(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything an operator has asked for. Only versions in `adapters` may be routed to.
+    """The state that operators have configured. Only versions in `adapters` may be routed to.
 
     `rollouts` are the open ones, at most one for each alias.
     """

@@ -1,1 +1,1 @@
-"""What the gateway remembers: keys, catalog, routes; and the table that workers serve from."""
+"""The store: keys, catalog, routes, rollouts, samples, pairs and feedback; and the route table for workers."""

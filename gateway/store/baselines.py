@@ -1,4 +1,4 @@
-"""What traffic to a version looked like when it was promoted: later traffic is compared with it."""
+"""Baselines: the traffic figures of a version at its promotion, with which its later traffic is compared."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from gateway.store.sql import Store
 
 
 class Baselines:
-    """The baselines in a store, one a version. Every method blocks, and may raise StoreError.
+    """The baselines in a store, one for each version. Every method blocks, and may raise StoreError.
 
     Args:
         store: The store.
@@ -22,7 +22,7 @@ class Baselines:
         self._store = store
 
     def put(self, version: str, body: Mapping[str, Any]) -> None:
-        """Store a version's baseline, in the place of the one before."""
+        """Store a version's baseline, replacing an earlier one."""
 
         def work(connection: Connection) -> None:
             connection.execute(delete(table).where(table.c.version == version))
@@ -32,7 +32,7 @@ class Baselines:
         self._store.run_write(work)
 
     def get(self, version: str) -> dict[str, Any] | None:
-        """Return a version's baseline; None without one."""
+        """Return a version's baseline; None if the version has none."""
         query = select(table.c.record).where(table.c.version == version)
         record = self._store.run_read(lambda connection: connection.scalar(query))
         return None if record is None else rows.decode(record, dict[str, Any], table.name)

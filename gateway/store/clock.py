@@ -1,4 +1,4 @@
-"""The database's clock: leases of many processes are measured by one clock, which is nobody's own."""
+"""The database's clock, by which all leases are measured, so that the clocks of gateways need not agree."""
 
 from sqlalchemy import ColumnElement, Connection, Double, literal_column
 

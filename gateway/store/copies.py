@@ -1,7 +1,7 @@
-"""Copies of what the store says, kept on disk for a start: each with a digest, so that a damaged one is not believed.
+"""Copies of stored data on disk, read at a start; each carries a SHA-256 digest of its content.
 
-A copy is a convenience: whatever is wrong with one, it is put aside and the store is asked. Nothing in it is used
-unless all of it is as it was written, since one flipped bit may name another model and still be good JSON.
+A copy is a convenience: one that is damaged in any way is renamed, and the store is read instead. No part of a copy
+is used unless its digest fits, since one flipped bit may name another model and still be valid JSON.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ log = logging.getLogger("loragate.copies")
 
 T = TypeVar("T")
 
-# The last damaged one of each is kept for whoever wants to see what happened to the disk.
+# The suffix of a damaged copy, of which the last is kept so that an operator can see what happened to the disk.
 DAMAGED: Final = ".damaged"
-# What decoding raises: not JSON, not UTF-8, a value out of range, nested too deeply.
+# Exceptions of decoding: not JSON, not UTF-8, a value out of range, nested too deeply.
 _FLAWS: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
@@ -29,19 +29,19 @@ class _Sealed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def write(path: Path, content: bytes) -> None:
-    """Keep JSON at `path`, under its digest.
+    """Write JSON to `path` together with its digest.
 
     Raises:
-        OSError: It cannot be written; what was there stays.
+        OSError: The file cannot be written; the earlier file stays as it was.
     """
     digest = hashlib.sha256(content).hexdigest()
     _replace(path, msgspec.json.encode(_Sealed(sha256=digest, content=msgspec.Raw(content))))
 
 
 def read(path: Path, kind: type[T]) -> T | None:
-    """Return what was kept at `path`; None if there is nothing, or nothing that can be believed.
+    """Return the content of the copy at `path`; None if there is no copy or it is damaged.
 
-    What cannot be read is renamed, and said in the log.
+    A copy that cannot be read is renamed, and a warning is logged.
     """
     try:
         if not os.path.lexists(path):
@@ -60,7 +60,7 @@ def _unseal(data: bytes, kind: type[T]) -> T:
     try:
         sealed = msgspec.json.decode(data, type=_Sealed)
     except msgspec.ValidationError:
-        return msgspec.json.decode(data, type=kind)  # of a release before the digests, or damaged
+        return msgspec.json.decode(data, type=kind)  # written by a release without digests, or damaged
     content = bytes(sealed.content)
     if hashlib.sha256(content).hexdigest() != sealed.sha256:
         raise ValueError("its content is not what its digest says")
@@ -78,7 +78,7 @@ def _put_aside(path: Path, reason: str) -> None:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Put `content` at `path`, readable by the owner alone; a crash leaves the old file."""
+    """Replace the file at `path`, readable by its owner alone; after a crash the old file is still whole."""
     descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -86,6 +86,6 @@ def _replace(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(scratch).replace(path)
-    except BaseException:  # interrupted, too: no scratch file stays
+    except BaseException:  # also when interrupted, so that no scratch file is left behind
         Path(scratch).unlink(missing_ok=True)
         raise

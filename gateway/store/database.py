@@ -1,4 +1,4 @@
-"""One database, SQLite or PostgreSQL: connections, transactions, time-outs, and errors made ours."""
+"""Access to one database, SQLite or PostgreSQL: connections, transactions, time-outs, and translation of errors."""
 
 import contextlib
 import os
@@ -19,21 +19,21 @@ from gateway.store.postgres import SHARE, Sessions, cut_connection, engine_for
 T = TypeVar("T")
 
 DATABASE_FILE: Final = "state.db"
-# Of a connection to SQLite: which file it has open.
+# The entry of a pooled SQLite connection that identifies the file it has open.
 _FILE: Final = "loragate_file"
-# What SQLite says of a file that is not a database, or no longer.
+# SQLite's messages about a file that is not a database, or is damaged.
 _DAMAGED: Final = ("file is not a database", "database disk image is malformed")
 
 
 class InvalidUrl(ValueError):
-    """Not the address of a database that we can use."""
+    """The address is not of a kind of database that Loragate can use."""
 
 
 def address_of(where: str | Path) -> URL:
-    """Return the database's address; a path is that of a state folder, and means SQLite in it.
+    """Return the database's address; a path names a state folder and means the SQLite file in it.
 
     Raises:
-        InvalidUrl: Neither SQLite in a file nor PostgreSQL.
+        InvalidUrl: The address is neither of SQLite in a file nor of PostgreSQL.
     """
     if isinstance(where, Path):
         return URL.create("sqlite", database=str(where / DATABASE_FILE))
@@ -54,7 +54,7 @@ def address_of(where: str | Path) -> URL:
 
 
 class Database:
-    """Connections to one database, made when first needed.
+    """Access to one database; connections are opened when first needed.
 
     Args:
         url: As `address_of` returns it.
@@ -66,7 +66,7 @@ class Database:
         self.deadline = Deadline(seconds)
         self.is_sqlite = url.get_backend_name() == "sqlite"
         self._sessions: Sessions | None = None
-        # Without the password, for messages.
+        # The address without its password, for messages.
         self.label = url.database or "" if self.is_sqlite else url.set(drivername="postgresql").render_as_string()
         try:
             if self.is_sqlite:
@@ -79,30 +79,30 @@ class Database:
             raise InvalidUrl("PostgreSQL needs its driver: pip install 'loragate[postgres]'") from None
 
     def read(self, work: Callable[[Connection], T]) -> T:
-        """Return what `work` reads, all of it at one moment.
+        """Run `work` in a read transaction, which sees the data of one moment; returns its result.
 
         Raises:
-            StoreUnavailable: It could not be read within the time allowed.
-            StoreUnreadable: The file is no database.
+            StoreUnavailable: The database did not answer within the time allowed.
+            StoreUnreadable: The file is not a database.
         """
         if self.is_sqlite:
             return self._run(work, {"loragate_begin": "BEGIN"})
         return self._run(work, {"isolation_level": "REPEATABLE READ"})
 
     def write(self, work: Callable[[Connection], T], seconds: float | None = None) -> T:
-        """Do `work` in one transaction: whole, or not at all; returns what it returns.
+        """Run `work` in one transaction, which is applied wholly or not at all; returns its result.
 
         Raises:
-            StoreUnavailable: It was not done within the time allowed, or nobody knows whether it was.
-            StoreUnreadable: The file is no database.
+            StoreUnavailable: It was not committed within the time allowed, or it is unknown whether it was.
+            StoreUnreadable: The file is not a database.
         """
         return self._run(work, {"loragate_begin": "BEGIN IMMEDIATE"}, seconds)
 
     def session(self) -> Any:
-        """Return a connection of the driver's, in autocommit, that belongs to the caller, who closes it.
+        """Return a new connection of the driver, in autocommit mode; the caller has to close it.
 
         Raises:
-            StoreUnavailable: No connection within the time allowed.
+            StoreUnavailable: There was no connection within the time allowed.
         """
 
         given_up = threading.Event()
@@ -121,10 +121,11 @@ class Database:
             return self.deadline.run(connect, given_up.set)
 
     def ask(self, session: Any, statement: str, *values: object) -> tuple[Any, ...] | None:
-        """Return the first row that a statement gives on a session.
+        """Run a statement on a connection from `session`; returns its first row, or None.
 
         Raises:
-            StoreUnavailable: It gives none within the time allowed, or the session is no longer its own; close it.
+            StoreUnavailable: There was no answer within the time allowed, or a pooler has changed the connection's
+                session; close it.
         """
 
         def ask() -> tuple[Any, ...] | None:
@@ -138,7 +139,7 @@ class Database:
             return self.deadline.run(ask, lambda: cut(session))
 
     def dispose(self) -> None:
-        """Close what is idle."""
+        """Close idle connections."""
         self._engine.dispose()
 
     def _run(self, work: Callable[[Connection], T], options: dict[str, Any], seconds: float | None = None) -> T:
@@ -146,7 +147,7 @@ class Database:
         given_up = threading.Event()
 
         def check_waiting() -> None:
-            # What was told to have failed must not be done later, when the database answers again.
+            # The caller has been told that the call failed, so it must not take effect when the database answers again.
             if given_up.is_set():
                 raise TimeIsOver("nobody waits any more")
 
@@ -169,13 +170,13 @@ class Database:
 
     @contextmanager
     def translate_errors(self) -> Iterator[None]:
-        """Turn the errors of database and driver into ours."""
+        """Translate errors of the database and its driver into StoreError."""
         try:
             yield
         except TimeIsOver as error:
             raise self._unavailable(str(error)) from None
         except exc.IntegrityError:
-            raise  # a mistake of ours, not the database's state
+            raise  # violates a constraint, which callers handle: the database works
         except exc.DBAPIError as error:
             raise self._translate(error.orig or error) from None
         except (exc.SQLAlchemyError, OSError) as error:
@@ -201,7 +202,7 @@ class Database:
 
 
 def cut(session: Any = None) -> None:
-    """Make whoever waits on a connection of a driver's stop waiting."""
+    """Interrupt a driver's connection, so that a thread that waits on it stops waiting."""
     with contextlib.suppress(Exception):
         if hasattr(session, "interrupt"):
             session.interrupt()
@@ -210,7 +211,7 @@ def cut(session: Any = None) -> None:
 
 
 def identity_of(url: URL) -> tuple[int, int] | None:
-    """Return what tells an SQLite file from another that was put in its place; None if there is none."""
+    """Return device and inode of an SQLite file, to notice when another file replaces it; None if there is no file."""
     try:
         found = Path(url.database or "").stat()
     except OSError:
@@ -230,23 +231,23 @@ def _sqlite(url: URL, seconds: float) -> sqlalchemy.Engine:
     def prepare(_dialect: object, _record: object, arguments: Any, _options: object) -> None:
         path = Path(arguments[0])
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # It holds the digests of keys. SQLite gives its other files the rights of this one.
+        # The file holds digests of keys. SQLite creates its other files with the permissions of this one.
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
     def configure(raw: Any, record: Any) -> None:
         record.info[_FILE] = identity_of(url)
-        raw.isolation_level = None  # transactions begin where we say, not at the first change
+        raw.isolation_level = None  # transactions begin explicitly (`begin` below), not at the first change
         raw.execute("PRAGMA journal_mode=WAL")
-        raw.execute("PRAGMA synchronous=FULL")  # what was answered as done stays done when the power goes
-        raw.execute("PRAGMA secure_delete=ON")  # callers' words that were deleted must not lie on in the file
+        raw.execute("PRAGMA synchronous=FULL")  # a committed change survives a loss of power
+        raw.execute("PRAGMA secure_delete=ON")  # deleted words of callers must not remain in the file
 
     def begin(connection: Connection) -> None:
         connection.exec_driver_sql(connection.get_execution_options().get("loragate_begin", "BEGIN"))
 
     def check_file(_raw: object, record: Any, _proxy: object) -> None:
         if record.info.get(_FILE) != identity_of(url):
-            raise exc.DisconnectionError("the file was removed or replaced")  # the pool connects to what is there
+            raise exc.DisconnectionError("the file was removed or replaced")  # makes the pool open the new file
 
     event.listen(engine, "do_connect", prepare)
     event.listen(engine, "checkout", check_file)

@@ -1,7 +1,7 @@
-"""Wait for a call no longer than so many seconds, whatever it hangs on.
+"""Bound the time of calls to the store, whatever they hang on.
 
-Time-outs of drivers cover most of it, and neither a name server nor a disk that does not
-answer. So each call runs in a thread of its own, which is given up when time is over.
+Time-outs of database drivers do not cover a name server or a disk that does not answer. So each call runs in a
+thread of its own, and the caller stops waiting for it when its time is over.
 """
 
 import threading
@@ -10,16 +10,16 @@ from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
-# Calls that were given up and still hang; more than that, and new ones are refused at once.
+# While this many abandoned calls still hang, new calls are refused at once.
 MAX_HANGING: Final = 8
 
 
 class TimeIsOver(Exception):
-    """The call did not end in time; what it does may still happen."""
+    """The call did not end in time; its effect may still happen later."""
 
 
 class Deadline:
-    """Bounds the calls to one store.
+    """Limits the time of calls to one store.
 
     Args:
         seconds: The longest that a call may take.
@@ -34,18 +34,18 @@ class Deadline:
         """Return what `call` returns, or raise what it raises.
 
         Args:
-            call: What may hang.
-            cut: Called if it does, to free what it hangs on.
-            seconds: Another limit than usual.
+            call: The call, which may hang.
+            cut: Called when the time is over, to interrupt what the call waits for.
+            seconds: A limit in place of the usual one.
 
         Raises:
-            TimeIsOver: It did not end in time.
+            TimeIsOver: The call did not end in time.
         """
         if self._hanging >= MAX_HANGING:
             raise TimeIsOver(f"{self._hanging} calls still hang")
         seconds = self.seconds if seconds is None else seconds
         running = _Running(call)
-        # A daemon: a call that hangs for good must not keep the process from ending.
+        # A daemon thread, since a call that hangs forever must not keep the process from ending.
         threading.Thread(target=self._run, args=(running,), name="loragate-store", daemon=True).start()
         if not running.ended.wait(seconds):
             with self._guard:
@@ -77,14 +77,14 @@ class _Running(Generic[T]):
         self._raised: BaseException | None = None
 
     def run(self) -> None:
-        """Carry it out, whatever comes of it."""
+        """Make the call, and keep its result or its exception."""
         try:
             self._returned = self._call()
-        except BaseException as error:  # noqa: BLE001 (handed on to who waits)
+        except BaseException as error:  # noqa: BLE001 (raised again in the waiting thread)
             self._raised = error
 
     def result(self) -> T:
-        """Return or raise what came of it."""
+        """Return the call's result, or raise its exception."""
         if self._raised is not None:
             raise self._raised
         return self._returned

@@ -1,17 +1,17 @@
-"""What can go wrong with the store; each error says what to do.
+"""Errors of the store; the text of each says what an operator can do about it.
 
 StoreError
-├── StoreUnavailable   gone, slow, full or read-only: serve on, try again
-│   └── SessionsNotKept   behind a pooler that lends its sessions: another pooler mode, or none
-├── StaleWrite         someone else was first: read again
-├── Fenced             another leader has taken over: write no more
+├── StoreUnavailable   away, slow, full or read-only: go on serving, try again later
+│   └── SessionsNotKept   the pooler shares sessions: set another pool mode, or connect without it
+├── StaleWrite         the state has changed meanwhile: read it again
+├── Fenced             another leader has taken over: stop writing
 ├── StoreTooNew        written by a later release: upgrade this one
-└── StoreUnreadable    damaged, or not ours: restore it
+└── StoreUnreadable    damaged, or no store of Loragate: restore a backup
 """
 
 
 class StoreError(Exception):
-    """The store did not do what was asked."""
+    """The store could not carry out a call."""
 
 
 class StoreUnavailable(StoreError):
@@ -23,23 +23,24 @@ class StoreUnavailable(StoreError):
 
 
 class SessionsNotKept(StoreUnavailable):
-    """A pooler lends sessions of PostgreSQL for a transaction, so locks and notifications are lost.
+    """A connection pooler shares sessions of PostgreSQL between transactions, which loses locks and notifications.
 
-    At a start this is refused; a pooler that comes later is as bad as a store that is away, and as harmless.
+    A gateway refuses to start with such a pooler. If one is put in between while a gateway runs, the gateway treats
+    the store as unavailable and goes on serving.
     """
 
 
 class StaleWrite(StoreError):
-    """The state is no longer the one that the change was made from; nothing was written."""
+    """The state has changed since the caller read it; nothing was written."""
 
 
 class Fenced(StoreError):
-    """Another leader has taken over since; nothing was written."""
+    """Another leader has taken over from the one that tried to write; nothing was written."""
 
 
 class StoreTooNew(StoreError):
-    """The store was written by a later release."""
+    """The store was written by a later release than this one."""
 
 
 class StoreUnreadable(StoreError):
-    """What is stored is there and cannot be understood."""
+    """The store was reached, but its content cannot be decoded."""

@@ -1,4 +1,4 @@
-"""Forget what people wrote: when its time is over, or where newer samples need the room."""
+"""Delete texts of callers and engines when they expire, or when newer samples need their room."""
 
 import contextlib
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from gateway.store.schema import sample_texts as texts
 from gateway.store.schema import samples as queue
 from gateway.store.sql import Store
 
-# Half an hour of ten samples a second, and as much as a small machine has to spare.
+# Half an hour at ten samples a second, and the disk space (1 GiB) that a small machine can spare.
 MAX_SAMPLES: Final = 20_000
 MAX_BYTES: Final = 1 << 30
-# Rows deleted in one transaction: so that no writer waits long.
+# Rows deleted in one transaction, so that other writers do not wait long.
 BATCH: Final = 500
-# Whoever reads for longer keeps the file from being wiped until the next call.
+# A reader that takes longer than this delays wiping the file until the next call.
 WIPE_MILLISECONDS: Final = 250
 TURN: Final = "forgetting"
 # The states of a sample in the queue.
@@ -27,12 +27,12 @@ FAILED: Final = 1
 
 
 def make_room(connection: Connection, sizes: Sequence[int], most_samples: int, most_bytes: int) -> int:
-    """Return how many of the first samples of these sizes fit, once judged and failed ones have given way to them.
+    """Delete judged and failed samples to make room for new ones; returns how many of the new ones, in order, fit.
 
     Args:
-        connection: In the transaction that stores them.
-        sizes: Bytes of each.
-        most_samples, most_bytes: Kept at a time.
+        connection: A connection in the transaction that stores the samples.
+        sizes: Bytes of each new sample.
+        most_samples, most_bytes: The limits of what is kept at a time.
     """
     n, size = connection.execute(select(func.count(), func.coalesce(func.sum(texts.c.size), 0))).one()
     room = (most_samples - n, most_bytes - int(size))
@@ -50,7 +50,7 @@ def make_room(connection: Connection, sizes: Sequence[int], most_samples: int, m
 
 
 def _drop_judged(connection: Connection, samples: int, size: int) -> tuple[int, int]:
-    """Delete texts of judged and failed samples, those first that expire soonest; returns how many, and bytes."""
+    """Delete texts of judged and failed samples, the soonest to expire first; returns their number and bytes."""
     is_waiting = exists().where(queue.c.id == texts.c.id, queue.c.state == OPEN)
     query = select(texts.c.id, texts.c.size).where(~is_waiting).order_by(texts.c.expires).limit(BATCH)
     freed = [0, 0]
@@ -62,17 +62,17 @@ def _drop_judged(connection: Connection, samples: int, size: int) -> tuple[int, 
         freed[0] += 1
         freed[1] += each
     connection.execute(delete(texts).where(texts.c.id.in_(gone)))
-    # Whoever forgets what has expired may hold these rows and wait for the texts: what it holds, it deletes.
+    # Rows that are locked are skipped: `forget` may hold them, waits for the texts, and deletes both itself.
     failed = select(queue.c.id).where(queue.c.id.in_(gone)).with_for_update(skip_locked=True)
     connection.execute(delete(queue).where(queue.c.id.in_(set(connection.scalars(failed)))))
     return freed[0], freed[1]
 
 
 def forget(store: Store, now: float) -> int:
-    """Delete texts that have expired, with samples that still waited and the words of pairs; returns how many texts.
+    """Delete expired texts, also of samples that still wait, and the words of pairs; returns the number of texts.
 
     Raises:
-        StoreError: Not all of it is done; call again.
+        StoreError: Only part of it was deleted; call again.
     """
     gone = 0
     goes_on = True
@@ -87,7 +87,7 @@ def forget(store: Store, now: float) -> int:
 
 
 def _forget_some(connection: Connection, now: float) -> tuple[int, bool]:
-    """Delete one batch; returns how many texts, and whether there may be more."""
+    """Delete one batch; returns the number of texts deleted, and whether there may be more."""
     turn = select(counters.c.value).where(counters.c.name == TURN).with_for_update()
     connection.execute(turn)  # two gateways that delete at once would wait for each other
     words = select(pair_words.c.sample).where(pair_words.c.expires <= now).limit(BATCH)
@@ -96,7 +96,7 @@ def _forget_some(connection: Connection, now: float) -> tuple[int, bool]:
     found = set(connection.scalars(query))
     if not found:
         return 0, n_words == BATCH
-    # What an evaluator is storing this very moment is left for the next time, so that neither waits for the other.
+    # Samples that an evaluator is storing right now are left for the next call, so that neither waits for the other.
     waiting = select(queue.c.id).where(queue.c.id.in_(found))
     busy = set(connection.scalars(waiting)) - set(connection.scalars(waiting.with_for_update(skip_locked=True)))
     gone = found - busy
@@ -106,7 +106,7 @@ def _forget_some(connection: Connection, now: float) -> tuple[int, bool]:
 
 
 def _wipe(store: Store) -> None:
-    """Empty SQLite's log, in which the deleted pages lie on as they were."""
+    """Truncate SQLite's write-ahead log, which still holds the pages as they were before the deletion."""
     database = store.database
     session = database.session()
     try:

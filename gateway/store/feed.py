@@ -1,8 +1,8 @@
-"""Tells when the state has changed, whoever changed it.
+"""Notices changes of the state, including those that other processes make.
 
-PostgreSQL wakes us (LISTEN/NOTIFY), and we look every second in case a wake-up is lost; SQLite
-is looked at twenty times a second, which costs it next to nothing. A connection that breaks is
-made anew, and then the version is looked at, so that no change is missed.
+PostgreSQL notifies the gateway (LISTEN/NOTIFY), which also polls every second in case a notification is lost. SQLite
+is polled twenty times a second, at 4 µs a poll. After a broken connection is replaced, the version is read at once,
+so that no change is missed.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ from gateway.store.sql import Store
 
 log = logging.getLogger("loragate.feed")
 
-# Measured: 4 µs a look, as long as nothing has changed.
+# A poll takes 4 µs (measured) as long as nothing has changed.
 SQLITE_POLL_SECONDS: Final = 0.05
-# Only finds what LISTEN has missed.
+# Finds only changes whose notification was lost.
 POSTGRES_POLL_SECONDS: Final = 1.0
 SHORTEST_PAUSE_SECONDS: Final = 0.1
 MAX_PAUSE_SECONDS: Final = 2.0
@@ -29,12 +29,12 @@ _VERSION: Final = "SELECT version FROM state"
 
 
 class Feed:
-    """Calls back with the state's version, at first and whenever it is another, from a thread of its own.
+    """Reports the state's version at first and after each change, by a callback from a thread of its own.
 
     Args:
-        store: What is watched.
+        store: The store to watch.
         on_version: Called with the version; must be quick.
-        poll_seconds: How often it looks; None for what suits the database.
+        poll_seconds: The time between polls; None for the default of the kind of database.
     """
 
     def __init__(self, store: Store, on_version: Callable[[int], None], *, poll_seconds: float | None = None) -> None:
@@ -53,7 +53,7 @@ class Feed:
         self._thread.start()
 
     def stop(self) -> None:
-        """Watch no more; returns soon, even if the store hangs."""
+        """Stop watching; returns within a second, even if the store hangs."""
         self._stopping.set()
         watch = self._watch
         if watch is not None:
@@ -61,7 +61,7 @@ class Feed:
         self._thread.join(1.0)
 
     def silent_seconds(self) -> float:
-        """Return how long ago the store last told its version, or since when it was asked."""
+        """Return the seconds since the version was last read, or since this feed was created."""
         return time.monotonic() - self._contact
 
     def _run(self) -> None:
@@ -74,10 +74,10 @@ class Feed:
                 if self._stopping.is_set():
                     return
                 if not self.trouble:
-                    log.warning("changes are not seen for now: %s", error)
+                    log.warning("changes of the state are not noticed until the store answers again: %s", error)
                 self.trouble = str(error)
             if self._contact != contact:
-                pause = SHORTEST_PAUSE_SECONDS  # it worked until just now
+                pause = SHORTEST_PAUSE_SECONDS  # the store answered until just now: try again soon
             self._stopping.wait(pause)
             pause = min(2 * pause, MAX_PAUSE_SECONDS)
 
@@ -94,7 +94,7 @@ class Feed:
                 version = watch.version()
                 self._contact = time.monotonic()
                 if self.trouble:
-                    log.warning("changes are seen again")
+                    log.warning("the store answers again; changes of the state are noticed")
                     self.trouble = ""
                 if version != self.seen:
                     self.seen = version
@@ -103,7 +103,7 @@ class Feed:
 
 
 class _SqliteWatch:
-    """Looks at a counter that SQLite changes with every commit of another connection."""
+    """Polls `data_version`, a counter that SQLite changes with every commit of another connection."""
 
     def __init__(self, database: Database, seconds: float, stopping: threading.Event) -> None:
         self._database = database
@@ -119,7 +119,7 @@ class _SqliteWatch:
         return int(row[0]) if row else 0
 
     def wait(self) -> None:
-        """Wait until something was committed, or for the end."""
+        """Wait until another connection has committed, or until the feed stops."""
         while not self._stopping.wait(self._seconds):
             counter = self._count()
             if counter != self._counter:
@@ -133,7 +133,7 @@ class _SqliteWatch:
             return int(self._session.execute("PRAGMA data_version").fetchone()[0])
 
     def wake(self) -> None:
-        """It looks at `stopping` itself."""
+        """Do nothing: `wait` ends by itself when `stopping` is set."""
 
     def close(self) -> None:
         """Close the session."""
@@ -141,7 +141,7 @@ class _SqliteWatch:
 
 
 class _PostgresWatch:
-    """Listens; a notification only wakes, and what counts is what the table says."""
+    """Waits for notifications; the version is always read from the table, not from the notification."""
 
     def __init__(self, database: Database, seconds: float) -> None:
         self._database = database
@@ -155,17 +155,17 @@ class _PostgresWatch:
         return int(row[0]) if row else 0
 
     def wait(self) -> None:
-        """Wait for a notification, or until it is time to look."""
-        # psycopg keeps the notifications that come with the answer to a query for this.
+        """Wait for a notification, or until the next poll is due."""
+        # psycopg queues notifications that arrive with the answer to a query, and `notifies` yields them.
         with self._database.translate_errors():
             for _ in self._session.notifies(timeout=self._seconds, stop_after=1):
                 pass
 
     def wake(self) -> None:
-        """Make who waits stop waiting."""
+        """Interrupt a `wait` in another thread."""
         cut(self._session)
 
     def close(self) -> None:
         """Close the session."""
-        with contextlib.suppress(Exception):  # it may be broken, which is why we close it
+        with contextlib.suppress(Exception):  # the session may be broken, which may be why it is closed
             self._session.close()

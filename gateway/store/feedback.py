@@ -1,4 +1,4 @@
-"""What callers said of replies, each word once, and how often it was bad by stage and arm."""
+"""Feedback of callers on replies, and counts of bad feedback by rollout stage and arm."""
 
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -15,7 +15,7 @@ from gateway.store.sql import Store
 T = TypeVar("T")
 
 PAGE: Final = 1000
-# Rows deleted in one transaction: so that no writer waits long.
+# Rows deleted in one transaction, so that other writers do not wait long.
 BATCH: Final = 1000
 
 
@@ -30,22 +30,22 @@ class Feedbacks:
         self._store = store
 
     def put(self, given: Feedback) -> None:
-        """Store it, in the place of what the same account said of the same request before."""
+        """Store feedback, replacing earlier feedback of the same account on the same request."""
         self._write(lambda connection: _put(connection, given))
 
     def get(self, request_id: str, account: str) -> Feedback | None:
-        """Return what an account said of a request."""
+        """Return an account's feedback on a request; None if there is none."""
         query = select(table.c.record).where(table.c.id == _id(request_id, account))
         record = self._store.run_read(lambda connection: connection.scalar(query))
         return None if record is None else rows.decode(record, Feedback, table.name)
 
     def resolve(self, request_id: str, account: str, about: About, *, comment: str | None = None) -> bool:
-        """Note what it is about; returns False if there is none.
+        """Record which version, arm and stage feedback is about; returns False if there is no such feedback.
 
         Args:
-            request_id, account: Which.
-            about: What served the request.
-            comment: In the place of its comment; None leaves that.
+            request_id, account: The feedback to change.
+            about: The version, arm and stage that served the request.
+            comment: A new comment; None leaves the comment as it is.
         """
 
         def work(connection: Connection) -> bool:
@@ -62,30 +62,30 @@ class Feedbacks:
     def _write(self, work: Callable[[Connection], T]) -> T:
         try:
             return self._store.run_write(work)
-        except IntegrityError:  # another gateway has stored the same word meanwhile: that one gives way
+        except IntegrityError:  # another gateway has inserted the same feedback: replace it
             return self._store.run_write(work)
 
     def drop(self, request_id: str, account: str) -> None:
-        """Delete it, if it is there."""
+        """Delete feedback, if it is there."""
         gone = delete(table).where(table.c.id == _id(request_id, account))
         self._store.run_write(lambda connection: connection.execute(gone))
 
     def unresolved(self, limit: int = PAGE, *, newest: bool = False) -> list[Feedback]:
-        """Return the oldest of those of which it is not known yet what they are about; or the newest, those first."""
+        """Return feedback whose request is not known yet, the oldest first; with `newest` the newest first."""
         order = table.c.at.desc() if newest else table.c.at
         query = select(table.c.record).where(table.c.is_resolved.is_(False)).order_by(order).limit(limit)
         records = self._store.run_read(lambda connection: connection.scalars(query).all())
         return [rows.decode(record, Feedback, table.name) for record in records]
 
     def counts(self, rollout: str, stage: int) -> dict[str, tuple[int, int]]:
-        """Return by arm how many units gave scores or thumbs, and of how many the first is bad; labels do not count."""
+        """Return by arm how many units gave scores or thumbs, and how many of these began with a bad one."""
         firsts = _firsts(rollout, stage)
         query = select(firsts.c.arm, func.count(), _n_bad(firsts)).where(firsts.c.place == 1).group_by(firsts.c.arm)
         found = self._store.run_read(lambda connection: connection.execute(query).all())
         return {arm: (n, int(bad)) for arm, n, bad in found}
 
     def counts_by_account(self, rollout: str, stage: int, most: int) -> dict[str, dict[str, tuple[int, int]]]:
-        """Return the same by account and arm, of the accounts that gave the most; at most so many rows."""
+        """Return `counts` by account and arm, for the accounts with the most feedback; at most `most` rows."""
         firsts = _firsts(rollout, stage)
         query = select(firsts.c.account, firsts.c.arm, func.count(), _n_bad(firsts)).where(firsts.c.place == 1)
         query = query.group_by(firsts.c.account, firsts.c.arm)
@@ -96,7 +96,7 @@ class Feedbacks:
         return found
 
     def expire(self, before: float) -> int:
-        """Delete what was given before then (Unix seconds); returns how many."""
+        """Delete feedback given before `before` (Unix seconds); returns how many were deleted."""
         old = select(table.c.id).where(table.c.at < before).limit(BATCH)
         gone = 0
         while True:
@@ -109,7 +109,7 @@ class Feedbacks:
 
 
 def _firsts(rollout: str, stage: int) -> Subquery:
-    """Return what a stage's units said, each with its place among what the unit has said: the first is what counts."""
+    """Return the feedback of a stage, numbered (`place`) within each unit by time: only the first of a unit counts."""
     place = func.row_number().over(partition_by=(table.c.account, table.c.unit), order_by=(table.c.at, table.c.id))
     query = select(table.c.account, table.c.arm, table.c.is_bad, place.label("place"))
     query = query.where(table.c.rollout == rollout, table.c.stage == stage)

@@ -1,6 +1,6 @@
-"""Fingerprints that were found good, by version and engine; in memory, and in the store.
+"""Accepted fingerprints, by version and engine, in memory and in the store.
 
-Readers never wait for the store. What cannot be stored at once is stored with the next one.
+Readers never wait for the store. A change that cannot be stored at once is stored together with the next one.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from gateway.store.sql import Store
 
 log = logging.getLogger("loragate.fingerprints")
 
-# Long enough for a store that is well, so that what is answered is stored as a rule.
+# Long enough for a healthy store, so that a change is usually stored before the caller is answered.
 PATIENCE_SECONDS: Final = 0.5
 
 Records = dict[str, dict[str, Fingerprint]]
@@ -34,22 +34,22 @@ class FingerprintStore:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._known: Records = {}
-        # What the store does not have yet: a fingerprint, or None for one that is to go.
+        # Changes that are not stored yet: the fingerprint to store, or None for one to delete.
         self._unstored: dict[tuple[str, str], Fingerprint | None] = {}
         self._turn = asyncio.Lock()
         self._storing: set[asyncio.Task[None]] = set()
         self._is_slow = False
 
     def load(self) -> None:
-        """Read all of them, at a start and when others may have added some; blocks.
+        """Read all fingerprints, at a start and when other gateways may have added some; blocks.
 
         Raises:
-            StoreError: They cannot be read; what is known stays.
+            StoreError: The store cannot be read; the fingerprints in memory stay.
         """
         self._take(self._store.run_read(_read))
 
     async def refresh(self) -> None:
-        """Read all of them, and store what could not be stored before.
+        """Read all fingerprints, after storing the changes that could not be stored before.
 
         Raises:
             StoreError: As `load`.
@@ -63,25 +63,25 @@ class FingerprintStore:
         return self._known.get(version, {})
 
     async def keep(self, version: str, engine: str, found: Fingerprint) -> None:
-        """Add one, or replace the engine's."""
+        """Add the fingerprint of a version on an engine, or replace it."""
         self._known[version] = {**self.of(version), engine: found}
         await self._store_soon(version, engine, found)
 
     async def forget(self, version: str, engine: str) -> None:
-        """Remove one; it is no error if there is none."""
+        """Remove the fingerprint of a version on an engine; it is no error if there is none."""
         known = dict(self.of(version))
         if known.pop(engine, None) is not None:
             self._known[version] = known
             await self._store_soon(version, engine, None)
 
     def drop(self, version: str) -> None:
-        """Forget all of a version that is no longer registered; the store drops them with its registration."""
+        """Forget the fingerprints of a version that is no longer registered; the store deletes its own with it."""
         self._known.pop(version, None)
         for key in [key for key in self._unstored if key[0] == version]:
             del self._unstored[key]
 
     def sweep(self, registered: Mapping[str, object]) -> None:
-        """Remove those of versions that a crash left without registration; blocks. A base has no `@` in its name."""
+        """Remove fingerprints of versions that a crash left unregistered; blocks. Names without `@` are bases."""
         gone = [version for version in self._known if "@" in version and version not in registered]
         for version in gone:
             self.drop(version)
@@ -90,7 +90,7 @@ class FingerprintStore:
         try:
             self._store.run_write(lambda connection: connection.execute(delete(table).where(table.c.version.in_(gone))))
         except StoreError as error:
-            log.warning("fingerprints of versions that are gone stay for now: %s", error)
+            log.warning("fingerprints of unregistered versions could not be deleted and stay for now: %s", error)
 
     def _take(self, stored: Records) -> None:
         for (version, engine), found in self._unstored.items():
@@ -102,10 +102,10 @@ class FingerprintStore:
         self._known = stored
 
     async def _store_soon(self, version: str, engine: str, found: Fingerprint | None) -> None:
-        """Have it stored, and wait for that a moment: a store that is slow or away must not hold a load up."""
+        """Store a change in the background, and wait for it briefly: a slow or absent store must not delay a load."""
         self._unstored[version, engine] = found
         if len(self._storing) > 1:
-            return  # one is at work, and the other has not begun: it takes this along
+            return  # a second task waits for the first, and will store this change too
         storing = asyncio.get_running_loop().create_task(self._try_to_flush())
         self._storing.add(storing)
         storing.add_done_callback(self._storing.discard)
@@ -119,7 +119,7 @@ class FingerprintStore:
                 await self._flush()
         except StoreError as error:
             self._is_slow = True
-            log.warning("fingerprints are not stored yet: %s", error)
+            log.warning("fingerprints could not be stored yet; the next change or refresh tries again: %s", error)
         else:
             self._is_slow = False
 
@@ -132,7 +132,7 @@ class FingerprintStore:
             if self._unstored.get(key, ...) is found:
                 del self._unstored[key]
         dropped = {key: None for key, found in changes.items() if found is not None and key[1] not in self.of(key[0])}
-        if dropped:  # while it was being written: the store must not keep what nobody knows
+        if dropped:  # removed from memory while they were being written: delete them from the store too
             await asyncio.to_thread(self._store.run_write, lambda connection: _write(connection, dropped))
 
 
@@ -145,7 +145,7 @@ def _read(connection: Connection) -> Records:
 
 
 def _write(connection: Connection, changes: Mapping[tuple[str, str], Fingerprint | None]) -> None:
-    rows.hold(connection)  # or two gateways could add the same
+    rows.hold(connection)  # so that two gateways cannot insert the same row
     for (version, engine), found in changes.items():
         here = (table.c.version == version, table.c.engine == engine)
         if found is None:

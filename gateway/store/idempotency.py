@@ -1,4 +1,4 @@
-"""Remember what a repeated request was answered, so that it is carried out once."""
+"""Replies to requests with an idempotency key, stored so that a repeated request is carried out only once."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -10,7 +10,7 @@ from gateway.store.schema import idempotency
 from gateway.store.sql import Store
 
 KEEP_SECONDS: Final = 86_400
-# A request that has not ended by then has died with its gateway, and may be tried again.
+# A request that is older and has no reply is taken to have died with its gateway, and may be tried again.
 WORK_SECONDS: Final = 300
 
 
@@ -18,27 +18,27 @@ Stored = tuple[str, int | None, str | None]
 
 
 class KeyReused(Exception):
-    """The key came with another request before."""
+    """The same idempotency key was used for a different request before."""
 
 
 class StillRunning(Exception):
-    """The first request with this key is being carried out."""
+    """The first request with this idempotency key is still being carried out."""
 
 
 class KeyWasMade(Exception):
-    """The first request has made a key for the API, which is shown once and is no part of what is remembered."""
+    """The first request created an API key, which is shown only once and therefore not part of the stored reply."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredReply:
-    """What a request was answered; the body is JSON."""
+    """The reply to a request; `body` is JSON."""
 
     status: int
     body: str
 
 
 class IdempotencyKeys:
-    """What was answered under which key.
+    """The idempotency keys in a store. Every method blocks, and may raise StoreError.
 
     Args:
         store: The store.
@@ -48,20 +48,20 @@ class IdempotencyKeys:
         self._store = store
 
     def claim(self, key: str, request: str) -> StoredReply | None:
-        """Return what was answered before; None when the request is yours to carry out, then `settle` or `release`.
+        """Return the stored reply; None if the caller has to carry out the request and then call `settle` or `release`.
 
         Args:
-            key: The client's key, together with whose it is.
-            request: A digest of what is asked for.
+            key: The client's idempotency key together with its owner.
+            request: A digest of the request.
 
         Raises:
-            KeyReused: It came with another request before.
+            KeyReused: The key was used for a different request before.
             StillRunning: The same request is being carried out.
         """
         now = int(self._store.now())
 
         def work(connection: Connection) -> Stored | None:
-            rows.hold(connection)  # or two could claim one key
+            rows.hold(connection)  # so that two gateways cannot claim the same key
             connection.execute(delete(idempotency).where(idempotency.c.expires <= now))
             table = idempotency.c
             found = connection.execute(
@@ -83,18 +83,18 @@ class IdempotencyKeys:
         return StoredReply(status=status, body=body)
 
     def settle(self, key: str, reply: StoredReply) -> None:
-        """Remember what a claimed request was answered."""
+        """Store the reply to a claimed request."""
         change = update(idempotency).where(idempotency.c.key == key)
         values = {"status": reply.status, "body": reply.body, "expires": int(self._store.now()) + KEEP_SECONDS}
         self._store.run_write(lambda connection: connection.execute(change.values(values)))
 
     def renew(self, key: str) -> None:
-        """Say that a claimed request is still being carried out."""
+        """Prolong the claim of a request that is still being carried out."""
         change = update(idempotency).where(idempotency.c.key == key, idempotency.c.status.is_(None))
         expires = int(self._store.now()) + WORK_SECONDS
         self._store.run_write(lambda connection: connection.execute(change.values(expires=expires)))
 
     def release(self, key: str) -> None:
-        """Forget a claimed request that changed nothing, so that it may be tried again."""
+        """Drop the claim of a request that changed nothing, so that the client may try again."""
         gone = delete(idempotency).where(idempotency.c.key == key, idempotency.c.status.is_(None))
         self._store.run_write(lambda connection: connection.execute(gone))

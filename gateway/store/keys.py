@@ -1,4 +1,4 @@
-"""Make, rotate and revoke keys. The key itself is shown once and kept nowhere."""
+"""Create, rotate and revoke API keys. A key itself is shown once and never stored; the store holds its digest."""
 
 import secrets
 from collections.abc import Iterable
@@ -11,9 +11,9 @@ from gateway.decide.engine_fields import NO_RULES, Rules
 from gateway.decide.limit import rates_of
 from gateway.records.state import Desired, KeyRecord
 
-# Tells a scanner for leaked secrets what it has found.
+# A prefix by which scanners for leaked secrets recognise keys of Loragate.
 PREFIX: Final = "sk-loragate-"
-# How long a rotated key is still good: a day, so that everyone who uses it can be given the new one.
+# A rotated key stays valid for a day, so that all its users can change to the new one.
 OVERLAP_SECONDS: Final = 24 * 3600
 
 
@@ -22,7 +22,7 @@ class UnknownKey(LookupError):
 
 
 class KeyOutOfUse(Exception):
-    """The key has expired, or another has been made in its place."""
+    """The key has expired, or a rotation has replaced it."""
 
 
 def create_key(
@@ -37,20 +37,20 @@ def create_key(
     tokens_per_minute: int | None = None,
     engine_fields: Rules = NO_RULES,
 ) -> tuple[Desired, KeyRecord, str]:
-    """Return the state with a new key, the key's record, and the key.
+    """Create a key; returns the state with it, its record, and the key itself.
 
     Args:
         desired: The state as it is.
         role: What the key may do.
         now: Unix seconds.
-        name: A remark.
+        name: A description for people.
         models: The only models it may use; None for all. Empty means that it may use none.
-        expires: Unix seconds from which on it is refused; None for never.
-        requests_per_minute, tokens_per_minute: Its limits; None for none.
-        engine_fields: Its rules for fields that engines are sent.
+        expires: When the key expires, in Unix seconds; None for never.
+        requests_per_minute, tokens_per_minute: The key's rate limits; None for no limit.
+        engine_fields: The key's rules for request fields that are passed on to engines.
 
     Raises:
-        ValueError: It would have expired already, or a limit is below 1, or a rule means nothing.
+        ValueError: `expires` is not in the future, a limit is below 1, or a rule is invalid.
     """
     if expires is not None and expires <= now:
         raise ValueError(f"the key would expire at `{expires}`, which is not after now, `{int(now)}`")
@@ -85,20 +85,20 @@ def find_key(desired: Desired, key_id: str) -> KeyRecord:
 def rotate_key(
     desired: Desired, key_id: str, now: float, overlap_seconds: float = OVERLAP_SECONDS
 ) -> tuple[Desired, KeyRecord, str]:
-    """Return the state with a new key in an old one's place, the new key's record, and the new key.
+    """Replace a key by a new one; returns the changed state, the new key's record, and the new key.
 
-    The new one has the old one's role, name, models, limits and account, and where that expires,
-    as long to live as that had when it was made.
+    The new key has the role, name, models, limits and account of the old one, and the same lifetime counted from now
+    if the old one had an expiry.
 
     Args:
         desired: The state as it is.
-        key_id: The old key's.
+        key_id: The id of the old key.
         now: Unix seconds.
-        overlap_seconds: How long the old one is still good; 0 ends it at once.
+        overlap_seconds: How long the old key stays valid; 0 ends it at once.
 
     Raises:
         UnknownKey: There is none with this id.
-        KeyOutOfUse: It has expired or was rotated before.
+        KeyOutOfUse: The key has expired or was rotated before.
         ValueError: The overlap is below 0.
     """
     if overlap_seconds < 0:
@@ -140,7 +140,7 @@ def revoke_key(desired: Desired, key_id: str) -> Desired:
 
 
 def key_view(record: KeyRecord, now: float) -> dict[str, Any]:
-    """Return a key as it may be shown."""
+    """Return a key's record for display, without its digest."""
     return {
         "id": record.id,
         "role": record.role.value,
@@ -157,7 +157,7 @@ def key_view(record: KeyRecord, now: float) -> dict[str, Any]:
 
 
 def principals(records: Iterable[KeyRecord]) -> dict[bytes, Principal]:
-    """Return digest → principal, as `authenticate` takes it."""
+    """Return the principals of keys by digest, as `authenticate` takes them."""
     return {
         bytes.fromhex(record.digest): Principal(
             id=record.id,

@@ -1,8 +1,8 @@
-"""Who may advance rollouts: one of many, by a lock and a growing number, the fence.
+"""Election of the leader, the one gateway that advances rollouts, by a lock and a growing number called the fence.
 
-The lock tells at once that a leader has ended, and its pulse that it was paused or cut off:
-neither is trusted. Each write of a leader carries its fence, and the store refuses it once
-another has a higher one. So two may believe that they lead, and only one can write.
+The lock shows at once that a leader's process has ended; a pulse that stops shows that it was paused or cut off.
+Neither is relied on for safety: each write of a leader carries its fence, and the store refuses the write once another
+leader has a higher one. So two gateways may believe that they lead, but only one of them can write.
 """
 
 import contextlib
@@ -22,39 +22,39 @@ from gateway.store.sql import Store
 
 log = logging.getLogger("loragate.leader")
 
-# So long may a leader be silent before another takes over: long against a pause of the garbage
-# collector or a busy disk, short against a step of a rollout.
+# A leader that is silent for this long is replaced: longer than a pause of the garbage collector or of a busy
+# disk, shorter than a step of a rollout.
 LEASE_SECONDS: Final = 3.0
-# Any number, the same in every release; our advisory locks are (this, fence).
+# Any number, the same in every release; the advisory locks are named (this number, fence).
 _LOCK_CLASS: Final = 0x10_7A
 
 
 class Lock(Protocol):
-    """Locks named by numbers, each held by one process at most and free when that ends."""
+    """Locks named by numbers; each is held by at most one process and is free when that process ends."""
 
     def take(self, number: int) -> bool:
         """Whether this process has lock `number` now."""
 
     def holds(self, number: int) -> bool:
-        """Whether it has it still."""
+        """Whether this process still has lock `number`."""
 
     def beat(self, number: int) -> None:
         """Change the pulse of lock `number`."""
 
     def pulse(self, number: int) -> object:
-        """Return something that is another after each beat of its holder."""
+        """Return a value that differs after each beat of the lock's holder."""
 
     def drop_all_but(self, number: int | None) -> None:
-        """Free the others."""
+        """Free all locks of this process except lock `number`."""
 
 
 class Leader:
-    """One who may lead. Call `step` at least three times in `lease_seconds`.
+    """A gateway that takes part in the election. Call `step` at least three times in `lease_seconds`.
 
     Args:
         store: The store.
-        holder: A name for people.
-        lease_seconds: After so long a silence another takes over.
+        holder: The gateway's name, for operators.
+        lease_seconds: How long a leader may be silent before another takes over.
         clock: Monotonic seconds.
     """
 
@@ -77,10 +77,10 @@ class Leader:
         self.fence: int | None = None
 
     def step(self) -> int | None:
-        """Lead on, or try to; returns the fence to write with, or None.
+        """Keep the lead, or try to take it; returns the fence to write with, or None without the lead.
 
         Raises:
-            StoreUnavailable: Nobody knows; without a store a leader cannot write either.
+            StoreUnavailable: The store cannot say who leads; a leader could not write to it either.
         """
         current = self._store.run_read(lambda connection: connection.scalar(select(schema.state.c.fence)) or 0)
         if self.fence is None:
@@ -93,7 +93,7 @@ class Leader:
         return self.fence
 
     def resign(self) -> None:
-        """Lead no more; another takes over at its next step."""
+        """Give up the lead; another gateway takes over at its next step."""
         self.fence = None
         with contextlib.suppress(StoreUnavailable):
             self._lock.drop_all_but(None)
@@ -101,7 +101,7 @@ class Leader:
     def _try_to_lead(self, current: int) -> int | None:
         if not self._lock.take(current) and not self._is_silent(current):
             return None
-        # The lock of the next fence: of several who find the leader gone, one goes on.
+        # The lock of the next fence lets only one go on of several gateways that find the leader gone.
         if self._lock.take(current + 1) and self._store.run_write(
             lambda connection: self._raise_fence(connection, current)
         ):
@@ -111,7 +111,7 @@ class Leader:
         return self.fence
 
     def _is_silent(self, current: int) -> bool:
-        """Whether its pulse has been the same for too long, by our own clock."""
+        """Whether the leader's pulse has not changed for the lease's time, by this process's clock."""
         heard = (current, self._lock.pulse(current))
         if heard != self._heard:
             self._heard, self._heard_at = heard, self._clock()
@@ -126,7 +126,7 @@ class Leader:
 
 
 class _FileLock:
-    """Lock files beside an SQLite database, each with its holder's pulse in it."""
+    """Lock files beside an SQLite database; each file contains its holder's pulse."""
 
     def __init__(self, database: Path) -> None:
         self._database = database
@@ -137,7 +137,6 @@ class _FileLock:
         return self._database.with_name(f"{self._database.name}.leader-{number}")
 
     def take(self, number: int) -> bool:
-        """Whether this process has lock `number` now."""
         if number in self._held:
             return True
         try:
@@ -153,25 +152,21 @@ class _FileLock:
         return True
 
     def holds(self, number: int) -> bool:
-        """Whether it has it still."""
         return number in self._held
 
     def beat(self, number: int) -> None:
-        """Change the pulse."""
         self._beats += 1
-        with contextlib.suppress(OSError):  # on a full disk it may lose the lead, which is no harm
+        with contextlib.suppress(OSError):  # on a full disk this leader may lose the lead, which does no harm
             os.pwrite(self._held[number], b"%020d" % self._beats, 0)
 
     def pulse(self, number: int) -> object:
-        """Return what changes with each beat of the holder."""
         with contextlib.suppress(OSError):
             return self._path(number).read_bytes()
         return b""
 
     def drop_all_but(self, number: int | None) -> None:
-        """Free the others."""
         for each in [each for each in self._held if each != number]:
-            # No harm if another has just opened it: the fence decides, not the file.
+            # Another process may have just opened the file, which does no harm: the fence decides.
             self._path(each).unlink(missing_ok=True)
             os.close(self._held.pop(each))
 
@@ -185,7 +180,6 @@ class _SessionLock:
         self._held: set[int] = set()
 
     def take(self, number: int) -> bool:
-        """Whether this process has lock `number` now."""
         if self._session is None:
             self._session = self._store.database.session()
         if number not in self._held and self._ask("SELECT pg_try_advisory_lock(%s, %s)", number):
@@ -193,7 +187,7 @@ class _SessionLock:
         return number in self._held
 
     def holds(self, number: int) -> bool:
-        """Ask the session, which has lost its locks if it has broken."""
+        """Check that the session still works: a broken one has lost its locks."""
         if number not in self._held:
             return False
         try:
@@ -203,16 +197,13 @@ class _SessionLock:
         return True
 
     def beat(self, number: int) -> None:
-        """Change the pulse."""
         leader = schema.leader
         self._store.run_write(lambda connection: connection.execute(update(leader).values(beats=leader.c.beats + 1)))
 
     def pulse(self, number: int) -> object:
-        """Return what changes with each beat of the holder."""
         return self._store.run_read(lambda connection: connection.scalar(select(schema.leader.c.beats)))
 
     def drop_all_but(self, number: int | None) -> None:
-        """Free the others."""
         for each in self._held - {number}:
             self._ask("SELECT pg_advisory_unlock(%s, %s)", each)
             self._held.discard(each)
@@ -231,5 +222,5 @@ class _SessionLock:
         session, self._session = self._session, None
         self._held.clear()
         if session is not None:
-            with contextlib.suppress(Exception):  # it may be broken, which is why we close it
+            with contextlib.suppress(Exception):  # the session may be broken, which may be why it is closed
                 session.close()

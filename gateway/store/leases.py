@@ -1,4 +1,4 @@
-"""Leases on what only one may do at a time, over many machines, by the database's clock."""
+"""Leases: exclusive rights, limited in time by the database's clock, that hold over all machines on a store."""
 
 from sqlalchemy import Connection, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
@@ -19,12 +19,12 @@ class Leases:
         self._store = store
 
     def take(self, name: str, holder: str, seconds: float) -> bool:
-        """Take or prolong a lease; returns False while another has it.
+        """Take or prolong a lease; returns False while another holder has it.
 
         Args:
-            name: On what, such as an engine's URL.
-            holder: Who, by a name of its own.
-            seconds: For how long, unless it is released before.
+            name: What the lease is for, such as an engine's URL.
+            holder: The unique name of the process that asks.
+            seconds: How long the lease lasts unless it is released before.
         """
 
         def work(connection: Connection) -> bool:
@@ -40,10 +40,10 @@ class Leases:
 
         try:
             return self._store.run_write(work)
-        except IntegrityError:  # another was first
+        except IntegrityError:  # another holder inserted it first
             return False
 
     def release(self, name: str, holder: str) -> None:
-        """End a lease, if it is the holder's."""
+        """End a lease; does nothing if it belongs to another holder."""
         gone = delete(table).where(table.c.name == name, table.c.holder == holder)
         self._store.run_write(lambda connection: connection.execute(gone))

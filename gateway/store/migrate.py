@@ -1,7 +1,7 @@
-"""Bring the tables to this release's schema, or refuse those of a later one.
+"""Bring the tables to this release's schema, or refuse a schema of a later release.
 
-An empty database gets the tables as they are now; only one that an earlier release has written is migrated step by
-step, since Alembic takes a fifth of a second to import.
+An empty database gets the current tables at once; only a database of an earlier release is migrated step by step
+with Alembic, which takes a fifth of a second to import.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ MIGRATIONS: Final = Path(__file__).with_name("migrations")
 
 
 def revision_of(connection: Connection) -> str | None:
-    """Return the schema that is there; None for an empty database."""
+    """Return the revision of the stored schema; None for an empty database."""
     if not inspect(connection).has_table(REVISION_TABLE):
         return None
     return connection.scalar(select(revision.c.version_num))
@@ -29,7 +29,7 @@ def check_is_known(found: str | None) -> None:
 
     Raises:
         StoreTooNew: A later release has written it.
-        StoreUnreadable: It is of a development version, before the first schema that was released.
+        StoreUnreadable: A development version, from before the first released schema, has written it.
     """
     if found is None or found in REVISIONS:
         return
@@ -45,10 +45,10 @@ def check_is_known(found: str | None) -> None:
 
 
 def create_or_migrate(connection: Connection) -> None:
-    """Make the tables, or migrate them, in the transaction of `connection`: whole, or not at all.
+    """Create or migrate the tables in the transaction of `connection`, so that it happens wholly or not at all.
 
     Raises:
-        StoreTooNew: The store is of a later release.
+        StoreTooNew: A later release has written the store.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
@@ -61,7 +61,7 @@ def create_or_migrate(connection: Connection) -> None:
 
 
 def migrate(connection: Connection, head: str, scripts: Path = MIGRATIONS) -> None:
-    """Run the migrations in `scripts` that lead from the schema that is there to `head`."""
+    """Run the migrations in `scripts` that lead from the stored schema to `head`."""
     from alembic import command
     from alembic.config import Config
 

@@ -1,7 +1,7 @@
-"""Scored pairs, numbered in the order of commits: who has read up to a number has missed none below it.
+"""Scored pairs, numbered in the order of commits: a reader that has read up to a number has missed none below it.
 
-What a pair says of words (`Drift.top_moved`) lies beside it and goes with its sample's texts;
-the pair itself holds names, numbers and hashes alone.
+The words in a pair (`Drift.top_moved`) are stored in a table of their own and deleted with the sample's texts; the
+pair's own row holds only names, numbers and hashes.
 """
 
 from collections.abc import Sequence
@@ -20,28 +20,28 @@ from gateway.store.schema import pairs as table
 from gateway.store.sql import Store
 
 PAGE: Final = 1000
-# Rows deleted in one transaction: so that no writer waits long.
+# Rows deleted in one transaction, so that other writers do not wait long.
 BATCH: Final = 1000
 COUNTER: Final = "pairs"
 
 
 class Words(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The tokens that moved most, of both directions of a pair's drift."""
+    """The tokens whose probability moved most, for both directions of a pair's drift."""
 
     drift: Moved = ()
     drift_back: Moved = ()
 
 
 def encode(pair: ScoredPair) -> str:
-    """Return a pair as JSON, with all that it holds."""
+    """Return a pair as JSON, with its words."""
     return rows.encode(pair)
 
 
 def decode(text: str, number: int | None = None, words: str | None = None) -> ScoredPair:
-    """Return the pair in JSON; with its number and its words, where those are kept apart.
+    """Return the pair in a row's JSON, with its number and words from their own columns if they are given.
 
     Raises:
-        StoreUnreadable: It is none.
+        StoreUnreadable: The text is not a pair.
     """
     try:
         pair = rows.decode(text, ScoredPair, table.name)
@@ -60,7 +60,7 @@ def decode(text: str, number: int | None = None, words: str | None = None) -> Sc
 
 
 def _with_bounds(text: str) -> str | None:
-    """Return a pair that was stored before drift had an estimate: what it calls `kl` is the bound; None of others."""
+    """Convert a pair stored before drift had an estimate, when `kl` meant `kl_bound`; None for other texts."""
     try:
         values = msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -89,12 +89,12 @@ def _strip_words(drift: Drift | NoDrift | None) -> tuple[Drift | NoDrift | None,
 
 
 def insert_pair(connection: Connection, judged: ScoredPair, words_until: float | None) -> None:
-    """Store a pair with the next number, as the last of a transaction, which others wait for from here on.
+    """Store a pair with the next number, as the last step of a transaction: other writers of pairs wait until its end.
 
     Args:
-        connection: In a transaction.
+        connection: A connection in a transaction.
         judged: The pair.
-        words_until: Until when its words may be kept, Unix seconds; None to keep none.
+        words_until: When the pair's words expire, Unix seconds; None to store no words.
     """
     bare, words = _without_words(judged)
     if words_until is not None and words != Words():
@@ -113,7 +113,7 @@ def insert_pair(connection: Connection, judged: ScoredPair, words_until: float |
     connection.execute(_INSERT, {"number": number, **values})
 
 
-# Made once, since everybody waits from the first of them to the end of the transaction.
+# Built once, to keep the time short between the first statement and the end of the transaction, when others wait.
 _COUNT_UP: Final = (
     update(counters).where(counters.c.name == COUNTER).values(value=counters.c.value + 1).returning(counters.c.value)
 )
@@ -121,13 +121,13 @@ _INSERT: Final = insert(table)
 
 
 def is_stored(connection: Connection, judged: ScoredPair) -> bool:
-    """Return whether this very pair is there, such as when the answer to a first try was lost."""
+    """Return whether exactly this pair is stored, as after a first try whose answer was lost."""
     found = connection.scalar(select(table.c.record).where(table.c.sample == judged.sample))
     return found == encode(_without_words(judged)[0])
 
 
 def find_judged(connection: Connection, ids: Sequence[str]) -> set[str]:
-    """Return which samples have been judged."""
+    """Return which of these samples have been judged."""
     return set(connection.scalars(select(table.c.sample).where(table.c.sample.in_(ids))))
 
 
@@ -142,7 +142,7 @@ class Pairs:
         self._store = store
 
     def add(self, judged: ScoredPair) -> bool:
-        """Store a pair whose sample never was in the store, without words; returns False if it is there already."""
+        """Store a pair whose sample was never in the store, without words; returns False if it is stored already."""
         try:
             self._store.run_write(lambda connection: insert_pair(connection, judged, None))
         except IntegrityError:  # its sample has been judged
@@ -150,7 +150,7 @@ class Pairs:
         return True
 
     def head(self) -> int:
-        """Return the number of the newest pair, kept or not; 0 before the first."""
+        """Return the number of the newest pair, even if it has been deleted; 0 before the first."""
         query = select(counters.c.value).where(counters.c.name == COUNTER)
         return self._store.run_read(lambda connection: connection.scalar(query)) or 0
 
@@ -175,13 +175,13 @@ class Pairs:
     def between(
         self, alias: str | None, begin: float, end: float, limit: int = PAGE, *, after: ScoredPair | None = None
     ) -> list[ScoredPair]:
-        """Return the first pairs whose requests were answered in [begin, end), as these were answered.
+        """Return the first pairs whose requests were answered in [begin, end), in the order of the answers.
 
         Args:
-            alias: Whose; None for all.
+            alias: The alias whose pairs to return; None for all.
             begin, end: Unix seconds.
-            limit: How many at most.
-            after: The last of the page before.
+            limit: The largest number of pairs to return.
+            after: The last pair of the page before.
         """
         query = _columns().where(table.c.at >= begin, table.c.at < end).order_by(table.c.at, table.c.number)
         if alias is not None:
@@ -198,7 +198,7 @@ class Pairs:
         return self._read(query.limit(limit))[::-1]
 
     def expire(self, before: float) -> int:
-        """Delete the pairs of requests that were answered before then (Unix seconds); returns how many."""
+        """Delete pairs whose requests were answered before `before` (Unix seconds); returns how many were deleted."""
         old = select(table.c.number).where(table.c.at < before).limit(BATCH)
         gone = 0
         while True:

@@ -1,11 +1,11 @@
-"""Connections to PostgreSQL: how each is set up, and that each has a session of its own.
+"""Connections to PostgreSQL: setting them up, and checking that each has a session of its own.
 
-Leases are advisory locks and changes are told by NOTIFY, and both belong to a session of the server. A pooler that
-lends a session for a transaction only (PgBouncer's `pool_mode = transaction`) gives the locks of one gateway to
-another and loses notifications. So it is recognised at the first connection, and each later use of a connection
-looks whether it still has the session that it began with.
+Leadership uses advisory locks, and changes are announced by NOTIFY; both belong to a session of the server. A pooler
+that lends a session for one transaction only (PgBouncer's `pool_mode = transaction`) gives the locks of one gateway to
+another and loses notifications. So such a pooler is detected at the first connection, and each later use of a
+connection checks that it still has the session that it began with.
 
-Nothing but what every pooler knows is sent while connecting (no `options`); the rest is set afterwards.
+Only parameters that every pooler accepts are sent while connecting (no `options`); settings are made afterwards.
 """
 
 import contextlib
@@ -27,15 +27,15 @@ from gateway.store.errors import SessionsNotKept
 
 log = logging.getLogger("loragate.store")
 
-# Of a statement's and a lock's time within the time that a call may take: so the server's own time-outs come first.
+# The share of a call's time that statements and locks may take, so that the server's time-outs come first.
 SHARE: Final = 0.8
-# A pooler may by chance lend the same session several times running; between looks another connection uses it.
+# How often sessions are compared: a pooler may by chance lend the same session several times in a row.
 LOOKS: Final = 8
-# For what one more connection may be waited when the first is there: less than a call may take.
+# The share of a call's time to wait for a second connection while the first is open.
 _WAIT_SHARE: Final = 0.3
-# What a gateway holds at most (`pool_size`, `max_overflow` below, its leader's and its feed's).
+# The most connections that a gateway opens (`pool_size` + `max_overflow` below, the leader's and the feed's).
 MAX_CONNECTIONS: Final = 8
-# A pooler may be put in between, or get another mode, while a gateway runs.
+# The check is repeated, since a pooler may be put in between, or change its mode, while a gateway runs.
 RECHECK_SECONDS: Final = 60.0
 # A setting that PostgreSQL does not know, which a session keeps until it ends.
 _MARK: Final = "loragate.session"
@@ -46,11 +46,11 @@ Connect = Callable[[], Any]
 
 
 class Sessions:
-    """Sets new connections up, and tells when one no longer has its session.
+    """Sets up new connections, and checks that each still has its own session.
 
     Args:
-        settings: Of each session, by name.
-        label: The database, for messages.
+        settings: The settings of each session, by name.
+        label: The database's name in messages.
         seconds: The longest that a call may take.
         clock: Monotonic seconds.
     """
@@ -64,7 +64,7 @@ class Sessions:
         self._clock = clock
         self._checked_at: float | None = None
         self._guard = threading.Lock()
-        # What tells a connection's session from all others: the server's process, and the mark that we left.
+        # The identity of each connection's session: the server's process id, and a random mark set in the session.
         self._known: weakref.WeakKeyDictionary[Any, tuple[int, str]] = weakref.WeakKeyDictionary()
 
     def connect(self, connect: Connect) -> Any:
@@ -77,7 +77,7 @@ class Sessions:
         try:
             with self._guard:
                 if self._checked_at is None or self._clock() - self._checked_at > RECHECK_SECONDS:
-                    # Before anything is set: what is set in a session that is lent on would hold for its next user.
+                    # Before any setting is made: in a shared session it would apply to the session's next user, too.
                     self._check_pooler(raw, connect)
                     self._checked_at = self._clock()
             self._set_up(raw)
@@ -87,10 +87,10 @@ class Sessions:
         return raw
 
     def check(self, raw: Any) -> None:
-        """Look whether a connection, which is in no transaction, answers and has its session still.
+        """Check that a connection, which must be in no transaction, answers and still has its session.
 
         Raises:
-            SessionsNotKept: It has another.
+            SessionsNotKept: The connection now has another session.
         """
         found = _ask(raw, _WHOSE)
         if found != self._known.get(raw):
@@ -104,7 +104,7 @@ class Sessions:
         self._known[raw] = (row[0], mark)
 
     def _check_pooler(self, first: Any, connect: Connect) -> None:
-        """Look whether another connection, in a transaction, is given the session of the first, or ousts it."""
+        """Check that a second connection, in a transaction, neither gets the session of the first nor displaces it."""
         own = _ask(first, _PID)
         second = connect()
         is_given_up = threading.Event()
@@ -126,7 +126,7 @@ class Sessions:
         except Exception:
             if not is_given_up.is_set():
                 raise
-            # A pooler that lends sessions would have lent it the first one's, which is idle.
+            # No sharing pooler: that would have given the second connection the idle session of the first.
             log.warning(
                 "the store `%s` gave one connection and let a second wait for %g s; a gateway uses up to %d: raise the "
                 "pooler's `default_pool_size`, or the server's `max_connections`",
@@ -136,7 +136,7 @@ class Sessions:
             )
         finally:
             waited.cancel()
-            with contextlib.suppress(Exception):  # it may be broken; what it was for is over
+            with contextlib.suppress(Exception):  # the connection may be broken, and is not needed any more
                 second.close()
 
     def _not_kept(self) -> SessionsNotKept:
@@ -148,14 +148,14 @@ class Sessions:
 
 
 def cut_connection(raw: Any) -> None:
-    """Make whoever waits on a connection stop waiting."""
+    """Shut down a connection's socket, so that a thread that waits on it stops waiting."""
     with socket.socket(fileno=os.dup(raw.fileno())) as connection:
         connection.shutdown(socket.SHUT_RDWR)
 
 
 def _ask(raw: Any, statement: str, *values: object) -> Any:
-    """Return the row that a statement gives outside of transactions."""
-    if raw.autocommit:  # it may not be set within a transaction, not even to what it is
+    """Run a statement outside of transactions; returns its first row."""
+    if raw.autocommit:  # psycopg refuses to set it within a transaction, even to the same value
         return raw.execute(statement, values).fetchone()
     raw.autocommit = True
     try:
@@ -165,7 +165,7 @@ def _ask(raw: Any, statement: str, *values: object) -> Any:
 
 
 def _begin(raw: Any) -> bool:
-    """Begin a transaction; False if that is not allowed, as it is not where a pooler lends statement by statement."""
+    """Begin a transaction; returns False if the pooler forbids it, as one in statement mode does."""
     import psycopg
 
     try:
@@ -178,10 +178,10 @@ def _begin(raw: Any) -> bool:
 
 
 def engine_for(url: URL, seconds: float, label: str) -> tuple[sqlalchemy.Engine, Sessions]:
-    """Return an engine whose connections are set up, and what looks after their sessions.
+    """Return an SQLAlchemy engine for PostgreSQL, and the Sessions that set up and check its connections.
 
     Args:
-        url: Of the database.
+        url: The database's address.
         seconds: The longest that any call may take.
         label: The database without its password, for messages.
     """
@@ -200,7 +200,7 @@ def engine_for(url: URL, seconds: float, label: str) -> tuple[sqlalchemy.Engine,
     arguments = {
         "connect_timeout": max(2, int(seconds)),  # libpq allows no less than 2
         "application_name": "loragate",
-        "prepare_threshold": None,  # a prepared statement is of a session, too, and saves us nothing
+        "prepare_threshold": None,  # prepared statements belong to a session, too, and save nothing here
         "keepalives_idle": 5,
         "keepalives_interval": 2,
         "keepalives_count": 3,
@@ -215,12 +215,12 @@ def engine_for(url: URL, seconds: float, label: str) -> tuple[sqlalchemy.Engine,
 
     def check_session(raw: Any, _record: object, _proxy: object) -> None:
         try:
-            raw.rollback()  # what the library asked when it connected
+            raw.rollback()  # ends the transaction of SQLAlchemy's own queries at connecting
             sessions.check(raw)
         except SessionsNotKept:
             raise
         except Exception as error:
-            # It has broken, and so have most likely those beside it: the pool connects anew.
+            # The connection is broken, and most likely all others of the pool are: the pool replaces them.
             raise exc.InvalidatePoolError from error
 
     event.listen(engine, "do_connect", connect)

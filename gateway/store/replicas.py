@@ -1,6 +1,7 @@
-"""What gateways that share a store tell each other: that they live, which state they serve, what they counted.
+"""Gateways that share a store: which of them are alive, which state they serve, and what they have counted.
 
-Nobody's clock is trusted: a gateway lives while its beats grow, as seen by the one who looks.
+Clocks are not compared: a gateway is alive as long as another gateway sees its number of beats grow, measured by the
+observer's own monotonic clock.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -17,9 +18,9 @@ from gateway.store.schema import rollouts
 from gateway.store.schema import tallies as tallies_table
 from gateway.store.sql import Store
 
-# A beat a second, and a store that takes five to fail over: three missed in a row with room.
+# Gateways beat every second, and a store takes five to fail over; three beats may be missed in a row, with room.
 SILENT_SECONDS: Final = 10.0
-# A row that nobody removed, because its gateway died, is removed after so long.
+# The row of a gateway that died without removing it is deleted after this long.
 GONE_SECONDS: Final = 600.0
 
 
@@ -36,7 +37,7 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
-    """What the store said at a beat: the gateways that live, this one included, and all counts of open rollouts."""
+    """The store's answer to a beat: the gateways that are alive, this one included, and all counts of open rollouts."""
 
     alive: tuple[Replica, ...]
     tallies: tuple[Tally, ...]
@@ -47,7 +48,7 @@ class Replicas:
 
     Args:
         store: The store.
-        replica: This gateway, at first.
+        replica: The description of this gateway; `self.replica` may be replaced later.
         clock: Monotonic seconds.
     """
 
@@ -60,10 +61,10 @@ class Replicas:
         self.replica = replica
 
     def beat(self, tallies: Sequence[Tally] = ()) -> Beat:
-        """Say that we live and what we have counted, and return what all say; blocks.
+        """Report that this gateway is alive, and its counts; returns what all gateways report. Blocks.
 
         Raises:
-            StoreError: Nobody heard it; what was counted is told the next time.
+            StoreError: The report was not stored; the next beat includes its counts.
         """
         own = self.replica.id
         self._beats += 1
@@ -107,19 +108,19 @@ class Replicas:
         return tuple(sorted(living, key=lambda each: (each.name, each.id)))
 
     def leave(self) -> None:
-        """Say that this gateway ends; its counts stay. Blocks.
+        """Remove this gateway, which ends; its counts stay. Blocks.
 
         Raises:
-            StoreError: Nobody heard it; the others notice by themselves.
+            StoreError: The removal was not stored; the other gateways notice the missing beats.
         """
         self._store.run_write(lambda connection: connection.execute(delete(table).where(table.c.id == self.replica.id)))
 
 
 def count_serving(store: Store, version: int, among: Collection[str]) -> int:
-    """Return how many of these gateways, by id, say that they serve the state of `version` or a later one; blocks.
+    """Return how many of the gateways with these ids report that they serve state `version` or a later one; blocks.
 
     Raises:
-        StoreError: It cannot be read.
+        StoreError: The reports cannot be read.
     """
     records = store.run_read(lambda connection: list(connection.scalars(select(table.c.record))))
     replicas = [rows.decode(record, Replica, "replicas") for record in records]

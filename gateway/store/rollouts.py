@@ -1,4 +1,4 @@
-"""Rollouts as rows: what a column holds, and the record that is made of it."""
+"""Rollouts as they are stored: conversion between a rollout and its row."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from gateway.store.errors import StoreUnreadable
 
 
 class RolloutRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One rollout as its JSON is laid out; `body` is what `rollout/record.py` writes."""
+    """The stored JSON of one rollout; `body` is the part that `rollout/record.py` writes."""
 
     id: str
     alias: str
@@ -18,7 +18,7 @@ class RolloutRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def to_row(stored: StoredRollout) -> RolloutRow:
-    """Return what is kept of a rollout."""
+    """Return the row to store for a rollout."""
     return RolloutRow(id=stored.id, alias=stored.alias, is_open=stored.is_open, body=encode(stored))
 
 
@@ -31,7 +31,7 @@ def readable(stored: StoredRollout) -> RolloutRecord:
     """Return a rollout's record.
 
     Raises:
-        StoreUnreadable: This release cannot read it.
+        StoreUnreadable: This release cannot read the rollout.
     """
     if isinstance(stored, UnreadableRollout):
         raise StoreUnreadable(stored.problem)

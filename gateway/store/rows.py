@@ -1,4 +1,4 @@
-"""The state as rows: what differs is written, the rest is left alone."""
+"""Reads and writes the state as rows of tables; a write changes only rows that differ."""
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -29,7 +29,7 @@ def decode(text: str, kind: type[T], what: str) -> T:
     """Return the record in `text`.
 
     Raises:
-        StoreUnreadable: It is not of that kind.
+        StoreUnreadable: The text is not a record of type `kind`.
     """
     try:
         return msgspec.json.decode(text, type=kind)
@@ -53,10 +53,10 @@ def read_all(connection: Connection) -> Desired:
 
 
 def decode_rollout(text: str) -> StoredRollout:
-    """Return the rollout in `text`; an `UnreadableRollout` where the text is sound and its body is not.
+    """Return the rollout in `text`; an `UnreadableRollout` if the row can be decoded but its body cannot.
 
     Raises:
-        StoreUnreadable: The text is no row of a rollout.
+        StoreUnreadable: The text is not a row of a rollout.
     """
     return from_row(decode(text, RolloutRow, "rollouts"))
 
@@ -67,18 +67,20 @@ def _records(connection: Connection, table: Table, kind: type[T]) -> tuple[T, ..
 
 
 def hold(connection: Connection) -> None:
-    """Take the row of `state`, which all writers queue for, until the transaction ends."""
-    connection.execute(select(schema.state.c.version).with_for_update())  # SQLite's transaction holds all of it
+    """Lock the row of `state`, for which all writers queue, until the transaction ends."""
+    connection.execute(
+        select(schema.state.c.version).with_for_update()
+    )  # in SQLite the transaction itself locks the database
 
 
 def write_keys(connection: Connection, keys: Iterable[KeyRecord]) -> None:
-    """Bring the keys in line with `keys`."""
+    """Make the stored keys equal to `keys`."""
     rows = [{"id": each.id, "digest": each.digest, "record": encode(each)} for each in keys]
     _sync_rows(connection, schema.keys, "id", rows)
 
 
 def write_adapters(connection: Connection, entries: Iterable[Entry]) -> None:
-    """Bring the catalog in line with `entries`; the fingerprints of a version that goes go with it."""
+    """Make the stored catalog equal to `entries`; a version that is removed loses its fingerprints, too."""
     rows = [
         {"version": each.ref.version, "name": each.ref.name, "state": str(each.state), "record": encode(each)}
         for each in entries
@@ -88,12 +90,12 @@ def write_adapters(connection: Connection, entries: Iterable[Entry]) -> None:
 
 
 def write_routes(connection: Connection, routes: Sequence[RouteRecord], mark: RouteVersion) -> None:
-    """Bring the routes in line with `routes`, and keep a version of each that is new, other or gone.
+    """Make the stored routes equal to `routes`, and record a version of each that is new, changed or removed.
 
     Args:
-        connection: In a transaction that holds the row of `state`.
-        routes: As they shall be.
-        mark: Who brings it, when and why; its alias, number and route are left out.
+        connection: A connection in a transaction that holds the row of `state`.
+        routes: The routes to store.
+        mark: Who made the change, when and why; its alias, number and route are filled in here.
     """
     by_alias = {each.alias: each for each in routes}
     table = schema.routes
@@ -108,7 +110,7 @@ def write_routes(connection: Connection, routes: Sequence[RouteRecord], mark: Ro
 
 
 def _as_stored(route: RouteRecord, stored: str | None) -> str:
-    """Return a route's JSON: what is stored, if it says the same, though an earlier release wrote fewer fields."""
+    """Return a route's JSON: the stored text if it means the same, as when an earlier release wrote fewer fields."""
     text = encode(route)
     if stored is None or stored == text:
         return text
@@ -116,10 +118,10 @@ def _as_stored(route: RouteRecord, stored: str | None) -> str:
 
 
 def write_rollouts(connection: Connection, rollouts: Sequence[StoredRollout]) -> None:
-    """Store `rollouts`, open or closed; those closed before stay as they are.
+    """Store `rollouts`, open or closed; rollouts that were closed before stay as they are.
 
     Raises:
-        ValueError: An open one is missing, or an alias has two.
+        ValueError: `rollouts` lacks a stored open rollout, or has two open ones for one alias.
     """
     table = schema.rollouts
     aliases = [each.alias for each in rollouts if each.is_open]
@@ -131,11 +133,11 @@ def write_rollouts(connection: Connection, rollouts: Sequence[StoredRollout]) ->
     if missing:
         raise ValueError(f"rollout `{min(missing)}` is open; close it, it cannot be left out")
     position = connection.scalar(select(func.max(table.c.position))) or 0
-    # Closed ones first: the next may open for the same alias in the same change.
+    # Closed rollouts first, since the same change may open the next one for the same alias.
     for each in sorted(rollouts, key=lambda each: each.is_open):
         record = encode(to_row(each))
         if each.id in stored:
-            # One that says the same stays as it is: a later release may have written more than this one reads.
+            # A row that means the same is left alone: a later release may have written more fields than this one reads.
             if record != stored[each.id] and decode_rollout(stored[each.id]) != each:
                 change = update(table).where(table.c.id == each.id)
                 connection.execute(change.values(alias=each.alias, is_open=each.is_open, record=record))
@@ -152,7 +154,8 @@ def write_journal(connection: Connection, records: Iterable[Mapping[str, Any]]) 
     last = chain.JournalEntry(number=head.number, previous="", hash=head.hash, record={}) if head is not None else None
     taken = connection.scalar(select(func.max(schema.journal.c.number))) or 0
     if taken > (head.number if head is not None else 0):
-        # Put in from outside. The next entry goes after it, or nothing could be changed any more; `verify` shows it.
+        # An entry was inserted by something else than Loragate. The next entry goes after it, since otherwise no change
+        # could be stored any more; `verify` reports the inserted one.
         last = chain.JournalEntry(
             number=taken, previous="", hash=head.hash if head is not None else chain.GENESIS, record={}
         )
@@ -173,7 +176,7 @@ def write_journal(connection: Connection, records: Iterable[Mapping[str, Any]]) 
 
 
 def read_head(connection: Connection) -> chain.JournalHead | None:
-    """Return the newest journal entry as the state notes it; None before the first."""
+    """Return number and hash of the newest journal entry as noted in the row of `state`; None before the first."""
     state = schema.state
     number, digest = connection.execute(select(state.c.journal_number, state.c.journal_hash)).one()
     return chain.JournalHead(number=number, hash=digest) if number else None
@@ -185,10 +188,10 @@ def read_journal(
     """Return at most `limit` journal entries after number `after`, the oldest first.
 
     Args:
-        connection: In any transaction.
-        after, limit: Which.
-        about: Only those whose canonical JSON holds this text, such as `"alias":"support"`.
-        newest: The last of them instead of the first.
+        connection: A connection in any transaction.
+        after, limit: The number to start after, and the largest number of entries.
+        about: Return only entries whose canonical JSON contains this text, such as `"alias":"support"`.
+        newest: Return the last `limit` entries instead of the first.
     """
     table = schema.journal
     query = select(table.c.number, table.c.previous, table.c.hash, table.c.record)
@@ -203,9 +206,10 @@ def read_journal(
 
 
 def _as_mapping(text: str) -> Mapping[str, Any]:
-    """Return a journal record; what was not written by us becomes one that no hash fits.
+    """Return a journal record; text that is not canonical JSON becomes a record whose hash cannot fit.
 
-    That is anything but canonical JSON: else a member could be there twice, or a text be put otherwise, unnoticed.
+    Loragate writes only canonical JSON. If other forms were accepted, an entry that was changed to have a duplicate
+    member, or another notation of the same text, would go unnoticed.
     """
     try:
         record = json.loads(text)
@@ -219,7 +223,7 @@ def _as_mapping(text: str) -> Mapping[str, Any]:
 def _sync_rows(
     connection: Connection, table: Table, key: str, wanted: Sequence[dict[str, Any]]
 ) -> tuple[list[str], list[str]]:
-    """Make a table's rows those wanted, in their order; returns the keys that are new or other, and those gone."""
+    """Make a table's rows equal to `wanted`, in order; returns the keys of new or changed rows, and of deleted ones."""
     stored = {row[key]: row for row in connection.execute(select(table)).mappings()}
     gone = sorted(stored.keys() - {row[key] for row in wanted})
     _delete(connection, table, key, gone)

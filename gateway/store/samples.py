@@ -1,8 +1,8 @@
-"""Samples that wait to be judged: put once, claimed by one evaluator at a time, judged once.
+"""The queue of samples that wait to be judged: each is stored once, claimed by one evaluator at a time, judged once.
 
-The texts of a sample lie apart from its place in the queue, which is read and changed all
-the time. A claim is a lease by the database's clock: an evaluator that dies gives its
-samples back by silence. None of this takes the row that changes of the state queue for.
+The texts of a sample are in another table than its row in the queue, which is read and changed all the time. A claim
+is a lease by the database's clock: when an evaluator dies, its claims run out and its samples are free again. These
+transactions never lock the row of `state`, so they do not delay changes of the state.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -23,15 +23,15 @@ from gateway.store.schema import sample_texts as texts
 from gateway.store.schema import samples as queue
 from gateway.store.sql import Store
 
-# Claims of one sample that ran out: as many evaluators have died with it, or hang on it.
+# A sample fails after this many claims ran out, since as many evaluators have died or hung while judging it.
 MAX_DEATHS: Final = 3
-# How long a sample waits at most whose route keeps nothing once it was judged.
+# The longest that a sample waits if its route's retention is 0, which keeps no texts after judging.
 WAIT_SECONDS: Final = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """A sample that is ours for a while; `attempt` is 1 the first time that it is anybody's."""
+    """A sample that an evaluator holds until its lease ends; `attempt` counts its claims by all evaluators, from 1."""
 
     sample: Sample
     attempt: int
@@ -39,14 +39,14 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Depth:
-    """How many samples wait.
+    """The number of samples in the queue, by state.
 
     Attributes:
-        pending: Nobody has claimed them, or the claim ran out.
-        claimed: Somebody is at work on them.
-        failed: Given up for good; they stay until they expire, or newer samples need their room.
-        oldest_at: When the oldest of the pending and claimed was answered, Unix seconds; None without one.
-        by_alias: The same for each alias that has any.
+        pending: Samples without a claim, or whose claim ran out.
+        claimed: Samples that an evaluator holds.
+        failed: Samples that will not be tried again; they stay until they expire or newer samples need their room.
+        oldest_at: When the oldest pending or claimed sample was answered, Unix seconds; None if there is none.
+        by_alias: The same numbers for each alias that has samples.
     """
 
     pending: int = 0
@@ -61,7 +61,8 @@ class Samples:
 
     Args:
         store: The store.
-        most_samples, most_bytes: Kept at a time, waiting or judged; nearly, since gateways do not wait for each other.
+        most_samples, most_bytes: Limits of what is kept at a time, waiting or judged; approximate, since gateways do
+            not wait for each other.
     """
 
     def __init__(self, store: Store, *, most_samples: int = MAX_SAMPLES, most_bytes: int = MAX_BYTES) -> None:
@@ -70,13 +71,13 @@ class Samples:
         self._most_bytes = most_bytes
 
     def put(self, samples: Sequence[Sample], retention_seconds: float) -> int:
-        """Store samples, once each; returns how many of the last ones were refused for want of room.
+        """Store samples, each once; returns how many, counted from the end, were refused for lack of room.
 
-        Where there is no room, judged and failed samples go first, those that expire soonest.
+        To make room, judged and failed samples are deleted, starting with those that expire soonest.
 
         Args:
-            samples: The oldest first; whatever was put before is left alone.
-            retention_seconds: How long texts are kept; 0 forgets them as soon as they were judged.
+            samples: The samples, the oldest first; those stored before are left alone.
+            retention_seconds: How long texts are kept; 0 deletes them as soon as they were judged.
         """
         each_once = {each.id: each for each in samples}
         contents = {id_: msgspec.msgpack.encode(each) for id_, each in each_once.items()}
@@ -93,13 +94,13 @@ class Samples:
         return self._store.run_write(work)
 
     def claim(self, holder: str, most: int, lease_seconds: float, *, skipping: Collection[str] = ()) -> list[Claimed]:
-        """Take the oldest samples that nobody holds, at most so many.
+        """Claim the oldest free samples, at most `most` of them.
 
         Args:
-            holder: Who asks, by a name of its own.
-            most: How many.
-            lease_seconds: How long they are the holder's; see `extend`.
-            skipping: Aliases to leave, such as those whose budget is spent.
+            holder: The unique name of the evaluator that asks.
+            most: The largest number of samples to claim.
+            lease_seconds: How long the claims last; see `extend`.
+            skipping: Aliases to leave out, such as those whose budget is spent.
         """
 
         def find_due(connection: Connection) -> Sequence[Row[str, str, int]]:
@@ -115,13 +116,13 @@ class Samples:
             _fail(connection, dying, "abandoned")
             return _take(connection, [each.id for each in found if each.id not in dying], holder, lease_seconds)
 
-        # To look costs SQLite's other writers nothing.
+        # Reading first spares SQLite's other writers a wait when there is nothing to claim.
         if self._store.database.is_sqlite and not self._store.run_read(find_due):
             return []
         return self._store.run_write(work)
 
     def extend(self, holder: str, ids: Collection[str], seconds: float) -> set[str]:
-        """Hold claims for so many seconds from now on; returns those that are the holder's still."""
+        """Prolong claims to `seconds` from now; returns the ids that the holder still has."""
 
         def work(connection: Connection) -> set[str]:
             change = update(queue).where(queue.c.id.in_(ids), queue.c.holder == holder, queue.c.state == OPEN)
@@ -131,15 +132,15 @@ class Samples:
         return self._store.run_write(work) if ids else set()
 
     def finish(self, holder: str, judged: ScoredPair, tokens: int) -> bool:
-        """Store what a claimed sample was judged, and take it off the queue: both, or neither.
+        """Store the scored pair of a claimed sample and remove the sample from the queue, in one transaction.
 
-        Returns False where the claim was lost: somebody else judges it, or has. To repeat a call whose answer
-        was lost is harmless, and is answered as the first would have been.
+        Returns False if the claim was lost: another evaluator judges the sample, or has judged it. A call whose answer
+        was lost may be repeated safely, and returns what the first call would have returned.
 
         Args:
-            holder: Who has claimed it.
-            judged: The pair; its number is given here.
-            tokens: What judging it has cost.
+            holder: The evaluator that has claimed the sample.
+            judged: The pair; the store assigns its number.
+            tokens: The tokens spent on judging it.
         """
 
         def work(connection: Connection) -> bool:
@@ -157,7 +158,7 @@ class Samples:
 
         try:
             return self._store.run_write(work)
-        except IntegrityError:  # it was judged before, and put again
+        except IntegrityError:  # the sample was judged before, and then stored once more
             gone = delete(queue).where(queue.c.id == judged.sample)
             self._store.run_write(lambda connection: connection.execute(gone))
             return self._store.run_read(lambda connection: is_stored(connection, judged))
@@ -165,14 +166,14 @@ class Samples:
     def give_up(
         self, holder: str, sample: str, reason: str, *, again_after_seconds: float | None, tokens: int = 0
     ) -> bool:
-        """Give a claimed sample back; returns False where the claim was lost.
+        """Give back a claimed sample; returns False if the claim was lost.
 
         Args:
-            holder: Who has claimed it.
-            sample: Its id.
-            reason: In a word.
-            again_after_seconds: When it may be claimed again; None for never, then it counts as failed.
-            tokens: What it has cost so far.
+            holder: The evaluator that has claimed the sample.
+            sample: The sample's id.
+            reason: Why, in one word.
+            again_after_seconds: When it may be claimed again; None for never, which makes it a failed sample.
+            tokens: The tokens spent on it so far.
         """
 
         def work(connection: Connection) -> bool:
@@ -191,11 +192,11 @@ class Samples:
         return self._store.run_write(work)
 
     def tokens_spent(self, alias: str, seconds: float = 3600.0) -> int:
-        """Return the tokens that judging an alias's samples has cost in the last so many seconds, to the minute."""
+        """Return the tokens spent on judging an alias's samples in the last `seconds` seconds, to the minute."""
         return self._store.run_read(lambda connection: spending.total(connection, alias, seconds))
 
     def depth(self) -> Depth:
-        """Return how many samples wait, in all and by alias."""
+        """Return the number of samples in the queue, in total and by alias."""
 
         def work(connection: Connection) -> Sequence[Row[str, int, int, int, float | None]]:
             is_open = queue.c.state == OPEN
@@ -223,10 +224,10 @@ class Samples:
         )
 
     def expire(self, now: float) -> int:
-        """Delete every text that is to be forgotten by then (Unix seconds), with its sample; returns how many samples.
+        """Delete texts that expire by `now` (Unix seconds), with their samples; returns the number of samples.
 
-        What a pair says of words goes too, the pair stays. On SQLite the file holds no trace afterwards, unless
-        somebody reads it for long just then: the next call wipes it.
+        The words of pairs are deleted, too; the pairs stay. On SQLite no trace remains in the files, unless a long read
+        prevents wiping them; then the next call does it.
         """
         return forget(self._store, now)
 
@@ -238,7 +239,7 @@ def _insert(
     seconds = retention_seconds if keeps else WAIT_SECONDS
     expires = connection.scalar(select(now_of(connection) + seconds))
     common = {"state": OPEN, "ready": 0.0, "holder": "", "attempt": 0, "died": 0, "keeps": keeps, "reason": ""}
-    # In the order of their ids: two that put the same samples must not wait for each other.
+    # Sorted by id, so that two gateways that store the same samples cannot deadlock.
     rows = [
         {"id": each.id, "alias": each.alias, "at": each.at, "expires": expires, **common}
         for each in sorted(samples, key=lambda each: each.id)
@@ -250,9 +251,9 @@ def _insert(
 
 
 def _insert_if_absent(connection: Connection, table: Table) -> Any:
-    """Return an INSERT that leaves rows alone which are there already."""
+    """Return an INSERT that skips rows whose key exists already."""
     if connection.dialect.name == "postgresql":
-        from sqlalchemy.dialects.postgresql import insert as insert_postgres  # it is loaded by now
+        from sqlalchemy.dialects.postgresql import insert as insert_postgres  # loaded already, with the connection
 
         return insert_postgres(table).on_conflict_do_nothing()
     from sqlalchemy.dialects.sqlite import insert as insert_sqlite
@@ -267,7 +268,7 @@ def _fail(connection: Connection, ids: Collection[str], reason: str) -> None:
 
 
 def _take(connection: Connection, ids: Collection[str], holder: str, lease_seconds: float) -> list[Claimed]:
-    """Make samples the holder's; returns them, the oldest first. One that is damaged fails instead."""
+    """Assign samples to the holder; returns them, the oldest first. A damaged sample is marked as failed instead."""
     if not ids:
         return []
     change = (

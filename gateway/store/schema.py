@@ -1,6 +1,6 @@
-"""The tables, the same for SQLite and PostgreSQL.
+"""The tables of the store, the same for SQLite and PostgreSQL.
 
-What is looked up or kept unique has a column; the rest of a record is its JSON, so that a new
+Fields that are searched or unique have a column; a record's other fields are in its JSON, so that a new
 field needs no migration. A change to a table needs a migration after `r0004_baseline.py`, and a test
 that a migrated store has the very tables of a new one.
 """
@@ -27,14 +27,14 @@ REVISIONS: Final = ("0004",)
 HEAD: Final = REVISIONS[-1]
 # Not Alembic's own `alembic_version`, which another application in the same database may have.
 REVISION_TABLE: Final = "loragate_schema"
-# PostgreSQL tells of each change on this channel, with the new version.
+# The channel on which PostgreSQL notifies of each change of the state; the payload is the new version.
 CHANNEL: Final = "loragate_state"
-# The only row of `state` and of `leader`.
+# The id of the only row of `state` and of `leader`.
 ONLY: Final = 1
 
 metadata: Final = MetaData()
 
-# As Alembic makes it; apart from the others, which it must not take it for.
+# Alembic's own table of revisions, in separate metadata, so that Alembic does not treat it as part of the schema.
 revision = Table(
     REVISION_TABLE,
     MetaData(),
@@ -42,7 +42,7 @@ revision = Table(
     PrimaryKeyConstraint("version_num", name=f"{REVISION_TABLE}_pkc"),
 )
 
-# `journal_number` and `journal_hash`: the last journal record, so that cutting off the end is seen.
+# `journal_number` and `journal_hash` name the last journal entry, so that removing entries at the end is noticed.
 state = Table(
     "state",
     metadata,
@@ -86,7 +86,7 @@ routes = Table(
     PrimaryKeyConstraint("alias", name="routes_pkey"),
 )
 
-# Every version of every route, kept when the route goes.
+# Every version of every route; they stay when the route is removed.
 route_versions = Table(
     "route_versions",
     metadata,
@@ -96,7 +96,7 @@ route_versions = Table(
     PrimaryKeyConstraint("alias", "number", name="route_versions_pkey"),
 )
 
-# `number` grows, so that the oldest come first.
+# `number` grows with each fingerprint of a version, and orders them by age.
 fingerprints = Table(
     "fingerprints",
     metadata,
@@ -116,8 +116,8 @@ rollouts = Table(
     Column("position", BigInteger, nullable=False),
     Column("record", Text, nullable=False),
     PrimaryKeyConstraint("id", name="rollouts_pkey"),
-    # Unique among the open ones, so that a route has one rollout at a time whatever the code above thinks. WHERE is
-    # said in PARTIAL_INDEXES: to say it here would import every driver's dialect, which takes a tenth of a second.
+    # Unique among open rollouts, so that a route has at most one at a time even if code has an error. The WHERE clause
+    # is in PARTIAL_INDEXES: here it would import every driver's dialect, which takes a tenth of a second.
     Index("rollouts_open", "alias", unique=True),
     Index("rollouts_alias", "alias", "position"),
 )
@@ -145,7 +145,7 @@ idempotency = Table(
     Index("idempotency_expires", "expires"),
 )
 
-# Who leads, for people; and a count that grows while they live (PostgreSQL).
+# The name of the leader, for operators, and its beats, a count that grows while it is alive (PostgreSQL).
 leader = Table(
     "leader",
     metadata,
@@ -155,7 +155,7 @@ leader = Table(
     PrimaryKeyConstraint("id", name="leader_pkey"),
 )
 
-# Gateways that run; `beats` grows while one lives. `id` is made anew at each start.
+# The running gateways; `beats` grows while a gateway is alive. `id` is new at each start.
 replicas = Table(
     "replicas",
     metadata,
@@ -165,7 +165,7 @@ replicas = Table(
     PrimaryKeyConstraint("id", name="replicas_pkey"),
 )
 
-# What each replica has counted of open rollouts' stages; one that has ended leaves its counts.
+# The counts of each gateway for stages of open rollouts; they stay when the gateway ends.
 tallies = Table(
     "tallies",
     metadata,
@@ -176,9 +176,10 @@ tallies = Table(
     PrimaryKeyConstraint("rollout", "stage", "replica", name="tallies_pkey"),
 )
 
-# Samples that wait to be judged, or failed for good: the queue, small, since it is read and changed all the time. One
-# that was judged has no row here. `state`: 0 open, 1 failed. `ready`: when it may be claimed, or the claim of its
-# `holder` runs out. `died`: claims that ran out. `keeps`: whether its texts outlive its being judged. Unix seconds.
+# The queue of samples that wait to be judged, or failed; its rows are small, since they are read and changed all the
+# time. A judged sample has no row here. `state`: 0 open, 1 failed. `ready`: when the sample may be claimed, or when the
+# claim of its `holder` runs out. `died`: number of claims that ran out. `keeps`: whether the texts are kept after
+# judging. Times are Unix seconds.
 samples = Table(
     "samples",
     metadata,
@@ -197,7 +198,7 @@ samples = Table(
     Index("samples_due", "state", "at"),
 )
 
-# What clients and engines wrote, until `expires`. `content` is a Sample as MessagePack.
+# The texts of clients and engines, kept until `expires`. `content` is a Sample as MessagePack.
 sample_texts = Table(
     "sample_texts",
     metadata,
@@ -209,8 +210,8 @@ sample_texts = Table(
     Index("sample_texts_expires", "expires", "size"),
 )
 
-# `pairs`: the last number given; it is changed in the transaction that uses the number, so that numbers rise in the
-# order of commits. `forgetting`: whose turn it is to delete what has expired.
+# `pairs`: the number of the newest pair; it is changed in the transaction that uses the number, so that numbers rise
+# in the order of commits. `forgetting`: a row that a gateway locks while it deletes expired texts.
 counters = Table(
     "counters",
     metadata,
@@ -238,7 +239,7 @@ pairs = Table(
     Index("pairs_at", "at", "number"),
 )
 
-# The words in a pair's drift, which go when its sample's texts go.
+# The words in a pair's drift, which are deleted with its sample's texts.
 pair_words = Table(
     "pair_words",
     metadata,
@@ -249,7 +250,7 @@ pair_words = Table(
     Index("pair_words_expires", "expires"),
 )
 
-# Tokens that judging has cost. `slot` counts minutes; a row for each evaluator, so that none waits for another.
+# Tokens spent on judging. `slot` counts minutes; each evaluator has its own row, so that none waits for another.
 spending = Table(
     "spending",
     metadata,
@@ -260,7 +261,8 @@ spending = Table(
     PrimaryKeyConstraint("alias", "slot", "holder", name="spending_pkey"),
 )
 
-# What callers said of replies. `is_bad` is empty for what counts for neither; `is_resolved` once it is known of what.
+# Feedback on replies. `is_bad` is NULL for a label, which is neither good nor bad; `is_resolved` is true once the
+# request that the feedback is about is known.
 feedback = Table(
     "feedback",
     metadata,
@@ -280,7 +282,7 @@ feedback = Table(
     Index("feedback_at", "at"),
 )
 
-# What traffic to a version looked like when it was promoted.
+# Traffic figures of a version at its promotion.
 baselines = Table(
     "baselines",
     metadata,
@@ -290,7 +292,7 @@ baselines = Table(
     PrimaryKeyConstraint("version", name="baselines_pkey"),
 )
 
-# Who may do what only one may do at a time, such as scoring on an engine, and until when.
+# Leases: the holder of an exclusive right, such as scoring on an engine, and until when.
 turns = Table(
     "turns",
     metadata,
@@ -300,7 +302,7 @@ turns = Table(
     PrimaryKeyConstraint("name", name="turns_pkey"),
 )
 
-# Evaluators that run, and what they have counted; `seen` by the database's clock.
+# The running evaluators and their counts; `seen` is the last beat by the database's clock.
 evaluators = Table(
     "evaluators",
     metadata,
@@ -310,10 +312,10 @@ evaluators = Table(
     PrimaryKeyConstraint("id", name="evaluators_pkey"),
 )
 
-# Indexes whose WHERE the tables above do not tell: see there.
+# Indexes with a WHERE clause, which the tables above leave out; see `rollouts_open`.
 PARTIAL_INDEXES: Final = {"rollouts_open": "CREATE UNIQUE INDEX rollouts_open ON rollouts (alias) WHERE is_open"}
 
-# What a new store begins with.
+# The rows that a new store begins with.
 FIRST_ROWS: Final[tuple[tuple[Table, tuple[dict[str, Any], ...]], ...]] = (
     (state, ({"id": ONLY, "version": 0, "fence": 0, "journal_number": 0, "journal_hash": ""},)),
     (leader, ({"id": ONLY, "holder": "", "beats": 0},)),

@@ -1,6 +1,6 @@
-"""The route table as bytes: what workers are sent, and what lies on disk for a restart.
+"""The route table as bytes, as it is sent to workers and saved on disk for a restart.
 
-Holds key digests, so the file is readable by its owner alone.
+It holds digests of keys, so only its owner may read the file.
 """
 
 from pathlib import Path
@@ -25,9 +25,9 @@ SNAPSHOT_FILE: Final = "snapshot.json"
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """A route table, flat. `keys` is None when the gateway runs without authentication.
+    """A route table in serialisable form. `keys` is None when the gateway runs without authentication.
 
-    `replicas` is how many gateways share the limits.
+    `replicas` is the number of gateways that share the rate limits.
     """
 
     version: int
@@ -48,7 +48,7 @@ def to_table(data: bytes) -> RouteTable:
     """Return the route table in `data`, with its look-ups built.
 
     Raises:
-        msgspec.DecodeError: It is not a snapshot.
+        msgspec.DecodeError: `data` is not a snapshot.
     """
     snapshot = msgspec.json.decode(data, type=Snapshot)
     return RouteTable(
@@ -74,7 +74,7 @@ def of_state(
     with_keys: bool,
     replicas: int = 1,
 ) -> Snapshot:
-    """Return the snapshot of a desired state and the engines as they are."""
+    """Return the snapshot of a desired state and of the engines' present state."""
     return Snapshot(
         version=version,
         base=base,
@@ -102,11 +102,11 @@ def _route(record: RouteRecord, rollout: "StoredRollout | None", base: Base | No
 
 
 def _mirror(record: RouteRecord, base: Base | None) -> Mirror | None:
-    """Return how an alias's requests are copied; None if they are not.
+    """Return how an alias's requests are copied for evaluators; None if they are not copied.
 
-    What a rollout's stage asks for comes first, then the policy: against the candidate where there is one, else
-    against the base. The rest of the policy holds for both, but for the share of noise pairs: a stage has as many as
-    its gates and the route's judge read.
+    If a rollout's stage compares a candidate, its share and candidate are used. Otherwise the mirror policy's share is
+    used, and control is compared with the route's candidate or, without one, with the base. The rest of the policy
+    holds in both cases, except for the share of noise pairs: a stage has as many as its gates and the judge need.
     """
     policy, shadow = record.mirror or MirrorPolicy(), record.shadow
     share = policy.share if shadow is None else shadow.share
@@ -136,11 +136,11 @@ def _mirror(record: RouteRecord, base: Base | None) -> Mirror | None:
 
 
 def read_base(folder: Path) -> Base | None:
-    """Return the base that the last snapshot on disk served, so that its name is known before an engine is up."""
+    """Return the base model of the last snapshot on disk, so that its name is known before an engine is up."""
     kept = copies.read(folder / SNAPSHOT_FILE, Snapshot)
     return kept.base if kept is not None else None
 
 
 def save(folder: Path, data: bytes) -> None:
-    """Keep a snapshot on disk."""
+    """Write a snapshot to disk."""
     copies.write(folder / SNAPSHOT_FILE, data)

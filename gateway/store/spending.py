@@ -1,4 +1,4 @@
-"""Tokens that judging has cost, by alias and minute; part of the transactions of `samples.py`."""
+"""Tokens that evaluators have spent, by alias and minute; written in the transactions of `samples.py`."""
 
 from typing import Final
 
@@ -9,14 +9,14 @@ from gateway.store.schema import spending as table
 from gateway.store.sql import Store
 
 SLOT_SECONDS: Final = 60
-# Budgets are by the hour; a day is kept for people who ask.
+# Budgets are counted by the hour; a day is kept so that operators can look back.
 KEEP_SECONDS: Final = 86_400
 
 
 def add(connection: Connection, alias: str, holder: str, tokens: int, at: float) -> None:
-    """Note what the holder has spent at a time by the database's clock."""
+    """Record tokens that an evaluator has spent, at a time by the database's clock."""
     slot = int(at) // SLOT_SECONDS
-    # Only the holder itself writes this row: it is there, or nobody else makes it.
+    # Only the holder itself writes this row, so no other process can insert it between update and insert.
     here = (table.c.alias == alias, table.c.slot == slot, table.c.holder == holder)
     change = update(table).where(*here).values(tokens=table.c.tokens + tokens)
     if connection.execute(change).rowcount == 0:
@@ -24,7 +24,7 @@ def add(connection: Connection, alias: str, holder: str, tokens: int, at: float)
 
 
 def note(store: Store, alias: str, holder: str, tokens: int) -> None:
-    """Note what the holder has spent just now, apart from any sample in the store; blocks."""
+    """Record tokens that an evaluator has spent just now outside of any stored sample; blocks."""
 
     def work(connection: Connection) -> None:
         add(connection, alias, holder, tokens, float(connection.scalar(select(now_of(connection))) or 0.0))
@@ -33,13 +33,13 @@ def note(store: Store, alias: str, holder: str, tokens: int) -> None:
 
 
 def total(connection: Connection, alias: str, seconds: float) -> int:
-    """Return what an alias has cost in the last so many seconds."""
+    """Return the tokens spent on an alias in the last `seconds` seconds."""
     since = cast((now_of(connection) - seconds) / SLOT_SECONDS, Double)
     query = select(func.sum(table.c.tokens)).where(table.c.alias == alias, table.c.slot > since)
     return int(connection.scalar(query) or 0)
 
 
 def forget(connection: Connection) -> None:
-    """Delete what is older than anybody asks for."""
+    """Delete counts that are older than KEEP_SECONDS."""
     until = cast(now_of(connection) / SLOT_SECONDS, Integer) - KEEP_SECONDS // SLOT_SECONDS
     connection.execute(delete(table).where(table.c.slot < until))

@@ -1,8 +1,8 @@
 """The store: the desired state with its history and journal, in SQLite or PostgreSQL.
 
-Synchronous, for threads of the control plane: nothing that serves requests ever calls it.
-Every call ends within the time allowed. A change is one transaction, in which the journal
-says why before anything acts on it.
+Its calls block, and are made from threads of the admin side; the processes that serve requests never call it. Every
+call ends within the time allowed. A change and the journal entry that explains it are written in one transaction,
+before anything acts on the change.
 """
 
 import threading
@@ -24,7 +24,7 @@ from gateway.store.migrate import check_is_known, create_or_migrate, revision_of
 
 T = TypeVar("T")
 
-# The longest that a call may take by default: longer than a failover of a database takes to be noticed.
+# The longest that a call may take by default: longer than it takes to notice the failover of a database.
 CALL_SECONDS: Final = 5.0
 # A migration may rewrite tables, and happens once a release.
 MIGRATION_SECONDS: Final = 120.0
@@ -32,11 +32,11 @@ PAGE: Final = 1000
 
 
 def open_store(where: str | Path, *, now: Callable[[], float], seconds: float = CALL_SECONDS) -> "Store":
-    """Return the store at `where`; nothing is connected to yet.
+    """Return the store at `where`, without connecting to it yet.
 
     Args:
         where: `sqlite:////folder/file.db`, `postgresql://user@host/database`, or a state folder for SQLite in it.
-        now: Unix seconds.
+        now: Returns the time in Unix seconds.
         seconds: The longest that any call may take.
 
     Raises:
@@ -46,13 +46,13 @@ def open_store(where: str | Path, *, now: Callable[[], float], seconds: float = 
 
 
 class Store:
-    """The desired state, and all that is kept with it.
+    """The desired state with its history, rollouts and journal.
 
     Every method may raise StoreUnavailable, StoreUnreadable and StoreTooNew.
 
     Args:
-        database: Where it is kept.
-        now: Unix seconds.
+        database: The database that holds it.
+        now: Returns the time in Unix seconds.
     """
 
     def __init__(self, database: Database, now: Callable[[], float]) -> None:
@@ -62,9 +62,9 @@ class Store:
         self._preparing = threading.Lock()
 
     def prepare(self) -> None:
-        """Make or migrate the tables if need be; the first call of any other method does it too."""
+        """Create or migrate the tables if needed; the first call of any other method does this, too."""
         with self._preparing:
-            # Once only: a store that is empty all of a sudden must not become a new one under a running gateway.
+            # Only once: a database that is suddenly empty must not become a new store under a running gateway.
             if self._is_prepared:
                 return
             found = self.database.read(revision_of)
@@ -74,7 +74,7 @@ class Store:
             self._is_prepared = True
 
     def read(self) -> Desired:
-        """Return the state as it stands; an empty one before the first change."""
+        """Return the desired state; an empty one before the first change."""
         return self.run_read(rows.read_all)
 
     def version(self) -> int:
@@ -91,17 +91,17 @@ class Store:
         by: str = "",
         reason: str = "",
     ) -> Desired:
-        """Replace the state, and say why in the journal; returns it with its new version, without closed rollouts.
+        """Replace the state and append to the journal; returns the state with its new version, without closed rollouts.
 
         Args:
-            desired: The state as it shall be; its own version is of no matter.
+            desired: The new state; its `version` is ignored.
             expected: The version that the change was made from.
-            journal: What explains it, as JSON.
-            fence: The leader's token; None for what an operator orders.
-            by, reason: For the history of the routes that it changes.
+            journal: The journal records that explain the change, as JSON values.
+            fence: The leader's fence; None for a change that an operator makes.
+            by, reason: Who made the change and why, for the history of the changed routes.
 
         Raises:
-            StaleWrite: The state is at another version by now.
+            StaleWrite: The state is no longer at version `expected`.
             Fenced: Another leader has taken over.
         """
         mark = RouteVersion(
@@ -122,7 +122,7 @@ class Store:
         return msgspec.structs.replace(desired, version=expected + 1, rollouts=still_open)
 
     def append(self, journal: Sequence[Mapping[str, Any]], *, fence: int | None = None) -> None:
-        """Journal what changes no state; its version stays.
+        """Append to the journal without changing the state; its version stays the same.
 
         Raises:
             Fenced: Another leader has taken over.
@@ -148,7 +148,13 @@ class Store:
     def rollouts(
         self, alias: str | None = None, *, before: str | None = None, limit: int = PAGE
     ) -> tuple[StoredRollout, ...]:
-        """Return the rollouts of an alias, or of all, open and closed, the newest first; those before one by its id."""
+        """Return open and closed rollouts of an alias, or of all, the newest first.
+
+        Args:
+            alias: The alias whose rollouts to return; None for all.
+            before: The id of a rollout: only older ones are returned.
+            limit: The largest number of rollouts to return.
+        """
         table = schema.rollouts
         query = select(table.c.record).order_by(table.c.position.desc()).limit(limit)
         if alias is not None:
@@ -162,19 +168,19 @@ class Store:
     def journal(
         self, *, after: int = 0, limit: int = PAGE, about: str = "", newest: bool = False
     ) -> tuple[chain.JournalEntry, ...]:
-        """Return journal entries after number `after`, the oldest first; only those that hold the JSON `about`.
+        """Return journal entries after number `after`, the oldest first; only those that contain the JSON text `about`.
 
         Args:
-            after, limit, about: Which; with `newest` the last `limit` of them, else the first.
+            after, limit, about: Which entries; with `newest` the last `limit` of them, else the first.
         """
         return self.run_read(lambda connection: rows.read_journal(connection, after, limit, about, newest=newest))
 
     def journal_head(self) -> chain.JournalHead | None:
-        """Return the newest journal entry as noted beside the state; None before the first."""
+        """Return number and hash of the newest journal entry as noted beside the state; None before the first."""
         return self.run_read(rows.read_head)
 
     def verify_journal(self) -> chain.Break | None:
-        """Return the first place where the journal was tampered with; None if it is whole."""
+        """Return the first place where the journal was tampered with; None if it is intact."""
 
         def ends(connection: Connection) -> tuple[chain.JournalHead | None, int, int]:
             number = schema.journal.c.number
@@ -190,29 +196,28 @@ class Store:
         return chain.verify(self._entries(end), head=head)
 
     def _entries(self, end: int) -> Iterator[chain.JournalEntry]:
-        """Yield the entries up to number `end`; what is appended meanwhile is for the next time."""
+        """Yield the entries up to number `end`; entries that are appended meanwhile are left out."""
         after = 0
         while after < end and (page := self.journal(after=after)):
             yield from (entry for entry in page if entry.number <= end)
             after = page[-1].number
 
     def run_read(self, work: Callable[[Connection], T]) -> T:
-        """Return what `work` reads, all of it at one moment."""
+        """Run `work` in a read transaction, which sees the data of one moment; returns its result."""
         self.prepare()
         return self.database.read(_check_schema_first(work))
 
     def run_write(self, work: Callable[[Connection], T]) -> T:
-        """Do `work` in one transaction."""
+        """Run `work` in one write transaction; returns its result."""
         self.prepare()
         return self.database.write(_check_schema_first(work))
 
     def close(self) -> None:
-        """Close the connections."""
         self.database.dispose()
 
 
 def _check_schema_first(work: Callable[[Connection], T]) -> Callable[[Connection], T]:
-    """Return `work`, refused if a later release has migrated the store while we run."""
+    """Return `work` preceded by a check of the schema, which another release may have migrated while this one runs."""
 
     def check_and_work(connection: Connection) -> T:
         found = connection.scalar(select(schema.revision.c.version_num))
@@ -232,7 +237,7 @@ def _migrate(connection: Connection) -> None:
 
 
 def _advance(connection: Connection, expected: int, fence: int | None) -> None:
-    """Take the state's row, which all writers queue for, and count the change."""
+    """Lock the row of `state`, for which all writers queue, and raise the version by one."""
     state = schema.state
     change = update(state).where(state.c.version == expected).values(version=expected + 1)
     if fence is not None:

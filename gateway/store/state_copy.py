@@ -1,4 +1,4 @@
-"""The state's copy on disk, `desired.json`, for a start while the store is away."""
+"""The copy of the desired state on disk, `desired.json`, from which a gateway starts while the store is away."""
 
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,7 @@ COPY_FILE: Final = "desired.json"
 
 
 class _Copy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`Desired` as its JSON is laid out."""
+    """The JSON layout of `Desired`."""
 
     version: int = 0
     keys: tuple[KeyRecord, ...] = ()
@@ -25,7 +25,7 @@ class _Copy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def save_copy(folder: Path, desired: Desired) -> None:
-    """Keep the state on disk."""
+    """Write the state to its copy on disk."""
     copy = _Copy(
         version=desired.version,
         keys=desired.keys,
@@ -37,7 +37,7 @@ def save_copy(folder: Path, desired: Desired) -> None:
 
 
 def read_copy(folder: Path) -> Desired | None:
-    """Return the state that was last kept on disk; None if there is none that can be believed."""
+    """Return the state from its copy on disk; None if there is no copy or it is damaged."""
     copy = copies.read(folder / COPY_FILE, _Copy)
     if copy is None:
         return None

@@ -1,1 +1,1 @@
-"""How a store of one release becomes that of the next: Alembic's scripts, run by `migrate.py`."""
+"""Alembic's scripts that migrate a store from one release's schema to the next; run by `migrate.py`."""
