@@ -196,7 +196,7 @@ def _shadow() -> ShadowReading:
     version, score = "support@24e3a56d83d9", Score(value=0.9, version="1")
     board = Board()
     for kind, other in ((Kind.CANDIDATE, "support@9d1c44aa0b17"), (Kind.NOISE, version)):
-        board.saw(
+        board.observe(
             ScoredPair(
                 sample="",
                 alias="support",

@@ -26,7 +26,7 @@ from gateway.rollout.gates.look import Facts
 from gateway.rollout.gates.reading import Reading
 from gateway.rollout.gates.sample_ratio import Exposures, Ratio, judge_ratio
 from gateway.rollout.gates.streams import AccountStreams, Streams
-from gateway.rollout.gates.traffic import latency_threshold, named
+from gateway.rollout.gates.traffic import latency_threshold, phrase_for
 from gateway.rollout.gates.unit_shares import ArmUnits
 from gateway.rollout.plan import Stage
 from gateway.rollout.record import RolloutRecord
@@ -161,7 +161,7 @@ def ratio_of(counts: StageCounts, record: RolloutRecord) -> Ratio:
     ratio = judge_ratio((*record.periods, period))
     if not left_out:
         return ratio
-    return replace(ratio, reason=f"{ratio.reason}; without {named(left_out)}, whose units are not split so")
+    return replace(ratio, reason=f"{ratio.reason}; without {phrase_for(left_out)}, whose units are not split so")
 
 
 def _split(counts: StageCounts, weight: int, before: Sequence[Exposures]) -> tuple[Exposures, str]:
@@ -210,7 +210,9 @@ def next_stage(rollout: Rollout) -> Stage | None:
     return following[0] if following else None
 
 
-def judged(record: RolloutRecord, counts: StageCounts, now: float) -> StepPassed | StepFailed | StepInconclusive | None:
+def judge_stage(
+    record: RolloutRecord, counts: StageCounts, now: float
+) -> StepPassed | StepFailed | StepInconclusive | None:
     """Return what automation brings about now, or None to wait.
 
     A critical gate's failure comes first: to take a bad candidate back is right whatever the split. Then a stage that

@@ -63,11 +63,11 @@ def sentences(record: Record) -> list[str]:
         if kind == "drift":
             return _drift(record)
     except (KeyError, TypeError, ValueError, AttributeError):  # of a later release, or tampered with
-        return [f"{_opening(record)}: a record of kind `{kind}` that this release cannot read."]
-    return [f"{_opening(record)}: `{kind}` of `{record.get('alias', '-')}`: {record.get('why') or _UNSAID}."]
+        return [f"{_when_and_who(record)}: a record of kind `{kind}` that this release cannot read."]
+    return [f"{_when_and_who(record)}: `{kind}` of `{record.get('alias', '-')}`: {record.get('why') or _UNSAID}."]
 
 
-def _opening(record: Record) -> str:
+def _when_and_who(record: Record) -> str:
     who = record.get("who")
     return f"{when_of(record)}, {'automation' if who == AUTOMATION else f'`{who}`'}"
 
@@ -81,8 +81,8 @@ def _rollout(record: Record) -> list[str]:
     )
     # The record's `why` tells the readings too; they get lines of their own.
     given = event.get("reason") or event.get("override")
-    lines = [f"{_opening(record)} {deed}" + (f": {given}." if given else ".")]
-    lines += [line for each in readings for line in _reading(each)]
+    lines = [f"{_when_and_who(record)} {deed}" + (f": {given}." if given else ".")]
+    lines += [line for each in readings for line in _reading_lines(each)]
     lines += _moves(record, before, after)
     if event["type"] == "Created":
         lines.append(f"  plan {record['config_hash'][:12]}: {plan_line(event['plan'])}.")
@@ -93,7 +93,7 @@ def _rollout(record: Record) -> list[str]:
     return lines
 
 
-def _reading(each: Mapping[str, Any]) -> list[str]:
+def _reading_lines(each: Mapping[str, Any]) -> list[str]:
     """Return what a gate said, and, of one that reads pairs, on which of them it rests."""
     flags = " (muted, decides nothing)" if each.get("is_muted") else ""
     if not each.get("is_critical", True):
@@ -111,7 +111,7 @@ def _reading(each: Mapping[str, Any]) -> list[str]:
 
 def standing_lines(readings: Iterable[Reading]) -> list[str]:
     """Return what the gates of an open rollout's stage say, which is in no record yet."""
-    lines = [line for each in readings for line in _reading(asdict(each))]
+    lines = [line for each in readings for line in _reading_lines(asdict(each))]
     return ["As it stands now:", *lines] if lines else []
 
 
@@ -154,12 +154,12 @@ def _route(record: Record) -> list[str]:
     did = "rolled back" if record["kind"] == "rollback" else "made" if before is None else "changed"
     if after is None:
         did = "removed"
-    lines = [f"{_opening(record)} {did} `{alias}`: {record.get('why') or _UNSAID}."]
+    lines = [f"{_when_and_who(record)} {did} `{alias}`: {record.get('why') or _UNSAID}."]
     if record.get("rollout"):
         lines.append(f"  this takes back rollout `{record['rollout']}`.")
     old, new = before or {}, after or {}
     return lines + [
-        f"  {name}: `{_shown(name, new.get(name))}`; before `{_shown(name, old.get(name))}`."
+        f"  {name}: `{_render_value(name, new.get(name))}`; before `{_render_value(name, old.get(name))}`."
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name) and name not in _UNTOLD
     ]
@@ -167,7 +167,7 @@ def _route(record: Record) -> list[str]:
 
 def _threshold(record: Record) -> list[str]:
     return [
-        f"{_opening(record)} found from when a request of stage {record['stage']} is slow: {record['why']}.",
+        f"{_when_and_who(record)} found from when a request of stage {record['stage']} is slow: {record['why']}.",
         f"  a request slower than {record['after']:g} s counts as slow.",
     ]
 
@@ -175,12 +175,12 @@ def _threshold(record: Record) -> list[str]:
 def _drift(record: Record) -> list[str]:
     found = f"found that traffic to `{record['version']}` is not what it was when it was accepted"
     return [
-        f"{_opening(record)} {found}: {record['why']}.",
+        f"{_when_and_who(record)} {found}: {record['why']}.",
         "  nothing was changed: drift over time has causes that no rollback mends.",
     ]
 
 
-def _shown(name: str, value: object) -> str:
+def _render_value(name: str, value: object) -> str:
     return _share(value) if name == "weight" and isinstance(value, int) else "none" if value is None else str(value)
 
 

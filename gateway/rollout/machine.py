@@ -110,17 +110,17 @@ def _check_words(event: Event | Created) -> None:
 # What the rows do
 
 
-def _audited(state: Rollout, _: AuditPassed) -> Outcome:
+def _accept_audit(state: Rollout, _: AuditPassed) -> Outcome:
     return replace(state, phase=Phase.AUDITED), ()
 
 
-def _not_audited(state: Rollout, event: AuditMissing) -> Outcome:
+def _reject_audit(state: Rollout, event: AuditMissing) -> Outcome:
     return replace(state, phase=Phase.DRAFT), (Notify(alias=state.alias, message=f"audit: {event.reason}"),)
 
 
-def _started(state: Rollout, event: Started) -> Outcome:
+def _start(state: Rollout, event: Started) -> Outcome:
     is_audited = state.phase is Phase.AUDITED or not state.plan.needs_audit
-    if not is_audited and not _is_said(event.override):
+    if not is_audited and not _is_given(event.override):
         raise IllegalEvent(f"the plan of rollout `{state.id}` asks for an audit that passed; give one, or an override")
     return _enter(state, 0, event.at)
 
@@ -129,7 +129,7 @@ def _enter(state: Rollout, index: int, at: float) -> Outcome:
     """Go into a stage, or past the plan's last one."""
     if index == len(state.plan.stages):
         if state.plan.promotes:
-            return _live(state)
+            return _make_live(state)
         message = "the plan is complete; promote the candidate, or roll it back"
         return replace(state, phase=Phase.PAUSED, is_complete=True), (Notify(alias=state.alias, message=message),)
     stage = state.plan.stages[index]
@@ -142,10 +142,10 @@ def _enter(state: Rollout, index: int, at: float) -> Outcome:
         weight=stage.weight,
         approved_by=None,
     )
-    return after, _traffic(state, after)
+    return after, _traffic_effects(state, after)
 
 
-def _traffic(before: Rollout, after: Rollout) -> tuple[Effect, ...]:
+def _traffic_effects(before: Rollout, after: Rollout) -> tuple[Effect, ...]:
     """What must be done so that traffic is as `after` wants it."""
     effects: list[Effect] = []
     if before.is_mirrored and not after.is_mirrored:
@@ -160,17 +160,17 @@ def _traffic(before: Rollout, after: Rollout) -> tuple[Effect, ...]:
     return tuple(effects)
 
 
-def _live(state: Rollout) -> Outcome:
+def _make_live(state: Rollout) -> Outcome:
     after = replace(state, phase=Phase.LIVE, home=state.candidate, weight=0, is_complete=True)
-    return after, _traffic(state, after)
+    return after, _traffic_effects(state, after)
 
 
-def _approved(state: Rollout, event: Approved) -> Outcome:
+def _approve(state: Rollout, event: Approved) -> Outcome:
     _check_stage(state, event.stage)
     return replace(state, approved_by=event.by), ()
 
 
-def _passed(state: Rollout, event: StepPassed) -> Outcome:
+def _pass_stage(state: Rollout, event: StepPassed) -> Outcome:
     _check_stage(state, event.stage)
     stage = state.plan.stages[state.index]
     if sorted(reading.gate for reading in event.readings) != sorted(gate.name for gate in stage.gates):
@@ -185,58 +185,58 @@ def _passed(state: Rollout, event: StepPassed) -> Outcome:
     return _enter(state, state.index + 1, event.at)
 
 
-def _failed(state: Rollout, event: StepFailed) -> Outcome:
+def _fail(state: Rollout, event: StepFailed) -> Outcome:
     # Of whatever stage: evidence against a candidate does not expire with a step.
     failed = [reading.reason for reading in event.readings if reading.rolls_back]
     if not failed:
         raise IllegalEvent(f"no critical gate of rollout `{state.id}` fails in the readings given")
-    return _back(state, state.control, "; ".join(failed))
+    return _take_back(state, state.control, "; ".join(failed))
 
 
-def _rolled_back(state: Rollout, event: RolledBack) -> Outcome:
+def _roll_back(state: Rollout, event: RolledBack) -> Outcome:
     to_version = event.to_version or state.control
     if to_version == state.candidate:
         raise IllegalEvent(f"`{to_version}` is the candidate that is rolled back; name another version")
-    return _back(state, to_version, event.reason, is_asked_for=event.by != AUTOMATION)
+    return _take_back(state, to_version, event.reason, is_asked_for=event.by != AUTOMATION)
 
 
-def _back(state: Rollout, to_version: str, why: str, *, is_asked_for: bool = False) -> Outcome:
+def _take_back(state: Rollout, to_version: str, why: str, *, is_asked_for: bool = False) -> Outcome:
     after = replace(state, phase=Phase.ROLLED_BACK, weight=0, home=to_version)
     message = f"`{state.candidate}` was rolled back to `{to_version}`: {why}"
     tell = Notify if is_asked_for else NotifyPage  # whoever rolls back is awake
-    return after, (*_traffic(state, after), tell(alias=state.alias, message=message))
+    return after, (*_traffic_effects(state, after), tell(alias=state.alias, message=message))
 
 
-def _inconclusive(state: Rollout, event: StepInconclusive) -> Outcome:
+def _pause_undecided(state: Rollout, event: StepInconclusive) -> Outcome:
     _check_stage(state, event.stage)
     message = f"the rollout of `{state.candidate}` is paused and needs a decision: {event.reason}"
     return replace(state, phase=Phase.PAUSED), (NotifyPage(alias=state.alias, message=message),)
 
 
-def _paused(state: Rollout, _: Paused) -> Outcome:
+def _pause(state: Rollout, _: Paused) -> Outcome:
     return replace(state, phase=Phase.PAUSED), ()
 
 
-def _resumed(state: Rollout, event: Resumed) -> Outcome:
+def _resume(state: Rollout, event: Resumed) -> Outcome:
     if state.is_complete:
         raise IllegalEvent(f"the plan of rollout `{state.id}` is complete; promote the candidate, or roll it back")
     return _enter(state, state.index, event.at)
 
 
-def _promoted(state: Rollout, event: Promoted) -> Outcome:
-    if not state.is_complete and not _is_said(event.override):
+def _promote(state: Rollout, event: Promoted) -> Outcome:
+    if not state.is_complete and not _is_given(event.override):
         raise IllegalEvent(
             f"the plan of rollout `{state.id}` is not complete; promoting now is an override and needs `early`"
         )
-    return _live(state)
+    return _make_live(state)
 
 
-def _aborted(state: Rollout, _: Aborted) -> Outcome:
+def _abort(state: Rollout, _: Aborted) -> Outcome:
     after = replace(state, phase=Phase.ABORTED, weight=0)
-    return after, _traffic(state, after)
+    return after, _traffic_effects(state, after)
 
 
-def _is_said(reason: str | None) -> bool:
+def _is_given(reason: str | None) -> bool:
     return reason is not None and bool(reason.strip())
 
 
@@ -253,35 +253,35 @@ def _rows() -> dict[tuple[Phase, type[Event]], Move]:
         return Move(frozenset(targets), make)
 
     return {
-        (draft, AuditPassed): to(_audited, audited),
-        (draft, AuditMissing): to(_not_audited, draft),
-        (draft, Started): to(_started, shadow, canary, live),  # live: a plan of 100 % alone
-        (draft, Aborted): to(_aborted, aborted),
-        (audited, AuditMissing): to(_not_audited, draft),
-        (audited, Started): to(_started, shadow, canary, live),
-        (audited, Aborted): to(_aborted, aborted),
-        (shadow, Approved): to(_approved, shadow),
-        (shadow, StepPassed): to(_passed, canary, live, paused),
-        (shadow, StepFailed): to(_failed, back),
-        (shadow, StepInconclusive): to(_inconclusive, paused),
-        (shadow, Paused): to(_paused, paused),
-        (shadow, Promoted): to(_promoted, live),
-        (shadow, Aborted): to(_aborted, aborted),
-        (shadow, RolledBack): to(_rolled_back, back),
-        (canary, Approved): to(_approved, canary),
-        (canary, StepPassed): to(_passed, canary, live, paused),
-        (canary, StepFailed): to(_failed, back),
-        (canary, StepInconclusive): to(_inconclusive, paused),
-        (canary, Paused): to(_paused, paused),
-        (canary, Promoted): to(_promoted, live),
-        (canary, Aborted): to(_aborted, aborted),
-        (canary, RolledBack): to(_rolled_back, back),
-        (paused, StepFailed): to(_failed, back),
-        (paused, Resumed): to(_resumed, shadow, canary),
-        (paused, Promoted): to(_promoted, live),
-        (paused, Aborted): to(_aborted, aborted),
-        (paused, RolledBack): to(_rolled_back, back),
-        (live, RolledBack): to(_rolled_back, back),
+        (draft, AuditPassed): to(_accept_audit, audited),
+        (draft, AuditMissing): to(_reject_audit, draft),
+        (draft, Started): to(_start, shadow, canary, live),  # live: a plan of 100 % alone
+        (draft, Aborted): to(_abort, aborted),
+        (audited, AuditMissing): to(_reject_audit, draft),
+        (audited, Started): to(_start, shadow, canary, live),
+        (audited, Aborted): to(_abort, aborted),
+        (shadow, Approved): to(_approve, shadow),
+        (shadow, StepPassed): to(_pass_stage, canary, live, paused),
+        (shadow, StepFailed): to(_fail, back),
+        (shadow, StepInconclusive): to(_pause_undecided, paused),
+        (shadow, Paused): to(_pause, paused),
+        (shadow, Promoted): to(_promote, live),
+        (shadow, Aborted): to(_abort, aborted),
+        (shadow, RolledBack): to(_roll_back, back),
+        (canary, Approved): to(_approve, canary),
+        (canary, StepPassed): to(_pass_stage, canary, live, paused),
+        (canary, StepFailed): to(_fail, back),
+        (canary, StepInconclusive): to(_pause_undecided, paused),
+        (canary, Paused): to(_pause, paused),
+        (canary, Promoted): to(_promote, live),
+        (canary, Aborted): to(_abort, aborted),
+        (canary, RolledBack): to(_roll_back, back),
+        (paused, StepFailed): to(_fail, back),
+        (paused, Resumed): to(_resume, shadow, canary),
+        (paused, Promoted): to(_promote, live),
+        (paused, Aborted): to(_abort, aborted),
+        (paused, RolledBack): to(_roll_back, back),
+        (live, RolledBack): to(_roll_back, back),
     }
 
 

@@ -74,7 +74,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What automation may do, and when. Made by `read_plan.parse_plan`.
+    """What automation may do, and when. Made by `plan_parser.parse_plan`.
 
     Attributes:
         stages: Shadow, if any, then the ramp, without a step of 100 %.

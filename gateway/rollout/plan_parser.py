@@ -94,7 +94,7 @@ class _Reader:
         elif not steps and shadow is None:
             self.problems.append("plan: has neither `shadow` nor `steps`: nothing would be done")
         ramp = [self._step(f"steps[{at}]", step, default, mirrored) for at, step in enumerate(steps)]
-        self._check_rising(ramp)
+        self._check_weights_rise(ramp)
         promotes = bool(ramp) and ramp[-1].weight == TOTAL_WEIGHT
         alpha = self._read("alpha", values.get("alpha"), share_of, ALPHA)
         if not 0 < alpha < 1:
@@ -116,7 +116,7 @@ class _Reader:
         if most < pairs:
             self._problem("shadow.max_pairs", values["max_pairs"], f"at least pairs ({pairs})")
         gates = self._gates("shadow.gates", values.get("gates", DEFAULT_SHADOW_GATES), is_shadow=True)
-        share, idle = self._mirrored("shadow", values, (SHARE, IDLE_SECONDS))
+        share, idle = self._pair_settings("shadow", values, (SHARE, IDLE_SECONDS))
         return Stage(
             weight=0,
             min_seconds=shortest,
@@ -128,7 +128,7 @@ class _Reader:
             idle_seconds=idle,
         )
 
-    def _mirrored(self, where: str, values: Mapping[Any, Any], default: tuple[int, int]) -> tuple[int, int]:
+    def _pair_settings(self, where: str, values: Mapping[Any, Any], default: tuple[int, int]) -> tuple[int, int]:
         """Return the share that is compared, and after how long a session ends."""
         share, idle = default
         if "share" in values:
@@ -156,7 +156,7 @@ class _Reader:
             self._problem(f"{where}.max_samples", most, f"at least min_samples ({least}), and 1")
         if default is None or "gates" in values:
             default = self._gates(f"{where}.gates", values.get("gates", DEFAULT_GATES), is_shadow=False)
-        share, idle = self._mirrored(where, values, mirrored)
+        share, idle = self._pair_settings(where, values, mirrored)
         if not any(gate.source is GateSource.PAIRS for gate in default):
             for key in (key for key in ("share", "idle") if key in values):
                 self.problems.append(f"{where}.{key}: no gate of this step reads pairs, so nothing is compared in it")
@@ -172,7 +172,7 @@ class _Reader:
             idle_seconds=idle,
         )
 
-    def _check_rising(self, ramp: Sequence[Stage]) -> None:
+    def _check_weights_rise(self, ramp: Sequence[Stage]) -> None:
         highest = 0
         for at, step in enumerate(ramp):
             if step.weight < 0:

@@ -126,7 +126,7 @@ class RolloutRecord:
         """Return the record with the threshold of its stage."""
         return replace(self, threshold_seconds=seconds)
 
-    def told(self) -> str:
+    def describe_last(self) -> str:
         """Return who moved it last, as a sentence."""
         who = "automation" if self.last.by == AUTOMATION else f"`{self.last.by}`"
         why = f": {self.last.why}" if self.last.why else ""

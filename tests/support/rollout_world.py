@@ -105,7 +105,7 @@ def run(store: Store, folder: Path, work: Callable[[World], Awaitable[T]]) -> T:
     return asyncio.run(live())
 
 
-def journey(plan: object = RAMP, **fields: Any) -> RolloutRecord:
+def make_record(plan: object = RAMP, **fields: Any) -> RolloutRecord:
     rollout = Rollout(
         id="ro-0",
         alias="support",

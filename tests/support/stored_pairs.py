@@ -37,6 +37,6 @@ def plant(store: Store, pairs: Iterable[ScoredPair]) -> list[ScoredPair]:
 
 
 async def begun(world: World, plan: Any = PLAN) -> RolloutRecord:
-    journey = await world.rollouts.start("support", B, plan, ORDER)
+    rollout_record = await world.rollouts.start("support", B, plan, ORDER)
     await world.look(0.1)  # who leads is known from here on
-    return journey
+    return rollout_record

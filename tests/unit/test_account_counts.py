@@ -12,7 +12,7 @@ from gateway.decide.exposure import Exposure, RolloutTag
 from gateway.observe.tally import MAX_ACCOUNTS, Tally, sum_tallies
 from gateway.rollout.account_counts import FEWEST_REQUESTS, accounts_of, callers_of
 from gateway.rollout.events import Created, Started, StepFailed, StepPassed
-from gateway.rollout.evidence import StageCounts, counts_of, facts_of, judged, period_of, ratio_of
+from gateway.rollout.evidence import StageCounts, counts_of, facts_of, judge_stage, period_of, ratio_of
 from gateway.rollout.explain import sentences
 from gateway.rollout.gates.gate import Gate
 from gateway.rollout.gates.sample_ratio import Exposures
@@ -122,7 +122,7 @@ def ask(
 def stage(tallies: Worker) -> StageCounts:
     """What the leader reads of it, after the channel and the store."""
     told = msgspec.json.decode(msgspec.json.encode(tallies.report({"ro-1"})), type=list[Tally])
-    return counts_of(sum_tallies([told]), journey().rollout)
+    return counts_of(sum_tallies([told]), make_record().rollout)
 
 
 def transitions(plan: Any = PLAN) -> tuple[Transition, Transition]:
@@ -141,7 +141,7 @@ def transitions(plan: Any = PLAN) -> tuple[Transition, Transition]:
     return made, advance(made.after, Started(at=100.0, by="me"))
 
 
-def journey(plan: Any = PLAN) -> RolloutRecord:
+def make_record(plan: Any = PLAN) -> RolloutRecord:
     _, started = transitions(plan)
     last = Last(at=100.0, by="me", event="Started")
     return RolloutRecord(rollout=started.after, by="me", reason="r", started_at=100.0, last=last, rules=RULES)
@@ -179,7 +179,7 @@ def test_accounts_of_workers_add_up() -> None:
     ask(one, "a", 30)
     ask(other, "a", 30)
     ask(other, "b", 20)
-    counts = counts_of(sum_tallies([one.report({"ro-1"}), other.report({"ro-1"})]), journey().rollout)
+    counts = counts_of(sum_tallies([one.report({"ro-1"}), other.report({"ro-1"})]), make_record().rollout)
     assert [(each.account, each.requests, each.units) for each in counts.accounts] == [("a", 60, 30), ("b", 20, 20)]
 
 
@@ -188,9 +188,9 @@ def test_one_key_with_units_of_its_own_choosing_does_not_end_a_rollout() -> None
     ask(tallies, "honest", 300)
     ask(tallies, "attacker", 2_000, fails=Arm.CANDIDATE)
     at = 101.0 + 3_600
-    assert not isinstance(judged(journey(), stage(tallies), at), StepFailed | StepPassed)
+    assert not isinstance(judge_stage(make_record(), stage(tallies), at), StepFailed | StepPassed)
     ask(tallies, "honest", 2_000, fails=Arm.CANDIDATE)  # the others find it, too
-    event = judged(journey(), stage(tallies), at)
+    event = judge_stage(make_record(), stage(tallies), at)
     assert isinstance(event, StepFailed)
     assert {share.account for share in event.readings[0].accounts} == {"honest", "attacker"}
 
@@ -200,14 +200,14 @@ def test_one_key_that_sends_the_candidates_units_alone_does_not_pause_a_rollout(
     ask(tallies, "honest", 2_000)
     ask(tallies, "attacker", 3_000, only=Arm.CANDIDATE)
     counts = stage(tallies)
-    ratio = ratio_of(counts, journey())
+    ratio = ratio_of(counts, make_record())
     assert ratio.verdict is not Verdict.FAIL
     assert "without account `attacker`" in ratio.reason
-    period = period_of(counts, journey().rollout)
+    period = period_of(counts, make_record().rollout)
     assert period is not None
     assert period.n == pytest.approx(2_000, rel=0.25)
     alone = replace(counts, accounts=())
-    assert ratio_of(alone, journey()).verdict is Verdict.FAIL, "of which this takes nothing away where one calls"
+    assert ratio_of(alone, make_record()).verdict is Verdict.FAIL, "of which this takes nothing away where one calls"
 
 
 def test_units_that_were_left_out_of_a_stage_do_not_come_back_in_the_next() -> None:
@@ -216,14 +216,14 @@ def test_units_that_were_left_out_of_a_stage_do_not_come_back_in_the_next() -> N
     ask(tallies, "attacker", 3_000, only=Arm.CANDIDATE)
     counts = stage(tallies)
     before = (Exposures(weight=WEIGHT, control=1_000, candidate=1_110),)  # odd, and not odd enough alone
-    assert period_of(counts, journey().rollout, before) == period_of(counts, journey().rollout)
+    assert period_of(counts, make_record().rollout, before) == period_of(counts, make_record().rollout)
 
 
 def test_a_stray_request_makes_no_second_caller() -> None:
     tallies = Worker()
     ask(tallies, "app", 2_000, fails=Arm.CANDIDATE)
     ask(tallies, "curl", FEWEST_REQUESTS - 1)
-    event = judged(journey(), stage(tallies), 101.0)
+    event = judge_stage(make_record(), stage(tallies), 101.0)
     assert isinstance(event, StepFailed)
     assert "account `app`" in event.readings[0].reason
 
@@ -232,22 +232,22 @@ def test_thumbs_of_one_account_are_not_everybodys_where_others_call_and_give_non
     tallies = Worker()
     ask(tallies, "honest", 300)
     ask(tallies, "attacker", 300)
-    told = journey({"steps": [{"weight": "50%", "gates": ["feedback"]}, {"weight": "100%"}]})
+    told = make_record({"steps": [{"weight": "50%", "gates": ["feedback"]}, {"weight": "100%"}]})
     counts = stage(tallies)
     thumbs = streams(("attacker", (150, 0), (150, 150)))
     there = replace(counts, pairs=replace(counts.pairs, stage=1, thumbs=thumbs))
     assert facts_of(there, told).streams["feedback"].callers == 2
-    assert judged(told, there, 101.0) is None
+    assert judge_stage(told, there, 101.0) is None
     alone = replace(there, accounts=there.accounts[:1])
-    assert isinstance(judged(told, alone, 101.0), StepFailed)
+    assert isinstance(judge_stage(told, alone, 101.0), StepFailed)
 
 
 def test_the_journal_tells_who_said_it_and_replays_to_the_same_state() -> None:
     tallies = Worker()
     for account in ("a", "b"):
         ask(tallies, account, 2_000, fails=Arm.CANDIDATE)
-    begun = journey()
-    event = judged(begun, stage(tallies), 101.0)
+    begun = make_record()
+    event = judge_stage(begun, stage(tallies), 101.0)
     assert isinstance(event, StepFailed)
     made, started = transitions()
     failed = advance(started.after, event)

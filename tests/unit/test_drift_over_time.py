@@ -11,7 +11,14 @@ import pytest
 
 from evaluators.judge.over_time import BaselineOf, OverTime
 from evaluators.observation import Kind, ScoredPair
-from gateway.admin.rollouts.drift_baseline import FEWEST_SESSIONS, completed, decode, encode, made_from, sessions_in
+from gateway.admin.rollouts.drift_baseline import (
+    FEWEST_SESSIONS,
+    complete_baseline,
+    decode,
+    encode,
+    make_baseline,
+    sessions_in,
+)
 from gateway.records.routes import MirrorPolicy
 from gateway.rollout import explain
 from gateway.store.baselines import Baselines
@@ -51,11 +58,11 @@ def candidates(n: int, **fields: Any) -> Iterator[ScoredPair]:
 
 def test_a_baseline_is_made_of_the_versions_own_pairs_and_comes_back_as_it_was() -> None:
     names = {"version": B, "alias": "support", "rollout": "ro-0", "at": 1.5}
-    made = made_from([*candidates(FEWEST_SESSIONS), *traffic(9)], **names)  # type: ignore[arg-type]
+    made = make_baseline([*candidates(FEWEST_SESSIONS), *traffic(9)], **names)  # type: ignore[arg-type]
     assert decode(json.loads(json.dumps(encode(made)))) == made
     assert (made.rollout, made.after, sessions_in(made.read())) == ("ro-0", 0, FEWEST_SESSIONS)
     assert sessions_in(made.read(), "kl") == 0, "its rollout's pairs compare it with another control, not with the base"
-    few = made_from(candidates(FEWEST_SESSIONS - 1), **names)  # type: ignore[arg-type]
+    few = make_baseline(candidates(FEWEST_SESSIONS - 1), **names)  # type: ignore[arg-type]
     assert (few.rollout, few.window) == ("", {})
 
 
@@ -65,22 +72,25 @@ def test_junk_is_no_baseline(junk: dict[str, Any]) -> None:
 
 
 def test_the_first_pairs_with_the_base_complete_a_rollouts_baseline_and_are_all_of_one_without() -> None:
-    first = made_from(candidates(300, length=10.0), version=B, alias="support", rollout="ro-0", at=1.0)
+    first = make_baseline(candidates(300, length=10.0), version=B, alias="support", rollout="ro-0", at=1.0)
     gathered = BaselineOf(B)
     for pair in traffic(250):
         gathered.add(pair)
     window = gathered.close(1e12)
-    done = completed(first, window, 99)
+    done = complete_baseline(first, window, 99)
     numbers = done.read().numbers
     assert (numbers["output_length"].n, numbers["kl"].n, done.after) == (300, 250, 99)
-    assert completed(made_from([], version=B, alias="support", rollout="ro-0", at=1.0), window, 9).read() == window
+    assert (
+        complete_baseline(make_baseline([], version=B, alias="support", rollout="ro-0", at=1.0), window, 9).read()
+        == window
+    )
 
 
 def test_a_baseline_of_before_there_were_estimates_says_nothing_of_how_far_the_base_is() -> None:
     gathered = BaselineOf(B)
     for pair in traffic(250):
         gathered.add(pair)
-    made = completed(made_from([], version=B, alias="support", rollout="", at=1.0), gathered.close(1e12), 9)
+    made = complete_baseline(make_baseline([], version=B, alias="support", rollout="", at=1.0), gathered.close(1e12), 9)
     stored = encode(made)
     assert "kl" in made.read().numbers
     del stored["has_estimates"]

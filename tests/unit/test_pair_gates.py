@@ -251,16 +251,16 @@ def test_pairs_of_others_and_of_the_base_count_for_nothing(store: Store, tmp_pat
         plant(store, many(50, A, "support@000000000000", bad=1.0))
         plant(store, many(50, A, A, kind=Kind.NOISE))
         await world.look(60)
-        journey = await world.rollouts.find("support")
+        rollout_record = await world.rollouts.find("support")
         assert world.rollout().phase is Phase.SHADOW
-        assert world.rollouts.watch.read(journey, world.now).n == 0
+        assert world.rollouts.watch.read(rollout_record, world.now).n == 0
 
     run(store, tmp_path, work)
 
 
 def test_a_new_leader_and_whoever_is_asked_come_to_the_same_evidence(store: Store, tmp_path: Path) -> None:
     async def work(world: World) -> None:
-        journey = await begun(world, shadow("refusal", "exact", {"kl": {"limit": 0.5}}, max_pairs=9_999))
+        rollout_record = await begun(world, shadow("refusal", "exact", {"kl": {"limit": 0.5}}, max_pairs=9_999))
         for number in range(12):  # three pairs a session, some of them noise
             exact = {"exact": Score(value=float(number % 3 > 0), version="1")}
             sessions = [f"{number}-{each}" for each in range(3)]
@@ -281,9 +281,9 @@ def test_a_new_leader_and_whoever_is_asked_come_to_the_same_evidence(store: Stor
                     ),
                 )
             await world.look(20)
-        seen = world.rollouts.watch.read(journey, world.now)
+        seen = world.rollouts.watch.read(rollout_record, world.now)
         fresh = World(tmp_path, store)
-        assert fresh.rollouts.watch.read(journey, world.now) == seen
+        assert fresh.rollouts.watch.read(rollout_record, world.now) == seen
         assert (seen.n, seen.readings["refusal"].n > 20, seen.readings["exact"].n > 20) == (72, True, True)
 
     run(store, tmp_path, work)
@@ -346,7 +346,7 @@ def test_listeners_hear_each_pair_once_while_this_gateway_leads(store: Store, tm
         def __init__(self) -> None:
             self.heard: list[int] = []
 
-        def saw(self, judged: ScoredPair) -> None:
+        def observe(self, judged: ScoredPair) -> None:
             self.heard.append(judged.number)
 
     async def work(world: World) -> None:
@@ -367,11 +367,11 @@ def test_listeners_hear_each_pair_once_while_this_gateway_leads(store: Store, tm
 
 def test_who_waits_for_pairs_is_told_so_and_that_nobody_compares(store: Store, tmp_path: Path) -> None:
     async def work(world: World) -> None:
-        journey = await begun(world)
-        found = await asyncio.to_thread(world.rollouts.watch.read, journey, world.now)
+        rollout_record = await begun(world)
+        found = await asyncio.to_thread(world.rollouts.watch.read, rollout_record, world.now)
         assert found.warnings == (NOBODY_COMPARES,)
         Evaluators(store).beat("e-1", {})
-        assert world.rollouts.watch.read(journey, world.now).warnings == ()
+        assert world.rollouts.watch.read(rollout_record, world.now).warnings == ()
         aborted = await world.rollouts.abort("support", ORDER)
         assert world.rollouts.watch.read(aborted, world.now).warnings == ()
 
@@ -505,7 +505,7 @@ def test_a_replay_weighs_a_judges_opinions_as_the_rollout_did(store: Store, tmp_
 
 def test_a_rollout_that_cannot_be_read_holds_up_no_other(store: Store, tmp_path: Path) -> None:
     async def work(world: World) -> None:
-        journey = await begun(world)
+        rollout_record = await begun(world)
         plant(store, many(60, A, B, bad=0.5))
         desired = world.state.desired
         other = structs.replace(SUPPORT, alias="sales")
@@ -522,6 +522,6 @@ def test_a_rollout_that_cannot_be_read_holds_up_no_other(store: Store, tmp_path:
         )
         await world.look(60)
         assert [each.id for each in store.read().rollouts] == ["damaged"]
-        assert [each.is_open for each in store.rollouts("support") if each.id == journey.rollout.id] == [False]
+        assert [each.is_open for each in store.rollouts("support") if each.id == rollout_record.rollout.id] == [False]
 
     run(store, tmp_path, work)

@@ -29,7 +29,7 @@ from gateway.rollout.evidence import (
     StageCounts,
     counts_of,
     facts_of,
-    judged,
+    judge_stage,
     period_of,
     standing_of,
     threshold_of,
@@ -43,7 +43,7 @@ from gateway.rollout.rollout import Phase, Rollout
 from gateway.store.errors import Fenced, StoreUnavailable, StoreUnreadable
 from gateway.store.rollouts import RolloutRow, from_row, readable, to_row
 from gateway.store.sql import Store
-from tests.support.rollout_world import ORDER, RAMP, World, journey, run, store
+from tests.support.rollout_world import ORDER, RAMP, World, make_record, run, store
 from tests.support.route_values import ENTRIES, SUPPORT, A, B, C
 from tests.support.unit_counts import by_unit
 
@@ -79,7 +79,7 @@ QUICK = tuple(1_000 if number == 2 else 0 for number in range(len(DURATION_BOUND
     seconds=st.none() | st.sampled_from(DURATION_BOUNDS),
 )
 @settings(max_examples=50, deadline=None)
-def test_a_journey_comes_back_from_json_as_it_was(
+def test_a_record_comes_back_from_json_as_it_was(
     rollout: Rollout, last: Last, periods: list[Exposures], seconds: float | None
 ) -> None:
     kept = RolloutRecord(
@@ -98,8 +98,8 @@ def test_a_journey_comes_back_from_json_as_it_was(
 @pytest.mark.parametrize(
     "spoil", [{"state": None}, {"state": {}}, {"last": 3}, {"periods": [{"weight": 10_001}]}, {"by": None}]
 )
-def test_a_body_that_is_no_journey_is_unreadable_and_not_half_read(spoil: dict[str, Any]) -> None:
-    row = to_row(journey())
+def test_a_body_that_is_no_record_is_unreadable_and_not_half_read(spoil: dict[str, Any]) -> None:
+    row = to_row(make_record())
     found = from_row(msgspec.structs.replace(row, body=row.body | spoil))
     assert isinstance(found, UnreadableRollout)
     assert to_row(found).body == row.body | spoil
@@ -108,14 +108,14 @@ def test_a_body_that_is_no_journey_is_unreadable_and_not_half_read(spoil: dict[s
 
 
 def test_a_route_takes_the_split_of_its_rollout_and_remembers_the_control_it_had() -> None:
-    state = journey().rollout
+    state = make_record().rollout
     ramping = route_after(SUPPORT, state, 9)
     assert (ramping.control, ramping.candidate, ramping.weight) == (A, B, 5_000)
     assert route_after(ramping, state, 10) == ramping, "twice is as once"
     promoted = route_after(ramping, replace(state, phase=Phase.LIVE, home=B, weight=0), 11)
     assert (promoted.control, promoted.candidate, promoted.weight) == (B, None, 0)
     assert promoted.previous[0].version == A
-    gone = desired_after(Desired(), journey(), 9)
+    gone = desired_after(Desired(), make_record(), 9)
     assert (gone.routes, gone.rollouts[0].is_open) == ((), True)
 
 
@@ -127,17 +127,17 @@ def test_counts_are_those_of_the_present_stage_alone() -> None:
     other.candidate.requests = 99
     mine.candidate.requests, mine.candidate.errors = 5, 2
     mine.units.see(3, Arm.CANDIDATE)
-    counts = counts_of([other, mine, Tally(rollout="ro-1", stage=1)], journey().rollout)
+    counts = counts_of([other, mine, Tally(rollout="ro-1", stage=1)], make_record().rollout)
     assert (counts.candidate.requests, counts.candidate.errors, counts.candidate.units) == (5, 2, 1)
-    assert counts_of([other], journey().rollout) == StageCounts(stage=1)
+    assert counts_of([other], make_record().rollout) == StageCounts(stage=1)
 
 
 def test_slow_is_what_units_took_too_long_for_and_without_a_threshold_latency_is_not_measured() -> None:
     slow = ArmUnits(whole=Shares(first=Count(n=10, bad=5), over=((3, 8, 4),)))
     counts = StageCounts(stage=1, candidate=ArmCounts(requests=80, slow=slow))
-    read = facts_of(counts, journey(LATENCY, threshold_seconds=0.1)).streams["latency"]
+    read = facts_of(counts, make_record(LATENCY, threshold_seconds=0.1)).streams["latency"]
     assert (read.candidate, read.threshold_seconds) == (slow, 0.1)
-    assert "latency" not in facts_of(counts, journey(LATENCY)).streams
+    assert "latency" not in facts_of(counts, make_record(LATENCY)).streams
 
 
 def test_a_threshold_needs_enough_of_the_control_and_a_gate_that_asks_for_it() -> None:
@@ -156,20 +156,20 @@ def test_a_mismatch_of_the_ratio_pauses_what_would_pass_and_lets_what_fails_roll
     arm = ArmCounts(requests=2_000, units=1_000, failing=units_of(Count(n=2_000)))
     even = StageCounts(stage=1, control=arm, candidate=arm)
     odd = replace(even, candidate=replace(arm, units=700))
-    assert isinstance(judged(journey(), even, 200.0), StepPassed)
-    event = judged(journey(), odd, 200.0)
+    assert isinstance(judge_stage(make_record(), even, 200.0), StepPassed)
+    event = judge_stage(make_record(), odd, 200.0)
     assert isinstance(event, StepInconclusive)
     assert event.readings[0].gate == "sample_ratio"
     assert "mismatch" in event.readings[0].reason
     failing = replace(odd, candidate=replace(odd.candidate, failing=units_of(Count(n=2_000, bad=2_000))))
-    assert isinstance(judged(journey(), failing, 200.0), StepFailed)
-    paused = journey()
+    assert isinstance(judge_stage(make_record(), failing, 200.0), StepFailed)
+    paused = make_record()
     paused = replace(paused, rollout=replace(paused.rollout, phase=Phase.PAUSED))
-    assert judged(paused, odd, 200.0) is None, "it is paused already"
+    assert judge_stage(paused, odd, 200.0) is None, "it is paused already"
 
 
 def test_exposures_of_stages_that_are_over_count_until_somebody_resumes() -> None:
-    first = journey()
+    first = make_record()
     event = StepPassed(at=1.0, by="automation", stage=1, samples=1)
     moved = replace(first.rollout, stage=2, index=1)
     passed = first.after(_transition(first, event, moved), period=Exposures(weight=5_000, control=10, candidate=9))
@@ -188,7 +188,7 @@ def _transition(before: RolloutRecord, event: Any, after: Rollout) -> Any:
 
 
 def test_people_are_told_what_a_rollout_waits_for() -> None:
-    started = journey()
+    started = make_record()
     waits = standing_of(started, StageCounts(stage=1), 101.0).waits_for
     assert waits == ("9 s more of its least time", "50 more samples", "gate `error_rate`, which is inconclusive")
     arm = ArmCounts(requests=2_000, failing=units_of(Count(n=2_000)))
@@ -318,8 +318,8 @@ def test_the_threshold_is_the_controls_from_before_and_else_from_within_the_stag
         tally.control.duration.counts = list(QUICK)
         world.tallies = [tally]
         await world.look(1)
-        journey = await world.rollouts.find("support")
-        assert (journey.threshold_seconds, journey.rollout.sequence) == (0.1, 2)
+        rollout_record = await world.rollouts.find("support")
+        assert (rollout_record.threshold_seconds, rollout_record.rollout.sequence) == (0.1, 2)
         assert store.journal()[-1].record["kind"] == "threshold"
         assert any("slower than 0.1 s" in line for line in explain.sentences(store.journal()[-1].record))
 
@@ -340,8 +340,8 @@ def test_a_later_stages_threshold_is_the_controls_from_the_stage_before(store: S
             arm.by_unit.slow = by_unit(1_000, 0).failing
         world.tallies = [tally]
         await world.look()
-        journey = await world.rollouts.find("ro-0")
-        assert (journey.rollout.stage, journey.threshold_seconds) == (2, 0.3)
+        rollout_record = await world.rollouts.find("ro-0")
+        assert (rollout_record.rollout.stage, rollout_record.threshold_seconds) == (2, 0.3)
         assert store.journal()[-1].record["threshold_seconds"] == 0.3
 
     run(store, tmp_path, work)

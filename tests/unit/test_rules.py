@@ -8,7 +8,7 @@ import pytest
 
 from evaluators.judge.verdict import Verdict
 from gateway.rollout.events import StepFailed, StepInconclusive
-from gateway.rollout.evidence import NO_PAIRS, StageCounts, StagePairs, counts_of, judged
+from gateway.rollout.evidence import NO_PAIRS, StageCounts, StagePairs, counts_of, judge_stage
 from gateway.rollout.explain import sentences
 from gateway.rollout.gates.reading import Reading
 from gateway.rollout.gates.unit_shares import Count, units_of
@@ -19,7 +19,7 @@ from gateway.rollout.rollout import Phase
 from gateway.rollout.rules import RULES, what_changed
 from gateway.store.rollouts import from_row, readable, to_row
 from gateway.store.sql import Store
-from tests.support.rollout_world import ORDER, RAMP, World, journey, run, store
+from tests.support.rollout_world import ORDER, RAMP, World, make_record, run, store
 from tests.support.route_values import B
 
 __all__ = ["store"]  # the fixture
@@ -34,7 +34,7 @@ FAILING = Reading(
 
 
 def counts(*, failing: bool = False, pairs: StagePairs = NO_PAIRS) -> StageCounts:
-    found = counts_of([], journey().rollout)
+    found = counts_of([], make_record().rollout)
     bad = units_of(Count(n=200, bad=200 if failing else 0))
     candidate = replace(found.candidate, requests=200, failing=bad)
     return replace(found, candidate=candidate, control=replace(candidate, failing=units_of(Count(n=200))), pairs=pairs)
@@ -51,9 +51,9 @@ def test_a_journal_of_the_rules_before_replays_to_what_it_says_and_is_told_in_se
 
 
 def test_a_rollout_that_is_open_at_the_upgrade_is_paused_and_told_what_is_judged_otherwise() -> None:
-    open_before = journey(PAIRS_AND_COUNTS, rules=1)
+    open_before = make_record(PAIRS_AND_COUNTS, rules=1)
     late = StagePairs(stage=1, readings={"refusal": FAILING})
-    event = judged(open_before, counts(pairs=late), 200.0)
+    event = judge_stage(open_before, counts(pairs=late), 200.0)
     assert isinstance(event, StepInconclusive)
     for words in (
         "`error_rate` counts each unit once, in place of each request",
@@ -65,19 +65,19 @@ def test_a_rollout_that_is_open_at_the_upgrade_is_paused_and_told_what_is_judged
     ):
         assert words in event.reason
     assert {each.gate for each in event.readings} == {"error_rate", "ttft", "refusal", "kl"}
-    assert isinstance(judged(replace(open_before, rules=RULES), counts(pairs=late), 200.0), StepFailed)
+    assert isinstance(judge_stage(replace(open_before, rules=RULES), counts(pairs=late), 200.0), StepFailed)
 
 
 def test_what_fails_by_units_counted_since_is_taken_back_even_so() -> None:
     for phase in (Phase.CANARY, Phase.PAUSED):
-        before = journey(rules=1)
+        before = make_record(rules=1)
         before = replace(before, rollout=replace(before.rollout, phase=phase))
-        assert isinstance(judged(before, counts(failing=True), 200.0), StepFailed)
-    assert judged(before, counts(), 200.0) is None, "it waits for a person"
+        assert isinstance(judge_stage(before, counts(failing=True), 200.0), StepFailed)
+    assert judge_stage(before, counts(), 200.0) is None, "it waits for a person"
 
 
 def test_what_an_earlier_release_has_stored_is_of_its_rules() -> None:
-    row = to_row(journey())
+    row = to_row(make_record())
     del row.body["rules"]
     assert readable(from_row(row)).rules == 1
 

@@ -54,7 +54,7 @@ def score(value: float) -> Score:
 def board_of(pairs: Iterable[ScoredPair]) -> Board:
     board = Board()
     for each in pairs:
-        board.saw(each)
+        board.observe(each)
     return board
 
 
@@ -233,7 +233,7 @@ def test_a_judge_is_unfit_when_any_evaluator_has_found_it_so() -> None:
 def test_a_gateway_that_does_not_lead_exports_nothing_of_pairs() -> None:
     for leads in (True, False):
         told = heard(leads=leads)
-        told.saw(judged())
+        told.observe(judged())
         assert bool(told.reading().pairs) is leads
         assert bool(told.reading().drift) is leads
 

@@ -27,7 +27,7 @@ from gateway.cli.shadow_table import show
 from gateway.observe.mirror_counts import MirrorCounts
 from gateway.pages.render import TEMPLATES
 from gateway.plots.shadow import MAX_PANELS, plot_evidence, plot_kl, plot_log_ratios, plot_scores_by_task
-from gateway.rollout.gates.evidence_curve import MAX_EVIDENCE, grown
+from gateway.rollout.gates.evidence_curve import MAX_EVIDENCE, trace_evidence
 from gateway.rollout.gates.evidence_curve import MAX_POINTS as MAX_CURVE_POINTS
 from gateway.rollout.plan_parser import parse_plan
 from gateway.rollout.rollout import Phase, Rollout
@@ -504,7 +504,7 @@ def staged(number: int, kl: float, **more: Any) -> ScoredPair:
 
 def test_the_evidence_of_a_rollout_grows_to_what_its_gates_say() -> None:
     strangers = [staged(9_000, 5.0, rollout="ro-2"), staged(9_001, 5.0, other="support@000000000000")]
-    found = grown(ROLLOUT, [*strangers, *(staged(number, 2.0) for number in range(60))], now=2_000.0)
+    found = trace_evidence(ROLLOUT, [*strangers, *(staged(number, 2.0) for number in range(60))], now=2_000.0)
     assert found is not None
     assert found.stage == 1
     kl, nothing = found.readings
@@ -521,7 +521,7 @@ def test_the_evidence_of_a_rollout_grows_to_what_its_gates_say() -> None:
 
 
 def test_a_curve_has_so_many_points_however_many_pairs_there_are() -> None:
-    found = grown(ROLLOUT, (staged(number, 0.4) for number in range(3_000)), now=9_000.0)
+    found = trace_evidence(ROLLOUT, (staged(number, 0.4) for number in range(3_000)), now=9_000.0)
     assert found is not None
     for curve in found.curves:
         assert len(curve.sessions) == len(curve.e_fail) == len(curve.e_pass) <= MAX_CURVE_POINTS + 1
@@ -531,13 +531,13 @@ def test_a_curve_has_so_many_points_however_many_pairs_there_are() -> None:
 def test_the_last_stage_that_has_pairs_is_told() -> None:
     ramping = replace(ROLLOUT, phase=Phase.CANARY, index=1, stage=2, weight=5_000)
     shadowed = [staged(number, 0.1) for number in range(10)]
-    before = grown(ramping, shadowed, now=2_000.0)
+    before = trace_evidence(ramping, shadowed, now=2_000.0)
     assert before is not None
     assert (before.stage, [each.gate for each in before.readings]) == (1, ["kl", "expected"])
-    after = grown(ramping, [*shadowed, staged(11, 0.1, stage=2)], now=2_000.0)
+    after = trace_evidence(ramping, [*shadowed, staged(11, 0.1, stage=2)], now=2_000.0)
     assert after is not None
     assert (after.stage, [each.gate for each in after.readings]) == (2, ["kl"])
-    assert grown(ramping, [], now=2_000.0) is None
+    assert trace_evidence(ramping, [], now=2_000.0) is None
 
 
 class Reader(HTMLParser):

@@ -65,7 +65,7 @@ def _add_reading(app: FastAPI, operations: Operations) -> None:
             found, cursor = [], None
         else:
             last = place_of(before)[1] if before is not None else None
-            stored = [readable(each) for each in await rollouts.stored(alias, limit + 1, last)]
+            stored = [readable(each) for each in await rollouts.list_stored(alias, limit + 1, last)]
             found, cursor = cut(stored, _place, limit)
         return RolloutsView(rollouts=[summary(each) for each in found], next=cursor)
 

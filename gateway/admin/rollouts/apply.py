@@ -77,7 +77,7 @@ def route_after(route: RouteRecord, rollout: Rollout, now: int) -> RouteRecord:
     split = rollout.split()
     if route.control != split.control:
         is_back = rollout.phase is Phase.ROLLED_BACK
-        route = (rolled_back_route if is_back else RouteRecord.with_control)(route, split.control, now)
+        route = (route_back_to if is_back else RouteRecord.with_control)(route, split.control, now)
     share = rollout.mirrored_share
     shadow = None
     if share:
@@ -87,7 +87,7 @@ def route_after(route: RouteRecord, rollout: Rollout, now: int) -> RouteRecord:
     return msgspec.structs.replace(route, candidate=split.candidate, weight=split.weight, shadow=shadow)
 
 
-def rolled_back_route(route: RouteRecord, version: str, now: int) -> RouteRecord:
+def route_back_to(route: RouteRecord, version: str, now: int) -> RouteRecord:
     """Return the route with all its traffic on a former version, and what came after that forgotten.
 
     Or the next rollback would go forward again, to the version that was taken back.

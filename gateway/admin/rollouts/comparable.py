@@ -33,11 +33,11 @@ def pairs_problem(plan: Plan, route: RouteRecord) -> str | None:
             f"the plan compares requests of `{route.alias}` on both versions, and its route says `capture: off`; "
             "set `mirror.capture` to `full` or `metrics_only` there, or take `shadow` and the gates that read pairs out"
         )
-    missing = list(dict.fromkeys(each for stage in stages for each in _missing(stage, policy)))
+    missing = list(dict.fromkeys(each for stage in stages for each in _find_missing(stage, policy)))
     return "; ".join(missing) or None
 
 
-def _missing(stage: Stage, policy: MirrorPolicy) -> Iterator[str]:
+def _find_missing(stage: Stage, policy: MirrorPolicy) -> Iterator[str]:
     for gate in stage.gates:
         if gate.source is not GateSource.PAIRS:
             continue
@@ -51,7 +51,7 @@ def _missing(stage: Stage, policy: MirrorPolicy) -> Iterator[str]:
             yield f"gate `{gate.name}`: no comparator of this name is installed on this gateway"
 
 
-def judged_share(route: RouteRecord) -> float:
+def share_to_judge(route: RouteRecord) -> float:
     """Return the share of a route's pairs that a model judges; 1 where none does."""
     judge = route.mirror.judge if route.mirror is not None else None
     return 1.0 if judge is None or judge.share == 0 else judge.share / TOTAL_WEIGHT

@@ -28,7 +28,7 @@ from gateway.rollout.evidence import (
     StagePairs,
     counts_of,
     facts_of,
-    judged,
+    judge_stage,
     next_stage,
     period_of,
     ratio_of,
@@ -47,7 +47,7 @@ LOOK_SECONDS: Final = 1.0
 # Traffic drifts over hours.
 DRIFT_SECONDS: Final = 10.0
 DRIFT: Final = "drift"
-# What the leader has judged is exported for so long: a leader that stands still must not show old figures as new.
+# What the leader has judge_stage is exported for so long: a leader that stands still must not show old figures as new.
 FRESH_SECONDS: Final = 30.0
 
 
@@ -174,7 +174,7 @@ class Conductor:
                 log.info("drift of `%s`: %s", each.alias, error)
             self.rollouts.counts.pages[each.alias, DRIFT] += 1
             log.error("`%s` on `%s`: %s", each.alias, each.version, each.noted.why)
-            await asyncio.to_thread(drift.noted, each)
+            await asyncio.to_thread(drift.mark_told, each)
 
     async def _advance(self, rollout_id: str, tallies: Sequence[Tally], pairs: StagePairs, fence: int) -> None:
         state = self.rollouts.state
@@ -193,7 +193,7 @@ class Conductor:
 
     async def _step(self, record: RolloutRecord, counts: StageCounts, fence: int) -> None:
         state, rollout = self.rollouts.state, record.rollout
-        event = self._without_counts(record) or judged(record, counts, state.now())
+        event = self._without_counts(record) or judge_stage(record, counts, state.now())
         if event is not None:
             transition = advance(rollout, event)
             has_ended = isinstance(event, StepPassed)
@@ -207,7 +207,7 @@ class Conductor:
             )
             await carry_out(state, moved, (transition,), self.rollouts.counts, fence=fence)
             return
-        await self._make_good(record, counts, fence)
+        await self._repair(record, counts, fence)
 
     def _without_counts(self, record: RolloutRecord) -> Event | None:
         """Return what has to happen whatever was counted, or None."""
@@ -222,7 +222,7 @@ class Conductor:
             return RolledBack(at=now, by=AUTOMATION, reason=f"`{rollout.candidate}` {why}")
         return None
 
-    async def _make_good(self, record: RolloutRecord, counts: StageCounts, fence: int) -> None:
+    async def _repair(self, record: RolloutRecord, counts: StageCounts, fence: int) -> None:
         """Store what is missing: a threshold that can be said by now, and the split if another gateway spoilt it."""
         state, rollout = self.rollouts.state, record.rollout
         stage = rollout.current

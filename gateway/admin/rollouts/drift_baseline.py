@@ -85,7 +85,7 @@ def sessions_in(window: Window, name: str = OUTPUT_LENGTH) -> int:
     return 0 if evidence is None else evidence.n
 
 
-def made_from(pairs: Iterable[ScoredPair], *, version: str, alias: str, rollout: str, at: float) -> Baseline:
+def make_baseline(pairs: Iterable[ScoredPair], *, version: str, alias: str, rollout: str, at: float) -> Baseline:
     """Return the baseline that the pairs of a version's own rollout make; an empty one if they are too few.
 
     Args:
@@ -102,7 +102,7 @@ def made_from(pairs: Iterable[ScoredPair], *, version: str, alias: str, rollout:
     return Baseline(version=version, alias=alias, rollout=rollout, at=at, window=window.to_json(), has_estimates=True)
 
 
-def completed(baseline: Baseline, first: Window, after: int) -> Baseline:
+def complete_baseline(baseline: Baseline, first: Window, after: int) -> Baseline:
     """Return the baseline with what its rollout's pairs could not tell, from the first pairs with the base.
 
     Args:

@@ -24,10 +24,10 @@ from gateway.admin.rollouts.drift_baseline import (
     OUTPUT_LENGTH,
     Baseline,
     Noted,
-    completed,
+    complete_baseline,
     decode,
     encode,
-    made_from,
+    make_baseline,
     sessions_in,
 )
 from gateway.observe.drift_view import DriftStanding
@@ -111,7 +111,7 @@ class DriftWatch:
         self._stand()
         return found
 
-    def noted(self, drifted: Drifted) -> None:
+    def mark_told(self, drifted: Drifted) -> None:
         """Store that an alarm has been told, so that nobody tells it again."""
         follow = self._follows.get(drifted.alias)
         if follow is None or follow.baseline.version != drifted.version:
@@ -148,7 +148,7 @@ class DriftWatch:
             rollout = record.rollout
             if rollout.phase is Phase.LIVE and rollout.candidate == route.control:
                 pairs = self._pairs.of(rollout.id)
-                made = made_from(pairs, version=route.control, alias=route.alias, rollout=rollout.id, at=now)
+                made = make_baseline(pairs, version=route.control, alias=route.alias, rollout=rollout.id, at=now)
                 break
         if made.rollout:
             self._baselines.put(route.control, encode(made))
@@ -209,7 +209,7 @@ class _Follow:
         n = sessions_in(window)
         if n < FEWEST_SESSIONS or (sessions_in(window, KL) < FEWEST_SESSIONS and n < PATIENCE * FEWEST_SESSIONS):
             return
-        self.baseline = completed(self.baseline, window, self.last)
+        self.baseline = complete_baseline(self.baseline, window, self.last)
         self._gathered, self._watch = None, OverTime(self.baseline.version, self.baseline.read())
 
     def _raise(self, alarms: Sequence[Alarm], at: float) -> None:

@@ -61,7 +61,7 @@ def add_journal(app: FastAPI, operations: Operations) -> None:
     ) -> JournalCheck:
         """Whether every entry follows from the one before it, and from the head if one is given."""
         noted = parse_head(head) if head is not None else None
-        return await asyncio.to_thread(_checked, store, noted)
+        return await asyncio.to_thread(_check_chain, store, noted)
 
     @app.get("/admin/v1/journal/{number}", tags=["journal"], responses=REFUSALS)
     async def show_journal_entry(number: _Number) -> EntryView:
@@ -75,27 +75,27 @@ def add_journal(app: FastAPI, operations: Operations) -> None:
         ],
     ) -> DecisionView:
         """Who decided what, why, and on which figures: before and after, gates, weights, digests, the plan's hash."""
-        return await _explained(operations, decision)
+        return await _explain(operations, decision)
 
 
-async def _explained(operations: Operations, decision: str) -> DecisionView:
+async def _explain(operations: Operations, decision: str) -> DecisionView:
     store = operations.state.store
     if decision.isascii() and decision.isdigit():
         if len(decision) > _MAX_DIGITS or not 1 <= int(decision) <= _LARGEST:
             raise UnknownDecision(f"the journal has no entry `{decision[:100]}`")
-        return _told(decision, [await asyncio.to_thread(_entry, store, int(decision))], None)
+        return _decision_view(decision, [await asyncio.to_thread(_entry, store, int(decision))], None)
     try:
         record = await operations.rollouts.find(decision)
     except UnknownRollout:
         raise UnknownDecision(
             f"no decision `{decision}`; give a number of `loragate journal ls`, or a rollout's id"
         ) from None
-    entries = await asyncio.to_thread(_story, store, record)
-    told = _told(record.rollout.id, entries, _replayed(entries, record))
+    entries = await asyncio.to_thread(_read_story, store, record)
+    view = _decision_view(record.rollout.id, entries, _check_replay(entries, record))
     if not record.rollout.is_over:
-        with contextlib.suppress(StoreError):  # the story is told without how it stands
-            told.story += standing_lines((await operations.rollouts.standing(record)).readings)
-    return told
+        with contextlib.suppress(StoreError):  # while the store is away, the story ends with the journal
+            view.story += standing_lines((await operations.rollouts.standing(record)).readings)
+    return view
 
 
 def entry_view(entry: chain.JournalEntry) -> EntryView:
@@ -118,11 +118,11 @@ def parse_head(text: str) -> chain.JournalHead:
     return chain.JournalHead(number=int(number), hash=digest)
 
 
-def _checked(store: Store, noted: chain.JournalHead | None) -> JournalCheck:
+def _check_chain(store: Store, noted: chain.JournalHead | None) -> JournalCheck:
     found = store.verify_journal()
     head = store.journal_head()
     if found is None and noted is not None:
-        found = _compared(store, noted)
+        found = _compare_with_noted(store, noted)
     return JournalCheck(
         status="whole" if found is None else "broken",
         number=None if found is None else found.number,
@@ -131,7 +131,7 @@ def _checked(store: Store, noted: chain.JournalHead | None) -> JournalCheck:
     )
 
 
-def _compared(store: Store, noted: chain.JournalHead) -> chain.Break | None:
+def _compare_with_noted(store: Store, noted: chain.JournalHead) -> chain.Break | None:
     """Return what is wrong with a chain that holds in itself, given one of its entries as noted elsewhere."""
     entries = store.journal(after=noted.number - 1, limit=1)
     if not entries:
@@ -149,7 +149,7 @@ def _entry(store: Store, number: int) -> chain.JournalEntry:
     return entries[0]
 
 
-def _story(store: Store, record: RolloutRecord) -> list[chain.JournalEntry]:
+def _read_story(store: Store, record: RolloutRecord) -> list[chain.JournalEntry]:
     """Return all entries that name a rollout, the oldest first."""
     entries: list[chain.JournalEntry] = []
     after, about = record.journal_after, member("rollout", record.rollout.id)
@@ -159,7 +159,7 @@ def _story(store: Store, record: RolloutRecord) -> list[chain.JournalEntry]:
     return entries
 
 
-def _replayed(entries: Sequence[chain.JournalEntry], record: RolloutRecord) -> str:
+def _check_replay(entries: Sequence[chain.JournalEntry], record: RolloutRecord) -> str:
     try:
         state = replay(each.record for each in entries if each.record.get("kind") == KIND)
     except ReplayError as error:
@@ -167,7 +167,7 @@ def _replayed(entries: Sequence[chain.JournalEntry], record: RolloutRecord) -> s
     return "as stored" if state == record.rollout else "other: the records lead elsewhere than to what is stored"
 
 
-def _told(decision: str, entries: Sequence[chain.JournalEntry], replayed: str | None) -> DecisionView:
+def _decision_view(decision: str, entries: Sequence[chain.JournalEntry], replayed: str | None) -> DecisionView:
     first = entries[0].record if entries else {}
     alias, rollout = first.get("alias"), first.get("rollout")
     return DecisionView(

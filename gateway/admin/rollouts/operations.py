@@ -14,7 +14,7 @@ from typing import Final
 
 from adapters.lifecycle import State
 from gateway.admin.rollouts.apply import carry_out
-from gateway.admin.rollouts.comparable import judged_share, pairs_problem
+from gateway.admin.rollouts.comparable import pairs_problem, share_to_judge
 from gateway.admin.rollouts.drift_monitor import DriftWatch
 from gateway.admin.rollouts.pair_reader import Watch
 from gateway.admin.routes.operations import UnknownRoute
@@ -50,7 +50,7 @@ class RolloutOver(Conflict):
 
     def __init__(self, record: RolloutRecord) -> None:
         self.phase = record.rollout.phase
-        super().__init__(f"rollout `{record.rollout.id}` is over (`{self.phase}`); {record.told()}")
+        super().__init__(f"rollout `{record.rollout.id}` is over (`{self.phase}`); {record.describe_last()}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +134,7 @@ class RolloutOperations:
                     started_at=now,
                     last=Last(at=now, by=order.by, event="Created"),
                     journal_after=head.number if head else 0,
-                    judged_share=judged_share(route),
+                    judged_share=share_to_judge(route),
                     rules=RULES,
                 )
                 record = drafted.after(started, threshold_seconds=threshold_of(durations, started.after.current))
@@ -155,8 +155,8 @@ class RolloutOperations:
         if there is not None:
             record = readable(there)
             raise Conflict(
-                f"`{alias}` is in rollout `{there.id}` of `{record.rollout.candidate}` already; {record.told()}; "
-                "end that one first"
+                f"`{alias}` is in rollout `{there.id}` of `{record.rollout.candidate}` already; "
+                f"{record.describe_last()}; end that one first"
             )
         if route.weight:
             raise Conflict(
@@ -230,13 +230,14 @@ class RolloutOperations:
                 rollout = record.rollout
                 if seen is not None and rollout.sequence != seen:
                     raise Conflict(
-                        f"rollout `{rollout.id}` has moved on from number {seen}: {record.told()}; look at it again"
+                        f"rollout `{rollout.id}` has moved on from number {seen}: "
+                        f"{record.describe_last()}; look at it again"
                     )
                 seen = seen if insists else rollout.sequence
                 try:
                     transition = advance(rollout, event_of(rollout, self.state.now()))
                 except IllegalEvent as error:
-                    raise Conflict(f"{error}; {record.told()}") from None
+                    raise Conflict(f"{error}; {record.describe_last()}") from None
                 moved = record.after(transition)
                 try:
                     await carry_out(self.state, moved, (transition,), self.counts)
@@ -272,7 +273,7 @@ class RolloutOperations:
         for each in self.state.desired.rollouts:
             if name in (each.id, each.alias):
                 return readable(each)
-        stored = await self.stored()
+        stored = await self.list_stored()
         found = next((each for each in stored if name in (each.id, each.alias)), None)
         if found is None:
             raise UnknownRollout(
@@ -290,7 +291,7 @@ class RolloutOperations:
         pairs = await asyncio.to_thread(self.watch.read, record, now)
         return standing_of(record, counts_of(await self.gather(), record.rollout, pairs), now)
 
-    async def stored(
+    async def list_stored(
         self, alias: str | None = None, limit: int = 1000, before: str | None = None
     ) -> tuple[StoredRollout, ...]:
         """Return rollouts, open and over, the newest first; those before one by its id."""

@@ -47,7 +47,7 @@ NOBODY_COMPARES: Final = (
 class PairListener(Protocol):
     """Someone who wants to see each pair once."""
 
-    def saw(self, judged: ScoredPair) -> None:
+    def observe(self, judged: ScoredPair) -> None:
         """Take in a pair that was compared."""
 
 
@@ -85,7 +85,7 @@ class Watch:
             for judged in self._pairs.of(rollout.id, after=book.last):
                 book.add(judged)
             book.close(now)
-            found = book.said(rollout.stage)
+            found = book.summarize(rollout.stage)
             while len(self._books) > MAX_BOOKS:
                 del self._books[next(iter(self._books))]
         warnings = () if stage is None or not stage.wants_pairs else self._warnings()
@@ -137,7 +137,7 @@ class Watch:
             for judged in page:
                 self._heard = judged.number
                 for listener in self.listeners:
-                    listener.saw(judged)
+                    listener.observe(judged)
             if len(page) < PAGE:
                 return
 
@@ -179,7 +179,7 @@ class _Book:
         for stage in self._stages.values():
             stage.close(now)
 
-    def said(self, present: int) -> StagePairs:
+    def summarize(self, present: int) -> StagePairs:
         """Return what the present stage's pairs say, and those of earlier ones that fail by now."""
         late: list[Reading] = []
         for number, evidence in self._stages.items():

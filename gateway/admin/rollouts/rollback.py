@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from adapters.lifecycle import State
-from gateway.admin.rollouts.apply import OPERATOR, log, rolled_back_route
+from gateway.admin.rollouts.apply import OPERATOR, log, route_back_to
 from gateway.admin.rollouts.operations import TRIES, Actor, RolloutOperations, RolloutOver
 from gateway.admin.route_journal import member, route_record
 from gateway.admin.routes.operations import UnknownRoute
@@ -72,9 +72,9 @@ async def roll_back(rollouts: RolloutOperations, alias: str, order: Actor, to_ve
                 if error.phase is not Phase.LIVE:
                     raise
                 continue  # promoted just now: then that is what is taken back
-            return _restored(state, before, _route(state, alias), record.rollout.id)
+            return _make_restored(state, before, _route(state, alias), record.rollout.id)
         try:
-            return await _flip(rollouts, alias, order, wanted)
+            return await _switch_control(rollouts, alias, order, wanted)
         except Overtaken:
             continue
     raise Conflict("the state changes all the time; nothing was changed, try again")
@@ -91,7 +91,7 @@ def _record_of(stored: StoredRollout | None) -> RolloutRecord | None:
     return stored
 
 
-async def _flip(rollouts: RolloutOperations, alias: str, order: Actor, wanted: str | None) -> Restored:
+async def _switch_control(rollouts: RolloutOperations, alias: str, order: Actor, wanted: str | None) -> Restored:
     state = rollouts.state
     async with state.turn:
         before = _route(state, alias)
@@ -106,10 +106,10 @@ async def _flip(rollouts: RolloutOperations, alias: str, order: Actor, wanted: s
         else:
             if wanted is None:
                 await asyncio.to_thread(_check_not_back_already, state, before, now)
-            after = rolled_back_route(before, wanted or _newest(state, before), int(now))
+            after = route_back_to(before, wanted or _newest(state, before), int(now))
         if (after.control, after.weight) == (before.control, before.weight):
             raise Conflict(f"`{alias}` serves `{after.control}` alone already")
-        undone = stored.id if stored is not None else await _promoted_by(rollouts, before)
+        undone = stored.id if stored is not None else await _find_promotion(rollouts, before)
         record = _record(state, before, after, order, now, undone)
         try:
             await state.change(desired.with_route(after), by=order.by, reason=order.reason, journal=(record,))
@@ -119,7 +119,7 @@ async def _flip(rollouts: RolloutOperations, alias: str, order: Actor, wanted: s
             _tell(rollouts, after, order)
             raise
         _tell(rollouts, after, order)
-        return _restored(state, before, after, undone)
+        return _make_restored(state, before, after, undone)
 
 
 def _tell(rollouts: RolloutOperations, after: RouteRecord, order: Actor) -> None:
@@ -178,9 +178,9 @@ def _check_not_back_already(state: LiveState, route: RouteRecord, now: float) ->
         )
 
 
-async def _promoted_by(rollouts: RolloutOperations, route: RouteRecord) -> str | None:
+async def _find_promotion(rollouts: RolloutOperations, route: RouteRecord) -> str | None:
     """Return the alias's last rollout, if that made the version the control that is taken back."""
-    for stored in await rollouts.stored(route.alias, limit=1):
+    for stored in await rollouts.list_stored(route.alias, limit=1):
         record = _record_of(stored)
         if record is None:
             continue
@@ -189,7 +189,7 @@ async def _promoted_by(rollouts: RolloutOperations, route: RouteRecord) -> str |
     return None
 
 
-def _restored(state: LiveState, before: RouteRecord, after: RouteRecord, rollout: str | None) -> Restored:
+def _make_restored(state: LiveState, before: RouteRecord, after: RouteRecord, rollout: str | None) -> Restored:
     engines = [each for each in state.engines.standing(after.control) if each["up"]]
     return Restored(
         before=before,

@@ -45,17 +45,17 @@ def add_simulation(app: FastAPI, operations: Operations) -> None:
         if not any(stage.wants_pairs for stage in plan.stages):
             raise InvalidPlan(["plan: no stage reads pairs, so there is nothing to replay; give it a `shadow`"])
         since = operations.state.now() - given.since_seconds
-        stored = await operations.rollouts.stored(given.alias, limit=MAX_ROLLOUTS)
+        stored = await operations.rollouts.list_stored(given.alias, limit=MAX_ROLLOUTS)
         records = [each for each in map(readable, stored) if each.started_at >= since]
         store = operations.state.store
-        rollouts = [await asyncio.to_thread(_replayed, store, plan, record) for record in records]
+        rollouts = [await asyncio.to_thread(_replay_rollout, store, plan, record) for record in records]
         values = canonical(plan)
         return SimulationView(
             plan=values, plan_line=plan_line(values), not_replayed=list(not_replayed(plan)), rollouts=rollouts
         )
 
 
-def _replayed(store: Store, plan: Plan, record: RolloutRecord) -> ReplayedRollout:
+def _replay_rollout(store: Store, plan: Plan, record: RolloutRecord) -> ReplayedRollout:
     rollout = record.rollout
     pairs = Pairs(store).of(rollout.id)
     return ReplayedRollout(

@@ -29,7 +29,7 @@ from gateway.admin.routes.operations import UnknownRoute, is_name
 from gateway.admin.shadow.metrics_collector import added_reasons, calibrations, queue_view
 from gateway.admin.shadow.report import comparisons_of, mean_kl
 from gateway.observe.mirror_counts import MirrorCounts
-from gateway.rollout.gates.evidence_curve import EvidenceCurve, grown
+from gateway.rollout.gates.evidence_curve import EvidenceCurve, trace_evidence
 from gateway.rollout.record import RolloutRecord
 from gateway.store.evaluators import Evaluators
 from gateway.store.feedback import Feedbacks
@@ -56,7 +56,7 @@ class _Read:
     alive: Mapping[str, Mapping[str, Any]]
     spent: int
     feedback: Mapping[str, tuple[int, int]]
-    grown: EvidenceCurve | None
+    evidence: EvidenceCurve | None
 
 
 def add_shadow(app: FastAPI, operations: Operations) -> None:
@@ -98,7 +98,7 @@ def add_shadow(app: FastAPI, operations: Operations) -> None:
             pairs=read.pairs,
             is_cut=read.pairs == MAX_PAIRS,
             comparisons=read.comparisons,
-            rollout=_rollout(record, read.grown) if record is not None else None,
+            rollout=_rollout(record, read.evidence) if record is not None else None,
             feedback=[FeedbackView(arm=arm, n=n, bad=bad) for arm, (n, bad) in sorted(read.feedback.items())],
             over_time=[
                 OverTimeView.model_validate(each)
@@ -139,7 +139,7 @@ def _read(operations: Operations, alias: str, since: float, record: RolloutRecor
     if record is not None:
         rollout = record.rollout
         feedback = Feedbacks(store).counts(rollout.id, rollout.stage)
-        evidence = grown(rollout, _replayed(pairs, record), operations.state.now(), record.judged_share)
+        evidence = trace_evidence(rollout, _replayed(pairs, record), operations.state.now(), record.judged_share)
     newest = pairs.newest(alias, since, MAX_PAIRS)
     return _Read(
         pairs=len(newest),
@@ -148,7 +148,7 @@ def _read(operations: Operations, alias: str, since: float, record: RolloutRecor
         alive=Evaluators(store).alive(),
         spent=samples.tokens_spent(alias),
         feedback=feedback,
-        grown=evidence,
+        evidence=evidence,
     )
 
 

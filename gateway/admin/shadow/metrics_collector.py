@@ -48,10 +48,10 @@ class ShadowMetricsCollector:
         rollouts.watch.listeners.append(self)
         self._last: dict[str, Mapping[str, Any]] = {}
 
-    def saw(self, judged: ScoredPair) -> None:
+    def observe(self, judged: ScoredPair) -> None:
         """Take in a pair that was compared; the watch tells of it in a thread of its own."""
         with self._turn:
-            self._board.saw(judged)
+            self._board.observe(judged)
 
     def reading(self) -> ShadowReading:
         """Return what is exported."""

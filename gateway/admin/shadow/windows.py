@@ -138,7 +138,7 @@ class Board:
         self._lag: dict[str, SlidingHistogram] = {}
         self._controls: dict[Key, str] = {}
 
-    def saw(self, judged: ScoredPair) -> None:
+    def observe(self, judged: ScoredPair) -> None:
         """Take in a pair that was compared."""
         key = (judged.alias, judged.other, judged.kind.value)
         self._pairs[key] = self._pairs.get(key, 0) + 1

@@ -51,7 +51,9 @@ class EvidenceCurve:
     curves: tuple[Curve, ...]
 
 
-def grown(rollout: Rollout, pairs: Iterable[ScoredPair], now: float, judged_share: float = 1.0) -> EvidenceCurve | None:
+def trace_evidence(
+    rollout: Rollout, pairs: Iterable[ScoredPair], now: float, judged_share: float = 1.0
+) -> EvidenceCurve | None:
     """Return what the gates of the last stage that has pairs say, and how they came to it.
 
     Args:
@@ -63,7 +65,7 @@ def grown(rollout: Rollout, pairs: Iterable[ScoredPair], now: float, judged_shar
     Returns:
         None where no stage that reads pairs has any.
     """
-    stages: dict[int, _Growing] = {}
+    stages: dict[int, _StageCurves] = {}
     for each in pairs:
         if each.rollout != rollout.id:
             continue
@@ -71,12 +73,12 @@ def grown(rollout: Rollout, pairs: Iterable[ScoredPair], now: float, judged_shar
             stage = stage_of(rollout, each.stage)
             if stage is None or not any(gate.source is GateSource.PAIRS for gate in stage.gates):
                 continue
-            stages[each.stage] = _Growing(stage, rollout, judged_share)
+            stages[each.stage] = _StageCurves(stage, rollout, judged_share)
         stages[each.stage].evidence.add(each)
     if not stages:
         return None
     last = max(stages)
-    return stages[last].done(last, now)
+    return stages[last].finish(last, now)
 
 
 def stage_of(rollout: Rollout, number: int) -> Stage | None:
@@ -88,20 +90,20 @@ def stage_of(rollout: Rollout, number: int) -> Stage | None:
     return rollout.plan.stages[at] if 0 <= at < len(rollout.plan.stages) else None
 
 
-class _Growing:
+class _StageCurves:
     """One stage: its gates' evidence, and a curve of each."""
 
     def __init__(self, stage: Stage, rollout: Rollout, judged_share: float) -> None:
         self._gates = [gate for gate in stage.gates if gate.source is GateSource.PAIRS]
         self._curves: list[_RecordedEvidence] = []
-        self.evidence = StageEvidence(stage, rollout, judged_share, self._make)
+        self.evidence = StageEvidence(stage, rollout, judged_share, self._make_curve)
 
-    def _make(self, demand: Criterion, idle_seconds: int) -> CriterionEvidence:
+    def _make_curve(self, demand: Criterion, idle_seconds: int) -> CriterionEvidence:
         curve = _RecordedEvidence(demand, idle_seconds)
         self._curves.append(curve)
         return curve
 
-    def done(self, number: int, now: float) -> EvidenceCurve:
+    def finish(self, number: int, now: float) -> EvidenceCurve:
         """Return what it all comes to; `number` is the stage's."""
         self.evidence.close(now)
         found = self.evidence.readings()

@@ -28,7 +28,7 @@ Leaving something out makes no verdict more likely, so each gate's part of alpha
 costs time: a verdict waits until the accounts beside the largest one show it too. Where one
 account makes all the traffic there is nobody else to ask; then it decides, and the reason says so.
 
-Nor does one account hide a bad candidate, by failing on the control alone: see `_against_hiding`.
+Nor does one account hide a bad candidate, by failing on the control alone: see `_evidence_past_hiding`.
 """
 
 from bisect import bisect_left
@@ -70,8 +70,8 @@ def judge_streams(gate: Gate, streams: Streams | None, alpha: float, pass_alpha:
     if streams is None:
         why = "not measured yet: too few requests (n=0)"
         return Reading(gate=gate.name, verdict=Verdict.INCONCLUSIVE, reason=why, **flags)
-    fails, hiding = _against_hiding(gate, streams)
-    passes = min(_passing(gate, streams))
+    fails, hiding = _evidence_past_hiding(gate, streams)
+    passes = min(_evidence_to_pass(gate, streams))
     verdict, evidence, told = Verdict.INCONCLUSIVE, fails / streams.multiplicity, ""
     if evidence >= -log(alpha):
         verdict = Verdict.FAIL
@@ -80,8 +80,8 @@ def judge_streams(gate: Gate, streams: Streams | None, alpha: float, pass_alpha:
     elif passes / streams.multiplicity >= -log(pass_alpha or alpha):
         verdict, evidence = Verdict.PASS, passes / streams.multiplicity
     control, candidate = streams.control, streams.candidate
-    rate, limit = candidate.whole.rate, _allowed(gate, control.whole.rate)
-    what, ceiling = _measured(gate.name, streams.threshold_seconds), _ceiling(gate, control.whole.rate)
+    rate, limit = candidate.whole.rate, _max_rate(gate, control.whole.rate)
+    what, ceiling = _quantity(gate.name, streams.threshold_seconds), _max_rate_text(gate, control.whole.rate)
     if gate.limit is not None and (gate.limit < limit or (verdict is Verdict.FAIL and rate > gate.limit)):
         ceiling, limit = f"limit {gate.limit:.2%}", gate.limit
     e_value = exp(min(evidence, _MAX_EXPONENT))
@@ -108,17 +108,17 @@ _RELATION: Final = {Verdict.FAIL: ">", Verdict.PASS: "≤", Verdict.INCONCLUSIVE
 MAX_HIDING: Final = 4
 
 
-def _against_hiding(gate: Gate, streams: Streams) -> tuple[float, AccountStreams | None]:
+def _evidence_past_hiding(gate: Gate, streams: Streams) -> tuple[float, AccountStreams | None]:
     """Return the log e-value for failing, and the account that hides it, if one does.
 
     An account whose requests fail on control alone makes any candidate look well beside it. So the evidence is the mean
     of that of all and of all but one. That the largest are the largest tells nothing of what fails.
     """
-    whole = mean_of(_failing(gate, streams))
+    whole = mean_of(_evidence_to_fail(gate, streams))
     if streams.callers < _SEVERAL or not streams.accounts:
         return whole, None
     hiding = streams.accounts[:MAX_HIDING]
-    rests = [mean_of(_failing(gate, streams.without(each))) for each in hiding]
+    rests = [mean_of(_evidence_to_fail(gate, streams.without(each))) for each in hiding]
     nobody = [0.0] * (MAX_HIDING - len(hiding))
     fails = mean_of([whole, mean_of([*rests, *nobody])])
     best = max(range(len(rests)), key=rests.__getitem__)
@@ -129,12 +129,12 @@ _SEVERAL: Final = 2
 _TOLD_HIDING: Final = 2.0  # nats
 
 
-def _failing(gate: Gate, streams: Streams) -> list[float]:
+def _evidence_to_fail(gate: Gate, streams: Streams) -> list[float]:
     """Return the log e-values against "no worse than allowed", of each thing that is allowed."""
     return _evidence(gate, streams, log_worse, log_times_worse, log_above)
 
 
-def _passing(gate: Gate, streams: Streams) -> list[float]:
+def _evidence_to_pass(gate: Gate, streams: Streams) -> list[float]:
     """Return the log e-values against "worse than allowed", of each thing that is allowed."""
     return _evidence(gate, streams, log_not_worse, log_not_times_worse, log_below)
 
@@ -155,17 +155,17 @@ def _evidence(
     return [found] if gate.limit is None else [found, by_limit(candidate, gate.limit)]
 
 
-def _allowed(gate: Gate, control: float) -> float:
+def _max_rate(gate: Gate, control: float) -> float:
     return control + gate.margin if gate.ratio is None else control * gate.ratio
 
 
-def _ceiling(gate: Gate, control: float) -> str:
+def _max_rate_text(gate: Gate, control: float) -> str:
     if gate.ratio is None:
         return f"control {control:.2%} + margin {gate.margin:.2%}"
     return f"{gate.ratio:g} × control {control:.2%}"
 
 
-def _measured(name: str, threshold_seconds: float | None) -> str:
+def _quantity(name: str, threshold_seconds: float | None) -> str:
     if threshold_seconds is not None:
         return f"share slower than {threshold_seconds:g} s"
     return "share of thumbs down" if name == "feedback" else "error rate"
@@ -219,14 +219,13 @@ def judge_by_account(gate: Gate, streams: Streams | None, alpha: float, pass_alp
         rest = judge_streams(gate, streams.without(account), alpha, pass_alpha)
         if rest.verdict is not whole.verdict:
             said = "fails" if whole.verdict is Verdict.FAIL else "passes"
-            reason = (
-                f"{said} only because of {named(account.account)}; without it: {rest.reason}. With it: {whole.reason}"
-            )
+            whose = phrase_for(account.account)
+            reason = f"{said} only because of {whose}; without it: {rest.reason}. With it: {whole.reason}"
             return replace(whole, verdict=Verdict.INCONCLUSIVE, reason=reason)
     return whole
 
 
-def named(account: str) -> str:
+def phrase_for(account: str) -> str:
     """Return an account's name for a sentence."""
     return "the accounts that are too small to be told apart" if account == OTHERS else f"account `{account}`"
 
@@ -235,7 +234,7 @@ def _all_of_one(streams: Streams) -> str:
     largest = streams.accounts[0]
     total = sum(each.n for each in streams.accounts)
     share = largest.n / total if total else 1.0
-    return f"{share:.0%} of it is {named(largest.account)}, and hardly anybody else calls, so it alone decides"
+    return f"{share:.0%} of it is {phrase_for(largest.account)}, and hardly anybody else calls, so it alone decides"
 
 
 def _share(each: AccountStreams) -> AccountShare:
