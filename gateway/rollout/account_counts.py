@@ -1,4 +1,4 @@
-"""Who has sent a stage's requests: the counts of each account that has a name of its own, and of all others. Pure."""
+"""A stage's counts by account: of each of the largest accounts by name, and of all others together. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from gateway.observe.units import WHOLE, UnitShares
 from gateway.rollout.gates.traffic import OTHERS
 from gateway.rollout.gates.unit_shares import NO_SHARES, NO_UNITS, ArmUnits, Count, Shares
 
-# An account that has sent fewer in a stage does not count as one that calls: somebody's trial request must not make
-# the one application that calls wait for a second one.
+# An account with fewer requests in a stage does not count as a caller: otherwise one trial request would make the gates
+# of an alias with a single application wait for evidence from a second caller.
 FEWEST_REQUESTS: Final = 10
 
 

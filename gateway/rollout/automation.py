@@ -1,9 +1,9 @@
-"""What automation does at one look at a rollout: at most one event, from facts and the clock.
+"""Decide what automation does at one look at a rollout: at most one event, from facts and the time.
 
-A failure is acted on whatever the stage's least time, and in a pause too; so is one of an
-earlier stage, whose pairs may be judged late. Everything else waits for the plan: forward
-when all gates pass and time and samples suffice, into a pause when time or samples are used
-up without that, or when a gate fails that is not critical.
+A critical gate that fails rolls back at once, before the stage's least time and in a pause too, and also if it belongs
+to an earlier stage, whose pairs may be judged late. Otherwise the plan applies: the rollout goes forward when all
+gates pass and the stage has had enough time and samples; it pauses when time or samples are used up before that, or
+when a gate fails that is not critical.
 """
 
 from evaluators.judge.verdict import Verdict
@@ -15,7 +15,7 @@ from gateway.rollout.rollout import Phase, Rollout
 
 
 def read_gates(rollout: Rollout, facts: Facts, now: float) -> tuple[Reading, ...]:
-    """Return what each gate of the rollout's stage says now; nothing outside of a stage."""
+    """Return the present reading of each gate of the rollout's stage; empty if it is in no stage."""
     stage, plan = rollout.current, rollout.plan
     if stage is None:
         return ()
@@ -30,11 +30,11 @@ def read_gates(rollout: Rollout, facts: Facts, now: float) -> tuple[Reading, ...
 
 
 def decide(rollout: Rollout, facts: Facts, now: float) -> StepPassed | StepFailed | StepInconclusive | None:
-    """Return the event that automation brings about now, or None to wait.
+    """Return the event that automation causes now, or None to wait.
 
     Args:
-        rollout: As it stands.
-        facts: Counts of its present stage; those of another stage decide nothing.
+        rollout: The rollout in its present state.
+        facts: Counts of its present stage; facts of another stage decide nothing.
         now: Unix seconds. A clock that was set back only makes the stage longer.
     """
     stage = rollout.current
@@ -63,7 +63,7 @@ def decide(rollout: Rollout, facts: Facts, now: float) -> StepPassed | StepFaile
 
 
 def _used_up(stage: Stage, seconds: float, facts: Facts, verdict: Verdict) -> str | None:
-    """Why waiting longer is not in the plan, or None. Enough samples that pass only wait for the least time."""
+    """Return why the stage is out of time or samples, or None. A stage that passes only waits for its least time."""
     samples = facts.samples
     if seconds >= stage.max_seconds:
         few = f" with {samples:,} of {stage.min_samples:,} samples" if samples < stage.min_samples else ""

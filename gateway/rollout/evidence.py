@@ -1,6 +1,6 @@
-"""What was counted of a rollout's stage, made into what its gates and the ratio test read. Pure.
+"""Turn the counts of a rollout's stage into the facts that its gates and the sample-ratio test read. Pure.
 
-Counts come from all replicas; those of another stage are evidence of nothing.
+Counts come from all replicas. Counts of another stage are ignored.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,8 +33,8 @@ from gateway.rollout.record import RolloutRecord
 from gateway.rollout.rollout import Phase, Rollout
 from gateway.rollout.rules import RULES, what_changed
 
-# The control's requests that a threshold is made from at the least. With fewer, a 95th percentile is one of the five
-# slowest, and may be off by buckets.
+# The least number of the control's requests that a latency threshold is computed from. With fewer, a 95th percentile
+# is one of the five slowest, and may be off by buckets.
 THRESHOLD_SAMPLES: Final = 100
 SAMPLE_RATIO: Final = "sample_ratio"
 ERROR_RATE: Final = "error_rate"
@@ -44,15 +44,16 @@ FEEDBACK: Final = "feedback"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagePairs:
-    """What was read of a rollout's compared pairs, and of thumbs.
+    """The state of a rollout's compared pairs and thumbs at one look.
 
     Attributes:
-        stage: The present stage's number when they were read; what was read in another one decides nothing.
+        stage: The number of the stage that the rollout was in when the pairs were read; in another stage this decides
+            nothing.
         n: Pairs of the present stage that compare candidate with control.
-        readings: Gate name → what the pairs of the present stage say.
+        readings: Gate name → the reading from the present stage's pairs.
         is_settled: Whether all sessions of the pairs that max_pairs allows have had the time to end and count.
-        late: What gates of earlier stages say by now.
-        thumbs: Of both arms in the present stage; None where no gate asks for them.
+        late: Present readings of gates of earlier stages that fail.
+        thumbs: Both arms' thumbs in the present stage; None if no gate reads them.
         warnings: Why there may be no pairs, as sentences.
     """
 
@@ -70,7 +71,7 @@ NO_PAIRS: Final = StagePairs()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageCounts:
-    """Both arms' requests in one stage of a rollout, the same by account, and what its pairs say.
+    """Both arms' requests in one stage of a rollout, in total and by account, and the state of its pairs.
 
     `multiplicity` is how often units were counted: see `Streams`.
     """
@@ -84,7 +85,7 @@ class StageCounts:
 
 
 def counts_of(tallies: Sequence[Tally], rollout: Rollout, pairs: StagePairs = NO_PAIRS) -> StageCounts:
-    """Return what was counted of the rollout's present stage; nothing, if there is no tally of it yet."""
+    """Return the counts of the rollout's present stage; all zero if there is no tally of it yet."""
     if pairs.stage != rollout.stage:
         pairs = NO_PAIRS
     for tally in tallies:
@@ -101,7 +102,7 @@ def counts_of(tallies: Sequence[Tally], rollout: Rollout, pairs: StagePairs = NO
 
 
 def facts_of(counts: StageCounts, record: RolloutRecord) -> Facts:
-    """Return what the gates read of a stage's counts."""
+    """Return the facts that gates read, from a stage's counts and pairs."""
     weight, threshold = record.rollout.weight, record.threshold_seconds
     streams = {ERROR_RATE: _streams(counts, weight, lambda arm: arm.failing)}
     if threshold is not None:
@@ -109,7 +110,8 @@ def facts_of(counts: StageCounts, record: RolloutRecord) -> Facts:
         streams[LATENCY] = replace(slow, threshold_seconds=threshold)
     pairs, stage = counts.pairs, record.rollout.current
     if pairs.thumbs is not None:
-        # Who gives no thumbs has not said that all is well, and yet one account's thumbs are not everybody's.
+        # An account that gives no thumbs has not said that all is well, but it does count as a caller: otherwise the
+        # thumbs of one account would pass for those of everybody.
         streams[FEEDBACK] = replace(pairs.thumbs, callers=max(pairs.thumbs.callers, callers_of(counts.accounts)))
     samples = pairs.n if stage is not None and stage.is_shadow else counts.candidate.requests
     return Facts(
@@ -123,7 +125,7 @@ def facts_of(counts: StageCounts, record: RolloutRecord) -> Facts:
 
 
 def _streams(counts: StageCounts, weight: int, read: Callable[[ArmCounts], ArmUnits]) -> Streams:
-    """Return what a gate reads of both arms, of all and of each account."""
+    """Return the units of both arms that one gate reads, in total and by account."""
     accounts = tuple(
         AccountStreams(account=each.account, control=read(each.control), candidate=read(each.candidate))
         for each in counts.accounts
@@ -139,13 +141,14 @@ def _streams(counts: StageCounts, weight: int, read: Callable[[ArmCounts], ArmUn
 
 
 def period_of(counts: StageCounts, rollout: Rollout, before: Sequence[Exposures] = ()) -> Exposures | None:
-    """Return the units of the rollout's stage; None while one arm alone is served, as in a shadow.
+    """Return both arms' units in the rollout's stage; None if only one arm serves callers, as in a shadow stage.
 
     Args:
         counts: What was counted in the stage.
-        rollout: As it stands.
-        before: Units of the stages before it. If all together do not fit the weights and fit them without one account,
-            that account's units are left out: units are of a caller's choice, and none stops a rollout by choosing.
+        rollout: The rollout in its present state.
+        before: Units of the earlier stages. If all units together do not fit the weights, but fit them without one
+            account, that account's units are left out: a caller chooses its units, and must not be able to stop a
+            rollout by that.
     """
     if not rollout.weight:
         return None
@@ -188,11 +191,11 @@ def latency_gate(stage: Stage | None) -> Gate | None:
 
 
 def threshold_of(durations: Sequence[int], stage: Stage | None) -> float | None:
-    """Return above which time a request of `stage` is slow, from the control's requests alone.
+    """Return the duration above which a request of `stage` is slow, from the control's requests alone.
 
     Args:
-        durations: (n_buckets + 1,) requests of the control, best of those before the stage. Those of the stage itself
-            will do where there were none: the candidate's requests, which are judged, have no part in it.
+        durations: (n_buckets + 1,) requests of the control, preferably from before the stage. If there were none, those
+            of the stage itself will do: the candidate's requests, which are judged, are not among them.
         stage: The stage that is judged.
 
     Returns:
@@ -213,15 +216,14 @@ def next_stage(rollout: Rollout) -> Stage | None:
 def judge_stage(
     record: RolloutRecord, counts: StageCounts, now: float
 ) -> StepPassed | StepFailed | StepInconclusive | None:
-    """Return what automation brings about now, or None to wait.
+    """Return the event that automation causes now, or None to wait.
 
-    A critical gate's failure comes first: to take a bad candidate back is right whatever the split. Then a stage that
-    began by other rules is paused (`rollout/rules.py`). Then a mismatch
-    of the sample ratio, which makes comparisons worthless: nothing goes forward on them, and nothing is rolled back
-    for it.
+    A critical gate's failure comes first, since rolling a bad candidate back is right whatever the split. Next, a stage
+    that began by other rules is paused (`rollout/rules.py`). Next, a mismatch of the sample ratio pauses the rollout:
+    it makes comparisons worthless, so the rollout neither goes forward nor is rolled back.
     """
     rollout, stage = record.rollout, record.rollout.current
-    if record.rules != RULES:  # pairs of before were read by other rules; what is counted from now on is by these
+    if record.rules != RULES:  # the pairs so far were read by the old rules
         counts = replace(counts, pairs=NO_PAIRS)
     facts = facts_of(counts, record)
     event = decide(rollout, facts, now)
@@ -261,7 +263,7 @@ def judge_stage(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageStanding:
-    """What people are told of a rollout's stage."""
+    """The state of a rollout's stage as the API and the CLI show it."""
 
     samples: int
     readings: tuple[Reading, ...]

@@ -1,4 +1,4 @@
-"""Tell what journal records mean, in sentences. Pure; unknown kinds are told too, in fewer words."""
+"""Describe journal records in sentences. Pure. Records of unknown kinds get one short sentence."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -26,7 +26,7 @@ _DEEDS: Final = {
     "Aborted": "aborted it",
     "RolledBack": "rolled `{candidate}` back",
 }
-# What a change brings along and nobody asks for.
+# Fields of a route that are left out of the description of its change.
 _UNTOLD: Final = frozenset(("created", "salt"))
 _UNSAID: Final = "no reason was given"
 
@@ -40,7 +40,7 @@ class InvalidHead(ValueError):
 
 
 def when_of(record: Record) -> str:
-    """Return when it happened, in UTC."""
+    """Return the record's time in UTC, as text."""
     at = record.get("at")
     if not isinstance(at, int | float):
         return "at an unknown time"
@@ -51,7 +51,7 @@ def when_of(record: Record) -> str:
 
 
 def sentences(record: Record) -> list[str]:
-    """Return what a record tells: who did what when and why, what changed, and the figures it rests on."""
+    """Return a record as sentences: the time, author, act and reason, the change, and the figures behind it."""
     kind = record.get("kind")
     try:
         if kind == "rollout":
@@ -79,7 +79,7 @@ def _rollout(record: Record) -> list[str]:
     deed = _DEEDS.get(event["type"], event["type"]).format(
         **words, stage=event.get("stage", after["stage"]), n=record["n"]
     )
-    # The record's `why` tells the readings too; they get lines of their own.
+    # The record's `why` includes the readings, which get lines of their own here, so the event's reason is used.
     given = event.get("reason") or event.get("override")
     lines = [f"{_when_and_who(record)} {deed}" + (f": {given}." if given else ".")]
     lines += [line for each in readings for line in _reading_lines(each)]
@@ -94,7 +94,7 @@ def _rollout(record: Record) -> list[str]:
 
 
 def _reading_lines(each: Mapping[str, Any]) -> list[str]:
-    """Return what a gate said, and, of one that reads pairs, on which of them it rests."""
+    """Return the lines on a gate's reading, with the pairs behind it if the gate reads pairs."""
     flags = " (muted, decides nothing)" if each.get("is_muted") else ""
     if not each.get("is_critical", True):
         flags += " (not critical)"
@@ -110,13 +110,13 @@ def _reading_lines(each: Mapping[str, Any]) -> list[str]:
 
 
 def standing_lines(readings: Iterable[Reading]) -> list[str]:
-    """Return what the gates of an open rollout's stage say, which is in no record yet."""
+    """Return the lines on the present readings of an open rollout's stage, which are in no record yet."""
     lines = [line for each in readings for line in _reading_lines(asdict(each))]
     return ["As it stands now:", *lines] if lines else []
 
 
 def share_of_account(share: Mapping[str, Any]) -> str:
-    """Return what one account has contributed to a gate's counts."""
+    """Return a phrase on one account's part in a gate's counts."""
     units = f"{share['units']:,} units; " if share["units"] else ""
     whose = (
         "all accounts that are too small to be told apart" if share["account"] == OTHERS else f"`{share['account']}`"
@@ -128,7 +128,7 @@ def share_of_account(share: Mapping[str, Any]) -> str:
 
 
 def _moves(record: Record, before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> list[str]:
-    """Return what changed for traffic."""
+    """Return the lines on how a transition changed traffic and phase."""
     if before is None:
         return []
     lines = []

@@ -1,11 +1,11 @@
-"""The rollout machine: one table of transitions, and what each of them does.
+"""The rollout's state machine: one table of transitions, and the function behind each of them.
 
-`advance(state, event)` returns the new state and its effects as values; whoever carries
-them out journals the transition first. An illegal event raises and changes nothing.
+`advance(state, event)` returns the new state and its effects as values; the caller journals
+the transition with the change that carries the effects out. An illegal event raises and changes nothing.
 
 Invariants: forward only when every gate of the stage passes and its least time and samples
-are reached, or a person gives a reason; backward always and at once; once rolled back or
-aborted, the candidate's weight is 0 and nothing leads on.
+are reached, or a person overrides with a reason; backward always and at once; once rolled back or
+aborted, the candidate's weight is 0 and no event leads forward again.
 """
 
 from collections.abc import Callable, Mapping
@@ -54,7 +54,7 @@ Outcome = tuple[Rollout, tuple[Effect, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One row of the table: the phases it may lead to, and the function that says to which."""
+    """One row of the table: the phases it may lead to, and the function that makes the new state."""
 
     targets: frozenset[Phase]
     make: Callable[[Rollout, Any], Outcome]
@@ -84,7 +84,7 @@ def create(event: Created) -> Transition:
 
 
 def advance(state: Rollout, event: Event) -> Transition:
-    """Return what `event` makes of `state`.
+    """Return the transition that `event` causes in `state`.
 
     Raises:
         IllegalEvent: The table has no such row, or its condition does not hold; the
@@ -107,7 +107,7 @@ def _check_words(event: Event | Created) -> None:
             raise IllegalEvent(f"`{type(event).__name__}` needs `{name}`: the journal says who did what, and why")
 
 
-# What the rows do
+# The functions of the table's rows
 
 
 def _accept_audit(state: Rollout, _: AuditPassed) -> Outcome:
@@ -146,7 +146,7 @@ def _enter(state: Rollout, index: int, at: float) -> Outcome:
 
 
 def _traffic_effects(before: Rollout, after: Rollout) -> tuple[Effect, ...]:
-    """What must be done so that traffic is as `after` wants it."""
+    """Return the effects that change traffic from that of `before` to that of `after`."""
     effects: list[Effect] = []
     if before.is_mirrored and not after.is_mirrored:
         effects.append(SetMirror(alias=after.alias, candidate=after.candidate, is_on=False, share=0))
@@ -186,7 +186,7 @@ def _pass_stage(state: Rollout, event: StepPassed) -> Outcome:
 
 
 def _fail(state: Rollout, event: StepFailed) -> Outcome:
-    # Of whatever stage: evidence against a candidate does not expire with a step.
+    # The stage is not checked: evidence against a candidate does not expire with a step.
     failed = [reading.reason for reading in event.readings if reading.rolls_back]
     if not failed:
         raise IllegalEvent(f"no critical gate of rollout `{state.id}` fails in the readings given")
@@ -203,7 +203,7 @@ def _roll_back(state: Rollout, event: RolledBack) -> Outcome:
 def _take_back(state: Rollout, to_version: str, why: str, *, is_asked_for: bool = False) -> Outcome:
     after = replace(state, phase=Phase.ROLLED_BACK, weight=0, home=to_version)
     message = f"`{state.candidate}` was rolled back to `{to_version}`: {why}"
-    tell = Notify if is_asked_for else NotifyPage  # whoever rolls back is awake
+    tell = Notify if is_asked_for else NotifyPage  # a person who rolls back need not be paged
     return after, (*_traffic_effects(state, after), tell(alias=state.alias, message=message))
 
 

@@ -1,9 +1,9 @@
-"""What is stored of a rollout: where it stands, and what its gates and people need beside that.
+"""The stored record of a rollout: its state, and further fields that the leader and people need.
 
-Values, and their way to JSON and back. The journal alone yields the same `RolloutRecord.rollout`
-again (`rollout/replay.py`); the other fields are what a new leader needs to judge the rollout,
-or what people ask for. A stored rollout that this release cannot read is a value too, so that it
-holds up no other.
+Records are encoded as JSON and decoded here. Replaying the journal yields the same `RolloutRecord.rollout`
+(`rollout/replay.py`); the other fields are those that a new leader needs to judge the rollout,
+or that people ask for. A stored rollout that this release cannot read is represented by a value too, so that it
+does not hold up other rollouts.
 """
 
 from collections.abc import Iterator, Mapping
@@ -35,18 +35,19 @@ class Last:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutRecord:
-    """A rollout and what belongs to it.
+    """A rollout's state with the facts that are stored beside it.
 
     Attributes:
-        rollout: Where it stands.
-        by, reason, started_at: Who began it, why and when.
-        last: Who moved it last.
-        threshold_seconds: Above which a request of this stage is slow; None until it can be said.
+        rollout: The rollout's state.
+        by, reason, started_at: The key that began it, the reason, and the time in Unix seconds.
+        last: The last transition.
+        threshold_seconds: The duration above which a request of this stage is slow; None until it can be computed.
         periods: Units of each arm in the stages that are over.
         journal_after: Number of a journal entry before its first.
         judged_share: The share of pairs that a model was to judge when it began.
         entered: Index in the plan of each stage that was entered, in order: of stage 1, of stage 2, and so on.
-        rules: By which its present stage is judged (`rollout/rules.py`); 1 of what an earlier release has stored.
+        rules: The number of the rules by which its present stage is judged (`rollout/rules.py`); 1 if an earlier
+            release stored the record.
     """
 
     rollout: Rollout
@@ -68,7 +69,7 @@ class RolloutRecord:
 
     @property
     def alias(self) -> str:
-        """Whose traffic it moves."""
+        """The alias whose traffic the rollout moves."""
         return self.rollout.alias
 
     @property
@@ -116,7 +117,7 @@ class RolloutRecord:
             rollout=rollout,
             last=Last(at=event.at, by=event.by, event=type(event).__name__, why=transition.why),
             threshold_seconds=threshold_seconds if begins else self.threshold_seconds,
-            # Whoever resumes after a mismatch has seen to it: what was counted before proves nothing any more.
+            # A person who resumes after a mismatch has repaired its cause, so earlier counts prove nothing any more.
             periods=() if is_again else periods,
             entered=(*self.entered, rollout.index) if is_new else self.entered,
             rules=RULES if is_again else self.rules,
@@ -127,7 +128,7 @@ class RolloutRecord:
         return replace(self, threshold_seconds=seconds)
 
     def describe_last(self) -> str:
-        """Return who moved it last, as a sentence."""
+        """Return a sentence on the last event, with its number, author and reason."""
         who = "automation" if self.last.by == AUTOMATION else f"`{self.last.by}`"
         why = f": {self.last.why}" if self.last.why else ""
         return f"its last event is `{self.last.event}`, number {self.rollout.sequence}, by {who}{why}"
@@ -135,7 +136,7 @@ class RolloutRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnreadableRollout:
-    """A stored rollout that this release cannot read: it stands still, and can be rolled back.
+    """A stored rollout that this release cannot read: it cannot move on, but can be rolled back.
 
     Attributes:
         id, alias, is_open: As the store's columns have them.

@@ -1,8 +1,8 @@
-"""A rollout's transitions as journal records, and the way back: the records alone make the state.
+"""A rollout's transitions as journal records, and the replay of records to the rollout's state.
 
-A record says who, why, before and after, versions, weights, gate readings, n and the
-plan's hash for people, and the event itself for `replay`. A record that comes twice is
-taken once; one that does not follow from those before it is refused.
+A record has the author, reason, states before and after, versions, weights, gate readings, n and the
+plan's hash for people, and the event itself for `replay`. A record that occurs twice is
+applied once; one that does not follow from those before it is refused.
 """
 
 from collections.abc import Iterable, Mapping
@@ -90,7 +90,7 @@ def _event_values(event: Event | Created) -> dict[str, Any]:
 
 
 def _standing(rollout: Rollout) -> dict[str, Any]:
-    """Where a rollout stands, without what never changes."""
+    """Return the fields of a rollout's state that can change, as JSON values."""
     return {
         "phase": str(rollout.phase),
         "index": rollout.index,
@@ -173,7 +173,7 @@ def _apply(state: Rollout | None, record: Mapping[str, Any]) -> Rollout:
             transition = advance(state, event)
     except IllegalEvent as error:
         raise ReplayError(f"record {number} cannot follow those before it: {error}") from None
-    # Words, hashes and effects may be put otherwise by another release; where it led may not.
+    # Another release may word reasons, hashes and effects differently, but the resulting state must be the same.
     if record.get("after") != _standing(transition.after):
         raise ReplayError(f"record {number} says something else than its event leads to")
     return transition.after

@@ -1,6 +1,6 @@
-"""A rollout as values: where it stands, and what is to be done when it moves.
+"""The values of a rollout: its state, and the effects and transitions that change it.
 
-Nothing here decides; `machine.py` does. Times are Unix seconds, given by the caller.
+Decisions are made in `machine.py`. Times are Unix seconds, given by the caller.
 """
 
 from dataclasses import dataclass
@@ -27,18 +27,18 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """Where one candidate's rollout stands, at one moment.
+    """The state of one candidate's rollout at one moment.
 
     Attributes:
-        control: What callers got when the rollout was made.
-        home: What all callers outside the split get: the control, after a promotion the
-            candidate, after a rollback what was rolled back to.
-        index: The plan's stage that it stands in, or stood in last.
-        stage: How many stages have been entered, a resumed one anew; counts of requests
+        control: The version that callers got when the rollout was created.
+        home: The version that all callers outside the split get: the control; after a promotion the
+            candidate; after a rollback the version that was rolled back to.
+        index: The index in the plan of the present stage, or of the last one.
+        stage: The number of stages entered so far, counting a resumed stage again; counts of requests
             belong to this number, so evidence of one stage is never taken for another's.
         entered_at: When that stage was entered.
-        weight: The candidate's basis points.
-        approved_by: Who approved this stage, if anyone.
+        weight: The candidate's weight in basis points.
+        approved_by: The public id of the key that approved this stage, or None.
         is_complete: Whether every stage of the plan has passed.
         sequence: How many transitions there have been; a command that was made for
             another number is a conflict.
@@ -81,7 +81,7 @@ class Rollout:
         return self.mirrored_share > 0
 
     def split(self) -> Split:
-        """Return the split that the alias must have now: what a crash left undone is made good by it."""
+        """Return the split that the alias must have now; the leader restores it after a crash."""
         return Split(self.home, self.candidate, self.weight) if self.weight else Split(self.home)
 
     def may_pass(self, at: float, samples: int) -> bool:
@@ -92,7 +92,8 @@ class Rollout:
         return at - self.entered_at >= stage.min_seconds and samples >= stage.min_samples
 
 
-# Effects: each can be done twice without harm. Those of one transition on a route are one change of the route table.
+# Effects can be applied twice without harm. A transition's effects on a route are applied as one change of the route
+# table.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +126,7 @@ class SetMirror:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotifyPage:
-    """Wake somebody: the rollout stands still or has been taken back."""
+    """Page a person: the rollout is paused or was rolled back."""
 
     alias: str
     message: str
@@ -133,7 +134,7 @@ class NotifyPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notify:
-    """Tell whoever wants to know; nobody is woken."""
+    """Log a message for people without paging anybody."""
 
     alias: str
     message: str
@@ -144,7 +145,7 @@ Effect = SetWeight | FlipControl | SetMirror | NotifyPage | Notify
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transition:
-    """What an event did: everything that the journal keeps. `before` is None for the first."""
+    """An event with the states before and after it, as the journal keeps it. `before` is None for the first event."""
 
     before: Rollout | None
     event: Event | Created
@@ -153,7 +154,7 @@ class Transition:
 
     @property
     def readings(self) -> tuple[Reading, ...]:
-        """What the gates said, where gates decided."""
+        """The gates' readings behind the decision; empty if gates did not decide."""
         return getattr(self.event, "readings", ())
 
     @property
@@ -163,7 +164,7 @@ class Transition:
 
     @property
     def why(self) -> str:
-        """The reason in one sentence: a person's, or the gates'; of gates that fail theirs alone."""
+        """The reason as text: a person's, then those of the gates, or of the failed gates alone if any failed."""
         given = getattr(self.event, "reason", None) or getattr(self.event, "override", None) or ""
         readings = [reading for reading in self.readings if reading.rolls_back] or self.readings
         return "; ".join((*((given,) if given else ()), *(reading.reason for reading in readings)))

@@ -1,8 +1,8 @@
-"""By which rules a rollout is judged, and what changed in them: evidence of other rules decides nothing.
+"""The version number of the rules by which rollouts are judged, and the changes since earlier versions.
 
-A rollout bears the number of the rules that it began with, or was last resumed with. A gateway that
-judges by others pauses it, with a sentence on each gate of its stage that answers otherwise now, and
-judges anew when a person resumes it: that is a stage of its own, whose counts begin at nothing.
+A rollout's record has the number of the rules that it began with, or was last resumed with. A gateway with
+other rules pauses the rollout, with a sentence on each gate of its stage that works differently now. When a
+person resumes it, a new stage begins by the new rules, whose counts begin at zero.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ RULES: Final = 2
 
 _WHOLE_ALPHA: Final = "every gate passes at the whole alpha of the plan"
 _TIMED: Final = ("ttft", "itl")
-# Which gates, and what is otherwise.
+# For each change: a test for the gates that it concerns, and its description.
 _CHANGED: Final[tuple[tuple[Callable[[Gate], bool], str], ...]] = (
     (
         lambda gate: gate.source is GateSource.COUNTS,

@@ -1,8 +1,8 @@
 """Replay stored pairs of a past rollout through another plan's gates: when would it have stopped?
 
-Pure. Pairs go one after the other, in the order in which they were stored, to the plan's
-stages that read pairs, and after each of them it is looked, as the leader would. What needs
-live traffic or a person cannot be replayed, and is named.
+Pure. Pairs are passed in stored order to the plan's stages that read pairs, and the gates are read
+after each pair, as the leader would. Gates that need live traffic or a person cannot be replayed;
+`not_replayed` names them.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """When a rollout would have stopped, and by what.
+    """When a rollout would have stopped under another plan, and why.
 
     Attributes:
         outcome: How. `PASSED`: every stage that reads pairs would have.
@@ -102,7 +102,7 @@ def _stop(outcome: Outcome, run: "_Run", seen: int, judged: ScoredPair) -> Stop:
 
 
 class _Run:
-    """One stage, being replayed."""
+    """The replay of one stage."""
 
     def __init__(self, stage: Stage, rollout: Rollout, judged_share: float) -> None:
         self.stage = stage

@@ -1,8 +1,7 @@
-"""What the pairs of one stage of a rollout say to its gates, added up as they come. No I/O, no clock.
+"""The evidence of one stage's pairs for the stage's gates, added up pair by pair. No I/O, no clock.
 
-The same pairs in the same order give the same evidence, whoever reads them and however many
-at once: a session ends by the times that the pairs themselves bear, and by the reader's
-clock only after the last of them.
+The same pairs in the same order give the same evidence on every gateway and for every page size: a
+session ends by the times stored in the pairs, and by the reader's clock only after the last pair.
 """
 
 import heapq
@@ -28,7 +27,7 @@ MAX_NAMED: Final = 5
 
 
 def criterion_of(gate: Gate, plan: Plan, judged_share: float = 1.0) -> Criterion | None:
-    """Return what a gate demands; None if it names a comparator that is not installed here.
+    """Return the criterion of a gate; None if it names a comparator that is not installed here.
 
     Args:
         gate: One that reads pairs.
@@ -137,7 +136,7 @@ class StageEvidence:
             gate.evidence.close(now)
 
     def readings(self) -> Mapping[str, Reading]:
-        """Return what the pairs say, by gate."""
+        """Return the readings by gate."""
         return self._missing | {name: gate.reading() for name, gate in self._gates.items()}
 
     def failures(self, number: int) -> tuple[Reading, ...]:
@@ -156,7 +155,7 @@ class _GateEvidence:
         self._worst: list[tuple[float, int, str]] = []  # a heap, the least bad first
 
     def add(self, judged: ScoredPair, *, is_pair: bool) -> None:
-        """Take in the next pair, or a pair of the control with itself, which shows how much is noise."""
+        """Add the next pair, or a pair of the control with itself, which measures noise."""
         self.evidence.add(judged)
         bad = badness_of(self._demand, judged) if is_pair else None
         if bad is None:
@@ -168,7 +167,7 @@ class _GateEvidence:
             (heapq.heappush if len(self._worst) < MAX_NAMED else heapq.heappushpop)(self._worst, entry)
 
     def reading(self) -> Reading:
-        """Return what the pairs say to this gate."""
+        """Return the gate's reading from its pairs so far."""
         said = self.evidence.classify()
         verdict = said.label
         e_value = said.e_pass if verdict is Verdict.PASS else said.e_fail

@@ -1,1 +1,1 @@
-"""Rollouts: commands, the leader, rollback, and the journal that tells all of it."""
+"""Rollouts in the admin plane: commands, the leader's loop, rollback, and the journal's API."""

@@ -1,7 +1,7 @@
-"""Carry out what the rollout machine has decided: route, rollout and journal as one change.
+"""Apply transitions of the rollout machine: change route, rollout and journal as one write to the store.
 
-A crash leaves all of it or nothing: what is stored is published at the next start, by this
-gateway or another. Only the word to people may be lost; the phase's metric tells them too.
+A crash leaves all of the change or nothing: a stored change is published at the next start, by this
+gateway or another. Only the log line for people may be lost; the metric of the phase shows the change too.
 """
 
 import logging
@@ -36,19 +36,19 @@ async def carry_out(
     *,
     fence: int | None = None,
 ) -> None:
-    """Store and publish what transitions lead to, then tell whoever is to be told. Call with `state.turn` held.
+    """Store and publish the result of transitions, then log and count them. Call with `state.turn` held.
 
     Args:
-        state: What is changed.
-        record: As it is after the last of them.
+        state: The gateway's live state, which is changed.
+        record: The rollout's record after the last transition.
         transitions: At least one, each following the one before.
-        counts: Where rollbacks and pages are counted.
-        fence: The leader's token, for what automation decides.
+        counts: The counters of rollbacks and pages.
+        fence: The leader's token, for decisions of automation.
 
     Raises:
         Overtaken: Another gateway has changed the state first; nothing was done.
-        Conflict: A worker lags; all else is done.
-        Fenced, StoreError: It may not be stored.
+        Conflict: The change is stored, but a worker has not taken it over yet.
+        Fenced, StoreError: The change could not be stored, or this gateway leads no more.
     """
     last = transitions[-1]
     journal = [_journal(state, each, record) for each in transitions]
@@ -64,7 +64,7 @@ async def carry_out(
 
 
 def desired_after(desired: Desired, record: RolloutRecord, now: int) -> Desired:
-    """Return the state with a rollout where it stands, and its alias split as it says."""
+    """Return the desired state with a rollout's record in it and its alias's route as the rollout wants it."""
     rollout = record.rollout
     route = desired.route(rollout.alias)
     if route is not None:
@@ -73,7 +73,7 @@ def desired_after(desired: Desired, record: RolloutRecord, now: int) -> Desired:
 
 
 def route_after(route: RouteRecord, rollout: Rollout, now: int) -> RouteRecord:
-    """Return the route with the split and the copies that the rollout wants; itself if it has them."""
+    """Return the route with the split and the shadow that the rollout wants; the same object if nothing changes."""
     split = rollout.split()
     if route.control != split.control:
         is_back = rollout.phase is Phase.ROLLED_BACK
@@ -88,9 +88,9 @@ def route_after(route: RouteRecord, rollout: Rollout, now: int) -> RouteRecord:
 
 
 def route_back_to(route: RouteRecord, version: str, now: int) -> RouteRecord:
-    """Return the route with all its traffic on a former version, and what came after that forgotten.
+    """Return the route with all its traffic on a former version, without the controls that came after that one.
 
-    Or the next rollback would go forward again, to the version that was taken back.
+    If they were kept, the next rollback would go forward again, to the version that was taken back.
     """
     former = [each.version for each in route.previous]
     older = route.previous[former.index(version) + 1 :] if version in former else route.previous
@@ -119,7 +119,7 @@ def _tell(transitions: Sequence[Transition], counts: RolloutCounts) -> None:
 
 
 def reason_of(transition: Transition) -> str:
-    """Return why, in one word of few: a gate's name, `inconclusive`, `automation` or `operator`."""
+    """Return the cause as a metric's label: a gate's name, `inconclusive`, `automation` or `operator`."""
     event = transition.event
     against: list[Reading] = [each for each in transition.readings if each.fails]
     failed = next((each for each in against if each.rolls_back), against[0] if against else None)

@@ -1,7 +1,7 @@
-"""Can a route give a plan the pairs that its gates read? Asked before a rollout starts.
+"""Check before a rollout starts that its route yields the compared pairs that the plan's gates read.
 
-What is refused here would otherwise never be decided: a gate that waits for scores that
-nobody makes.
+A plan that is refused here would never be decided: one of its gates would wait for scores that
+no evaluator makes.
 """
 
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ from gateway.rollout.gates.gate import GateSource
 from gateway.rollout.plan import Plan, Stage
 
 JUDGE: Final = "judge"
-# Made whatever comparators a route names: by scoring tokens, and by asking at all.
+# Metrics that need no comparator of the route: they come from scoring tokens, and from the requests themselves.
 ALWAYS: Final = frozenset(("kl", "token_flip", "moved_share", "failed"))
 
 
 def pairs_problem(plan: Plan, route: RouteRecord) -> str | None:
-    """Return why a plan's gates would wait for pairs that the route's mirror policy lets nobody make; None if not.
+    """Return why the route's mirror policy cannot yield the pairs that a plan's gates read; None if it can.
 
-    It names each thing that is missing, and how to give it.
+    The text names each thing that is missing, and how to give it.
     """
     stages = [stage for stage in plan.stages if stage.wants_pairs]
     if not stages:

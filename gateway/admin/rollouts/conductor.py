@@ -1,9 +1,9 @@
 """Advance rollouts: one look a second, by the one gateway that leads.
 
-Who leads is decided anew at each look; what was counted comes from all replicas; what
-follows is decided in `evidence.py` and `rollout/automation.py`. Each step is written with the
-leader's fence, so one who was replaced without knowing it changes nothing. While the store
-is away nothing is decided: the weights stay, and rollouts take longer. Compared pairs are
+Leadership is renewed or sought at each look. Counts come from all replicas, and `rollout/evidence.py` and
+`rollout/automation.py` decide from them. Each step is written with the leader's fence, so a
+gateway that was replaced as leader without knowing it changes nothing. While the store
+is unreachable nothing is decided: the weights stay, and rollouts take longer. Compared pairs are
 read by `admin/rollouts/pair_reader.py` before anything is decided.
 """
 
@@ -42,12 +42,12 @@ from gateway.store.rollouts import readable
 
 log = logging.getLogger("loragate.rollouts")
 
-# A third of the leader's lease, so that one look that comes late does not cost the lead.
+# A third of the leader's lease, so that one late look does not lose the leadership.
 LOOK_SECONDS: Final = 1.0
-# Traffic drifts over hours.
+# Seconds between looks at drift over time: traffic drifts over hours.
 DRIFT_SECONDS: Final = 10.0
 DRIFT: Final = "drift"
-# What the leader has judge_stage is exported for so long: a leader that stands still must not show old figures as new.
+# How long the leader's readings are exported: a leader that is stuck must not show old figures as new.
 FRESH_SECONDS: Final = 30.0
 
 
@@ -57,10 +57,10 @@ class Lead(Protocol):
     fence: int | None
 
     def step(self) -> int | None:
-        """Lead on, or try to; returns the fence to write with, or None."""
+        """Renew the leadership or try to get it; returns the fence to write with, or None."""
 
     def resign(self) -> None:
-        """Lead no more."""
+        """Give the leadership up."""
 
 
 class Conductor:
@@ -85,7 +85,7 @@ class Conductor:
 
     @property
     def is_leader(self) -> bool:
-        """Whether this gateway leads, as far as it knows; it cannot while the store is away."""
+        """Whether this gateway leads, as far as it knows; False while the store is unreachable."""
         return self._leader.fence is not None and not self._trouble
 
     async def run(self) -> None:
@@ -101,7 +101,7 @@ class Conductor:
             await asyncio.to_thread(self._leader.resign)
 
     async def look(self) -> None:
-        """Stand for the lead, and if it is ours, look at every open rollout."""
+        """Renew or seek the leadership, and advance every open rollout if this gateway leads."""
         try:
             fence, self._entries = await asyncio.to_thread(self._stand)
             if fence is not None:
@@ -132,7 +132,7 @@ class Conductor:
         return fence, head.number if head is not None else 0
 
     def _open_records(self) -> tuple[list[RolloutRecord], StoreUnreadable | None]:
-        """Return the open rollouts, and what is wrong with one that cannot be read: it stops no other."""
+        """Return the open rollouts that can be read, and the error of one that cannot, which stops no other."""
         records: list[RolloutRecord] = []
         damage = None
         for each in self.rollouts.state.desired.rollouts:
@@ -179,7 +179,7 @@ class Conductor:
     async def _advance(self, rollout_id: str, tallies: Sequence[Tally], pairs: StagePairs, fence: int) -> None:
         state = self.rollouts.state
         async with state.turn:
-            # As it is now: a command may have come while we gathered.
+            # The record is read again: a command may have changed it while counts were gathered.
             found = next((each for each in state.desired.rollouts if each.id == rollout_id), None)
             if found is None:
                 return
@@ -210,7 +210,7 @@ class Conductor:
         await self._repair(record, counts, fence)
 
     def _without_counts(self, record: RolloutRecord) -> Event | None:
-        """Return what has to happen whatever was counted, or None."""
+        """Return the event that must happen regardless of counts, or None."""
         state, rollout = self.rollouts.state, record.rollout
         now = state.now()
         if state.desired.route(rollout.alias) is None:
@@ -223,7 +223,7 @@ class Conductor:
         return None
 
     async def _repair(self, record: RolloutRecord, counts: StageCounts, fence: int) -> None:
-        """Store what is missing: a threshold that can be said by now, and the split if another gateway spoilt it."""
+        """Store a latency threshold that can be computed by now, or restore a split that another gateway changed."""
         state, rollout = self.rollouts.state, record.rollout
         stage = rollout.current
         if record.threshold_seconds is None:
@@ -263,7 +263,7 @@ class Conductor:
         )
 
     def _note(self, record: RolloutRecord, counts: StageCounts) -> None:
-        """Keep what the gates say, for the metrics."""
+        """Keep the gates' readings for the metrics."""
         rollout = record.rollout
         facts = facts_of(counts, record)
         view = RolloutSeries(
@@ -277,7 +277,7 @@ class Conductor:
         self._views[rollout.id] = (self._clock(), view)
 
     def reading(self) -> RolloutsReading:
-        """Return what is exported."""
+        """Return the values that the metrics of rollouts export."""
         desired = self.rollouts.state.desired
         weights = {}
         for route in desired.routes:

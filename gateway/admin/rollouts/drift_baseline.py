@@ -1,10 +1,10 @@
-"""What traffic to a version was like when it was accepted: how it is made, kept and completed. Pure.
+"""The baseline of a version: what its traffic was like when the version was accepted. Pure.
 
-A promotion accepts a version. How long its answers were, how often it refused and what was
-asked of it is known then from its own rollout's pairs. How far it is from the base is not,
-for there it was compared with another control: that is taken from the first pairs with the
-base afterwards, and only then is anything held against the baseline. A version that came
-without such a rollout is accepted as those first pairs show it.
+A promotion accepts a version. The lengths of its answers, its rate of refusals and the kinds of
+requests are known then from its own rollout's pairs. Its distance from the base model is not known,
+since the rollout compared it with another control: the distance is taken from the first pairs with the
+base model after the promotion, and only then is traffic compared with the baseline. For a version that
+became the control without such a rollout, the whole baseline comes from those first pairs.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,14 +17,14 @@ from evaluators.judge.over_time import BaselineOf
 from evaluators.observation import Kind, ScoredPair
 from evaluators.statistics.windows import Window, window_from
 
-# A rollout's default shadow stage has 500 pairs; of fewer sessions than this shares are off by several points.
+# A rollout's default shadow stage has 500 pairs; with fewer sessions than this, shares are off by several points.
 FEWEST_SESSIONS: Final = 200
 OUTPUT_LENGTH: Final = "output_length"
 KL: Final = "kl"
 
 
 class Noted(msgspec.Struct, frozen=True, kw_only=True):
-    """An alarm that was told: by which pair, when (Unix seconds), and the sentence."""
+    """An alarm that was reported: the number of its pair, its time (Unix seconds), and its sentence."""
 
     number: int
     at: float
@@ -32,17 +32,18 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Baseline(msgspec.Struct, frozen=True, kw_only=True):
-    """What traffic to a version was like.
+    """The statistics that later traffic to a version is compared with.
 
     Attributes:
-        version, alias: Whose.
-        rollout: Whose pairs it was made from; empty: the first pairs with the base.
+        version, alias: The version, and the alias whose control it is.
+        rollout: The rollout whose pairs it was made from; empty if from the first pairs with the base model.
         at: When it was made, Unix seconds.
-        window: What those pairs say, as `Window.to_json` writes it.
-        after: The number of the last pair that it was made of: later ones are held against it. 0: it is not complete.
-        alarms: What is watched → the alarm that was told. It is not told again until another version is accepted.
-        has_estimates: Whether what it says of KL was estimated. Releases before kept a lower bound, which is no measure
-            to hold estimates against.
+        window: The statistics of those pairs, as `Window.to_json` writes it.
+        after: The number of the last pair that it was made of: later ones are compared with it. 0: it is not complete.
+        alarms: Name of a watched statistic → the alarm that was reported. It is not reported again until another
+            version is accepted.
+        has_estimates: Whether its KL values are estimates. Earlier releases kept a lower bound, which cannot be
+            compared with estimates.
     """
 
     version: str
@@ -55,7 +56,7 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     has_estimates: bool = False
 
     def read(self) -> Window:
-        """Return the window; without KL where that is another measure than today's."""
+        """Return the window; without KL if an earlier release stored a lower bound of it."""
         window = window_from(self.window) if self.window else Window()
         if self.has_estimates or KL not in window.numbers:
             return window
@@ -70,7 +71,7 @@ def encode(baseline: Baseline) -> dict[str, Any]:
 
 
 def decode(body: Mapping[str, Any]) -> Baseline | None:
-    """Return the baseline that `encode` wrote; None if it is none that this release knows."""
+    """Return the baseline that `encode` wrote; None if this release cannot read it."""
     try:
         baseline = msgspec.convert(dict(body), type=Baseline)
         baseline.read()
@@ -80,7 +81,7 @@ def decode(body: Mapping[str, Any]) -> Baseline | None:
 
 
 def sessions_in(window: Window, name: str = OUTPUT_LENGTH) -> int:
-    """Return how many sessions of a window have told a number."""
+    """Return how many sessions of a window have a value of the statistic `name`."""
     evidence = window.numbers.get(name)
     return 0 if evidence is None else evidence.n
 
@@ -103,12 +104,12 @@ def make_baseline(pairs: Iterable[ScoredPair], *, version: str, alias: str, roll
 
 
 def complete_baseline(baseline: Baseline, first: Window, after: int) -> Baseline:
-    """Return the baseline with what its rollout's pairs could not tell, from the first pairs with the base.
+    """Return the baseline completed with the statistics that only pairs with the base model have.
 
     Args:
-        baseline: Not complete.
-        first: Of those pairs.
-        after: The number of the last of them.
+        baseline: A baseline that is not complete.
+        first: The window of the first pairs with the base model.
+        after: The number of the last of those pairs.
     """
     window = baseline.read()
     if baseline.rollout:

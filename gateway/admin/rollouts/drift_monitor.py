@@ -1,11 +1,11 @@
-"""Hold pairs with the base against each version's accepted baseline, and raise an alarm when traffic has changed.
+"""Compare pairs with the base model with each version's accepted baseline, and raise an alarm if traffic has changed.
 
-The leader looks. It reads each alias's pairs from where the baseline ends, in order, so a new
-leader comes to the same sums. An alarm is raised once for each version and thing watched:
-whoever looks into it accepts the new state with the next promotion.
+The leader does this. It reads each alias's pairs from where the baseline ends, in order, so a new
+leader comes to the same sums. An alarm is raised once for each version and watched statistic:
+the next promotion accepts the new state.
 
-No rollback follows. Drift over time has causes that no rollback mends: other questions come,
-another season begins, a client has changed its prompt. A rollback would then take a good
+Drift over time does not cause a rollback, because a rollback does not remove its causes: users ask other
+questions, another season begins, a client has changed its prompt. A rollback would take a good
 version away and leave the cause.
 """
 
@@ -42,13 +42,13 @@ from gateway.store.sql import Store
 # chance.
 WINDOW_SESSIONS: Final = 500
 FEWEST_SHOWN: Final = 100
-# Of one alias, at one look; what is more comes at the next.
+# The greatest number of pages of pairs read for one alias at one look; the rest is read at the next.
 PAGES_A_LOOK: Final = 5
-# Baselines that are looked for at one look: after a start there are as many as aliases.
+# The greatest number of baselines loaded at one look: after a start every alias needs one.
 NEW_A_LOOK: Final = 20
-# Engines that cannot score tokens tell no KL; then a baseline is complete without, after so many times the sessions.
+# Engines that cannot score tokens give no KL; then a baseline is complete without it, after so many times the sessions.
 PATIENCE: Final = 3
-# What is told of each, by the side to which it has moved; of tasks and prompts' lengths, which of them come oftener.
+# The words for each statistic, by the direction of its change; tasks and prompt lengths have a text of their own.
 _WORDS: Final = {
     (OUTPUT_LENGTH, "up"): "answers are longer",
     (OUTPUT_LENGTH, "down"): "answers are shorter",
@@ -61,7 +61,7 @@ _WORDS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drifted:
-    """An alarm that is to be told: `what` is watched, `n` sessions in, with its bound and the baseline's mean."""
+    """An alarm to report: the statistic `what`, after `n` sessions, with its bound and the baseline's mean."""
 
     alias: str
     version: str
@@ -87,10 +87,10 @@ class DriftWatch:
         self._standing: tuple[DriftStanding, ...] = ()
 
     def look(self, routes: Sequence[RouteRecord], now: float) -> list[Drifted]:
-        """Read what is new, and return the alarms that have not been noted yet.
+        """Read new pairs, and return the alarms that have not been reported yet.
 
         Args:
-            routes: All of them; baselines are made for each, pairs read where the mirror policy has some made.
+            routes: All routes; each gets a baseline, and pairs are read if the route's mirror policy makes some.
             now: Unix seconds.
         """
         self._follows = {
@@ -112,7 +112,7 @@ class DriftWatch:
         return found
 
     def mark_told(self, drifted: Drifted) -> None:
-        """Store that an alarm has been told, so that nobody tells it again."""
+        """Store that an alarm has been reported, so that it is not reported again."""
         follow = self._follows.get(drifted.alias)
         if follow is None or follow.baseline.version != drifted.version:
             return
@@ -124,12 +124,12 @@ class DriftWatch:
         self._stand()
 
     def stand_back(self) -> None:
-        """Another leads, and may change baselines: read them anew next time."""
+        """Forget all baselines, because another gateway leads and may change them."""
         self._follows = {}
         self._standing = ()
 
     def standing(self) -> tuple[DriftStanding, ...]:
-        """Return how far everything that is watched was at the last look; does not block."""
+        """Return the drift of every watched statistic at the last look; does not block."""
         return self._standing
 
     def _stand(self) -> None:
@@ -204,7 +204,7 @@ class _Follow:
             self._complete(self._gathered)
 
     def _complete(self, gathered: BaselineOf) -> None:
-        """Begin to watch, once enough pairs with the base say how far the version is from it."""
+        """Complete the baseline and begin to watch, once there are enough pairs with the base model."""
         window = gathered.window
         n = sessions_in(window)
         if n < FEWEST_SESSIONS or (sessions_in(window, KL) < FEWEST_SESSIONS and n < PATIENCE * FEWEST_SESSIONS):
@@ -240,7 +240,7 @@ class _Follow:
             )
 
     def standing(self) -> list[DriftStanding]:
-        """Return how far everything that is watched is."""
+        """Return the present drift of every watched statistic."""
         watch = self._watch
         if watch is None:
             return []

@@ -1,8 +1,8 @@
-"""What an operator can do with rollouts: start, approve, pause, resume, promote, abort, roll back.
+"""An operator's commands on rollouts: start, approve, pause, resume, promote, abort, roll back.
 
-Each command is one event for the machine in `rollout/machine.py`, carried out as one change.
-Two at once: one wins, and the other is told who did what. Nothing here decides by figures;
-that is the leader's (`conductor.py`).
+Each command is one event for the machine in `rollout/machine.py`, applied as one change.
+Of two commands at once one wins, and the other fails with a text that says who did what.
+Decisions from measurements are made by the leader (`conductor.py`), not here.
 """
 
 import asyncio
@@ -32,12 +32,12 @@ from gateway.rollout.rollout import Rollout
 from gateway.rollout.rules import RULES
 from gateway.store.rollouts import readable
 
-# For who gives none, and whose route declares none: enough of the traffic in the first step to be decided in hours, not
-# days, and little enough to hurt few.
+# The plan if neither the caller nor the route gives one: enough of the traffic in the first step to be decided in
+# hours, not days, and little enough to hurt few.
 DEFAULT_PLAN: Final = "5 % 10m → 25 % → 50 % → 100 %"
-# So often may changes that have nothing to do with the rollout come between.
+# How often a command is tried again because an unrelated change of the state came first.
 TRIES: Final = 20
-# The tallies of every worker of every replica, those that have ended included.
+# Returns the tallies of every worker of every replica, including workers that have ended.
 Gather = Callable[[], Awaitable[Sequence[Tally]]]
 
 
@@ -46,7 +46,7 @@ class UnknownRollout(LookupError):
 
 
 class RolloutOver(Conflict):
-    """The rollout has ended; `phase` is how."""
+    """The rollout has ended, in the phase `phase`."""
 
     def __init__(self, record: RolloutRecord) -> None:
         self.phase = record.rollout.phase
@@ -55,7 +55,7 @@ class RolloutOver(Conflict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actor:
-    """Who orders something, and why; `sequence`: the rollout's number that it was made for, if it says so."""
+    """The author and reason of a command, and the rollout's `sequence` for which it was made, if given."""
 
     by: str
     reason: str
@@ -63,15 +63,15 @@ class Actor:
 
 
 class RolloutOperations:
-    """Commands on rollouts, what the pairs of the open ones say (`watch`), and drift over time (`drift`).
+    """Commands on rollouts, the readings of open rollouts' pairs (`watch`), and drift over time (`drift`).
 
     `name` is a rollout's id, or the alias whose open rollout is meant.
 
     Each raises UnknownRollout, Conflict and StoreError.
 
     Args:
-        state: What they change.
-        gather: Returns what all replicas have counted, one tally for each stage.
+        state: The gateway's live state, which commands change.
+        gather: Returns the counts of all replicas, one tally for each stage.
         new_id: Makes the id of a rollout.
     """
 
@@ -221,7 +221,7 @@ class RolloutOperations:
     async def _move(
         self, name: str, order: Actor, event_of: Callable[[Rollout, float], Event], *, insists: bool = False
     ) -> RolloutRecord:
-        """Carry out one event; `insists`: also if the rollout has moved meanwhile, for what holds wherever it is."""
+        """Apply one event; `insists`: also if the rollout has moved meanwhile, as an abort or a rollback must."""
         seen = order.sequence
         await self.catch_up()
         for _ in range(TRIES):
@@ -247,7 +247,7 @@ class RolloutOperations:
         raise _busy()
 
     async def catch_up(self) -> None:
-        """Read what another gateway may have stored just now, so that nothing is refused for want of knowing it."""
+        """Read the newest state from the store, so that no command is refused because of an outdated one."""
         version = await asyncio.to_thread(self.state.store.version)
         with contextlib.suppress(Conflict):  # a worker lags; it gets the next table
             await self.state.follow(version)
@@ -282,10 +282,10 @@ class RolloutOperations:
         return readable(found)
 
     async def standing(self, record: RolloutRecord) -> StageStanding:
-        """Return what the gates of an open rollout's stage say now.
+        """Return the present state of an open rollout's stage, with its gates' readings.
 
         Raises:
-            StoreError: It is not known.
+            StoreError: The pairs or counts could not be read.
         """
         now = self.state.now()
         pairs = await asyncio.to_thread(self.watch.read, record, now)
@@ -303,7 +303,7 @@ def plan_of(given: object, route: RouteRecord) -> Plan:
 
     Raises:
         InvalidPlan: Each problem of it.
-        Conflict: Its gates would wait for pairs that the route lets nobody make.
+        Conflict: Its gates would wait for pairs that the route's mirror policy does not make.
     """
     plan = parse_plan(next(each for each in (given, route.plan, DEFAULT_PLAN) if each is not None))
     if problem := pairs_problem(plan, route):

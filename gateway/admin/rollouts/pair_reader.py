@@ -1,11 +1,11 @@
-"""Read compared pairs as they come, and keep what they say to each open rollout's gates.
+"""Read compared pairs as they come, and keep the evidence for each open rollout's gates.
 
 Each rollout's pairs are read from the store in the order of their numbers, each once, so any
-gateway that reads them comes to the same evidence: a new leader as the old one, and whoever
-is asked for a rollout's figures as the leader. The store alone is trusted; when it is away,
-its error goes to who looks, and nothing is decided.
+gateway that reads them comes to the same evidence: a new leader as the old one, and a gateway
+that shows a rollout's figures as the leader. Pairs are read from the store alone; if it is unreachable,
+its error goes to the caller, and nothing is decided.
 
-Whoever else wants to see pairs (metrics, drift over time) listens; it hears those that come
+Other readers of pairs (the metrics) register as listeners; they get the pairs that come
 while this gateway leads.
 """
 
@@ -34,9 +34,9 @@ from gateway.store.sql import Store
 
 log = logging.getLogger("loragate.shadow")
 
-# Of rollouts whose figures were asked for and which have ended since; the leader forgets them sooner.
+# The greatest number of rollouts whose evidence is kept in memory; the leader drops those that have ended sooner.
 MAX_BOOKS: Final = 256
-# At one look, to listeners: what is more comes at the next one. Twenty thousand take a second.
+# At most so many pairs are passed to listeners at one look; the rest comes at the next. Twenty thousand take a second.
 MAX_HEARD: Final = 20_000
 NOBODY_COMPARES: Final = (
     "an evaluator: none is alive, so nothing is compared; start one with `loragate evaluate`, or let this gateway "
@@ -45,17 +45,17 @@ NOBODY_COMPARES: Final = (
 
 
 class PairListener(Protocol):
-    """Someone who wants to see each pair once."""
+    """A receiver that is given each new pair once."""
 
     def observe(self, judged: ScoredPair) -> None:
         """Take in a pair that was compared."""
 
 
 class Watch:
-    """What the pairs of open rollouts say. Its methods block, may be called in any thread, and raise StoreError.
+    """The evidence of open rollouts' pairs. Its methods block, may be called in any thread, and raise StoreError.
 
     Args:
-        store: Where pairs, thumbs and evaluators are.
+        store: The store that has the pairs, thumbs and evaluators.
     """
 
     def __init__(self, store: Store) -> None:
@@ -68,10 +68,10 @@ class Watch:
         self.listeners: list[PairListener] = []
 
     def read(self, record: RolloutRecord, now: float) -> StagePairs:
-        """Read what is new of a rollout, and return what its pairs say.
+        """Read a rollout's new pairs, and return the readings of all its pairs.
 
         Args:
-            record: As it is now; pairs of stages that it has not come to yet are kept for later.
+            record: The present record; pairs of stages that it has not entered yet are kept for later.
             now: Unix seconds: sessions that have been silent for long enough by then are counted.
         """
         rollout, stage = record.rollout, record.rollout.current
@@ -116,7 +116,7 @@ class Watch:
         return () if self._evaluators.alive() else (NOBODY_COMPARES,)
 
     def look(self, records: Sequence[RolloutRecord], now: float) -> dict[str, StagePairs]:
-        """Return what the pairs of all open rollouts say, by rollout; tell listeners of new pairs. For the leader."""
+        """Return the readings of all open rollouts' pairs, by rollout, and pass new pairs on. For the leader."""
         self._tell()
         found = {record.rollout.id: self.read(record, now) for record in records}
         with self._turn:
@@ -124,7 +124,7 @@ class Watch:
         return found
 
     def stand_back(self) -> None:
-        """Another leads: what comes from now on is not heard here."""
+        """Stop passing pairs to listeners, because another gateway leads."""
         self._heard = None
 
     def _tell(self) -> None:
@@ -158,7 +158,7 @@ class _Book:
         self.last = 0
 
     def enter(self, wants: Sequence[tuple[int, Stage]]) -> None:
-        """Know these stages, and take in what came of them before they were known here."""
+        """Begin the evidence of these stages, with pairs that came before this gateway knew the stages."""
         for number, stage in wants:
             if number not in self._stages:
                 self._stages[number] = StageEvidence(stage, self._rollout, self._judged_share)
@@ -180,7 +180,7 @@ class _Book:
             stage.close(now)
 
     def summarize(self, present: int) -> StagePairs:
-        """Return what the present stage's pairs say, and those of earlier ones that fail by now."""
+        """Return the readings of stage `present`, and the failures of all other stages."""
         late: list[Reading] = []
         for number, evidence in self._stages.items():
             if number != present:

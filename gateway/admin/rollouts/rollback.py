@@ -1,6 +1,6 @@
-"""`rollback ALIAS`: one command that takes back what an alias has got last. No load is needed.
+"""`rollback ALIAS`: one command that undoes an alias's last change of version, without loading an adapter.
 
-In a rollout its candidate is taken back. With a split made by hand its candidate goes. Else
+An open rollout is rolled back. A split made by hand loses its candidate. Otherwise
 the alias gets the newest of its former controls that is registered and ready. Former
 controls are kept loaded inside the rollback window, so that the next request is served.
 """
@@ -23,16 +23,16 @@ from gateway.rollout.replay import KIND
 from gateway.rollout.rollout import Phase
 
 ROLLBACK: Final = "rollback"
-# Whoever reads an alarm and types a command takes no longer.
+# A person who reads an alarm types the command within this time: a rollback this soon after another is refused.
 JUST_NOW_SECONDS: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """What an alias serves after a rollback.
+    """The result of a rollback.
 
     Attributes:
-        before, after: The route.
+        before, after: The route before and after it.
         rollout: The rollout that was taken back, by id, if there was one.
         ready_on, not_ready_on: Engines by URL. A request for a version that is ready nowhere waits until it is loaded.
     """
@@ -49,14 +49,14 @@ async def roll_back(rollouts: RolloutOperations, alias: str, order: Actor, to_ve
 
     Args:
         rollouts: Commands on rollouts.
-        alias: Whose traffic.
-        order: Who, and why.
-        to_version: In full or a unique prefix.
+        alias: The alias whose traffic is given back.
+        order: The author and the reason.
+        to_version: A version in full or as a unique prefix; None for the one before.
 
     Raises:
         UnknownRoute, UnknownVersion: The alias, or the version, is not registered.
         Conflict: There is nothing to go back to, or the version is not ready.
-        StoreError: It may not be stored.
+        StoreError: The change could not be stored.
     """
     state = rollouts.state
     if not order.reason.strip():
@@ -83,7 +83,7 @@ async def roll_back(rollouts: RolloutOperations, alias: str, order: Actor, to_ve
 def _record_of(stored: StoredRollout | None) -> RolloutRecord | None:
     """Return a rollout's record; None without a rollout, or where it cannot be read, which the log says.
 
-    What an unreadable rollout serves can be rolled back all the same.
+    An alias with an unreadable rollout can be rolled back all the same.
     """
     if isinstance(stored, UnreadableRollout):
         log.error("rollout %s of `%s`: %s", stored.id, stored.alias, stored.problem)
@@ -164,13 +164,13 @@ def _newest(state: LiveState, route: RouteRecord) -> str:
 
 
 def _check_not_back_already(state: LiveState, route: RouteRecord, now: float) -> None:
-    """Refuse to go back twice, when automation or another person was quicker than whoever calls."""
+    """Refuse a second rollback if automation or another person has rolled back just before this call."""
     entries = state.store.journal(about=member("alias", route.alias), newest=True, limit=1)
     last = entries[-1].record if entries else {}
     at, after = last.get("at"), last.get("after")
     phase = after.get("phase") if isinstance(after, dict) else None
     is_back = last.get("kind") == ROLLBACK or (last.get("kind") == KIND and phase in (Phase.ROLLED_BACK, Phase.ABORTED))
-    # A record that somebody has spoilt keeps nobody from going back.
+    # A damaged journal record must not prevent a rollback.
     if is_back and isinstance(at, int | float) and now - at < JUST_NOW_SECONDS:
         raise Conflict(
             f"`{route.alias}` has been taken back to `{route.control}` just now (entry {entries[-1].number}, by "
@@ -179,7 +179,7 @@ def _check_not_back_already(state: LiveState, route: RouteRecord, now: float) ->
 
 
 async def _find_promotion(rollouts: RolloutOperations, route: RouteRecord) -> str | None:
-    """Return the alias's last rollout, if that made the version the control that is taken back."""
+    """Return the id of the alias's last rollout if that made the present control the control; else None."""
     for stored in await rollouts.list_stored(route.alias, limit=1):
         record = _record_of(stored)
         if record is None:

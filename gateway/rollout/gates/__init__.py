@@ -1,6 +1,6 @@
-"""The gates of a rollout's steps: what each reads, and when it passes or fails. Pure.
+"""The gates of a rollout's steps: the data that each gate reads, and when it passes or fails. Pure.
 
-A new source of gates is a file with `KINDS`, and its name in `SOURCES`.
+To add a source of gates, write a module with `KINDS` and add that to `SOURCES`.
 """
 
 from collections.abc import Mapping
@@ -12,24 +12,24 @@ from gateway.rollout.gates import pairs, person, traffic
 from gateway.rollout.gates.gate import GateKind
 
 SOURCES: Final = (traffic.KINDS, person.KINDS, pairs.KINDS)
-# By the name that plans use.
+# Every gate, by the name that plans use for it.
 GATES: Final[Mapping[str, GateKind]] = MappingProxyType(
     {name: kind for kinds in SOURCES for name, kind in kinds.items()}
 )
 
 
 def kind_of(name: str) -> GateKind | None:
-    """Return what a gate's name stands for, or None if it is no gate's."""
+    """Return the kind of the gate of this name, or None if no gate has the name."""
     if name.startswith(REGISTERED) and len(name) > len(REGISTERED):
         return pairs.OF_A_USERS_COMPARATOR
     return GATES.get(name)
 
 
 def kind_named(name: str) -> GateKind:
-    """Return what a gate's name stands for.
+    """Return the kind of the gate of this name.
 
     Raises:
-        ValueError: It is no gate's.
+        ValueError: No gate has this name.
     """
     kind = kind_of(name)
     if kind is None:

@@ -19,7 +19,7 @@ from gateway.rollout.stage_evidence import StageEvidence
 
 # Enough for a curve. A point costs up to a millisecond, so with more pairs they lie further apart.
 MAX_POINTS: Final = 120
-# JSON and logarithmic axes end somewhere; nobody needs more evidence than this.
+# JSON cannot hold infinity, and a logarithmic axis needs an end; no decision needs more evidence than this.
 MAX_EVIDENCE: Final = 1e12
 
 
@@ -28,9 +28,9 @@ class Curve:
     """How the evidence for one gate grew, session by session.
 
     Attributes:
-        gate: Its name.
-        bound, pass_bound: From these e-values on it fails, or passes.
-        sessions: (n_points,) sessions that count.
+        gate: The gate's name.
+        bound, pass_bound: The e-values from which on the gate fails, or passes.
+        sessions: (n_points,) the number of sessions counted at each point.
         e_fail, e_pass: (n_points,) evidence that the limit is exceeded, and that it is kept.
     """
 
@@ -44,7 +44,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvidenceCurve:
-    """What the pairs of a rollout's last stage with pairs say to its gates."""
+    """The gates' readings and evidence curves of the last stage of a rollout that has compared pairs."""
 
     stage: int
     readings: tuple[Reading, ...]
@@ -54,16 +54,16 @@ class EvidenceCurve:
 def trace_evidence(
     rollout: Rollout, pairs: Iterable[ScoredPair], now: float, judged_share: float = 1.0
 ) -> EvidenceCurve | None:
-    """Return what the gates of the last stage that has pairs say, and how they came to it.
+    """Return the gates' readings and evidence curves of the last stage that has pairs.
 
     Args:
-        rollout: Whose plan.
-        pairs: In order, those of others among them.
-        now: Unix seconds; sessions that are idle by then are over.
+        rollout: The rollout whose plan has the gates.
+        pairs: Scored pairs in the order of their numbers; pairs of other rollouts are skipped.
+        now: Unix seconds; sessions that are idle by then count as ended.
         judged_share: The share of pairs that a model judges.
 
     Returns:
-        None where no stage that reads pairs has any.
+        None if no stage that reads pairs has a pair.
     """
     stages: dict[int, _StageCurves] = {}
     for each in pairs:
@@ -84,14 +84,14 @@ def trace_evidence(
 def stage_of(rollout: Rollout, number: int) -> Stage | None:
     """Return the plan's stage that was entered as number `number`; None if the plan has none.
 
-    A stage that was resumed has a number anew, so of an earlier stage this is right only where none was.
+    A stage that is resumed gets a new number, so the answer for an earlier stage is right only if no stage was resumed.
     """
     at = rollout.index - (rollout.stage - number)
     return rollout.plan.stages[at] if 0 <= at < len(rollout.plan.stages) else None
 
 
 class _StageCurves:
-    """One stage: its gates' evidence, and a curve of each."""
+    """The evidence for each gate of one stage, with the curve of how it grew."""
 
     def __init__(self, stage: Stage, rollout: Rollout, judged_share: float) -> None:
         self._gates = [gate for gate in stage.gates if gate.source is GateSource.PAIRS]
@@ -104,7 +104,7 @@ class _StageCurves:
         return curve
 
     def finish(self, number: int, now: float) -> EvidenceCurve:
-        """Return what it all comes to; `number` is the stage's."""
+        """Close the sessions that are idle at `now` and return the readings and curves of stage `number`."""
         self.evidence.close(now)
         found = self.evidence.readings()
         return EvidenceCurve(
@@ -115,7 +115,7 @@ class _StageCurves:
 
 
 class _RecordedEvidence(CriterionEvidence):
-    """A criterion's evidence, and how it came to be."""
+    """A criterion's evidence that also records points of its growth."""
 
     def __init__(self, demand: Criterion, idle_seconds: int) -> None:
         super().__init__(demand, idle_seconds)
@@ -124,7 +124,7 @@ class _RecordedEvidence(CriterionEvidence):
         self._seen = 0
 
     def add(self, judged: ScoredPair) -> None:
-        """Take in a pair, after the sessions that were over when it was compared, as the leader's looks count them."""
+        """Count the sessions that had ended when the pair was compared, as the leader does, then add the pair."""
         super().close(judged.scored_at)
         super().add(judged)
         self._seen += 1
@@ -132,7 +132,7 @@ class _RecordedEvidence(CriterionEvidence):
             self._note()
 
     def close(self, now: float) -> None:
-        """Count the sessions that are over by now."""
+        """Count the sessions that have ended by `now`, Unix seconds, and record a point."""
         super().close(now)
         self._note()
 
@@ -146,7 +146,7 @@ class _RecordedEvidence(CriterionEvidence):
             self._every *= 2
 
     def curve(self) -> Curve:
-        """Return how it grew."""
+        """Return the curve of the recorded points."""
         sessions, e_fail, e_pass = (list(values) for values in zip(*self._points, strict=True))
         return Curve(
             gate=self.criterion.metric,

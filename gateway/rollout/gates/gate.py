@@ -1,6 +1,6 @@
-"""A gate of a plan: its name and parameters, and what its name stands for.
+"""A gate of a plan, with its name and parameters, and the kinds of gates that names stand for.
 
-Each file of this folder that holds `KINDS` is a source of gates; `__init__.py` has the list of them.
+Each module of this folder that defines `KINDS` is a source of gates; `__init__.py` lists the sources.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class GateSource(Enum):
-    """Who answers a gate."""
+    """The kind of data that decides a gate."""
 
-    COUNTS = "counts"  # of both arms' requests or thumbs
-    PAIRS = "pairs"  # of answers to the same request
+    COUNTS = "counts"  # counts of both arms' requests or thumbs
+    PAIRS = "pairs"  # pairs of answers to the same request
     PERSON = "person"
-    ROLLOUT = "rollout"  # what is known of it for certain; takes no part of alpha
+    ROLLOUT = "rollout"  # facts about the rollout that are certain, so the gate takes no share of alpha
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +29,9 @@ class GateKind:
 
     Attributes:
         defaults: Its own parameters (numbers, mostly shares in [0, 1]) and their values where a plan
-            gives none; None means: without one.
-        source: Who answers it; counts and pairs take their part of alpha.
-        judge: Returns what a gate of this kind says at one look.
+            gives none; None means that the parameter does not apply by default.
+        source: The data that decides it; gates on counts and pairs each take a share of the plan's alpha.
+        judge: Returns the reading of a gate of this kind at one look.
         scale: The largest limit, and more than any margin, in the gate's unit.
     """
 
@@ -42,7 +42,7 @@ class GateKind:
 
     @property
     def needs_live_traffic(self) -> bool:
-        """Whether it can be read only while the candidate serves callers."""
+        """Whether the gate can be read only while the candidate serves callers."""
         return self.source is GateSource.COUNTS
 
 
@@ -51,13 +51,16 @@ class Gate:
     """A gate of a plan's step with its parameters.
 
     Attributes:
-        name: In `GATES`, or `score:` and the name of a comparator that the user has registered.
-        margin, limit, quantile: As its kind has them, in its unit; of pairs a limit takes the margin's place.
-        ratio: Of counts: how many times the control's share is fine, in the margin's place; None: the margin holds.
-        min_samples: Of pairs: sessions before it may pass.
-        is_critical: Whether a failure rolls back at once; else it pauses and asks a person.
-        is_muted: Whether it is read and told, and decides nothing.
-        may_rest_on_one: Of counts: whether what one account alone says may decide it; see `judge_by_account`.
+        name: A name in `GATES`, or `score:` and the name of a comparator that the user has registered.
+        margin, limit, quantile: Parameters as the gate's kind defines them, in its unit. For gates on pairs a limit
+            replaces the margin.
+        ratio: For gates on counts: the multiple of the control's share that is allowed, in place of the margin; None
+            if the margin applies.
+        min_samples: For gates on pairs: the number of sessions before the gate may pass.
+        is_critical: Whether a failure rolls back at once; otherwise it pauses the rollout and asks a person.
+        is_muted: Whether the gate is only evaluated and shown, without deciding anything.
+        may_rest_on_one: For gates on counts: whether the requests of one account alone may decide the gate; see
+            `judge_by_account`.
     """
 
     name: str
@@ -72,25 +75,25 @@ class Gate:
 
     @property
     def kind(self) -> GateKind:
-        """What its name stands for."""
+        """The kind that the gate's name stands for."""
         from gateway.rollout.gates import kind_named  # the kinds judge gates, and so know this file
 
         return kind_named(self.name)
 
     @property
     def source(self) -> GateSource:
-        """Who answers it."""
+        """The data that decides the gate."""
         return self.kind.source
 
     @property
     def takes_alpha(self) -> bool:
-        """Whether it can be wrong by chance, with consequences."""
+        """Whether the gate takes a share of the plan's alpha: it decides something, and may be wrong by chance."""
         return self.source in (GateSource.COUNTS, GateSource.PAIRS) and not self.is_muted
 
     def parameters(self) -> dict[str, float | bool | None]:
         """Return the parameters that this gate has, as a plan writes them."""
         values: dict[str, float | bool | None] = {name: getattr(self, name) for name in self.kind.defaults}
-        # Written only where they say something: so plans that know nothing of them keep their hash.
+        # Written only if they differ from their defaults, so that plans without them keep their hash.
         if not self.is_critical:
             values["critical"] = False
         if self.is_muted:

@@ -1,4 +1,4 @@
-"""What gates read at one look at a rollout."""
+"""The facts that gates read at one look at a rollout."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,15 +10,15 @@ from gateway.rollout.gates.streams import Streams
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What was counted since the rollout's stage began, over all replicas.
+    """Counts and pair readings since the rollout's stage began, over all replicas.
 
     Attributes:
         stage: The stage that the counts belong to (`Rollout.stage`).
-        samples: The candidate's requests; in shadow, pairs.
+        samples: The number of requests to the candidate; in a shadow stage, of pairs.
         streams: Gate name → both arms' counts; a gate that is missing was not measured.
-        pair_readings: Gate name → what the pairs of this stage say; a gate that is missing has none yet.
+        pair_readings: Gate name → the reading from this stage's pairs; a gate that is missing has none yet.
         is_settled: Whether all sessions of the pairs that max_samples allows have had the time to end and count.
-        late: What gates of earlier stages say of pairs that were judged after those had ended.
+        late: Readings of gates of earlier stages, from pairs that were judged after those stages had ended.
     """
 
     stage: int
@@ -34,11 +34,11 @@ class Look:
     """One look at a rollout's stage.
 
     Attributes:
-        facts: What was counted and compared in it.
-        alpha: A gate's chance of ever failing what is fine.
-        pass_alpha: Its chance of ever passing what is not.
-        approved_by: Who has approved the stage, if anybody has.
-        seconds: For how long the stage has lasted.
+        facts: The counts and pair readings of the stage.
+        alpha: The greatest chance that a gate ever fails a candidate that is fine.
+        pass_alpha: The greatest chance that a gate ever passes a candidate that is not fine.
+        approved_by: The public id of the key that approved the stage, or None.
+        seconds: How long the stage has lasted.
     """
 
     facts: Facts

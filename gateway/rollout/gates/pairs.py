@@ -1,7 +1,7 @@
-"""The gates that compared pairs answer: one for each metric that comparators make, and `score:NAME` for users' own.
+"""The gates on compared pairs: one for each metric of the comparators, and `score:NAME` for users' own comparators.
 
-What the pairs of a stage say is gathered in `rollout/stage_evidence.py` and judged in `evaluators/judge`. It is of one
-stage's pairs and of one gate's share of alpha, and holds at every look at once.
+`rollout/stage_evidence.py` adds up the evidence of a stage's pairs and `evaluators/judge` judges it. Each judgement
+uses one stage's pairs and one gate's share of alpha, and is valid at all looks together.
 """
 
 from dataclasses import replace
@@ -17,7 +17,7 @@ from gateway.rollout.gates.reading import Reading
 
 
 def no_pairs(gate: Gate, why: str = "no pair has been compared yet (n=0)") -> Reading:
-    """Return what a gate says of no pairs: inconclusive."""
+    """Return the reading of a gate that has no pairs: inconclusive."""
     return Reading(
         gate=gate.name,
         verdict=Verdict.INCONCLUSIVE,
@@ -38,5 +38,5 @@ def _kind(metric: Metric) -> GateKind:
 
 
 KINDS: Final = {name: _kind(metric) for name, metric in METRICS.items()}
-# Of whatever shape: its comparator says that, and is not asked here.
+# The shape here is a placeholder: the real one is known by the user's comparator, which is not looked up here.
 OF_A_USERS_COMPARATOR: Final = _kind(plugin_metric(Shape.SIMILARITY, Direction.HIGHER_IS_BETTER))

@@ -1,4 +1,4 @@
-"""The gate that a person answers: `manual`."""
+"""The gate `manual`, which passes when a person approves the stage."""
 
 from types import MappingProxyType
 from typing import Final
@@ -10,7 +10,7 @@ from gateway.rollout.gates.reading import Reading
 
 
 def judge_manual(gate: Gate, approved_by: str | None) -> Reading:
-    """Return whether a person has approved this step."""
+    """Return the reading of the `manual` gate: it passes once a person has approved the stage."""
     if approved_by is None:
         return Reading(gate=gate.name, verdict=Verdict.INCONCLUSIVE, reason="waits for a person's approval")
     return Reading(gate=gate.name, verdict=Verdict.PASS, reason=f"approved by `{approved_by}`")

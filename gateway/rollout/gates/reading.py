@@ -1,9 +1,9 @@
-"""What a gate says: pass, fail or inconclusive, always with *observed, limit, n*.
+"""A gate's reading: its verdict (pass, fail or inconclusive), always with *observed, limit, n*.
 
-Inconclusive is an answer of its own: too little data, or data that cannot be had, is
-neither a pass nor a failure. A failure takes everything back, a pass allows the next
-step, inconclusive waits and in the end asks a person. A gate may be muted: it is read and
-told, and decides nothing. And it may be uncritical: when it fails, a person decides.
+Inconclusive is a verdict of its own: too little data, or data that cannot be had, is neither a pass nor a failure.
+A failure rolls the rollout back, a pass allows the next step, and an inconclusive gate waits until the stage's time or
+samples are used up and a person is asked. A muted gate is evaluated and shown but decides nothing. A gate that is not
+critical pauses the rollout when it fails, and a person decides.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ _BADNESS: Final = {verdict: rank for rank, verdict in enumerate(Verdict)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountShare:
-    """What one account has contributed to a gate's counts: of each arm units, and those that had something bad."""
+    """One account's part in a gate's counts: its units on each arm, and how many of them had a bad request."""
 
     account: str
     n: int
@@ -29,22 +29,22 @@ class AccountShare:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What one gate read, and what it made of it.
+    """The verdict of one gate at one look, with the figures behind it.
 
     Attributes:
         gate: The gate's name in the plan.
-        verdict: Its answer.
-        reason: The sentence for people: observed, limit, n.
-        observed: What was measured of the candidate; None when nothing was.
-        limit: What it was held against; None where there is no number.
-        n: How many of the candidate's units stand behind it; of pairs, sessions.
-        e_value: Evidence for what the verdict says (inconclusive: that it fails), valid at every look; None where
-            none is made.
-        is_muted: Whether it is told and decides nothing.
-        is_critical: Whether a failure rolls back at once; else it pauses and asks a person.
-        first, last: Numbers of the first and the last stored pair behind it; None of what is not read from pairs.
-        against: Ids of the samples that spoke most against the candidate, the worst first.
-        accounts: Who has contributed how much, the largest first; empty of what is not counted by account.
+        verdict: The gate's verdict.
+        reason: The verdict as a sentence for people, with observed, limit and n.
+        observed: The value measured for the candidate; None if nothing was measured.
+        limit: The value that `observed` is compared with; None for gates without a number.
+        n: The number of the candidate's units behind the reading; for gates on pairs, of sessions.
+        e_value: Evidence for the verdict (for an inconclusive one: for failing), valid at every look; None if the
+            gate computes none.
+        is_muted: Whether the reading is only shown and decides nothing.
+        is_critical: Whether a failure rolls back at once; otherwise it pauses the rollout and asks a person.
+        first, last: Numbers of the first and the last stored pair behind it; None for gates that do not read pairs.
+        against: Ids of the samples with the strongest evidence against the candidate, the worst first.
+        accounts: How much each account contributed, the largest first; empty if nothing is counted by account.
     """
 
     gate: str
@@ -63,16 +63,16 @@ class Reading:
 
     @property
     def fails(self) -> bool:
-        """Whether this says that something is wrong, and is listened to."""
+        """Whether the gate fails and is not muted."""
         return self.verdict is Verdict.FAIL and not self.is_muted
 
     @property
     def rolls_back(self) -> bool:
-        """Whether this alone takes the candidate back."""
+        """Whether this reading alone rolls the candidate back."""
         return self.fails and self.is_critical
 
 
 def worst(readings: Iterable[Reading]) -> Verdict:
-    """Return the worst verdict of those that decide; without any, nothing stands against going on: pass."""
+    """Return the worst verdict of the gates that are not muted; pass if there are none."""
     deciding = (reading.verdict for reading in readings if not reading.is_muted)
     return max(deciding, key=_BADNESS.__getitem__, default=Verdict.PASS)

@@ -1,4 +1,4 @@
-"""What the gates on live traffic read: both arms' units of one step, of all accounts and by account."""
+"""The counts that gates on live traffic read: both arms' units of one step, in total and by account."""
 
 from dataclasses import dataclass, replace
 
@@ -7,7 +7,7 @@ from gateway.rollout.gates.unit_shares import NO_UNITS, ArmUnits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountStreams:
-    """What one account, or all that have no name of their own, has contributed to `Streams`."""
+    """The units in `Streams` of one account, or of all accounts too small to be counted by name."""
 
     account: str
     control: ArmUnits = NO_UNITS
@@ -24,14 +24,16 @@ class Streams:
     """Both arms' units of one step, by their requests that were bad in the sense of one gate.
 
     Attributes:
-        control, candidate: Of all accounts.
-        threshold_seconds: For `latency`, above which time a request was counted as bad; fixed before its unit was
-            counted (`latency_threshold`).
-        accounts: The same by account, the largest first; together all of it. Empty where accounts are not told apart.
+        control, candidate: The units of all accounts.
+        threshold_seconds: For `latency`, the duration above which a request was counted as bad; fixed before its unit
+            was counted (`latency_threshold`).
+        accounts: The same units by account, the largest first; they add up to all units. Empty if accounts are not
+            counted apart.
         callers: How many accounts have sent more than a stray request in the step.
-        weight: The candidate's, in basis points.
-        multiplicity: How often a unit was counted, by several gateways that it called at: of each copy's e-value that
-            root is taken, and the geometric mean of e-values is at most their mean, which is an e-value.
+        weight: The candidate's weight in basis points.
+        multiplicity: How many times a unit was counted on average, because it called at several gateways. The root of
+            this degree is taken of the e-value: the geometric mean of e-values is at most their mean, which is an
+            e-value.
     """
 
     control: ArmUnits

@@ -6,16 +6,16 @@ it? Units count once (`unit_shares.py`), and one e-value answers from both arms'
 
 * FAIL when the evidence against "no worse than allowed" reaches 1/alpha of the gate,
 * PASS when the evidence against "worse than allowed" reaches 1/alpha of the plan,
-* INCONCLUSIVE otherwise. Of no data nothing is known.
+* INCONCLUSIVE otherwise, and without data.
 
 So a candidate within the margin ever fails with a chance of at most the gate's alpha, and one beyond it ever passes
 with at most the plan's, however often one looks. With `limit`, an absolute ceiling, the same is asked of the candidate
 alone, and of both demands the mean of the e-values fails and the lesser passes.
 
-What it rests on: arms are drawn by unit, and one unit tells nothing of the next. Requests of one unit may have
-everything to do with each other. Weather that both arms share (an engine down for a minute) moves both and cancels:
-that is simulated (`simulations/`), and with `ratio` proved. Who gives a thumb is not drawn by lot, but alike in both
-arms.
+These bounds assume that arms are drawn by unit and that units are independent of each other. Requests of one unit may
+depend on each other in any way. Disturbances that both arms share (an engine down for a minute) move both and cancel:
+this is simulated (`simulations/`), and with `ratio` proved. The units that give thumbs are not a random sample, but are
+selected alike in both arms.
 
 No account alone decides a rollout: a gate on counts holds only if it holds without any one account.
 
@@ -26,7 +26,7 @@ readings says something else, the gate is inconclusive, and its reason names the
 
 Leaving something out makes no verdict more likely, so each gate's part of alpha still holds. It
 costs time: a verdict waits until the accounts beside the largest one show it too. Where one
-account makes all the traffic there is nobody else to ask; then it decides, and the reason says so.
+account makes all the traffic there is no other evidence; then it decides, and the reason says so.
 
 Nor does one account hide a bad candidate, by failing on the control alone: see `_evidence_past_hiding`.
 """
@@ -58,13 +58,13 @@ from gateway.rollout.gates.unit_shares import (
 
 
 def judge_streams(gate: Gate, streams: Streams | None, alpha: float, pass_alpha: float | None = None) -> Reading:
-    """Return what a statistical gate makes of a step's units.
+    """Return the reading of a statistical gate on a step's units.
 
     Args:
-        gate: With its margin or ratio, and a limit perhaps.
-        streams: None when there is no measurement, which is inconclusive.
-        alpha: This gate's chance, in (0, 1), of ever failing what is fine.
-        pass_alpha: Its chance of ever passing what is not; None: as `alpha`.
+        gate: The gate, with its margin or ratio, and possibly a limit.
+        streams: Both arms' units; None if nothing was measured, which is inconclusive.
+        alpha: The chance, in (0, 1), that this gate ever fails a candidate that is fine.
+        pass_alpha: The chance that it ever passes a candidate that is not fine; None for the same as `alpha`.
     """
     flags: dict[str, Any] = {"is_critical": gate.is_critical, "is_muted": gate.is_muted}
     if streams is None:
@@ -103,16 +103,17 @@ def judge_streams(gate: Gate, streams: Streams | None, alpha: float, pass_alpha:
 _MAX_EXPONENT: Final = 700.0  # exp(710) is no float any more
 _TOLD_MULTIPLICITY: Final = 1.05
 _RELATION: Final = {Verdict.FAIL: ">", Verdict.PASS: "≤", Verdict.INCONCLUSIVE: "not told apart from"}
-# So many of the largest accounts may each make the control look bad. Each is left out for its part of half of the
-# capital: 0.7 nats where none does, 2.1 where one does.
+# How many of the largest accounts are each left out in turn, in case one makes the control look bad. Each takes its
+# part of half of the betting capital: this costs 0.7 nats if no account does so, and 2.1 if one does.
 MAX_HIDING: Final = 4
 
 
 def _evidence_past_hiding(gate: Gate, streams: Streams) -> tuple[float, AccountStreams | None]:
     """Return the log e-value for failing, and the account that hides it, if one does.
 
-    An account whose requests fail on control alone makes any candidate look well beside it. So the evidence is the mean
-    of that of all and of all but one. That the largest are the largest tells nothing of what fails.
+    An account whose requests fail on the control alone makes any candidate look good beside it. So the evidence is the
+    mean of the evidence of all accounts and of that of all but one. Only the largest accounts are left out, which is
+    valid because an account's size does not depend on which of its requests fail.
     """
     whole = mean_of(_evidence_to_fail(gate, streams))
     if streams.callers < _SEVERAL or not streams.accounts:
@@ -130,12 +131,12 @@ _TOLD_HIDING: Final = 2.0  # nats
 
 
 def _evidence_to_fail(gate: Gate, streams: Streams) -> list[float]:
-    """Return the log e-values against "no worse than allowed", of each thing that is allowed."""
+    """Return the log e-values against "no worse than allowed", for the margin or ratio and for the limit if any."""
     return _evidence(gate, streams, log_worse, log_times_worse, log_above)
 
 
 def _evidence_to_pass(gate: Gate, streams: Streams) -> list[float]:
-    """Return the log e-values against "worse than allowed", of each thing that is allowed."""
+    """Return the log e-values against "worse than allowed", for the margin or ratio and for the limit if any."""
     return _evidence(gate, streams, log_not_worse, log_not_times_worse, log_below)
 
 
@@ -147,7 +148,7 @@ def _evidence(
     by_limit: Callable[[ArmUnits, float], float],
 ) -> list[float]:
     control, candidate = streams.control, streams.candidate
-    found = 0.0  # where one arm alone is served, no ratio can be told
+    found = 0.0  # no evidence about a ratio while only one arm is served
     if gate.ratio is None:
         found = by_margin(control, candidate, gate.margin)
     elif 0 < streams.weight < TOTAL_WEIGHT:
@@ -195,17 +196,17 @@ def latency_threshold(upper_bounds: Sequence[float], counts: Sequence[int], quan
     return upper_bounds[at] if sums[-1] and at < len(upper_bounds) else None
 
 
-# The name under which accounts stand that have none of their own.
+# The name for all accounts that are too small to be counted by their own.
 OTHERS: Final = "others"
-# What a reading tells of.
+# The greatest number of accounts that a reading lists.
 MAX_TOLD: Final = 5
 
 
 def judge_by_account(gate: Gate, streams: Streams | None, alpha: float, pass_alpha: float | None = None) -> Reading:
-    """Return what a gate makes of a step's units, whichever account is left out.
+    """Return a gate's reading on a step's units, inconclusive if it changes when any one account is left out.
 
     Args:
-        gate, streams, alpha, pass_alpha: As `judge_streams` takes them.
+        gate, streams, alpha, pass_alpha: The same as for `judge_streams`.
     """
     whole = judge_streams(gate, streams, alpha, pass_alpha)
     if streams is None or not streams.accounts:
@@ -226,7 +227,7 @@ def judge_by_account(gate: Gate, streams: Streams | None, alpha: float, pass_alp
 
 
 def phrase_for(account: str) -> str:
-    """Return an account's name for a sentence."""
+    """Return the words that name an account in a sentence."""
     return "the accounts that are too small to be told apart" if account == OTHERS else f"account `{account}`"
 
 

@@ -1,22 +1,23 @@
-"""What units say of two arms: each counts once, by the share of its requests that were bad.
+"""Evidence from the units of two arms: each unit counts once, by the share of its requests that were bad.
 
 Arms are drawn by unit, so units are the independent draws: a client whose requests always fail
-says one thing, however often it asks. Two numbers are kept of each:
+is one observation, however often it asks. Two numbers are kept of each unit:
 
 * by its *first* request, at once, so that a candidate that fails everything is found within seconds;
 * by its first 8 requests, when it has sent so many, or by its first 4, 2 or 1 where it has fallen silent: *over*.
 
-Each makes an e-value of its own, and their mean is one, too: it costs at most log 2 = 0.7 nats
-against the better of the two, and the better is not known beforehand.
+Each of the two gives an e-value, and the mean of both is an e-value too: it costs at most log 2 = 0.7 nats
+against the better of the two, which is not known beforehand.
 
-A unit that has counted would not be heard again, and a candidate may break hours after its step began. So
+A unit that has counted would not count again, yet a candidate may break hours after its step began. So
 units count once more in each *round*: from 10 to 20 minutes after the beginning, to 40, to 80, and so on. Rounds
-have `FRESH` of the capital, the k-th of them 2^-k of that. Nothing passes by rounds: to pass, a unit counts once.
+have `FRESH` of the betting capital, the k-th of them 2^-k of that. Rounds can only fail a gate: for passing, a unit
+counts once.
 
 `log_worse` asks whether the candidate's mean is above the control's by more than a margin, in one e-value from
 both arms' sums (`evaluators/statistics/two_sample.py`): valid at every look, whatever the order of arrivals.
-`log_times_worse` asks whether it is above a multiple of the control's. There what both arms share cancels whatever it
-is: given that a unit had something bad, and how much, which arm it was drawn into is a coin that knows nothing else. If
+`log_times_worse` asks whether it is above a multiple of the control's. There any influence that both arms share
+cancels: given that a unit had something bad, and how much, which arm it was drawn into is an independent coin flip. If
 the candidate's mean badness is ρ times the control's and its share of units is w, that coin shows the candidate with
 chance q = ρw / (ρw + 1 - w), and a bet on another q' multiplies the capital of a unit with badness v by
 1 + v(q'/q - 1) or 1 + v((1 - q')/(1 - q) - 1): one in expectation at ρ, and less below it.
@@ -43,17 +44,18 @@ IDLE_SECONDS: Final = 30.0
 ROUND_SECONDS: Final = 600.0
 # Rounds' part of the capital: what finding a candidate that breaks late costs one that is bad from the start, 0.1 nats.
 FRESH: Final = 0.1
-# What each arm's bets do not stake: at a weight of 1 % the control has a hundred times the candidate's units.
+# The part of the capital that each arm's bets never stake: at a weight of 1 % the control has a hundred times the
+# candidate's units.
 KEPT: Final = 0.1
 # Alternatives for how many times worse: from 1.4 to 32 times the ratio that is allowed, and as much below it.
 TIMES: Final = tuple(2.0 ** (step / 2) for step in range(1, 11))
-# Where the means say the opposite there is no evidence, and nothing is looked for: most looks at most rollouts.
+# The log e-value taken, uncomputed, if the means show the opposite, as they do at most looks at most rollouts.
 _LOST: Final = -20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Count:
-    """How many were seen, and how many of them were bad."""
+    """A number of requests or units, and how many of them were bad."""
 
     n: int = 0
     bad: int = 0
@@ -64,7 +66,7 @@ class Count:
 
     @property
     def rate(self) -> float:
-        """The share that is bad; 0 of nothing."""
+        """The share that is bad; 0 if `n` is 0."""
         return self.bad / self.n if self.n else 0.0
 
     def without(self, other: "Count") -> "Count":
@@ -78,17 +80,18 @@ class Count:
 
 
 NOTHING: Final = Count()
-# (bad requests, of so many, units)
+# Entries of (number of bad requests, number of requests, number of units with these).
 Over = tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shares:
-    """Units of one arm in the sense of one gate.
+    """One arm's units, by the share of their requests that were bad for one gate.
 
     Attributes:
-        first: By their first request.
-        over: Those that are over: bad requests, of how many (1, 2, 4 or 8), units; each kind once, sorted.
+        first: All units, counted by their first request.
+        over: Units that have sent enough requests or fallen silent: the number of bad requests, of how many
+            (1, 2, 4 or 8), and the number of such units; each kind once, sorted.
     """
 
     first: Count = NOTHING
@@ -122,8 +125,8 @@ class ArmUnits:
     """One arm's units: each once in the stage, and once more in each round that it called in.
 
     Attributes:
-        whole: Of the whole stage.
-        rounds: (number from 1 on, units), sorted.
+        whole: The units of the whole stage.
+        rounds: Pairs of a round's number, from 1 on, and its units, sorted.
     """
 
     whole: Shares = NO_SHARES
@@ -131,7 +134,7 @@ class ArmUnits:
 
     @property
     def n(self) -> int:
-        """How many."""
+        """The number of units."""
         return self.whole.first.n
 
     def without(self, other: "ArmUnits") -> "ArmUnits":
@@ -147,7 +150,7 @@ NO_UNITS: Final = ArmUnits()
 
 
 def units_of(count: Count) -> ArmUnits:
-    """Return units of one request each."""
+    """Return the units of a count in which every unit has sent one request."""
     good = count.n - count.bad
     over = ((0, 1, good),) if good else ()
     return ArmUnits(whole=Shares(first=count, over=(*over, (1, 1, count.bad)) if count.bad else over))
@@ -198,7 +201,7 @@ def log_not_times_worse(control: ArmUnits, candidate: ArmUnits, ratio: float, we
 
 
 def mean_of(logs: Sequence[float]) -> float:
-    """Return the log of the mean of e-values that are told by their logs."""
+    """Return the log of the mean of e-values, given the logs of these."""
     top = max(logs)
     return top if top in (inf, -inf) else top + log(sum(exp(each - top) for each in logs) / len(logs))
 
