@@ -203,8 +203,8 @@ counts = st.builds(
 streams = st.builds(Streams, control=counts, candidate=counts)
 pair_readings = st.dictionaries(
     st.sampled_from(["kl", "exact", "edit", "refusal", "repetition", "truncated"]),
-    st.builds(Reading, gate=st.just("kl"), verdict=st.sampled_from(Verdict), reason=st.just("r"), n=st.integers(0, 99)),
-)
+    st.builds(Reading, gate=st.just(""), verdict=st.sampled_from(Verdict), reason=st.just("r"), n=st.integers(0, 99)),
+).map(lambda readings: {gate: replace(reading, gate=gate) for gate, reading in readings.items()})
 late = st.lists(
     st.builds(Reading, gate=st.just("kl"), verdict=st.sampled_from(Verdict), reason=st.just("in stage 1: r")),
     max_size=1,

@@ -48,7 +48,7 @@ def test_a_word_that_two_gateways_store_at_once_is_stored(store: Store) -> None:
         def __init__(self) -> None:
             self.has_lost = False
 
-        def writing(self, work: Callable[[Connection], Any]) -> Any:
+        def run_write(self, work: Callable[[Connection], Any]) -> Any:
             if self.has_lost:
                 return store.run_write(work)
             self.has_lost = True
