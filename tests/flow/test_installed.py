@@ -104,8 +104,8 @@ def test_a_child_runs_the_module_that_is_installed(
 def test_a_redactor_process_redacts_where_loragate_is_installed(installed: Installed) -> None:
     done = installed.code(
         "import loragate; loragate.bind_packages()\n"
-        "from gateway.mirror.redactor_process import Redacting\n"
-        "redacting = Redacting()\n"
+        "from gateway.mirror.redactor_process import RedactorRunner\n"
+        "redacting = RedactorRunner()\n"
         "print(redacting.text('the secret word', ['regex:s.cret']), redacting._process.args[1])\n"
         "redacting.close()"
     )
