@@ -11,7 +11,7 @@ UNIT := -m "not real and not simulation" -n 2 --dist loadfile -p no:schemathesis
 FAST := -m "not real and not simulation" -n 4 --dist loadfile
 REST := --ignore=tests/test_architecture.py --ignore=tests/unit --ignore=tests/properties
 # Pure code of which every line and branch is tested; the rest of it is on its way there.
-COVERED := evaluators/judge/*,evaluators/statistics/*
+COVERED := evaluators/*,gateway/decide/*,gateway/errors.py,gateway/pipeline.py,gateway/ports.py
 # Slow ones keep a core busy for longer: two at once. Files that share a vLLM run one after the other in one process.
 SLOW := -m "(real or simulation) and not story" -n 2 --dist loadfile -p no:schemathesis
 
@@ -39,7 +39,7 @@ check: setup  ## Lint, types, architecture, unit and property tests: the loop wh
 cover: setup  ## The same tests with all examples, and the lines of pure code that they run: fails below what is held today
 	$(PY) -m pytest -q $(UNIT) --cov --cov-report=
 	$(PY) -m coverage report --include="$(COVERED)" --fail-under=100
-	$(PY) -m coverage report --fail-under=89
+	$(PY) -m coverage report --fail-under=99
 
 flow: setup  ## The other fast tests: the real command in front of a fake engine
 	$(PY) -m pytest -q $(FAST) $(REST) $(ARGS)

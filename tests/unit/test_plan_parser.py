@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.rollout.gates import GATES
+from gateway.rollout.gates import GATES, kind_named
 from gateway.rollout.gates.gate import Gate
 from gateway.rollout.plan import MAX_TIME_SECONDS, Plan, Stage, canonical
 from gateway.rollout.plan_parser import InvalidPlan, parse_plan
@@ -466,3 +466,30 @@ def test_any_values_are_a_plan_that_survives_its_canonical_form_or_a_list_of_pro
         weights = [stage.weight for stage in plan.stages]
         assert weights == sorted(set(weights))
         assert all(0 <= weight < 10_000 for weight in weights)
+
+
+# How many times control's share
+
+
+def test_a_ratio_stands_in_place_of_a_margin_and_is_written_back() -> None:
+    plan = parse_plan(step(gates=[{"error_rate": {"ratio": 2}}]))
+    (gate,) = plan.stages[0].gates
+    assert (gate.ratio, gate.margin) == (2.0, 0.0)
+    assert parse_plan(canonical(plan)) == plan
+    assert '"ratio":2.0' in json.dumps(canonical(plan), separators=(",", ":"))
+
+
+@pytest.mark.parametrize("ratio", [0.5, True, "2", 1e9])
+def test_a_ratio_that_is_no_number_of_times_is_a_problem(ratio: object) -> None:
+    (problem,) = problems(step(gates=[{"error_rate": {"ratio": ratio}}]))
+    assert "how many times the control's share" in problem
+
+
+def test_a_margin_beside_a_ratio_is_a_problem() -> None:
+    (problem,) = problems(step(gates=[{"error_rate": {"ratio": 2, "margin": "1%"}}]))
+    assert "give `margin` or `ratio`" in problem
+
+
+def test_a_gate_that_nobody_has_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match=r"`weather` is no gate; gates are .*error_rate"):
+        kind_named("weather")

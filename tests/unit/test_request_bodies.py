@@ -6,9 +6,9 @@ import pytest
 
 from gateway.errors import BadRequest
 from gateway.openai.body import MAX_FIELD_BYTES, read_in_steps
-from gateway.openai.pieces import Pieces
 from gateway.openai.endpoints import split_target
 from gateway.openai.json_outline import run_to_end
+from gateway.openai.pieces import Pieces
 
 
 def read_parts(*parts: bytes) -> object:
@@ -37,7 +37,9 @@ def test_a_letter_may_be_cut_in_two() -> None:
 
 def test_fields_beside_the_prompt_have_a_limit_together() -> None:
     user = b"u" * (MAX_FIELD_BYTES + 1)
-    with pytest.raises(BadRequest, match=rf"in a large body the fields that are no prompt may have {MAX_FIELD_BYTES:,}"):
+    with pytest.raises(
+        BadRequest, match=rf"in a large body the fields that are no prompt may have {MAX_FIELD_BYTES:,}"
+    ):
         read_parts(b'{"model":"a","user":"' + user + b'"}')
 
 
