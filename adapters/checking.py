@@ -86,6 +86,9 @@ class FingerprintChecker:
         self._at_once = at_once
         self._on_verdict = on_verdict
         self._calibrating = asyncio.Lock()
+        # One check at a time. An inspection keeps a row running for each of as many adapters as the engine takes into a
+        # batch: the probe of one more adapter would wait until those rows end, which can take minutes on a CPU.
+        self._turn = asyncio.Lock()
         self._tolerance: Tolerance | None = None
         self._base_alone: Fingerprint | None = None
         self._findings: dict[str, FingerprintFinding] = {}
@@ -127,7 +130,8 @@ class FingerprintChecker:
         if self._has_mixed and not self._has_failed_mixed and self._engine in self._records.of(version):
             beside = None
         try:
-            found = (await self._confirm([entry], beside, is_new=True))[version]
+            async with self._turn:
+                found = (await self._confirm([entry], beside, is_new=True))[version]
         except ProbeRefused as error:
             raise Unfit(f"{error} (or serve unchecked, with adapters.fingerprints off)") from None
         if not found.is_ok:
@@ -147,7 +151,8 @@ class FingerprintChecker:
         for at in range(0, len(every), self._at_once):
             together = every[at : at + self._at_once]
             try:
-                found = await self._confirm(together, ())
+                async with self._turn:
+                    found = await self._confirm(together, ())
             except ProbeRefused:
                 for entry in together:  # one was refused, or unloaded meanwhile: check each by itself
                     failures |= await self._inspect_one(entry)
@@ -159,7 +164,8 @@ class FingerprintChecker:
         reason = ""
         for _ in range(READINGS):
             try:
-                return self._failures(await self._confirm([entry], ()))
+                async with self._turn:
+                    return self._failures(await self._confirm([entry], ()))
             except NotServed as error:  # unloaded meanwhile: not a fault, and the loader notices by itself
                 log.info("engine %s: %s", self._engine, error)
                 return {}

@@ -44,6 +44,7 @@ class Engine:
         self.asked: list[str] = []
         self.refused: list[str] = []
         self.can_generate = True
+        self.most_at_once = 0  # adapters with a row that ran
         self._generating: list[str] = []
 
     async def next_tokens(self, model: str, prompts: Sequence[str], *, top: int) -> Answers:
@@ -64,6 +65,7 @@ class Engine:
         if not self.can_generate:
             raise ProbeRefused("400: too many tokens")
         self._generating.append(model)
+        self.most_at_once = max(self.most_at_once, len(set(self._generating) - {BASE_NAME}))
         started.set()
         try:
             await asyncio.Event().wait()
@@ -323,6 +325,25 @@ def test_more_versions_than_fit_a_batch_are_all_inspected() -> None:
         stage.check(name)
     stage.engine.weights[v("n6")] = "swapped"
     assert list(stage.inspect(*names)) == [v("n6")]
+
+
+def test_a_version_that_is_loaded_meanwhile_waits_for_an_inspection_that_fills_the_batch() -> None:
+    names = ("a", "b", "c", "d", "e")
+    stage = Stage(at_once=4, **{name: name for name in names})
+    for name in names[:4]:
+        stage.check(name)
+    stage.checker.reset()
+
+    async def both() -> None:
+        inspection = asyncio.create_task(stage.checker.inspect([entry(name) for name in names[:4]]))
+        while stage.engine.most_at_once < 4:
+            await asyncio.sleep(0)
+        await stage.checker.check(entry("e"), [v("a")])
+        assert await inspection == {}
+
+    stage.engine.most_at_once = 0
+    asyncio.run(both())
+    assert stage.engine.most_at_once == 4
 
 
 def test_a_version_that_was_taken_off_meanwhile_hides_no_fault() -> None:
