@@ -77,13 +77,13 @@ def test_a_client_that_leaves_frees_the_engine_long_before_the_reply_would_be_wh
             ):
                 lines = reply.iter_lines()  # kept: one that is dropped closes the reply
                 next(lines)
-                assert engine_load(up) == 1
+                until(lambda: engine_load(up) == 1, "the engine runs it, and no probe beside it")
         except httpx.ReadTimeout:
             assert not is_streamed
         left = time.monotonic()
         until(lambda: engine_metric(up, "vllm:num_requests_running") == 0, "the engine stops")
         waits.append(time.monotonic() - left)
-        assert engine_load(up) == 0  # callers that leave are not counted for ever
+        until(lambda: engine_load(up) == 0, "callers that leave are not counted for ever")
     print(f"engine free after {waits[0]:.2f} s (streamed), {waits[1]:.2f} s (whole)")
     made = engine_metric(up, "vllm:generation_tokens_total") - before
     assert 0 < made < TOKENS, "of the two replies not even one came to its end"

@@ -77,7 +77,8 @@ def test_a_database_that_another_process_keeps_locked_fails_within_the_limit_and
     written = store.write(Desired(keys=(key(1),)), expected=0)
     other = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    fails_in_time(lambda: store.write(Desired(), expected=1), "locked")
+    # SQLite's own limit ends first where the machine is idle, and the store's where it is busy.
+    fails_in_time(lambda: store.write(Desired(), expected=1), "locked|no answer within")
     assert store.read() == written
     other.execute("ROLLBACK")
     other.close()
