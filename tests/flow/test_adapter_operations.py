@@ -25,13 +25,13 @@ from gateway.admin.adapters.registration import Registration
 from gateway.admin.state import LiveState
 from gateway.decide.authenticate import Role
 from gateway.decide.route import Base, EngineState
-from gateway.observe.ledger import Cell
 from gateway.records.state import Desired, KeyRecord
 from gateway.store.fingerprints import FingerprintStore
 from gateway.store.sql import open_store
 from tests.fakes.engine import FakeEngine
 from tests.support.adapter_folders import write_adapter
 from tests.support.gateways import RunningGateway
+from tests.support.live_state import Workers
 from tests.support.patience import PATIENCE_SECONDS, until
 
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -258,16 +258,6 @@ def test_ctrl_c_without_a_terminal_undoes_what_was_begun(
     until(lambda: loads_under_way(engine) == 0)
     until(lambda: engine.adapters == {} and not any((gateway.state / "adapters").iterdir()))
     assert gateway.admin("GET", "adapters").json()["adapters"] == []
-
-
-class Workers:
-    async def publish(self, table: bytes) -> bool:
-        return True
-
-    def publish_engines(self, engines: tuple[EngineState, ...]) -> None: ...
-
-    async def collect(self) -> list[Cell]:
-        return []
 
 
 class Engines:

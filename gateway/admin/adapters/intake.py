@@ -63,7 +63,7 @@ async def in_thread(work: Callable[[Callable[[], None]], _T]) -> _T:
         done: Future[_T] = Future()
         try:
             done.set_result(work(check))
-        except Exception as error:  # noqa: BLE001 (told to whoever waits)
+        except Exception as error:  # noqa: BLE001  # raised again in the task that waits for the result
             done.set_exception(error)
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(settle, done)
