@@ -1,11 +1,11 @@
-"""loragate shadow: what copies of requests have told of each version."""
+"""loragate shadow: list what is compared, and report how each version differs from its control."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from gateway.cli.client import admin_client, echo_json, segment
+from gateway.cli.client import admin_client, echo_json, segment, typed
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.output import say
 from gateway.cli.shadow_table import queue_line
@@ -30,25 +30,28 @@ def list_shadows(as_json: bool, **given: Any) -> None:
     if as_json:
         echo_json(answer)
         return
+    from gateway.admin.models.shadow import ShadowsView
+
+    found = typed(ShadowsView.model_validate, answer)
     rows = [
         (
-            each["alias"],
-            each["version"],
-            each["control"],
-            _KINDS[each["kind"]],
-            f"{each['n']:,}",
-            _nats(each["kl"]),
-            _nats(each["kl_noise"]),
-            when(int(each["last_at"])),
+            each.alias,
+            each.version,
+            each.control,
+            _KINDS[each.kind],
+            f"{each.n:,}",
+            _format_nats(each.kl),
+            _format_nats(each.kl_noise),
+            when(int(each.last_at)),
         )
-        for each in answer["shadows"]
+        for each in found.shadows
     ]
     show_table(
         ("ALIAS", "VERSION", "AGAINST", "KIND", "PAIRS", "KL", "NOISE", "LAST"),
         rows,
         "Nothing was compared in the last day: mirror a route's requests, or roll out with a `shadow` stage.",
     )
-    say(queue_line(answer["queue"]))
+    say(queue_line(found.queue))
 
 
 @shadow.command("report")
@@ -64,8 +67,14 @@ def report(alias: str, since: str, rollout: str | None, html: Path | None, as_js
     KL is in nats a token: as estimated, and what it is at least. Intervals are of 95 %, at this look; what stands out
     over all figures has a `*`.
     """
-    query = f"?since_seconds={_seconds(since)}" + (f"&rollout={segment(rollout)}" if rollout else "")
-    found = admin_client(given).ask_running("GET", f"{_PATH}/{segment(alias)}{query}")
+    query = f"?since_seconds={_parse_since(since)}" + (f"&rollout={segment(rollout)}" if rollout else "")
+    answer = admin_client(given).ask_running("GET", f"{_PATH}/{segment(alias)}{query}")
+    if as_json and html is None:
+        echo_json(answer)
+        return
+    from gateway.admin.models.shadow import ShadowReport
+
+    found = typed(ShadowReport.model_validate, answer)
     if html is not None:
         from gateway.cli.shadow_html import PlotsMissing, page
 
@@ -75,19 +84,19 @@ def report(alias: str, since: str, rollout: str | None, html: Path | None, as_js
             raise fail(str(error)) from None
         say(f"wrote {html}", err=as_json)
     if as_json:
-        echo_json(found)
+        echo_json(answer)
     elif html is None:
         from gateway.cli.shadow_table import show
 
         show(found)
 
 
-def _seconds(text: str) -> int:
+def _parse_since(text: str) -> int:
     try:
         return seconds_of(int(text) if text.isdigit() else text)
     except NotReadable as error:
         raise fail(f"--since `{text}`: expected {error}") from None
 
 
-def _nats(value: float | None) -> str:
+def _format_nats(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"

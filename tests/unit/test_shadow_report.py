@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from evaluators.drift.token_kl import HISTOGRAM_BOUNDS
 from evaluators.judge.verdict import Verdict
 from evaluators.observation import Drift, Kind, Outcome, Score, ScoredPair, Unscored
+from gateway.admin.models.shadow import ShadowReport
 from gateway.admin.shadow.api import mirror_lines, summaries
 from gateway.admin.shadow.discoveries import FALSE_DISCOVERIES
 from gateway.admin.shadow.intervals import e_against, e_against_noise, estimate_of
@@ -413,7 +414,12 @@ def test_the_mirror_is_told_in_words() -> None:
     }
 
 
-def report(found: list[ScoredPair] | None = None, **more: Any) -> dict[str, Any]:
+def report(found: list[ScoredPair] | None = None, **more: Any) -> ShadowReport:
+    return ShadowReport.model_validate(answer(found, **more))
+
+
+def answer(found: list[ScoredPair] | None = None, **more: Any) -> dict[str, Any]:
+    """A report as the admin API answers with it."""
     comparisons = [each.model_dump(mode="json") for each in comparisons_of(pairs() if found is None else found)]
     gates = [
         {
@@ -426,6 +432,9 @@ def report(found: list[ScoredPair] | None = None, **more: Any) -> dict[str, Any]
             "e_value": 2312.0,
             "is_muted": False,
             "is_critical": True,
+            "first": 1,
+            "last": 50,
+            "against": [],
         },
     ]
     curve = {
@@ -589,7 +598,8 @@ def with_every_text(value: Any, change: Callable[[str], str]) -> Any:
 def test_no_text_of_a_report_becomes_markup() -> None:
     """Aliases, versions, tasks, tokens of prompts and outputs, reasons, whatever comes in, wherever it stands."""
     text = "</p><script src='x'>&{{7}}"
-    plain, hostile = (read(page(found)) for found in (report(), with_every_text(report(), lambda word: word + text)))
+    answers = (answer(), with_every_text(answer(), lambda word: word + text))
+    plain, hostile = (read(page(ShadowReport.model_validate(each))) for each in answers)
     assert set(hostile.tags) == set(plain.tags)
     assert hostile.fetches == []
     assert f"Shadow report: support{text}" in hostile.text
@@ -637,13 +647,15 @@ def test_the_page_says_what_the_report_says() -> None:
 
 def test_every_plot_is_a_drawing_with_its_words_as_text() -> None:
     view = report()
-    candidate, noise = view["comparisons"]
+    candidate, noise = view.comparisons
+    assert candidate.drift is not None
+    assert view.rollout is not None
     by_task = plot_scores_by_task(candidate)
     assert by_task is not None
     for drawing, words in (
-        (plot_kl(candidate, 0.1), ("limit 0.1", "noise 0.0000", "facts", "mean so far")),
-        (plot_log_ratios(candidate, noise["drift"]), ("80.0%", "noise", "share of the tokens")),
-        (plot_evidence(view["rollout"]["evidence"]), ("Gate kl", "fails from 400")),
+        (plot_kl(candidate, candidate.drift, 0.1), ("limit 0.1", "noise 0.0000", "facts", "mean so far")),
+        (plot_log_ratios(candidate, candidate.drift, noise.drift), ("80.0%", "noise", "share of the tokens")),
+        (plot_evidence(view.rollout.evidence), ("Gate kl", "fails from 400")),
         (by_task, ("expected: control → version", "chrf: noise → version", "facts (20)")),
     ):
         root = ElementTree.fromstring(drawing)
@@ -653,15 +665,17 @@ def test_every_plot_is_a_drawing_with_its_words_as_text() -> None:
 
 
 def test_equal_figures_make_equal_plots() -> None:
-    candidate = report()["comparisons"][0]
-    assert plot_log_ratios(candidate, None) == plot_log_ratios(candidate, None)
+    candidate = report().comparisons[0]
+    assert candidate.drift is not None
+    first, second = (plot_log_ratios(candidate, candidate.drift, None) for _ in range(2))
+    assert first == second
 
 
 def test_a_plot_of_tasks_shows_the_comparators_that_moved_most() -> None:
     scores = {f"c{number}": score(1 - number / 20) for number in range(20)}
     same = {f"c{number}": score(1.0) for number in range(20)}
     found = [judged(1, scores=scores), judged(2, Kind.NOISE, scores=same)]
-    drawing = plot_scores_by_task(report(found)["comparisons"][0])
+    drawing = plot_scores_by_task(report(found).comparisons[0])
     assert drawing is not None
     assert drawing.count("noise → version") == MAX_PANELS
     assert "c19: noise" in drawing
