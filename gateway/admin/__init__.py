@@ -1,1 +1,1 @@
-"""The control plane: what operators ask, through the admin API, and how it is carried out."""
+"""The control plane: the admin API, and the operations behind it."""

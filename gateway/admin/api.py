@@ -1,7 +1,7 @@
-"""The control port: the admin API, probes and metrics, put together.
+"""Build the application of the control port: the admin API, probes and metrics.
 
-Who may do what is decided in `guard.py`, before anything else; what comes twice is carried
-out once by `idempotent.py`; errors become replies here, in one place.
+`guard.py` authorizes each request before anything else; `idempotent.py` recognizes repeated requests;
+the handlers that turn errors into replies are registered here, in one place.
 """
 
 from typing import Final
@@ -30,14 +30,22 @@ from gateway.store.idempotency import IdempotencyKeys
 
 __all__ = ["OPEN_PATHS", "Probes", "build_admin"]
 
-# `Exception` last: what nobody has foreseen is a 500 in the same shape, without its text.
+# Exceptions that become replies. `Exception` is last: an unforeseen error is a 500 in the same shape, without its text.
 _TOLD: Final = (*STATUS, LoragateError, HTTPException, RequestValidationError, Exception)
 
 
 def build_admin(
     operations: Operations, probes: Probes, *, socket_path: str, with_keys: bool, straight: Memory | None = None
 ) -> FastAPI:
-    """Return the control plane's application; with `straight`, samples in memory are given to this machine's user."""
+    """Return the control plane's application.
+
+    Args:
+        operations: The operations behind the admin API.
+        probes: The answers to probes, scrapes and the status.
+        socket_path: Path of the unix socket, whose users are admins.
+        with_keys: False when the gateway runs without authentication, on loopback.
+        straight: The queue of samples in memory, which the evaluator on this machine reads over the unix socket.
+    """
     app = FastAPI(
         title=TITLE,
         version=VERSION,
@@ -50,7 +58,7 @@ def build_admin(
     )
     for kind in _TOLD:
         app.add_exception_handler(kind, _tell)
-    # What is added last stands first.
+    # The middleware that is added last runs first.
     app.add_middleware(Idempotent, keys=lambda: IdempotencyKeys(operations.state.store))
     app.add_middleware(
         Guard,
@@ -79,5 +87,5 @@ async def _tell(_: Request, error: Exception) -> Response:
 
 
 def _operation_id(route: APIRoute) -> str:
-    """Return the function's name, which generated clients call their methods by."""
+    """Return the function's name, after which generated clients name their methods."""
     return route.name

@@ -1,8 +1,9 @@
-"""What a web page could make a browser send to a control port without keys, and how it is told apart.
+"""Refuse requests that a web page could make a browser send to a control port without keys.
 
-Whoever reaches such a port is let in, and it is on loopback only. A page that somebody on this machine has open reaches
-loopback as well: under a name of its own that it gives a loopback address (DNS rebinding), or with a plain form, which
-needs nobody's leave as long as it looks like one. So names are this machine's, and a change has to look like no form.
+A control port without keys listens on loopback only and accepts every caller. A web page that is open in a browser on
+this machine can reach loopback too: through a host name of its own that it resolves to a loopback address (DNS
+rebinding), or with an HTML form, which browsers send to other origins without asking the server first (no CORS
+preflight). So `Host` must name this machine, and a change must be a request that no form can produce.
 """
 
 import re
@@ -15,21 +16,22 @@ from starlette.datastructures import Headers
 from gateway.errors import BadRequest, Forbidden
 
 CHANGES: Final = frozenset(("POST", "PUT", "PATCH", "DELETE"))
-# A page may send neither to another origin before a browser has asked us (CORS), and we never agree.
+# Browsers send this content type and this header to another origin only after a CORS preflight, which the gateway
+# never allows.
 JSON: Final = "application/json"
 CUSTOM: Final = "x-requested-with"
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?")
-# What a browser says of a request that a person, or a page of this very server, has made.
+# Values of `Sec-Fetch-Site` for requests from this server's own pages, and for addresses that a person typed.
 _OWN_SITES: Final = ("same-origin", "none")
 _SHOWN: Final = 100
 
 
 def check_host(headers: Headers, *, is_open: bool) -> None:
-    """Refuse a `Host` that names nothing; where no key is asked for, also one that is not this machine.
+    """Refuse a malformed `Host` header; on a port without keys (`is_open`), also one that is not this machine's name.
 
     Raises:
-        BadRequest: It is no name, or there are two.
-        Forbidden: It is another machine's.
+        BadRequest: `Host` is not a name or address with an optional port, or the request has two.
+        Forbidden: `Host` names another machine.
     """
     given = headers.getlist("host")
     host = given[0] if given else ""
@@ -51,7 +53,7 @@ def check_is_no_page(method: str, headers: Headers) -> None:
     """Refuse a change that a page of another site could have made a browser send.
 
     Raises:
-        Forbidden: A browser says that another site sends it, or it looks like a form.
+        Forbidden: The browser's headers name another site as the origin, or the request could come from an HTML form.
     """
     if method not in CHANGES:
         return

@@ -1,4 +1,4 @@
-"""What each refusal of the control plane is to an HTTP client, in OpenAI's error shape."""
+"""Turn errors of the control plane into HTTP replies, in OpenAI's error shape."""
 
 from dataclasses import asdict
 from typing import Any, Final
@@ -25,7 +25,7 @@ from gateway.store.errors import StoreError, StoreTooNew, StoreUnavailable
 from gateway.store.idempotency import KeyReused, KeyWasMade, StillRunning
 from gateway.store.keys import KeyOutOfUse, UnknownKey
 
-# Subclasses before what they derive from: the first that fits is it.
+# HTTP status and error code by exception. The first that matches is used, so subclasses stand before their bases.
 STATUS: Final[dict[type[Exception], tuple[int, str]]] = {
     InvalidReference: (400, "invalid_name"),
     SourceNotAllowed: (403, "source_not_allowed"),
@@ -59,14 +59,14 @@ STATUS: Final[dict[type[Exception], tuple[int, str]]] = {
     RecursionError: (400, "invalid_request"),
 }
 
-# Of errors that the framework raises.
+# Error codes for `HTTPException`s, which the framework raises, by status.
 _CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
-# After so long another try is worth it, where nobody knows better.
+# `Retry-After` of a 503 if the error has no time of its own.
 RETRY_SECONDS: Final = 2
 
 
 def refusal(error: Exception) -> JSONResponse:
-    """Return the answer to a request that has met an error."""
+    """Return the HTTP reply for an error."""
     status, body = error_body(error)
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}  # `Allow` of a 405
     if status == 401:
@@ -78,7 +78,7 @@ def refusal(error: Exception) -> JSONResponse:
 
 
 def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
-    """Return the HTTP status and the body for an error; 500 without its text for one that is not ours."""
+    """Return the HTTP status and the body for an error; for one that is not in `STATUS`, a 500 without its text."""
     if isinstance(error, LoragateError):
         return error.status, _body(error.message, error.code, error.type)
     if isinstance(error, HTTPException):
@@ -86,7 +86,7 @@ def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
     if isinstance(error, RequestValidationError):
         problems = "; ".join(f"{'.'.join(map(str, each['loc'][1:]))}: {each['msg']}" for each in error.errors())
         return 400, _body(problems, "invalid_request")
-    if isinstance(error, UnicodeEncodeError):  # JSON can name half of a character, and no file or reply can hold it
+    if isinstance(error, UnicodeEncodeError):  # JSON can escape a lone surrogate, which UTF-8 cannot encode
         return 400, _body(
             f"`{error.object[:100]}` is no text: a lone surrogate is in it; send UTF-8", "invalid_request"
         )

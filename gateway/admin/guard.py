@@ -1,11 +1,11 @@
-"""Who may do what on the control port: one table, and the guard that holds to it.
+"""Authorize requests on the control port: one table of operations and roles, and the middleware that enforces it.
 
-Deny by default. An operation that the table does not name is refused to everybody, and a
-path that does not exist is told only to who may read. The guard stands before everything
-else, so that nothing of a request is read that its caller may not send.
+Deny by default. An operation that is missing from the table is refused to every caller. Whether a path exists
+is shown only to callers who may read. The guard runs before everything else, so no body is read
+of a request that its caller may not send.
 
-A request over the unix socket in the state folder needs no key: who may open that socket
-is decided by the file system, and it belongs to the user who runs the gateway.
+A request over the unix socket in the state folder needs no key: the file system decides who may open
+that socket, and it belongs to the user who runs the gateway.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -24,7 +24,7 @@ from gateway.errors import Forbidden, LoragateError
 from gateway.records.state import KeyRecord
 from gateway.store.keys import principals
 
-# Probes and scrapes come without a key; none of these shows a prompt or a key.
+# Probes and metrics scrapes need no key; none of these paths shows a prompt or a key.
 OPEN_PATHS: Final = frozenset(("/healthz", "/readyz", "/metrics"))
 
 _MAY_READ: Final = (
@@ -40,7 +40,7 @@ _MAY_READ: Final = (
     "GET /admin/v1/routes/{alias}/diff",
     "GET /admin/v1/routes/{alias}/history",
     "GET /admin/v1/routes/{alias}/history/{number}",
-    "POST /admin/v1/routes/plan",  # changes nothing, and says nothing that cannot be read
+    "POST /admin/v1/routes/plan",  # changes nothing, and shows nothing that a viewer may not read
     "GET /admin/v1/rollouts",
     "GET /admin/v1/rollouts/{name}",
     "POST /admin/v1/gates/simulate",  # changes nothing
@@ -51,7 +51,7 @@ _MAY_READ: Final = (
     "GET /admin/v1/shadow",
     "GET /admin/v1/shadow/{alias}",
     "GET /admin/v1/keys",
-    "GET /admin/v1/keys/{key_id}",  # whose they are; the keys themselves are kept nowhere
+    "GET /admin/v1/keys/{key_id}",  # the record of a key; the key itself is stored nowhere
 )
 _MAY_CHANGE_WHAT_IS_SERVED: Final = (
     "POST /admin/v1/adapters",
@@ -69,39 +69,39 @@ _MAY_CHANGE_WHAT_IS_SERVED: Final = (
     "POST /admin/v1/rollouts/{name}/promote",
     "POST /admin/v1/rollouts/{name}/abort",
 )
-# Who makes keys may make himself one of any role, so this is the highest.
+# A caller who may make keys can make an admin's key, so this needs the highest role.
 _MAY_MAKE_KEYS: Final = (
     "POST /admin/v1/keys",
     "POST /admin/v1/keys/{key_id}/rotate",
     "DELETE /admin/v1/keys/{key_id}",
 )
 
-# Hands out prompts, and only to the unix socket's user; see `admin/shadow/memory_queue_api.py`.
+# Returns prompts, and only to users of the unix socket; see `admin/shadow/memory_queue_api.py`.
 _OWN_EVALUATOR: Final = ("POST /admin/v1/shadow/straight",)
 
-# The least role for each operation; `app` and `app:pin` may do nothing here.
+# The lowest role that may use each operation; keys of roles `app` and `app:pin` may use none of them.
 ROLES: Final[Mapping[str, Role]] = MappingProxyType(
     dict.fromkeys(_MAY_READ, Role.VIEWER)
     | dict.fromkeys(_MAY_CHANGE_WHAT_IS_SERVED, Role.OPERATOR)
     | dict.fromkeys((*_MAY_MAKE_KEYS, *_OWN_EVALUATOR), Role.ADMIN)
 )
 
-# Ten thousand routes with plans and notes are some ten megabytes.
+# The largest regular body is a file of routes: 10,000 routes with plans and notes take about 10 MB.
 MAX_BODY_BYTES: Final = 16 << 20
 
 
 class Guard:
-    """Lets a request through to the application if its caller's role allows it.
+    """ASGI middleware that passes a request on to the application if its caller's role allows the operation.
 
-    The caller's id stands in `request.state.caller` then, `request.state.is_local` says whether
-    they are this machine's own user, and `request.state.operation` what they do.
+    It sets `request.state.caller` to the caller's id, `request.state.is_local` to whether the request came over the
+    unix socket, and `request.state.operation` to the operation as `ROLES` writes it.
 
     Args:
-        app: What is guarded.
-        routes: Its routes, to tell which of them a request is for.
-        keys: Returns the keys as they are now.
+        app: The application behind the guard.
+        routes: The application's routes, in which the operation of a request is looked up.
+        keys: Returns the present keys.
         now: Unix seconds.
-        socket_path: The unix socket, whose users are admins.
+        socket_path: Path of the unix socket, whose users are admins.
         with_keys: False when the gateway runs without authentication, on loopback.
     """
 
@@ -124,7 +124,7 @@ class Guard:
         self._known: tuple[tuple[KeyRecord, ...], Mapping[bytes, Principal]] = ((), {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request, or refuse it."""
+        """Pass a request on to the application, or refuse it."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
@@ -136,7 +136,7 @@ class Guard:
         except LoragateError as error:
             await refusal(error)(scope, receive, send)
             return
-        # Not `request.url`, which starlette puts together with the `Host` that the client sent.
+        # The path is not taken from `request.url`, which starlette builds from the client's `Host` header.
         if scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
@@ -159,12 +159,12 @@ class Guard:
         return server is not None and server[0] == self._socket_path
 
     def _check_client(self, scope: Scope) -> None:
-        """Refuse what no client of ours sends; without keys, also what a web page could.
+        """Refuse a malformed `Host`; on a port without keys, also requests that a web page could send.
 
         Raises:
-            BadRequest, Forbidden: It is refused.
+            BadRequest, Forbidden: The request is refused.
         """
-        if self._is_local(scope):  # no browser opens a unix socket
+        if self._is_local(scope):  # browsers cannot open a unix socket
             return
         headers = Headers(scope=scope)
         check_host(headers, is_open=not self._with_keys)
@@ -172,7 +172,7 @@ class Guard:
             check_is_no_page(scope["method"], headers)
 
     def _caller(self, scope: Scope) -> tuple[Principal, bool]:
-        """Return who asks, and whether they are this machine's own user."""
+        """Return the caller, and whether the request came over the unix socket."""
         if self._is_local(scope):
             return Principal(id="local", role=Role.ADMIN), True
         if not self._with_keys:
@@ -187,23 +187,26 @@ class Guard:
 
 
 def operation_of(scope: Scope, routes: Iterable[BaseRoute]) -> tuple[str | None, list[str]]:
-    """Return method and path of the route that serves a request, as `ROLES` writes them; else the path's methods."""
+    """Return the operation of a request as `ROLES` writes it, such as `GET /admin/v1/keys`, and no methods.
+
+    If no route serves the request: None, and the methods that its path has, which are none if the path does not exist.
+    """
     others: dict[str, set[str]] = {}
     for route in routes:
         match, _ = route.matches(scope)
         if match is Match.FULL:
             return f"{scope['method']} {getattr(route, 'path', '')}", []
-        if match is Match.PARTIAL:  # starlette would tell those of the first only
+        if match is Match.PARTIAL:  # collected here, since starlette's `Allow` has the methods of the first route only
             others.setdefault(getattr(route, "path", ""), set()).update(getattr(route, "methods", None) or ())
     closest = min(others, key=lambda path: path.count("{"), default="")
     return None, sorted(others.get(closest, ()))
 
 
 def _check_role(caller: Principal, operation: str | None) -> None:
-    """Refuse a caller whose role does not allow an operation; what does not exist, all who may not read.
+    """Refuse a caller whose role does not allow the operation; a path that does not exist needs the role of a viewer.
 
     Raises:
-        Forbidden: It does not.
+        Forbidden: The caller's role is too low, or `ROLES` does not name the operation.
     """
     role = Role.VIEWER if operation is None else ROLES.get(operation)
     if role is None:
@@ -218,10 +221,10 @@ def _check_role(caller: Principal, operation: str | None) -> None:
 
 
 def _limited(scope: Scope, receive: Receive) -> Receive:
-    """Return `receive` for a body that is not too large.
+    """Return an ASGI `receive` that stops at `MAX_BODY_BYTES`.
 
     Raises:
-        HTTPException: 413; of a body that does not say how large it is, when it has been read so far.
+        HTTPException: 413, at once if `Content-Length` says so, else when so many bytes have been read.
     """
     too_large = HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
     declared = Headers(scope=scope).get("content-length", "")

@@ -1,8 +1,8 @@
-"""A request that comes twice is carried out once: `Idempotency-Key` on what changes something.
+"""Carry out a repeated request only once: support for `Idempotency-Key` on requests that change something.
 
-What the first request was answered is kept for a day, and so is a refusal (4xx): who wants
-another try takes another key. A failure (5xx) is forgotten, and the same key may try again.
-The reply that holds a new key is never kept: a repeat is told which key was made, not the key.
+The reply to the first request is stored for a day, also if it is a refusal (4xx): a client that wants
+another try sends another idempotency key. A failure (5xx) is not stored, and the same key may be used again.
+A reply that contains a new API key is never stored: the reply to a repeat names the API key's id, not the key.
 """
 
 import asyncio
@@ -30,29 +30,30 @@ HEADER: Final = "idempotency-key"
 REPLAYED: Final = "idempotency-replayed"
 METHODS: Final = frozenset(("POST", "PUT", "PATCH", "DELETE"))
 MAX_KEY: Final = 255
-# Their replies hold a secret, in the field `key`.
+# Operations whose replies contain a secret, in the field `key`.
 SHOW_A_KEY: Final = frozenset(("POST /admin/v1/keys", "POST /admin/v1/keys/{key_id}/rotate"))
-# Replies that come bit by bit are kept nowhere.
+# The content type of streamed progress; streamed replies are not stored.
 STREAMED: Final = "application/x-ndjson"
 _NOT_USABLE: Final = "invalid_idempotency_key"
-# While a request is worked on, its claim is renewed so often that it does not run out.
+# How often the claim on an idempotency key is renewed while its request is carried out: a third of the claim's
+# lifetime, so that one failed renewal does not lose the claim.
 RENEW_SECONDS: Final = WORK_SECONDS / 3
 
 
 class _Kept(msgspec.Struct, frozen=True):
-    """What is kept of a reply beside its status."""
+    """The parts of a reply that are stored beside its status."""
 
     text: str
     etag: str | None = None
 
 
 class Idempotent:
-    """Carries a request with an idempotency key out once, and answers its repeats with the same reply.
+    """ASGI middleware that carries out a request with an idempotency key once, and gives its repeats the same reply.
 
     Args:
-        app: What carries it out. `request.state.caller` and `.operation` are set by the guard before.
-        keys: Returns where replies are kept.
-        renew_seconds: How often a claim is renewed while the request is worked on.
+        app: The application behind it. The guard before it has set `request.state.caller` and `.operation`.
+        keys: Returns the store of idempotency keys and replies.
+        renew_seconds: How often a claim is renewed while its request is carried out.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Idempotent:
         self._renew_seconds = renew_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request, or answer it with what was answered before."""
+        """Pass a request on to the application, or answer a repeat with the stored reply."""
         is_change = scope["type"] == "http" and scope["method"] in METHODS
         if not is_change or HEADER not in Headers(scope=scope):
             await self._app(scope, receive, send)
@@ -86,7 +87,7 @@ class Idempotent:
             await send(message)
 
     async def _carried_out(self, scope: Scope, body: bytes, receive: Receive, name: str) -> list[Message]:
-        """Return the reply, which is kept by then, or forgotten if the request failed."""
+        """Run the request and return its reply; store the reply, or release the claim if the request failed."""
         keys = self._keys()
         messages: list[Message] = []
 
@@ -101,11 +102,11 @@ class Idempotent:
                     with suppress(StoreError):
                         await asyncio.to_thread(keys.renew, name)
             task.result()
-        except Exception:  # whatever it was, nothing was answered: the claim is freed, and the error goes on its way
+        except Exception:  # there is no reply to store, so the claim is released and the error goes to its handler
             await self._end(keys.release, name)
             raise
         finally:
-            if not task.done():  # we are cancelled: what was done is not known, and the claim runs out by itself
+            if not task.done():  # cancelled: how far the request got is unknown, so its claim is left to expire
                 task.cancel()
                 await asyncio.wait([task])
         reply = _reply_of(scope["state"]["operation"], messages)
@@ -118,8 +119,8 @@ class Idempotent:
     async def _end(self, work: Callable[..., None], *arguments: object) -> None:
         try:
             await asyncio.to_thread(work, *arguments)
-        except StoreError as error:  # what was done is done, and its caller is told
-            log.warning("the reply to a request with an idempotency key is not kept: %s", error)
+        except StoreError as error:  # the request itself has been carried out, and its caller still gets the reply
+            log.warning("the reply to a request with an idempotency key could not be stored: %s", error)
 
 
 def _key_of(headers: Headers) -> str:
@@ -140,7 +141,7 @@ def _key_of(headers: Headers) -> str:
 
 
 def _digest(request: Request, body: bytes) -> str:
-    """Return what tells one request from another."""
+    """Return a hash of everything that must be equal in a repeat of the request."""
     scope, headers = request.scope, request.headers
     parts = (
         scope["method"].encode(),
@@ -154,7 +155,7 @@ def _digest(request: Request, body: bytes) -> str:
 
 
 def _read_before(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` for a body that was read already."""
+    """Return an ASGI `receive` that replays a body which was read already."""
     is_read = False
 
     async def again() -> Message:
@@ -168,7 +169,7 @@ def _read_before(body: bytes, receive: Receive) -> Receive:
 
 
 def _reply_of(operation: str | None, messages: list[Message]) -> StoredReply:
-    """Return a reply as it is kept."""
+    """Return the reply to store; for operations that show a key, a refusal in its place."""
     start = messages[0]
     status: int = start["status"]
     body = b"".join(message.get("body", b"") for message in messages[1:])

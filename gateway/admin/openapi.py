@@ -1,7 +1,7 @@
-"""The admin API's description: what every operation has in common is said here, once.
+"""Make the admin API's OpenAPI document, and add to it what operations have in common.
 
-Each path says what it takes and gives, and which refusals are its own. Added here are the
-role that it needs, the refusals that all share, and idempotency keys.
+The modules of the paths describe parameters, replies and the refusals of single paths. Added here are the
+role that each operation needs, the refusals that all operations share, and idempotency keys.
 """
 
 from collections.abc import Iterator, Mapping
@@ -56,12 +56,12 @@ _ETAG: Final = {"description": "The state's version, for `If-Match`", "schema": 
 
 
 def refusals(meanings: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
-    """Return the description of a path's own refusals, from their status and what it means."""
+    """Return `responses` of FastAPI for a path's own refusals, given as status → meaning."""
     return {status: {"model": RefusalView, "description": meaning} for status, meaning in meanings.items()}
 
 
 def describe(app: FastAPI) -> None:
-    """Have the application describe itself; made once, when somebody asks."""
+    """Replace the application's OpenAPI document by ours, which is made at the first request for it."""
     made: list[dict[str, Any]] = []
 
     def openapi() -> dict[str, Any]:
@@ -110,13 +110,13 @@ def _operations(schema: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, An
 
 
 def _summarize(operation: dict[str, Any]) -> None:
-    """Take the first sentence for the summary: better than the function's name, which is the framework's choice."""
+    """Set the summary to the description's first paragraph; FastAPI would take the function's name."""
     text = operation.get("description", operation["summary"])
     operation["summary"] = text.split("\n\n")[0].replace("\n", " ").removesuffix(".")
 
 
 def _forget_the_frameworks_own(operation: dict[str, Any]) -> None:
-    """Remove its 422 for malformed requests: ours is 400, in OpenAI's error shape."""
+    """Remove FastAPI's 422 for malformed requests: this API answers them with 400, in OpenAI's error shape."""
     found = operation["responses"].get("422")
     if found is not None and "HTTPValidationError" in str(found):
         del operation["responses"]["422"]
@@ -128,7 +128,7 @@ def _takes_something(operation: dict[str, Any]) -> bool:
 
 def _add_role(operation: dict[str, Any], name: str) -> None:
     role = ROLES.get(name)
-    if role is not None:  # a test finds those that have none; the guard lets nobody in
+    if role is not None:  # an operation without a role is refused to everybody by the guard, and found by a test
         operation["description"] = f"{operation.get('description', '')}\n\nNeeds role `{role}`.".lstrip()
         operation["x-role"] = role.value
 

@@ -1,4 +1,4 @@
-"""Everything that the admin API offers, in its parts."""
+"""The operations behind the admin API, gathered in one object."""
 
 from collections.abc import Awaitable, Callable
 
@@ -11,14 +11,15 @@ from gateway.observe.mirror_counts import MirrorCounts
 
 
 class Operations:
-    """Everything that the admin API offers.
+    """The operations behind the admin API: on adapters, keys, routes and rollouts.
 
     Args:
-        state: The state it works on.
-        adapters: The part that registers, removes and fuses.
-        gather: Returns what all gateways have counted of open rollouts.
-        everywhere: Waits a moment for all gateways to serve a version of the state; returns how many of them do.
-        mirrored: Returns what became of this gateway's copies of requests.
+        state: The live state that they read and change.
+        adapters: Operations on adapters, which need more than the state.
+        gather: Returns the counts of open rollouts from all gateways.
+        everywhere: Waits a moment for all gateways to serve a version of the state; returns how many do, and how many
+            gateways there are.
+        mirrored: Returns this gateway's counts of mirrored requests: sampled, skipped and dropped.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Long lists, a page at a time: `limit` and a cursor in the query, `next` in the reply.
+"""Page through long lists: `limit` and a cursor in the query, `next` in the reply.
 
-A cursor says where a page ended in the list's order, not how many entries came before. So
-whatever is added or removed meanwhile, each entry that was there all the time comes once.
+A cursor holds the place in the list's order where a page ended, not the number of entries before it. So
+an entry that exists the whole time is listed exactly once, even if others are added or removed meanwhile.
 """
 
 import re
@@ -13,11 +13,11 @@ from fastapi import Query
 from gateway.errors import BadRequest
 
 T = TypeVar("T")
-# Where an entry stands: a number, then a name among those of the same number.
+# The sort key of an entry: a number, then a name to order entries of the same number.
 Place = tuple[int, str]
 
 MAX_PAGE: Final = 1_000
-# Aliases, versions and ids are written with these.
+# A cursor is `NUMBER.NAME`; these are the characters of aliases, versions and ids.
 _CURSOR: Final = re.compile(r"[0-9]{1,15}\.[A-Za-z0-9._@-]{1,200}")
 
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="At most so many")]
@@ -34,10 +34,10 @@ Before = After
 def page(
     entries: Iterable[T], place: Callable[[T], Place], cursor: str | None, limit: int, *, newest_first: bool = False
 ) -> tuple[list[T], str | None]:
-    """Return a page of `entries` in the order of their places, and the cursor for the next; None after the last.
+    """Return a page of `entries` in the order of their places, and the cursor of the next page; None after the last.
 
     Raises:
-        BadRequest: The cursor is not one of ours.
+        BadRequest: The cursor is malformed.
     """
     since = place_of(cursor) if cursor is not None else None
     ordered = sorted(entries, key=place, reverse=newest_first)
@@ -47,13 +47,16 @@ def page(
 
 
 def cut(entries: list[T], place: Callable[[T], Place], limit: int) -> tuple[list[T], str | None]:
-    """Return the first `limit` of entries of which one more was asked for, and the cursor; None after the last."""
+    """Return the first `limit` entries and the cursor of the next page; None if there are no more.
+
+    `entries` are in order, and one more than `limit` if there is a next page.
+    """
     shown = entries[:limit]
     return shown, cursor_of(place(shown[-1])) if len(entries) > limit else None
 
 
 def cursor_of(place: Place) -> str:
-    """Return the cursor for what comes after `place`."""
+    """Return the cursor of the page that begins after `place`."""
     return f"{place[0]}.{place[1]}"
 
 
@@ -61,7 +64,7 @@ def place_of(cursor: str) -> Place:
     """Return the place that a cursor stands for.
 
     Raises:
-        BadRequest: It is not one of ours.
+        BadRequest: The cursor is malformed.
     """
     if _CURSOR.fullmatch(cursor) is None:
         raise BadRequest(

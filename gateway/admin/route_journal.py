@@ -1,7 +1,7 @@
-"""Journal records for what changes traffic outside of a rollout, and the guard for what is inside one.
+"""Make journal records of route changes outside of rollouts, and refuse manual changes to what a rollout controls.
 
-Every record names its kind, who, why and when, and what was before and after. A rollout's
-own records are made in `rollout/replay.py`.
+Every record has its kind, its author, the reason, the time, and the route before and after. The records
+of rollouts are made in `rollout/replay.py`.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from gateway.rollout.journal import canonical_json
 from gateway.store.rollouts import readable
 
 ROUTE: Final = "route"
-# Grows with every change of the control and says nothing of the present one.
+# The field of former controls is left out of records: it grows with every change and does not describe the present one.
 _LEFT_OUT: Final = "previous"
 
 
@@ -31,13 +31,14 @@ def route_record(
     at: float,
     catalog: Catalog | None = None,
 ) -> dict[str, Any]:
-    """Return the journal record of a change to one alias; None stands for an alias that is not there.
+    """Return the journal record of a change to one alias.
 
     Args:
-        before, after: The route, of which at least one is there.
-        by, reason: Who, and why.
+        before, after: The alias's route before and after the change; None if the alias does not exist then. At least
+            one is given.
+        by, reason: The author of the change and the reason.
         at: Unix seconds.
-        catalog: Where the full digests of the versions are looked up.
+        catalog: The versions' full digests are looked up here.
     """
     routes = [route for route in (before, after) if route is not None]
     versions = {version for route in routes for version in (route.control, route.candidate) if version}
@@ -57,7 +58,7 @@ def route_record(
 def _standing(route: RouteRecord | None) -> dict[str, Any] | None:
     if route is None:
         return None
-    values: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(route))  # lists, as a reader will find them
+    values: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(route))  # JSON types, as in the stored journal
     values.pop(_LEFT_OUT)
     return values
 
@@ -71,7 +72,7 @@ def digests_of(catalog: Catalog, versions: Iterable[str]) -> Mapping[str, str]:
 def changed_routes(
     before: Desired, after: Desired, *, by: str, reason: str, at: float, catalog: Catalog | None = None
 ) -> tuple[dict[str, Any], ...]:
-    """Return a record for each alias that is another in `after` than in `before`, in order."""
+    """Return a journal record for each alias whose route differs between `before` and `after`, in order of alias."""
     old, new = ({route.alias: route for route in desired.routes} for desired in (before, after))
     return tuple(
         route_record(old.get(alias), new.get(alias), by=by, reason=reason, at=at, catalog=catalog)
@@ -81,12 +82,15 @@ def changed_routes(
 
 
 def member(name: str, value: str) -> str:
-    """Return a member of a record as canonical JSON writes it, to look for; within a text its quotes are escaped."""
+    """Return `"name":"value"` as canonical JSON writes it, to search the journal's text for records that have it.
+
+    Text inside of another value cannot match, because its quotes are escaped.
+    """
     return canonical_json({name: value})[1:-1]
 
 
 def check_no_rollout(desired: Desired, alias: str) -> None:
-    """Refuse to change by hand what a rollout changes by plan: an alias's control, candidate and weight.
+    """Refuse a manual change of an alias's control, candidate or weight while a rollout decides them.
 
     Raises:
         Conflict: The alias has an open rollout; the message says how to end it.
@@ -100,10 +104,10 @@ def check_no_rollout(desired: Desired, alias: str) -> None:
 
 
 def check_not_rolled_out(desired: Desired, version: str) -> None:
-    """Refuse to remove a version that an open rollout is from or to.
+    """Refuse to remove a version that an open rollout starts from or leads to.
 
     Raises:
-        Conflict: It is; the message says of which.
+        Conflict: An open rollout uses the version; the message names the rollout.
     """
     for rollout in desired.rollouts:
         stored = readable(rollout).rollout

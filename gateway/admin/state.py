@@ -1,8 +1,8 @@
-"""The state of this machine, and how a change to it reaches those who serve.
+"""The live state of this gateway, and the way a change of it reaches the workers.
 
-A change is written to the store first, then every worker gets a new route table and
-says that it serves from it; only then is the operator answered. So what the answer
-says holds for the very next request.
+A change is written to the store first. Then every worker gets a new route table and
+confirms that it serves from it, and only then does the operator get an answer. So the
+change applies to the next request after the answer.
 """
 
 import asyncio
@@ -31,9 +31,9 @@ log = logging.getLogger("loragate.state")
 _T = TypeVar("_T")
 
 
-# Why versions are kept is looked at anew so often: windows end in days.
+# How often the reasons for keeping versions on engines are recomputed, because rollback windows (days) may have ended.
 REVIEW_SECONDS: Final = 60.0
-# So often may another gateway be first before who changes something is told to try again, and so long is waited.
+# How often a change is tried when other gateways change the state first, and the longest random pause between tries.
 TRIES: Final = 20
 PAUSE_MILLISECONDS: Final = 50
 
@@ -43,11 +43,11 @@ class Conflict(Exception):
 
 
 class Overtaken(Conflict):
-    """Another gateway has changed the state first; nothing was changed, and the state is as it is now."""
+    """Another gateway has changed the state first; nothing was changed, and `LiveState` has the newer state."""
 
 
 async def to_the_end(work: Awaitable[_T]) -> _T:
-    """Await what must not be left half done: it goes on when we are cancelled, and we end after it."""
+    """Await work that must not be left half done: a cancellation of the caller takes effect when the work has ended."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
@@ -57,10 +57,12 @@ async def to_the_end(work: Awaitable[_T]) -> _T:
 
 
 async def insist(work: Callable[[], Awaitable[_T]], tries: int = TRIES) -> _T:
-    """Do a change anew, from the state as it is now, as long as another gateway is first; for who names no version.
+    """Repeat a change, from the newest state, as long as other gateways change the state first.
+
+    For changes that are not bound to a version of the state (`If-Match`).
 
     Raises:
-        Overtaken: Each time.
+        Overtaken: Another gateway was first at every try.
     """
     for left in reversed(range(tries)):
         try:
@@ -68,40 +70,40 @@ async def insist(work: Callable[[], Awaitable[_T]], tries: int = TRIES) -> _T:
         except Overtaken:
             if not left:
                 raise
-            await asyncio.sleep(secrets.randbelow(PAUSE_MILLISECONDS) / 1000)  # or those who compete meet again
+            await asyncio.sleep(secrets.randbelow(PAUSE_MILLISECONDS) / 1000)  # random, or competitors collide again
     raise AssertionError("at least one try")
 
 
 class Workers(Protocol):
-    """The workers, all at once."""
+    """All worker processes of this gateway."""
 
     async def publish(self, table: bytes) -> bool:
-        """Give all of them a route table; whether all serve from it now."""
+        """Send every worker a route table; return whether all of them serve from it now."""
 
     def publish_engines(self, engines: tuple[EngineState, ...]) -> None:
-        """Tell all of them what the engines have ready."""
+        """Send every worker the versions that each engine has ready."""
 
     async def collect(self) -> list[Cell]:
-        """Return the sums of their counts."""
+        """Return the workers' counts, summed over workers."""
 
 
 class EngineFleet(Protocol):
-    """The engines as they are now."""
+    """The engines that this gateway serves from."""
 
     def views(self) -> tuple[EngineState, ...]:
-        """Return what workers need to know of each."""
+        """Return each engine's state as workers need it."""
 
     def base(self) -> Base | None:
-        """Return the base that they serve."""
+        """Return the base model that the engines serve; None if it is not known yet."""
 
     async def bring(self, entry: Entry) -> None:
-        """Load a version where it belongs, or raise LoadRefused or HostUnavailable."""
+        """Load a version on the engines that should hold it, or raise LoadRefused or HostUnavailable."""
 
     async def remove(self, version: str) -> None:
-        """Take a version off all of them."""
+        """Unload a version from all engines."""
 
     def standing(self, version: str) -> list[dict[str, Any]]:
-        """Return what each makes of a version, for people."""
+        """Return the state of a version on each engine, as shown to operators."""
 
 
 class LiveState:
@@ -109,9 +111,9 @@ class LiveState:
 
     Args:
         folder: The state folder.
-        store: Where the state is kept.
-        desired: The state as it was read from there, or from the copy on disk.
-        workers, engines: Who is told, and who loads.
+        store: The store that holds the state.
+        desired: The state as it was read from the store, or from the copy on disk.
+        workers, engines: The workers get each new route table; the engines load and unload versions.
         with_keys: False when the gateway runs without authentication.
         now: Unix seconds.
         rollback_seconds: How long a version that was an alias's control is kept for a rollback.
@@ -139,10 +141,10 @@ class LiveState:
         self.turn = asyncio.Lock()
         self._saving = asyncio.Lock()
         self._tables = 0
-        self._confirmed = 0  # the newest table that all workers have confirmed
+        self._confirmed = 0  # number of the newest route table that all workers have confirmed
         self._replicas = 1
         self.served = 0  # the version of the state that all workers serve from
-        self.has_served = asyncio.Event()  # set when that has changed; for who tells others
+        self.has_served = asyncio.Event()  # set when `served` has changed, which is then reported to other gateways
         self._arriving: dict[str, Entry] = {}
         self._become(desired)
 
@@ -174,29 +176,29 @@ class LiveState:
         return self._tables
 
     def entry(self, version: str) -> Entry | None:
-        """Return a registered version, or one that is being registered, or None."""
+        """Return the entry of a version that is registered or being registered; else None."""
         return self.catalog.entries.get(version) or self._arriving.get(version)
 
     def keeps(self) -> Mapping[str, Keep]:
-        """Return every version that engines may hold, and why."""
+        """Return each version that engines may hold, with the reason to keep it."""
         if self.now() - self._kept_at >= REVIEW_SECONDS:
             self._keep_anew()  # a rollback window may have ended
         return self._keeps
 
     def arrives(self, entry: Entry) -> None:
-        """A version is being registered: engines may hold it, nobody is served by it yet."""
+        """Note that a version is being registered: engines may hold it, but no request is routed to it yet."""
         self._arriving[entry.ref.version] = entry
 
     def has_arrived(self, version: str) -> None:
-        """Its registration has ended, one way or the other."""
+        """Note that the registration of a version has ended, whether it succeeded or not."""
         self._arriving.pop(version, None)
 
     def find(self, version: str) -> Entry:
-        """Return the entry of a version, in full or shortened while unique.
+        """Return the entry of a version, given in full or as a unique prefix.
 
         Raises:
-            InvalidReference: It is not written as a version is.
-            UnknownVersion: None matches, or several do.
+            InvalidReference: The text does not have the form of a version.
+            UnknownVersion: No registered version matches, or several do.
         """
         split_version(version)
         exact = self.catalog.entries.get(version)
@@ -209,10 +211,10 @@ class LiveState:
         raise UnknownVersion(f"`{version}` {what}; `loragate adapters ls` lists the versions")
 
     def served_by(self, name: str) -> Entry:
-        """Return the version that `name` means: itself, or an alias's control.
+        """Return the entry that `name` stands for: a version itself, or the control of an alias.
 
         Raises:
-            UnknownVersion: Neither an alias nor a registered version.
+            UnknownVersion: `name` is neither an alias nor a registered version.
         """
         if "@" in name:
             return self.find(name)
@@ -222,7 +224,7 @@ class LiveState:
         return self.find(route.control)
 
     def table(self) -> bytes:
-        """Return the route table for the state as it is."""
+        """Return a new route table, encoded, made from the present state."""
         self._tables += 1
         return snapshot.encode(
             snapshot.of_state(
@@ -236,10 +238,14 @@ class LiveState:
         )
 
     async def publish(self) -> None:
-        """Bring every worker up to date with state and engines; raises Conflict if one does not follow."""
+        """Send every worker a new route table, and save it for the next start.
+
+        Raises:
+            Conflict: A worker has not confirmed the table in time.
+        """
         table, version = self.table(), self.desired.version
         number = self._tables
-        # No lock: workers are told before this first waits, so that none hears late because another does not answer.
+        # No lock: the table is sent to all workers before the first await, so a worker that hangs delays no other.
         is_applied = await self.workers.publish(table)
         if is_applied and number > self._confirmed:
             self._confirmed = number
@@ -247,25 +253,25 @@ class LiveState:
                 self.served = version
                 self.has_served.set()
         async with self._saving:
-            if number == self._tables:  # else a newer one is saved
+            if number == self._tables:  # else a newer table is saved in its place
                 try:
                     await asyncio.to_thread(snapshot.save, self.folder, table)
-                except OSError as error:  # a full disk must not stop what is served
-                    log.warning("the snapshot for the next start is not saved: %s", error.strerror)
+                except OSError as error:  # a full disk must not stop serving
+                    log.warning("the route table could not be saved for the next start: %s", error.strerror)
         if not is_applied:
             raise Conflict(
                 "the change is stored, but a worker has not confirmed it within 5 s; `loragate status` shows it"
             )
 
     async def share_with(self, replicas: int) -> None:
-        """Divide what is limited over all replicas among so many from now on."""
+        """Divide limits that hold for all replicas together by this number of replicas from now on."""
         if replicas and replicas != self._replicas:
             self._replicas = replicas
             with suppress(Conflict):  # a worker that lags gets the next table
                 await self.publish()
 
     def publish_stock(self) -> None:
-        """Tell every worker that versions came or went on an engine; nothing else has changed."""
+        """Send every worker the versions that engines have ready, when nothing else has changed."""
         self.workers.publish_engines(self.engines.views())
 
     async def change(
@@ -277,20 +283,21 @@ class LiveState:
         journal: Sequence[Mapping[str, Any]] = (),
         fence: int | None = None,
     ) -> None:
-        """Store a new state, journalled in the same transaction, and have it served from. Call with `turn` held.
+        """Store a new state with its journal records in one transaction, and publish it. Call with `turn` held.
 
         Args:
-            desired: The state as it shall be, made from the one that is `self.desired` now.
-            by, reason: Who wants it and why, for the routes' history.
-            journal: What explains it, as JSON.
-            fence: The leader's token, for what automation decides.
+            desired: The new state, made from the present `self.desired`.
+            by, reason: The author and the reason, for the routes' history.
+            journal: Journal records that explain the change, as JSON values.
+            fence: The leader's token, for decisions of automation.
 
         Raises:
-            Conflict: Another gateway or command has changed the state meanwhile; or a worker lags.
+            Overtaken: Another gateway or command has changed the state meanwhile; nothing was stored.
+            Conflict: The change is stored, but a worker has not confirmed it.
             Fenced: Another leader has taken over.
-            StoreError: It may not be stored.
+            StoreError: The change may not be stored.
         """
-        # To the end, or the store would say what nobody here knows.
+        # Not to be cancelled between the write and the publication, or the store would be ahead of this gateway.
         await to_the_end(self._change(desired, by, reason, journal, fence))
 
     async def _change(
@@ -304,7 +311,7 @@ class LiveState:
         try:
             written = await asyncio.to_thread(write)
         except StaleWrite as error:
-            with contextlib.suppress(Conflict):  # a worker that lags gets the next table; nothing was stored here
+            with contextlib.suppress(Conflict):  # a worker that lags gets the next table; the caller gets Overtaken
                 await self._adopt()
             raise Overtaken(f"{error}; nothing was changed") from None
         self._become(written)
@@ -312,7 +319,7 @@ class LiveState:
         await self._keep_copy()
 
     async def follow(self, version: int) -> None:
-        """Serve from what another gateway or command has stored; the feed tells its version."""
+        """Serve the state that another gateway or command has stored, whose version the store's feed has reported."""
         async with self.turn:
             if version != self.desired.version:
                 await self._adopt()
@@ -334,5 +341,8 @@ class LiveState:
     async def _keep_copy(self) -> None:
         try:
             await asyncio.to_thread(save_copy, self.folder, self.desired)
-        except OSError as error:  # a full disk must not stop what is served
-            log.warning("the copy of the state for a start without a store is not saved: %s", error.strerror)
+        except OSError as error:  # a full disk must not stop serving
+            log.warning(
+                "the copy of the state, for a start while the store is unreachable, could not be saved: %s",
+                error.strerror,
+            )

@@ -1,4 +1,4 @@
-"""The control port's probes, its scrape, and the status for people."""
+"""The control port's paths for probes, metrics and the status."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -10,12 +10,12 @@ from gateway.admin.models.status import AliveView, ReadyView, StatusView
 
 
 class Probes:
-    """What the probes and the scrape ask of the rest.
+    """The functions that answer probes, metrics scrapes and the status.
 
     Args:
-        readiness: Returns whether requests can be served, and a line for each part.
-        metrics: Returns the exposition.
-        status: Returns everything about engines and workers, for people.
+        readiness: Returns whether requests can be served, and a line of text for each part that this depends on.
+        metrics: Returns all metrics in Prometheus's text format.
+        status: Returns the status of engines, workers, store and replicas, as shown to operators.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Probes:
 
 
 def add_probes(app: FastAPI, probes: Probes) -> None:
-    """Add the probes, the scrape and the status to the control plane."""
+    """Add the paths for probes, metrics and the status to the control plane."""
 
     @app.get("/healthz", tags=["probes"])
     async def is_alive() -> AliveView:

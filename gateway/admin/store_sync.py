@@ -1,7 +1,7 @@
-"""The gateway's contact with its store: what others change is served, and all gateways know of each other.
+"""Keep the gateway in step with its store: serve changes that other gateways make, and exchange heartbeats with them.
 
-Nothing here is on the path of a request. While the store is away this waits and tries
-again, and the gateway serves on from what it has.
+Nothing here is on the path of a request. While the store is unreachable, this waits and tries
+again, and the gateway serves on from the last state it has read.
 """
 
 import asyncio
@@ -23,22 +23,23 @@ log = logging.getLogger("loragate.store")
 
 BEAT_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 1.0
-# How long an operator is kept waiting for other gateways, and how often they are looked at meanwhile.
+# How long a command waits until other gateways serve a change, and how often the store is asked meanwhile.
 EVERYWHERE_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 0.03
-# Longer than any quiet feed is silent: SQLite is looked at twenty times a second, PostgreSQL once.
+# The store counts as unreachable after this silence. A healthy feed is silent for a second at most: it polls SQLite
+# twenty times a second and PostgreSQL once.
 AWAY_SECONDS: Final = 5.0
 
 
 class StoreContact:
-    """Follows the store, and tells it how this gateway is.
+    """Applies changes that the store reports, and stores this gateway's heartbeat.
 
     Args:
-        state: What follows.
-        records: Fingerprints, which other gateways add to.
-        replicas: This gateway among the others.
-        describe: Returns this gateway as it is now; its state is filled in here.
-        count: Returns what this gateway's workers have counted of rollouts.
+        state: The live state, which takes over stored changes.
+        records: Fingerprints, to which other gateways add.
+        replicas: The stored heartbeats of all gateways.
+        describe: Returns the present description of this gateway; the version of its state is filled in here.
+        count: Returns the counts of rollouts from this gateway's workers.
     """
 
     def __init__(
@@ -62,16 +63,16 @@ class StoreContact:
 
     @property
     def silent_seconds(self) -> float:
-        """For how long the store has not said whether our state is the newest."""
+        """Seconds since the store last confirmed the newest version of the state."""
         return self._feed.silent_seconds()
 
     @property
     def is_away(self) -> bool:
-        """Whether the store has been silent for longer than it is when all is well, or takes no writes."""
+        """Whether the store is unreachable: it reports an error, is silent for too long, or refuses heartbeats."""
         return bool(self._feed.trouble or self._unheard) or self.silent_seconds > AWAY_SECONDS
 
     def standing(self) -> str:
-        """Return the contact in a few words, for people."""
+        """Return the state of the contact with the store as a line of text, for `loragate status`."""
         label = self._state.store.database.label
         if not self.is_away:
             return f"in contact with {label}"
@@ -80,7 +81,7 @@ class StoreContact:
         return f"away for {self.silent_seconds:.0f} s, serving the last state: {label}{why}"
 
     async def run(self) -> None:
-        """Follow and tell until cancelled."""
+        """Follow the store and send heartbeats until cancelled."""
         self._loop = asyncio.get_running_loop()
         self._feed.start()
         try:
@@ -96,13 +97,13 @@ class StoreContact:
     async def _follow(self) -> None:
         while True:
             version = await self._versions.get()
-            while not self._versions.empty():  # only the newest is of interest
+            while not self._versions.empty():  # only the newest version matters
                 version = self._versions.get_nowait()
             try:
                 await self._state.follow(version)
                 await self._records.refresh()
             except (StoreError, Conflict) as error:
-                log.warning("a change in the store is not served everywhere yet: %s", error)
+                log.warning("version %d of the stored state is not served by all workers yet: %s", version, error)
                 await asyncio.sleep(RETRY_SECONDS)
                 self._versions.put_nowait(version)
 
@@ -114,9 +115,9 @@ class StoreContact:
                 self._unheard = ""
             except StoreError as error:
                 if not self._unheard:
-                    log.warning("the store does not hear us: %s", error)
+                    log.warning("the heartbeat of this gateway could not be stored: %s", error)
                 self._unheard = str(error)
-            with contextlib.suppress(TimeoutError):  # at once when we serve another state: somebody may wait for it
+            with contextlib.suppress(TimeoutError):  # sooner if another state is served: a command may wait for that
                 async with asyncio.timeout(BEAT_SECONDS):
                     await self._state.has_served.wait()
 
@@ -127,14 +128,14 @@ class StoreContact:
         await self._state.share_with(len(self.heard.alive))
 
     async def tallies(self) -> Sequence[Tally]:
-        """Return what all gateways have counted of open rollouts, as of the last beat."""
+        """Return the counts of open rollouts from all gateways, as of the last heartbeat."""
         return self.heard.tallies
 
     async def everywhere(self, version: int) -> tuple[int, int]:
-        """Wait a moment for all gateways to serve the state of `version`; returns how many do, and of how many.
+        """Wait a moment for all gateways to serve `version` of the state; return how many do, and how many there are.
 
         Raises:
-            StoreError: It cannot be said.
+            StoreError: The store could not be read.
         """
         deadline = asyncio.get_running_loop().time() + EVERYWHERE_SECONDS
         while True:

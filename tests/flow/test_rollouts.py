@@ -114,7 +114,7 @@ def test_commands_by_hand_approve_pause_resume_promote_and_roll_back(support: Su
     started = gateway.cli("rollout", "start", alias, second, "--plan", "5% -> 100%", "--reason", "x", "--json")
     assert (started["phase"], started["weight"]) == ("canary", 500)
     assert [gate["verdict"] for gate in started["gates"]] == ["inconclusive", "inconclusive"]
-    assert "stands still" not in gateway.log_path.read_text()
+    assert "rollouts are not advanced" not in gateway.log_path.read_text()
     again = support.start("5 %", expect=409)
     assert f"is in rollout `{started['id']}`" in again["error"]["message"]
     assert "by `local`" in again["error"]["message"]

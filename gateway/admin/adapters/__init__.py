@@ -1,1 +1,1 @@
-"""Adapters: bring them in, register, remove, fuse and scale them."""
+"""Adapters in the control plane: fetch and verify, register, remove, fuse and scale them."""

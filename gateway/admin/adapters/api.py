@@ -1,4 +1,4 @@
-"""The admin API's paths for adapters. Long operations tell how far they are, if asked to."""
+"""The admin API's paths for adapters. Long operations stream their progress if the client accepts that."""
 
 import asyncio
 import json
@@ -24,11 +24,12 @@ from gateway.admin.paging import After, Limit, Place, page
 
 log = logging.getLogger("loragate.admin")
 
-# Asked for with `Accept`: lines of JSON, each `{"progress": …}`, the last `{"result": …}` or `{"error": …}`.
+# A client that accepts this type gets lines of JSON, each `{"progress": …}`, the last `{"result": …}` or
+# `{"error": …}`.
 PROGRESS_TYPE: Final = "application/x-ndjson"
-# Kept in the state file, which is written whole at every change.
+# Notes are part of the state, which is sent and copied as a whole at every change, so they are short.
 MAX_NOTES: Final = 10_000
-# Progress is told at most so often.
+# The shortest time between two lines of progress.
 _LINE_SECONDS: Final = 0.1
 
 _REFUSALS: Final = {
@@ -198,11 +199,11 @@ async def _answer(request: Request, operations: Operations, work: Callable[[Prog
 
 
 def _silent(stage: str, done: int = 0, total: int | None = None) -> None:
-    """Tell nobody: the caller waits for the result alone."""
+    """Ignore progress, for a client that waits for the result alone."""
 
 
 async def _lines(operations: Operations, work: Callable[[Progress], Awaitable[Entry]]) -> AsyncIterator[bytes]:
-    """Yield progress as it comes, then the result. A client that leaves cancels the work."""
+    """Yield lines of progress, then the result. The work is cancelled if the client disconnects."""
     now: dict[str, Any] = {}
     task = asyncio.ensure_future(
         work(lambda stage, done=0, total=None: now.update(stage=stage, done=done, total=total))

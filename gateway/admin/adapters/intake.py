@@ -1,4 +1,4 @@
-"""How an adapter comes in: fetched from where it may come from, and verified against the base."""
+"""Fetch an adapter from an allowed source, and verify it against the base model."""
 
 import asyncio
 import logging
@@ -18,30 +18,30 @@ _T = TypeVar("_T")
 log = logging.getLogger("loragate.intake")
 
 DOWNLOADS: Final = "downloads"
-# A download that broke off can be taken up again for so long.
+# How long a partial download is kept, to be resumed.
 KEPT_SECONDS: Final = 7 * 86_400.0
 
 
 class Progress(Protocol):
-    """Who is told how far a long operation is."""
+    """A callback that receives the progress of a long operation."""
 
     def __call__(self, stage: str, done: int = 0, total: int | None = None) -> None:
-        """Stage `fetch` counts bytes, `fuse` counts modules; the others have no count."""
+        """Report progress. Stage `fetch` counts bytes, `fuse` counts modules; the other stages have no count."""
 
 
 class Cancelled(Exception):
-    """The operator went away; the thread that works for them stops."""
+    """The client has disconnected, so the thread that works on its request stops."""
 
 
 def silent(stage: str, done: int = 0, total: int | None = None) -> None:
-    """Tell nobody."""
+    """Ignore the progress of an operation."""
 
 
 async def in_thread(work: Callable[[Callable[[], None]], _T]) -> _T:
-    """Run `work(check)` in a thread of its own; once we are cancelled, `check()` raises in it and nobody waits for it.
+    """Run `work(check)` in a new thread; after a cancellation `check()` raises Cancelled there, and it is not awaited.
 
-    It is none of the loop's threads: a store that does not answer would keep those from whoever writes the state, and
-    the process from its end.
+    The thread is not one of the event loop's pool: a source that does not answer would keep the pool's threads from
+    writing the state, and the process from ending.
     """
     loop = asyncio.get_running_loop()
     result: asyncio.Future[_T] = loop.create_future()
@@ -65,7 +65,7 @@ async def in_thread(work: Callable[[Callable[[], None]], _T]) -> _T:
             done.set_result(work(check))
         except Exception as error:  # noqa: BLE001  # raised again in the task that waits for the result
             done.set_exception(error)
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed, so no task waits for the result
             loop.call_soon_threadsafe(settle, done)
 
     threading.Thread(target=run, name="intake", daemon=True).start()
@@ -77,9 +77,13 @@ async def in_thread(work: Callable[[Callable[[], None]], _T]) -> _T:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntakeRules:
-    """Where adapters may come from, and what they must be.
+    """Where adapters may come from, and what is required of them.
 
-    `prefixes` are folders and URLs; `options` go to fsspec, by protocol.
+    Attributes:
+        prefixes: Folders and URLs below which sources are allowed.
+        options: Protocol → options of fsspec.
+        limits: The engines' limits.
+        trust: Whose signatures are accepted; None if adapters need no signature.
     """
 
     prefixes: tuple[str, ...] = ()
@@ -89,12 +93,12 @@ class IntakeRules:
 
 
 class Intake:
-    """Fetches and verifies.
+    """Fetches and verifies adapters.
 
     Args:
-        folder: The state folder; downloads that broke off are kept there, to go on later.
-        rules: See there.
-        base_folder: Returns the folder of the base that is served, if this machine has it.
+        folder: The state folder; partial downloads are kept there, to be resumed.
+        rules: The allowed sources, and the requirements for adapters.
+        base_folder: Returns the folder of the base model that is served; None if this machine does not have it.
     """
 
     def __init__(self, folder: Path, rules: IntakeRules, base_folder: Callable[[], Path | None]) -> None:
@@ -105,23 +109,23 @@ class Intake:
         self._bases: dict[tuple[Path, float], BaseModel] = {}
 
     def sweep(self, now: float) -> None:
-        """Remove downloads that were not taken up again for so long. `now` is in Unix seconds."""
+        """Remove partial downloads that were not resumed within `KEPT_SECONDS`; `now` is in Unix seconds."""
         sweep(self._downloads, before=now - KEPT_SECONDS)
 
     @asynccontextmanager
     async def fetched(
         self, source: str, *, any_local: bool, digest: str | None, progress: Progress
     ) -> AsyncIterator[Path]:
-        """Give the folder that `source` is, or a copy of it that is removed afterwards.
+        """Yield the folder of an adapter: `source` itself, or a downloaded copy that is removed afterwards.
 
         Args:
             source: An absolute folder, an archive, or a URL.
-            any_local: The operator is this machine's own user: any of its folders will do.
-            digest: What the content must be, if it is known before.
-            progress: Told of bytes.
+            any_local: Whether any folder of this machine is allowed, because the operator is its own user.
+            digest: The digest that the content must have, if it is known.
+            progress: Receives the number of bytes that were fetched.
 
         Raises:
-            SourceError: It cannot be fetched.
+            SourceError: The adapter cannot be fetched.
         """
         allowed = Allowed(prefixes=self.rules.prefixes, any_local=any_local, storage_options=self.rules.options)
         loop = asyncio.get_running_loop()
@@ -136,7 +140,7 @@ class Intake:
             limits = FetchLimits(download_bytes=most, unpacked_bytes=most)
             return fetch(source, self._downloads, allowed=allowed, expected_digest=digest, limits=limits, progress=tell)
 
-        # Who fetches the same meanwhile would find it half removed.
+        # One at a time, since another operation on the same source would find the copy half removed.
         async with self._turns.setdefault(source, asyncio.Lock()):
             folder = await in_thread(work)
             try:
@@ -145,10 +149,14 @@ class Intake:
                 await asyncio.to_thread(discard, folder, self._downloads)
 
     async def verified(self, folder: Path, *, is_ours: bool = False) -> Report:
-        """Return the report of a folder that may be served.
+        """Verify an adapter's folder and return the report, which has no problems.
+
+        Args:
+            folder: The adapter's folder.
+            is_ours: Whether the gateway made the adapter itself, so that it needs no signature.
 
         Raises:
-            Refused: It may not; the report says everything that is wrong.
+            Refused: The adapter may not be served; the report has every problem.
         """
         report = await asyncio.to_thread(self._verify, folder, None if is_ours else self.rules.trust)
         if not report.is_accepted:
@@ -170,12 +178,12 @@ class Intake:
             try:
                 self._bases = {key: BaseModel.read(folder)}
             except InvalidBase as error:
-                log.warning("adapters are not compared with the base: %s", error)
+                log.warning("adapters are not checked against the base model, which cannot be read: %s", error)
                 return None
         return self._bases[key]
 
 
 def scratch_folder(registry: Path) -> Path:
-    """Return a new folder in the registry; what a crash leaves of it is swept at the next start."""
+    """Make a temporary folder in the registry; if a crash leaves it there, the next start removes it."""
     registry.mkdir(parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(prefix=".incoming-", dir=registry))

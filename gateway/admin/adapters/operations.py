@@ -1,8 +1,8 @@
-"""What an operator can do with adapters: register, remove, fuse and scale.
+"""Operations on adapters: register, remove, fuse and scale.
 
-A version is registered when it is verified, copied, loaded and checked, and not before: a
-crash at any moment leaves it registered whole or not at all, and what lies about is swept
-at the next start.
+A version is registered only after it has been verified, copied, loaded and checked. So a
+crash at any moment leaves it registered completely or not at all, and leftover files are
+removed at the next start.
 """
 
 import asyncio
@@ -35,22 +35,23 @@ from gateway.store.fingerprints import FingerprintStore
 
 log = logging.getLogger("loragate.adapters")
 
-# How long a removal waits for requests that were just sent to reach the engine. Longer
-# replies need no wait: the engine finishes what it has begun.
+# How long a removal waits for requests that workers have just sent to reach the engine. It need not wait for
+# replies to end, since the engine finishes requests that it has begun.
 SETTLE_SECONDS: Final = 5.0
-# A registration copies, loads and checks; what has lain unregistered for so long was left by a crash.
+# Folders in a shared registry that are unregistered and older than this were left by a crash: no registration takes
+# so long.
 SHARED_SWEEP_SECONDS: Final = 86_400.0
 
 
 class AdapterOperations:
-    """Registers versions and takes them away again.
+    """Registers, makes and removes versions.
 
     Args:
-        state: The state it changes.
-        intake: Fetches and verifies.
-        records: Fingerprints, which go with their version.
-        registry: Folder of the copies.
-        most_rank: The engines' limit for fusions (vLLM's --max-lora-rank).
+        state: The live state that they change.
+        intake: Fetches and verifies adapters.
+        records: The fingerprints of versions, which are removed with their version.
+        registry: The folder that holds the copies of all versions.
+        most_rank: The highest rank of a fused version, which engines limit (vLLM's --max-lora-rank).
     """
 
     def __init__(
@@ -61,20 +62,21 @@ class AdapterOperations:
         self._records = records
         self._most_rank = most_rank
         self._registry = registry
-        self._turns: dict[str, asyncio.Lock] = {}  # by digest: one at a time works on a content's copy
-        self._fused: Counter[str] = Counter()  # versions that a fusion reads now
+        self._turns: dict[str, asyncio.Lock] = {}  # by digest, so that operations on the same copy take turns
+        self._fused: Counter[str] = Counter()  # version → number of fusions that read it now
 
     def sweep(self, *, is_shared: bool = False) -> None:
-        """Remove what a crash left: copies that are not registered. Call before anything is registered.
+        """Remove copies that a crash left unregistered. Call at the start, before any registration.
 
         Args:
-            is_shared: Whether other gateways use the registry: then only what is too old to be on its way in.
+            is_shared: Whether other gateways use the registry too: then recent copies stay, which another gateway may
+                be about to register.
         """
         used = {Path(entry.folder) for entry in self._state.catalog}
         oldest = self._state.now() - SHARED_SWEEP_SECONDS
         for folder in self._registry.glob("*"):
             if folder not in used and (not is_shared or folder.stat().st_mtime < oldest):
-                log.warning("%s belongs to no registered version; it is removed", folder)
+                log.warning("the folder %s belongs to no registered version and is removed", folder)
                 shutil.rmtree(folder, ignore_errors=True)
         self._records.sweep(self._state.catalog.entries)
         self._intake.sweep(self._state.now())
@@ -88,12 +90,12 @@ class AdapterOperations:
         digest: str | None = None,
         progress: Progress = silent,
     ) -> Entry:
-        """Register the adapter at `source`, load it where it belongs, and point its alias at it.
+        """Register the adapter at `source`, load it on the engines that should hold it, and point its alias at it.
 
         Raises:
-            InvalidReference, SourceError, Refused: It cannot be registered.
-            LoadRefused, HostUnavailable: No engine took it; the alias stays as it was.
-            Conflict: The name is the base's.
+            InvalidReference, SourceError, Refused: The adapter cannot be registered.
+            LoadRefused, HostUnavailable: No engine loaded it; the alias stays as it was.
+            Conflict: The name is that of the base model, or a rollout decides the alias's control.
         """
         self._check_order(order)
         async with self._intake.fetched(source, any_local=any_local, digest=digest, progress=progress) as folder:
@@ -103,8 +105,9 @@ class AdapterOperations:
         """Make a new version out of registered ones, and register it with its recipe.
 
         Raises:
-            CannotFuse: The recipe or the parents do not allow it.
-            UnknownVersion: A parent is neither an alias nor a version; and all that `add` raises.
+            CannotFuse: The recipe or the parents do not allow the fusion.
+            UnknownVersion: A parent is neither an alias nor a version.
+            Refused, LoadRefused, HostUnavailable, Conflict: As in `add`.
         """
         self._check_order(order)
         entries = [self._state.served_by(parent.version) for parent in recipe.parents]
@@ -149,13 +152,13 @@ class AdapterOperations:
             yield
         finally:
             self._fused.subtract(versions)
-            self._fused += Counter()  # forgets those that nobody reads
+            self._fused += Counter()  # drops versions with a count of zero
 
     def _check_order(self, order: Registration) -> None:
         name = order.name
         check_name(name)
         if order.activate:
-            check_no_rollout(self._state.desired, name)  # again when it is pointed at; here before all the work
+            check_no_rollout(self._state.desired, name)  # checked again at the end; here it saves useless work
         base = self._state.engines.base()
         if base is not None and base.is_called(name):
             raise Conflict(f"`{name}` is the base model's name; register the adapter under another")
@@ -164,7 +167,7 @@ class AdapterOperations:
         self, folder: Path, source: str, order: Registration, made: FusionOrigin | None, progress: Progress
     ) -> Entry:
         progress("verify")
-        # What we made ourselves of registered versions needs nobody's signature.
+        # A fused version needs no signature: the gateway made it from versions that are registered.
         report = await self._intake.verified(folder, is_ours=made is not None)
         manifest = report.manifest
         assert manifest is not None  # an accepted report has one
@@ -209,7 +212,7 @@ class AdapterOperations:
         )
 
     async def _bring_in(self, entry: Entry, order: Registration, progress: Progress) -> Entry:
-        """Load and check a version; only then does it become a part of the state."""
+        """Load and check a version, then add it to the state."""
         state = self._state
         version = entry.ref.version
         if entry.state is State.REGISTERED:
@@ -235,7 +238,7 @@ class AdapterOperations:
                 self._records.drop(version)
 
     def _pointed_at(self, entry: Entry, catalog: Catalog, order: Registration) -> Desired:
-        """Return the state with `entry` registered and, if so ordered, behind its alias."""
+        """Return the state with `entry` registered and, if the order says so, as the control of its alias."""
         desired = self._state.desired.with_catalog(catalog)
         name = entry.ref.name
         route = desired.route(name)
@@ -247,7 +250,7 @@ class AdapterOperations:
         return desired.with_route(route.with_control(entry.ref.version, now))
 
     async def _change(self, desired: Desired, by: str, reason: str) -> None:
-        """Store and publish a state, and journal what it changes for traffic."""
+        """Store and publish a state, with journal records of the routes that it changes."""
         state = self._state
         records = changed_routes(
             state.desired, desired, by=by, reason=reason, at=state.now(), catalog=desired.catalog()
@@ -260,21 +263,21 @@ class AdapterOperations:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def remove(self, name_or_version: str, by: str = "") -> tuple[str, ...]:
-        """Remove an alias with all its versions, or one version that nothing routes to; returns what went.
+        """Remove an alias with all its versions, or one version that no alias routes to; return the removed versions.
 
         Raises:
-            UnknownVersion: Nothing has this name.
-            Conflict: The version is in use.
+            UnknownVersion: No alias and no version has this name.
+            Conflict: A version is in use.
         """
         while True:
             gone = self._to_remove(name_or_version)
-            # Nobody registers the same content meanwhile, but all else goes on: an engine may keep us waiting.
+            # Locked by content, not as a whole: an engine may take long to unload, and other changes must go on.
             async with self._turn(*(entry.manifest.digest for entry in gone)):
                 if await self._removed(name_or_version, gone, by):
                     return tuple(entry.ref.version for entry in gone)
 
     async def _removed(self, name_or_version: str, gone: Sequence[Entry], by: str) -> bool:
-        """Remove `gone`, if that is still what the name means."""
+        """Remove `gone` if the name still stands for exactly these versions; return whether it does."""
         state = self._state
         versions = frozenset(entry.ref.version for entry in gone)
 
@@ -288,21 +291,24 @@ class AdapterOperations:
             async with state.turn:
                 if not await insist(work):
                     return False
-        finally:  # a worker that has not confirmed may still send requests; the versions are gone all the same
+        finally:  # also if a worker has not confirmed: the versions are removed from the state even then
             if not any(version in state.catalog.entries for version in versions):
                 await self._forget(gone, is_idle=await self._settle(versions))
         return True
 
     async def _forget(self, entries: Sequence[Entry], *, is_idle: bool) -> None:
-        """Take versions that are no longer registered off the engines, and their copies off the disk."""
+        """Unload versions that are no longer registered, and delete their copies if no request still uses them."""
         for entry in entries:
             await self._state.engines.remove(entry.ref.version)
             self._records.drop(entry.ref.version)
         folders = [entry.folder for entry in entries]
         if is_idle:
             await self._discard_unused(folders)
-        else:  # an engine may have to read one again for a request that it still has
-            log.warning("requests still run, so these are kept until the next start: %s", ", ".join(folders))
+        else:  # an engine may have to read a copy again for a request that still runs
+            log.warning(
+                "requests for removed versions still run, so their folders are kept until the next start: %s",
+                ", ".join(folders),
+            )
 
     def _to_remove(self, name_or_version: str) -> tuple[Entry, ...]:
         if "@" not in name_or_version:
@@ -324,7 +330,7 @@ class AdapterOperations:
         for version in sorted(versions):
             check_not_rolled_out(self._state.desired, version)
         for route in self._state.desired.routes:
-            if route.alias == but_by and route.control in versions:  # it goes with them
+            if route.alias == but_by and route.control in versions:  # the alias itself is removed too
                 continue
             if route.control in versions:
                 raise Conflict(
@@ -338,10 +344,10 @@ class AdapterOperations:
                 )
 
     async def review(self, failed: Mapping[str, str], ready: Collection[str]) -> None:
-        """Bring the catalog in line with what checks have found since.
+        """Update the states of versions in the catalog after the engines' fingerprint checks.
 
         Args:
-            failed: Versions that no engine serves because each that should has found it wrong, and why.
+            failed: Version → reason, for versions that failed the check on every engine that should serve them.
             ready: Versions that at least one engine serves.
         """
         state = self._state
@@ -369,10 +375,12 @@ class AdapterOperations:
             await state.change(state.desired.with_catalog(catalog))
 
     async def _settle(self, versions: frozenset[str]) -> bool:
-        """Wait until requests that were decided on the old table have reached their engine.
+        """Wait until no request for these versions is in flight, for `SETTLE_SECONDS` at most.
+
+        Requests that workers routed by the old table reach their engine within this time.
 
         Returns:
-            Whether all of them are even over.
+            Whether no request is in flight any more.
         """
         deadline = asyncio.get_running_loop().time() + SETTLE_SECONDS
         while asyncio.get_running_loop().time() < deadline:

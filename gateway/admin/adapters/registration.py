@@ -1,4 +1,4 @@
-"""What is asked of a registration, and where a fused version came from."""
+"""The order to register a version, and the origin of a fused version."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,12 @@ from adapters.recipe import Recipe
 class Registration:
     """How a version is to be registered.
 
-    `activate`: point the alias at it; None: only if there is no such alias yet.
-    `may_be_null`: register it even if it adds nothing to the base.
+    Attributes:
+        name: The alias that the version belongs to.
+        by: The caller who registers it.
+        notes: A remark that is stored with the version.
+        activate: Whether the alias is pointed at the version; None: only if there is no such alias yet.
+        may_be_null: Whether to register a version that adds nothing to the base model.
     """
 
     name: str
@@ -22,7 +26,7 @@ class Registration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FusionOrigin:
-    """What a fusion made: by which recipe, and how far it is from the exact weighted sum."""
+    """How a fused version was made: its recipe, its difference from the exact weighted sum, and warnings."""
 
     recipe: Recipe
     difference: str

@@ -1,4 +1,4 @@
-"""The admin API's paths for keys. A key itself is in one reply only, that of its making."""
+"""The admin API's paths for keys. A key itself is shown only in the reply to the request that makes it."""
 
 from typing import Annotated, Any, Final, Literal
 
@@ -14,7 +14,7 @@ from gateway.decide.authenticate import Role
 from gateway.records.state import KeyRecord
 from gateway.store.keys import OVERLAP_SECONDS, find_key, key_view
 
-# A hundred years: what is longer is a slip, and later times than that are not everywhere numbers.
+# A hundred years: a longer lifetime is a typing error, and not every system can represent such late times.
 MAX_SECONDS: Final = 100 * 366 * 86_400
 HIGHEST_LIMIT: Final = 1_000_000_000
 

@@ -1,4 +1,4 @@
-"""A key's rules for fields that engines are sent, as the admin API describes them: each name with what it may be."""
+"""A key's rules for request fields that are passed on to engines, as the admin API's schema describes them."""
 
 from typing import Annotated, Literal
 
@@ -36,5 +36,5 @@ class EngineFieldRules(BaseModel):
     max_tokens: _Number = 131_072
 
     def given(self) -> dict[str, str | int]:
-        """Return those that the request names."""
+        """Return the rules that the request sets, without defaults."""
         return self.model_dump(exclude_unset=True)

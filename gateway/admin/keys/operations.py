@@ -1,4 +1,4 @@
-"""Keys, each change as one whole: made, put in another's place, revoked."""
+"""Operations on keys: create, rotate and revoke. Each is one change of the state."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,10 +13,10 @@ Made = tuple[Desired, KeyRecord, str]
 
 
 class KeyOperations:
-    """What can be done with keys.
+    """Operations on keys.
 
     Args:
-        state: The state it works on.
+        state: The live state that they change.
     """
 
     def __init__(self, state: LiveState) -> None:
@@ -34,7 +34,7 @@ class KeyOperations:
         engine_fields: Rules = NO_RULES,
         by: str = "",
     ) -> tuple[KeyRecord, str]:
-        """Make a key; returns its record and, this once, the key."""
+        """Make a key; return its record and the key itself, which is stored nowhere."""
 
         def make(desired: Desired, now: float) -> Made:
             return keys.create_key(
@@ -52,11 +52,11 @@ class KeyOperations:
         return await self._make(make, by)
 
     async def rotate(self, key_id: str, overlap_seconds: int, by: str = "") -> tuple[KeyRecord, str]:
-        """Make a key in another's place, which goes on for the overlap; returns its record and the key.
+        """Replace a key by a new one; the old key stays valid for the overlap. Return the new record and key.
 
         Raises:
-            UnknownKey: There is none with this id.
-            KeyOutOfUse: It has expired or was rotated before.
+            UnknownKey: There is no key with this id.
+            KeyOutOfUse: The key has expired or was rotated before.
         """
         return await self._make(lambda desired, now: keys.rotate_key(desired, key_id, now, overlap_seconds), by)
 
@@ -64,7 +64,7 @@ class KeyOperations:
         """Revoke a key; the next request with it is refused.
 
         Raises:
-            UnknownKey: There is none with this id.
+            UnknownKey: There is no key with this id.
         """
         state = self._state
 

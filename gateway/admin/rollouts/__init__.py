@@ -1,1 +1,1 @@
-"""Rollouts in the admin plane: commands, the leader's loop, rollback, and the journal's API."""
+"""Rollouts in the control plane: commands, the leader's loop, rollback, and the journal's API."""

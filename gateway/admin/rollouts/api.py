@@ -58,10 +58,10 @@ def _add_reading(app: FastAPI, operations: Operations) -> None:
         limit: Limit = 100,
     ) -> RolloutsView:
         """Rollouts, the newest first."""
-        if open_only:  # known without the store
+        if open_only:  # open rollouts are part of the live state
             records = [each for each in operations.state.desired.rollouts if alias in (None, each.alias)]
             found, cursor = page((readable(each) for each in records), _place, before, limit, newest_first=True)
-        elif alias is not None and not is_name(alias):  # none can be stored, and PostgreSQL takes not every text
+        elif alias is not None and not is_name(alias):  # it has no rollouts, and PostgreSQL rejects some texts
             found, cursor = [], None
         else:
             last = place_of(before)[1] if before is not None else None
@@ -135,7 +135,7 @@ def _add_start_and_rollback(app: FastAPI, operations: Operations) -> None:
 async def _gateways(operations: Operations) -> Gateways | None:
     try:
         serving, of = await operations.everywhere(operations.state.desired.version)
-    except StoreError:  # the rollback is stored and in force here; only the others could not be asked
+    except StoreError:  # the rollback is stored and in force here; only the other gateways' state is unknown
         return None
     return Gateways(serving=serving, of=of)
 
@@ -149,7 +149,7 @@ def _order(request: Request, command: Command) -> Actor:
 
 
 def summary(record: RolloutRecord) -> RolloutSummary:
-    """Return a rollout without its figures."""
+    """Return the summary of a rollout, without its gates' readings."""
     rollout = record.rollout
     return RolloutSummary(
         id=rollout.id,

@@ -1,7 +1,7 @@
 """Apply transitions of the rollout machine: change route, rollout and journal as one write to the store.
 
 A crash leaves all of the change or nothing: a stored change is published at the next start, by this
-gateway or another. Only the log line for people may be lost; the metric of the phase shows the change too.
+gateway or another. A crash can lose only the log line; the metric of the phase still shows the change.
 """
 
 import logging

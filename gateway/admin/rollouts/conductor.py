@@ -1,10 +1,10 @@
-"""Advance rollouts: one look a second, by the one gateway that leads.
+"""Advance rollouts, once a second, on the one gateway that leads.
 
-Leadership is renewed or sought at each look. Counts come from all replicas, and `rollout/evidence.py` and
-`rollout/automation.py` decide from them. Each step is written with the leader's fence, so a
-gateway that was replaced as leader without knowing it changes nothing. While the store
-is unreachable nothing is decided: the weights stay, and rollouts take longer. Compared pairs are
-read by `admin/rollouts/pair_reader.py` before anything is decided.
+At each look the leader renews its leadership, and other gateways try to get it. Counts come from all replicas, and
+`rollout/evidence.py` and `rollout/automation.py` decide from them. Each step is written with the leader's fence, so a
+gateway that has lost the leadership without knowing it cannot change anything. While the store
+is unreachable, no decision is made: the weights stay, and rollouts take longer. Compared pairs are
+read by `admin/rollouts/pair_reader.py` before each decision.
 """
 
 import asyncio
@@ -121,7 +121,7 @@ class Conductor:
             await asyncio.to_thread(self._leader.resign)
         except StoreError as error:
             if not self._trouble:
-                log.warning("rollouts stand still: %s", error)
+                log.warning("rollouts are not advanced until the store can be used again: %s", error)
             self._trouble = str(error)
             return
         self._trouble = ""
@@ -169,9 +169,9 @@ class Conductor:
                         state.desired, by=AUTOMATION, reason=each.noted.why, journal=(entry,), fence=fence
                     )
             except Overtaken:
-                continue  # at the next look
+                continue  # reported at the next look
             except Conflict as error:  # it is stored, and a worker lags
-                log.info("drift of `%s`: %s", each.alias, error)
+                log.info("the drift alarm of `%s`: %s", each.alias, error)
             self.rollouts.counts.pages[each.alias, DRIFT] += 1
             log.error("`%s` on `%s`: %s", each.alias, each.version, each.noted.why)
             await asyncio.to_thread(drift.mark_told, each)
@@ -188,7 +188,7 @@ class Conductor:
             self._note(record, counts)
             try:
                 await self._step(record, counts, fence)
-            except Conflict as error:  # another was first, or a worker lags: seen at the next look
+            except Conflict as error:  # another change was first, or a worker lags: tried again at the next look
                 log.info("rollout %s: %s", rollout_id, error)
 
     async def _step(self, record: RolloutRecord, counts: StageCounts, fence: int) -> None:
@@ -238,7 +238,7 @@ class Conductor:
             records = changed_routes(
                 state.desired, desired, by=AUTOMATION, reason=reason, at=state.now(), catalog=state.catalog
             )
-            log.warning("`%s`: %s; it is set right", rollout.alias, reason)
+            log.warning("`%s`: %s; the rollout's split is restored", rollout.alias, reason)
             await state.change(desired, by=AUTOMATION, reason=reason, journal=records, fence=fence)
 
     async def _set_threshold(self, record: RolloutRecord, seconds: float, n: int, fence: int) -> None:

@@ -1,4 +1,4 @@
-"""The admin API's paths for the journal: read it, verify it, and have a decision explained."""
+"""The admin API's paths for the journal: read it, verify it, and explain a decision."""
 
 import asyncio
 import contextlib
@@ -20,9 +20,9 @@ from gateway.rollout.replay import KIND, ReplayError, replay
 from gateway.store.errors import StoreError
 from gateway.store.sql import Store
 
-# Both databases count to here.
+# The largest integer in SQLite and PostgreSQL.
 _LARGEST: Final = 2**63 - 1
-_MAX_DIGITS: Final = 19  # beyond thousands of them Python refuses to read a number
+_MAX_DIGITS: Final = 19  # of _LARGEST; Python refuses to convert texts of thousands of digits
 _Number = Annotated[int, InPath(ge=1, le=_LARGEST, description="The entry's number, from 1")]
 
 
@@ -104,10 +104,10 @@ def entry_view(entry: chain.JournalEntry) -> EntryView:
 
 
 def parse_head(text: str) -> chain.JournalHead:
-    """Return the head written as NUMBER:HASH.
+    """Return the journal head that is written as NUMBER:HASH.
 
     Raises:
-        InvalidHead: It is not written so.
+        InvalidHead: The text does not have this form.
     """
     number, _, digest = text.partition(":")
     is_number = number.isascii() and number.isdigit() and len(number) <= _MAX_DIGITS and 0 < int(number) <= _LARGEST
@@ -132,7 +132,7 @@ def _check_chain(store: Store, noted: chain.JournalHead | None) -> JournalCheck:
 
 
 def _compare_with_noted(store: Store, noted: chain.JournalHead) -> chain.Break | None:
-    """Return what is wrong with a chain that holds in itself, given one of its entries as noted elsewhere."""
+    """Compare a chain that is intact in itself with an entry that was noted elsewhere; None if the entry is in it."""
     entries = store.journal(after=noted.number - 1, limit=1)
     if not entries:
         return chain.Break(number=noted.number, reason=f"entry {noted.number} is missing: the end was cut off")

@@ -88,19 +88,19 @@ class RolloutOperations:
     async def start(
         self, alias: str, candidate: str, plan: object, order: Actor, *, override: str | None = None
     ) -> RolloutRecord:
-        """Begin to roll a version out by plan.
+        """Begin to roll out a version by a plan.
 
         Args:
-            alias: Whose traffic.
-            candidate: A registered version, in full or a unique prefix.
-            plan: Text or values; None for the route's own plan, or the default one.
-            order: Who, and why.
-            override: Why without the audit that the plan asks for.
+            alias: The alias whose traffic moves to the version.
+            candidate: A registered version, in full or as a unique prefix.
+            plan: The plan as text or values; None for the route's own plan, else the default one.
+            order: The author and the reason.
+            override: The reason to start without the audit that the plan requires.
 
         Raises:
             UnknownRoute, UnknownVersion: The alias or the candidate is not registered.
-            InvalidPlan: Each problem of the plan.
-            Conflict: The alias has an open rollout or a split, the candidate is not ready or serves already.
+            InvalidPlan: The plan is invalid; it has each problem.
+            Conflict: The alias has an open rollout or a split, or the candidate is not ready or is the control already.
         """
         state, rollout_id = self.state, self._new_id()
         await self.catch_up()
@@ -169,7 +169,7 @@ class RolloutOperations:
         return route, entry.ref.version
 
     async def _control_durations(self, alias: str) -> list[int]:
-        """Return the control's requests so far on this node, by duration."""
+        """Return the histogram of the control's request durations on this gateway since its start."""
         route = self.state.desired.route(alias)
         cells = await self.state.workers.collect() if route is not None else []
         return next(
@@ -188,7 +188,7 @@ class RolloutOperations:
         )
 
     async def pause(self, name: str, order: Actor) -> RolloutRecord:
-        """Hold it where it is; a gate that fails still rolls it back."""
+        """Keep the rollout at its present weight; a gate that fails still rolls it back."""
         return await self._move(name, order, lambda _, at: Paused(at=at, by=order.by, reason=order.reason))
 
     async def resume(self, name: str, order: Actor) -> RolloutRecord:
@@ -196,7 +196,7 @@ class RolloutOperations:
         return await self._move(name, order, lambda _, at: Resumed(at=at, by=order.by, reason=order.reason))
 
     async def promote(self, name: str, order: Actor, *, is_early: bool = False) -> RolloutRecord:
-        """Make the candidate the control; `is_early`: before the plan is complete, too."""
+        """Make the candidate the control; `is_early`: even before the plan is complete."""
 
         def event(rollout: Rollout, at: float) -> Promoted:
             may = rollout.is_complete or is_early
@@ -205,7 +205,7 @@ class RolloutOperations:
         return await self._move(name, order, event)
 
     async def abort(self, name: str, order: Actor) -> RolloutRecord:
-        """End it without a verdict; all traffic is the control's."""
+        """End the rollout without a verdict; all traffic goes to the control."""
         return await self._move(
             name, order, lambda _, at: Aborted(at=at, by=order.by, reason=order.reason), insists=True
         )
@@ -256,8 +256,8 @@ class RolloutOperations:
         """Return an open rollout.
 
         Raises:
-            UnknownRollout: There is none of this name.
-            RolloutOver: It is over.
+            UnknownRollout: There is no rollout of this id or alias.
+            RolloutOver: The rollout is over.
         """
         record = await self.find(name)
         if record.rollout.is_over:
@@ -265,10 +265,10 @@ class RolloutOperations:
         return record
 
     async def find(self, name: str) -> RolloutRecord:
-        """Return a rollout, open or over; of an alias the open one, else its last.
+        """Return a rollout, open or over; for an alias its open rollout, else its last.
 
         Raises:
-            UnknownRollout: There is none of this name.
+            UnknownRollout: There is no rollout of this id or alias.
         """
         for each in self.state.desired.rollouts:
             if name in (each.id, each.alias):
@@ -294,7 +294,7 @@ class RolloutOperations:
     async def list_stored(
         self, alias: str | None = None, limit: int = 1000, before: str | None = None
     ) -> tuple[StoredRollout, ...]:
-        """Return rollouts, open and over, the newest first; those before one by its id."""
+        """Return rollouts, open and over, the newest first; `before`: only those before the rollout of this id."""
         return await asyncio.to_thread(self.state.store.rollouts, alias, before=before, limit=limit)
 
 
@@ -302,7 +302,7 @@ def plan_of(given: object, route: RouteRecord) -> Plan:
     """Return the plan that is given, else the route's own, else the default one.
 
     Raises:
-        InvalidPlan: Each problem of it.
+        InvalidPlan: The plan is invalid; it has each problem.
         Conflict: Its gates would wait for pairs that the route's mirror policy does not make.
     """
     plan = parse_plan(next(each for each in (given, route.plan, DEFAULT_PLAN) if each is not None))

@@ -1,9 +1,9 @@
 """Read compared pairs as they come, and keep the evidence for each open rollout's gates.
 
 Each rollout's pairs are read from the store in the order of their numbers, each once, so any
-gateway that reads them comes to the same evidence: a new leader as the old one, and a gateway
-that shows a rollout's figures as the leader. Pairs are read from the store alone; if it is unreachable,
-its error goes to the caller, and nothing is decided.
+gateway that reads them comes to the same evidence: a new leader the same as the old one, and a gateway
+that shows a rollout the same as the leader. Pairs are read from the store alone; if it is unreachable,
+its error is raised to the caller, and no decision is made.
 
 Other readers of pairs (the metrics) register as listeners; they get the pairs that come
 while this gateway leads.
@@ -36,7 +36,7 @@ log = logging.getLogger("loragate.shadow")
 
 # The greatest number of rollouts whose evidence is kept in memory; the leader drops those that have ended sooner.
 MAX_BOOKS: Final = 256
-# At most so many pairs are passed to listeners at one look; the rest comes at the next. Twenty thousand take a second.
+# The greatest number of pairs passed to listeners at one look, which takes about a second; the rest waits for the next.
 MAX_HEARD: Final = 20_000
 NOBODY_COMPARES: Final = (
     "an evaluator: none is alive, so nothing is compared; start one with `loragate evaluate`, or let this gateway "

@@ -23,7 +23,8 @@ from gateway.rollout.replay import KIND
 from gateway.rollout.rollout import Phase
 
 ROLLBACK: Final = "rollback"
-# A person who reads an alarm types the command within this time: a rollback this soon after another is refused.
+# A rollback this soon after another is refused: the person who typed it was probably reacting to the same alarm, and
+# would go back twice.
 JUST_NOW_SECONDS: Final = 600.0
 
 
@@ -71,7 +72,7 @@ async def roll_back(rollouts: RolloutOperations, alias: str, order: Actor, to_ve
             except RolloutOver as error:
                 if error.phase is not Phase.LIVE:
                     raise
-                continue  # promoted just now: then that is what is taken back
+                continue  # the rollout was promoted just now, so the promotion is taken back
             return _make_restored(state, before, _route(state, alias), record.rollout.id)
         try:
             return await _switch_control(rollouts, alias, order, wanted)
@@ -99,7 +100,7 @@ async def _switch_control(rollouts: RolloutOperations, alias: str, order: Actor,
         if _record_of(stored) is not None:
             raise Overtaken(f"a rollout of `{alias}` has begun meanwhile")
         now = state.now()
-        if isinstance(stored, UnreadableRollout):  # no release here can drive it, so it ends now
+        if isinstance(stored, UnreadableRollout):  # no gateway of this release can advance it, so it ends here
             desired = desired.with_rollout(replace(stored, is_open=False))
         if wanted is None and before.weight:
             after = msgspec.structs.replace(before, candidate=None, weight=0, shadow=None)

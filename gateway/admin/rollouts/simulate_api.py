@@ -18,7 +18,7 @@ from gateway.store.rollouts import readable
 from gateway.store.sql import Store
 
 WEEK_SECONDS: Final = 7 * 24 * 3600
-# Each takes up to some seconds of one core.
+# The greatest number of rollouts in one simulation; each takes up to some seconds of one core.
 MAX_ROLLOUTS: Final = 200
 
 

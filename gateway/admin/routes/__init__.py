@@ -1,1 +1,1 @@
-"""Routes: declared in files, planned, applied, looked back at."""
+"""Routes in the control plane: read declarations, plan and apply them, and keep their history."""

@@ -1,4 +1,4 @@
-"""The admin API's paths for routes: the declared state, its plan, its history and the way back."""
+"""The admin API's paths for routes: list, plan, apply, split, history and revert."""
 
 import asyncio
 from typing import Annotated, Any, Final
@@ -167,7 +167,7 @@ def _add_changing(app: FastAPI, operations: Operations) -> None:
 
 
 async def _read(new: RoutesDeclaration) -> Declaration:
-    """Return what is declared; in a thread, as there may be thousands of routes."""
+    """Parse a declaration in a thread, since it may have thousands of routes."""
     return await asyncio.to_thread(parse_routes, {"routes": new.routes, "prune": new.prune})
 
 
@@ -186,7 +186,7 @@ def _tag(version: int) -> str:
 
 
 def _version_in(if_match: str) -> int | None:
-    """Return the version that `If-Match` asks for; None for whichever."""
+    """Return the version that `If-Match` requires; None if it is `*`."""
     return None if if_match == "*" else int(if_match.strip('"'))
 
 

@@ -1,4 +1,4 @@
-"""Routes as declared in a file: from YAML or JSON values to what is wanted, every problem at once.
+"""Read routes that are declared in a file, from YAML or JSON values, and report every problem at once.
 
     routes:
       - alias: support
@@ -11,8 +11,8 @@
         limits: {requests_per_minute: 600, max_in_flight: 50}
         notes: trial of the new tone
 
-An optional field that is absent means none, so a file always says all of its routes. Whether the
-versions exist is not known here; `plan.py` asks the state.
+An absent optional field takes its default, not the present value, so a file describes its routes completely.
+Whether the versions exist is checked by `plan.py`, which knows the state.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,17 +29,17 @@ from gateway.records.routes import MAX_ROUTES, RouteLimits, RoutePolicy
 from gateway.rollout.plan import canonical
 from gateway.rollout.plan_parser import InvalidPlan, parse_plan
 
-# A kilobyte for each of so many routes; one with everything but long notes takes 400 bytes.
+# A kilobyte for each of 10,000 routes; one with every field except long notes takes 400 bytes.
 MAX_FILE_BYTES: Final = 10_000_000
 
 _KEYS: Final = ("routes", "prune")
 _ROUTE_FIELDS: Final = find_declared_fields(RoutePolicy)
-# After so many problems the file is not one of routes at all.
+# The greatest number of problems that are reported; a file with more of them is probably no file of routes.
 _MAX_PROBLEMS: Final = 100
 
 
 class InvalidRoutes(ValueError):
-    """Routes that cannot be; all that is wrong is in `problems`, each with its place."""
+    """Declared routes that are invalid; `problems` has each problem with its place."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
@@ -47,29 +47,29 @@ class InvalidRoutes(ValueError):
 
 
 class DeclaredRoute(RoutePolicy, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One route as it shall be; versions may be shortened. `where` is its place in the file."""
+    """A route as a file declares it; versions may be unique prefixes. `where` is its place in the file."""
 
     where: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
-    """All that a file declares. `prune`: routes that are not in it go."""
+    """The routes of a file. `prune`: remove routes that are not in the file."""
 
     routes: tuple[DeclaredRoute, ...]
     prune: bool = False
 
 
 def policy_fields(route: RoutePolicy) -> dict[str, Any]:
-    """Return what is declared of a route, by field."""
+    """Return the values of a route's declared fields, by name."""
     return {name: getattr(route, name) for name in RoutePolicy.__struct_fields__}
 
 
 def parse_routes(values: object) -> Declaration:
-    """Return what YAML or JSON values declare.
+    """Return the routes that YAML or JSON values declare.
 
     Raises:
-        InvalidRoutes: Every problem, each with its place, the value and what is allowed.
+        InvalidRoutes: The values are invalid; each problem has its place, the value and what is allowed.
     """
     reader = _Reader()
     declaration = reader.declaration(values)
@@ -89,7 +89,7 @@ class _Reader:
         self._seen: dict[str, str] = {}
 
     def declaration(self, values: object) -> Declaration:
-        """Return the declaration; it is to be used only if no problem was found."""
+        """Return the declaration, which may be used only if `problems` is empty."""
         if not isinstance(values, Mapping):
             self.problems.append(f"the file is a mapping with `routes`, not {_kind(values)}")
             return Declaration(routes=())
@@ -137,7 +137,7 @@ class _Reader:
                 return self._engine_fields(where, value)
             case _:
                 read = read_field(self._values, where, values, field)
-                return None if read == RouteLimits() else read  # limits that bound nothing are none
+                return None if read == RouteLimits() else read  # limits without any limit are as good as absent
 
     def _engine_fields(self, where: str, value: object) -> dict[str, str | int]:
         if value is None:

@@ -1,4 +1,4 @@
-"""What a change of a route means for its traffic, in plain words."""
+"""Describe in plain words what a change of a route means for its traffic."""
 
 from itertools import pairwise
 
@@ -8,7 +8,7 @@ from gateway.records.routes import RouteRecord
 
 
 def meaning_of(before: RouteRecord, after: RouteRecord) -> tuple[str, ...]:
-    """Return what the change of a route means for traffic, a sentence for each thing that changes."""
+    """Return a sentence for each effect that a change of a route has on its traffic."""
     said = []
     if _split(before) != _split(after):
         said.append(_moves(before, after))
@@ -34,7 +34,7 @@ def meaning_of(before: RouteRecord, after: RouteRecord) -> tuple[str, ...]:
 
 
 def arms(route: RouteRecord) -> str:
-    """Return who serves an alias, in words."""
+    """Return in words which versions serve an alias."""
     if not route.weight:
         return f"all by {route.control}"
     if route.weight == TOTAL_WEIGHT:
@@ -43,7 +43,7 @@ def arms(route: RouteRecord) -> str:
 
 
 def _copies(route: RouteRecord) -> str:
-    """Say which requests are copied for evaluators, and what is kept of them."""
+    """Return in words which requests are copied for evaluators, and whether their words are stored."""
     policy = route.mirror
     if policy is not None and policy.capture == "off":
         return "no requests are copied for evaluators, for a rollout neither"
@@ -70,7 +70,10 @@ def _split(route: RouteRecord) -> tuple[str, str | None, int]:
 
 
 def _moves(before: RouteRecord, after: RouteRecord) -> str:
-    """Say how many units get another version. The candidate owns [0, weight), so this is exact in basis points."""
+    """Return in words how many units move to another version.
+
+    The candidate owns the buckets [0, weight), so the numbers are exact in basis points.
+    """
     moved: dict[tuple[str, str], int] = {}
     edges = sorted({0, before.weight, after.weight, TOTAL_WEIGHT})
     for low, high in pairwise(edges):

@@ -1,4 +1,4 @@
-"""What an operator can do with routes: plan, apply, split, look back and go back, each as one whole change."""
+"""Operations on routes: plan, apply, split, show the history, and revert. Each is at most one change of the state."""
 
 import asyncio
 import secrets
@@ -20,15 +20,15 @@ from gateway.records.state import Desired
 
 
 class UnknownRoute(LookupError):
-    """There is no alias, or no version of its route, of this name."""
+    """There is no alias of this name, or its route has no version of this number."""
 
 
 class StateMoved(Exception):
-    """The state is no longer at the version that the change was made for; nothing was changed."""
+    """The state is no longer at the version that the change was made for (`If-Match`); nothing was changed."""
 
 
 def is_name(alias: str) -> bool:
-    """Whether there could be such an alias."""
+    """Return whether a text has the form of an alias."""
     try:
         check_name(alias)
     except InvalidReference:
@@ -38,7 +38,7 @@ def is_name(alias: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeRequest:
-    """Who wants a change and why. `if_version`: only if the state is still at this version."""
+    """The author and the reason of a change. `if_version`: make it only if the state is still at this version."""
 
     by: str
     reason: str = ""
@@ -47,7 +47,7 @@ class ChangeRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteDifference:
-    """From one version of a route to another; number 0 stands for none."""
+    """The difference between two versions of a route; `first` is None for the time before the first version."""
 
     first: RouteVersion | None
     second: RouteVersion
@@ -58,7 +58,7 @@ class RouteOperations:
     """Plans and makes changes of routes.
 
     Args:
-        state: The state it changes.
+        state: The live state that they change.
     """
 
     def __init__(self, state: LiveState) -> None:
@@ -68,7 +68,7 @@ class RouteOperations:
         """Return the route of an alias.
 
         Raises:
-            UnknownRoute: There is none.
+            UnknownRoute: There is no such alias.
         """
         route = self._state.desired.route(alias)
         if route is None:
@@ -76,10 +76,10 @@ class RouteOperations:
         return route
 
     def plan(self, declaration: Declaration) -> RoutePlan:
-        """Return what applying would change, and change nothing.
+        """Return the changes that applying a declaration would make; change nothing.
 
         Raises:
-            InvalidRoutes: It cannot be applied to any state with these versions.
+            InvalidRoutes: A version is not registered or not unique, or an alias is not allowed.
         """
         return self._plan(declaration, lambda: secrets.token_hex(8))
 
@@ -97,12 +97,12 @@ class RouteOperations:
         )
 
     async def apply(self, declaration: Declaration, order: ChangeRequest) -> RoutePlan:
-        """Make the routes as declared, all or none; returns what was done.
+        """Make the routes as declared, all or none; return the plan that was carried out.
 
         Raises:
-            InvalidRoutes: A version is not registered, or an alias cannot be.
+            InvalidRoutes: A version is not registered or not unique, or an alias is not allowed.
             StateMoved: The state is not at `order.if_version`.
-            Conflict: A rollout decides what would change, a control is not ready, or another gateway was first.
+            Conflict: A rollout decides a field that would change, a control is not ready, or another gateway was first.
         """
         return await self._carry_out(lambda: self.plan(declaration), order)
 
@@ -135,7 +135,7 @@ class RouteOperations:
         await state.change(after, by=order.by, reason=order.reason, journal=records)
 
     async def split(self, alias: str, candidate: str | None, weight: int, order: ChangeRequest) -> RouteRecord:
-        """Send `weight` basis points of an alias's units to a candidate version; none without one.
+        """Send `weight` basis points of an alias's units to a candidate version; without a candidate, end the split.
 
         Raises:
             UnknownRoute, UnknownVersion: The alias or the candidate is not registered.
@@ -172,7 +172,7 @@ class RouteOperations:
             UnknownRoute: There has never been such an alias.
         """
         found: tuple[RouteVersion, ...] = ()
-        if is_name(alias):  # what is none cannot be stored, and PostgreSQL takes not every text
+        if is_name(alias):  # other texts cannot be stored aliases, and PostgreSQL rejects some of them
             found = await asyncio.to_thread(self._state.store.history, alias, before=before, limit=limit)
         if not found and before is None:
             raise UnknownRoute(f"there is no alias `{alias}`, and never was; `loragate routes ls` lists them")
@@ -190,7 +190,12 @@ class RouteOperations:
         return found[0]
 
     async def difference(self, alias: str, first: int | None, second: int | None) -> RouteDifference:
-        """Return what version `second` (None: the newest) has changed since `first` (None: the one before it).
+        """Return the difference between the versions `first` and `second` of an alias's route.
+
+        Args:
+            alias: The alias.
+            first: The older version; None: the one before `second`; 0: the time before the first version.
+            second: The newer version; None: the newest.
 
         Raises:
             UnknownRoute: There is no such version.
@@ -204,12 +209,13 @@ class RouteOperations:
         )
 
     async def revert(self, alias: str, number: int, order: ChangeRequest) -> RoutePlan:
-        """Make an alias's route as it was in version `number`, as a new version; returns what was done.
+        """Make an alias's route as it was in version `number`, as a new version; return the plan that was carried out.
 
         Raises:
             UnknownRoute: There is no such version.
             StateMoved: The state is not at `order.if_version`.
-            Conflict: It was removed then, its versions are gone or not ready, or a rollout decides its split.
+            Conflict: Version `number` is the alias's removal, the adapters that it served are removed or not ready, or
+                a rollout decides the split.
         """
         then = (await self.version(alias, number)).route
         if then is None:
@@ -221,7 +227,7 @@ class RouteOperations:
 
     def _plan_revert(self, then: RouteRecord, number: int) -> RoutePlan:
         try:
-            # With its old salt, an alias that was removed meanwhile has every unit on its old arm.
+            # An alias that was removed meanwhile gets its old salt, so that every unit is on its old arm again.
             wanted = DeclaredRoute(**policy_fields(then), where=then.alias)
             plan = self._plan(Declaration(routes=(wanted,)), lambda: then.salt)
         except InvalidRoutes as error:
@@ -231,4 +237,4 @@ class RouteOperations:
         now = self._state.desired.route(then.alias)
         if now is None or (now.control, now.candidate, now.weight) != (then.control, then.candidate, then.weight):
             check_no_rollout(self._state.desired, then.alias)
-        return replace(plan, left_alone=())  # nobody asked for more than this alias
+        return replace(plan, left_alone=())  # only this alias was to change, so others are not listed

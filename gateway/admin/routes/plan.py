@@ -1,7 +1,7 @@
-"""What applying declared routes would change, and what that means for traffic, in plain words.
+"""Plan how to apply declared routes: the changes, and their meaning for traffic in plain words. Pure.
 
-A plan is made from one version of the state and holds the whole state as it shall be, so what
-was shown is what is done. Nothing is written here. Applying what the plan leads to changes nothing.
+A plan is made from one version of the state and holds the complete new state, so that exactly the changes that
+were shown are made. Planning the same declaration again after it was applied gives no changes.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -19,7 +19,7 @@ from gateway.mirror.redactors import REGEX
 from gateway.records.routes import MirrorPolicy, RoutePolicy, RouteRecord
 from gateway.records.state import Desired
 
-# In the order of the file; what else a record holds is not declared.
+# The fields of a route that a file declares, in the file's order.
 FIELDS: Final = tuple(name for name in RoutePolicy.__struct_fields__ if name != "alias")
 Action = Literal["add", "change", "remove"]
 
@@ -35,7 +35,7 @@ class FieldChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteChange:
-    """What happens to one alias; `meaning` says it of its traffic, a sentence each."""
+    """The change of one alias; `meaning` has a sentence for each effect on its traffic."""
 
     alias: str
     action: Action
@@ -45,16 +45,16 @@ class RouteChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutePlan:
-    """All that would change.
+    """The changes that applying a declaration makes.
 
     Attributes:
-        version: Of the state that it was made from.
+        version: The version of the state that the plan was made from.
         changes: One for each alias that changes.
-        warnings: What is allowed and may not be meant.
-        conflicts: Why it cannot be applied to this state.
-        unchanged: Aliases that are as declared.
-        left_alone: Aliases that are not declared, and stay.
-        after: The state as it shall be.
+        warnings: Consequences that are allowed but may not be intended.
+        conflicts: Reasons why the plan cannot be applied to this state.
+        unchanged: Aliases that are as declared already.
+        left_alone: Aliases that are not declared, and stay as they are.
+        after: The new state.
     """
 
     version: int
@@ -66,7 +66,7 @@ class RoutePlan:
     after: Desired
 
     def view(self) -> dict[str, Any]:
-        """Return it as JSON values, without the state."""
+        """Return the plan as JSON values, without the new state."""
         values: dict[str, Any] = msgspec.to_builtins(
             {name: getattr(self, name) for name in self.__slots__ if name != "after"}
         )
@@ -75,9 +75,13 @@ class RoutePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Circumstances:
-    """What a plan depends on beside state and file: Unix seconds, a salt for a new alias, the base's names.
+    """The values beside state and declaration that a plan depends on.
 
-    And the redactors and comparators that are installed here; None where that is not known.
+    Attributes:
+        now: Unix seconds.
+        new_salt: Returns the salt of a new alias.
+        base_names: The names of the base model, which no alias may have.
+        redactors, comparators: The ones installed on this gateway; None if that is not known.
     """
 
     now: int
@@ -90,16 +94,16 @@ class Circumstances:
 def plan_routes(
     desired: Desired, wanted: Sequence[DeclaredRoute], *, prune: bool, circumstances: Circumstances
 ) -> RoutePlan:
-    """Return what it takes to make the routes those wanted.
+    """Return the plan that makes the routes as declared.
 
     Args:
-        desired: The state as it is.
-        wanted: Aliases that are not among them are left alone, or go with `prune`.
-        prune: Remove routes that are not wanted; their versions stay registered.
-        circumstances: All else that counts.
+        desired: The present state.
+        wanted: The declared routes. Other aliases are left alone unless `prune` is set.
+        prune: Remove routes that are not declared; their versions stay registered.
+        circumstances: The other values that the plan depends on.
 
     Raises:
-        InvalidRoutes: A version is not registered or not unique, or an alias cannot be: every problem.
+        InvalidRoutes: A version is not registered or not unique, or an alias is not allowed; it has every problem.
     """
     planner = _Planner(desired, circumstances)
     before = {route.alias: route for route in desired.routes}
@@ -144,7 +148,7 @@ def _changes(before: dict[str, RouteRecord], after: dict[str, RouteRecord]) -> I
 
 
 def compare(before: RouteRecord | None, after: RouteRecord | None) -> tuple[FieldChange, ...]:
-    """Return the declared fields in which two routes differ; None stands for an alias that is not there."""
+    """Return the declared fields in which two routes differ; None stands for an alias that does not exist."""
     nothing = {**_values(RoutePolicy(alias="", control="")), "control": None}
     old, new = (nothing if each is None else _values(each) for each in (before, after))
     return tuple(
@@ -158,7 +162,7 @@ def _values(route: RoutePolicy) -> dict[str, Any]:
 
 
 class _Planner:
-    """Makes records of declarations, and collects what is wrong or doubtful about them."""
+    """Makes route records from declarations, and collects problems, conflicts and warnings."""
 
     def __init__(self, desired: Desired, circumstances: Circumstances) -> None:
         self._desired = desired
@@ -169,7 +173,7 @@ class _Planner:
         self.warnings: list[str] = []
 
     def route(self, declared: DeclaredRoute, existing: RouteRecord | None) -> RouteRecord | None:
-        """Return the record that `declared` asks for; None if it cannot be."""
+        """Return the record for a declared route; None if it has a problem with a version."""
         if declared.alias in self._circumstances.base_names:
             self.problems.append(f"{declared.where}.alias: `{declared.alias}` is the base model's name; take another")
         control = self._found(f"{declared.where}.control", declared.control)
@@ -184,7 +188,7 @@ class _Planner:
             return None
         rollout = self._desired.rollout(declared.alias)
         if rollout is not None and existing is not None:
-            if candidate is None:  # not said, so left to the rollout
+            if candidate is None:  # not declared, so the rollout goes on deciding it
                 candidate, weight = existing.candidate, existing.weight
             if (control, candidate, weight) != (existing.control, existing.candidate, existing.weight):
                 self.conflicts.append(self._in_rollout(declared.alias))
@@ -198,7 +202,7 @@ class _Planner:
         return msgspec.structs.replace(route, **(policy_fields(declared) | versions))
 
     def check_may_go(self, alias: str) -> None:
-        """Note a conflict if a route may not be removed."""
+        """Note a conflict if a rollout forbids to remove a route."""
         if self._desired.rollout(alias) is not None:
             self.conflicts.append(self._in_rollout(alias))
 
@@ -222,7 +226,7 @@ class _Planner:
         return None
 
     def judge(self, before: RouteRecord | None, after: RouteRecord | None) -> None:
-        """Note what is doubtful about a change."""
+        """Note the conflicts and warnings of a change."""
         if after is None:
             return
         alias = after.alias
@@ -263,7 +267,7 @@ class _Planner:
     def _judge_candidate(self, route: RouteRecord, control: Entry) -> None:
         alias, version = route.alias, route.candidate
         candidate = self._catalog.entries.get(version or "")
-        if candidate is None:  # of a rollout whose candidate was removed
+        if candidate is None:  # it was removed while its rollout is still open
             return
         if candidate.state is not State.READY:
             self.warnings.append(

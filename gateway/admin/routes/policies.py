@@ -1,6 +1,6 @@
-"""Policies of a route: read from a file, written into one, and described in a few words.
+"""Read a route's policies from a file, write them into one, and describe them in a few words.
 
-Which fields there are and how each is written stands beside their types, in `gateway/records/routes.py`.
+The fields, and how each is written in a file, are declared with their types in `gateway/records/routes.py`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ _UNITS: Final = (("d", 86400), ("h", 3600), ("m", 60))
 
 
 def read_policy(values: Values, where: str, value: object, field: DeclaredField) -> Any:
-    """Return the policy that `value` declares; None if there is none. What is wrong is noted in `values`."""
+    """Return the policy that `value` declares; None if it is absent. Problems are noted in `values`."""
     fields = find_declared_fields(field.policy)
     given = values.mapping(where, value, field.how.example, tuple(fields))
     if given is None:
@@ -27,7 +27,7 @@ def read_policy(values: Values, where: str, value: object, field: DeclaredField)
 
 
 def read_field(values: Values, where: str, given: Mapping[Any, Any], field: DeclaredField) -> Any:
-    """Return what a mapping gives for a field; its default, or nothing of its type, where that cannot be read."""
+    """Return a field's value from a mapping; the field's default, or an empty value, if it is absent or wrong."""
     how, value = field.how, given.get(field.key)
     if value is None and how.missing:
         values.problems.append(f"{where}: is missing; {how.missing}")
@@ -80,7 +80,7 @@ def _check_redactor(values: Values, where: str, name: str) -> None:
 
 
 def _read_choice(values: Values, where: str, value: object, field: DeclaredField) -> Any:
-    value = "off" if value is False else value  # what YAML reads `off` as
+    value = "off" if value is False else value  # YAML reads an unquoted `off` as false
     if value not in get_args(field.value_type):
         values.problem(where, value, f"one of {', '.join(get_args(field.value_type))}")
         return field.default
@@ -88,12 +88,12 @@ def _read_choice(values: Values, where: str, value: object, field: DeclaredField
 
 
 def write_policy(record: type[msgspec.Struct], policy: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a file has to say of a policy (JSON values), with nothing in it that goes without saying."""
+    """Return a policy (JSON values) as a file has it, without fields that have their default value."""
     return {field.key: write_value(field, policy[field.name]) for field in worth_writing(record, policy)}
 
 
 def worth_writing(record: type[msgspec.Struct], policy: Mapping[str, Any]) -> Iterator[DeclaredField]:
-    """Yield the fields that a file has to give because they are not the default; policies are JSON values."""
+    """Yield the fields that a file must give: required ones, and those whose value (JSON) is not the default."""
     for field in find_declared_fields(record).values():
         value = policy.get(field.name)
         if value is None and field.name not in policy:
@@ -150,7 +150,7 @@ def share(points: int) -> str:
 
 
 def time_text(seconds: int) -> str:
-    """Return seconds as people write them: in the largest unit that leaves no rest."""
+    """Return a time in the largest unit that divides it: `5400` seconds are `90m`."""
     for unit, size in _UNITS:
         if seconds and seconds % size == 0:
             return f"{seconds // size}{unit}"

@@ -1,6 +1,6 @@
-"""Routes as people read and write them: a plan as one line, a field as a few words, changes as lines.
+"""Write routes for people: a rollout plan as one line, a field in a few words, changes as lines.
 
-It works on the JSON values that the admin API hands out, so that the command line shows them with it.
+The input is the JSON values of the admin API's replies, so that the command line can use it too.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ _FIELDS: Final = {field.name: field for field in find_declared_fields(RoutePolic
 
 
 def plan_line(plan: Mapping[str, Any]) -> str | None:
-    """Return a plan, as `canonical` writes it, in one line; None if no line says all of it."""
+    """Return a rollout plan, as `canonical` writes it, in one line; None if a line cannot express all of it."""
     parts = []
     shadow = plan.get("shadow")
     if shadow is not None:
@@ -45,7 +45,7 @@ def plan_line(plan: Mapping[str, Any]) -> str | None:
 
 
 def write_route(route: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what routes.yaml has to say of a route, with nothing in it that goes without saying."""
+    """Return a route as routes.yaml has it, without fields that have their default value."""
     return {field.key: _write(field, route[field.name]) for field in worth_writing(RoutePolicy, route)}
 
 
@@ -66,12 +66,12 @@ def describe_field(name: str, value: Any) -> str:
         case "policy":
             return describe_policy(field.policy, value)
         case "plan":
-            return f"'{plan_line(value) or _plan_name(value)}'"  # its arrows are not those of a change
+            return f"'{plan_line(value) or _plan_name(value)}'"  # quoted, since changes are written with arrows too
         case "field_rules":
             return ", ".join(f"{field} {rule}" for field, rule in value.items()) or "none"
         case "text":
             text = value if len(value) <= _MAX_NOTES else value[: _MAX_NOTES - 1] + "…"
-            return repr(text)  # on one line, whatever is in it
+            return repr(text)  # escapes line breaks, so that it stays on one line
         case _:
             return str(write_value(field, value))
 
@@ -91,7 +91,10 @@ def field_lines(changes: Sequence["FieldView"]) -> Iterator[str]:
 
 
 def plan_lines(plan: "PlanView") -> Iterator[tuple[str, str]]:
-    """Yield a plan's lines, each with what it is: `add`, `change`, `remove`, `field`, `meaning`, `warning`, `note`."""
+    """Yield (kind, line) for each line of a plan.
+
+    Kinds are `add`, `change`, `remove`, `field`, `meaning`, `warning` and `note`.
+    """
     for change in plan.changes:
         yield change.action, f"{SIGNS[change.action]} {change.alias}"
         for line in field_lines(change.fields):

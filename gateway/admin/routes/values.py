@@ -1,4 +1,4 @@
-"""Values of a declaration, read one by one: what is wrong is noted with its place, and a default returned."""
+"""Read single values of a declaration; a wrong value is noted with its place, and a default returned in its stead."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -7,20 +7,26 @@ from typing import Any, Final
 from gateway.decide.assign import TOTAL_WEIGHT
 from gateway.rollout.plan_values import NotReadable, seconds_of, weight_of
 
-# A limit beyond this is none.
+# The highest limit of requests or tokens that may be declared: a higher one would never be reached.
 HIGHEST_LIMIT: Final = 1_000_000_000
 MAX_TIME_SECONDS: Final = 10 * 365 * 86_400
 _MAX_NAMES: Final = 50
 
 
 class Values:
-    """Reads values, and collects what is wrong with them in `problems`."""
+    """Reads values and collects problems.
+
+    In each method, `where` is the value's place in the file, for the text of a problem.
+
+    Attributes:
+        problems: A text for each wrong value: its place, the value, and what is allowed.
+    """
 
     def __init__(self) -> None:
         self.problems: list[str] = []
 
     def share(self, where: str, value: object, default: int = 0) -> int:
-        """Return basis points."""
+        """Return a share in basis points; `default` if it is absent or wrong."""
         if value is None:
             return default
         try:
@@ -33,7 +39,7 @@ class Values:
         return points
 
     def seconds(self, where: str, value: object) -> int | None:
-        """Return a time in seconds; None where none is given."""
+        """Return a time in seconds; None if it is absent or wrong."""
         if value is None:
             return None
         try:
@@ -46,7 +52,7 @@ class Values:
         return seconds
 
     def limit(self, where: str, value: object) -> int | None:
-        """Return a whole number from 1; None where there is no limit."""
+        """Return a limit, a whole number from 1; None if it is absent or wrong."""
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= HIGHEST_LIMIT:
@@ -55,7 +61,7 @@ class Values:
         return value
 
     def text(self, where: str, value: object, most: int) -> str:
-        """Return a text of at most so many characters; none is empty."""
+        """Return a text of at most `most` characters; empty if it is absent or wrong."""
         if value is None:
             return ""
         if not isinstance(value, str) or len(value) > most:
@@ -64,14 +70,14 @@ class Values:
         return value
 
     def matching(self, where: str, value: object, pattern: re.Pattern[str], expected: str) -> str:
-        """Return a text that matches a pattern as a whole; empty if it does not."""
+        """Return a text that matches the whole pattern; empty if it is absent or wrong."""
         if isinstance(value, str) and pattern.fullmatch(value):
             return value
         self.problem(where, "nothing" if value is None else value, expected)
         return ""
 
     def names(self, where: str, value: object, example: str) -> tuple[str, ...] | None:
-        """Return a list of names; None where none is given."""
+        """Return a list of names without repetitions; None if it is absent or not a list of names."""
         if value is None:
             return None
         is_list = isinstance(value, list | tuple) and len(value) <= _MAX_NAMES
@@ -84,7 +90,7 @@ class Values:
         return tuple(dict.fromkeys(names))
 
     def mapping(self, where: str, value: object, example: str, known: Collection[str]) -> Mapping[Any, Any] | None:
-        """Return a mapping with known keys; None where none is given."""
+        """Return a mapping, of which unknown keys are noted as problems; None if it is absent or not a mapping."""
         if value is None:
             return None
         if not isinstance(value, Mapping):
@@ -94,13 +100,13 @@ class Values:
         return value
 
     def check_keys(self, where: str, values: Mapping[Any, Any], known: Collection[str]) -> None:
-        """Note every key that is not known."""
+        """Note every unknown key as a problem."""
         for key in values:
             if key not in known:
                 place = f"{where}.{str(key)[:80]}".removeprefix(".")
                 self.problems.append(f"{place}: is not known; known are {', '.join(known)}")
 
     def problem(self, where: str, value: object, expected: str) -> None:
-        """Note that a value is not what is expected there."""
+        """Note that a value is not what is expected at its place."""
         text = value if isinstance(value, str) else repr(value)
         self.problems.append(f"{where}: `{text[:80]}` is not {expected}")

@@ -1,1 +1,1 @@
-"""Shadow evaluation on the control side: the leader's watch over pairs, what it reports, and what it exports."""
+"""Shadow evaluation in the control plane: reports on compared pairs, and metrics."""

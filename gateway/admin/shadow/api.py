@@ -1,4 +1,4 @@
-"""The admin API's paths for shadow evaluation: what is compared, and one alias's report."""
+"""The admin API's paths for shadow evaluation: the list of comparisons, and the report of one alias."""
 
 import asyncio
 import math
@@ -36,19 +36,19 @@ from gateway.store.feedback import Feedbacks
 from gateway.store.pairs import PAGE, Pairs
 from gateway.store.samples import Depth, Samples
 
-# A report is read by people: this many pairs tell what more would, and take a second to read.
+# The pairs of a report, the newest: more would hardly change its figures, and these take about a second to read.
 MAX_PAIRS: Final = 5_000
-# Of a rollout's replay: a hundred thousand pairs, which take some seconds.
+# The pages that are read to recompute a rollout's evidence: a hundred thousand pairs, which take some seconds.
 MAX_PAGES: Final = 100
 DAY_SECONDS: Final = 86_400
-# Requests that were under way when a rollout ended.
+# Pairs count up to this long after a rollout's end, for requests that were under way then.
 _LATE_SECONDS: Final = 3_600.0
 YEAR_SECONDS: Final = 366 * DAY_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Read:
-    """What the store has for a report."""
+    """The values that a report needs from the store."""
 
     pairs: int
     comparisons: list[ComparisonView]
@@ -115,10 +115,10 @@ def add_shadow(app: FastAPI, operations: Operations) -> None:
 
 
 async def _find_record(operations: Operations, alias: str, rollout: str | None) -> RolloutRecord | None:
-    """Return the rollout whose gates are shown, if the alias has had any.
+    """Return the rollout whose gates the report shows; None if the alias has had none.
 
     Raises:
-        UnknownRollout: The one that was asked for is not the alias's.
+        UnknownRollout: The requested rollout does not exist, or belongs to another alias.
     """
     try:
         found = await operations.rollouts.find(rollout or alias)
@@ -159,7 +159,7 @@ def _replayed(pairs: Pairs, record: RolloutRecord) -> Iterator[ScoredPair]:
     first = pairs.between(alias, record.started_at, end, 1)
     if not first:
         return
-    # One that was answered a little later may have been compared first.
+    # Begin a page earlier: a pair that was answered a little later may have been compared, and numbered, first.
     number = max(0, first[0].number - PAGE)
     for _ in range(MAX_PAGES):
         page = pairs.since(number, PAGE, alias)
@@ -184,14 +184,14 @@ def _rollout(record: RolloutRecord, evidence: EvidenceCurve | None) -> ShadowedR
 
 
 def mirror_lines(counts: MirrorCounts, alias: str) -> dict[str, int]:
-    """Return what became of copies, as words with counts; what is skipped and dropped is of all aliases."""
+    """Return the counts of mirrored requests by outcome, for people; skipped and dropped ones are of all aliases."""
     lines = {f"{kind} sampled": count for kind, count in sorted(counts.sampled.get(alias, {}).items())}
     lines |= {f"skipped ({reason}, all aliases)": count for reason, count in sorted(counts.skipped.items())}
     return lines | {f"dropped ({reason}, all aliases)": count for reason, count in sorted(counts.dropped.items())}
 
 
 def summaries(pairs: list[ScoredPair]) -> list[ShadowSummary]:
-    """Return a line for each comparison that `pairs` hold, by alias, noise left out."""
+    """Return a summary of each comparison in `pairs`, by alias; noise is shown beside the comparisons."""
     groups: dict[tuple[str, str, str, Kind], list[ScoredPair]] = {}
     noise: dict[tuple[str, str], list[ScoredPair]] = {}
     for each in pairs:

@@ -1,8 +1,9 @@
-"""Mark what stands out in a report of dozens of figures, so that few of the marks are chance.
+"""Mark the figures of a report that stand out, while few of the marks are due to chance.
 
-Each figure has an e-value against "there is no difference". Looked at one by one, some of dozens would stand out where
-nothing differs; e-BH over all of them bounds the share of marks that are wrong, whatever the figures have to do with
-each other (`evaluators/statistics/multiple.py`). It holds at one look, as a report's intervals do; no gate reads it.
+Each figure has an e-value against the hypothesis of no difference. Judged one by one, some of dozens of figures would
+stand out by chance alone. e-BH over all of them bounds the expected share of wrong marks, however the figures depend on
+each other (`evaluators/statistics/multiple.py`). The bound holds for one look, like a report's intervals; no gate uses
+the marks.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,13 +13,13 @@ from evaluators.observation import Kind
 from evaluators.statistics.multiple import e_bh
 from gateway.admin.models.shadow import ComparisonView, DriftView, FigureView, JudgeView
 
-# Of the figures that are marked in a report, the share that does not differ; on average, at most.
+# The bound on the expected share of marked figures that do not really differ.
 FALSE_DISCOVERIES: Final = 0.05
 _Found = tuple[float, Callable[[bool], None]]
 
 
 def mark(comparisons: Sequence[ComparisonView]) -> None:
-    """Set `stands_out` of every figure with an e-value; noise is what they are held against, and is not marked."""
+    """Set `stands_out` of every figure with an e-value; noise itself, which others are held against, is not marked."""
     found = [each for view in comparisons if view.kind is not Kind.NOISE for each in _figures(view)]
     for is_out, (_, put) in zip(e_bh([e for e, _ in found], FALSE_DISCOVERIES), found, strict=True):
         put(is_out)

@@ -1,7 +1,7 @@
-"""Hand samples whose words may not be stored to this machine's own evaluator: over the unix socket, and nowhere else.
+"""Give samples whose words may not be stored to the evaluator on this machine, over the unix socket only.
 
-Not part of the described API: its bodies are MessagePack, and it answers to nobody but the user who runs the gateway,
-whatever their key allows.
+The path is not in the OpenAPI document: its bodies are MessagePack, and it serves only the user who runs the gateway,
+whatever role a caller's key has.
 """
 
 from collections.abc import Collection
@@ -20,33 +20,33 @@ _KIND: Final = "application/msgpack"
 
 
 class Memory(Protocol):
-    """Samples in memory; `gateway.mirror.memory_queue.InMemorySamples` is one."""
+    """A queue of samples in memory, such as `gateway.mirror.memory_queue.InMemorySamples`."""
 
     def claim(
         self, holder: str, most: int, lease_seconds: float, *, skipping: Collection[str] = ()
     ) -> list[tuple[Sample, int]]:
-        """Take the oldest that nobody holds."""
+        """Lease the oldest samples that no evaluator holds; return each with how often it has been claimed."""
 
     def extend(self, holder: str, ids: Collection[str], seconds: float) -> set[str]:
-        """Hold claims for so long from now on; returns those that are the holder's still."""
+        """Extend leases to `seconds` from now; return the ids that the holder still holds."""
 
     def finish(self, sample_id: str, holder: str | None = None) -> bool:
-        """Forget one that was judged."""
+        """Remove a sample that was evaluated; return whether the holder still held it."""
 
     def give_up(self, sample_id: str, holder: str | None = None, *, again_after_seconds: float | None = None) -> bool:
-        """Give one back; for good without a time."""
+        """Give a sample back to be claimed again after a time, or drop it if no time is given."""
 
 
 class EvaluatorRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What the evaluator wants.
+    """A request of the evaluator to the queue.
 
     Attributes:
-        do: Which of the four.
+        do: The operation.
         holder: The evaluator's name.
-        most: Of samples to claim.
-        seconds: Of the lease; or after which a sample may be claimed again, None for never.
-        ids: Which samples.
-        skipping: Aliases of which none are claimed.
+        most: The greatest number of samples to claim.
+        seconds: The length of the lease; for `give_up`, the time until the sample may be claimed again, None for never.
+        ids: The samples to extend, finish or give up.
+        skipping: Aliases whose samples are not claimed.
     """
 
     do: Literal["claim", "extend", "finish", "give_up"]
@@ -58,7 +58,7 @@ class EvaluatorRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def add_straight(app: FastAPI, memory: Memory) -> None:
-    """Add the path."""
+    """Add the path of the queue of samples in memory to the control plane."""
 
     @app.post(PATH, include_in_schema=False)
     async def straight(request: Request) -> Response:

@@ -1,7 +1,7 @@
-"""What is exported of shadow evaluation, kept at hand for scrapes, which must not wait for the store.
+"""Collect the metrics of shadow evaluation in memory, so that scrapes do not wait for the store.
 
-Pairs come from the leader's watch; evaluators and the queue are read from the store now and then.
-Gateways that do not lead export nothing of it, so that nothing is told twice.
+Compared pairs come from the leader's watch; evaluators and the queue are read from the store every few seconds.
+Gateways that do not lead export none of these metrics, so that nothing is counted twice.
 """
 
 import asyncio
@@ -23,17 +23,17 @@ from gateway.store.sql import Store
 
 log = logging.getLogger("loragate.shadow")
 
-# Prometheus scrapes every 15 s or so; evaluators beat more often than this.
+# How often evaluators and the queue are read: more often than Prometheus scrapes (about every 15 s).
 LISTEN_SECONDS: Final = 5.0
 
 
 class ShadowMetricsCollector:
-    """Listens to evaluators, and to whoever reads pairs, while this gateway leads.
+    """Collects counts from evaluators and compared pairs while this gateway leads.
 
     Args:
-        store: Where evaluators and samples are.
-        rollouts: Where pairs are read, drift over time is watched, and the time is known.
-        is_leader: Whether this gateway leads; others export nothing of it.
+        store: The store that has the evaluators' records and the samples.
+        rollouts: The commands on rollouts, whose watch reads pairs and which know drift over time and the clock.
+        is_leader: Returns whether this gateway leads; other gateways export none of these metrics.
     """
 
     def __init__(self, store: Store, rollouts: RolloutOperations, is_leader: Callable[[], bool]) -> None:
@@ -49,12 +49,12 @@ class ShadowMetricsCollector:
         self._last: dict[str, Mapping[str, Any]] = {}
 
     def observe(self, judged: ScoredPair) -> None:
-        """Take in a pair that was compared; the watch tells of it in a thread of its own."""
+        """Count a pair that was compared. Called by the watch, in another thread."""
         with self._turn:
             self._board.observe(judged)
 
     def reading(self) -> ShadowReading:
-        """Return what is exported."""
+        """Return the values to export; empty if this gateway does not lead."""
         if not self._is_leader():
             return ShadowReading()
         with self._turn:
@@ -63,7 +63,7 @@ class ShadowMetricsCollector:
         return replace(found, evaluators=self.counts, queue=self.queue, drift=drift)
 
     async def run(self) -> None:
-        """Listen until cancelled."""
+        """Read evaluators and the queue every few seconds, until cancelled."""
         while True:
             await asyncio.sleep(LISTEN_SECONDS)
             if not self._is_leader():
@@ -72,7 +72,7 @@ class ShadowMetricsCollector:
             try:
                 alive, depth = await asyncio.to_thread(self._read)
             except StoreError as error:
-                log.debug("evaluators cannot be heard: %s", error)
+                log.debug("the records of evaluators could not be read: %s", error)
                 self._hear_nothing()
                 continue
             self.take(alive)
@@ -85,7 +85,11 @@ class ShadowMetricsCollector:
         return self._evaluators.alive(), self._samples.depth()
 
     def take(self, alive: Mapping[str, Mapping[str, Any]]) -> None:
-        """Add what each evaluator has done since it was last heard; one that is gone keeps its part of the sum."""
+        """Add each evaluator's counts since its record was last read; sums keep the counts of evaluators that ended.
+
+        Args:
+            alive: Name of each evaluator that is alive → its record, with counts since it started.
+        """
         counts = self.counts
         counts.alive = len(alive)
         counts.flagged = flagged_judges(alive)
@@ -96,18 +100,18 @@ class ShadowMetricsCollector:
                     total[reason] += more
             counts.completed += max(0, _number(record, "completed") - _number(before, "completed"))
             counts.replay_tokens += max(0, _number(record, "replay_tokens") - _number(before, "replay_tokens"))
-        # A silent one may be heard again, and is known by its name; names are made anew at each start.
+        # Records of silent evaluators are kept, since they may report again; a restarted evaluator has a new name.
         self._last = {**{name: self._last[name] for name in list(self._last)[-1_000:]}, **alive}
 
 
 def queue_view(depth: Depth, now: float) -> QueueView:
-    """Return the store's queue as it is exported."""
+    """Return the metrics of the store's queue of samples."""
     age = max(0.0, now - depth.oldest_at) if depth.oldest_at is not None else 0.0
     return QueueView(pending=depth.pending, claimed=depth.claimed, failed=depth.failed, oldest_seconds=age)
 
 
 def added_reasons(alive: Mapping[str, Mapping[str, Any]], member: str) -> dict[str, int]:
-    """Return the sum over evaluators of what they count by reason."""
+    """Return the evaluators' counts under `member`, by reason, summed over evaluators."""
     total: Counter[str] = Counter()
     for record in alive.values():
         total.update(_by_reason(record, member))
@@ -115,13 +119,13 @@ def added_reasons(alive: Mapping[str, Mapping[str, Any]], member: str) -> dict[s
 
 
 def calibrations(alive: Mapping[str, Mapping[str, Any]], alias: str) -> list[str]:
-    """Return what evaluators say of how fit an alias's judge is, each sentence once."""
+    """Return the evaluators' sentences on the calibration of an alias's judge, each once."""
     found = (_judges(record).get(alias) for record in alive.values())
     return sorted({str(each["text"]) for each in found if each is not None and "text" in each})
 
 
 def flagged_judges(alive: Mapping[str, Mapping[str, Any]]) -> dict[str, bool]:
-    """Return alias → whether any evaluator has found its judge unfit."""
+    """Return alias → whether any evaluator's calibration has flagged the alias's judge."""
     found: dict[str, bool] = {}
     for record in alive.values():
         for alias, judge in _judges(record).items():
@@ -137,7 +141,7 @@ def _judges(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _by_reason(record: Mapping[str, Any], member: str) -> dict[str, int]:
-    """Return counts by reason; nothing of a record that another release has written otherwise."""
+    """Return a record's counts by reason; none if another release has written them in another form."""
     found = record.get(member)
     if not isinstance(found, dict):
         return {}

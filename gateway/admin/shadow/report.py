@@ -1,7 +1,7 @@
-"""Make a report of pairs: what each version does differently, by comparator and by task, with noise beside it.
+"""Make a report of compared pairs: how each version differs, by comparator and by task, with the noise beside it.
 
-Values in, values out: who reads the store and knows the time is `api.py`. Means, intervals and what stands out are
-of the same session means (`intervals.py`).
+Pure: `api.py` reads the store and the clock. Means, intervals and e-values are computed from the same session means
+(`intervals.py`).
 """
 
 from collections import Counter, defaultdict
@@ -30,16 +30,17 @@ T = TypeVar("T")
 MAX_POINTS: Final = 500
 MAX_MOVED: Final = 5
 BOUND: Final = "kl_bound"
-# Tasks are the callers' words: the report shows the largest, so that it stays one.
+# Callers name their tasks, so there may be any number; the report shows those with the most pairs.
 MAX_TASKS: Final = 20
-# A judge's score is one of 0, 0.5 and 1; a mean over more than one verdict may lie between.
+# Scores above or below these count as a win or a loss. A judge's verdict is 0, 0.5 or 1; a mean of several may lie
+# between.
 _WIN, _LOSS = 0.75, 0.25
 
 
 def comparisons_of(pairs: Sequence[ScoredPair]) -> list[ComparisonView]:
-    """Return every comparison that `pairs` hold, candidates first, each against the noise beside it.
+    """Return a view of each comparison in `pairs`, candidates first, with the noise that it is held against.
 
-    What stands out over all of them is marked.
+    Figures that stand out among all of the comparisons are marked.
     """
     groups: dict[tuple[Kind, str, str], list[ScoredPair]] = defaultdict(list)
     for each in pairs:
@@ -57,7 +58,7 @@ def comparisons_of(pairs: Sequence[ScoredPair]) -> list[ComparisonView]:
 
 
 def _noise(noise: Mapping[str, Sequence[ScoredPair]], version: str, control: str) -> Sequence[ScoredPair]:
-    """Return the noise pairs to hold a comparison against: the control's, else the version's."""
+    """Return the noise pairs to hold a comparison against: those of the control, else those of the version."""
     return noise.get(control) or noise.get(version) or ()
 
 
@@ -88,7 +89,7 @@ def _session(judged: ScoredPair) -> str:
 
 
 def figures(pairs: Sequence[ScoredPair], noise: Sequence[ScoredPair], *, with_levels: bool) -> list[FigureView]:
-    """Return what each comparator says; `with_levels` also `kl`, `kl_bound`, `token_flip` and `moved_share`."""
+    """Return the figures of each comparator; `with_levels`: also `kl`, `kl_bound`, `token_flip` and `moved_share`."""
     mine, theirs = estimates(pairs), estimates(noise)
     floors = {name: estimate.mean for name, (_, estimate) in theirs.items()}
     excess = excess_over({name: estimate.mean for name, (_, estimate) in mine.items()}, floors)
@@ -122,7 +123,7 @@ def figures(pairs: Sequence[ScoredPair], noise: Sequence[ScoredPair], *, with_le
 
 
 def estimates(pairs: Iterable[ScoredPair]) -> dict[str, tuple[int, Estimate]]:
-    """Return comparator → how many pairs have a number, and what these say."""
+    """Return comparator → the number of pairs that it scored, and the estimate of its mean."""
     found: dict[str, list[tuple[str, float]]] = defaultdict(list)
     for each in pairs:
         for name, value in figures_of(each):
@@ -134,9 +135,11 @@ def estimates(pairs: Iterable[ScoredPair]) -> dict[str, tuple[int, Estimate]]:
 
 
 def _e_value(name: str, estimate: Estimate, noise: Estimate | None, *, is_difference: bool) -> float | None:
-    """Return the evidence that a version differs: from control, or of one number for the pair more than noise does.
+    """Return the e-value of a difference between the version and its control.
 
-    None of `kl_bound`: a bound that exceeds a bound says nothing.
+    A comparator that scores each answer (`is_difference`) is tested against the value of no difference, 0.5; one that
+    has a single number for the pair is tested against the noise. None for `kl_bound`, since one lower bound above
+    another proves nothing, and where there is no noise.
     """
     if name == BOUND:
         return None
@@ -146,7 +149,7 @@ def _e_value(name: str, estimate: Estimate, noise: Estimate | None, *, is_differ
 
 
 def _arms(pairs: Iterable[ScoredPair], name: str) -> tuple[float | None, float | None]:
-    """Return the arms' own means over sessions, where each answer has a number of its own."""
+    """Return the means over sessions of control and candidate, for a comparator that scores each answer; else None."""
     own = [
         (_session(each), score.control, score.candidate or 0.0)
         for each in pairs
@@ -168,7 +171,7 @@ def _unscored(pairs: Iterable[ScoredPair]) -> dict[str, dict[str, int]]:
 
 
 def drift(pairs: Sequence[ScoredPair], noise: Sequence[ScoredPair]) -> DriftView | None:
-    """Return how far the sides are apart on the same tokens, those of both answers; None where nothing was scored."""
+    """Return the divergence of the two versions on the tokens of both answers; None if no pair has one."""
     rising = sorted(value for each in pairs if (value := kl_estimate_of(each)) is not None)
     mine, theirs = estimates(pairs), estimates(noise)
     if BOUND not in mine:
@@ -211,7 +214,7 @@ def drift(pairs: Sequence[ScoredPair], noise: Sequence[ScoredPair]) -> DriftView
 
 
 def mean_kl(pairs: Iterable[ScoredPair]) -> float | None:
-    """Return the mean estimate over sessions, nats a token, up to 5 of a pair; None where there is none."""
+    """Return the mean KL estimate over sessions, in nats a token, each pair's capped at 5; None if no pair has one."""
     found = [(_session(each), value) for each in pairs if (value := kl_estimate_of(each)) is not None]
     return estimate_of(found, largest=KL_CAP_NATS).mean if found else None
 
@@ -219,13 +222,13 @@ def mean_kl(pairs: Iterable[ScoredPair]) -> float | None:
 def _histogram(drifts: Iterable[Drift]) -> list[int]:
     total = [0] * (len(HISTOGRAM_BOUNDS) + 1)
     for each in drifts:
-        if len(each.histogram) == len(total):  # another release's bounds do not add up with ours
+        if len(each.histogram) == len(total):  # else another release wrote it, with other bounds
             total = [mine + theirs for mine, theirs in zip(total, each.histogram, strict=True)]
     return total
 
 
 def _moved(drifts: Iterable[Drift]) -> list[MovedView]:
-    """Return the tokens that moved most, each once; none where the route does not keep words."""
+    """Return the tokens whose probability moved most, each once; none if the route does not store words."""
     largest: dict[str, float] = {}
     counts: Counter[str] = Counter()
     for each in drifts:
@@ -239,7 +242,7 @@ def _moved(drifts: Iterable[Drift]) -> list[MovedView]:
 
 
 def judge(pairs: Sequence[ScoredPair], noise: Sequence[ScoredPair]) -> JudgeView | None:
-    """Return what the judge says; None where it was not asked."""
+    """Return the judge's wins, losses and win ratio; None if it has judged no pair."""
     found = [(each, score) for each in pairs if isinstance(score := each.scores.get("judge"), Score)]
     if not found:
         return None
@@ -248,7 +251,8 @@ def judge(pairs: Sequence[ScoredPair], noise: Sequence[ScoredPair]) -> JudgeView
     fair = [(_session(each), score.value) for each in noise if isinstance(score := each.scores.get("judge"), Score)]
     is_sampled = any(weight != 1.0 for weight in weights)
     estimate = estimate_of((_session(each), score.value) for each, score in found)
-    # Of pairs that were drawn unevenly the plain mean is another quantity, and so are its interval and evidence.
+    # If pairs were drawn with unequal weights, the unweighted mean estimates another quantity, so it has no interval
+    # and no e-value here.
     low, high = (None, None) if is_sampled else estimate.interval()
     weighed = sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
     return JudgeView(
@@ -266,7 +270,7 @@ def judge(pairs: Sequence[ScoredPair], noise: Sequence[ScoredPair]) -> JudgeView
 
 
 def tasks(pairs: Sequence[ScoredPair], noise: Sequence[ScoredPair]) -> list[TaskView]:
-    """Return the same by task, the largest first."""
+    """Return the figures of each task, those with the most pairs first."""
     by_task, noise_by_task = grouped(pairs, lambda each: each.task), grouped(noise, lambda each: each.task)
     largest = sorted(by_task.items(), key=lambda item: (-len(item[1]), item[0]))[:MAX_TASKS]
     return [
@@ -282,7 +286,7 @@ def tasks(pairs: Sequence[ScoredPair], noise: Sequence[ScoredPair]) -> list[Task
 
 
 def grouped(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
-    """Return items by their key."""
+    """Return key → its items, in order."""
     groups: dict[str, list[T]] = defaultdict(list)
     for each in items:
         groups[key(each)].append(each)
@@ -290,7 +294,7 @@ def grouped(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
 
 
 def lengths(counts: Iterable[int | None]) -> LengthView | None:
-    """Return how long things were; None where nobody knows."""
+    """Return the distribution of lengths in tokens; None if none is known."""
     known = sorted(count for count in counts if count is not None)
     if not known:
         return None
@@ -309,7 +313,7 @@ def quantile(rising: Sequence[float], share: float) -> float:
 
 
 def thinned(items: Sequence[T], most: int) -> Sequence[T]:
-    """Return at most `most` of `items`, evenly, the first and the last among them."""
+    """Return at most `most` of `items`, evenly spaced, including the first and the last."""
     if len(items) <= most:
         return items
     return [items[at * (len(items) - 1) // (most - 1)] for at in range(most)]

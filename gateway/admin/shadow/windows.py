@@ -1,10 +1,10 @@
-"""Keep means over each version's last pairs, in little room, as pairs come in.
+"""Keep sliding means over each version's last pairs, in bounded memory, for the metrics.
 
-A window is a row of blocks, each the sums over up to `BLOCK_PAIRS` pairs, so that its size
-does not depend on how many pairs there were, and blocks add up in any order. It knows no
-clock: the time is what the caller says. Who listens to the leader's watch feeds it.
+A window is a row of blocks, each with the sums over up to `BLOCK_PAIRS` pairs. So its size
+does not depend on the number of pairs, and blocks can be added up in any order. It has no
+clock: callers pass the time. `ShadowMetricsCollector` feeds it with the pairs that the leader reads.
 
-Invariant: nothing of what people wrote is kept, only sums.
+Invariant: no text of requests or answers is kept, only sums.
 """
 
 from bisect import bisect_left
@@ -18,20 +18,20 @@ from evaluators.observation import Kind, Score, ScoredPair
 from gateway.observe.shadow_counts import KL_BOUNDS, LAG_BOUNDS, BucketCounts, Key, ShadowReading, WindowView
 
 BLOCK_PAIRS: Final = 100
-# With BLOCK_PAIRS each: the last 900 to 1,000 pairs.
+# Ten blocks of BLOCK_PAIRS, the newest not full: a window covers the last 900 to 1,000 pairs.
 MAX_BLOCKS: Final = 10
 MAX_SECONDS: Final = 24 * 3600.0
 # 500 adapters, each with a candidate, a base and a noise window, and room for versions that come and go.
 MAX_WINDOWS: Final = 2_000
-# 0 is equal for these, 1 (or 0.5) for everything else.
+# For these statistics 0 means no difference; for all others 1 does, or 0.5 if each answer has its own score.
 LEVELS: Final = ("kl", "kl_bound", "token_flip", "moved_share")
 
 
 def figures_of(judged: ScoredPair) -> Iterator[tuple[str, float]]:
-    """Yield (comparator, number) for everything that a pair was scored by.
+    """Yield (comparator, number) for each comparator and statistic that a pair has a score of.
 
-    A comparator that looks at one answer at a time gives 0.5 for no difference. `kl` (an estimate, which may be
-    negative) and `kl_bound` (what it is at least) are in nats a token. Times are there only where the caller got the
+    A comparator that scores one answer at a time gives 0.5 for no difference. `kl` (an estimate, which may be
+    negative) and `kl_bound` (a lower bound) are in nats a token. Times count only if the caller got the
     control's answer, as in gates.
     """
     for name in judged.scores:
@@ -51,8 +51,8 @@ class Block:
     """Sums over some pairs.
 
     Attributes:
-        n: Pairs.
-        until: When the last of them was compared.
+        n: Number of pairs.
+        until: When the last of them was compared, Unix seconds.
         sums: Comparator → (count, sum).
     """
 
@@ -82,7 +82,7 @@ class PairWindow:
         self._blocks[-1].add(judged)
 
     def means(self, now: float) -> tuple[int, dict[str, float]]:
-        """Return how many pairs there are of the last day, and the mean of each comparator."""
+        """Return the number of pairs of the last day, and each comparator's mean over them."""
         blocks = [block for block in self._blocks if now - block.until <= MAX_SECONDS]
         return sum(block.n for block in blocks), added_up(blocks)
 
@@ -98,9 +98,9 @@ def added_up(blocks: Iterable[Block]) -> dict[str, float]:
 
 
 def excess_over(scores: Mapping[str, float], noise: Mapping[str, float]) -> dict[str, float]:
-    """Return how much more the sides differ than a version does from itself, of what both have.
+    """Return comparator → how much more the versions differ than a version differs from itself, where both are known.
 
-    Not of `kl_bound`: a bound less a bound bounds nothing.
+    `kl_bound` is left out: the difference of two lower bounds is not a bound.
     """
     return {
         name: scores[name] - noise[name] if name in LEVELS else noise[name] - scores[name]
@@ -109,7 +109,7 @@ def excess_over(scores: Mapping[str, float], noise: Mapping[str, float]) -> dict
 
 
 class SlidingHistogram:
-    """Counts that only grow."""
+    """A histogram whose counts only grow, as Prometheus needs it."""
 
     __slots__ = ("_bounds", "_counts", "_sum")
 
@@ -129,7 +129,7 @@ class SlidingHistogram:
 
 
 class Board:
-    """What the leader exports of pairs, fed with each pair once by the watch that reads them."""
+    """The leader's metrics of compared pairs; each pair is added once, by the watch that reads them."""
 
     def __init__(self) -> None:
         self._pairs: OrderedDict[Key, int] = OrderedDict()
@@ -147,7 +147,7 @@ class Board:
         self._windows.setdefault(key, PairWindow()).add(judged)
         divergence = kl_estimate_of(judged)
         if divergence is not None:
-            self._kl.setdefault(key, SlidingHistogram(KL_BOUNDS)).add(max(0.0, divergence))  # sums only grow
+            self._kl.setdefault(key, SlidingHistogram(KL_BOUNDS)).add(max(0.0, divergence))  # a sum must not fall
         lag = self._lag.setdefault(judged.alias, SlidingHistogram(LAG_BOUNDS))
         lag.add(max(0.0, judged.scored_at - judged.at))
         if len(self._pairs) > MAX_WINDOWS:
@@ -160,7 +160,7 @@ class Board:
             del self._lag[key[0]]
 
     def reading(self, now: float) -> ShadowReading:
-        """Return what is exported of pairs; what others know is added by them."""
+        """Return the metrics of pairs; the other fields of the reading are filled in by the caller."""
         means = {key: window.means(now) for key, window in self._windows.items()}
         windows = {}
         for key, (n, scores) in means.items():
@@ -175,7 +175,7 @@ class Board:
         )
 
     def _noise(self, key: Key, means: Mapping[Key, tuple[int, dict[str, float]]]) -> dict[str, float]:
-        """Return the noise floor of a key: the control's with itself, and where there is none, the version's."""
+        """Return the noise floor of a key, by comparator: of the control against itself, else of the version."""
         alias, version, _ = key
         found: dict[str, float] = {}
         for each in (version, self._controls[key]):
