@@ -1,17 +1,20 @@
 """loragate adapters: register, fuse, list, show and remove adapters of a running gateway."""
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from adapters.recipe import CannotFuse, Method, parse_parents
-from gateway.cli.client import admin_client, echo_json, every, segment, typed
+from gateway.cli.client import admin_client, echo_json, fetch_all, parse_reply, segment
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.output import say
 from gateway.cli.progress import long_operation
 from gateway.cli.tables import show_table, size, when
 from gateway.cli.verify import add_to
+
+if TYPE_CHECKING:
+    from gateway.admin.models.adapters import RecipeView
 
 
 @click.group()
@@ -101,7 +104,7 @@ def _register(path: str, body: dict[str, Any], as_json: bool, options: dict[str,
         return
     from gateway.admin.models.adapters import AdapterView
 
-    version = typed(AdapterView.model_validate, answer)
+    version = parse_reply(AdapterView.model_validate, answer)
     facts = f"{version.version} (rank {version.rank}, {size(version.size_bytes)})"
     for warning in version.warnings:
         say(f"warning: {warning}", err=True)
@@ -118,7 +121,7 @@ def _register(path: str, body: dict[str, Any], as_json: bool, options: dict[str,
 @control_options
 def list_adapters(as_json: bool, **control: Any) -> None:
     """List all registered versions."""
-    found = every(admin_client(control).ask_running, "/admin/v1/adapters", "adapters")
+    found = fetch_all(admin_client(control).ask_running, "/admin/v1/adapters", "adapters")
     if as_json:
         echo_json(found)
         return
@@ -133,7 +136,7 @@ def list_adapters(as_json: bool, **control: Any) -> None:
             size(each.size_bytes),
             when(each.created),
         )
-        for each in (typed(AdapterView.model_validate, answer) for answer in found)
+        for each in (parse_reply(AdapterView.model_validate, answer) for answer in found)
     ]
     show_table(
         ("VERSION", "STATE", "SERVES", "RANK", "SIZE", "ADDED"),
@@ -148,41 +151,43 @@ def list_adapters(as_json: bool, **control: Any) -> None:
 @control_options
 def show(name: str, as_json: bool, **control: Any) -> None:
     """Show one version, or the one that alias NAME serves."""
-    version = admin_client(control).ask_running("GET", f"/admin/v1/adapters/{segment(name)}")
+    answer = admin_client(control).ask_running("GET", f"/admin/v1/adapters/{segment(name)}")
     if as_json:
-        echo_json(version)
+        echo_json(answer)
         return
-    engines = version.pop("engines")
-    shown = {
-        **version,
-        "created": when(version["created"]),
-        "size_bytes": size(version["size_bytes"]),
-        "target_modules": _targets(version["target_modules"]),
-        "recipe": _recipe(version["recipe"]),
-        "parents": [f"{each['version']}={each['weight']:g}" for each in version["parents"]],
+    from gateway.admin.models.adapters import AdapterDetail
+
+    version = parse_reply(AdapterDetail.model_validate, answer)
+    values = {
+        **version.model_dump(mode="json", exclude={"engines"}),
+        "created": when(version.created),
+        "size_bytes": size(version.size_bytes),
+        "target_modules": _format_targets(version.target_modules),
+        "recipe": _format_recipe(version.recipe),
+        "parents": [f"{each.version}={each.weight:g}" for each in version.parents],
     }
-    for key, value in shown.items():
+    for key, value in values.items():
         text = ", ".join(map(str, value)) if isinstance(value, list) else value
         say(f"{key.replace('_bytes', ''):16} {text if text not in (None, '') else '-'}")
-    for engine in engines:
-        standing = "ready" if engine["ready"] else "not loaded" if engine["up"] else "down"
-        say(f"{'on':16} {engine['url']}: {engine['reason'] or standing}")
-        if engine["fingerprint"] is not None:
-            say(f"{'':16} last check {engine['fingerprint']['verdict']}: {engine['fingerprint']['reason']}")
+    for engine in version.engines:
+        standing = "ready" if engine.ready else "not loaded" if engine.up else "down"
+        say(f"{'on':16} {engine.url}: {engine.reason or standing}")
+        if engine.fingerprint is not None:
+            say(f"{'':16} last check {engine.fingerprint.verdict}: {engine.fingerprint.reason}")
 
 
-def _targets(modules: list[str]) -> str:
-    """Return the kinds of modules; a fused version names each of its hundreds in full."""
+def _format_targets(modules: list[str]) -> str:
+    """Return the kinds of modules, since a fused version names hundreds of modules in full."""
     kinds = sorted({module.rpartition(".")[2] for module in modules})
     count = f" ({len(modules)} modules)" if len(modules) > len(kinds) else ""
     return ", ".join(kinds) + count
 
 
-def _recipe(recipe: dict[str, Any] | None) -> str:
+def _format_recipe(recipe: "RecipeView | None") -> str:
     if recipe is None:
         return ""
-    settings = [f"{key} {value}" for key, value in recipe.items() if value is not None and key != "method"]
-    return ", ".join([recipe["method"], *settings])
+    settings = recipe.model_dump(mode="json", exclude={"method"}, exclude_none=True)
+    return ", ".join([recipe.method, *(f"{key} {value}" for key, value in settings.items())])
 
 
 @adapters.command("rm")
@@ -197,5 +202,7 @@ def remove(name: str, as_json: bool, **control: Any) -> None:
     answer = admin_client(control).ask_running("DELETE", f"/admin/v1/adapters/{segment(name)}")
     if as_json:
         echo_json(answer)
-    else:
-        say(f"Removed {', '.join(answer['removed'])}.")
+        return
+    from gateway.admin.models.adapters import RemovedView
+
+    say(f"Removed {', '.join(parse_reply(RemovedView.model_validate, answer).removed)}.")

@@ -7,7 +7,7 @@ import click
 import msgspec
 
 from gateway.admin.routes.text import plan_lines, write_route
-from gateway.cli.client import admin_client, echo_json, typed
+from gateway.cli.client import admin_client, echo_json, parse_reply
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.output import say
 from gateway.cli.routes_file import is_terminal, read_file
@@ -48,10 +48,10 @@ def apply(name: str, dry_run: bool, yes: bool, as_json: bool, **given: Any) -> N
     routes = [write_route(msgspec.to_builtins(route)) for route in declaration.routes]
     body = {"routes": routes, "prune": declaration.prune or given["prune"]}
     control = admin_client(given)
-    from gateway.admin.models.routes import PlanView
+    from gateway.admin.models.routes import AppliedView, PlanView
 
     answer = control.ask_running("POST", "/admin/v1/routes/plan", body)
-    plan = typed(PlanView.model_validate, answer)
+    plan = parse_reply(PlanView.model_validate, answer)
     wanted = given["if_version"]
     if wanted is not None and wanted != plan.version:
         raise fail(f"the state is at version {plan.version}, not {wanted}; nothing was changed: look at it again")
@@ -69,11 +69,14 @@ def apply(name: str, dry_run: bool, yes: bool, as_json: bool, **given: Any) -> N
         return
     _ask(yes, as_json)
     headers = {"if-match": f'"{plan.version}"'}
-    done = control.ask_running("PUT", "/admin/v1/routes", {**body, "reason": given["reason"]}, headers)
+    done = parse_reply(
+        AppliedView.model_validate,
+        control.ask_running("PUT", "/admin/v1/routes", {**body, "reason": given["reason"]}, headers),
+    )
     if as_json:
-        echo_json({"plan": done["plan"], "version": done["version"], "applied": True})
+        echo_json({"plan": done.plan.model_dump(mode="json"), "version": done.version, "applied": True})
     else:
-        say(f"Applied: the state is at version {done['version']}.", bold=True)
+        say(f"Applied: the state is at version {done.version}.", bold=True)
 
 
 def _ask(yes: bool, as_json: bool) -> None:

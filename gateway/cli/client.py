@@ -1,4 +1,4 @@
-"""Talk to a running gateway's control plane, over its socket or its port."""
+"""A client of a gateway's admin API, over the state folder's socket or the control port."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,16 +7,18 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import click
+import msgspec
 
 from gateway.cli.options import fail, load_settings
 from gateway.cli.output import print_json
+from gateway.cli.progress import ProgressReport
 
-# Loading a large adapter on a slow disk, several engines; the control plane has its own limits.
+# Long enough to load a large adapter from a slow disk on several engines; the control plane has limits of its own.
 ANSWER_SECONDS = 300.0
 CONTROL_SOCKET = "control.sock"
-# Lines of JSON that tell how far a long operation is (admin/adapters/api.py).
+# Lines of JSON: progress reports of a long operation, then its result or its error (admin/adapters/api.py).
 PROGRESS_TYPE = "application/x-ndjson"
-# The most that the admin API gives at once.
+# Entries per page: the most that the admin API returns at once.
 _PAGE = 1000
 _JSON = {"content-type": "application/json"}
 T = TypeVar("T")
@@ -24,19 +26,32 @@ _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class NotRunning(Exception):
-    """No gateway answers; the message says where it was looked for."""
+    """No gateway answers; the message names the address that was tried."""
+
+
+class _Refusal(msgspec.Struct):
+    message: str
+
+
+class _Line(msgspec.Struct):
+    """A line of the reply to a long operation. It has one of these members."""
+
+    progress: ProgressReport | None = None
+    result: dict[str, Any] | None = None
+    error: _Refusal | None = None
 
 
 class AdminClient:
-    """The control plane of one gateway.
+    """A connection to one gateway's control plane.
 
     Args:
-        state: State folder of a gateway on this machine, if given.
-        url, key: Control port of one elsewhere, and a key for it.
+        state: State folder of a gateway on this machine; None for the configured one.
+        url: Control port of a gateway elsewhere; None for the socket in the state folder.
+        key: Key for the control port.
     """
 
     def __init__(self, state: Path | None, url: str | None, key: str | None) -> None:
-        import httpx  # takes as long to import as `serve` to start
+        import httpx  # imported late: importing it takes as long as starting `serve`
 
         self.state = load_settings(None, {"state": state}).state_folder()
         if key and not (key.isascii() and key.isprintable()):
@@ -65,18 +80,18 @@ class AdminClient:
     def ask(
         self, method: str, path: str, body: dict[str, Any] | None = None, headers: Mapping[str, str] = _NO_HEADERS
     ) -> Any:
-        """Return the answer's JSON; end with the gateway's own message if it refuses.
+        """Return the reply's JSON; end the command with the gateway's own message if it refuses.
 
         Raises:
-            NotRunning: Nobody answers.
+            NotRunning: No gateway answers.
         """
         import httpx
 
         try:
-            reply = self._client.request(method, path, content=_packed(body), headers={**_JSON, **headers})
+            reply = self._client.request(method, path, content=_encode(body), headers={**_JSON, **headers})
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise NotRunning(f"no gateway answers at {self.where} ({type(error).__name__})") from None
-        except httpx.HTTPError as error:  # it runs, so nothing may be written behind its back
+        except httpx.HTTPError as error:  # not NotRunning: a gateway runs, so callers must not write to its store
             raise fail(f"the gateway at {self.where} broke off ({type(error).__name__}); try again") from None
         try:
             answer = reply.json()
@@ -89,21 +104,21 @@ class AdminClient:
         return answer
 
     def follow(
-        self, path: str, body: dict[str, Any], on_progress: Callable[[dict[str, Any]], None] | None
+        self, path: str, body: dict[str, Any], on_progress: Callable[[ProgressReport], None] | None
     ) -> dict[str, Any]:
-        """Ask for a long operation and return its result, telling how far it is; end with its error if it fails."""
+        """Start a long operation, report its progress and return its result; end the command if it fails."""
         import httpx
-        import msgspec
 
-        # Asked for even if nobody looks: only while it tells how far it is does the gateway see that we were stopped.
+        # Accept progress even if nothing shows it: the gateway notices a closed client, and cancels, only while it
+        # writes progress.
         headers = {**_JSON, "accept": PROGRESS_TYPE}
-        answer: dict[str, Any] = {}
+        last = _Line()
         try:
-            with self._client.stream("POST", path, content=_packed(body), headers=headers, timeout=None) as reply:
+            with self._client.stream("POST", path, content=_encode(body), headers=headers, timeout=None) as reply:
                 for line in reply.iter_lines():
-                    answer = msgspec.json.decode(line, type=dict[str, Any])
-                    if on_progress is not None and "progress" in answer:
-                        on_progress(answer["progress"])
+                    last = msgspec.json.decode(line, type=_Line)
+                    if on_progress is not None and last.progress is not None:
+                        on_progress(last.progress)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise fail(
                 f"no gateway answers at {self.where} ({type(error).__name__}); "
@@ -111,17 +126,16 @@ class AdminClient:
             ) from None
         except (httpx.HTTPError, msgspec.DecodeError) as error:
             raise fail(f"the gateway at {self.where} broke off ({type(error).__name__}); try again") from None
-        if "error" in answer:
-            raise fail(answer["error"]["message"])
-        if "result" not in answer:
+        if last.error is not None:
+            raise fail(last.error.message)
+        if last.result is None:
             raise fail(f"{self.where} gave no result, as Loragate's control plane would")
-        result: dict[str, Any] = answer["result"]
-        return result
+        return last.result
 
     def ask_running(
         self, method: str, path: str, body: dict[str, Any] | None = None, headers: Mapping[str, str] = _NO_HEADERS
     ) -> Any:
-        """Return the answer's JSON; end with a hint if no gateway runs."""
+        """Return the reply's JSON, as `ask` does; end the command with a hint if no gateway runs."""
         try:
             return self.ask(method, path, body, headers)
         except NotRunning as error:
@@ -129,18 +143,18 @@ class AdminClient:
 
 
 def admin_client(options: Mapping[str, Any]) -> AdminClient:
-    """Return the client that a command's options ask for: `state`, `control` and `key`."""
+    """Return the client for a command's options `--state`, `--control` and `--key`."""
     return AdminClient(options["state"], options["control"], options["key"])
 
 
-def every(ask: Callable[[str, str], Any], path: str, member: str, *, cursor: str = "after") -> list[dict[str, Any]]:
-    """Return all entries of a list that comes in pages.
+def fetch_all(ask: Callable[[str, str], Any], path: str, member: str, *, cursor: str = "after") -> list[dict[str, Any]]:
+    """Return all entries of a paged list.
 
     Args:
-        ask: `ask` or `ask_running` of a control plane.
-        path: The list, with a query if it has one.
-        member: Where the entries stand in a page.
-        cursor: What the query calls the page's `next`.
+        ask: `ask` or `ask_running` of a client.
+        path: Path of the list, with its query if it has one.
+        member: Member of a page that holds the entries.
+        cursor: Query parameter that takes the page's `next`.
     """
     entries: list[dict[str, Any]] = []
     mark: str | None = ""
@@ -152,8 +166,8 @@ def every(ask: Callable[[str, str], Any], path: str, member: str, *, cursor: str
     return entries
 
 
-def typed(read: Callable[[Any], T], answer: Any) -> T:
-    """Return an answer as the type that the API describes it by; end with what does not fit, if it is another."""
+def parse_reply(read: Callable[[Any], T], answer: Any) -> T:
+    """Return a reply as the type that the API declares; end the command with what does not fit, if it has another shape."""
     try:
         return read(answer)
     except ValueError as error:  # pydantic's own is one
@@ -161,16 +175,16 @@ def typed(read: Callable[[Any], T], answer: Any) -> T:
 
 
 def segment(name: str) -> str:
-    """Return a name as one segment of a path, whatever is in it; end with a hint if it is none."""
+    """Return a name, whatever it holds, quoted as one segment of a path; end the command if no name can be so."""
     if name in ("", ".", ".."):
         raise fail(f"`{name}` is no name; give an alias, or a version such as support@3f2a9c81d0e4")
     return quote(name, safe="@", errors="surrogateescape")
 
 
-def _packed(body: dict[str, Any] | None) -> bytes | None:
+def _encode(body: dict[str, Any] | None) -> bytes | None:
     import json
 
-    # ASCII, with NaN: what is wrong with a value, the control plane says best.
+    # NaN passes here: the control plane refuses it, with a better message.
     return None if body is None else json.dumps(body).encode()
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli.client import admin_client, echo_json, typed
+from gateway.cli.client import admin_client, echo_json, parse_reply
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.output import say
 from gateway.cli.rollout import plan_values
@@ -65,7 +65,7 @@ def simulate(
         return
     from gateway.admin.models.rollouts import SimulationView
 
-    found = typed(SimulationView.model_validate, answer)
+    found = parse_reply(SimulationView.model_validate, answer)
     say(f"plan  {found.plan_line}")
     if found.not_replayed:
         say(f"not replayed, for pairs do not answer them: {', '.join(found.not_replayed)}")

@@ -1,22 +1,25 @@
-"""loragate journal and explain: who decided what, why, and whether nobody has changed the record."""
+"""loragate journal and explain: read the record of every change of traffic, and check that nobody has altered it."""
 
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli.client import AdminClient, admin_client, echo_json, segment
+from gateway.cli.client import AdminClient, admin_client, echo_json, parse_reply, segment
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.output import print_json, say
 from gateway.cli.tables import show_table, when
 from gateway.rollout.journal import Break, JournalEntry, JournalHead, verify
 
+if TYPE_CHECKING:
+    from gateway.admin.models.rollouts import EntryView, JournalCheck
+
 _PATH = "/admin/v1/journal"
 _PAGE = 1000
 _MAX_DIGITS = 19
-# In a table; `loragate explain` tells all of it.
+# Characters of a reason in the table; `loragate explain` prints all of it.
 _MAX_WHY = 80
 
 
@@ -35,28 +38,31 @@ def list_entries(alias: str | None, after: int | None, limit: int, as_json: bool
     """List entries, the oldest first."""
     query = f"?limit={limit}" + (f"&alias={segment(alias)}" if alias is not None else "")
     query += "&newest=true" if after is None else f"&after={after}"
-    entries = admin_client(given).ask_running("GET", _PATH + query)["entries"]
+    answer = admin_client(given).ask_running("GET", _PATH + query)
     if as_json:
-        echo_json(entries)
+        echo_json(answer["entries"])
         return
-    show_table(("N", "WHEN", "WHO", "WHAT", "ALIAS", "WHY"), [_row(each) for each in entries], _none(alias, after))
+    from gateway.admin.models.rollouts import JournalView
+
+    rows = [_row(each) for each in parse_reply(JournalView.model_validate, answer).entries]
+    show_table(("N", "WHEN", "WHO", "WHAT", "ALIAS", "WHY"), rows, _explain_empty(alias, after))
 
 
-def _none(alias: str | None, after: int | None) -> str:
+def _explain_empty(alias: str | None, after: int | None) -> str:
     if alias is None and not after:
         return "The journal is empty."
     return "No entries" + (f" of `{alias}`" if alias is not None else "") + (f" after {after}" if after else "") + "."
 
 
-def _row(entry: dict[str, Any]) -> tuple[str, ...]:
-    record = entry["record"]
+def _row(entry: "EntryView") -> tuple[str, ...]:
+    record = entry.record
     event = record.get("event")
     what = event.get("type", "?") if isinstance(event, dict) else record.get("kind", "?")
     at = record.get("at")
     why = str(record.get("why") or "-")
     texts = (what, record.get("alias") or "-", why if len(why) <= _MAX_WHY else why[: _MAX_WHY - 1] + "…")
     return (
-        str(entry["number"]),
+        str(entry.number),
         when(int(at)) if isinstance(at, int | float) else "-",
         str(record.get("who") or "-"),
         *(str(each) for each in texts),
@@ -73,24 +79,27 @@ def verify_entries(file: Path | None, head: str | None, as_json: bool, **given: 
 
     FILE is what `loragate journal export` wrote; no gateway is needed then.
     """
-    noted = _head(head) if head is not None else None
+    from gateway.admin.models.rollouts import JournalCheck
+
+    noted = _parse_head(head) if head is not None else None
     if file is not None:
-        answer = _verified(file, noted)
+        check = _check_file(file, noted)
     else:
         query = f"?head={head}" if head is not None else ""
         answer = admin_client(given).ask_running("GET", f"{_PATH}/verify{query}")
+        check = parse_reply(JournalCheck.model_validate, answer)
     if as_json:
-        echo_json(answer)
-    elif answer["status"] == "whole":
-        last = answer["head"]
-        say(f"whole: {last['number']} entries, head {last['number']}:{last['hash']}" if last else "whole: empty")
+        echo_json(check.model_dump())
+    elif check.status == "whole":
+        last = check.head
+        say(f"whole: {last.number} entries, head {last.number}:{last.hash}" if last else "whole: empty")
     else:
-        say(f"BROKEN at entry {answer['number']}: {answer['reason']}")
-    if answer["status"] != "whole":
+        say(f"BROKEN at entry {check.number}: {check.reason}")
+    if check.status != "whole":
         raise click.exceptions.Exit(1)
 
 
-def _head(text: str) -> JournalHead:
+def _parse_head(text: str) -> JournalHead:
     number, _, digest = text.partition(":")
     is_number = number.isascii() and number.isdigit() and len(number) <= _MAX_DIGITS
     if not is_number or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
@@ -98,29 +107,33 @@ def _head(text: str) -> JournalHead:
     return JournalHead(number=int(number), hash=digest)
 
 
-def _verified(file: Path, noted: JournalHead | None) -> dict[str, Any]:
-    last: list[JournalEntry] = []
+def _check_file(file: Path, noted: JournalHead | None) -> "JournalCheck":
+    """Check the chain in an exported file, with a single entry of it in memory at a time."""
+    from gateway.admin.models.rollouts import HeadView, JournalCheck
 
-    def kept(entries: Iterable[JournalEntry]) -> Iterator[JournalEntry]:
+    last: JournalEntry | None = None
+
+    def remember_last(entries: Iterable[JournalEntry]) -> Iterator[JournalEntry]:
+        nonlocal last
         for entry in entries:
-            last[:] = [entry]
+            last = entry
             yield entry
 
     try:
         with file.open(encoding="utf-8") as lines:
-            found: Break | None = verify(kept(_entries(lines, file)), head=noted)
+            found: Break | None = verify(remember_last(_parse_entries(lines, file)), head=noted)
     except (OSError, UnicodeDecodeError) as error:
         raise fail(f"`{file}` cannot be read ({error})") from None
-    head = {"number": last[0].number, "hash": last[0].hash} if last else None
+    head = HeadView.model_validate(last) if last is not None else None
     if found is None:
-        return {"status": "whole", "number": None, "reason": None, "head": head}
-    return {"status": "broken", "number": found.number, "reason": found.reason, "head": head}
+        return JournalCheck(status="whole", number=None, reason=None, head=head)
+    return JournalCheck(status="broken", number=found.number, reason=found.reason, head=head)
 
 
-def _entries(lines: IO[str], file: Path) -> Iterator[JournalEntry]:
+def _parse_entries(lines: IO[str], file: Path) -> Iterator[JournalEntry]:
     for at, line in enumerate(lines, 1):
         try:
-            values = json.loads(line, object_pairs_hook=_once)
+            values = json.loads(line, object_pairs_hook=_refuse_duplicates)
             number, previous, digest, record = (values[name] for name in ("number", "previous", "hash", "record"))
             if not (type(number) is int and isinstance(previous, str) and isinstance(digest, str)):
                 raise ValueError("other kinds of values")
@@ -131,8 +144,8 @@ def _entries(lines: IO[str], file: Path) -> Iterator[JournalEntry]:
             ) from None
 
 
-def _once(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of JSON; of a member that is there twice one reader takes the first, another the last."""
+def _refuse_duplicates(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; refuse a member given twice, as parsers disagree which of the two counts."""
     values = dict(members)
     if len(values) < len(members):
         raise ValueError("a member is there twice")
@@ -149,25 +162,29 @@ def export(output: Path | None, as_json: bool, **given: Any) -> None:
     With --json the head is printed as JSON. It goes to standard error if the entries go to standard output.
     """
     control = admin_client(given)
-    head: dict[str, Any] | None = None
+    last: EntryView | None = None
     with click.open_file(str(output) if output is not None else "-", "w", encoding="utf-8") as file:
-        for entry in _pages(control):
-            file.write(json.dumps(entry, sort_keys=True) + "\n")
-            head = {"number": entry["number"], "hash": entry["hash"]}
+        for last in _read_all(control):
+            file.write(json.dumps(last.model_dump(), sort_keys=True) + "\n")
         file.flush()
         if as_json:
+            head = {"number": last.number, "hash": last.hash} if last is not None else None
             print_json(json.dumps({"head": head}), err=output is None)
         else:
-            what = f"head {head['number']}:{head['hash']}" if head else "the journal is empty"
+            what = f"head {last.number}:{last.hash}" if last is not None else "the journal is empty"
             say(what, err=output is None)
 
 
-def _pages(control: AdminClient) -> Iterator[dict[str, Any]]:
+def _read_all(control: AdminClient) -> "Iterator[EntryView]":
+    from gateway.admin.models.rollouts import JournalView
+
     after: int | None = 0
     while after is not None:
-        page = control.ask_running("GET", f"{_PATH}?after={after}&limit={_PAGE}")
-        yield from page["entries"]
-        after = page["next"]
+        page = parse_reply(
+            JournalView.model_validate, control.ask_running("GET", f"{_PATH}?after={after}&limit={_PAGE}")
+        )
+        yield from page.entries
+        after = page.next
 
 
 @click.command()
@@ -183,7 +200,10 @@ def explain(decision: str, as_json: bool, **given: Any) -> None:
     if as_json:
         echo_json(answer)
         return
-    for line in answer["story"]:
+    from gateway.admin.models.rollouts import DecisionView
+
+    decided = parse_reply(DecisionView.model_validate, answer)
+    for line in decided.story:
         say(line)
-    if answer["replay"] is not None:
-        say(f"The journal, replayed, leads to the state {answer['replay']}.")
+    if decided.replay is not None:
+        say(f"The journal, replayed, leads to the state {decided.replay}.")

@@ -3,11 +3,11 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli.client import NotRunning, admin_client, echo_json, every, segment
+from gateway.cli.client import NotRunning, admin_client, echo_json, fetch_all, parse_reply, segment
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.output import say
 from gateway.cli.tables import show_table, when
@@ -18,6 +18,9 @@ from gateway.settings import load
 from gateway.store.errors import StaleWrite, StoreError
 from gateway.store.keys import KeyOutOfUse, UnknownKey, create_key, key_view, revoke_key, rotate_key
 from gateway.store.sql import Store, open_store
+
+if TYPE_CHECKING:
+    from gateway.admin.models.keys import KeyView
 
 
 class Duration(click.ParamType[int]):
@@ -84,7 +87,7 @@ def create(
     """Make a key and show it, this once."""
     allowed = [each.strip() for given in models for each in given.split(",") if each.strip()] or None
     limits = {"requests_per_minute": rpm, "tokens_per_minute": tpm}
-    rules = _rules(engine_fields)
+    rules = _parse_rules(engine_fields)
     body: dict[str, Any] = {"role": role, "name": name, "models": allowed, "lifetime_seconds": expires, **limits}
     body |= {"engine_fields": rules} if rules else {}
     remote = admin_client(control)
@@ -105,10 +108,10 @@ def create(
                 **limits,
             ),
         )
-    _show_made(made, as_json=as_json)
+    _print_new(made, as_json=as_json)
 
 
-def _rules(given: tuple[str, ...]) -> dict[str, str | int]:
+def _parse_rules(given: tuple[str, ...]) -> dict[str, str | int]:
     """Return rules as `FIELD=RULE` states them, or end the command with what is wrong."""
     rules: dict[str, str | int] = {}
     for each in given:
@@ -140,17 +143,20 @@ def rotate(key_id: str, overlap: int, as_json: bool, **control: Any) -> None:
     except NotRunning as error:
         _check_is_local(control, error)
         made = _make_in_store(remote.state, lambda desired, now: rotate_key(desired, key_id, now, overlap))
-    _show_made(made, as_json=as_json)
+    _print_new(made, as_json=as_json)
     if not as_json:
         say(f"{key_id} is good for another {overlap} s." if overlap else f"{key_id} is refused from now on.", err=True)
 
 
-def _show_made(made: dict[str, Any], *, as_json: bool) -> None:
+def _print_new(made: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         echo_json(made)
-    else:
-        say(made["key"])
-        say(f"{made['id']} ({made['role']}). Keep it: it is not shown again.", err=True)
+        return
+    from gateway.admin.models.keys import MadeKey
+
+    view = parse_reply(MadeKey.model_validate, made)
+    say(view.key)
+    say(f"{view.id} ({view.role}). Keep it: it is not shown again.", err=True)
 
 
 @keys.command("ls")
@@ -160,33 +166,34 @@ def list_keys(as_json: bool, **control: Any) -> None:
     """List all keys, without the keys themselves."""
     remote = admin_client(control)
     try:
-        records = every(remote.ask, "/admin/v1/keys", "keys")
+        records = fetch_all(remote.ask, "/admin/v1/keys", "keys")
     except NotRunning as error:
         _check_is_local(control, error)
         records = [_view(record) for record in _read(remote.state).keys]
     if as_json:
         echo_json(records)
         return
+    from gateway.admin.models.keys import KeyView
+
     rows = [
         (
-            each["id"],
-            each["role"],
-            each["name"] or "-",
-            "all" if each["models"] is None else ", ".join(each["models"]) or "none",
-            when(each["created"]),
-            "expired" if each["state"] == "expired" else when(each["expires"] or 0),
-            _shown_limits(each),
+            each.id,
+            each.role,
+            each.name or "-",
+            "all" if each.models is None else ", ".join(each.models) or "none",
+            when(each.created),
+            "expired" if each.state == "expired" else when(each.expires or 0),
+            _format_limits(each),
         )
-        for each in records
+        for each in (parse_reply(KeyView.model_validate, record) for record in records)
     ]
     columns = ("ID", "ROLE", "NAME", "MODELS", "MADE", "EXPIRES", "LIMITS")
     show_table(columns, rows, "No keys yet: loragate keys create --role app")
 
 
-def _shown_limits(key: dict[str, Any]) -> str:
-    limits = (("requests_per_minute", "rpm"), ("tokens_per_minute", "tpm"))
-    told = [f"{key[name]:,} {what}" for name, what in limits if key[name] is not None]
-    return ", ".join(told) or "-"
+def _format_limits(key: "KeyView") -> str:
+    limits = ((key.requests_per_minute, "rpm"), (key.tokens_per_minute, "tpm"))
+    return ", ".join(f"{limit:,} {unit}" for limit, unit in limits if limit is not None) or "-"
 
 
 @keys.command("revoke")

@@ -1,9 +1,10 @@
-"""Show how far a long operation of the control plane is."""
+"""Show the progress of a long operation of the control plane, as a bar on a terminal."""
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+
+import msgspec
 
 from gateway.visible import visible
 
@@ -16,9 +17,17 @@ STAGES = {
 }
 
 
+class ProgressReport(msgspec.Struct):
+    """How far an operation is: its stage, and what it has done of a total that may not be known."""
+
+    stage: str
+    done: float
+    total: float | None
+
+
 @contextmanager
-def long_operation(*, is_quiet: bool) -> Iterator[Callable[[dict[str, Any]], None] | None]:
-    """Give a function that shows progress on standard error; None where nobody would see it."""
+def long_operation(*, is_quiet: bool) -> Iterator[Callable[[ProgressReport], None] | None]:
+    """Yield a function that shows progress on standard error; None if standard error is no terminal."""
     if is_quiet or not sys.stderr.isatty():
         yield None
         return
@@ -35,12 +44,12 @@ def long_operation(*, is_quiet: bool) -> Iterator[Callable[[dict[str, Any]], Non
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("Asking", total=None)
 
-        def show(progress: dict[str, Any]) -> None:
+        def show(progress: ProgressReport) -> None:
             bar.update(
                 task,
-                description=STAGES.get(progress["stage"]) or escape(visible(str(progress["stage"]), 80)),
-                completed=progress["done"],
-                total=progress["total"],
+                description=STAGES.get(progress.stage) or escape(visible(progress.stage, 80)),
+                completed=progress.done,
+                total=progress.total,
             )
 
         yield show

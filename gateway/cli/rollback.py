@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from gateway.cli.client import AdminClient, echo_json, segment, typed
+from gateway.cli.client import AdminClient, echo_json, parse_reply, segment
 from gateway.cli.options import control_options, json_option
 from gateway.cli.output import say
 from gateway.cli.tables import share
@@ -31,7 +31,7 @@ def rollback(
         return
     from gateway.admin.models.rollouts import RollbackView
 
-    done = typed(RollbackView.model_validate, answer)
+    done = parse_reply(RollbackView.model_validate, answer)
     before = done.before
     had = before.control
     if before.weight:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli.client import admin_client, echo_json, every, segment, typed
+from gateway.cli.client import AdminClient, admin_client, echo_json, fetch_all, parse_reply, segment
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.output import say
 from gateway.cli.routes_file import yaml_values
@@ -101,7 +101,7 @@ def list_rollouts(alias: str | None, open_only: bool, limit: int, as_json: bool,
 
     rows = [
         (each.id, each.alias, each.candidate, each.phase, share(each.weight), when(each.started_at))
-        for each in typed(RolloutsView.model_validate, answer).rollouts
+        for each in parse_reply(RolloutsView.model_validate, answer).rollouts
     ]
     show_table(
         ("ROLLOUT", "ALIAS", "CANDIDATE", "PHASE", "SHARE", "STARTED"),
@@ -121,11 +121,7 @@ def status(name: str | None, as_json: bool, **given: Any) -> None:
     ROLLOUT is a rollout's id, or an alias: its open rollout, else its last. Without: all that are open.
     """
     control = admin_client(given)
-    names = (
-        [name]
-        if name is not None
-        else [each["id"] for each in every(control.ask_running, f"{_PATH}?open=true", "rollouts", cursor="before")]
-    )
+    names = [name] if name is not None else _list_open(control)
     found = [control.ask_running("GET", f"{_PATH}/{segment(each)}") for each in names]
     if as_json:
         echo_json(found if name is None else found[0])
@@ -136,6 +132,13 @@ def status(name: str | None, as_json: bool, **given: Any) -> None:
         if number:
             say()
         show(each)
+
+
+def _list_open(control: AdminClient) -> list[str]:
+    from gateway.admin.models.rollouts import RolloutSummary
+
+    answers = fetch_all(control.ask_running, f"{_PATH}?open=true", "rollouts", cursor="before")
+    return [parse_reply(RolloutSummary.model_validate, answer).id for answer in answers]
 
 
 def _command(name: str, summary: str) -> None:
@@ -192,7 +195,7 @@ def show(answer: dict[str, Any]) -> None:
     """Print where one rollout stands."""
     from gateway.admin.models.rollouts import RolloutView
 
-    each = typed(RolloutView.model_validate, answer)
+    each = parse_reply(RolloutView.model_validate, answer)
     lines = [
         ("rollout", f"{each.id} of `{each.alias}`, number {each.sequence}"),
         ("phase", each.phase + (", the plan is complete" if each.is_complete and each.is_open else "")),

@@ -6,7 +6,7 @@ import click
 
 from gateway.admin.routes.text import describe_field, field_lines, write_route
 from gateway.cli.apply import show_plan
-from gateway.cli.client import admin_client, echo_json, every, segment, typed
+from gateway.cli.client import admin_client, echo_json, fetch_all, parse_reply, segment
 from gateway.cli.options import control_options, json_option
 from gateway.cli.output import print_lines, say
 from gateway.cli.routes_file import as_yaml
@@ -45,7 +45,7 @@ def routes() -> None:
 @control_options
 def list_routes(as_json: bool, **given: Any) -> None:
     """List all aliases and what they serve."""
-    found = every(admin_client(given).ask_running, _PATH, "routes")
+    found = fetch_all(admin_client(given).ask_running, _PATH, "routes")
     if as_json:
         echo_json(found)
         return
@@ -53,7 +53,7 @@ def list_routes(as_json: bool, **given: Any) -> None:
 
     rows = [
         (each.alias, each.control, each.candidate or "-", share(each.weight), when(each.created))
-        for each in (typed(read_route, answer) for answer in found)
+        for each in (parse_reply(read_route, answer) for answer in found)
     ]
     show_table(
         ("ALIAS", "CONTROL", "CANDIDATE", "SHARE", "SINCE"), rows, "No routes yet: loragate adapters add makes one."
@@ -72,7 +72,7 @@ def show(alias: str, as_json: bool, **given: Any) -> None:
         return
     from gateway.admin.models.routes import read_route
 
-    route = typed(read_route, answer)
+    route = parse_reply(read_route, answer)
     say(f"{'alias':10} {route.alias}")
     for field in _FIELDS:
         say(f"{field:10} {describe_field(field, answer[field])}")
@@ -98,7 +98,7 @@ def history(alias: str, limit: int, before: int | None, as_json: bool, **given: 
         return
     from gateway.admin.models.routes import HistoryView
 
-    found = typed(HistoryView.model_validate, answer)
+    found = parse_reply(HistoryView.model_validate, answer)
     for each in found.versions:
         why = f": {each.reason}" if each.reason else ""
         gone = "" if each.route is not None else " (removed)"
@@ -126,13 +126,13 @@ def diff(alias: str, first: int | None, second: int | None, as_json: bool, **giv
     if as_json:
         echo_json(answer)
         return
-    from gateway.admin.models.routes import FieldView
+    from gateway.admin.models.routes import DifferenceView
 
-    changes = [typed(FieldView.model_validate, change) for change in answer["changes"]]
-    say(f"{alias}: version {answer['from']} → {answer['to']}")
-    for line in field_lines(changes):
+    found = parse_reply(DifferenceView.model_validate, answer)
+    say(f"{alias}: version {found.from_} → {found.to}")
+    for line in field_lines(found.changes):
         say(line)
-    if not changes:
+    if not found.changes:
         say("    no difference")
 
 
@@ -151,7 +151,7 @@ def revert(alias: str, number: int, reason: str, as_json: bool, **given: Any) ->
         return
     from gateway.admin.models.routes import AppliedView
 
-    done = typed(AppliedView.model_validate, answer)
+    done = parse_reply(AppliedView.model_validate, answer)
     show_plan(done.plan)
     if done.plan.changes:
         say(f"`{alias}` is as in version {number}: the state is at version {done.version}.")
@@ -170,7 +170,7 @@ def export(aliases: tuple[str, ...], as_json: bool, **given: Any) -> None:
     if aliases:
         found = [control.ask_running("GET", f"{_PATH}/{segment(alias)}") for alias in dict.fromkeys(aliases)]
     else:
-        found = every(control.ask_running, _PATH, "routes")
+        found = fetch_all(control.ask_running, _PATH, "routes")
     values = {"routes": [write_route(route) for route in found]}
     if as_json:
         echo_json(values)
@@ -199,7 +199,7 @@ def split(alias: str, candidate: str | None, weight: int, as_json: bool, **given
         return
     from gateway.admin.models.routes import read_route
 
-    route = typed(read_route, answer)
+    route = parse_reply(read_route, answer)
     if route.candidate:
         say(f"`{alias}`: {share(route.weight)} to {route.candidate}, the rest to {route.control}.")
     else:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from gateway.cli.client import admin_client, echo_json, segment, typed
+from gateway.cli.client import admin_client, echo_json, parse_reply, segment
 from gateway.cli.options import control_options, fail, json_option
 from gateway.cli.output import say
 from gateway.cli.shadow_table import queue_line
@@ -32,7 +32,7 @@ def list_shadows(as_json: bool, **given: Any) -> None:
         return
     from gateway.admin.models.shadow import ShadowsView
 
-    found = typed(ShadowsView.model_validate, answer)
+    found = parse_reply(ShadowsView.model_validate, answer)
     rows = [
         (
             each.alias,
@@ -74,7 +74,7 @@ def report(alias: str, since: str, rollout: str | None, html: Path | None, as_js
         return
     from gateway.admin.models.shadow import ShadowReport
 
-    found = typed(ShadowReport.model_validate, answer)
+    found = parse_reply(ShadowReport.model_validate, answer)
     if html is not None:
         from gateway.cli.shadow_html import PlotsMissing, page
 

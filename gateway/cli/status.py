@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli.client import AdminClient, echo_json, typed
+from gateway.cli.client import AdminClient, echo_json, parse_reply
 from gateway.cli.options import control_options, json_option
 from gateway.cli.output import say
 
@@ -23,7 +23,7 @@ def status(as_json: bool, state: Any, control: str | None, key: str | None) -> N
     else:
         from gateway.admin.models.status import StatusView
 
-        _show(typed(StatusView.model_validate, answer))
+        _show(parse_reply(StatusView.model_validate, answer))
     if not answer["ready"]:
         raise click.exceptions.Exit(1)
 

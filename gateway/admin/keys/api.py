@@ -1,12 +1,13 @@
 """The admin API's paths for keys. A key itself is shown only in the reply to the request that makes it."""
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi import Path as InPath
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.admin.keys.engine_field_rules import EngineFieldRules
+from gateway.admin.models.keys import KeysView, KeyView, MadeKey, Revoked
 from gateway.admin.models.routes import RefusalView
 from gateway.admin.operations import Operations
 from gateway.admin.paging import After, Limit, Place, page
@@ -70,41 +71,6 @@ class Rotation(BaseModel):
     overlap_seconds: int = Field(
         OVERLAP_SECONDS, ge=0, le=MAX_SECONDS, description="How long the old key is still good; 0 ends it at once"
     )
-
-
-class KeyView(BaseModel):
-    """A key as it may be shown."""
-
-    id: str = Field(examples=["key-0a1b2c3d4e5f"])
-    role: Role
-    name: str
-    models: list[str] | None = Field(description="The only models it may use; null for all")
-    created: int = Field(description="Unix seconds")
-    expires: int | None = Field(description="Unix seconds from which on it is refused; null for never")
-    state: Literal["active", "expired"]
-    requests_per_minute: int | None = Field(description="Null for no limit")
-    tokens_per_minute: int | None = Field(description="Null for no limit")
-    engine_fields: dict[str, str | int] = Field(description="Rules for fields that engines are sent")
-    replaced_by: str | None = Field(description="Id of the key that a rotation put in its place")
-
-
-class MadeKey(KeyView):
-    """A new key. `key` is shown this once."""
-
-    key: str = Field(description="The key itself, which is kept nowhere", examples=["sk-loragate-…"])
-
-
-class KeysView(BaseModel):
-    """A page of keys, oldest first."""
-
-    keys: list[KeyView]
-    next: str | None = Field(description="`after` of the next page; null after the last")
-
-
-class Revoked(BaseModel):
-    """The key that was revoked."""
-
-    revoked: str = Field(examples=["key-0a1b2c3d4e5f"])
 
 
 def _place(record: KeyRecord) -> Place:

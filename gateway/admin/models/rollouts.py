@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from evaluators.judge.verdict import Verdict
 from gateway.admin.models.records import CopiedView
@@ -213,7 +213,7 @@ class RollbackView(BaseModel):
     gateways: Gateways | None = Field(description="Where it is in force; null if the store did not say")
 
 
-class EntryView(BaseModel):
+class EntryView(CopiedView):
     """One journal entry and its place in the chain."""
 
     number: int
@@ -229,7 +229,7 @@ class JournalView(BaseModel):
     next: int | None = Field(description="`after` of the next page; null after the last")
 
 
-class HeadView(BaseModel):
+class HeadView(CopiedView):
     """The newest entry."""
 
     number: int
@@ -258,7 +258,7 @@ class DecisionView(BaseModel):
     )
 
 
-class StopView(BaseModel):
+class StopView(CopiedView):
     """When a rollout would have stopped under the plan."""
 
     outcome: Outcome
@@ -267,7 +267,7 @@ class StopView(BaseModel):
     at: float | None = Field(description="When that was compared, Unix seconds")
     gate: str | None = Field(description="The gate that stops it, if one does")
     why: str
-    gates: list[ReadingView]
+    gates: list[ReadingView] = Field(validation_alias=AliasChoices("gates", "readings"))
 
 
 class ReplayedRollout(BaseModel):

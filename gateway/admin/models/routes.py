@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, TypeAdapter
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictBool, TypeAdapter
 
 from gateway.admin.models.records import AsDeclared, AsView
 from gateway.records.routes import (
@@ -219,7 +219,9 @@ class DifferenceView(BaseModel):
     """What changed between two versions of a route."""
 
     alias: str
-    from_: int = Field(serialization_alias="from", description="0: before the first")
+    from_: int = Field(
+        validation_alias=AliasChoices("from_", "from"), serialization_alias="from", description="0: before the first"
+    )
     to: int
     changes: list[FieldView]
 

@@ -42,10 +42,10 @@ def add_journal(app: FastAPI, operations: Operations) -> None:
         about = "" if alias is None else member("alias", alias)
         if newest:
             last = await asyncio.to_thread(lambda: store.journal(after=after, limit=limit, about=about, newest=True))
-            return JournalView(entries=[entry_view(each) for each in last], next=None)
+            return JournalView(entries=[EntryView.model_validate(each) for each in last], next=None)
         entries = await asyncio.to_thread(lambda: store.journal(after=after, limit=limit + 1, about=about))
         return JournalView(
-            entries=[entry_view(each) for each in entries[:limit]],
+            entries=[EntryView.model_validate(each) for each in entries[:limit]],
             next=entries[limit - 1].number if len(entries) > limit else None,
         )
 
@@ -66,7 +66,7 @@ def add_journal(app: FastAPI, operations: Operations) -> None:
     @app.get("/admin/v1/journal/{number}", tags=["journal"], responses=REFUSALS)
     async def show_journal_entry(number: _Number) -> EntryView:
         """One journal entry."""
-        return entry_view(await asyncio.to_thread(_entry, store, number))
+        return EntryView.model_validate(await asyncio.to_thread(_entry, store, number))
 
     @app.get("/admin/v1/decisions/{decision}", tags=["journal"], responses=REFUSALS)
     async def explain_decision(
@@ -98,11 +98,6 @@ async def _explain(operations: Operations, decision: str) -> DecisionView:
     return view
 
 
-def entry_view(entry: chain.JournalEntry) -> EntryView:
-    """Return a journal entry as the API shows it."""
-    return EntryView(number=entry.number, previous=entry.previous, hash=entry.hash, record=dict(entry.record))
-
-
 def parse_head(text: str) -> chain.JournalHead:
     """Return the journal head that is written as NUMBER:HASH.
 
@@ -127,7 +122,7 @@ def _check_chain(store: Store, noted: chain.JournalHead | None) -> JournalCheck:
         status="whole" if found is None else "broken",
         number=None if found is None else found.number,
         reason=None if found is None else found.reason,
-        head=None if head is None else HeadView(number=head.number, hash=head.hash),
+        head=None if head is None else HeadView.model_validate(head),
     )
 
 
@@ -175,6 +170,6 @@ def _decision_view(decision: str, entries: Sequence[chain.JournalEntry], replaye
         alias=alias if isinstance(alias, str) else None,
         rollout=rollout if isinstance(rollout, str) else None,
         story=[line for each in entries for line in sentences(each.record)],
-        entries=[entry_view(each) for each in entries],
+        entries=[EntryView.model_validate(each) for each in entries],
         replay=replayed,
     )

@@ -6,13 +6,13 @@ from typing import Any, Final
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.admin.models.rollouts import REFUSALS, LastView, ReadingView, ReplayedRollout, SimulationView, StopView
+from gateway.admin.models.rollouts import REFUSALS, LastView, ReplayedRollout, SimulationView, StopView
 from gateway.admin.operations import Operations
 from gateway.rollout.explain import plan_line
 from gateway.rollout.plan import Plan, canonical
 from gateway.rollout.plan_parser import InvalidPlan, parse_plan
 from gateway.rollout.record import RolloutRecord
-from gateway.rollout.simulate import Stop, not_replayed, simulate
+from gateway.rollout.simulate import not_replayed, simulate
 from gateway.store.pairs import Pairs
 from gateway.store.rollouts import readable
 from gateway.store.sql import Store
@@ -65,19 +65,7 @@ def _replay_rollout(store: Store, plan: Plan, record: RolloutRecord) -> Replayed
         candidate=rollout.candidate,
         started_at=record.started_at,
         stored_pairs=len(pairs),
-        simulated=_stop_view(simulate(plan, rollout, pairs, judged_share=record.judged_share)),
+        simulated=StopView.model_validate(simulate(plan, rollout, pairs, judged_share=record.judged_share)),
         phase=rollout.phase,
         last=LastView.model_validate(record.last),
-    )
-
-
-def _stop_view(stop: Stop) -> StopView:
-    return StopView(
-        outcome=stop.outcome,
-        pairs=stop.pairs,
-        number=stop.number,
-        at=stop.at,
-        gate=stop.gate,
-        why=stop.why,
-        gates=[ReadingView.model_validate(each) for each in stop.readings],
     )
