@@ -167,7 +167,7 @@ def fetch_all(ask: Callable[[str, str], Any], path: str, member: str, *, cursor:
 
 
 def parse_reply(read: Callable[[Any], T], answer: Any) -> T:
-    """Return a reply as the type that the API declares; end the command with what does not fit, if it has another shape."""
+    """Return a reply as the type that the API declares; end the command with what does not fit it."""
     try:
         return read(answer)
     except ValueError as error:  # pydantic's own is one

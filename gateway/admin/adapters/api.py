@@ -17,6 +17,7 @@ from gateway.admin.adapters.intake import Progress
 from gateway.admin.adapters.registration import Registration
 from gateway.admin.failures import error_body
 from gateway.admin.models.adapters import AdapterDetail, AdaptersView, AdapterView, RemovedView
+from gateway.admin.models.records import view_of
 from gateway.admin.models.routes import ALIAS, ALIAS_OR_VERSION
 from gateway.admin.openapi import refusals
 from gateway.admin.operations import Operations
@@ -169,14 +170,15 @@ def add_adapters(app: FastAPI, operations: Operations) -> None:
 
 def _add_reading(app: FastAPI, operations: Operations) -> None:
     @app.get("/admin/v1/adapters", tags=["adapters"], response_model=AdaptersView)
-    async def list_adapters(*, after: After = None, limit: Limit = 100) -> dict[str, Any]:
+    async def list_adapters(*, after: After = None, limit: Limit = 100) -> AdaptersView:
         """Registered versions, oldest first."""
         serves: dict[str, list[str]] = {}
         for route in operations.state.desired.routes:
             for version in {route.control, route.candidate} - {None}:
                 serves.setdefault(str(version), []).append(route.alias)
         found, cursor = page(operations.state.catalog, _place, after, limit)
-        return {"adapters": [_view(entry, serves.get(entry.ref.version, [])) for entry in found], "next": cursor}
+        views = [_view(entry, serves.get(entry.ref.version, [])) for entry in found]
+        return AdaptersView(adapters=views, next=cursor)
 
     unknown = refusals({status: _REFUSALS[status] for status in (400, 404)})
 
@@ -184,7 +186,8 @@ def _add_reading(app: FastAPI, operations: Operations) -> None:
     async def show_adapter(name: AliasOrVersion) -> dict[str, Any]:
         """One version, or the one that an alias serves now, with what each engine makes of it."""
         entry = operations.state.served_by(name)
-        return {**adapter_view(operations, entry), "engines": operations.state.engines.standing(entry.ref.version)}
+        standing = operations.state.engines.standing(entry.ref.version)
+        return {**adapter_view(operations, entry).model_dump(), "engines": standing}
 
 
 def _place(entry: Entry) -> Place:
@@ -195,7 +198,7 @@ async def _answer(request: Request, operations: Operations, work: Callable[[Prog
     if PROGRESS_TYPE in request.headers.get("accept", ""):
         return StreamingResponse(_lines(operations, work), media_type=PROGRESS_TYPE)
     entry = await work(_silent)
-    return JSONResponse(adapter_view(operations, entry), 201)
+    return JSONResponse(adapter_view(operations, entry).model_dump(mode="json"), 201)
 
 
 def _silent(stage: str, done: int = 0, total: int | None = None) -> None:
@@ -216,7 +219,7 @@ async def _lines(operations: Operations, work: Callable[[Progress], Awaitable[En
                 told = dict(now)
                 yield _line({"progress": told})
         try:
-            yield _line({"result": adapter_view(operations, task.result())})
+            yield _line({"result": adapter_view(operations, task.result()).model_dump(mode="json")})
         except Exception as error:
             status, body = error_body(error)
             if status == 500:
@@ -232,50 +235,24 @@ def _line(value: dict[str, Any]) -> bytes:
     return json.dumps(value).encode() + b"\n"
 
 
-def adapter_view(operations: Operations, entry: Entry) -> dict[str, Any]:
+def adapter_view(operations: Operations, entry: Entry) -> AdapterView:
     """Return a version as the admin API shows it."""
     version = entry.ref.version
     aliases = [route.alias for route in operations.state.desired.routes if version in (route.control, route.candidate)]
     return _view(entry, aliases)
 
 
-def _view(entry: Entry, aliases: list[str]) -> dict[str, Any]:
-    manifest = entry.manifest
-    recipe = entry.recipe
-    return {
-        "version": entry.ref.version,
-        "name": entry.ref.name,
-        "digest": manifest.digest,
-        "state": entry.state,
-        "reason": entry.reason or None,
-        "serves": aliases,
-        "base": manifest.base,
-        "rank": manifest.rank,
-        "alpha": manifest.alpha,
-        "target_modules": list(manifest.target_modules),
-        "size_bytes": manifest.size_bytes,
-        "tensors": manifest.tensors,
-        "dtypes": list(manifest.dtypes),
-        "use_rslora": manifest.use_rslora,
-        "targets_lm_head": manifest.targets_lm_head,
-        "scorable": manifest.is_scorable,
-        "source": entry.source,
-        "folder": entry.folder,
-        "created": entry.created,
-        "created_by": entry.created_by,
-        "notes": entry.notes,
-        "signed_by": entry.signed_by or None,
-        "recipe": None
-        if recipe is None
-        else {
-            "method": recipe.method,
-            "rank": recipe.rank,
-            "density": recipe.density,
-            "seed": recipe.seed,
-        },
-        "difference": entry.difference or None,
-        "warnings": list(entry.warnings),
-        "parents": []
-        if recipe is None
-        else [{"version": parent.version, "weight": parent.weight} for parent in recipe.parents],
-    }
+def _view(entry: Entry, aliases: list[str]) -> AdapterView:
+    return view_of(
+        AdapterView,
+        entry,
+        entry.manifest,
+        version=entry.ref.version,
+        name=entry.ref.name,
+        reason=entry.reason or None,
+        serves=aliases,
+        scorable=entry.manifest.is_scorable,
+        signed_by=entry.signed_by or None,
+        difference=entry.difference or None,
+        parents=entry.recipe.parents if entry.recipe is not None else [],
+    )

@@ -4,10 +4,11 @@ from pydantic import BaseModel, Field
 
 from adapters.lifecycle import State
 from adapters.recipe import Method
+from gateway.admin.models.records import CopiedView
 from gateway.admin.models.status import CheckView
 
 
-class RecipeView(BaseModel):
+class RecipeView(CopiedView):
     """How a version was made out of others."""
 
     method: Method
@@ -16,7 +17,7 @@ class RecipeView(BaseModel):
     seed: int | None
 
 
-class ParentView(BaseModel):
+class ParentView(CopiedView):
     """One version that went in."""
 
     version: str

@@ -8,7 +8,7 @@ import functools
 import operator
 from collections.abc import Collection, Mapping
 from types import UnionType
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, StrictInt, StrictStr, create_model
@@ -16,11 +16,30 @@ from pydantic_core import core_schema
 
 from gateway.records.declared import DeclaredField, default_of, find_declared_fields, plain_type
 
+M = TypeVar("M", bound=BaseModel)
+
 
 class CopiedView(BaseModel):
     """A model whose values are read from the attributes of the same names of a value that it shows."""
 
     model_config = ConfigDict(from_attributes=True)
+
+
+def view_of(model: type[M], *sources: object, **values: Any) -> M:
+    """Return a view whose fields are read from the attributes of the same names of several values.
+
+    Args:
+        model: The view's type.
+        sources: The values; where two have an attribute of the same name, the first counts.
+        values: Fields that the sources lack, or that the view shows otherwise.
+    """
+    fields = {
+        name: getattr(source, name)
+        for source in reversed(sources)
+        for name in model.model_fields
+        if hasattr(source, name)
+    }
+    return model.model_validate(fields | values)
 
 
 class AsView:

@@ -5,11 +5,11 @@ from typing import Annotated
 from fastapi import FastAPI, Query, Request
 from fastapi import Path as InPath
 
+from gateway.admin.models.records import view_of
 from gateway.admin.models.rollouts import (
     REFUSALS,
     Command,
     Gateways,
-    LastView,
     NewRollout,
     Promotion,
     RatioView,
@@ -19,7 +19,6 @@ from gateway.admin.models.rollouts import (
     RolloutSummary,
     RolloutsView,
     RolloutView,
-    StandBefore,
 )
 from gateway.admin.operations import Operations
 from gateway.admin.paging import Before, Limit, Place, cut, page, place_of
@@ -121,15 +120,8 @@ def _add_start_and_rollback(app: FastAPI, operations: Operations) -> None:
         """
         order = Actor(by=request.state.caller, reason=given.reason, sequence=given.sequence)
         done = await roll_back(operations.rollouts, alias, order, given.to)
-        return RollbackView(
-            alias=alias,
-            control=done.after.control,
-            rollout=done.rollout,
-            before=StandBefore.model_validate(done.before),
-            ready_on=list(done.ready_on),
-            not_ready_on=list(done.not_ready_on),
-            gateways=await _gateways(operations),
-        )
+        gateways = await _gateways(operations)
+        return view_of(RollbackView, done, alias=alias, control=done.after.control, gateways=gateways)
 
 
 async def _gateways(operations: Operations) -> Gateways | None:
@@ -151,26 +143,7 @@ def _order(request: Request, command: Command) -> Actor:
 def summary(record: RolloutRecord) -> RolloutSummary:
     """Return the summary of a rollout, without its gates' readings."""
     rollout = record.rollout
-    return RolloutSummary(
-        id=rollout.id,
-        alias=rollout.alias,
-        control=rollout.control,
-        candidate=rollout.candidate,
-        phase=rollout.phase,
-        is_open=not rollout.is_over,
-        weight=rollout.weight,
-        index=rollout.index,
-        stages=len(rollout.plan.stages),
-        stage=rollout.stage,
-        sequence=rollout.sequence,
-        reason=record.reason,
-        started_by=record.by,
-        started_at=record.started_at,
-        entered_at=rollout.entered_at,
-        is_complete=rollout.is_complete,
-        config_hash=rollout.plan.config_hash,
-        last=LastView.model_validate(record.last),
-    )
+    return view_of(RolloutSummary, rollout, record, rollout.plan, stages=len(rollout.plan.stages), started_by=record.by)
 
 
 async def _view(operations: Operations, record: RolloutRecord) -> RolloutView:

@@ -6,7 +6,8 @@ from typing import Any, Final
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.admin.models.rollouts import REFUSALS, LastView, ReplayedRollout, SimulationView, StopView
+from gateway.admin.models.records import view_of
+from gateway.admin.models.rollouts import REFUSALS, ReplayedRollout, SimulationView
 from gateway.admin.operations import Operations
 from gateway.rollout.explain import plan_line
 from gateway.rollout.plan import Plan, canonical
@@ -58,14 +59,5 @@ def add_simulation(app: FastAPI, operations: Operations) -> None:
 def _replay_rollout(store: Store, plan: Plan, record: RolloutRecord) -> ReplayedRollout:
     rollout = record.rollout
     pairs = Pairs(store).of(rollout.id)
-    return ReplayedRollout(
-        id=rollout.id,
-        alias=rollout.alias,
-        control=rollout.control,
-        candidate=rollout.candidate,
-        started_at=record.started_at,
-        stored_pairs=len(pairs),
-        simulated=StopView.model_validate(simulate(plan, rollout, pairs, judged_share=record.judged_share)),
-        phase=rollout.phase,
-        last=LastView.model_validate(record.last),
-    )
+    stop = simulate(plan, rollout, pairs, judged_share=record.judged_share)
+    return view_of(ReplayedRollout, rollout, record, stored_pairs=len(pairs), simulated=stop)

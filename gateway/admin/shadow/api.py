@@ -11,10 +11,10 @@ from fastapi import Path as InPath
 
 from evaluators.judge.outcomes import kl_estimate_of
 from evaluators.observation import Kind, ScoredPair
-from gateway.admin.models.rollouts import REFUSALS, ReadingView
+from gateway.admin.models.records import view_of
+from gateway.admin.models.rollouts import REFUSALS
 from gateway.admin.models.shadow import (
     ComparisonView,
-    EvidenceView,
     FeedbackView,
     OverTimeView,
     QueueReport,
@@ -171,15 +171,13 @@ def _replayed(pairs: Pairs, record: RolloutRecord) -> Iterator[ScoredPair]:
 
 def _rollout(record: RolloutRecord, evidence: EvidenceCurve | None) -> ShadowedRollout:
     rollout = record.rollout
-    return ShadowedRollout(
-        id=rollout.id,
-        candidate=rollout.candidate,
-        control=rollout.control,
-        phase=rollout.phase,
+    return view_of(
+        ShadowedRollout,
+        rollout,
         is_open=not rollout.is_over,
         stage=evidence.stage if evidence is not None else rollout.stage,
-        gates=[ReadingView.model_validate(each) for each in evidence.readings] if evidence is not None else None,
-        evidence=[EvidenceView.model_validate(each) for each in (evidence.curves if evidence is not None else ())],
+        gates=evidence.readings if evidence is not None else None,
+        evidence=evidence.curves if evidence is not None else (),
     )
 
 
