@@ -29,7 +29,7 @@ from gateway.factories import fleet_of, intake_rules
 from gateway.mirror.feedback_service import FeedbackService
 from gateway.mirror.intake import MirrorIntake
 from gateway.mirror.memory_queue import InMemorySamples
-from gateway.mirror.node_side import Catcher, mirror_reading, policies, policy_of
+from gateway.mirror.node_side import mirror_reading, policies, policy_of
 from gateway.mirror.retention import Retention
 from gateway.observe.loads import LoadCounts
 from gateway.observe.tally import Tally
@@ -152,7 +152,7 @@ class Node:
         if is_current:
             self.operations.adapters.sweep(is_shared=settings.store is not None)
         self._keep_samples()
-        self.pool.listener = Catcher(self.mirror, self.feedback)
+        self.pool.take_copies, self.pool.take_feedback = self.mirror.take, self.feedback.hear
         self.conductor = Conductor(self.operations.rollouts, Leader(self.store, replica.name))
         self.shadow = ShadowMetricsCollector(self.store, self.operations.rollouts, lambda: self.conductor.is_leader)
         self.engines.watch(self.state, self._engines_changed, self.state.publish_stock)

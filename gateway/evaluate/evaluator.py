@@ -158,6 +158,7 @@ class Evaluator:
 
 
 def _engine_bounds(bounds: EvaluatorSettings) -> EngineBounds:
+    """Return the settings that `EvaluatorEngines` needs, as it does not import the settings of the whole gateway."""
     return EngineBounds(
         requests=bounds.requests_per_engine,
         tokens_per_second=bounds.tokens_per_second,

@@ -1,12 +1,8 @@
 """What the node needs to run the mirror and feedback: the policies that apply, and the figures that are exported."""
 
-from collections.abc import Sequence
-
-from gateway.mirror.captured import CapturedRequest
 from gateway.mirror.feedback_service import FeedbackService
 from gateway.mirror.intake import MirrorIntake
 from gateway.observe.mirror_counts import MirrorCounts, MirrorReading, sum_copies
-from gateway.records.feedback import Feedback
 from gateway.records.routes import MirrorPolicy
 from gateway.records.state import Desired
 
@@ -31,24 +27,3 @@ def mirror_reading(mirror: MirrorIntake, feedback: FeedbackService, of_workers: 
     if mirror.memory.expired:
         counts.drop("unclaimed", mirror.memory.expired)
     return MirrorReading(counts=counts, held_items=items, held_bytes=size)
-
-
-class Catcher:
-    """Gives what workers send to who takes it.
-
-    Args:
-        mirror: Takes copies of requests.
-        feedback: Takes what callers say of replies.
-    """
-
-    def __init__(self, mirror: MirrorIntake, feedback: FeedbackService) -> None:
-        self._mirror = mirror
-        self._feedback = feedback
-
-    def take(self, copies: Sequence[CapturedRequest]) -> None:
-        """Take over copies of requests."""
-        self._mirror.take(copies)
-
-    def hear(self, feedback: Feedback) -> None:
-        """Take over what a caller says of a reply."""
-        self._feedback.hear(feedback)

@@ -14,6 +14,9 @@ from gateway.store.sql import Store
 class Baselines:
     """The baselines in a store, one for each version. Every method blocks, and may raise StoreError.
 
+    It keeps the table's SQL out of the drift monitor, as every table's SQL is in `gateway/store`. A body is plain JSON
+    values, so that the store need not import the baseline's type from `gateway/admin`.
+
     Args:
         store: The store.
     """

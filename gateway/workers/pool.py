@@ -43,7 +43,7 @@ from gateway.workers.channel import (
     WorkerReport,
 )
 from gateway.workers.counts import Sums, WorkerCounts
-from gateway.workers.ports import Listener, NullListener, VersionSupplier
+from gateway.workers.ports import TakeCopies, TakeFeedback, VersionSupplier, drop
 from gateway.workers.rate_sync import RateSync, share_of
 from gateway.workers.slot import MESSAGE, SILENT, TABLE, Answer, Slot, wait_for_answers
 from gateway.workers.unit_book import UnitBook
@@ -84,7 +84,8 @@ class WorkerPool:
         self._engines: NewEngines | None = None  # set if newer than those in the table
         self.supplier: VersionSupplier
         self.units: UnitBook
-        self.listener: Listener = NullListener()
+        self.take_copies: TakeCopies = drop
+        self.take_feedback: TakeFeedback = drop
         self._number = 0
         self._past = WorkerCounts()
         self._rate_sync = RateSync(size)
@@ -362,9 +363,9 @@ class WorkerPool:
             case Used():
                 self.supplier.note_use(message.recent)
             case Mirrored():
-                self.listener.take(message.copies)
+                self.take_copies(message.copies)
             case FeedbackGiven():
-                self.listener.hear(message.feedback)
+                self.take_feedback(message.feedback)
             case Configured():
                 slot.is_configured = True
                 slot.tell(Start())

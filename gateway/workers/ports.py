@@ -1,6 +1,6 @@
 """The Protocols through which the worker pool reaches the rest of the node."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from gateway.mirror.captured import CapturedRequest
@@ -20,21 +20,10 @@ class VersionSupplier(Protocol):
         """Record when versions were last sent a request, in monotonic seconds."""
 
 
-class Listener(Protocol):
-    """Receives mirrored requests and feedback from workers. Its methods never block or raise."""
-
-    def take(self, copies: Sequence[CapturedRequest]) -> None:
-        """Take over mirrored requests."""
-
-    def hear(self, feedback: Feedback) -> None:
-        """Take over feedback."""
+# Neither may block or raise: the pool calls them between two messages of a worker.
+TakeCopies = Callable[[Sequence[CapturedRequest]], None]
+TakeFeedback = Callable[[Feedback], None]
 
 
-class NullListener:
-    """Drops everything; used until the node has set its own listener."""
-
-    def take(self, copies: Sequence[CapturedRequest]) -> None:
-        pass
-
-    def hear(self, feedback: Feedback) -> None:
-        pass
+def drop(_: object) -> None:
+    """Take nothing; the pool's default until the node has set what takes mirrored requests and feedback."""
