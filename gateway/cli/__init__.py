@@ -1,6 +1,6 @@
-"""The `loragate` command: one file for each group of commands.
+"""The `loragate` command; each group of commands is a file of this folder.
 
-A mistake of the user's is one line and exit code 2, never a traceback.
+A user's mistake ends a command with a one-line message and exit code 2, never with a traceback.
 """
 
 import importlib
@@ -12,7 +12,7 @@ import gateway
 from gateway.cli.output import say
 from gateway.visible import visible
 
-# Where each command lives; imported when it is called, so that `serve` starts without the rest.
+# Command → module that defines it. A module is imported when its command is called, so that `serve` starts fast.
 _COMMANDS: Final = {
     "up": "run",
     "serve": "run",
@@ -44,19 +44,19 @@ class _Commands(click.Group):
         command: click.Command = getattr(importlib.import_module(f"gateway.cli.{_COMMANDS[name]}"), name)
         return command
 
-    def make_context(self, *given: Any, **extra: Any) -> click.Context:
-        """Read the options that stand before a command."""
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Parse the options that precede the command's name."""
         try:
-            return super().make_context(*given, **extra)
+            return super().make_context(*args, **extra)
         except click.UsageError as error:
-            raise _inert(error) from None
+            raise _escape_message(error) from None
 
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
         except click.UsageError as error:
-            raise _inert(error) from None
-        except OSError as error:  # a folder that may not be read, a full disk
+            raise _escape_message(error) from None
+        except OSError as error:  # such as a folder without permission to read it, or a full disk
             if isinstance(error, BrokenPipeError):
                 raise
             where = f" `{error.filename}`" if error.filename else ""
@@ -64,9 +64,12 @@ class _Commands(click.Group):
             raise click.exceptions.Exit(2) from None
 
 
-def _inert(error: click.UsageError) -> click.UsageError:
-    """Return an error whose message quotes what was given, which a script may have from others, as it may be shown."""
-    if error.message.isprintable() or type(error).show is not click.UsageError.show:  # such as one that shows the help
+def _escape_message(error: click.UsageError) -> click.UsageError:
+    """Return the error with control characters in its message escaped.
+
+    The message quotes arguments, which a script may have taken from an untrusted source.
+    """
+    if error.message.isprintable() or type(error).show is not click.UsageError.show:  # such as one that prints the help
         return error
     return click.UsageError(visible(error.format_message()), error.ctx)
 

@@ -34,19 +34,19 @@ add_to(adapters)  # verify, sign, keygen
 @click.option("--allow-no-op", is_flag=True, help="Register it even if it adds nothing to the base.")
 @json_option
 @control_options
-def add(source: str, as_json: bool, **given: Any) -> None:
+def add(source: str, as_json: bool, **options: Any) -> None:
     """Register the adapter at SOURCE and point the alias at it.
 
     SOURCE is a folder, a tar archive, or a URL below one of the setting `adapters.sources`
     (s3://bucket/folder). It is verified, copied, loaded and checked while requests go on; the
     version is named by its content.
     """
-    if "://" not in source and given["control"] is None:  # a gateway elsewhere has folders of its own
-        if not os.path.lexists(source):  # not Path.exists, which raises for a name that is too long
+    if "://" not in source and options["control"] is None:  # the path is on this machine only if the gateway is, too
+        if not os.path.lexists(source):  # Path.exists raises for a name that is too long
             raise fail(f"`{source}` is neither a folder or an archive here, nor a URL")
         source = os.path.realpath(source)
-    body = {key: given.pop(key) for key in ("name", "notes", "digest", "activate", "allow_no_op")}
-    _register("", {"source": source, **body}, as_json, given)
+    body = {key: options.pop(key) for key in ("name", "notes", "digest", "activate", "allow_no_op")}
+    _register("", {"source": source, **body}, as_json, options)
 
 
 @adapters.command("fuse")
@@ -66,7 +66,7 @@ def add(source: str, as_json: bool, **given: Any) -> None:
 @click.option("--activate/--no-activate", default=None, help="Point the alias at it.  [default: if the alias is new]")
 @json_option
 @control_options
-def fuse(parents: tuple[str, ...], as_json: bool, **given: Any) -> None:
+def fuse(parents: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Make one new version out of several: loragate adapters fuse legal=0.7 support=0.3 --name both.
 
     PARENT is an alias or a version; without a weight it is 1.
@@ -76,9 +76,9 @@ def fuse(parents: tuple[str, ...], as_json: bool, **given: Any) -> None:
     except CannotFuse as error:
         raise fail(f"{error}; {error.remedy}") from None
     names = ("name", "method", "rank", "density", "seed", "notes", "activate")
-    body = {key: given.pop(key) for key in names}
+    body = {key: options.pop(key) for key in names}
     body["parents"] = [{"version": parent.version, "weight": parent.weight} for parent in read]
-    _register("/fuse", body, as_json, given)
+    _register("/fuse", body, as_json, options)
 
 
 @adapters.command("scale")
@@ -89,10 +89,10 @@ def fuse(parents: tuple[str, ...], as_json: bool, **given: Any) -> None:
 @click.option("--activate/--no-activate", default=None, help="Point the alias at it.  [default: if the alias is new]")
 @json_option
 @control_options
-def scale(version: str, factor: float, as_json: bool, **given: Any) -> None:
+def scale(version: str, factor: float, as_json: bool, **options: Any) -> None:
     """Make a version with FACTOR times the effect of VERSION (an alias or a version)."""
-    body = {key: given.pop(key) for key in ("name", "notes", "activate")}
-    _register("/scale", {"version": version, "factor": factor, **body}, as_json, given)
+    body = {key: options.pop(key) for key in ("name", "notes", "activate")}
+    _register("/scale", {"version": version, "factor": factor, **body}, as_json, options)
 
 
 def _register(path: str, body: dict[str, Any], as_json: bool, options: dict[str, Any]) -> None:
@@ -121,9 +121,9 @@ def _register(path: str, body: dict[str, Any], as_json: bool, options: dict[str,
 @control_options
 def list_adapters(as_json: bool, **control: Any) -> None:
     """List all registered versions."""
-    found = fetch_all(admin_client(control).ask_running, "/admin/v1/adapters", "adapters")
+    answers = fetch_all(admin_client(control).ask_running, "/admin/v1/adapters", "adapters")
     if as_json:
-        echo_json(found)
+        echo_json(answers)
         return
     from gateway.admin.models.adapters import AdapterView
 
@@ -136,7 +136,7 @@ def list_adapters(as_json: bool, **control: Any) -> None:
             size(each.size_bytes),
             when(each.created),
         )
-        for each in (parse_reply(AdapterView.model_validate, answer) for answer in found)
+        for each in (parse_reply(AdapterView.model_validate, answer) for answer in answers)
     ]
     show_table(
         ("VERSION", "STATE", "SERVES", "RANK", "SIZE", "ADDED"),

@@ -1,4 +1,4 @@
-"""loragate apply: make the routes as a file declares them, after showing what that changes."""
+"""loragate apply: show what a file of declared routes would change, then change it."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -37,7 +37,7 @@ COLOURS: Final[Mapping[str, str]] = {"add": "green", "change": "yellow", "remove
 )
 @json_option
 @control_options
-def apply(name: str, dry_run: bool, yes: bool, as_json: bool, **given: Any) -> None:
+def apply(name: str, dry_run: bool, yes: bool, as_json: bool, **options: Any) -> None:
     """Make the routes as FILE declares them: all of it, or nothing.
 
     First it shows what changes and what that means for traffic, and asks. What is applied is what
@@ -46,15 +46,15 @@ def apply(name: str, dry_run: bool, yes: bool, as_json: bool, **given: Any) -> N
     """
     declaration = read_file(name)
     routes = [write_route(msgspec.to_builtins(route)) for route in declaration.routes]
-    body = {"routes": routes, "prune": declaration.prune or given["prune"]}
-    control = admin_client(given)
+    body = {"routes": routes, "prune": declaration.prune or options["prune"]}
+    control = admin_client(options)
     from gateway.admin.models.routes import AppliedView, PlanView
 
     answer = control.ask_running("POST", "/admin/v1/routes/plan", body)
     plan = parse_reply(PlanView.model_validate, answer)
-    wanted = given["if_version"]
-    if wanted is not None and wanted != plan.version:
-        raise fail(f"the state is at version {plan.version}, not {wanted}; nothing was changed: look at it again")
+    version = options["if_version"]
+    if version is not None and version != plan.version:
+        raise fail(f"the state is at version {plan.version}, not {version}; nothing was changed: look at it again")
     if not as_json:
         show_plan(plan)
     if plan.conflicts:
@@ -67,20 +67,20 @@ def apply(name: str, dry_run: bool, yes: bool, as_json: bool, **given: Any) -> N
         if as_json:
             echo_json({"plan": answer, "version": plan.version, "applied": False})
         return
-    _ask(yes, as_json)
+    _confirm(yes, as_json)
     headers = {"if-match": f'"{plan.version}"'}
-    done = parse_reply(
+    result = parse_reply(
         AppliedView.model_validate,
-        control.ask_running("PUT", "/admin/v1/routes", {**body, "reason": given["reason"]}, headers),
+        control.ask_running("PUT", "/admin/v1/routes", {**body, "reason": options["reason"]}, headers),
     )
     if as_json:
-        echo_json({"plan": done.plan.model_dump(mode="json"), "version": done.version, "applied": True})
+        echo_json({"plan": result.plan.model_dump(mode="json"), "version": result.version, "applied": True})
     else:
-        say(f"Applied: the state is at version {done.version}.", bold=True)
+        say(f"Applied: the state is at version {result.version}.", bold=True)
 
 
-def _ask(yes: bool, as_json: bool) -> None:
-    """Let the operator decide; whoever cannot be asked has to say --yes."""
+def _confirm(yes: bool, as_json: bool) -> None:
+    """Ask the operator to confirm; without a terminal, end the command unless --yes was given."""
     if yes:
         return
     if as_json or not is_terminal():
@@ -91,6 +91,6 @@ def _ask(yes: bool, as_json: bool) -> None:
 
 
 def show_plan(plan: "PlanView") -> None:
-    """Print a plan; in colours on a terminal."""
+    """Print a plan, in colours on a terminal."""
     for kind, line in plan_lines(plan):
         say(line, fg=COLOURS.get(kind), bold=kind in ("add", "change", "remove"))

@@ -34,7 +34,7 @@ class _Refusal(msgspec.Struct):
 
 
 class _Line(msgspec.Struct):
-    """A line of the reply to a long operation. It has one of these members."""
+    """One line of the reply to a long operation; it has exactly one of these members."""
 
     progress: ProgressReport | None = None
     result: dict[str, Any] | None = None
@@ -170,12 +170,12 @@ def parse_reply(read: Callable[[Any], T], answer: Any) -> T:
     """Return a reply as the type that the API declares; end the command with what does not fit it."""
     try:
         return read(answer)
-    except ValueError as error:  # pydantic's own is one
+    except ValueError as error:  # includes pydantic's ValidationError
         raise fail(f"the gateway answered in another way than this release knows: {error}") from None
 
 
 def segment(name: str) -> str:
-    """Return a name, whatever it holds, quoted as one segment of a path; end the command if no name can be so."""
+    """Return a name quoted as one segment of a URL path; end the command if it is empty, `.` or `..`."""
     if name in ("", ".", ".."):
         raise fail(f"`{name}` is no name; give an alias, or a version such as support@3f2a9c81d0e4")
     return quote(name, safe="@", errors="surrogateescape")

@@ -1,4 +1,4 @@
-"""loragate completion: the shell's own completion for this command."""
+"""loragate completion: print the script by which a shell completes this command."""
 
 import click
 from click.shell_completion import get_completion_class
@@ -13,5 +13,5 @@ def completion(context: click.Context, shell: str) -> None:
     For bash: eval "$(loragate completion bash)" in ~/.bashrc.
     """
     kind = get_completion_class(shell)
-    assert kind is not None  # click has all three
+    assert kind is not None  # click knows all three shells
     click.echo(kind(context.find_root().command, {}, "loragate", "_LORAGATE_COMPLETE").source())

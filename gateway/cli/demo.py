@@ -1,4 +1,4 @@
-"""loragate demo: the whole of it on this machine, with a real base and real adapters."""
+"""loragate demo: run all parts of Loragate on this machine, with a real base model and real adapters."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from gateway.cli.output import say
 @click.option("--exit", "exits", is_flag=True, help="End with a summary instead of serving until Ctrl-C.")
 @click.option("--port", type=click.IntRange(0, 65535), help="App port.  [default: 8080, or a free one]")
 @click.option("--control-port", type=click.IntRange(0, 65535), help="Control port.  [default: 8081, or a free one]")
-def demo(exits: bool, **given: Any) -> None:
+def demo(exits: bool, **options: Any) -> None:
     """Talk to a real base and adapters trained here; see a good version go live and an overfitted one taken back.
 
     The first run makes the base model and trains the adapters, which takes a few minutes;
@@ -22,9 +22,9 @@ def demo(exits: bool, **given: Any) -> None:
     from gateway.demo.guide import DemoFailed
     from gateway.demo.story import run_demo
 
-    settings = load_settings(None, given)
+    settings = load_settings(None, options)
     try:
-        run_demo(settings, has_ports=given["port"] is not None, exits=exits)
+        run_demo(settings, has_ports=options["port"] is not None, exits=exits)
     except (WeightsMissing, DemoFailed) as error:
         raise fail(str(error)) from None
     except KeyboardInterrupt:

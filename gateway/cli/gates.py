@@ -1,4 +1,4 @@
-"""loragate gates: what a plan's gates would have made of past rollouts."""
+"""loragate gates: replay past rollouts through the gates of another plan."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,9 @@ from gateway.rollout.plan_values import NotReadable, seconds_of
 if TYPE_CHECKING:
     from gateway.admin.models.rollouts import ReplayedRollout
 
-# Characters of what really happened.
-_LONGEST = 120
-_DID = {
+# Characters of the real outcome's reason in the table.
+_MAX_REASON = 120
+_OUTCOMES = {
     "rolled_back": "rolled back",
     "paused": "paused",
     "passed": "passed",
@@ -44,7 +44,7 @@ def gates() -> None:
 @json_option
 @control_options
 def simulate(
-    since: str, plan_file: Path | None, text: str | None, alias: str | None, as_json: bool, **given: Any
+    since: str, plan_file: Path | None, text: str | None, alias: str | None, as_json: bool, **options: Any
 ) -> None:
     """Replay stored pairs through a plan's gates: when would each past rollout have stopped?
 
@@ -57,7 +57,7 @@ def simulate(
     plan = plan_values(text, plan_file)
     if plan is None:
         raise fail("give a plan with -f FILE or --plan TEXT")
-    control = admin_client(given)
+    control = admin_client(options)
     body = {"plan": plan, "since_seconds": seconds, "alias": alias}
     answer = control.ask_running("POST", "/admin/v1/gates/simulate", body)
     if as_json:
@@ -65,36 +65,36 @@ def simulate(
         return
     from gateway.admin.models.rollouts import SimulationView
 
-    found = parse_reply(SimulationView.model_validate, answer)
-    say(f"plan  {found.plan_line}")
-    if found.not_replayed:
-        say(f"not replayed, for pairs do not answer them: {', '.join(found.not_replayed)}")
+    simulation = parse_reply(SimulationView.model_validate, answer)
+    say(f"plan  {simulation.plan_line}")
+    if simulation.not_replayed:
+        say(f"not replayed, for pairs do not answer them: {', '.join(simulation.not_replayed)}")
     show_table(
         ("ROLLOUT", "ALIAS", "CANDIDATE", "WOULD HAVE", "PAIRS", "PAIR NO.", "WHEN", "WHY", "REALLY"),
-        [_row(each) for each in found.rollouts],
+        [_row(each) for each in simulation.rollouts],
         f"No rollouts{f' of `{alias}`' if alias is not None else ''} begun in the last {since}.",
     )
 
 
-def _short(why: str) -> str:
-    """Return a reason without the gates that decided nothing, on few enough characters for a table."""
+def _shorten(why: str) -> str:
+    """Return a reason without the gates that decided nothing, cut to fit a table."""
     parts = [
         part for part in why.split("; ") if " not told apart from " not in part and " not measured yet" not in part
     ]
     text = "; ".join(parts) or why
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… (`loragate explain` has all)"
+    return text if len(text) <= _MAX_REASON else f"{text[:_MAX_REASON]}… (`loragate explain` has all)"
 
 
 def _row(each: "ReplayedRollout") -> tuple[str, ...]:
     stop, last = each.simulated, each.last
     number = "-" if stop.number is None else str(stop.number)
     at = "-" if stop.at is None else when(stop.at)
-    really = f"{each.phase.replace('_', ' ')}, {when(last.at)}" + (f": {_short(last.why)}" if last.why else "")
+    really = f"{each.phase.replace('_', ' ')}, {when(last.at)}" + (f": {_shorten(last.why)}" if last.why else "")
     return (
         each.id,
         each.alias,
         each.candidate,
-        _DID.get(stop.outcome, stop.outcome),
+        _OUTCOMES.get(stop.outcome, stop.outcome),
         f"{stop.pairs:,}",
         number,
         at,

@@ -34,11 +34,11 @@ def journal() -> None:
 @click.option("--limit", type=click.IntRange(1, _PAGE), default=20, show_default=True, help="At most so many.")
 @json_option
 @control_options
-def list_entries(alias: str | None, after: int | None, limit: int, as_json: bool, **given: Any) -> None:
+def list_entries(alias: str | None, after: int | None, limit: int, as_json: bool, **options: Any) -> None:
     """List entries, the oldest first."""
     query = f"?limit={limit}" + (f"&alias={segment(alias)}" if alias is not None else "")
     query += "&newest=true" if after is None else f"&after={after}"
-    answer = admin_client(given).ask_running("GET", _PATH + query)
+    answer = admin_client(options).ask_running("GET", _PATH + query)
     if as_json:
         echo_json(answer["entries"])
         return
@@ -74,19 +74,19 @@ def _row(entry: "EntryView") -> tuple[str, ...]:
 @click.option("--head", metavar="NUMBER:HASH", help="An entry as noted elsewhere: shows a cut-off end, or a new chain.")
 @json_option
 @control_options
-def verify_entries(file: Path | None, head: str | None, as_json: bool, **given: Any) -> None:
+def verify_entries(file: Path | None, head: str | None, as_json: bool, **options: Any) -> None:
     """Check the chain of the running gateway's journal, or of an export; exit 1 if it is broken.
 
     FILE is what `loragate journal export` wrote; no gateway is needed then.
     """
     from gateway.admin.models.rollouts import JournalCheck
 
-    noted = _parse_head(head) if head is not None else None
+    anchor = _parse_head(head) if head is not None else None
     if file is not None:
-        check = _check_file(file, noted)
+        check = _check_file(file, anchor)
     else:
         query = f"?head={head}" if head is not None else ""
-        answer = admin_client(given).ask_running("GET", f"{_PATH}/verify{query}")
+        answer = admin_client(options).ask_running("GET", f"{_PATH}/verify{query}")
         check = parse_reply(JournalCheck.model_validate, answer)
     if as_json:
         echo_json(check.model_dump())
@@ -107,7 +107,7 @@ def _parse_head(text: str) -> JournalHead:
     return JournalHead(number=int(number), hash=digest)
 
 
-def _check_file(file: Path, noted: JournalHead | None) -> "JournalCheck":
+def _check_file(file: Path, anchor: JournalHead | None) -> "JournalCheck":
     """Check the chain in an exported file, with a single entry of it in memory at a time."""
     from gateway.admin.models.rollouts import HeadView, JournalCheck
 
@@ -121,13 +121,13 @@ def _check_file(file: Path, noted: JournalHead | None) -> "JournalCheck":
 
     try:
         with file.open(encoding="utf-8") as lines:
-            found: Break | None = verify(remember_last(_parse_entries(lines, file)), head=noted)
+            fault: Break | None = verify(remember_last(_parse_entries(lines, file)), head=anchor)
     except (OSError, UnicodeDecodeError) as error:
         raise fail(f"`{file}` cannot be read ({error})") from None
     head = HeadView.model_validate(last) if last is not None else None
-    if found is None:
+    if fault is None:
         return JournalCheck(status="whole", number=None, reason=None, head=head)
-    return JournalCheck(status="broken", number=found.number, reason=found.reason, head=head)
+    return JournalCheck(status="broken", number=fault.number, reason=fault.reason, head=head)
 
 
 def _parse_entries(lines: IO[str], file: Path) -> Iterator[JournalEntry]:
@@ -156,12 +156,12 @@ def _refuse_duplicates(members: list[tuple[str, Any]]) -> dict[str, Any]:
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="File.  [default: standard output]")
 @json_option
 @control_options
-def export(output: Path | None, as_json: bool, **given: Any) -> None:
+def export(output: Path | None, as_json: bool, **options: Any) -> None:
     """Write all entries as lines of JSON, and print the head, to be noted elsewhere.
 
     With --json the head is printed as JSON. It goes to standard error if the entries go to standard output.
     """
-    control = admin_client(given)
+    control = admin_client(options)
     last: EntryView | None = None
     with click.open_file(str(output) if output is not None else "-", "w", encoding="utf-8") as file:
         for last in _read_all(control):
@@ -191,19 +191,19 @@ def _read_all(control: AdminClient) -> "Iterator[EntryView]":
 @click.argument("decision")
 @json_option
 @control_options
-def explain(decision: str, as_json: bool, **given: Any) -> None:
+def explain(decision: str, as_json: bool, **options: Any) -> None:
     """Tell who decided what, why, and on which figures.
 
     DECISION is an entry's number in `loragate journal ls`, or a rollout's id for all of its story.
     """
-    answer = admin_client(given).ask_running("GET", f"/admin/v1/decisions/{segment(decision)}")
+    answer = admin_client(options).ask_running("GET", f"/admin/v1/decisions/{segment(decision)}")
     if as_json:
         echo_json(answer)
         return
     from gateway.admin.models.rollouts import DecisionView
 
-    decided = parse_reply(DecisionView.model_validate, answer)
-    for line in decided.story:
+    explanation = parse_reply(DecisionView.model_validate, answer)
+    for line in explanation.story:
         say(line)
-    if decided.replay is not None:
-        say(f"The journal, replayed, leads to the state {decided.replay}.")
+    if explanation.replay is not None:
+        say(f"The journal, replayed, leads to the state {explanation.replay}.")

@@ -1,4 +1,4 @@
-"""loragate keys: make, list, rotate and revoke keys, with or without a running gateway."""
+"""loragate keys: create, list, rotate and revoke keys, through a running gateway or else in its store."""
 
 import time
 from collections.abc import Callable
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 
 class Duration(click.ParamType[int]):
-    """A time such as `30d`, as whole seconds; a number without a unit is refused: most mean days, nobody seconds."""
+    """A time such as `30d`, as whole seconds.
+
+    A number without a unit is refused, because users who leave the unit out mostly mean days, not seconds.
+    """
 
     name = "time"
 
@@ -85,36 +88,36 @@ def create(
     **control: Any,
 ) -> None:
     """Make a key and show it, this once."""
-    allowed = [each.strip() for given in models for each in given.split(",") if each.strip()] or None
+    aliases = [each.strip() for option in models for each in option.split(",") if each.strip()] or None
     limits = {"requests_per_minute": rpm, "tokens_per_minute": tpm}
     rules = _parse_rules(engine_fields)
-    body: dict[str, Any] = {"role": role, "name": name, "models": allowed, "lifetime_seconds": expires, **limits}
+    body: dict[str, Any] = {"role": role, "name": name, "models": aliases, "lifetime_seconds": expires, **limits}
     body |= {"engine_fields": rules} if rules else {}
     remote = admin_client(control)
     try:
-        made = remote.ask("POST", "/admin/v1/keys", body)
+        answer = remote.ask("POST", "/admin/v1/keys", body)
     except NotRunning as error:
         _check_is_local(control, error)
-        made = _make_in_store(
+        answer = _make_in_store(
             remote.state,
             lambda desired, now: create_key(
                 desired,
                 Role(role),
                 now,
                 name,
-                allowed,
+                aliases,
                 expires=expires and int(now) + expires,
                 engine_fields=rules,
                 **limits,
             ),
         )
-    _print_new(made, as_json=as_json)
+    _print_new(answer, as_json=as_json)
 
 
-def _parse_rules(given: tuple[str, ...]) -> dict[str, str | int]:
-    """Return rules as `FIELD=RULE` states them, or end the command with what is wrong."""
+def _parse_rules(options: tuple[str, ...]) -> dict[str, str | int]:
+    """Return the rules given as `FIELD=RULE`, or end the command with what is wrong with them."""
     rules: dict[str, str | int] = {}
-    for each in given:
+    for each in options:
         name, _, rule = each.partition("=")
         rules[name.strip()] = int(rule) if rule.strip().isdecimal() else rule.strip()
     try:
@@ -139,22 +142,22 @@ def rotate(key_id: str, overlap: int, as_json: bool, **control: Any) -> None:
     """Make a key in KEY_ID's place, with its role, models and limits, and show it, this once."""
     remote = admin_client(control)
     try:
-        made = remote.ask("POST", f"/admin/v1/keys/{segment(key_id)}/rotate", {"overlap_seconds": overlap})
+        answer = remote.ask("POST", f"/admin/v1/keys/{segment(key_id)}/rotate", {"overlap_seconds": overlap})
     except NotRunning as error:
         _check_is_local(control, error)
-        made = _make_in_store(remote.state, lambda desired, now: rotate_key(desired, key_id, now, overlap))
-    _print_new(made, as_json=as_json)
+        answer = _make_in_store(remote.state, lambda desired, now: rotate_key(desired, key_id, now, overlap))
+    _print_new(answer, as_json=as_json)
     if not as_json:
         say(f"{key_id} is good for another {overlap} s." if overlap else f"{key_id} is refused from now on.", err=True)
 
 
-def _print_new(made: dict[str, Any], *, as_json: bool) -> None:
+def _print_new(answer: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        echo_json(made)
+        echo_json(answer)
         return
     from gateway.admin.models.keys import MadeKey
 
-    view = parse_reply(MadeKey.model_validate, made)
+    view = parse_reply(MadeKey.model_validate, answer)
     say(view.key)
     say(f"{view.id} ({view.role}). Keep it: it is not shown again.", err=True)
 
@@ -215,18 +218,18 @@ def revoke(key_id: str, as_json: bool, **control: Any) -> None:
 
 
 def _make_in_store(folder: Path, make: Callable[[Any, float], tuple[Any, Any, str]]) -> dict[str, Any]:
-    made: list[tuple[Any, str]] = []
+    results: list[tuple[Any, str]] = []
 
     def change(desired: Any) -> Any:
         desired, record, key = make(desired, time.time())  # noqa: TID251 (the clock of the command line)
-        made.append((record, key))
+        results.append((record, key))
         return desired
 
     try:
         _change(folder, change)
     except (UnknownKey, KeyOutOfUse, ValueError) as error:
         raise fail(str(error)) from None
-    record, key = made[-1]
+    record, key = results[-1]
     return {**_view(record), "key": key}
 
 
@@ -238,7 +241,7 @@ def _revoke_in_store(folder: Path, key_id: str) -> None:
 
 
 def _change(folder: Path, change: Callable[[Any], Any]) -> None:
-    """Change the store, and say which; a gateway that has just started sees it by its feed."""
+    """Change the state in the store, and name the store; a gateway that has started meanwhile notices the change."""
     while True:
         desired = _read(folder)
         store = _open(folder)

@@ -1,4 +1,4 @@
-"""Options that several commands share, and settings from them."""
+"""Options that several commands share, and the settings that they amount to."""
 
 import functools
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def control_options(command: _C) -> _C:
 
 
 def engine_options(command: _C) -> _C:
-    """Add the options of a command that asks engines elsewhere."""
+    """Add the options of a command that uses engines on other machines."""
     options = (
         click.option(
             "--engine",
@@ -72,25 +72,25 @@ def engine_options(command: _C) -> _C:
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
 
-def named_engines(given: dict[str, Any]) -> dict[str, Any]:
-    """Return what was given to such a command as settings."""
-    base_name = given.pop("base_name")
-    return {**given, "engines": given["engines"] or None, "engine": {"served_name": base_name} if base_name else {}}
+def engine_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """Return a command's options, with those of `engine_options` as the settings of the same meaning."""
+    base_name = options.pop("base_name")
+    return {**options, "engines": options["engines"] or None, "engine": {"served_name": base_name} if base_name else {}}
 
 
 def serving_options(command: _C) -> _C:
-    """Add the options of a command that serves."""
+    """Add the options of a command that runs a gateway."""
 
-    def described(name: str) -> str:
+    def describe(name: str) -> str:
         return f"{Settings.model_fields[name].description}.  [default: {_DEFAULTS[name]}]"
 
     options = (
         config_option,
-        click.option("--host", help=described("host")),
-        click.option("--port", type=click.IntRange(0, 65535), help=described("port")),
-        click.option("--control-host", help=described("control_host")),
-        click.option("--control-port", type=click.IntRange(0, 65535), help=described("control_port")),
-        click.option("--workers", type=click.IntRange(1, 256), help=described("workers")),
+        click.option("--host", help=describe("host")),
+        click.option("--port", type=click.IntRange(0, 65535), help=describe("port")),
+        click.option("--control-host", help=describe("control_host")),
+        click.option("--control-port", type=click.IntRange(0, 65535), help=describe("control_port")),
+        click.option("--workers", type=click.IntRange(1, 256), help=describe("workers")),
         state_option,
         click.option(
             "--no-auth", "auth", flag_value=False, type=bool, default=None, help="Serve without keys; on loopback only."
@@ -103,10 +103,10 @@ def serving_options(command: _C) -> _C:
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
 
-def load_settings(config: Path | None, given: dict[str, Any]) -> Settings:
-    """Return the settings, or end with every problem on a line of its own and exit code 2."""
+def load_settings(config: Path | None, values: dict[str, Any]) -> Settings:
+    """Return the settings, or print every problem on a line of its own and end with exit code 2."""
     try:
-        return settings.load(config, given)
+        return settings.load(config, values)
     except InvalidSettings as error:
         for problem in error.problems:
             say(f"error: {problem}", err=True)
@@ -114,9 +114,9 @@ def load_settings(config: Path | None, given: dict[str, Any]) -> Settings:
 
 
 def fail(message: str) -> "click.exceptions.Exit":
-    """Print a user's mistake and return the exception that ends with exit code 2."""
+    """Print an error message, and return the exception to raise, which ends the command with exit code 2."""
     first, *others = message.split("\n")
     say(f"error: {first}", err=True)
-    for line in others:  # indented, so that no line of a message that quotes others can be taken for one of ours
+    for line in others:  # indented, so that quoted text cannot pass for an error line of its own
         say(f"       {line}", err=True)
     return click.exceptions.Exit(2)

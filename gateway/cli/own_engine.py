@@ -1,4 +1,4 @@
-"""The engine that `loragate up` starts: its base model, its command line, its progress."""
+"""The engine that `loragate up` starts: its command, and how its start is shown."""
 
 import importlib.metadata
 import importlib.util
@@ -12,12 +12,12 @@ from gateway.cli.output import say
 from gateway.serve.vllm_process import VllmCommand
 from gateway.settings import Settings
 
-# A line for the log of a service; a terminal's line is rewritten in place.
+# Seconds between progress lines in a log; on a terminal a single line is rewritten in place.
 SECONDS_BETWEEN_LINES = 15
 
 
 def command_of(settings: Settings) -> VllmCommand:
-    """Return how to start the engine; its base model is made first, if need be."""
+    """Return the engine's command; without a configured base model, the demo's is made first."""
     from gateway.demo.base_model import demo_base
 
     folder = settings.state_folder()
@@ -60,13 +60,13 @@ def _is_cpu_build() -> bool:
 
 
 class StartProgress:
-    """Tell how long the engine has been starting."""
+    """Shows how long the engine has been starting."""
 
     def __init__(self) -> None:
         self._last = -SECONDS_BETWEEN_LINES
 
     def __call__(self, waited: float | None) -> None:
-        """Show `waited` seconds, or that the engine is ready."""
+        """Show the seconds waited so far, or, for None, that the engine is ready."""
         is_terminal = sys.stderr.isatty()
         if waited is None:
             click.echo("\r\x1b[KEngine ready." if is_terminal else "Engine ready.", err=True)

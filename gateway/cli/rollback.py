@@ -1,4 +1,4 @@
-"""loragate rollback: take back what an alias has got last."""
+"""loragate rollback: give an alias's traffic back to its control, or to a version before it."""
 
 from typing import Any
 
@@ -31,18 +31,18 @@ def rollback(
         return
     from gateway.admin.models.rollouts import RollbackView
 
-    done = parse_reply(RollbackView.model_validate, answer)
-    before = done.before
+    result = parse_reply(RollbackView.model_validate, answer)
+    before = result.before
     had = before.control
     if before.weight:
         had = f"{had}, {share(before.weight)} {before.candidate}"
-    say(f"`{alias}`: all to {done.control} (before: {had}).")
-    if done.rollout:
-        say(f"This takes back rollout {done.rollout}; `loragate explain {done.rollout}` tells its story.")
-    gateways = done.gateways
+    say(f"`{alias}`: all to {result.control} (before: {had}).")
+    if result.rollout:
+        say(f"This takes back rollout {result.rollout}; `loragate explain {result.rollout}` tells its story.")
+    gateways = result.gateways
     if gateways is not None and gateways.of > 1:
         say(f"In force on {gateways.serving} of {gateways.of} gateways.")
     if gateways is None or gateways.serving < gateways.of:
         say("warning: not every gateway has confirmed it yet; `loragate status` shows which", err=True)
-    for url in done.not_ready_on:
+    for url in result.not_ready_on:
         say(f"warning: {url} has to load it first; its first requests go elsewhere, or wait", err=True)

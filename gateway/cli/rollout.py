@@ -1,4 +1,4 @@
-"""loragate rollout: give a version its traffic by plan, step by step, and watch it."""
+"""loragate rollout: start rollouts, show where they stand, and send them commands."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,19 +47,19 @@ def start(
     reason: str,
     override: str | None,
     as_json: bool,
-    **given: Any,
+    **options: Any,
 ) -> None:
     """Begin to roll VERSION out as ALIAS's candidate.
 
     Without a plan: the one that the route declares, else `5 % 10m → 25 % → 50 % → 100 %`.
     """
     body = {"candidate": candidate, "plan": plan_values(text, plan_file), "reason": reason, "override": override}
-    answer = admin_client(given).ask_running("POST", f"/admin/v1/routes/{segment(alias)}/rollout", body)
+    answer = admin_client(options).ask_running("POST", f"/admin/v1/routes/{segment(alias)}/rollout", body)
     _print(answer, as_json)
 
 
 def plan_values(text: str | None, file: Path | None) -> dict[str, Any] | None:
-    """Return the plan in canonical form; end with every problem on a line of its own."""
+    """Return the plan in canonical form; None without one; print every problem and end the command if it is invalid."""
     if text is not None and file is not None:
         raise fail("--plan and --plan-file: give one of the two")
     if text is not None and text.strip().endswith((".yaml", ".yml", ".json")):
@@ -90,10 +90,10 @@ def plan_values(text: str | None, file: Path | None) -> dict[str, Any] | None:
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many.")
 @json_option
 @control_options
-def list_rollouts(alias: str | None, open_only: bool, limit: int, as_json: bool, **given: Any) -> None:
+def list_rollouts(alias: str | None, open_only: bool, limit: int, as_json: bool, **options: Any) -> None:
     """List rollouts, the newest first."""
     query = f"?limit={limit}&open={str(open_only).lower()}" + (f"&alias={segment(alias)}" if alias is not None else "")
-    answer = admin_client(given).ask_running("GET", _PATH + query)
+    answer = admin_client(options).ask_running("GET", _PATH + query)
     if as_json:
         echo_json(answer["rollouts"])
         return
@@ -115,20 +115,20 @@ def list_rollouts(alias: str | None, open_only: bool, limit: int, as_json: bool,
 @click.argument("name", required=False, metavar="[ROLLOUT]")
 @json_option
 @control_options
-def status(name: str | None, as_json: bool, **given: Any) -> None:
+def status(name: str | None, as_json: bool, **options: Any) -> None:
     """Show where rollouts stand: step, samples, what each gate says, what is waited for.
 
     ROLLOUT is a rollout's id, or an alias: its open rollout, else its last. Without: all that are open.
     """
-    control = admin_client(given)
+    control = admin_client(options)
     names = [name] if name is not None else _list_open(control)
-    found = [control.ask_running("GET", f"{_PATH}/{segment(each)}") for each in names]
+    answers = [control.ask_running("GET", f"{_PATH}/{segment(each)}") for each in names]
     if as_json:
-        echo_json(found if name is None else found[0])
+        echo_json(answers if name is None else answers[0])
         return
-    if not found:
+    if not answers:
         say("No rollout is open: loragate rollout start begins one.")
-    for number, each in enumerate(found):
+    for number, each in enumerate(answers):
         if number:
             say()
         show(each)
@@ -142,7 +142,7 @@ def _list_open(control: AdminClient) -> list[str]:
 
 
 def _command(name: str, summary: str) -> None:
-    """Add a command that takes a reason and, if it is to be sure, the rollout's number."""
+    """Add a command that takes a reason and, optionally, the rollout's sequence number."""
 
     @rollout.command(name, help=f"{summary}\n\n{_WHICH}")
     @click.argument("which", metavar="ROLLOUT")
@@ -152,9 +152,8 @@ def _command(name: str, summary: str) -> None:
     )
     @json_option
     @control_options
-    def command(which: str, reason: str, sequence: int | None, as_json: bool, **given: Any) -> None:
-        """Send it."""
-        _send(name, which, {"reason": reason, "sequence": sequence}, as_json, given)
+    def command(which: str, reason: str, sequence: int | None, as_json: bool, **options: Any) -> None:
+        _send(name, which, {"reason": reason, "sequence": sequence}, as_json, options)
 
 
 _command("approve", "Let the stage's `manual` gate pass.")
@@ -172,12 +171,12 @@ _command("abort", "End a rollout without a verdict; all traffic is the control's
 )
 @json_option
 @control_options
-def promote(which: str, reason: str, early: bool, sequence: int | None, as_json: bool, **given: Any) -> None:
+def promote(which: str, reason: str, early: bool, sequence: int | None, as_json: bool, **options: Any) -> None:
     """Make the candidate the control.
 
     ROLLOUT is a rollout's id, or the alias whose open rollout is meant.
     """
-    _send("promote", which, {"reason": reason, "sequence": sequence, "early": early}, as_json, given)
+    _send("promote", which, {"reason": reason, "sequence": sequence, "early": early}, as_json, options)
 
 
 def _send(name: str, which: str, body: dict[str, Any], as_json: bool, options: dict[str, Any]) -> None:
@@ -192,7 +191,7 @@ def _print(answer: dict[str, Any], as_json: bool) -> None:
 
 
 def show(answer: dict[str, Any]) -> None:
-    """Print where one rollout stands."""
+    """Print the state of one rollout: its stage, its traffic, and what each gate says."""
     from gateway.admin.models.rollouts import RolloutView
 
     each = parse_reply(RolloutView.model_validate, answer)
@@ -203,10 +202,12 @@ def show(answer: dict[str, Any]) -> None:
         ("candidate", each.candidate + (f", {share(each.weight)} of the units" if each.is_open else "")),
         ("plan", each.plan_line),
         ("reason", f"{each.reason} ({each.started_by}, {when(each.started_at)})"),
-        ("last", _last(each)),
+        ("last", _format_last(each)),
     ]
     if each.is_open:
-        lines.insert(4, ("step", f"{_steps(each)}, for {_time(each.seconds_in_stage)}, {_samples(each)}"))
+        lines.insert(
+            4, ("step", f"{_format_step(each)}, for {_format_duration(each.seconds_in_stage)}, {_format_samples(each)}")
+        )
     for name, text in lines:
         say(f"{name:10} {text}")
     if each.problem:
@@ -222,21 +223,21 @@ def show(answer: dict[str, Any]) -> None:
         say(f"{'warning' if wait in each.warnings else 'waits for':10} {wait}")
 
 
-def _last(each: "RolloutView") -> str:
+def _format_last(each: "RolloutView") -> str:
     last = each.last
     return f"{last.event} by {last.by}, {when(last.at)}" + (f": {last.why}" if last.why else "")
 
 
-def _steps(each: "RolloutView") -> str:
+def _format_step(each: "RolloutView") -> str:
     return f"{each.index + 1} of {each.stages}" if each.stages else "-"
 
 
-def _samples(each: "RolloutView") -> str:
+def _format_samples(each: "RolloutView") -> str:
     what = "pairs" if each.phase == "shadow" else "samples"
     return f"{what} not known" if each.samples is None else f"{each.samples:,} {what}"
 
 
-def _time(seconds: float | None) -> str:
+def _format_duration(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     hours, rest = divmod(int(seconds), 3600)

@@ -1,4 +1,4 @@
-"""loragate routes: what each alias serves and served, splits between two versions, and the way back."""
+"""loragate routes: list, compare, revert and export routes, and split an alias between two versions."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ _FIELDS = ("control", "candidate", "weight", "unit", "mirror", "plan", "limits",
 
 
 class Weight(click.ParamType[int]):
-    """A share such as `5%`, or whole basis points, as basis points."""
+    """A share in basis points, given as a percentage such as `5%` or as whole basis points."""
 
     name = "weight"
 
@@ -43,17 +43,17 @@ def routes() -> None:
 @routes.command("ls")
 @json_option
 @control_options
-def list_routes(as_json: bool, **given: Any) -> None:
+def list_routes(as_json: bool, **options: Any) -> None:
     """List all aliases and what they serve."""
-    found = fetch_all(admin_client(given).ask_running, _PATH, "routes")
+    answers = fetch_all(admin_client(options).ask_running, _PATH, "routes")
     if as_json:
-        echo_json(found)
+        echo_json(answers)
         return
     from gateway.admin.models.routes import read_route
 
     rows = [
         (each.alias, each.control, each.candidate or "-", share(each.weight), when(each.created))
-        for each in (parse_reply(read_route, answer) for answer in found)
+        for each in (parse_reply(read_route, answer) for answer in answers)
     ]
     show_table(
         ("ALIAS", "CONTROL", "CANDIDATE", "SHARE", "SINCE"), rows, "No routes yet: loragate adapters add makes one."
@@ -64,9 +64,9 @@ def list_routes(as_json: bool, **given: Any) -> None:
 @click.argument("alias")
 @json_option
 @control_options
-def show(alias: str, as_json: bool, **given: Any) -> None:
+def show(alias: str, as_json: bool, **options: Any) -> None:
     """Show all of ALIAS's route."""
-    answer = admin_client(given).ask_running("GET", f"{_PATH}/{segment(alias)}")
+    answer = admin_client(options).ask_running("GET", f"{_PATH}/{segment(alias)}")
     if as_json:
         echo_json(answer)
         return
@@ -89,24 +89,24 @@ def show(alias: str, as_json: bool, **given: Any) -> None:
 @click.option("--before", type=click.IntRange(1), metavar="N", help="Only versions below N.")
 @json_option
 @control_options
-def history(alias: str, limit: int, before: int | None, as_json: bool, **given: Any) -> None:
+def history(alias: str, limit: int, before: int | None, as_json: bool, **options: Any) -> None:
     """List the versions of ALIAS's route, the newest first: when, who, why and what changed."""
     query = f"?limit={limit}" + (f"&before={before}" if before is not None else "")
-    answer = admin_client(given).ask_running("GET", f"{_PATH}/{segment(alias)}/history{query}")
+    answer = admin_client(options).ask_running("GET", f"{_PATH}/{segment(alias)}/history{query}")
     if as_json:
         echo_json(answer)
         return
     from gateway.admin.models.routes import HistoryView
 
-    found = parse_reply(HistoryView.model_validate, answer)
-    for each in found.versions:
+    page = parse_reply(HistoryView.model_validate, answer)
+    for each in page.versions:
         why = f": {each.reason}" if each.reason else ""
         gone = "" if each.route is not None else " (removed)"
         say(f"{each.number:>4}  {when(each.at)}  {each.by or '-'}{why}{gone}")
         for line in field_lines(each.changes):
             say(f"  {line}")
-    if found.next is not None:
-        say(f"There are more: --before {found.next}")
+    if page.next is not None:
+        say(f"There are more: --before {page.next}")
 
 
 @routes.command("diff")
@@ -115,24 +115,24 @@ def history(alias: str, limit: int, before: int | None, as_json: bool, **given: 
 @click.argument("second", metavar="[TO]", required=False, type=click.IntRange(1))
 @json_option
 @control_options
-def diff(alias: str, first: int | None, second: int | None, as_json: bool, **given: Any) -> None:
+def diff(alias: str, first: int | None, second: int | None, as_json: bool, **options: Any) -> None:
     """Show what changed in ALIAS's route from version FROM to version TO.
 
     TO is the newest if not given, FROM the one before it; 0 stands for before the first.
     """
-    named = (("from", first), ("to", second))
-    query = "&".join(f"{name}={number}" for name, number in named if number is not None)
-    answer = admin_client(given).ask_running("GET", f"{_PATH}/{segment(alias)}/diff?{query}")
+    ends = (("from", first), ("to", second))
+    query = "&".join(f"{name}={number}" for name, number in ends if number is not None)
+    answer = admin_client(options).ask_running("GET", f"{_PATH}/{segment(alias)}/diff?{query}")
     if as_json:
         echo_json(answer)
         return
     from gateway.admin.models.routes import DifferenceView
 
-    found = parse_reply(DifferenceView.model_validate, answer)
-    say(f"{alias}: version {found.from_} → {found.to}")
-    for line in field_lines(found.changes):
+    difference = parse_reply(DifferenceView.model_validate, answer)
+    say(f"{alias}: version {difference.from_} → {difference.to}")
+    for line in field_lines(difference.changes):
         say(line)
-    if not found.changes:
+    if not difference.changes:
         say("    no difference")
 
 
@@ -142,36 +142,36 @@ def diff(alias: str, first: int | None, second: int | None, as_json: bool, **giv
 @click.option("--reason", required=True, metavar="TEXT", help="Why, for the history and the journal.")
 @json_option
 @control_options
-def revert(alias: str, number: int, reason: str, as_json: bool, **given: Any) -> None:
+def revert(alias: str, number: int, reason: str, as_json: bool, **options: Any) -> None:
     """Make ALIAS's route as it was in version NUMBER, at once; that is a new version."""
     body = {"number": number, "reason": reason}
-    answer = admin_client(given).ask_running("POST", f"{_PATH}/{segment(alias)}/revert", body)
+    answer = admin_client(options).ask_running("POST", f"{_PATH}/{segment(alias)}/revert", body)
     if as_json:
         echo_json(answer)
         return
     from gateway.admin.models.routes import AppliedView
 
-    done = parse_reply(AppliedView.model_validate, answer)
-    show_plan(done.plan)
-    if done.plan.changes:
-        say(f"`{alias}` is as in version {number}: the state is at version {done.version}.")
+    result = parse_reply(AppliedView.model_validate, answer)
+    show_plan(result.plan)
+    if result.plan.changes:
+        say(f"`{alias}` is as in version {number}: the state is at version {result.version}.")
 
 
 @routes.command("export")
 @click.argument("aliases", nargs=-1, metavar="[ALIAS]...")
 @json_option
 @control_options
-def export(aliases: tuple[str, ...], as_json: bool, **given: Any) -> None:
+def export(aliases: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Print the routes as a file that `loragate apply` takes back without any change.
 
     All of them, or those of the ALIASes named.
     """
-    control = admin_client(given)
+    control = admin_client(options)
     if aliases:
-        found = [control.ask_running("GET", f"{_PATH}/{segment(alias)}") for alias in dict.fromkeys(aliases)]
+        answers = [control.ask_running("GET", f"{_PATH}/{segment(alias)}") for alias in dict.fromkeys(aliases)]
     else:
-        found = fetch_all(control.ask_running, _PATH, "routes")
-    values = {"routes": [write_route(route) for route in found]}
+        answers = fetch_all(control.ask_running, _PATH, "routes")
+    values = {"routes": [write_route(route) for route in answers]}
     if as_json:
         echo_json(values)
     else:
@@ -190,10 +190,10 @@ def export(aliases: tuple[str, ...], as_json: bool, **given: Any) -> None:
 )
 @json_option
 @control_options
-def split(alias: str, candidate: str | None, weight: int, as_json: bool, **given: Any) -> None:
+def split(alias: str, candidate: str | None, weight: int, as_json: bool, **options: Any) -> None:
     """Send a sticky share of ALIAS's units to a candidate version."""
     body = {"candidate": candidate, "weight": weight}
-    answer = admin_client(given).ask_running("PUT", f"{_PATH}/{segment(alias)}/split", body)
+    answer = admin_client(options).ask_running("PUT", f"{_PATH}/{segment(alias)}/split", body)
     if as_json:
         echo_json(answer)
         return

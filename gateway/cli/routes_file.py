@@ -1,4 +1,4 @@
-"""Read and write routes.yaml: the text of it; what it says is read in `admin/routes/files.py`."""
+"""Read and write the YAML of a file of routes; `admin/routes/files.py` reads what its values declare."""
 
 import sys
 from typing import Any
@@ -13,7 +13,7 @@ from gateway.yaml_text import InvalidYaml, parse
 
 
 def read_file(name: str) -> Declaration:
-    """Return what a file declares; end with every problem on a line of its own.
+    """Return what a file declares; print every problem and end the command if there is one.
 
     Args:
         name: YAML or JSON; `-` for standard input.
@@ -34,7 +34,7 @@ def read_file(name: str) -> Declaration:
 
 
 def yaml_values(content: bytes, name: str) -> Any:
-    """Return what YAML or JSON holds; end with a hint if it is neither."""
+    """Return the values of YAML or JSON; end the command if the content is neither."""
     try:
         return parse(content)
     except InvalidYaml as error:
@@ -50,12 +50,13 @@ def as_yaml(values: dict[str, Any]) -> str:
         is_faithful = yaml.safe_load(text) == values
     except yaml.YAMLError:
         is_faithful = False
-    # PyYAML writes some of Unicode's line ends as they are, and reads them as spaces; and signs that a terminal obeys.
+    # PyYAML writes some of Unicode's line breaks unescaped and reads them as spaces. It also leaves some control
+    # characters unescaped, which a terminal would obey.
     if not is_faithful or any(visible(line) != line for line in text.split("\n")):
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=False, width=100)
     return text
 
 
 def is_terminal() -> bool:
-    """Whether somebody can be asked."""
+    """Whether both ends are a terminal, so that an operator can be asked."""
     return sys.stdin.isatty() and sys.stdout.isatty()

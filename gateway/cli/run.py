@@ -1,4 +1,4 @@
-"""loragate up, serve and check: run a gateway, or say why it would not."""
+"""loragate up, serve and check: run a gateway, or check its settings."""
 
 import asyncio
 import gc
@@ -13,10 +13,10 @@ import click
 from gateway.cli.options import (
     config_option,
     engine_options,
+    engine_settings,
     fail,
     json_option,
     load_settings,
-    named_engines,
     serving_options,
 )
 from gateway.cli.output import print_json, say
@@ -27,9 +27,9 @@ from gateway.settings import Settings, describe_settings
 @click.command()
 @serving_options
 @engine_options
-def serve(config: Path | None, **given: Any) -> None:
+def serve(config: Path | None, **options: Any) -> None:
     """Serve engines that run elsewhere."""
-    settings = load_settings(config, named_engines(given))
+    settings = load_settings(config, engine_settings(options))
     if not settings.engines:
         raise fail("no engine given: use --engine URL, or `loragate up` to start one here")
     run_node(settings)
@@ -42,16 +42,16 @@ def serve(config: Path | None, **given: Any) -> None:
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder of the base model.  [default: SmolLM2-135M-Instruct, which the extras bring]",
 )
-def up(config: Path | None, base: Path | None, **given: Any) -> None:
+def up(config: Path | None, base: Path | None, **options: Any) -> None:
     """Start an engine, the gateway and its control plane on this machine."""
-    settings = load_settings(config, {**given, "engine": {"base": base} if base else {}})
+    settings = load_settings(config, {**options, "engine": {"base": base} if base else {}})
     if settings.engines:
         raise fail("`up` starts its own engine, but `engines` names others; use `loragate serve` for those")
     run_node(settings, owns_engine=True)
 
 
 class _WithSettings(click.Command):
-    """A command whose help lists every setting."""
+    """A command whose help ends with a list of every setting."""
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Settings"):
@@ -59,13 +59,13 @@ class _WithSettings(click.Command):
             formatter.write_paragraph()
             formatter.write_dl(
                 [
-                    (name, f"{text + '.  ' if text else ''}[default: {_shown(default)}]")
+                    (name, f"{text + '.  ' if text else ''}[default: {_format_default(default)}]")
                     for name, text, default in describe_settings()
                 ]
             )
 
 
-def _shown(default: object) -> str:
+def _format_default(default: object) -> str:
     return "none" if default is None or default == () else str(default)
 
 
@@ -88,17 +88,17 @@ def run_node(settings: Settings, *, owns_engine: bool = False) -> None:
     log_to_stderr(settings.log_level.upper())
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
-    gc.disable()  # until all is imported: what imports make stays, and walking it again and again takes a tenth of them
+    gc.disable()  # until all is imported: imported objects stay, and collecting among them takes a tenth of the time
     try:
         uvloop.run(_run(settings, owns_engine=owns_engine))
-    except _mistakes() as error:
+    except _startup_errors() as error:
         raise fail(str(error)) from None
     except asyncio.CancelledError:
         sys.exit(1)
 
 
-def _mistakes() -> tuple[type[Exception], ...]:
-    """Return what is told in a line; imported when something has gone wrong, so that the start does not wait."""
+def _startup_errors() -> tuple[type[Exception], ...]:
+    """Return the errors that a one-line message explains; imported only after one, so that a start is not delayed."""
     from adapters.sources import SourceError
     from adapters.verify import InvalidKey
     from gateway.serve.vllm_process import EngineNotStarted
@@ -119,7 +119,7 @@ async def _run(settings: Settings, *, owns_engine: bool) -> None:
         command = command_of(settings)
     sockets = ListeningSockets.of(settings)
     pool = WorkerPool(sockets.app, settings.workers)
-    await pool.start()  # before the node is imported, which takes as long as a worker's own imports
+    await pool.start()  # before importing the node, so that the workers import their modules at the same time
     from gateway.node import Node
 
     node = Node(settings, (command.url,) if command else settings.engines, sockets, pool)

@@ -24,15 +24,15 @@ def shadow() -> None:
 @shadow.command("ls")
 @json_option
 @control_options
-def list_shadows(as_json: bool, **given: Any) -> None:
+def list_shadows(as_json: bool, **options: Any) -> None:
     """List what is compared: one line for each version and what it is held against."""
-    answer = admin_client(given).ask_running("GET", _PATH)
+    answer = admin_client(options).ask_running("GET", _PATH)
     if as_json:
         echo_json(answer)
         return
     from gateway.admin.models.shadow import ShadowsView
 
-    found = parse_reply(ShadowsView.model_validate, answer)
+    view = parse_reply(ShadowsView.model_validate, answer)
     rows = [
         (
             each.alias,
@@ -44,14 +44,14 @@ def list_shadows(as_json: bool, **given: Any) -> None:
             _format_nats(each.kl_noise),
             when(int(each.last_at)),
         )
-        for each in found.shadows
+        for each in view.shadows
     ]
     show_table(
         ("ALIAS", "VERSION", "AGAINST", "KIND", "PAIRS", "KL", "NOISE", "LAST"),
         rows,
         "Nothing was compared in the last day: mirror a route's requests, or roll out with a `shadow` stage.",
     )
-    say(queue_line(found.queue))
+    say(queue_line(view.queue))
 
 
 @shadow.command("report")
@@ -61,25 +61,25 @@ def list_shadows(as_json: bool, **given: Any) -> None:
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with plots to this file.")
 @json_option
 @control_options
-def report(alias: str, since: str, rollout: str | None, html: Path | None, as_json: bool, **given: Any) -> None:
+def report(alias: str, since: str, rollout: str | None, html: Path | None, as_json: bool, **options: Any) -> None:
     """Show what is known of ALIAS: each version's scores and drift by task, against noise, and its gates.
 
     KL is in nats a token: as estimated, and what it is at least. Intervals are of 95 %, at this look; what stands out
     over all figures has a `*`.
     """
     query = f"?since_seconds={_parse_since(since)}" + (f"&rollout={segment(rollout)}" if rollout else "")
-    answer = admin_client(given).ask_running("GET", f"{_PATH}/{segment(alias)}{query}")
+    answer = admin_client(options).ask_running("GET", f"{_PATH}/{segment(alias)}{query}")
     if as_json and html is None:
         echo_json(answer)
         return
     from gateway.admin.models.shadow import ShadowReport
 
-    found = parse_reply(ShadowReport.model_validate, answer)
+    view = parse_reply(ShadowReport.model_validate, answer)
     if html is not None:
         from gateway.cli.shadow_html import PlotsMissing, page
 
         try:
-            html.write_text(page(found))
+            html.write_text(page(view))
         except PlotsMissing as error:
             raise fail(str(error)) from None
         say(f"wrote {html}", err=as_json)
@@ -88,7 +88,7 @@ def report(alias: str, since: str, rollout: str | None, html: Path | None, as_js
     elif html is None:
         from gateway.cli.shadow_table import show
 
-        show(found)
+        show(view)
 
 
 def _parse_since(text: str) -> int:

@@ -181,8 +181,8 @@ def _row(figure: "FigureView | DriftFigure", tasks: Sequence["TaskView"]) -> tup
     noise = "-" if figure.noise is None else _format(figure.noise, digits, is_difference=figure.is_difference)
     of_tasks = []
     for task in tasks:
-        found = next((each for each in task.figures if each.comparator == name), None)
-        of_tasks.append("-" if found is None else _format_mean(found, digits))
+        match = next((each for each in task.figures if each.comparator == name), None)
+        of_tasks.append("-" if match is None else _format_mean(match, digits))
     unscored = format_reasons(figure.unscored)
     return (f"  {name}", f"{figure.n:,}", _format_mean(figure, digits), interval, noise, *of_tasks, unscored or "-")
 
@@ -208,11 +208,11 @@ def _format(value: float, digits: int, *, is_difference: bool) -> str:
 
 def _show_drift(drift: "DriftView") -> None:
     noise = "no noise measured" if drift.noise is None else f"noise {drift.noise:.4f}"
-    known = [noise, *(f"{name} {value:.4f}" for name, value in drift.quantiles.items())]
+    parts = [noise, *(f"{name} {value:.4f}" for name, value in drift.quantiles.items())]
     if drift.bits_per_byte is not None:
-        known.append(f"{drift.bits_per_byte:.4f} bits a byte")
+        parts.append(f"{drift.bits_per_byte:.4f} bits a byte")
     kl = "not estimated" if drift.kl is None else f"estimated {drift.kl:.4f}"
-    say(f"  KL {kl}, at least {drift.kl_bound:.4f} nats a token ({', '.join(known)}); {drift.n_tokens:,} tokens")
+    say(f"  KL {kl}, at least {drift.kl_bound:.4f} nats a token ({', '.join(parts)}); {drift.n_tokens:,} tokens")
     say(
         f"  {drift.moved_share:.1%} of the tokens moved by over 1 nat; same first choice for {drift.top1_agreement:.1%}"
     )
@@ -227,7 +227,7 @@ def _show_lengths(each: "ComparisonView") -> None:
         ("control's replies", each.control_tokens),
         ("the version's", each.other_tokens),
     )
-    parts = [f"{about} {found.mean:.0f} (p90 {found.p90:.0f})" for about, found in lengths if found is not None]
+    parts = [f"{about} {length.mean:.0f} (p90 {length.p90:.0f})" for about, length in lengths if length is not None]
     if parts:
         say(f"  tokens: {', '.join(parts)}")
 

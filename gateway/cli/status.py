@@ -1,4 +1,4 @@
-"""loragate status: is it running, is it well?"""
+"""loragate status: show whether a gateway can serve, with its engines, workers and store."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ def _show(answer: "StatusView") -> None:
     _show_store(answer.store, answer.replicas)
     for engine in answer.engines:
         versions = ", ".join(engine.versions) or "no adapters"
-        say(f"engine   {engine.url}  {_how(engine)}  {versions}")
+        say(f"engine   {engine.url}  {_format_state(engine)}  {versions}")
         if engine.reason:
             say(f"         {engine.reason}")
         if engine.base and engine.base.verdict != "ok":
@@ -47,7 +47,7 @@ def _show(answer: "StatusView") -> None:
             say(f"         {version} failed: {reason}")
 
 
-def _how(engine: "EngineView") -> str:
+def _format_state(engine: "EngineView") -> str:
     if engine.up:
         return "up"
     return "NOT USED" if engine.problem in ("other_base", "undecided") else "DOWN"

@@ -1,4 +1,4 @@
-"""Tables for a terminal; plain text when it is none."""
+"""Print tables, wrapped to the width of a terminal or, elsewhere, a line for each row."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -9,9 +9,9 @@ from rich.text import Text
 
 from gateway.visible import visible
 
-# A file or a pipe has no width: each row is one line there.
+# Characters of a line in a file or a pipe, which have no width: enough for each row to be one line.
 _WIDEST = 10_000
-# Characters of a cell; `--json` has all of it.
+# Characters of a cell, after which it is cut; `--json` prints all of it.
 MAX_CELL = 400
 
 
@@ -21,7 +21,7 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]], empty: str
     if not console.is_terminal:
         console.width = _WIDEST
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for place, name in enumerate(columns):  # the first is what other commands take: it stays whole
+    for place, name in enumerate(columns):  # other commands take the first column as argument, so it is not wrapped
         table.add_column(Text(visible(name)), no_wrap=place == 0, overflow="fold")
     count = 0
     for row in rows:
@@ -31,15 +31,15 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]], empty: str
 
 
 def when(seconds: float) -> str:
-    """Return a Unix time in the local zone."""
+    """Return a Unix time as date and time of the local zone; `-` for 0."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds)) if seconds else "-"
 
 
 def size(count: int) -> str:
-    """Return a number of bytes for people."""
+    """Return a number of bytes in kB or MB."""
     return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
 
 
 def share(weight: int) -> str:
-    """Return basis points as per cent."""
+    """Return basis points as a percentage."""
     return f"{weight / 100:g} %"

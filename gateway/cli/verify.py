@@ -1,4 +1,4 @@
-"""loragate adapters verify, sign, keygen: without a gateway, without an engine, without torch."""
+"""loragate adapters verify, sign and keygen: check and sign adapters without a gateway, an engine or torch."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -99,7 +99,7 @@ def make_key_pair(file: Path) -> None:
 
 
 def add_to(group: click.Group) -> None:
-    """Add these commands to `group`."""
+    """Add this module's commands to a group."""
     for command in (verify_adapter, sign_adapter, make_key_pair):
         group.add_command(command)
 
@@ -124,7 +124,7 @@ def _print(report: Report) -> None:
     if report.signed_by:
         say(f"Signed by {report.signed_by}.")
     errors, warnings = (
-        _count(len(found), kind) for found, kind in ((report.errors, "error"), (report.warnings, "warning"))
+        _count(len(problems), kind) for problems, kind in ((report.errors, "error"), (report.warnings, "warning"))
     )
     if report.is_accepted:
         say("Accepted" + (f", {warnings}." if report.warnings else "."), fg="green")
