@@ -146,13 +146,13 @@ class Guard:
             _check_role(caller, operation)
             if others:
                 raise HTTPException(405, "Method Not Allowed", {"allow": ", ".join(others)})
-            limited = _limited(scope, receive)
+            limited_receive = _limit_body(scope, receive)
         except (LoragateError, HTTPException) as error:
             await refusal(error)(scope, receive, send)
             return
         state: dict[str, Any] = scope.setdefault("state", {})
         state |= {"caller": caller.id, "is_local": is_local, "operation": operation}
-        await self._app(scope, limited, send)
+        await self._app(scope, limited_receive, send)
 
     def _is_local(self, scope: Scope) -> bool:
         server = scope.get("server")
@@ -220,7 +220,7 @@ def _check_role(caller: Principal, operation: str | None) -> None:
         )
 
 
-def _limited(scope: Scope, receive: Receive) -> Receive:
+def _limit_body(scope: Scope, receive: Receive) -> Receive:
     """Return an ASGI `receive` that stops at `MAX_BODY_BYTES`.
 
     Raises:
@@ -230,14 +230,14 @@ def _limited(scope: Scope, receive: Receive) -> Receive:
     declared = Headers(scope=scope).get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > MAX_BODY_BYTES:
         raise too_large
-    taken = 0
+    received_bytes = 0
 
-    async def limited() -> Message:
-        nonlocal taken
+    async def receive_limited() -> Message:
+        nonlocal received_bytes
         message = await receive()
-        taken += len(message.get("body", b""))
-        if taken > MAX_BODY_BYTES:
+        received_bytes += len(message.get("body", b""))
+        if received_bytes > MAX_BODY_BYTES:
             raise too_large
         return message
 
-    return limited
+    return receive_limited

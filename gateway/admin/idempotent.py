@@ -73,20 +73,20 @@ class Idempotent:
         try:
             name = f"{request.state.caller}:{_key_of(request.headers)}"
             body = await request.body()
-            known = await asyncio.to_thread(self._keys().claim, name, _digest(request, body))
+            stored = await asyncio.to_thread(self._keys().claim, name, _digest(request, body))
         except ClientDisconnect:
             return
         except (BadRequest, HTTPException, StoreError, KeyReused, StillRunning) as error:
             await refusal(error)(scope, receive, send)
             return
-        if known is not None:
-            await _replay(known)(scope, receive, send)
+        if stored is not None:
+            await _replay(stored)(scope, receive, send)
             return
-        messages = await self._carried_out(scope, body, receive, name)
+        messages = await self._carry_out(scope, body, receive, name)
         for message in messages:
             await send(message)
 
-    async def _carried_out(self, scope: Scope, body: bytes, receive: Receive, name: str) -> list[Message]:
+    async def _carry_out(self, scope: Scope, body: bytes, receive: Receive, name: str) -> list[Message]:
         """Run the request and return its reply; store the reply, or release the claim if the request failed."""
         keys = self._keys()
         messages: list[Message] = []

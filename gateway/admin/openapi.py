@@ -66,13 +66,13 @@ def describe(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         if not made:
-            made.append(_described(app))
+            made.append(_make_document(app))
         return made[0]
 
     app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's own page on extending OpenAPI does
 
 
-def _described(app: FastAPI) -> dict[str, Any]:
+def _make_document(app: FastAPI) -> dict[str, Any]:
     schema = get_openapi(
         title=TITLE,
         version=VERSION,

@@ -69,7 +69,7 @@ def digests_of(catalog: Catalog, versions: Iterable[str]) -> Mapping[str, str]:
     return {version: entries[version].manifest.digest for version in sorted(versions) if version in entries}
 
 
-def changed_routes(
+def route_records(
     before: Desired, after: Desired, *, by: str, reason: str, at: float, catalog: Catalog | None = None
 ) -> tuple[dict[str, Any], ...]:
     """Return a journal record for each alias whose route differs between `before` and `after`, in order of alias."""

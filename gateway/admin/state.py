@@ -151,13 +151,13 @@ class LiveState:
     def _become(self, desired: Desired) -> None:
         self.desired = desired
         self.catalog: Catalog = desired.catalog()
-        self._keep_anew()
+        self._update_keeps()
 
-    def _keep_anew(self) -> None:
-        self._keeps: Mapping[str, Keep] = MappingProxyType(self._kept())
+    def _update_keeps(self) -> None:
+        self._keeps: Mapping[str, Keep] = MappingProxyType(self._find_keeps())
         self._kept_at = self.now()
 
-    def _kept(self) -> dict[str, Keep]:
+    def _find_keeps(self) -> dict[str, Keep]:
         keeps = {entry.ref.version: Keep.REST for entry in self.catalog if entry.state is not State.RETIRED}
         since = self.now() - self._rollback_seconds
         for route in self.desired.routes:
@@ -182,7 +182,7 @@ class LiveState:
     def keeps(self) -> Mapping[str, Keep]:
         """Return each version that engines may hold, with the reason to keep it."""
         if self.now() - self._kept_at >= REVIEW_SECONDS:
-            self._keep_anew()  # a rollback window may have ended
+            self._update_keeps()  # a rollback window may have ended
         return self._keeps
 
     def arrives(self, entry: Entry) -> None:
@@ -210,7 +210,7 @@ class LiveState:
         what = "is not unique" if matches else "is not registered"
         raise UnknownVersion(f"`{version}` {what}; `loragate adapters ls` lists the versions")
 
-    def served_by(self, name: str) -> Entry:
+    def resolve(self, name: str) -> Entry:
         """Return the entry that `name` stands for: a version itself, or the control of an alias.
 
         Raises:

@@ -19,7 +19,7 @@ from gateway.admin.shadow.windows import (
     MAX_WINDOWS,
     Block,
     Board,
-    added_up,
+    mean_scores,
 )
 from gateway.observe.drift_view import DriftStanding
 from gateway.observe.shadow_counts import ShadowReading
@@ -147,7 +147,7 @@ def test_blocks_add_up_however_pairs_are_spread_over_them(values: list[float], c
         pair = judged(scores={"chrf": score(value)})
         blocks[place >= cut].add(pair)
         whole.add(pair)
-    assert added_up(blocks) == pytest.approx(added_up([whole]))
+    assert mean_scores(blocks) == pytest.approx(mean_scores([whole]))
 
 
 def test_every_series_carries_what_the_board_saw() -> None:

@@ -22,7 +22,7 @@ from gateway.admin.models.shadow import ShadowReport
 from gateway.admin.shadow.api import mirror_lines, summaries
 from gateway.admin.shadow.discoveries import FALSE_DISCOVERIES
 from gateway.admin.shadow.intervals import e_against, e_against_noise, estimate_of
-from gateway.admin.shadow.report import MAX_POINTS, MAX_TASKS, comparisons_of, quantile, thinned
+from gateway.admin.shadow.report import MAX_POINTS, MAX_TASKS, comparisons_of, quantile, thin
 from gateway.cli.shadow_html import PlotsMissing, page
 from gateway.cli.shadow_table import show
 from gateway.observe.mirror_counts import MirrorCounts
@@ -382,7 +382,7 @@ def test_a_quantile_is_a_value_that_so_many_do_not_exceed(rising: list[float], s
 
 @given(st.integers(1, 2_000), st.integers(2, 600))
 def test_thinning_keeps_both_ends_and_the_order(count: int, most: int) -> None:
-    found = list(thinned(range(count), most))
+    found = list(thin(range(count), most))
     assert len(found) == min(count, most)
     assert (found[0], found[-1]) == (0, count - 1)
     assert found == sorted(set(found))

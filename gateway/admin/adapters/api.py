@@ -154,7 +154,7 @@ def add_adapters(app: FastAPI, operations: Operations) -> None:
     @app.post("/admin/v1/adapters/scale", tags=["adapters"], **_MAKING)
     async def scale_adapter(request: Request, new: NewScale) -> Response:
         """Make a version with more or less of another's effect."""
-        name = new.name or operations.state.served_by(new.version).ref.name
+        name = new.name or operations.state.resolve(new.version).ref.name
         order = Registration(name=name, by=request.state.caller, notes=new.notes, activate=new.activate)
         return await _answer(
             request, operations, lambda progress: operations.adapters.scale(new.version, new.factor, order, progress)
@@ -185,7 +185,7 @@ def _add_reading(app: FastAPI, operations: Operations) -> None:
     @app.get("/admin/v1/adapters/{name}", tags=["adapters"], response_model=AdapterDetail, responses=unknown)
     async def show_adapter(name: AliasOrVersion) -> dict[str, Any]:
         """One version, or the one that an alias serves now, with what each engine makes of it."""
-        entry = operations.state.served_by(name)
+        entry = operations.state.resolve(name)
         standing = operations.state.engines.standing(entry.ref.version)
         return {**adapter_view(operations, entry).model_dump(), "engines": standing}
 

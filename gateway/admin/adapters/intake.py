@@ -113,7 +113,7 @@ class Intake:
         sweep(self._downloads, before=now - KEPT_SECONDS)
 
     @asynccontextmanager
-    async def fetched(
+    async def fetch(
         self, source: str, *, any_local: bool, digest: str | None, progress: Progress
     ) -> AsyncIterator[Path]:
         """Yield the folder of an adapter: `source` itself, or a downloaded copy that is removed afterwards.
@@ -148,7 +148,7 @@ class Intake:
             finally:
                 await asyncio.to_thread(discard, folder, self._downloads)
 
-    async def verified(self, folder: Path, *, is_ours: bool = False) -> Report:
+    async def verify(self, folder: Path, *, is_ours: bool = False) -> Report:
         """Verify an adapter's folder and return the report, which has no problems.
 
         Args:

@@ -27,7 +27,7 @@ from adapters.verify import Report
 from adapters.verify.report import sentence as problem_sentence
 from gateway.admin.adapters.intake import Intake, Progress, scratch_folder, silent
 from gateway.admin.adapters.registration import FusionOrigin, Registration
-from gateway.admin.route_journal import changed_routes, check_no_rollout, check_not_rolled_out
+from gateway.admin.route_journal import check_no_rollout, check_not_rolled_out, route_records
 from gateway.admin.state import Conflict, LiveState, insist, to_the_end
 from gateway.records.routes import RouteRecord
 from gateway.records.state import Desired
@@ -98,7 +98,7 @@ class AdapterOperations:
             Conflict: The name is that of the base model, or a rollout decides the alias's control.
         """
         self._check_order(order)
-        async with self._intake.fetched(source, any_local=any_local, digest=digest, progress=progress) as folder:
+        async with self._intake.fetch(source, any_local=any_local, digest=digest, progress=progress) as folder:
             return await self._register(folder, source, order, None, progress)
 
     async def fuse(self, recipe: Recipe, order: Registration, progress: Progress = silent) -> Entry:
@@ -110,7 +110,7 @@ class AdapterOperations:
             Refused, LoadRefused, HostUnavailable, Conflict: As in `add`.
         """
         self._check_order(order)
-        entries = [self._state.served_by(parent.version) for parent in recipe.parents]
+        entries = [self._state.resolve(parent.version) for parent in recipe.parents]
         parents = tuple(
             Parent(version=entry.ref.version, weight=parent.weight)
             for entry, parent in zip(entries, recipe.parents, strict=True)
@@ -168,7 +168,7 @@ class AdapterOperations:
     ) -> Entry:
         progress("verify")
         # A fused version needs no signature: the gateway made it from versions that are registered.
-        report = await self._intake.verified(folder, is_ours=made is not None)
+        report = await self._intake.verify(folder, is_ours=made is not None)
         manifest = report.manifest
         assert manifest is not None  # an accepted report has one
         async with self._turn(manifest.digest):
@@ -226,7 +226,7 @@ class AdapterOperations:
 
             async def work() -> None:
                 catalog = state.catalog.without(version).with_entry(ready)
-                await self._change(self._pointed_at(ready, catalog, order), order.by, f"`{version}` was registered")
+                await self._change(self._point_alias(ready, catalog, order), order.by, f"`{version}` was registered")
 
             async with state.turn:
                 await insist(work)
@@ -237,7 +237,7 @@ class AdapterOperations:
                 await state.engines.remove(version)
                 self._records.drop(version)
 
-    def _pointed_at(self, entry: Entry, catalog: Catalog, order: Registration) -> Desired:
+    def _point_alias(self, entry: Entry, catalog: Catalog, order: Registration) -> Desired:
         """Return the state with `entry` registered and, if the order says so, as the control of its alias."""
         desired = self._state.desired.with_catalog(catalog)
         name = entry.ref.name
@@ -252,9 +252,7 @@ class AdapterOperations:
     async def _change(self, desired: Desired, by: str, reason: str) -> None:
         """Store and publish a state, with journal records of the routes that it changes."""
         state = self._state
-        records = changed_routes(
-            state.desired, desired, by=by, reason=reason, at=state.now(), catalog=desired.catalog()
-        )
+        records = route_records(state.desired, desired, by=by, reason=reason, at=state.now(), catalog=desired.catalog())
         await state.change(desired, by=by, reason=reason, journal=records)
 
     async def _discard_unused(self, folders: Sequence[str]) -> None:
@@ -273,10 +271,10 @@ class AdapterOperations:
             gone = self._to_remove(name_or_version)
             # Locked by content, not as a whole: an engine may take long to unload, and other changes must go on.
             async with self._turn(*(entry.manifest.digest for entry in gone)):
-                if await self._removed(name_or_version, gone, by):
+                if await self._remove_versions(name_or_version, gone, by):
                     return tuple(entry.ref.version for entry in gone)
 
-    async def _removed(self, name_or_version: str, gone: Sequence[Entry], by: str) -> bool:
+    async def _remove_versions(self, name_or_version: str, gone: Sequence[Entry], by: str) -> bool:
         """Remove `gone` if the name still stands for exactly these versions; return whether it does."""
         state = self._state
         versions = frozenset(entry.ref.version for entry in gone)
@@ -352,7 +350,7 @@ class AdapterOperations:
         """
         state = self._state
 
-        def moved() -> list[Entry]:
+        def find_changes() -> list[Entry]:
             condemned = [
                 entry.after(Event.CONDEMN, reason)
                 for version, reason in failed.items()
@@ -365,11 +363,11 @@ class AdapterOperations:
             ]
             return condemned + back
 
-        if not moved():
+        if not find_changes():
             return
         async with state.turn:
             catalog = state.catalog
-            for entry in moved():
+            for entry in find_changes():
                 log.warning("%s is %s: %s", entry.ref.version, entry.state, entry.reason or "engines serve it again")
                 catalog = catalog.with_entry(entry)
             await state.change(state.desired.with_catalog(catalog))

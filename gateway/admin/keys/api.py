@@ -105,7 +105,7 @@ def add_keys(app: FastAPI, operations: Operations) -> None:
             lifetime_seconds=new.lifetime_seconds,
             requests_per_minute=new.requests_per_minute,
             tokens_per_minute=new.tokens_per_minute,
-            engine_fields=new.engine_fields.given(),
+            engine_fields=new.engine_fields.to_rules(),
             by=request.state.caller,
         )
         return {**key_view(record, operations.state.now()), "key": key}

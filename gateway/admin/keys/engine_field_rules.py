@@ -35,6 +35,6 @@ class EngineFieldRules(BaseModel):
     inputs: _Number = 2048
     max_tokens: _Number = 131_072
 
-    def given(self) -> dict[str, str | int]:
+    def to_rules(self) -> dict[str, str | int]:
         """Return the rules that the request sets, without defaults."""
         return self.model_dump(exclude_unset=True)

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from adapters.lifecycle import State
 from gateway.admin.rollouts.apply import carry_out, desired_after, route_after
 from gateway.admin.rollouts.operations import RolloutOperations
-from gateway.admin.route_journal import changed_routes, digests_of
+from gateway.admin.route_journal import digests_of, route_records
 from gateway.admin.state import Conflict, Overtaken
 from gateway.observe.rollout_counts import RolloutSeries, RolloutsReading
 from gateway.observe.tally import Tally
@@ -235,7 +235,7 @@ class Conductor:
         if route is not None and route_after(route, rollout, int(state.now())) != route:
             reason = f"the split was not that of rollout `{rollout.id}`"
             desired = desired_after(state.desired, record, int(state.now()))
-            records = changed_routes(
+            records = route_records(
                 state.desired, desired, by=AUTOMATION, reason=reason, at=state.now(), catalog=state.catalog
             )
             log.warning("`%s`: %s; the rollout's split is restored", rollout.alias, reason)

@@ -135,7 +135,7 @@ def _add_changing(app: FastAPI, operations: Operations) -> None:
         """Make the routes as declared, all or none. Applying the same again changes nothing."""
         order = ChangeRequest(by=request.state.caller, reason=new.reason, if_version=_version_in(if_match))
         declaration = await _read(new)
-        return _applied(await operations.routes.apply(declaration, order), order, response)
+        return _answer_change(await operations.routes.apply(declaration, order), order, response)
 
     @app.post(
         "/admin/v1/routes/{alias}/revert",
@@ -148,7 +148,7 @@ def _add_changing(app: FastAPI, operations: Operations) -> None:
     ) -> dict[str, Any]:
         """Make an alias's route as it was in one of its versions; that is a new version."""
         order = ChangeRequest(by=request.state.caller, reason=to.reason, if_version=_version_in(if_match))
-        return _applied(await operations.routes.revert(alias, to.number, order), order, response)
+        return _answer_change(await operations.routes.revert(alias, to.number, order), order, response)
 
     @app.put(
         "/admin/v1/routes/{alias}/split",
@@ -175,7 +175,7 @@ def _place(route: RouteRecord) -> Place:
     return 0, route.alias
 
 
-def _applied(plan: RoutePlan, order: ChangeRequest, response: Response) -> dict[str, Any]:
+def _answer_change(plan: RoutePlan, order: ChangeRequest, response: Response) -> dict[str, Any]:
     version = plan.version + bool(plan.changes)
     response.headers["etag"] = _tag(version)
     return {"plan": plan.view(), "version": version, "checked": order.if_version is not None}

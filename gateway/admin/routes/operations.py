@@ -10,7 +10,7 @@ import msgspec
 from adapters.lifecycle import State
 from adapters.reference import InvalidReference, check_name
 from evaluators.compare import comparators
-from gateway.admin.route_journal import changed_routes, check_no_rollout
+from gateway.admin.route_journal import check_no_rollout, route_records
 from gateway.admin.routes.files import Declaration, DeclaredRoute, InvalidRoutes, policy_fields
 from gateway.admin.routes.plan import Circumstances, FieldChange, RoutePlan, compare, plan_routes
 from gateway.admin.state import Conflict, LiveState, insist
@@ -129,7 +129,7 @@ class RouteOperations:
 
     async def _change(self, after: Desired, order: ChangeRequest) -> None:
         state = self._state
-        records = changed_routes(
+        records = route_records(
             state.desired, after, by=order.by, reason=order.reason, at=state.now(), catalog=state.catalog
         )
         await state.change(after, by=order.by, reason=order.reason, journal=records)

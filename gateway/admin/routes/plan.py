@@ -176,10 +176,10 @@ class _Planner:
         """Return the record for a declared route; None if it has a problem with a version."""
         if declared.alias in self._circumstances.base_names:
             self.problems.append(f"{declared.where}.alias: `{declared.alias}` is the base model's name; take another")
-        control = self._found(f"{declared.where}.control", declared.control)
+        control = self._find_version(f"{declared.where}.control", declared.control)
         candidate, weight = None, declared.weight
         if declared.candidate is not None:
-            candidate = self._found(f"{declared.where}.candidate", declared.candidate)
+            candidate = self._find_version(f"{declared.where}.candidate", declared.candidate)
             if candidate is None:
                 return None
             if candidate == control:
@@ -215,7 +215,7 @@ class _Planner:
             f"`loragate rollback {alias}`"
         )
 
-    def _found(self, where: str, version: str) -> str | None:
+    def _find_version(self, where: str, version: str) -> str | None:
         if version in self._catalog.entries:
             return version
         matches = [each for each in self._catalog.entries if each.startswith(version)]

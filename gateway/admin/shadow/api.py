@@ -26,7 +26,7 @@ from gateway.admin.models.shadow import (
 from gateway.admin.operations import Operations
 from gateway.admin.rollouts.operations import UnknownRollout
 from gateway.admin.routes.operations import UnknownRoute, is_name
-from gateway.admin.shadow.metrics_collector import added_reasons, calibrations, queue_view
+from gateway.admin.shadow.metrics_collector import calibrations, queue_view, sum_by_reason
 from gateway.admin.shadow.report import comparisons_of, mean_kl
 from gateway.observe.mirror_counts import MirrorCounts
 from gateway.rollout.gates.evidence_curve import EvidenceCurve, trace_evidence
@@ -108,8 +108,8 @@ def add_shadow(app: FastAPI, operations: Operations) -> None:
             queue=QueueReport.model_validate(queue_view(read.depth.by_alias.get(alias, Depth()), now)),
             mirror=mirror_lines(operations.mirrored(), alias),
             calibration=calibrations(read.alive, alias),
-            shed=added_reasons(read.alive, "shed"),
-            failed=added_reasons(read.alive, "failed"),
+            shed=sum_by_reason(read.alive, "shed"),
+            failed=sum_by_reason(read.alive, "failed"),
             spent_tokens=read.spent,
         )
 
@@ -139,7 +139,9 @@ def _read(operations: Operations, alias: str, since: float, record: RolloutRecor
     if record is not None:
         rollout = record.rollout
         feedback = Feedbacks(store).counts(rollout.id, rollout.stage)
-        evidence = trace_evidence(rollout, _replayed(pairs, record), operations.state.now(), record.judged_share)
+        evidence = trace_evidence(
+            rollout, _read_rollout_pairs(pairs, record), operations.state.now(), record.judged_share
+        )
     newest = pairs.newest(alias, since, MAX_PAIRS)
     return _Read(
         pairs=len(newest),
@@ -152,7 +154,7 @@ def _read(operations: Operations, alias: str, since: float, record: RolloutRecor
     )
 
 
-def _replayed(pairs: Pairs, record: RolloutRecord) -> Iterator[ScoredPair]:
+def _read_rollout_pairs(pairs: Pairs, record: RolloutRecord) -> Iterator[ScoredPair]:
     """Yield the pairs of a rollout's alias since it began, page by page, in the order of their numbers."""
     alias = record.rollout.alias
     end = record.last.at + _LATE_SECONDS if record.rollout.is_over else math.inf

@@ -92,11 +92,11 @@ class ShadowMetricsCollector:
         """
         counts = self.counts
         counts.alive = len(alive)
-        counts.flagged = flagged_judges(alive)
+        counts.flagged = find_judge_flags(alive)
         for name, record in alive.items():
             before = self._last.get(name, {})
             for member, total in (("shed", counts.shed), ("failed", counts.failed)):
-                for reason, more in _grown(_by_reason(before, member), _by_reason(record, member)):
+                for reason, more in _count_growth(_by_reason(before, member), _by_reason(record, member)):
                     total[reason] += more
             counts.completed += max(0, _number(record, "completed") - _number(before, "completed"))
             counts.replay_tokens += max(0, _number(record, "replay_tokens") - _number(before, "replay_tokens"))
@@ -110,7 +110,7 @@ def queue_view(depth: Depth, now: float) -> QueueView:
     return QueueView(pending=depth.pending, claimed=depth.claimed, failed=depth.failed, oldest_seconds=age)
 
 
-def added_reasons(alive: Mapping[str, Mapping[str, Any]], member: str) -> dict[str, int]:
+def sum_by_reason(alive: Mapping[str, Mapping[str, Any]], member: str) -> dict[str, int]:
     """Return the evaluators' counts under `member`, by reason, summed over evaluators."""
     total: Counter[str] = Counter()
     for record in alive.values():
@@ -124,7 +124,7 @@ def calibrations(alive: Mapping[str, Mapping[str, Any]], alias: str) -> list[str
     return sorted({str(each["text"]) for each in found if each is not None and "text" in each})
 
 
-def flagged_judges(alive: Mapping[str, Mapping[str, Any]]) -> dict[str, bool]:
+def find_judge_flags(alive: Mapping[str, Mapping[str, Any]]) -> dict[str, bool]:
     """Return alias → whether any evaluator's calibration has flagged the alias's judge."""
     found: dict[str, bool] = {}
     for record in alive.values():
@@ -153,7 +153,7 @@ def _number(record: Mapping[str, Any], member: str) -> int:
     return found if isinstance(found, int) else 0
 
 
-def _grown(before: Mapping[str, int], after: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+def _count_growth(before: Mapping[str, int], after: Mapping[str, int]) -> Iterator[tuple[str, int]]:
     for reason, count in after.items():
         more = count - before.get(reason, 0)
         if more > 0:

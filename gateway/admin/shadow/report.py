@@ -80,7 +80,7 @@ def _comparison(
         prompt_tokens=lengths(each.prompt_tokens for each in pairs),
         control_tokens=lengths(each.control_tokens for each in pairs),
         other_tokens=lengths(each.other_tokens for each in pairs),
-        points=[PointView(at=each.at, task=each.task, kl=kl_estimate_of(each)) for each in thinned(pairs, MAX_POINTS)],
+        points=[PointView(at=each.at, task=each.task, kl=kl_estimate_of(each)) for each in thin(pairs, MAX_POINTS)],
     )
 
 
@@ -93,7 +93,7 @@ def figures(pairs: Sequence[ScoredPair], noise: Sequence[ScoredPair], *, with_le
     mine, theirs = estimates(pairs), estimates(noise)
     floors = {name: estimate.mean for name, (_, estimate) in theirs.items()}
     excess = excess_over({name: estimate.mean for name, (_, estimate) in mine.items()}, floors)
-    unscored = _unscored(pairs)
+    unscored = _count_unscored(pairs)
     views = []
     for name, (n, estimate) in sorted(mine.items()):
         if name == "judge" or (name in LEVELS and not with_levels):
@@ -161,7 +161,7 @@ def _arms(pairs: Iterable[ScoredPair], name: str) -> tuple[float | None, float |
     return control.mean, estimate_of((session, value) for session, _, value in own).mean
 
 
-def _unscored(pairs: Iterable[ScoredPair]) -> dict[str, dict[str, int]]:
+def _count_unscored(pairs: Iterable[ScoredPair]) -> dict[str, dict[str, int]]:
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for each in pairs:
         for name in each.scores:
@@ -207,7 +207,7 @@ def drift(pairs: Sequence[ScoredPair], noise: Sequence[ScoredPair]) -> DriftView
         top1_agreement=1.0 - told["token_flip"].mean,
         bounds=list(HISTOGRAM_BOUNDS),
         histogram=_histogram(sides),
-        top_moved=_moved(sides),
+        top_moved=_largest_moves(sides),
         unscored=dict(failed),
         e_values={name: _e_value(name, told[name], floors[name], is_difference=False) for name in told},
     )
@@ -227,7 +227,7 @@ def _histogram(drifts: Iterable[Drift]) -> list[int]:
     return total
 
 
-def _moved(drifts: Iterable[Drift]) -> list[MovedView]:
+def _largest_moves(drifts: Iterable[Drift]) -> list[MovedView]:
     """Return the tokens whose probability moved most, each once; none if the route does not store words."""
     largest: dict[str, float] = {}
     counts: Counter[str] = Counter()
@@ -271,7 +271,7 @@ def judge(pairs: Sequence[ScoredPair], noise: Sequence[ScoredPair]) -> JudgeView
 
 def tasks(pairs: Sequence[ScoredPair], noise: Sequence[ScoredPair]) -> list[TaskView]:
     """Return the figures of each task, those with the most pairs first."""
-    by_task, noise_by_task = grouped(pairs, lambda each: each.task), grouped(noise, lambda each: each.task)
+    by_task, noise_by_task = group_by(pairs, lambda each: each.task), group_by(noise, lambda each: each.task)
     largest = sorted(by_task.items(), key=lambda item: (-len(item[1]), item[0]))[:MAX_TASKS]
     return [
         TaskView(
@@ -285,7 +285,7 @@ def tasks(pairs: Sequence[ScoredPair], noise: Sequence[ScoredPair]) -> list[Task
     ]
 
 
-def grouped(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
+def group_by(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
     """Return key → its items, in order."""
     groups: dict[str, list[T]] = defaultdict(list)
     for each in items:
@@ -312,7 +312,7 @@ def quantile(rising: Sequence[float], share: float) -> float:
     return float(rising[min(len(rising) - 1, max(0, -int(-share * len(rising) // 1) - 1))])
 
 
-def thinned(items: Sequence[T], most: int) -> Sequence[T]:
+def thin(items: Sequence[T], most: int) -> Sequence[T]:
     """Return at most `most` of `items`, evenly spaced, including the first and the last."""
     if len(items) <= most:
         return items

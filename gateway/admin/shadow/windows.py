@@ -84,10 +84,10 @@ class PairWindow:
     def means(self, now: float) -> tuple[int, dict[str, float]]:
         """Return the number of pairs of the last day, and each comparator's mean over them."""
         blocks = [block for block in self._blocks if now - block.until <= MAX_SECONDS]
-        return sum(block.n for block in blocks), added_up(blocks)
+        return sum(block.n for block in blocks), mean_scores(blocks)
 
 
-def added_up(blocks: Iterable[Block]) -> dict[str, float]:
+def mean_scores(blocks: Iterable[Block]) -> dict[str, float]:
     """Return each comparator's mean over all blocks."""
     sums: dict[str, tuple[int, float]] = {}
     for block in blocks:
@@ -108,7 +108,7 @@ def excess_over(scores: Mapping[str, float], noise: Mapping[str, float]) -> dict
     }
 
 
-class SlidingHistogram:
+class CumulativeHistogram:
     """A histogram whose counts only grow, as Prometheus needs it."""
 
     __slots__ = ("_bounds", "_counts", "_sum")
@@ -123,7 +123,7 @@ class SlidingHistogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
-    def tallied(self) -> BucketCounts:
+    def counts(self) -> BucketCounts:
         """Return the counts as they are."""
         return BucketCounts(counts=tuple(self._counts), sum=self._sum)
 
@@ -134,8 +134,8 @@ class Board:
     def __init__(self) -> None:
         self._pairs: OrderedDict[Key, int] = OrderedDict()
         self._windows: dict[Key, PairWindow] = {}
-        self._kl: dict[Key, SlidingHistogram] = {}
-        self._lag: dict[str, SlidingHistogram] = {}
+        self._kl: dict[Key, CumulativeHistogram] = {}
+        self._lag: dict[str, CumulativeHistogram] = {}
         self._controls: dict[Key, str] = {}
 
     def observe(self, judged: ScoredPair) -> None:
@@ -147,8 +147,8 @@ class Board:
         self._windows.setdefault(key, PairWindow()).add(judged)
         divergence = kl_estimate_of(judged)
         if divergence is not None:
-            self._kl.setdefault(key, SlidingHistogram(KL_BOUNDS)).add(max(0.0, divergence))  # a sum must not fall
-        lag = self._lag.setdefault(judged.alias, SlidingHistogram(LAG_BOUNDS))
+            self._kl.setdefault(key, CumulativeHistogram(KL_BOUNDS)).add(max(0.0, divergence))  # a sum must not fall
+        lag = self._lag.setdefault(judged.alias, CumulativeHistogram(LAG_BOUNDS))
         lag.add(max(0.0, judged.scored_at - judged.at))
         if len(self._pairs) > MAX_WINDOWS:
             self._forget(next(iter(self._pairs)))
@@ -170,8 +170,8 @@ class Board:
         return ShadowReading(
             pairs=dict(self._pairs),
             windows=windows,
-            kl={key: each.tallied() for key, each in self._kl.items()},
-            lag={alias: each.tallied() for alias, each in self._lag.items()},
+            kl={key: each.counts() for key, each in self._kl.items()},
+            lag={alias: each.counts() for alias, each in self._lag.items()},
         )
 
     def _noise(self, key: Key, means: Mapping[Key, tuple[int, dict[str, float]]]) -> dict[str, float]:
