@@ -146,17 +146,17 @@ class CriterionEvidence:
         self._cut = 0
         self._known: Classification | None = None
 
-    def add(self, judged: ScoredPair) -> None:
+    def add(self, scored_pair: ScoredPair) -> None:
         """Add one pair; a pair without an outcome for the criterion's metric is ignored."""
-        outcome = outcome_of(judged, self.criterion.metric)
+        outcome = outcome_of(scored_pair, self.criterion.metric)
         # A divergence may have a bound where it has no estimate; both are of the same version.
-        is_kl = self.criterion.metric == KL and KL not in judged.scores and kl_bound_of(judged) is not None
+        is_kl = self.criterion.metric == KL and KL not in scored_pair.scores and kl_bound_of(scored_pair) is not None
         if outcome is None or ((is_kl or isinstance(outcome, Score)) and not self._is_current(outcome.version)):
             return
         self._known = None
-        is_noise = judged.kind is Kind.NOISE
+        is_noise = scored_pair.kind is Kind.NOISE
         if is_kl:
-            self._add_kl(judged, is_noise=is_noise)
+            self._add_kl(scored_pair, is_noise=is_noise)
             return
         value = self._goodness(outcome) if isinstance(outcome, Score) else None
         if value is None:
@@ -165,30 +165,30 @@ class CriterionEvidence:
             return
         weight = 1.0
         if self.criterion.most_weight is not None:
-            weight, value = self._shrink(judged.weight, value)
+            weight, value = self._shrink(scored_pair.weight, value)
         self._pairs += not is_noise
         for track in self._tracks():
-            track.add(*self._place(judged, value, is_noise=is_noise), is_noise=is_noise, weight=weight)
+            track.add(*self._place(scored_pair, value, is_noise=is_noise), is_noise=is_noise, weight=weight)
 
-    def _add_kl(self, judged: ScoredPair, *, is_noise: bool) -> None:
+    def _add_kl(self, scored_pair: ScoredPair, *, is_noise: bool) -> None:
         """Add a pair's divergence: the estimate for PASS; for FAIL the bound, or of noise pairs the estimate."""
-        estimate = kl_estimate_of(judged)
-        against = estimate if is_noise else kl_bound_of(judged)
+        estimate = kl_estimate_of(scored_pair)
+        against = estimate if is_noise else kl_bound_of(scored_pair)
         self._pairs += not is_noise
         for track, nats in ((self._for, estimate), (self._against, against)):
             if nats is not None:
                 goodness = 1 - share_of_cap(nats)
-                track.add(*self._place(judged, goodness, is_noise=is_noise), is_noise=is_noise)
+                track.add(*self._place(scored_pair, goodness, is_noise=is_noise), is_noise=is_noise)
         if estimate is None and not is_noise:
             self._unscored[NO_ESTIMATE] += 1
 
-    def _place(self, judged: ScoredPair, value: float, *, is_noise: bool) -> tuple[Hashable, float, float]:
+    def _place(self, scored_pair: ScoredPair, value: float, *, is_noise: bool) -> tuple[Hashable, float, float]:
         """Return the session's key, the number and its time, as `SessionMeans.add` expects them."""
-        session = judged.session or judged.sample
+        session = scored_pair.session or scored_pair.sample
         # An e-value made of both streams needs them independent, so a session may belong to only one of them.
         # Other criteria do not combine the streams: there a session has a key of its own in each.
         key = (session, _NOISE) if is_noise and not self.criterion.needs_noise else session
-        return key, value, max(judged.at, judged.scored_at)
+        return key, value, max(scored_pair.at, scored_pair.scored_at)
 
     def _tracks(self) -> tuple[_Track, ...]:
         return (self._for,) if self._for is self._against else (self._for, self._against)

@@ -22,7 +22,7 @@ _SHARES: Final[dict[str, Callable[[Drift], float]]] = {
 }
 
 
-def outcome_of(judged: ScoredPair, metric: str) -> Outcome | None:
+def outcome_of(scored_pair: ScoredPair, metric: str) -> Outcome | None:
     """Return a pair's score for a metric or why it has none; None if the pair was not compared by that metric.
 
     Drift may be scored on the control's tokens, on the other version's, or on both. With both, their mean counts: each
@@ -33,41 +33,41 @@ def outcome_of(judged: ScoredPair, metric: str) -> Outcome | None:
     later, at lower priority than all callers, and finds its prompt in the engine's cache. In noise pairs the control is
     the served answer, so `ttft` and `itl` count only in pairs whose control was served, too.
     """
-    told = judged.scores.get(metric)
+    told = scored_pair.scores.get(metric)
     if told is not None:
-        if metric in _TIMED and judged.served != "control":
+        if metric in _TIMED and scored_pair.served != "control":
             return Unscored(reason=CANDIDATE_SERVED, version=told.version)
         return told
     if metric == KL:
-        return _kl(judged, kl_estimate_of(judged))
+        return _kl(scored_pair, kl_estimate_of(scored_pair))
     if metric not in _SHARES:
         return None
-    values = [_SHARES[metric](side) for side in sides_of(judged)]
-    return Score(value=sum(values) / len(values), version="") if values else _none(judged)
+    values = [_SHARES[metric](side) for side in sides_of(scored_pair)]
+    return Score(value=sum(values) / len(values), version="") if values else _none(scored_pair)
 
 
-def outcome_against(judged: ScoredPair, metric: str) -> Outcome | None:
+def outcome_against(scored_pair: ScoredPair, metric: str) -> Outcome | None:
     """Return the outcome that is evidence against the other version: for `kl` the lower bound, else as `outcome_of`."""
-    if metric != KL or KL in judged.scores:
-        return outcome_of(judged, metric)
-    return _kl(judged, kl_bound_of(judged))
+    if metric != KL or KL in scored_pair.scores:
+        return outcome_of(scored_pair, metric)
+    return _kl(scored_pair, kl_bound_of(scored_pair))
 
 
-def kl_estimate_of(judged: ScoredPair) -> float | None:
+def kl_estimate_of(scored_pair: ScoredPair) -> float | None:
     """Return a pair's estimated divergence in nats a token, which may be negative; None where there is none."""
-    known = [side.kl for side in sides_of(judged) if side.kl is not None]
+    known = [side.kl for side in sides_of(scored_pair) if side.kl is not None]
     return sum(known) / len(known) if known else None
 
 
-def kl_bound_of(judged: ScoredPair) -> float | None:
+def kl_bound_of(scored_pair: ScoredPair) -> float | None:
     """Return the lower bound of a pair's divergence in nats a token; None where drift was not scored."""
-    known = [side.kl_bound for side in sides_of(judged)]
+    known = [side.kl_bound for side in sides_of(scored_pair)]
     return sum(known) / len(known) if known else None
 
 
-def sides_of(judged: ScoredPair) -> list[Drift]:
+def sides_of(scored_pair: ScoredPair) -> list[Drift]:
     """Return the drift on the control's tokens and on the other's, as far as scored."""
-    both = (judged.drift, judged.drift_back)
+    both = (scored_pair.drift, scored_pair.drift_back)
     return [each for each in both if isinstance(each, Drift) and each.n_tokens > 0]
 
 
@@ -76,13 +76,13 @@ def share_of_cap(nats: float) -> float:
     return min(nats, KL_CAP_NATS) / KL_CAP_NATS
 
 
-def _kl(judged: ScoredPair, nats: float | None) -> Outcome | None:
+def _kl(scored_pair: ScoredPair, nats: float | None) -> Outcome | None:
     if nats is not None:
         return Score(value=level(nats), version="")
-    return Unscored(reason=NO_ESTIMATE, version="") if sides_of(judged) else _none(judged)
+    return Unscored(reason=NO_ESTIMATE, version="") if sides_of(scored_pair) else _none(scored_pair)
 
 
-def _none(judged: ScoredPair) -> Unscored | None:
-    sides = [side for side in (judged.drift, judged.drift_back) if side is not None]
+def _none(scored_pair: ScoredPair) -> Unscored | None:
+    sides = [side for side in (scored_pair.drift, scored_pair.drift_back) if side is not None]
     reasons = [side.reason for side in sides if isinstance(side, NoDrift)]
     return Unscored(reason=reasons[0] if reasons else "no_tokens", version="") if sides else None

@@ -38,28 +38,28 @@ BASELINE_ALPHA: Final = 0.01
 LEAST_SESSIONS: Final = 100
 
 
-def numbers_of(judged: ScoredPair, version: str) -> dict[str, float]:
+def numbers_of(scored_pair: ScoredPair, version: str) -> dict[str, float]:
     """Return a pair's numbers for one version's answers, in [0, 1]; drift only of pairs with the base model."""
-    is_other = judged.other == version
-    if not is_other and judged.control != version:
+    is_other = scored_pair.other == version
+    if not is_other and scored_pair.control != version:
         return {}
-    tokens = judged.other_tokens if is_other else judged.control_tokens
+    tokens = scored_pair.other_tokens if is_other else scored_pair.control_tokens
     told = {} if tokens is None else {"output_length": min(1.0, log2(1 + tokens) / log2(1 + MAX_TOKENS))}
-    refusal = judged.scores.get("refusal")
+    refusal = scored_pair.scores.get("refusal")
     if isinstance(refusal, Score):
         share = refusal.candidate if is_other else refusal.control
         told |= {} if share is None else {"refusal": share}
-    kl = outcome_of(judged, "kl") if judged.kind is Kind.BASE and is_other else None
+    kl = outcome_of(scored_pair, "kl") if scored_pair.kind is Kind.BASE and is_other else None
     if isinstance(kl, Score):
         told["kl"] = kl.value
     return told
 
 
-def categories_of(judged: ScoredPair) -> dict[str, str]:
+def categories_of(scored_pair: ScoredPair) -> dict[str, str]:
     """Return the categories of a pair's request: its task, and the size of its prompt in powers of four."""
-    told = {"task": judged.task or "none"}
-    if judged.prompt_tokens is not None:
-        power = max(0, judged.prompt_tokens).bit_length() // 2
+    told = {"task": scored_pair.task or "none"}
+    if scored_pair.prompt_tokens is not None:
+        power = max(0, scored_pair.prompt_tokens).bit_length() // 2
         told["prompt_length"] = f"<{4 ** (power + 1) // 2}"
     return told
 
@@ -112,8 +112,8 @@ class BaselineOf:
         self._sessions = _Sessions(version, idle_seconds)
         self.window = Window()
 
-    def add(self, judged: ScoredPair) -> None:
-        self._count(self._sessions.add(judged))
+    def add(self, scored_pair: ScoredPair) -> None:
+        self._count(self._sessions.add(scored_pair))
 
     def close(self, now: float) -> Window:
         """Count idle sessions, and return the window so far."""
@@ -144,9 +144,9 @@ class OverTime:
         length = run_length_of_each(run_length, len(watches))
         self._watches = [(watch, Detector(watch.limit, length)) for watch in watches]
 
-    def add(self, judged: ScoredPair) -> list[Alarm]:
+    def add(self, scored_pair: ScoredPair) -> list[Alarm]:
         """Take one pair, and return the alarms that it raises."""
-        return self._count(self._sessions.add(judged))
+        return self._count(self._sessions.add(scored_pair))
 
     def close(self, now: float) -> list[Alarm]:
         """Count idle sessions, and return the alarms that they raise."""
@@ -248,13 +248,13 @@ class _Sessions:
         self._firsts = SessionMeans(idle_seconds, most_pairs=1)
         self._means = {name: SessionMeans(idle_seconds) for name in TOLERANCES}
 
-    def add(self, judged: ScoredPair) -> list[_SessionValues]:
+    def add(self, scored_pair: ScoredPair) -> list[_SessionValues]:
         """Add one pair, and return the session values that are complete with it."""
-        session, at = judged.session or judged.sample, max(judged.at, judged.scored_at)
+        session, at = scored_pair.session or scored_pair.sample, max(scored_pair.at, scored_pair.scored_at)
         told: list[_SessionValues] = []
         if self._firsts.add(session, 0.0, at):
-            told.append(({}, categories_of(judged)))
-        for name, value in numbers_of(judged, self._version).items():
+            told.append(({}, categories_of(scored_pair)))
+        for name, value in numbers_of(scored_pair, self._version).items():
             told += [({name: closed.mean}, {}) for closed in self._means[name].add(session, value, at)]
         return told
 

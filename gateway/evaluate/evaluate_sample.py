@@ -34,7 +34,7 @@ NEXT_BUDGET_SECONDS: Final = 60.0
 class Completed:
     """A sample that was compared, and the tokens that this has cost."""
 
-    judged: ScoredPair
+    scored_pair: ScoredPair
     tokens: int
 
 
@@ -112,7 +112,7 @@ async def _on(engine: Engine, sample: Sample, context: Context) -> Completed | R
         failed, more = await attribute_failure(engine, sample, replayed.error, context.bounds)
         tokens += more
         if failed is not None:
-            return Completed(judged=pair_of_failure(sample, failed, context.now()), tokens=tokens)
+            return Completed(scored_pair=pair_of_failure(sample, failed, context.now()), tokens=tokens)
         return _not_now(sample, context, replayed.error, tokens)
     if given is None:
         given = await replay(engine, sample, serving_version(sample), context.bounds)
@@ -122,8 +122,8 @@ async def _on(engine: Engine, sample: Sample, context: Context) -> Completed | R
     control, other = (given, replayed) if sample.served == "control" else (replayed, given)
     pair = Pair(kind=Kind(sample.kind), prompt=prompt, control=control, candidate=other)
     drifts = await _drifts(engine, sample, context, pair, given, replayed)
-    judged = await _score_pair(sample, context, pair, drifts)
-    return await _with_preference(context, pair, judged, tokens + drifts.tokens)
+    scored_pair = await _score_pair(sample, context, pair, drifts)
+    return await _with_preference(context, pair, scored_pair, tokens + drifts.tokens)
 
 
 async def _drifts(
@@ -162,14 +162,14 @@ async def _score_pair(sample: Sample, context: Context, pair: Pair, drifts: Pair
     )
 
 
-async def _with_preference(context: Context, pair: Pair, judged: ScoredPair, tokens: int) -> Completed:
-    judge = context.judges.of(judged.alias)
+async def _with_preference(context: Context, pair: Pair, scored_pair: ScoredPair, tokens: int) -> Completed:
+    judge = context.judges.of(scored_pair.alias)
     if judge is None:
-        return Completed(judged=judged, tokens=tokens)
-    opinion = await judge.opinion(judged.sample, pair, judged)
-    scores = {**judged.scores, JUDGE: opinion.outcome}
+        return Completed(scored_pair=scored_pair, tokens=tokens)
+    opinion = await judge.opinion(scored_pair.sample, pair, scored_pair)
+    scores = {**scored_pair.scores, JUDGE: opinion.outcome}
     return Completed(
-        judged=structs.replace(judged, scores=scores, weight=opinion.weight), tokens=tokens + opinion.tokens
+        scored_pair=structs.replace(scored_pair, scores=scores, weight=opinion.weight), tokens=tokens + opinion.tokens
     )
 
 

@@ -94,7 +94,7 @@ class Judge:
     async def close(self) -> None:
         await self._server.close()
 
-    async def opinion(self, sample: str, pair: Pair, judged: ScoredPair) -> Opinion:
+    async def opinion(self, sample: str, pair: Pair, scored_pair: ScoredPair) -> Opinion:
         """Return the judge's opinion of a pair, or why it was not asked.
 
         Args:
@@ -104,7 +104,7 @@ class Judge:
         """
         is_noise = pair.kind is Kind.NOISE
         share = self.policy.share / 10_000
-        drift = judged.drift if isinstance(judged.drift, Drift) else judged.drift_back
+        drift = scored_pair.drift if isinstance(scored_pair.drift, Drift) else scored_pair.drift_back
         chance = chance_of(share, None if is_noise else drift) if share else 0.0
         if not is_chosen(self.version, sample, chance):
             return self._none("not_chosen")

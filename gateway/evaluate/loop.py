@@ -160,7 +160,7 @@ class Loop:
         sample, counts = held.sample, self._counts
         if isinstance(outcome, Completed):
             counts.replay_tokens += outcome.tokens
-            if await self._report(partial(held.source.finish, outcome.judged, outcome.tokens)):
+            if await self._report(partial(held.source.finish, outcome.scored_pair, outcome.tokens)):
                 counts.completed += 1
                 counts.lag_seconds = max(0.0, self._now() - sample.at)
             else:

@@ -30,7 +30,7 @@ class SampleSource(Protocol):
     def extend(self, ids: Collection[str]) -> set[str]:
         """Renew the leases of samples; returns the ids whose claims still hold."""
 
-    def finish(self, judged: ScoredPair, tokens: int) -> bool:
+    def finish(self, scored_pair: ScoredPair, tokens: int) -> bool:
         """Store a sample's pair and finish the sample; False if its claim was lost."""
 
     def give_up(self, sample: Sample, reason: str, again_after_seconds: float | None, tokens: int) -> bool:
@@ -57,9 +57,9 @@ class StoreSource:
     def extend(self, ids: Collection[str]) -> set[str]:
         return self._samples.extend(self._holder, ids, self._lease)
 
-    def finish(self, judged: ScoredPair, tokens: int) -> bool:
+    def finish(self, scored_pair: ScoredPair, tokens: int) -> bool:
         """Store the pair and finish the sample in one transaction."""
-        return self._samples.finish(self._holder, judged, tokens)
+        return self._samples.finish(self._holder, scored_pair, tokens)
 
     def give_up(self, sample: Sample, reason: str, again_after_seconds: float | None, tokens: int) -> bool:
         return self._samples.give_up(
@@ -102,12 +102,12 @@ class NodeMemorySource:
         found = self._ask({"do": "extend", "ids": list(ids), "seconds": self._lease})
         return msgspec.msgpack.decode(found, type=set[str])
 
-    def finish(self, judged: ScoredPair, tokens: int) -> bool:
+    def finish(self, scored_pair: ScoredPair, tokens: int) -> bool:
         """Store the pair, which holds only numbers, and let the node forget the sample."""
-        is_new = self._pairs.add(judged)
+        is_new = self._pairs.add(scored_pair)
         if is_new:
-            self._spend(judged.alias, tokens)
-        self._ask({"do": "finish", "ids": [judged.sample]})
+            self._spend(scored_pair.alias, tokens)
+        self._ask({"do": "finish", "ids": [scored_pair.sample]})
         return is_new
 
     def give_up(self, sample: Sample, reason: str, again_after_seconds: float | None, tokens: int) -> bool:

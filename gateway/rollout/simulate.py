@@ -74,14 +74,14 @@ def simulate(plan: Plan, past: Rollout, pairs: Sequence[ScoredPair], judged_shar
     seen = 0
     last: ScoredPair | None = None
     run = _Run(stages.pop(0), rollout, judged_share)
-    for judged in pairs:
-        taken = run.take(judged)
-        seen, last = seen + taken, judged if taken else last
-        outcome = run.outcome(judged.scored_at)
+    for scored_pair in pairs:
+        taken = run.take(scored_pair)
+        seen, last = seen + taken, scored_pair if taken else last
+        outcome = run.outcome(scored_pair.scored_at)
         if outcome is Outcome.PASSED and stages:
             run = _Run(stages.pop(0), rollout, judged_share)
         elif outcome is not None:
-            return _stop(outcome, run, seen, judged)
+            return _stop(outcome, run, seen, scored_pair)
     if last is None:
         return Stop(outcome=Outcome.UNDECIDED, why="no pair of it is stored")
     outcome = run.outcome(last.scored_at + run.stage.idle_seconds + 1)  # those that were under way have ended since
@@ -90,12 +90,12 @@ def simulate(plan: Plan, past: Rollout, pairs: Sequence[ScoredPair], judged_shar
     return _stop(outcome or Outcome.UNDECIDED, run, seen, last)
 
 
-def _stop(outcome: Outcome, run: "_Run", seen: int, judged: ScoredPair) -> Stop:
+def _stop(outcome: Outcome, run: "_Run", seen: int, scored_pair: ScoredPair) -> Stop:
     return Stop(
         outcome=outcome,
         pairs=seen,
-        number=judged.number,
-        at=judged.scored_at,
+        number=scored_pair.number,
+        at=scored_pair.scored_at,
         why=run.why(outcome),
         readings=run.readings,
     )
@@ -111,12 +111,12 @@ class _Run:
         self._begun: float | None = None
         self.readings: tuple[Reading, ...] = ()
 
-    def take(self, judged: ScoredPair) -> int:
+    def take(self, scored_pair: ScoredPair) -> int:
         """Take a pair in; returns 1 if it compares the two versions, and 0 for noise."""
         if self._begun is None:
-            self._begun = judged.scored_at
+            self._begun = scored_pair.scored_at
         before = self._evidence.n
-        self._evidence.add(judged)
+        self._evidence.add(scored_pair)
         return self._evidence.n - before
 
     def outcome(self, now: float) -> Outcome | None:

@@ -62,9 +62,9 @@ def needs_noise(rollout: Rollout) -> bool:
     return any(demand is not None and demand.needs_noise for demand in demands)
 
 
-def badness_of(demand: Criterion, judged: ScoredPair) -> float | None:
+def badness_of(demand: Criterion, scored_pair: ScoredPair) -> float | None:
     """Return how much a pair speaks against the candidate, above 0 if it does; None if it says nothing."""
-    outcome = outcome_against(judged, demand.metric)
+    outcome = outcome_against(scored_pair, demand.metric)
     if not isinstance(outcome, Score):
         return None
     goodness = outcome.value if demand.direction is Direction.HIGHER_IS_BETTER else 1 - outcome.value
@@ -117,17 +117,20 @@ class StageEvidence:
         is_idle = self._now >= enough_at + self._idle_seconds
         return is_idle and all(gate.evidence.has_counted(enough_at) for gate in self._gates.values())
 
-    def add(self, judged: ScoredPair) -> None:
+    def add(self, scored_pair: ScoredPair) -> None:
         """Take in the next pair."""
-        is_noise = judged.kind is Kind.NOISE and judged.control == self._control
-        is_pair = judged.kind is Kind.CANDIDATE and (judged.control, judged.other) == (self._control, self._candidate)
+        is_noise = scored_pair.kind is Kind.NOISE and scored_pair.control == self._control
+        is_pair = scored_pair.kind is Kind.CANDIDATE and (scored_pair.control, scored_pair.other) == (
+            self._control,
+            self._candidate,
+        )
         if not (is_noise or is_pair):
             return
         self.n += is_pair
         if is_pair and self.n == self._most:
-            self._enough_at = max(judged.at, judged.scored_at)
+            self._enough_at = max(scored_pair.at, scored_pair.scored_at)
         for gate in self._gates.values():
-            gate.add(judged, is_pair=is_pair)
+            gate.add(scored_pair, is_pair=is_pair)
 
     def close(self, now: float) -> None:
         """Count the sessions that are over by now, Unix seconds."""
@@ -154,16 +157,16 @@ class _GateEvidence:
         self._last: int | None = None
         self._worst: list[tuple[float, int, str]] = []  # a heap, the least bad first
 
-    def add(self, judged: ScoredPair, *, is_pair: bool) -> None:
+    def add(self, scored_pair: ScoredPair, *, is_pair: bool) -> None:
         """Add the next pair, or a pair of the control with itself, which measures noise."""
-        self.evidence.add(judged)
-        bad = badness_of(self._demand, judged) if is_pair else None
+        self.evidence.add(scored_pair)
+        bad = badness_of(self._demand, scored_pair) if is_pair else None
         if bad is None:
             return
-        self._first = self._first or judged.number
-        self._last = judged.number
+        self._first = self._first or scored_pair.number
+        self._last = scored_pair.number
         if bad > 0:
-            entry = (bad, -judged.number, judged.sample)  # of equals the earlier ones
+            entry = (bad, -scored_pair.number, scored_pair.sample)  # of equals the earlier ones
             (heapq.heappush if len(self._worst) < MAX_NAMED else heapq.heappushpop)(self._worst, entry)
 
     def reading(self) -> Reading:

@@ -76,10 +76,10 @@ def _with_words(drift: Drift | NoDrift | None, moved: Moved) -> Drift | NoDrift 
     return replace(drift, top_moved=moved) if isinstance(drift, Drift) and not drift.top_moved else drift
 
 
-def _without_words(judged: ScoredPair) -> tuple[ScoredPair, Words]:
-    drift, words = _strip_words(judged.drift)
-    back, words_back = _strip_words(judged.drift_back)
-    return replace(judged, number=0, drift=drift, drift_back=back), Words(drift=words, drift_back=words_back)
+def _without_words(scored_pair: ScoredPair) -> tuple[ScoredPair, Words]:
+    drift, words = _strip_words(scored_pair.drift)
+    back, words_back = _strip_words(scored_pair.drift_back)
+    return replace(scored_pair, number=0, drift=drift, drift_back=back), Words(drift=words, drift_back=words_back)
 
 
 def _strip_words(drift: Drift | NoDrift | None) -> tuple[Drift | NoDrift | None, Moved]:
@@ -88,25 +88,25 @@ def _strip_words(drift: Drift | NoDrift | None) -> tuple[Drift | NoDrift | None,
     return replace(drift, top_moved=()), drift.top_moved
 
 
-def insert_pair(connection: Connection, judged: ScoredPair, words_until: float | None) -> None:
+def insert_pair(connection: Connection, scored_pair: ScoredPair, words_until: float | None) -> None:
     """Store a pair with the next number, as the last step of a transaction: other writers of pairs wait until its end.
 
     Args:
         connection: A connection in a transaction.
-        judged: The pair.
+        scored_pair: The pair.
         words_until: When the pair's words expire, Unix seconds; None to store no words.
     """
-    bare, words = _without_words(judged)
+    bare, words = _without_words(scored_pair)
     if words_until is not None and words != Words():
-        row = {"sample": judged.sample, "expires": words_until, "record": rows.encode(words)}
+        row = {"sample": scored_pair.sample, "expires": words_until, "record": rows.encode(words)}
         connection.execute(insert(pair_words).values(row))
     values = {
-        "sample": judged.sample,
-        "alias": judged.alias,
-        "rollout": judged.rollout,
-        "stage": judged.stage,
-        "kind": str(judged.kind),
-        "at": judged.at,
+        "sample": scored_pair.sample,
+        "alias": scored_pair.alias,
+        "rollout": scored_pair.rollout,
+        "stage": scored_pair.stage,
+        "kind": str(scored_pair.kind),
+        "at": scored_pair.at,
         "record": encode(bare),
     }
     number = connection.scalar(_COUNT_UP)
@@ -120,10 +120,10 @@ _COUNT_UP: Final = (
 _INSERT: Final = insert(table)
 
 
-def is_stored(connection: Connection, judged: ScoredPair) -> bool:
+def is_stored(connection: Connection, scored_pair: ScoredPair) -> bool:
     """Return whether exactly this pair is stored, as after a first try whose answer was lost."""
-    found = connection.scalar(select(table.c.record).where(table.c.sample == judged.sample))
-    return found == encode(_without_words(judged)[0])
+    found = connection.scalar(select(table.c.record).where(table.c.sample == scored_pair.sample))
+    return found == encode(_without_words(scored_pair)[0])
 
 
 def find_judged(connection: Connection, ids: Sequence[str]) -> set[str]:
@@ -141,10 +141,10 @@ class Pairs:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def add(self, judged: ScoredPair) -> bool:
+    def add(self, scored_pair: ScoredPair) -> bool:
         """Store a pair whose sample was never in the store, without words; returns False if it is stored already."""
         try:
-            self._store.run_write(lambda connection: insert_pair(connection, judged, None))
+            self._store.run_write(lambda connection: insert_pair(connection, scored_pair, None))
         except IntegrityError:  # its sample has been judged
             return False
         return True

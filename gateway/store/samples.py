@@ -131,7 +131,7 @@ class Samples:
 
         return self._store.run_write(work) if ids else set()
 
-    def finish(self, holder: str, judged: ScoredPair, tokens: int) -> bool:
+    def finish(self, holder: str, scored_pair: ScoredPair, tokens: int) -> bool:
         """Store the scored pair of a claimed sample and remove the sample from the queue, in one transaction.
 
         Returns False if the claim was lost: another evaluator judges the sample, or has judged it. A call whose answer
@@ -144,24 +144,24 @@ class Samples:
         """
 
         def work(connection: Connection) -> bool:
-            here = (queue.c.id == judged.sample, queue.c.holder == holder, queue.c.state == OPEN)
+            here = (queue.c.id == scored_pair.sample, queue.c.holder == holder, queue.c.state == OPEN)
             taken_off = delete(queue).where(*here).returning(queue.c.keeps, queue.c.expires, now_of(connection))
             ours = connection.execute(taken_off).one_or_none()
             if ours is None:
-                return is_stored(connection, judged)
+                return is_stored(connection, scored_pair)
             keeps, expires, at = ours
             if not keeps:
-                connection.execute(delete(texts).where(texts.c.id == judged.sample))
-            spending.add(connection, judged.alias, holder, tokens, at)
-            insert_pair(connection, judged, expires if keeps else None)
+                connection.execute(delete(texts).where(texts.c.id == scored_pair.sample))
+            spending.add(connection, scored_pair.alias, holder, tokens, at)
+            insert_pair(connection, scored_pair, expires if keeps else None)
             return True
 
         try:
             return self._store.run_write(work)
         except IntegrityError:  # the sample was judged before, and then stored once more
-            gone = delete(queue).where(queue.c.id == judged.sample)
+            gone = delete(queue).where(queue.c.id == scored_pair.sample)
             self._store.run_write(lambda connection: connection.execute(gone))
-            return self._store.run_read(lambda connection: is_stored(connection, judged))
+            return self._store.run_read(lambda connection: is_stored(connection, scored_pair))
 
     def give_up(
         self, holder: str, sample: str, reason: str, *, again_after_seconds: float | None, tokens: int = 0

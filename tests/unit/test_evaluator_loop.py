@@ -36,7 +36,7 @@ def a_sample(number: int, alias: str = "support") -> Sample:
 
 def done(sample: Sample) -> Completed:
     judged = ScoredPair(sample=sample.id, alias=sample.alias, kind=Kind.CANDIDATE, control="a", other="b")
-    return Completed(judged=judged, tokens=5)
+    return Completed(scored_pair=judged, tokens=5)
 
 
 @dataclass

@@ -94,9 +94,9 @@ def make_baseline(pairs: Iterable[ScoredPair], *, version: str, alias: str, roll
         version, alias, rollout, at: As in `Baseline`.
     """
     gathered = BaselineOf(version)
-    for judged in pairs:
-        if judged.kind is Kind.CANDIDATE and judged.other == version:
-            gathered.add(judged)
+    for scored_pair in pairs:
+        if scored_pair.kind is Kind.CANDIDATE and scored_pair.other == version:
+            gathered.add(scored_pair)
     window = gathered.close(float("inf"))
     if sessions_in(window) < FEWEST_SESSIONS:
         return Baseline(version=version, alias=alias, at=at)

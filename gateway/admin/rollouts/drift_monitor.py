@@ -158,8 +158,8 @@ class DriftWatch:
         before = follow.baseline
         for _ in range(PAGES_A_LOOK):
             page = self._pairs.since(follow.last, PAGE, route.alias)
-            for judged in page:
-                follow.add(judged)
+            for scored_pair in page:
+                follow.add(scored_pair)
             if len(page) < PAGE:
                 follow.close(now)
                 break
@@ -183,16 +183,16 @@ class _Follow:
         else:
             self._gathered = BaselineOf(baseline.version)
 
-    def add(self, judged: ScoredPair) -> None:
+    def add(self, scored_pair: ScoredPair) -> None:
         """Take in the alias's next pair."""
-        self.last = judged.number
-        if judged.kind is not Kind.BASE or judged.other != self.baseline.version:
+        self.last = scored_pair.number
+        if scored_pair.kind is not Kind.BASE or scored_pair.other != self.baseline.version:
             return
-        at = max(judged.at, judged.scored_at)
+        at = max(scored_pair.at, scored_pair.scored_at)
         if self._watch is not None:
-            self._raise(self._watch.add(judged), at)
+            self._raise(self._watch.add(scored_pair), at)
         elif self._gathered is not None:
-            self._gathered.add(judged)
+            self._gathered.add(scored_pair)
             self._complete(self._gathered)
 
     def close(self, now: float) -> None:

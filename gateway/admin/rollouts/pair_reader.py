@@ -47,7 +47,7 @@ NOBODY_COMPARES: Final = (
 class PairListener(Protocol):
     """A receiver that is given each new pair once."""
 
-    def observe(self, judged: ScoredPair) -> None:
+    def observe(self, scored_pair: ScoredPair) -> None:
         """Take in a pair that was compared."""
 
 
@@ -82,8 +82,8 @@ class Watch:
         with self._turn:
             book = self._books.setdefault(rollout.id, _Book(rollout, record.judged_share))
             book.enter(wants)
-            for judged in self._pairs.of(rollout.id, after=book.last):
-                book.add(judged)
+            for scored_pair in self._pairs.of(rollout.id, after=book.last):
+                book.add(scored_pair)
             book.close(now)
             found = book.summarize(rollout.stage)
             while len(self._books) > MAX_BOOKS:
@@ -134,10 +134,10 @@ class Watch:
             self._heard = self._pairs.head()
         for _ in range(MAX_HEARD // PAGE):
             page = self._pairs.since(self._heard)
-            for judged in page:
-                self._heard = judged.number
+            for scored_pair in page:
+                self._heard = scored_pair.number
                 for listener in self.listeners:
-                    listener.observe(judged)
+                    listener.observe(scored_pair)
             if len(page) < PAGE:
                 return
 
@@ -162,17 +162,17 @@ class _Book:
         for number, stage in wants:
             if number not in self._stages:
                 self._stages[number] = StageEvidence(stage, self._rollout, self._judged_share)
-                for judged in self._early.pop(number, ()):
-                    self._stages[number].add(judged)
+                for scored_pair in self._early.pop(number, ()):
+                    self._stages[number].add(scored_pair)
 
-    def add(self, judged: ScoredPair) -> None:
+    def add(self, scored_pair: ScoredPair) -> None:
         """Take in the next pair."""
-        self.last = judged.number
-        stage = self._stages.get(judged.stage)
+        self.last = scored_pair.number
+        stage = self._stages.get(scored_pair.stage)
         if stage is not None:
-            stage.add(judged)
-        elif judged.stage > max(self._stages, default=0):  # this gateway does not know of that stage yet
-            self._early.setdefault(judged.stage, []).append(judged)
+            stage.add(scored_pair)
+        elif scored_pair.stage > max(self._stages, default=0):  # this gateway does not know of that stage yet
+            self._early.setdefault(scored_pair.stage, []).append(scored_pair)
 
     def close(self, now: float) -> None:
         """Count the sessions that are over."""

@@ -48,10 +48,10 @@ class ShadowMetricsCollector:
         rollouts.watch.listeners.append(self)
         self._last: dict[str, Mapping[str, Any]] = {}
 
-    def observe(self, judged: ScoredPair) -> None:
+    def observe(self, scored_pair: ScoredPair) -> None:
         """Count a pair that was compared. Called by the watch, in another thread."""
         with self._turn:
-            self._board.observe(judged)
+            self._board.observe(scored_pair)
 
     def reading(self) -> ShadowReading:
         """Return the values to export; empty if this gateway does not lead."""

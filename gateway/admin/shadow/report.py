@@ -84,8 +84,8 @@ def _comparison(
     )
 
 
-def _session(judged: ScoredPair) -> str:
-    return judged.session or judged.sample
+def _session(scored_pair: ScoredPair) -> str:
+    return scored_pair.session or scored_pair.sample
 
 
 def figures(pairs: Sequence[ScoredPair], noise: Sequence[ScoredPair], *, with_levels: bool) -> list[FigureView]:

@@ -27,21 +27,21 @@ MAX_WINDOWS: Final = 2_000
 LEVELS: Final = ("kl", "kl_bound", "token_flip", "moved_share")
 
 
-def figures_of(judged: ScoredPair) -> Iterator[tuple[str, float]]:
+def figures_of(scored_pair: ScoredPair) -> Iterator[tuple[str, float]]:
     """Yield (comparator, number) for each comparator and statistic that a pair has a score of.
 
     A comparator that scores one answer at a time gives 0.5 for no difference. `kl` (an estimate, which may be
     negative) and `kl_bound` (a lower bound) are in nats a token. Times count only if the caller got the
     control's answer, as in gates.
     """
-    for name in judged.scores:
-        if name not in LEVELS and isinstance(outcome := outcome_of(judged, name), Score):
+    for name in scored_pair.scores:
+        if name not in LEVELS and isinstance(outcome := outcome_of(scored_pair, name), Score):
             yield name, outcome.value
-    for name, value in (("kl", kl_estimate_of(judged)), ("kl_bound", kl_bound_of(judged))):
+    for name, value in (("kl", kl_estimate_of(scored_pair)), ("kl_bound", kl_bound_of(scored_pair))):
         if value is not None:
             yield name, value
     for name in ("token_flip", "moved_share"):
-        found = outcome_of(judged, name)
+        found = outcome_of(scored_pair, name)
         if isinstance(found, Score):
             yield name, found.value
 
@@ -60,11 +60,11 @@ class Block:
     until: float = 0.0
     sums: dict[str, tuple[int, float]] = field(default_factory=dict)
 
-    def add(self, judged: ScoredPair) -> None:
+    def add(self, scored_pair: ScoredPair) -> None:
         """Take a pair in."""
         self.n += 1
-        self.until = max(self.until, judged.scored_at)
-        for name, value in figures_of(judged):
+        self.until = max(self.until, scored_pair.scored_at)
+        for name, value in figures_of(scored_pair):
             count, total = self.sums.get(name, (0, 0.0))
             self.sums[name] = (count + 1, total + value)
 
@@ -75,11 +75,11 @@ class PairWindow:
     def __init__(self) -> None:
         self._blocks: deque[Block] = deque(maxlen=MAX_BLOCKS)
 
-    def add(self, judged: ScoredPair) -> None:
+    def add(self, scored_pair: ScoredPair) -> None:
         """Take a pair in."""
         if not self._blocks or self._blocks[-1].n >= BLOCK_PAIRS:
             self._blocks.append(Block())
-        self._blocks[-1].add(judged)
+        self._blocks[-1].add(scored_pair)
 
     def means(self, now: float) -> tuple[int, dict[str, float]]:
         """Return the number of pairs of the last day, and each comparator's mean over them."""
@@ -138,18 +138,18 @@ class Board:
         self._lag: dict[str, CumulativeHistogram] = {}
         self._controls: dict[Key, str] = {}
 
-    def observe(self, judged: ScoredPair) -> None:
+    def observe(self, scored_pair: ScoredPair) -> None:
         """Take in a pair that was compared."""
-        key = (judged.alias, judged.other, judged.kind.value)
+        key = (scored_pair.alias, scored_pair.other, scored_pair.kind.value)
         self._pairs[key] = self._pairs.get(key, 0) + 1
         self._pairs.move_to_end(key)
-        self._controls[key] = judged.control
-        self._windows.setdefault(key, PairWindow()).add(judged)
-        divergence = kl_estimate_of(judged)
+        self._controls[key] = scored_pair.control
+        self._windows.setdefault(key, PairWindow()).add(scored_pair)
+        divergence = kl_estimate_of(scored_pair)
         if divergence is not None:
             self._kl.setdefault(key, CumulativeHistogram(KL_BOUNDS)).add(max(0.0, divergence))  # a sum must not fall
-        lag = self._lag.setdefault(judged.alias, CumulativeHistogram(LAG_BOUNDS))
-        lag.add(max(0.0, judged.scored_at - judged.at))
+        lag = self._lag.setdefault(scored_pair.alias, CumulativeHistogram(LAG_BOUNDS))
+        lag.add(max(0.0, scored_pair.scored_at - scored_pair.at))
         if len(self._pairs) > MAX_WINDOWS:
             self._forget(next(iter(self._pairs)))
 

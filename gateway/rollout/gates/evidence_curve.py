@@ -123,10 +123,10 @@ class _RecordedEvidence(CriterionEvidence):
         self._every = 1
         self._seen = 0
 
-    def add(self, judged: ScoredPair) -> None:
+    def add(self, scored_pair: ScoredPair) -> None:
         """Count the sessions that had ended when the pair was compared, as the leader does, then add the pair."""
-        super().close(judged.scored_at)
-        super().add(judged)
+        super().close(scored_pair.scored_at)
+        super().add(scored_pair)
         self._seen += 1
         if self._seen % self._every == 0:
             self._note()
