@@ -58,7 +58,7 @@ async def metrics(node: "Node") -> bytes:
             age=node.contact.silent_seconds,
             is_away=node.contact.is_away,
             state=node.state.desired.version,
-            replicas=len(node.contact.heard.alive),
+            replicas=len(node.contact.last_beat.alive),
         ),
         mirror=mirror_reading(node.mirror, node.feedback, node.pool.mirror),
         shadow=node.shadow.reading(),
@@ -92,7 +92,7 @@ def status(node: "Node") -> dict[str, Any]:
         },
         "replicas": [
             {"name": each.name, "url": each.url, "workers": each.workers, "state_version": each.state}
-            for each in node.contact.heard.alive
+            for each in node.contact.last_beat.alive
         ],
         "engines": [
             {

@@ -33,11 +33,11 @@ def check_host(headers: Headers, *, is_open: bool) -> None:
         BadRequest: `Host` is not a name or address with an optional port, or the request has two.
         Forbidden: `Host` names another machine.
     """
-    given = headers.getlist("host")
-    host = given[0] if given else ""
-    if len(given) > 1 or (host and _HOST.fullmatch(host) is None):
+    hosts = headers.getlist("host")
+    host = hosts[0] if hosts else ""
+    if len(hosts) > 1 or (host and _HOST.fullmatch(host) is None):
         raise BadRequest(
-            f"`Host: {', '.join(given)[:_SHOWN]!r}` is no name or address with a port; send one such as "
+            f"`Host: {', '.join(hosts)[:_SHOWN]!r}` is no name or address with a port; send one such as "
             "`127.0.0.1:8081`.",
             code="invalid_host",
         )

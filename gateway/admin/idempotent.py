@@ -124,11 +124,11 @@ class Idempotent:
 
 
 def _key_of(headers: Headers) -> str:
-    given = headers.getlist(HEADER)
-    key = given[0]
-    if len(given) > 1 or not 0 < len(key) <= MAX_KEY or not key.isascii() or not key.isprintable():
+    values = headers.getlist(HEADER)
+    key = values[0]
+    if len(values) > 1 or not 0 < len(key) <= MAX_KEY or not key.isascii() or not key.isprintable():
         raise BadRequest(
-            f"`Idempotency-Key: {', '.join(given)[:100]}` is none; send one of 1 to {MAX_KEY} printable "
+            f"`Idempotency-Key: {', '.join(values)[:100]}` is none; send one of 1 to {MAX_KEY} printable "
             "ASCII characters, such as a UUID.",
             code=_NOT_USABLE,
         )
@@ -174,14 +174,14 @@ def _reply_of(operation: str | None, messages: list[Message]) -> StoredReply:
     status: int = start["status"]
     body = b"".join(message.get("body", b"") for message in messages[1:])
     if operation in SHOW_A_KEY and status < 400:
-        made = str(msgspec.json.decode(body)["id"])
-        told = refusal(
+        key_id = str(msgspec.json.decode(body)["id"])
+        answer = refusal(
             KeyWasMade(
-                f"This was carried out before: it made the key `{made}`, which was shown once and is kept nowhere. "
-                f"If you do not have it, revoke `{made}`, and make another with another idempotency key."
+                f"This was carried out before: it made the key `{key_id}`, which was shown once and is kept nowhere. "
+                f"If you do not have it, revoke `{key_id}`, and make another with another idempotency key."
             )
         )
-        status, body = told.status_code, bytes(told.body)
+        status, body = answer.status_code, bytes(answer.body)
     return StoredReply(
         status=status,
         body=msgspec.json.encode(_Kept(text=body.decode(), etag=Headers(raw=start["headers"]).get("etag"))).decode(),
@@ -189,6 +189,6 @@ def _reply_of(operation: str | None, messages: list[Message]) -> StoredReply:
 
 
 def _replay(reply: StoredReply) -> Response:
-    kept = msgspec.json.decode(reply.body, type=_Kept)
-    headers = {REPLAYED: "true"} | ({"etag": kept.etag} if kept.etag is not None else {})
-    return Response(kept.text, reply.status, headers, media_type="application/json")
+    stored = msgspec.json.decode(reply.body, type=_Kept)
+    headers = {REPLAYED: "true"} | ({"etag": stored.etag} if stored.etag is not None else {})
+    return Response(stored.text, reply.status, headers, media_type="application/json")

@@ -51,8 +51,8 @@ def cut(entries: list[T], place: Callable[[T], Place], limit: int) -> tuple[list
 
     `entries` are in order, and one more than `limit` if there is a next page.
     """
-    shown = entries[:limit]
-    return shown, cursor_of(place(shown[-1])) if len(entries) > limit else None
+    on_page = entries[:limit]
+    return on_page, cursor_of(place(on_page[-1])) if len(entries) > limit else None
 
 
 def cursor_of(place: Place) -> str:

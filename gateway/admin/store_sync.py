@@ -58,8 +58,8 @@ class StoreContact:
         self._versions: asyncio.Queue[int] = asyncio.Queue()
         self._feed = Feed(state.store, self._on_version)
         self._loop: asyncio.AbstractEventLoop
-        self._unheard = ""
-        self.heard = Beat(alive=(), tallies=())
+        self._beat_problem = ""
+        self.last_beat = Beat(alive=(), tallies=())
 
     @property
     def silent_seconds(self) -> float:
@@ -69,14 +69,14 @@ class StoreContact:
     @property
     def is_away(self) -> bool:
         """Whether the store is unreachable: it reports an error, is silent for too long, or refuses heartbeats."""
-        return bool(self._feed.trouble or self._unheard) or self.silent_seconds > AWAY_SECONDS
+        return bool(self._feed.trouble or self._beat_problem) or self.silent_seconds > AWAY_SECONDS
 
     def standing(self) -> str:
         """Return the state of the contact with the store as a line of text, for `loragate status`."""
         label = self._state.store.database.label
         if not self.is_away:
             return f"in contact with {label}"
-        trouble = self._feed.trouble or self._unheard
+        trouble = self._feed.trouble or self._beat_problem
         why = f" ({trouble})" if trouble else ""
         return f"away for {self.silent_seconds:.0f} s, serving the last state: {label}{why}"
 
@@ -112,11 +112,11 @@ class StoreContact:
             self._state.has_served.clear()
             try:
                 await self._beat()
-                self._unheard = ""
+                self._beat_problem = ""
             except StoreError as error:
-                if not self._unheard:
+                if not self._beat_problem:
                     log.warning("the heartbeat of this gateway could not be stored: %s", error)
-                self._unheard = str(error)
+                self._beat_problem = str(error)
             with contextlib.suppress(TimeoutError):  # sooner if another state is served: a command may wait for that
                 async with asyncio.timeout(BEAT_SECONDS):
                     await self._state.has_served.wait()
@@ -124,12 +124,12 @@ class StoreContact:
     async def _beat(self) -> None:
         tallies = await self._count()
         self._replicas.replica = msgspec.structs.replace(self._describe(), state=self._state.served)
-        self.heard = await asyncio.to_thread(self._replicas.beat, tallies)
-        await self._state.share_with(len(self.heard.alive))
+        self.last_beat = await asyncio.to_thread(self._replicas.beat, tallies)
+        await self._state.share_with(len(self.last_beat.alive))
 
     async def tallies(self) -> Sequence[Tally]:
         """Return the counts of open rollouts from all gateways, as of the last heartbeat."""
-        return self.heard.tallies
+        return self.last_beat.tallies
 
     async def everywhere(self, version: int) -> tuple[int, int]:
         """Wait a moment for all gateways to serve `version` of the state; return how many do, and how many there are.
@@ -139,8 +139,8 @@ class StoreContact:
         """
         deadline = asyncio.get_running_loop().time() + EVERYWHERE_SECONDS
         while True:
-            alive = {each.id for each in self.heard.alive} | {self._replicas.replica.id}
-            done = await asyncio.to_thread(count_serving, self._state.store, version, alive)
-            if done >= len(alive) or asyncio.get_running_loop().time() > deadline:
-                return done, len(alive)
+            alive = {each.id for each in self.last_beat.alive} | {self._replicas.replica.id}
+            serving = await asyncio.to_thread(count_serving, self._state.store, version, alive)
+            if serving >= len(alive) or asyncio.get_running_loop().time() > deadline:
+                return serving, len(alive)
             await asyncio.sleep(LOOK_SECONDS)

@@ -160,9 +160,9 @@ def add_adapters(app: FastAPI, operations: Operations) -> None:
             request, operations, lambda progress: operations.adapters.scale(new.version, new.factor, order, progress)
         )
 
-    gone = refusals({status: _REFUSALS[status] for status in (400, 404, 409)})
+    removal_refusals = refusals({status: _REFUSALS[status] for status in (400, 404, 409)})
 
-    @app.delete("/admin/v1/adapters/{name}", tags=["adapters"], response_model=RemovedView, responses=gone)
+    @app.delete("/admin/v1/adapters/{name}", tags=["adapters"], response_model=RemovedView, responses=removal_refusals)
     async def remove_adapter(request: Request, name: AliasOrVersion) -> dict[str, Any]:
         """Remove an alias with all its versions, or a version that nothing serves."""
         return {"removed": list(await operations.adapters.remove(name, by=request.state.caller))}
@@ -207,17 +207,17 @@ def _silent(stage: str, done: int = 0, total: int | None = None) -> None:
 
 async def _lines(operations: Operations, work: Callable[[Progress], Awaitable[Entry]]) -> AsyncIterator[bytes]:
     """Yield lines of progress, then the result. The work is cancelled if the client disconnects."""
-    now: dict[str, Any] = {}
+    progress: dict[str, Any] = {}
     task = asyncio.ensure_future(
-        work(lambda stage, done=0, total=None: now.update(stage=stage, done=done, total=total))
+        work(lambda stage, done=0, total=None: progress.update(stage=stage, done=done, total=total))
     )
-    told: dict[str, Any] = {}
+    sent_progress: dict[str, Any] = {}
     try:
         while not task.done():
             await asyncio.wait([task], timeout=_LINE_SECONDS)
-            if now != told:
-                told = dict(now)
-                yield _line({"progress": told})
+            if progress != sent_progress:
+                sent_progress = dict(progress)
+                yield _line({"progress": sent_progress})
         try:
             yield _line({"result": adapter_view(operations, task.result()).model_dump(mode="json")})
         except Exception as error:

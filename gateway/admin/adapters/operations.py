@@ -190,11 +190,11 @@ class AdapterOperations:
         report: Report,
     ) -> Entry:
         ref = AdapterRef(order.name, manifest.digest)
-        known = self._state.catalog.entries.get(ref.version)
-        if known is not None and known.manifest.digest != manifest.digest:
+        existing = self._state.catalog.entries.get(ref.version)
+        if existing is not None and existing.manifest.digest != manifest.digest:
             raise Conflict(f"`{ref.version}` is the short name of another content already; use another --name")
-        if known is not None:
-            return replace(known, may_be_null=known.may_be_null or order.may_be_null)
+        if existing is not None:
+            return replace(existing, may_be_null=existing.may_be_null or order.may_be_null)
         warnings = tuple(problem_sentence(problem) for problem in report.warnings) + (made.warnings if made else ())
         return Entry(
             ref=ref,
@@ -268,19 +268,19 @@ class AdapterOperations:
             Conflict: A version is in use.
         """
         while True:
-            gone = self._to_remove(name_or_version)
+            entries = self._find_removable(name_or_version)
             # Locked by content, not as a whole: an engine may take long to unload, and other changes must go on.
-            async with self._turn(*(entry.manifest.digest for entry in gone)):
-                if await self._remove_versions(name_or_version, gone, by):
-                    return tuple(entry.ref.version for entry in gone)
+            async with self._turn(*(entry.manifest.digest for entry in entries)):
+                if await self._remove_versions(name_or_version, entries, by):
+                    return tuple(entry.ref.version for entry in entries)
 
-    async def _remove_versions(self, name_or_version: str, gone: Sequence[Entry], by: str) -> bool:
-        """Remove `gone` if the name still stands for exactly these versions; return whether it does."""
+    async def _remove_versions(self, name_or_version: str, entries: Sequence[Entry], by: str) -> bool:
+        """Remove `entries` if the name still stands for exactly these versions; return whether it does."""
         state = self._state
-        versions = frozenset(entry.ref.version for entry in gone)
+        versions = frozenset(entry.ref.version for entry in entries)
 
         async def work() -> bool:
-            if {entry.ref.version for entry in self._to_remove(name_or_version)} != versions:
+            if {entry.ref.version for entry in self._find_removable(name_or_version)} != versions:
                 return False
             await self._change(state.desired.without(versions), by, f"`{name_or_version}` was removed")
             return True
@@ -291,7 +291,7 @@ class AdapterOperations:
                     return False
         finally:  # also if a worker has not confirmed: the versions are removed from the state even then
             if not any(version in state.catalog.entries for version in versions):
-                await self._forget(gone, is_idle=await self._settle(versions))
+                await self._forget(entries, is_idle=await self._settle(versions))
         return True
 
     async def _forget(self, entries: Sequence[Entry], *, is_idle: bool) -> None:
@@ -308,7 +308,7 @@ class AdapterOperations:
                 ", ".join(folders),
             )
 
-    def _to_remove(self, name_or_version: str) -> tuple[Entry, ...]:
+    def _find_removable(self, name_or_version: str) -> tuple[Entry, ...]:
         if "@" not in name_or_version:
             entries = self._state.catalog.of_name(name_or_version)
             if not entries:

@@ -113,15 +113,15 @@ def _add_start_and_rollback(app: FastAPI, operations: Operations) -> None:
         return await _view(operations, record)
 
     @app.post("/admin/v1/routes/{alias}/rollback", tags=["rollouts"], responses=REFUSALS)
-    async def rollback_alias(request: Request, alias: _Alias, given: Rollback) -> RollbackView:
+    async def rollback_alias(request: Request, alias: _Alias, command: Rollback) -> RollbackView:
         """Take back what an alias has got last: its rollout's candidate, its split's, or its control.
 
         Answered when every worker of every gateway serves from it, or after a second: `gateways` tells.
         """
-        order = Actor(by=request.state.caller, reason=given.reason, sequence=given.sequence)
-        done = await roll_back(operations.rollouts, alias, order, given.to)
+        order = Actor(by=request.state.caller, reason=command.reason, sequence=command.sequence)
+        restored = await roll_back(operations.rollouts, alias, order, command.to)
         gateways = await _gateways(operations)
-        return view_of(RollbackView, done, alias=alias, control=done.after.control, gateways=gateways)
+        return view_of(RollbackView, restored, alias=alias, control=restored.after.control, gateways=gateways)
 
 
 async def _gateways(operations: Operations) -> Gateways | None:

@@ -155,26 +155,26 @@ class Conductor:
                 "version": each.version,
                 "at": state.now(),
                 "who": AUTOMATION,
-                "why": each.noted.why,
+                "why": each.report.why,
                 "what": each.what,
                 "n": each.n,
                 "limit": each.limit,
                 "baseline": each.baseline,
-                "pair": each.noted.number,
+                "pair": each.report.number,
                 "digests": digests_of(state.catalog, (each.version,)),
             }
             try:
                 async with state.turn:
                     await state.change(
-                        state.desired, by=AUTOMATION, reason=each.noted.why, journal=(entry,), fence=fence
+                        state.desired, by=AUTOMATION, reason=each.report.why, journal=(entry,), fence=fence
                     )
             except Overtaken:
                 continue  # reported at the next look
             except Conflict as error:  # it is stored, and a worker lags
                 log.info("the drift alarm of `%s`: %s", each.alias, error)
             self.rollouts.counts.pages[each.alias, DRIFT] += 1
-            log.error("`%s` on `%s`: %s", each.alias, each.version, each.noted.why)
-            await asyncio.to_thread(drift.mark_told, each)
+            log.error("`%s` on `%s`: %s", each.alias, each.version, each.report.why)
+            await asyncio.to_thread(drift.mark_reported, each)
 
     async def _advance(self, rollout_id: str, tallies: Sequence[Tally], pairs: StagePairs, fence: int) -> None:
         state = self.rollouts.state
@@ -243,7 +243,7 @@ class Conductor:
 
     async def _set_threshold(self, record: RolloutRecord, seconds: float, n: int, fence: int) -> None:
         state, rollout = self.rollouts.state, record.rollout
-        known = record.with_threshold(seconds)
+        updated = record.with_threshold(seconds)
         reason = f"no requests were counted before the stage; of {n:,} of the control within it"
         entry = {
             "kind": "threshold",
@@ -259,7 +259,7 @@ class Conductor:
             "config_hash": rollout.plan.config_hash,
         }
         await state.change(
-            state.desired.with_rollout(known), by=AUTOMATION, reason=reason, journal=(entry,), fence=fence
+            state.desired.with_rollout(updated), by=AUTOMATION, reason=reason, journal=(entry,), fence=fence
         )
 
     def _note(self, record: RolloutRecord, counts: StageCounts) -> None:

@@ -23,7 +23,7 @@ OUTPUT_LENGTH: Final = "output_length"
 KL: Final = "kl"
 
 
-class Noted(msgspec.Struct, frozen=True, kw_only=True):
+class ReportedAlarm(msgspec.Struct, frozen=True, kw_only=True):
     """An alarm that was reported: the number of its pair, its time (Unix seconds), and its sentence."""
 
     number: int
@@ -52,7 +52,7 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
     at: float = 0.0
     window: dict[str, Any] = {}
     after: int = 0
-    alarms: dict[str, Noted] = {}
+    alarms: dict[str, ReportedAlarm] = {}
     has_estimates: bool = False
 
     def read(self) -> Window:
@@ -60,8 +60,8 @@ class Baseline(msgspec.Struct, frozen=True, kw_only=True):
         window = window_from(self.window) if self.window else Window()
         if self.has_estimates or KL not in window.numbers:
             return window
-        known = {name: numbers for name, numbers in window.numbers.items() if name != KL}
-        return Window(numbers=MappingProxyType(known), categories=window.categories)
+        numbers = {name: evidence for name, evidence in window.numbers.items() if name != KL}
+        return Window(numbers=MappingProxyType(numbers), categories=window.categories)
 
 
 def encode(baseline: Baseline) -> dict[str, Any]:
@@ -113,6 +113,6 @@ def complete_baseline(baseline: Baseline, first: Window, after: int) -> Baseline
     """
     window = baseline.read()
     if baseline.rollout:
-        known = {**window.numbers, **({KL: first.numbers[KL]} if KL in first.numbers else {})}
-        first = Window(numbers=MappingProxyType(known), categories=window.categories)
+        numbers = {**window.numbers, **({KL: first.numbers[KL]} if KL in first.numbers else {})}
+        first = Window(numbers=MappingProxyType(numbers), categories=window.categories)
     return msgspec.structs.replace(baseline, window=first.to_json(), after=after, has_estimates=True)

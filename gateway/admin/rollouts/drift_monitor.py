@@ -23,7 +23,7 @@ from gateway.admin.rollouts.drift_baseline import (
     KL,
     OUTPUT_LENGTH,
     Baseline,
-    Noted,
+    ReportedAlarm,
     complete_baseline,
     decode,
     encode,
@@ -60,7 +60,7 @@ _WORDS: Final = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drifted:
+class DriftAlarm:
     """An alarm to report: the statistic `what`, after `n` sessions, with its bound and the baseline's mean."""
 
     alias: str
@@ -69,7 +69,7 @@ class Drifted:
     n: int
     limit: float
     baseline: float
-    noted: Noted
+    report: ReportedAlarm
 
 
 class DriftWatch:
@@ -86,7 +86,7 @@ class DriftWatch:
         self._follows: dict[str, _Follow] = {}
         self._standing: tuple[DriftStanding, ...] = ()
 
-    def look(self, routes: Sequence[RouteRecord], now: float) -> list[Drifted]:
+    def look(self, routes: Sequence[RouteRecord], now: float) -> list[DriftAlarm]:
         """Read new pairs, and return the alarms that have not been reported yet.
 
         Args:
@@ -101,7 +101,7 @@ class DriftWatch:
         new = [route for route in routes if route.alias not in self._follows]
         for route in new[:NEW_A_LOOK]:
             self._follows[route.alias] = _Follow(self._baseline(route, now))
-        found: list[Drifted] = []
+        found: list[DriftAlarm] = []
         for route in routes:
             is_read = route.mirror is not None and route.mirror.share > 0 and route.mirror.capture != "off"
             follow = self._follows.get(route.alias)
@@ -111,15 +111,15 @@ class DriftWatch:
         self._stand()
         return found
 
-    def mark_told(self, drifted: Drifted) -> None:
+    def mark_reported(self, alarm: DriftAlarm) -> None:
         """Store that an alarm has been reported, so that it is not reported again."""
-        follow = self._follows.get(drifted.alias)
-        if follow is None or follow.baseline.version != drifted.version:
+        follow = self._follows.get(alarm.alias)
+        if follow is None or follow.baseline.version != alarm.version:
             return
-        name = drifted.what.partition(":")[0]
-        alarms = follow.baseline.alarms | {name: drifted.noted}
+        name = alarm.what.partition(":")[0]
+        alarms = follow.baseline.alarms | {name: alarm.report}
         follow.baseline = msgspec.structs.replace(follow.baseline, alarms=alarms)
-        self._baselines.put(drifted.version, encode(follow.baseline))
+        self._baselines.put(alarm.version, encode(follow.baseline))
         follow.pending.pop(name, None)
         self._stand()
 
@@ -173,7 +173,7 @@ class _Follow:
     def __init__(self, baseline: Baseline) -> None:
         self.baseline = baseline
         self.last = baseline.after
-        self.pending: dict[str, Drifted] = {}
+        self.pending: dict[str, DriftAlarm] = {}
         self._gathered: BaselineOf | None = None
         self._watch: OverTime | None = None
         self._distances: dict[str, Distance] = {}
@@ -229,14 +229,14 @@ class _Follow:
                 f"{words}, by more than is let pass: {alarm.reason}; a false alarm comes once in {RUN_LENGTH:,.0f} "
                 "sessions at most, on average"
             )
-            self.pending[name] = Drifted(
+            self.pending[name] = DriftAlarm(
                 alias=self.baseline.alias,
                 version=self.baseline.version,
                 what=alarm.what,
                 n=alarm.n,
                 limit=alarm.limit,
                 baseline=alarm.baseline,
-                noted=Noted(number=self.last, at=at, why=why),
+                report=ReportedAlarm(number=self.last, at=at, why=why),
             )
 
     def standing(self) -> list[DriftStanding]:
@@ -246,10 +246,10 @@ class _Follow:
             return []
         present = sessions_in(watch.current)
         distances = watch.distances() if present >= FEWEST_SHOWN else self._distances
-        told = []
+        standings = []
         for name, (evidence, bound) in watch.evidence().items():
             far, alarm = distances.get(name), self.baseline.alarms.get(name)
-            told.append(
+            standings.append(
                 DriftStanding(
                     alias=self.baseline.alias,
                     version=self.baseline.version,
@@ -264,4 +264,4 @@ class _Follow:
                     why=alarm.why if alarm else "",
                 )
             )
-        return told
+        return standings

@@ -60,8 +60,8 @@ def add_journal(app: FastAPI, operations: Operations) -> None:
         ] = None,
     ) -> JournalCheck:
         """Whether every entry follows from the one before it, and from the head if one is given."""
-        noted = parse_head(head) if head is not None else None
-        return await asyncio.to_thread(_check_chain, store, noted)
+        noted_head = parse_head(head) if head is not None else None
+        return await asyncio.to_thread(_check_chain, store, noted_head)
 
     @app.get("/admin/v1/journal/{number}", tags=["journal"], responses=REFUSALS)
     async def show_journal_entry(number: _Number) -> EntryView:
@@ -113,11 +113,11 @@ def parse_head(text: str) -> chain.JournalHead:
     return chain.JournalHead(number=int(number), hash=digest)
 
 
-def _check_chain(store: Store, noted: chain.JournalHead | None) -> JournalCheck:
+def _check_chain(store: Store, noted_head: chain.JournalHead | None) -> JournalCheck:
     found = store.verify_journal()
     head = store.journal_head()
-    if found is None and noted is not None:
-        found = _compare_with_noted(store, noted)
+    if found is None and noted_head is not None:
+        found = _compare_with_noted(store, noted_head)
     return JournalCheck(
         status="whole" if found is None else "broken",
         number=None if found is None else found.number,
@@ -126,14 +126,16 @@ def _check_chain(store: Store, noted: chain.JournalHead | None) -> JournalCheck:
     )
 
 
-def _compare_with_noted(store: Store, noted: chain.JournalHead) -> chain.Break | None:
+def _compare_with_noted(store: Store, noted_head: chain.JournalHead) -> chain.Break | None:
     """Compare a chain that is intact in itself with an entry that was noted elsewhere; None if the entry is in it."""
-    entries = store.journal(after=noted.number - 1, limit=1)
+    entries = store.journal(after=noted_head.number - 1, limit=1)
     if not entries:
-        return chain.Break(number=noted.number, reason=f"entry {noted.number} is missing: the end was cut off")
-    if entries[0].hash != noted.hash:
-        reason = f"entry {noted.number} is not the one that was noted: the chain was made anew"
-        return chain.Break(number=noted.number, reason=reason)
+        return chain.Break(
+            number=noted_head.number, reason=f"entry {noted_head.number} is missing: the end was cut off"
+        )
+    if entries[0].hash != noted_head.hash:
+        reason = f"entry {noted_head.number} is not the one that was noted: the chain was made anew"
+        return chain.Break(number=noted_head.number, reason=reason)
     return None
 
 

@@ -298,14 +298,14 @@ class RolloutOperations:
         return await asyncio.to_thread(self.state.store.rollouts, alias, before=before, limit=limit)
 
 
-def plan_of(given: object, route: RouteRecord) -> Plan:
+def plan_of(plan_values: object, route: RouteRecord) -> Plan:
     """Return the plan that is given, else the route's own, else the default one.
 
     Raises:
         InvalidPlan: The plan is invalid; it has each problem.
         Conflict: Its gates would wait for pairs that the route's mirror policy does not make.
     """
-    plan = parse_plan(next(each for each in (given, route.plan, DEFAULT_PLAN) if each is not None))
+    plan = parse_plan(next(each for each in (plan_values, route.plan, DEFAULT_PLAN) if each is not None))
     if problem := pairs_problem(plan, route):
         raise Conflict(problem)
     return plan

@@ -37,7 +37,7 @@ log = logging.getLogger("loragate.shadow")
 # The greatest number of rollouts whose evidence is kept in memory; the leader drops those that have ended sooner.
 MAX_BOOKS: Final = 256
 # The greatest number of pairs passed to listeners at one look, which takes about a second; the rest waits for the next.
-MAX_HEARD: Final = 20_000
+MAX_PASSED_ON: Final = 20_000
 NOBODY_COMPARES: Final = (
     "an evaluator: none is alive, so nothing is compared; start one with `loragate evaluate`, or let this gateway "
     "run its own (`evaluator.enabled`)"
@@ -64,7 +64,7 @@ class Watch:
         self._evaluators = Evaluators(store)
         self._books: dict[str, _Book] = {}
         self._turn = threading.Lock()
-        self._heard: int | None = None
+        self._last_passed_on: int | None = None
         self.listeners: list[PairListener] = []
 
     def read(self, record: RolloutRecord, now: float) -> StagePairs:
@@ -117,7 +117,7 @@ class Watch:
 
     def look(self, records: Sequence[RolloutRecord], now: float) -> dict[str, StagePairs]:
         """Return the readings of all open rollouts' pairs, by rollout, and pass new pairs on. For the leader."""
-        self._tell()
+        self._pass_on()
         found = {record.rollout.id: self.read(record, now) for record in records}
         with self._turn:
             self._books = {id_: book for id_, book in self._books.items() if id_ in found}
@@ -125,17 +125,17 @@ class Watch:
 
     def stand_back(self) -> None:
         """Stop passing pairs to listeners, because another gateway leads."""
-        self._heard = None
+        self._last_passed_on = None
 
-    def _tell(self) -> None:
+    def _pass_on(self) -> None:
         if not self.listeners:
             return
-        if self._heard is None:
-            self._heard = self._pairs.head()
-        for _ in range(MAX_HEARD // PAGE):
-            page = self._pairs.since(self._heard)
+        if self._last_passed_on is None:
+            self._last_passed_on = self._pairs.head()
+        for _ in range(MAX_PASSED_ON // PAGE):
+            page = self._pairs.since(self._last_passed_on)
             for scored_pair in page:
-                self._heard = scored_pair.number
+                self._last_passed_on = scored_pair.number
                 for listener in self.listeners:
                     listener.observe(scored_pair)
             if len(page) < PAGE:

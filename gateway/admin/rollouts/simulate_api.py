@@ -40,13 +40,13 @@ def add_simulation(app: FastAPI, operations: Operations) -> None:
     """Add the path that simulates gates to the control plane."""
 
     @app.post("/admin/v1/gates/simulate", tags=["rollouts"], responses=REFUSALS)
-    async def simulate_gates(given: Simulation) -> SimulationView:
+    async def simulate_gates(simulation: Simulation) -> SimulationView:
         """Replay stored pairs of past rollouts through a plan's gates, and say when each would have stopped."""
-        plan = parse_plan(given.plan)
+        plan = parse_plan(simulation.plan)
         if not any(stage.wants_pairs for stage in plan.stages):
             raise InvalidPlan(["plan: no stage reads pairs, so there is nothing to replay; give it a `shadow`"])
-        since = operations.state.now() - given.since_seconds
-        stored = await operations.rollouts.list_stored(given.alias, limit=MAX_ROLLOUTS)
+        since = operations.state.now() - simulation.since_seconds
+        stored = await operations.rollouts.list_stored(simulation.alias, limit=MAX_ROLLOUTS)
         records = [each for each in map(readable, stored) if each.started_at >= since]
         store = operations.state.store
         rollouts = [await asyncio.to_thread(_replay_rollout, store, plan, record) for record in records]

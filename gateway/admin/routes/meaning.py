@@ -9,28 +9,28 @@ from gateway.records.routes import RouteRecord
 
 def meaning_of(before: RouteRecord, after: RouteRecord) -> tuple[str, ...]:
     """Return a sentence for each effect that a change of a route has on its traffic."""
-    said = []
+    sentences = []
     if _split(before) != _split(after):
-        said.append(_moves(before, after))
+        sentences.append(_moves(before, after))
     if before.unit != after.unit:
-        said.append(_other_units(before, after))
+        sentences.append(_other_units(before, after))
     if before.mirror != after.mirror:
-        said.append(_copies(after))
+        sentences.append(_copies(after))
     if before.plan != after.plan:
-        said.append(
+        sentences.append(
             "only the next rollout goes by the plan"
             if after.plan is not None
             else "the next rollout goes by the default plan, if it is given none"
         )
     if before.limits != after.limits:
-        said.append(
+        sentences.append(
             "requests beyond the limits are refused from now on"
             if after.limits is not None
             else "the alias has no limits of its own any more"
         )
     if before.engine_fields != after.engine_fields:
-        said.append("other fields of requests reach engines; see docs/security.md")
-    return tuple(said) or ("nothing changes for traffic",)
+        sentences.append("other fields of requests reach engines; see docs/security.md")
+    return tuple(sentences) or ("nothing changes for traffic",)
 
 
 def arms(route: RouteRecord) -> str:
@@ -49,11 +49,11 @@ def _copies(route: RouteRecord) -> str:
         return "no requests are copied for evaluators, for a rollout neither"
     if policy is None or not policy.share:
         return "no copies of requests are asked for any more, except by rollouts"
-    compared = f"candidate {route.candidate}" if route.candidate is not None else "the base"
-    kept = "their words are stored until they expire" if policy.capture == "full" else "their words are not stored"
+    other = f"candidate {route.candidate}" if route.candidate is not None else "the base"
+    storage = "their words are stored until they expire" if policy.capture == "full" else "their words are not stored"
     return (
-        f"copies of about {share(policy.share)} of requests are asked for, to be compared with {compared}; {kept}, and "
-        "callers notice nothing"
+        f"copies of about {share(policy.share)} of requests are asked for, to be compared with {other}; {storage}, "
+        "and callers notice nothing"
     )
 
 
@@ -86,10 +86,10 @@ def _moves(before: RouteRecord, after: RouteRecord) -> str:
     if sum(moved.values()) == TOTAL_WEIGHT and len(moved) == 1:
         (source, target), _ = moved.popitem()
         return f"all callers change version now, from {source} to {target}"
-    said = [
+    phrases = [
         f"about {share(points)} of units move from {source} to {target}" for (source, target), points in moved.items()
     ]
-    return "; ".join((*said, "the others stay")) if sum(moved.values()) < TOTAL_WEIGHT else "; ".join(said)
+    return "; ".join((*phrases, "the others stay")) if sum(moved.values()) < TOTAL_WEIGHT else "; ".join(phrases)
 
 
 def _at(route: RouteRecord, bucket: int) -> tuple[str, str]:

@@ -232,11 +232,11 @@ class _Planner:
         alias = after.alias
         control = self._catalog.get(after.control)
         if control.state is not State.READY:
-            said = f"`{alias}`: control `{after.control}` is {_standing(control)}"
+            text = f"`{alias}`: control `{after.control}` is {_standing(control)}"
             if before is not None and before.control == after.control:
-                self.warnings.append(said)
+                self.warnings.append(text)
             else:
-                self.conflicts.append(f"{said}, so it cannot take over an alias; `loragate adapters show` says more")
+                self.conflicts.append(f"{text}, so it cannot take over an alias; `loragate adapters show` says more")
         if control.ref.name != alias and (before is None or before.control != after.control):
             self.warnings.append(f"`{alias}`: control `{after.control}` is registered under another name")
         if after.candidate is not None:
@@ -248,14 +248,18 @@ class _Planner:
             self.warnings.append(f"`{alias}`: rollout `{rollout.id}` runs, and its counts mix before and after this")
 
     def _judge_mirror(self, alias: str, policy: MirrorPolicy) -> None:
-        known = self._circumstances
+        circumstances = self._circumstances
         for name in policy.redact:
-            if known.redactors is not None and name not in known.redactors and not name.startswith(REGEX):
+            if (
+                circumstances.redactors is not None
+                and name not in circumstances.redactors
+                and not name.startswith(REGEX)
+            ):
                 self.conflicts.append(
                     f"`{alias}`: the redactor `{name}` is not installed here, so nothing could be kept of its "
-                    f"requests; there are {', '.join(sorted(known.redactors))} and `{REGEX}…`"
+                    f"requests; there are {', '.join(sorted(circumstances.redactors))} and `{REGEX}…`"
                 )
-        missing = [name for name in policy.comparators or () if name not in (known.comparators or (name,))]
+        missing = [name for name in policy.comparators or () if name not in (circumstances.comparators or (name,))]
         if missing:
             self.warnings.append(
                 f"`{alias}`: no comparator is called {', '.join(f'`{name}`' for name in missing)} here; an evaluator "

@@ -19,16 +19,16 @@ _UNITS: Final = (("d", 86400), ("h", 3600), ("m", 60))
 def read_policy(values: Values, where: str, value: object, field: DeclaredField) -> Any:
     """Return the policy that `value` declares; None if it is absent. Problems are noted in `values`."""
     fields = find_declared_fields(field.policy)
-    given = values.mapping(where, value, field.how.example, tuple(fields))
-    if given is None:
+    mapping = values.mapping(where, value, field.how.example, tuple(fields))
+    if mapping is None:
         return None
-    read = {each.name: read_field(values, f"{where}.{key}", given, each) for key, each in fields.items()}
+    read = {each.name: read_field(values, f"{where}.{key}", mapping, each) for key, each in fields.items()}
     return field.policy(**read)
 
 
-def read_field(values: Values, where: str, given: Mapping[Any, Any], field: DeclaredField) -> Any:
+def read_field(values: Values, where: str, mapping: Mapping[Any, Any], field: DeclaredField) -> Any:
     """Return a field's value from a mapping; the field's default, or an empty value, if it is absent or wrong."""
-    how, value = field.how, given.get(field.key)
+    how, value = field.how, mapping.get(field.key)
     if value is None and how.missing:
         values.problems.append(f"{where}: is missing; {how.missing}")
     match how.kind:
@@ -47,7 +47,7 @@ def read_field(values: Values, where: str, given: Mapping[Any, Any], field: Decl
         case "names":
             return _read_names(values, where, value, field)
         case "choice":
-            return _read_choice(values, where, given.get(field.key, field.default), field)
+            return _read_choice(values, where, mapping.get(field.key, field.default), field)
         case "policy":
             return read_policy(values, where, value, field)
         case _:
@@ -124,8 +124,8 @@ def write_value(field: DeclaredField, value: Any) -> Any:
 def describe_policy(record: type[msgspec.Struct], policy: Mapping[str, Any]) -> str:
     """Return a policy (JSON values) in a few words."""
     if record is JudgePolicy:
-        said = [f"judged by {policy['model']} at {policy['url']}", *_words(record, policy)]
-        return " ".join(said) + (", own rubric" if policy.get("rubric") else "")
+        words = [f"judged by {policy['model']} at {policy['url']}", *_words(record, policy)]
+        return " ".join(words) + (", own rubric" if policy.get("rubric") else "")
     return ", ".join(_words(record, policy))
 
 

@@ -89,22 +89,24 @@ class Values:
             self.problem(where, value, "a list that names each one once")
         return tuple(dict.fromkeys(names))
 
-    def mapping(self, where: str, value: object, example: str, known: Collection[str]) -> Mapping[Any, Any] | None:
+    def mapping(
+        self, where: str, value: object, example: str, allowed_keys: Collection[str]
+    ) -> Mapping[Any, Any] | None:
         """Return a mapping, of which unknown keys are noted as problems; None if it is absent or not a mapping."""
         if value is None:
             return None
         if not isinstance(value, Mapping):
             self.problem(where, value, f"a mapping such as {example}")
             return None
-        self.check_keys(where, value, known)
+        self.check_keys(where, value, allowed_keys)
         return value
 
-    def check_keys(self, where: str, values: Mapping[Any, Any], known: Collection[str]) -> None:
+    def check_keys(self, where: str, values: Mapping[Any, Any], allowed_keys: Collection[str]) -> None:
         """Note every unknown key as a problem."""
         for key in values:
-            if key not in known:
+            if key not in allowed_keys:
                 place = f"{where}.{str(key)[:80]}".removeprefix(".")
-                self.problems.append(f"{place}: is not known; known are {', '.join(known)}")
+                self.problems.append(f"{place}: is not known; known are {', '.join(allowed_keys)}")
 
     def problem(self, where: str, value: object, expected: str) -> None:
         """Note that a value is not what is expected at its place."""

@@ -50,9 +50,9 @@ class Estimate:
 
     def without(self, others: Iterable[str]) -> "Estimate":
         """Return the estimate without these sessions."""
-        left_out = set(others)
-        kept = {session: mean for session, mean in self.means.items() if session not in left_out}
-        return Estimate(means=kept, largest=self.largest, evidence=_evidence(kept))
+        excluded = set(others)
+        means = {session: mean for session, mean in self.means.items() if session not in excluded}
+        return Estimate(means=means, largest=self.largest, evidence=_evidence(means))
 
 
 def estimate_of(values: Iterable[tuple[str, float]], *, largest: float = 1.0) -> Estimate:

@@ -71,19 +71,19 @@ def add_straight(app: FastAPI, memory: Memory) -> None:
         if HEADER in request.headers:
             raise BadRequest(f"`{HEADER}` is not taken here: the reply would be stored, and its samples may not be.")
         try:
-            asked = msgspec.msgpack.decode(await request.body(), type=EvaluatorRequest)
+            command = msgspec.msgpack.decode(await request.body(), type=EvaluatorRequest)
         except msgspec.DecodeError as error:
             raise BadRequest(f"The body is not what an evaluator sends: {error}.") from None
-        return Response(msgspec.msgpack.encode(_answer(memory, asked)), media_type=_KIND)
+        return Response(msgspec.msgpack.encode(_answer(memory, command)), media_type=_KIND)
 
 
-def _answer(memory: Memory, asked: EvaluatorRequest) -> list[Sample] | set[str]:
-    if asked.do == "claim":
-        most = min(asked.most, MAX_AT_ONCE)
-        found = memory.claim(asked.holder, most, asked.seconds or 0.0, skipping=asked.skipping)
+def _answer(memory: Memory, command: EvaluatorRequest) -> list[Sample] | set[str]:
+    if command.do == "claim":
+        most = min(command.most, MAX_AT_ONCE)
+        found = memory.claim(command.holder, most, command.seconds or 0.0, skipping=command.skipping)
         return [sample for sample, _ in found]
-    if asked.do == "extend":
-        return memory.extend(asked.holder, asked.ids, asked.seconds or 0.0)
-    if asked.do == "finish":
-        return {each for each in asked.ids if memory.finish(each, asked.holder)}
-    return {each for each in asked.ids if memory.give_up(each, asked.holder, again_after_seconds=asked.seconds)}
+    if command.do == "extend":
+        return memory.extend(command.holder, command.ids, command.seconds or 0.0)
+    if command.do == "finish":
+        return {each for each in command.ids if memory.finish(each, command.holder)}
+    return {each for each in command.ids if memory.give_up(each, command.holder, again_after_seconds=command.seconds)}

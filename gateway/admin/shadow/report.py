@@ -178,9 +178,9 @@ def drift(pairs: Sequence[ScoredPair], noise: Sequence[ScoredPair]) -> DriftView
         return None
     failed = Counter(each.drift.reason for each in pairs if isinstance(each.drift, NoDrift))
     sides = [side for each in pairs for side in sides_of(each)]
-    told = {name: mine[name][1] for name in LEVELS if name in mine}
-    floors = {name: theirs[name][1] if name in theirs else None for name in told}
-    kl, bound, floor = told.get("kl"), told[BOUND], floors.get("kl")
+    levels = {name: mine[name][1] for name in LEVELS if name in mine}
+    floors = {name: theirs[name][1] if name in theirs else None for name in levels}
+    kl, bound, floor = levels.get("kl"), levels[BOUND], floors.get("kl")
     low, high = (None, None) if kl is None else kl.interval()
     bound_low, bound_high = bound.interval()
     return DriftView(
@@ -203,13 +203,13 @@ def drift(pairs: Sequence[ScoredPair], noise: Sequence[ScoredPair]) -> DriftView
         if rising
         else {},
         log_ratio=mean(each.log_ratio for each in sides),
-        moved_share=told["moved_share"].mean,
-        top1_agreement=1.0 - told["token_flip"].mean,
+        moved_share=levels["moved_share"].mean,
+        top1_agreement=1.0 - levels["token_flip"].mean,
         bounds=list(HISTOGRAM_BOUNDS),
         histogram=_histogram(sides),
         top_moved=_largest_moves(sides),
         unscored=dict(failed),
-        e_values={name: _e_value(name, told[name], floors[name], is_difference=False) for name in told},
+        e_values={name: _e_value(name, levels[name], floors[name], is_difference=False) for name in levels},
     )
 
 
@@ -295,16 +295,16 @@ def group_by(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
 
 def lengths(counts: Iterable[int | None]) -> LengthView | None:
     """Return the distribution of lengths in tokens; None if none is known."""
-    known = sorted(count for count in counts if count is not None)
-    if not known:
+    rising = sorted(count for count in counts if count is not None)
+    if not rising:
         return None
-    return LengthView(n=len(known), mean=mean(known), p50=quantile(known, 0.5), p90=quantile(known, 0.9))
+    return LengthView(n=len(rising), mean=mean(rising), p50=quantile(rising, 0.5), p90=quantile(rising, 0.9))
 
 
 def mean(values: Iterable[float]) -> float:
     """Return the mean of at least one value."""
-    known = list(values)
-    return sum(known) / len(known)
+    numbers = list(values)
+    return sum(numbers) / len(numbers)
 
 
 def quantile(rising: Sequence[float], share: float) -> float:
