@@ -110,11 +110,15 @@ def _padding(folder: Path) -> set[str]:
     """Return the texts of tokens that are used for padding only."""
     found = {"[PAD]", "<pad>", "<PAD>", "<|pad|>"}
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        told = read_json(folder / name) or {}
-        token = told.get("pad_token")
+        config = read_json(folder / name) or {}
+        token = config.get("pad_token")
         text = token.get("content") if isinstance(token, dict) else token
         # Many models pad with the token that ends a text, which also has a meaning.
-        if isinstance(text, str) and text not in (told.get("eos_token"), told.get("bos_token"), told.get("unk_token")):
+        if isinstance(text, str) and text not in (
+            config.get("eos_token"),
+            config.get("bos_token"),
+            config.get("unk_token"),
+        ):
             found.add(text)
     return found
 

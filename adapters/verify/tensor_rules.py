@@ -106,15 +106,15 @@ def rank_problems(config: Mapping[str, Any], parts: Parts, limits: EngineLimits)
         message = "matching these names with these modules takes too many steps"
         yield _config_problem("pattern_invalid", message, steps, _MAX_STEPS, remedy, "rank_pattern")
         return
-    told: set[int] = set()
+    reported_ranks: set[int] = set()
     for pair in parts.pairs.values():
         # Experts are stacked in one matrix (`_stack_moe_lora_weights`), whose rank is r times their number.
         if pair.a is None or len(pair.a.shape) != 2 or pair.is_expert:
             continue
         own = pair.a.shape[0]
         yield from rank_differs(config, ranks, pair, own)
-        if own > limits.max_lora_rank and own not in told and own != config.get("r"):
-            told.add(own)
+        if own > limits.max_lora_rank and own not in reported_ranks and own != config.get("r"):
+            reported_ranks.add(own)
             yield over_limit(own, limits, pair.a.name)
 
 

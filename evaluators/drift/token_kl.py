@@ -65,12 +65,12 @@ class _Garbled(ValueError):
 class _Position:
     """The report of one version's engine for one position."""
 
-    told: TokenLogprobs
+    distribution: TokenLogprobs
     first: frozenset[int]  # the likeliest; empty where the side did not tell it
     text: str
 
     def logprob(self, token: int) -> float:
-        return self.told.logprobs[token]
+        return self.distribution.logprobs[token]
 
 
 def drift_of(
@@ -104,13 +104,13 @@ def drift_of(
     try:
         if len(served) != len(ids) or len(other) != len(ids):
             raise _Garbled("not as many positions as tokens")
-        told = [
+        positions = [
             (ids[at], _read(served[at], ids[at], top), _read(other[at], ids[at], top)) for at in range(start, len(ids))
         ]
     except (_Garbled, TypeError, ValueError, KeyError, AttributeError):
         return NoDrift(reason="garbled", version=VERSION)
-    n_bytes = None if text is None else _count_bytes([served.text for _, served, _ in told], text)
-    return _summarize(told, 1.0 if temperature is None else temperature, n_bytes)
+    n_bytes = None if text is None else _count_bytes([served.text for _, served, _ in positions], text)
+    return _summarize(positions, 1.0 if temperature is None else temperature, n_bytes)
 
 
 def level(kl: float) -> float:
@@ -138,13 +138,13 @@ def remove_words(drift: Drift | NoDrift | None) -> Drift | NoDrift | None:
     return msgspec.structs.replace(drift, top_moved=tuple(("", at, one, two) for _, at, one, two in drift.top_moved))
 
 
-def _summarize(told: Sequence[tuple[int, _Position, _Position]], temperature: float, n_bytes: int | None) -> Drift:
-    n = len(told)
-    moves = [served.logprob(token) - other.logprob(token) for token, served, other in told]
-    agreements = [bool(served.first & other.first) for _, served, other in told if served.first and other.first]
+def _summarize(positions: Sequence[tuple[int, _Position, _Position]], temperature: float, n_bytes: int | None) -> Drift:
+    n = len(positions)
+    moves = [served.logprob(token) - other.logprob(token) for token, served, other in positions]
+    agreements = [bool(served.first & other.first) for _, served, other in positions if served.first and other.first]
     largest = sorted(range(n), key=lambda at: (-abs(moves[at]), at))[:MAX_MOVED]
-    bound = math.fsum(lower_bound(served.told, other.told) for _, served, other in told) / n
-    kl = math.fsum(estimate(served.told, other.told, token) for token, served, other in told) / n
+    bound = math.fsum(lower_bound(served.distribution, other.distribution) for _, served, other in positions) / n
+    kl = math.fsum(estimate(served.distribution, other.distribution, token) for token, served, other in positions) / n
     return Drift(
         n_tokens=n,
         log_ratio=math.fsum(moves) / n,
@@ -157,7 +157,7 @@ def _summarize(told: Sequence[tuple[int, _Position, _Position]], temperature: fl
             (served.text or other.text, at, served.logprob(token), other.logprob(token))
             for at in largest
             if moves[at]
-            for token, served, other in [told[at]]
+            for token, served, other in [positions[at]]
         ),
         temperature=temperature,
         histogram=_histogram(moves),

@@ -309,8 +309,8 @@ class CriterionEvidence:
 
     def _reason(self, found: Classification) -> str:
         criterion, label = self.criterion, found.label
-        told, beside = self._numbers(found)
-        if told is None:
+        observed, beside = self._numbers(found)
+        if observed is None:
             return f"{criterion.metric} not measured yet ({', '.join(['n=0', *self._remarks()])})"
         details = [*beside, f"n={found.n:,}"]
         if criterion.needs_noise:
@@ -318,11 +318,11 @@ class CriterionEvidence:
         details.append(f"e={found.e_pass if label is Verdict.PASS else found.e_fail:.3g}")
         inside = ", ".join(details + self._remarks())
         if found.limit is None:
-            return f"{told}: no noise pairs to hold it against ({inside})"
+            return f"{observed}: no noise pairs to hold it against ({inside})"
         against = self._format(found.limit) + criterion.unit
         if label is Verdict.INCONCLUSIVE:
-            return f"{told} not told apart from {against} ({inside})"
-        return f"{told} {_RELATION[criterion.direction is HIGHER][label]} {against} ({inside})"
+            return f"{observed} not told apart from {against} ({inside})"
+        return f"{observed} {_RELATION[criterion.direction is HIGHER][label]} {against} ({inside})"
 
     def _numbers(self, found: Classification) -> tuple[str | None, list[str]]:
         """Return the observed value and further details; for `kl`, the deciding one of bound and estimate is first."""
@@ -338,18 +338,18 @@ class CriterionEvidence:
 
     def _remarks(self) -> list[str]:
         """Return the caveats that operators must know to read the numbers."""
-        told = []
+        remarks = []
         unscored, waiting = self._unscored.total(), self._against.sessions.waiting
         if unscored and unscored >= MANY * (unscored + self._pairs):
             most = ", ".join(f"{reason} {count:,}" for reason, count in self._unscored.most_common(3))
-            told.append(f"{unscored:,} pairs unscored: {most}")
+            remarks.append(f"{unscored:,} pairs unscored: {most}")
         late = self._against.sessions.left_out - self._against.sessions.of_other_stream
         if late and late >= MANY * self._pairs:
-            told.append(f"{late:,} pairs of sessions that had counted")
+            remarks.append(f"{late:,} pairs of sessions that had counted")
         if waiting and not self._against.trial.evidence.n:
-            told.append(f"{waiting:,} pairs of open sessions")
+            remarks.append(f"{waiting:,} pairs of open sessions")
         if self._cut:
-            told.append(f"{self._cut:,} weights cut")
+            remarks.append(f"{self._cut:,} weights cut")
         if len(self._versions) > 1:
-            told.append(f"begun anew with version {self._versions[-1]}")
-        return told
+            remarks.append(f"begun anew with version {self._versions[-1]}")
+        return remarks

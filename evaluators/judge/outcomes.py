@@ -33,11 +33,11 @@ def outcome_of(scored_pair: ScoredPair, metric: str) -> Outcome | None:
     later, at lower priority than all callers, and finds its prompt in the engine's cache. In noise pairs the control is
     the served answer, so `ttft` and `itl` count only in pairs whose control was served, too.
     """
-    told = scored_pair.scores.get(metric)
-    if told is not None:
+    outcome = scored_pair.scores.get(metric)
+    if outcome is not None:
         if metric in _TIMED and scored_pair.served != "control":
-            return Unscored(reason=CANDIDATE_SERVED, version=told.version)
-        return told
+            return Unscored(reason=CANDIDATE_SERVED, version=outcome.version)
+        return outcome
     if metric == KL:
         return _kl(scored_pair, kl_estimate_of(scored_pair))
     if metric not in _SHARES:
@@ -55,14 +55,14 @@ def outcome_against(scored_pair: ScoredPair, metric: str) -> Outcome | None:
 
 def kl_estimate_of(scored_pair: ScoredPair) -> float | None:
     """Return a pair's estimated divergence in nats a token, which may be negative; None where there is none."""
-    known = [side.kl for side in sides_of(scored_pair) if side.kl is not None]
-    return sum(known) / len(known) if known else None
+    estimates = [side.kl for side in sides_of(scored_pair) if side.kl is not None]
+    return sum(estimates) / len(estimates) if estimates else None
 
 
 def kl_bound_of(scored_pair: ScoredPair) -> float | None:
     """Return the lower bound of a pair's divergence in nats a token; None where drift was not scored."""
-    known = [side.kl_bound for side in sides_of(scored_pair)]
-    return sum(known) / len(known) if known else None
+    bounds = [side.kl_bound for side in sides_of(scored_pair)]
+    return sum(bounds) / len(bounds) if bounds else None
 
 
 def sides_of(scored_pair: ScoredPair) -> list[Drift]:

@@ -44,24 +44,24 @@ def numbers_of(scored_pair: ScoredPair, version: str) -> dict[str, float]:
     if not is_other and scored_pair.control != version:
         return {}
     tokens = scored_pair.other_tokens if is_other else scored_pair.control_tokens
-    told = {} if tokens is None else {"output_length": min(1.0, log2(1 + tokens) / log2(1 + MAX_TOKENS))}
+    numbers = {} if tokens is None else {"output_length": min(1.0, log2(1 + tokens) / log2(1 + MAX_TOKENS))}
     refusal = scored_pair.scores.get("refusal")
     if isinstance(refusal, Score):
         share = refusal.candidate if is_other else refusal.control
-        told |= {} if share is None else {"refusal": share}
+        numbers |= {} if share is None else {"refusal": share}
     kl = outcome_of(scored_pair, "kl") if scored_pair.kind is Kind.BASE and is_other else None
     if isinstance(kl, Score):
-        told["kl"] = kl.value
-    return told
+        numbers["kl"] = kl.value
+    return numbers
 
 
 def categories_of(scored_pair: ScoredPair) -> dict[str, str]:
     """Return the categories of a pair's request: its task, and the size of its prompt in powers of four."""
-    told = {"task": scored_pair.task or "none"}
+    categories = {"task": scored_pair.task or "none"}
     if scored_pair.prompt_tokens is not None:
         power = max(0, scored_pair.prompt_tokens).bit_length() // 2
-        told["prompt_length"] = f"<{4 ** (power + 1) // 2}"
-    return told
+        categories["prompt_length"] = f"<{4 ** (power + 1) // 2}"
+    return categories
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,24 +154,24 @@ class OverTime:
 
     def evidence(self) -> dict[str, tuple[float, float]]:
         """Return, for each number and kind of category, the largest detector sum and the sum that raises an alarm."""
-        told: dict[str, tuple[float, float]] = {}
+        evidence: dict[str, tuple[float, float]] = {}
         for watch, detector in self._watches:
-            before = told.get(watch.name, (0.0, 0.0))[0]
-            told[watch.name] = (max(before, detector.value), detector.run_length)
-        return told
+            before = evidence.get(watch.name, (0.0, 0.0))[0]
+            evidence[watch.name] = (max(before, detector.value), detector.run_length)
+        return evidence
 
     def begin_window(self) -> Window:
         """Return the present window and begin another; the watches go on."""
-        done, self.current = self.current, Window()
-        return done
+        window, self.current = self.current, Window()
+        return window
 
     def distances(self) -> dict[str, Distance]:
         """Return how far each kind of category is from the baseline's mix."""
-        told = {}
+        distances = {}
         for name, before in self.baseline.categories.items():
             now = self.current.categories.get(name, {})
-            told[name] = Distance(psi=psi(before, now), jensen_shannon=jensen_shannon(before, now))
-        return told
+            distances[name] = Distance(psi=psi(before, now), jensen_shannon=jensen_shannon(before, now))
+        return distances
 
     def _count(self, sessions: list[_SessionValues]) -> list[Alarm]:
         alarms = []
@@ -251,12 +251,12 @@ class _Sessions:
     def add(self, scored_pair: ScoredPair) -> list[_SessionValues]:
         """Add one pair, and return the session values that are complete with it."""
         session, at = scored_pair.session or scored_pair.sample, max(scored_pair.at, scored_pair.scored_at)
-        told: list[_SessionValues] = []
+        session_values: list[_SessionValues] = []
         if self._firsts.add(session, 0.0, at):
-            told.append(({}, categories_of(scored_pair)))
+            session_values.append(({}, categories_of(scored_pair)))
         for name, value in numbers_of(scored_pair, self._version).items():
-            told += [({name: closed.mean}, {}) for closed in self._means[name].add(session, value, at)]
-        return told
+            session_values += [({name: closed.mean}, {}) for closed in self._means[name].add(session, value, at)]
+        return session_values
 
     def close(self, now: float) -> list[_SessionValues]:
         """Return the session values that are complete because their session is idle at `now`."""

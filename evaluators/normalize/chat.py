@@ -41,15 +41,15 @@ def read_stream(events: Iterable[Mapping[str, Any]], answer: ParsedAnswer) -> No
         _read(event, answer)
 
 
-def _read(told: Mapping[str, Any], answer: ParsedAnswer) -> None:
-    if told.get("error") or told.get("object") == "error":
+def _read(payload: Mapping[str, Any], answer: ParsedAnswer) -> None:
+    if payload.get("error") or payload.get("object") == "error":
         raise NotComparable("engine_error")
-    answer.prompt_ids = answer.prompt_ids or ids_of(told.get("prompt_token_ids"))
-    usage = mapping_of(told.get("usage"))
+    answer.prompt_ids = answer.prompt_ids or ids_of(payload.get("prompt_token_ids"))
+    usage = mapping_of(payload.get("usage"))
     if (prompt := count_of(usage.get("prompt_tokens"))) is not None:
         answer.prompt_tokens = prompt
         answer.completion_tokens = count_of(usage.get("completion_tokens"))
-    for choice in mappings_of(told.get("choices")):
+    for choice in mappings_of(payload.get("choices")):
         index = count_of(choice.get("index")) or 0
         answer.choices = max(answer.choices, index + 1)
         if index == 0:

@@ -72,14 +72,14 @@ def _read_delta(place: int, delta: Mapping[str, Any], answer: ParsedAnswer) -> N
         answer.call(place).arguments.append(text_of(delta.get("partial_json")))
 
 
-def _read_end(told: Mapping[str, Any], answer: ParsedAnswer) -> None:
-    if reason := text_of(told.get("stop_reason")):
+def _read_end(payload: Mapping[str, Any], answer: ParsedAnswer) -> None:
+    if reason := text_of(payload.get("stop_reason")):
         answer.finish_reason = _FINISHES.get(reason, reason)
 
 
-def _read_usage(told: Mapping[str, Any], answer: ParsedAnswer) -> None:
+def _read_usage(payload: Mapping[str, Any], answer: ParsedAnswer) -> None:
     """Read the counts; a stream tells zeros first. What came from a cache counts, as it does elsewhere."""
-    usage = mapping_of(told.get("usage"))
+    usage = mapping_of(payload.get("usage"))
     prompt = sum(count_of(usage.get(name)) or 0 for name in _PROMPT_COUNTS)
     answer.prompt_tokens = prompt or answer.prompt_tokens
     answer.completion_tokens = count_of(usage.get("output_tokens")) or answer.completion_tokens

@@ -39,33 +39,33 @@ def prompt_of(endpoint: str, body: bytes) -> Prompt:
         raise NotComparable("not_json") from None
 
 
-def _prompt(endpoint: str, asked: Mapping[str, Any]) -> Prompt:
-    schema, wants_json = _form_of(asked)
+def _prompt(endpoint: str, request: Mapping[str, Any]) -> Prompt:
+    schema, wants_json = _form_of(request)
     return Prompt(
         endpoint=endpoint,
-        messages=tuple(_TURNS[endpoint](asked)),
-        text=_completion_text(asked) if endpoint == "/v1/completions" else None,
+        messages=tuple(_TURNS[endpoint](request)),
+        text=_completion_text(request) if endpoint == "/v1/completions" else None,
         schema=schema,
         wants_json=wants_json,
-        tools=tuple(_tool_names(asked)),
-        expected=_expectation(mapping_of(asked.get("metadata")).get("expected")),
-        temperature=number_of(asked.get("temperature")),
+        tools=tuple(_tool_names(request)),
+        expected=_expectation(mapping_of(request.get("metadata")).get("expected")),
+        temperature=number_of(request.get("temperature")),
     )
 
 
-def prompt_count(asked: Mapping[str, Any]) -> int:
+def prompt_count(request: Mapping[str, Any]) -> int:
     """Return how many prompts a plain completion has: texts, lists of token ids, and embeddings."""
-    prompt, embeddings = asked.get("prompt"), asked.get("prompt_embeds")
+    prompt, embeddings = request.get("prompt"), request.get("prompt_embeds")
     count = int(prompt is not None)
     if isinstance(prompt, list) and not all(isinstance(item, int) for item in prompt):
         count = len(prompt)
     return count + (len(embeddings) if isinstance(embeddings, list) else int(embeddings is not None))
 
 
-def _completion_text(asked: Mapping[str, Any]) -> str | None:
-    if prompt_count(asked) > 1:
+def _completion_text(request: Mapping[str, Any]) -> str | None:
+    if prompt_count(request) > 1:
         raise NotComparable("several_prompts")
-    prompt = asked.get("prompt")
+    prompt = request.get("prompt")
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
     return prompt if isinstance(prompt, str) else None
@@ -78,15 +78,15 @@ def _expectation(value: Any) -> str | None:
     return text_of(value).strip() or None
 
 
-def _form_of(asked: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, bool]:
+def _form_of(request: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, bool]:
     """Return the JSON schema that the answer must follow, if any, and whether it must be JSON.
 
     vLLM 0.32 reads `response_format` before `structured_outputs`, and `guided_json` no longer; a
     client that sends `guided_json` still expects JSON.
     """
-    response_format = mapping_of(asked.get("response_format"))
-    text_format = mapping_of(mapping_of(asked.get("text")).get("format"))
-    output_format = mapping_of(mapping_of(asked.get("output_config")).get("format"))
+    response_format = mapping_of(request.get("response_format"))
+    text_format = mapping_of(mapping_of(request.get("text")).get("format"))
+    output_format = mapping_of(mapping_of(request.get("output_config")).get("format"))
     for form, schema in (
         (response_format, mapping_of(response_format.get("json_schema")).get("schema")),
         (text_format, text_format.get("schema")),
@@ -96,8 +96,8 @@ def _form_of(asked: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, bool]:
             return _schema(schema), True
         if form.get("type") == "json_object":
             return None, True
-    structured = mapping_of(asked.get("structured_outputs"))
-    for schema in (structured.get("json"), asked.get("guided_json")):
+    structured = mapping_of(request.get("structured_outputs"))
+    for schema in (structured.get("json"), request.get("guided_json")):
         if schema is not None:
             return _schema(schema), True
     return None, structured.get("json_object") is True
@@ -112,28 +112,28 @@ def _schema(value: Any) -> Mapping[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _tool_names(asked: Mapping[str, Any]) -> Iterator[str]:
-    for tool in mappings_of(asked.get("tools")):
+def _tool_names(request: Mapping[str, Any]) -> Iterator[str]:
+    for tool in mappings_of(request.get("tools")):
         name = text_of(tool.get("name")) or text_of(mapping_of(tool.get("function")).get("name"))
         if name:
             yield name
 
 
-def _chat_turns(asked: Mapping[str, Any]) -> Iterator[Turn]:
-    for message in mappings_of(asked.get("messages")):
-        said = [_render(message.get("content"))]
+def _chat_turns(request: Mapping[str, Any]) -> Iterator[Turn]:
+    for message in mappings_of(request.get("messages")):
+        texts = [_render(message.get("content"))]
         for call in mappings_of(message.get("tool_calls")):
             function = mapping_of(call.get("function"))
-            said.append(_call(function.get("name"), function.get("arguments")))
-        yield text_of(message.get("role")), "\n".join(filter(None, said))
+            texts.append(_call(function.get("name"), function.get("arguments")))
+        yield text_of(message.get("role")), "\n".join(filter(None, texts))
 
 
-def _responses_turns(asked: Mapping[str, Any]) -> Iterator[Turn]:
-    if instructions := text_of(asked.get("instructions")):
+def _responses_turns(request: Mapping[str, Any]) -> Iterator[Turn]:
+    if instructions := text_of(request.get("instructions")):
         yield "system", instructions
-    if said := text_of(asked.get("input")):
-        yield "user", said
-    for item in mappings_of(asked.get("input")):
+    if text := text_of(request.get("input")):
+        yield "user", text
+    for item in mappings_of(request.get("input")):
         kind = item.get("type")
         if kind in ("function_call", "custom_tool_call"):
             yield "assistant", _call(item.get("name"), item.get("arguments", item.get("input")))
@@ -143,14 +143,14 @@ def _responses_turns(asked: Mapping[str, Any]) -> Iterator[Turn]:
             yield text_of(item.get("role")), _render(item.get("content"))
 
 
-def _messages_turns(asked: Mapping[str, Any]) -> Iterator[Turn]:
-    if system := _render(asked.get("system")):
+def _messages_turns(request: Mapping[str, Any]) -> Iterator[Turn]:
+    if system := _render(request.get("system")):
         yield "system", system
-    for message in mappings_of(asked.get("messages")):
+    for message in mappings_of(request.get("messages")):
         yield text_of(message.get("role")), _render(message.get("content"))
 
 
-def _no_turns(_asked: Mapping[str, Any]) -> Iterator[Turn]:
+def _no_turns(_request: Mapping[str, Any]) -> Iterator[Turn]:
     return iter(())
 
 

@@ -37,33 +37,33 @@ def skip_reason(endpoint: str, body: bytes) -> str | None:
     if endpoint not in ENDPOINTS:
         return "unknown_endpoint"
     try:
-        asked = object_of(body)
+        request = object_of(body)
     except NotComparable as problem:
         return problem.reason
-    if any(asked.get(name) is not None for name in ("kv_transfer_params", "ec_transfer_params")):
+    if any(request.get(name) is not None for name in ("kv_transfer_params", "ec_transfer_params")):
         return "disaggregated"
     if endpoint in _COMPLETIONS:
-        return _completion_reason(endpoint, asked)
-    return _responses_reason(asked) if endpoint == "/v1/responses" else None
+        return _completion_reason(endpoint, request)
+    return _responses_reason(request) if endpoint == "/v1/responses" else None
 
 
-def _completion_reason(endpoint: str, asked: Mapping[str, Any]) -> str | None:
-    if endpoint == "/v1/completions" and prompt_count(asked) > 1:
+def _completion_reason(endpoint: str, request: Mapping[str, Any]) -> str | None:
+    if endpoint == "/v1/completions" and prompt_count(request) > 1:
         return "several_prompts"
-    if asked.get("echo"):
+    if request.get("echo"):
         return "echo"
-    if asked.get("use_beam_search"):
+    if request.get("use_beam_search"):
         return "beam_search"
-    if (count_of(asked.get("best_of")) or 1) > 1:
+    if (count_of(request.get("best_of")) or 1) > 1:
         return "best_of"
-    limit = asked.get("max_completion_tokens", asked.get("max_tokens"))
+    limit = request.get("max_completion_tokens", request.get("max_tokens"))
     return "nothing_generated" if count_of(limit) == 0 else None
 
 
-def _responses_reason(asked: Mapping[str, Any]) -> str | None:
-    if any(asked.get(name) for name in ("previous_response_id", "background", "prompt", "conversation")):
+def _responses_reason(request: Mapping[str, Any]) -> str | None:
+    if any(request.get(name) for name in ("previous_response_id", "background", "prompt", "conversation")):
         return "stored_state"
-    kinds = [tool.get("type", "function") for tool in mappings_of(asked.get("tools"))]
+    kinds = [tool.get("type", "function") for tool in mappings_of(request.get("tools"))]
     return None if all(kind in _CLIENTS_TOOLS for kind in kinds) else "server_tools"
 
 
@@ -86,17 +86,17 @@ def replay_body(
     """
     if (reason := skip_reason(endpoint, body)) is not None:
         raise NotComparable(reason)
-    asked: dict[str, Any] = {name: raw for name, raw in members_of(body).items() if name not in _DROPPED}
-    asked |= {"model": model, "stream": stream}
+    request: dict[str, Any] = {name: raw for name, raw in members_of(body).items() if name not in _DROPPED}
+    request |= {"model": model, "stream": stream}
     if endpoint in _COMPLETIONS and stream:
-        asked["stream_options"] = {"include_usage": True}
+        request["stream_options"] = {"include_usage": True}
     if endpoint != "/v1/messages" and priority is not None:
-        asked["priority"] = priority
+        request["priority"] = priority
     if endpoint == "/v1/responses":
-        asked["store"] = False
+        request["store"] = False
     if want_token_ids:
-        asked |= _TOKEN_IDS.get(endpoint, {})
-    return msgspec.json.encode(asked)
+        request |= _TOKEN_IDS.get(endpoint, {})
+    return msgspec.json.encode(request)
 
 
 _TOKEN_IDS: Final[Mapping[str, Mapping[str, Any]]] = {

@@ -35,16 +35,16 @@ class Window:
         Raises:
             ValueError: A number is not in [0, 1].
         """
-        grown = dict(self.numbers)
+        evidence = dict(self.numbers)
         for name, value in numbers.items():
-            grown[name] = grown.get(name, Evidence()).add(value)
+            evidence[name] = evidence.get(name, Evidence()).add(value)
         counts = dict(self.categories)
         for name, category in categories.items():
             seen = dict(counts.get(name, _NONE))
-            kept = category if category in seen or len(seen) < MAX_CATEGORIES else OTHER
-            seen[kept] = seen.get(kept, 0) + 1
+            label = category if category in seen or len(seen) < MAX_CATEGORIES else OTHER
+            seen[label] = seen.get(label, 0) + 1
             counts[name] = MappingProxyType(seen)
-        return Window(numbers=MappingProxyType(grown), categories=MappingProxyType(counts))
+        return Window(numbers=MappingProxyType(evidence), categories=MappingProxyType(counts))
 
     def merge(self, other: "Window") -> "Window":
         """Return both windows together; merging is associative and commutative."""
@@ -68,16 +68,16 @@ class Window:
         return {"numbers": numbers, "categories": {name: dict(counts) for name, counts in self.categories.items()}}
 
 
-def window_from(told: Mapping[str, Any]) -> Window:
+def window_from(values: Mapping[str, Any]) -> Window:
     """Return the window from the JSON values of `to_json`.
 
     Raises:
         ValueError: The window was written with other bets; a baseline must then be set anew.
     """
     numbers = {}
-    for name, each in told["numbers"].items():
+    for name, each in values["numbers"].items():
         if len(each["up"]) != len(BETS) or len(each["down"]) != len(BETS):
             raise ValueError(f"`{name}` was kept with `{len(each['up'])}` bets, not {len(BETS)}: set the baseline anew")
         numbers[name] = Evidence(n=each["n"], total=each["total"], up=tuple(each["up"]), down=tuple(each["down"]))
-    categories = {name: MappingProxyType(dict(counts)) for name, counts in told["categories"].items()}
+    categories = {name: MappingProxyType(dict(counts)) for name, counts in values["categories"].items()}
     return Window(numbers=MappingProxyType(numbers), categories=MappingProxyType(categories))

@@ -143,24 +143,30 @@ class Engine:
         Raises:
             CallFailed: There is no reply within the bounds.
         """
-        asked = {**body, "priority": self._bounds.priority}
-        known = {name: value for name, value in asked.items() if (path, name) not in self._refused}
+        fields = {**body, "priority": self._bounds.priority}
+        accepted_fields = {name: value for name, value in fields.items() if (path, name) not in self._refused}
         while True:
             generates = path in _GENERATING
             self._asking += generates
             try:
                 reply = await self._server.call(
-                    path, msgspec.json.encode(known), seconds=seconds, most_bytes=most_bytes, keeps_part=keeps_part
+                    path,
+                    msgspec.json.encode(accepted_fields),
+                    seconds=seconds,
+                    most_bytes=most_bytes,
+                    keeps_part=keeps_part,
                 )
             finally:
                 self._asking -= generates
-            blamed = [name for name in _OPTIONAL if name in known and _is_blamed(reply, name)]
+            blamed = [name for name in _OPTIONAL if name in accepted_fields and _is_blamed(reply, name)]
             if not blamed:
                 if reply.status not in _REFUSED:
                     # Only now are these fields known to be the cause: a refusal may also just quote the request.
-                    self._refused |= {(path, name) for name in _OPTIONAL if name in asked and name not in known}
+                    self._refused |= {
+                        (path, name) for name in _OPTIONAL if name in fields and name not in accepted_fields
+                    }
                 return reply
-            known = {name: value for name, value in known.items() if name not in blamed}
+            accepted_fields = {name: value for name, value in accepted_fields.items() if name not in blamed}
 
     def spend(self, tokens: int) -> None:
         """Charge the tokens of a request to the engine's budget."""

@@ -103,36 +103,45 @@ async def evaluate(sample: Sample, context: Context) -> Completed | Returned:
 async def _on(engine: Engine, sample: Sample, context: Context) -> Completed | Returned:
     try:
         prompt = prompt_of(sample.endpoint, sample.body)
-        given = None if sample.redacted else caller_observation(sample)
+        served_answer = None if sample.redacted else caller_observation(sample)
     except NotComparable as error:
         return Returned(reason=error.reason, again_after_seconds=None)
-    replayed = await replay(engine, sample, sample.replayed, context.bounds)
-    tokens = replayed.tokens
-    if replayed.ended is Ended.FAILED:
-        failed, more = await attribute_failure(engine, sample, replayed.error, context.bounds)
+    replayed_answer = await replay(engine, sample, sample.replayed, context.bounds)
+    tokens = replayed_answer.tokens
+    if replayed_answer.ended is Ended.FAILED:
+        failed, more = await attribute_failure(engine, sample, replayed_answer.error, context.bounds)
         tokens += more
         if failed is not None:
             return Completed(scored_pair=pair_of_failure(sample, failed, context.now()), tokens=tokens)
-        return _not_now(sample, context, replayed.error, tokens)
-    if given is None:
-        given = await replay(engine, sample, serving_version(sample), context.bounds)
-        tokens += given.tokens
-        if given.ended is Ended.FAILED:
-            return _not_now(sample, context, given.error, tokens)
-    control, other = (given, replayed) if sample.served == "control" else (replayed, given)
+        return _not_now(sample, context, replayed_answer.error, tokens)
+    if served_answer is None:
+        served_answer = await replay(engine, sample, serving_version(sample), context.bounds)
+        tokens += served_answer.tokens
+        if served_answer.ended is Ended.FAILED:
+            return _not_now(sample, context, served_answer.error, tokens)
+    control, other = (
+        (served_answer, replayed_answer) if sample.served == "control" else (replayed_answer, served_answer)
+    )
     pair = Pair(kind=Kind(sample.kind), prompt=prompt, control=control, candidate=other)
-    drifts = await _drifts(engine, sample, context, pair, given, replayed)
+    drifts = await _drifts(engine, sample, context, pair, served_answer, replayed_answer)
     scored_pair = await _score_pair(sample, context, pair, drifts)
     return await _with_preference(context, pair, scored_pair, tokens + drifts.tokens)
 
 
 async def _drifts(
-    engine: Engine, sample: Sample, context: Context, pair: Pair, given: Observation, replayed: Observation
+    engine: Engine,
+    sample: Sample,
+    context: Context,
+    pair: Pair,
+    served_answer: Observation,
+    replayed_answer: Observation,
 ) -> PairDrift:
     if not all(context.policies.is_scorable(version) for version in (sample.control, sample.other)):
         none = NoDrift(reason="lm_head", version="1")
         return PairDrift(drift=none, back=none)
-    return await measure_drift(context.scorer, engine, sample, pair.prompt, given=given, replayed=replayed)
+    return await measure_drift(
+        context.scorer, engine, sample, pair.prompt, served_answer=served_answer, replayed_answer=replayed_answer
+    )
 
 
 async def _score_pair(sample: Sample, context: Context, pair: Pair, drifts: PairDrift) -> ScoredPair:

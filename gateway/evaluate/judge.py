@@ -136,14 +136,14 @@ class Judge:
 
     def describe(self) -> dict[str, Any]:
         """Return the judge's calibration, for heartbeats and reports."""
-        known = self.calibration
+        calibration = self.calibration
         return {
-            "state": "flagged" if known.is_flagged else "ok",
-            "pairs": known.pairs,
-            "win_rate": round(known.win_rate, 4),
-            "flip_rate": round(known.flip_rate, 4),
-            "e_value": float(f"{known.e_value:.4g}"),
-            "text": known.describe(),
+            "state": "flagged" if calibration.is_flagged else "ok",
+            "pairs": calibration.pairs,
+            "win_rate": round(calibration.win_rate, 4),
+            "flip_rate": round(calibration.flip_rate, 4),
+            "e_value": float(f"{calibration.e_value:.4g}"),
+            "text": calibration.describe(),
         }
 
     def _score(self, first: Choice, second: Choice) -> Score:
@@ -169,12 +169,12 @@ class Judge:
         return True
 
     async def _ask(self, pair: Pair, tokens: list[int], *, swapped: bool) -> Choice:
-        shown = (pair.candidate, pair.control) if swapped else (pair.control, pair.candidate)
+        answers = (pair.candidate, pair.control) if swapped else (pair.control, pair.candidate)
         # The digest delimits the texts in the question: no text can contain the digest of a question that holds it.
-        plain = msgspec.json.encode(question(pair.prompt, *shown, self.policy.rubric, ""))
+        plain = msgspec.json.encode(question(pair.prompt, *answers, self.policy.rubric, ""))
         digest = hashlib.sha256(self.version.encode() + plain).hexdigest()
         if digest not in self._known:
-            messages = question(pair.prompt, *shown, self.policy.rubric, digest[:16])
+            messages = question(pair.prompt, *answers, self.policy.rubric, digest[:16])
             choice = read_reply(await self._reply(messages, tokens))
             if choice is None:
                 raise _NoAnswer("nonsense")
@@ -186,16 +186,16 @@ class Judge:
     async def _reply(self, messages: list[dict[str, str]], tokens: list[int]) -> str:
         body = {"model": self.policy.model, "messages": messages, "temperature": 0, "max_tokens": _MAX_TOKENS}
         while True:
-            asked = {name: value for name, value in body.items() if name not in self._left_out}
+            fields = {name: value for name, value in body.items() if name not in self._left_out}
             try:
                 reply = await self._server.call(
-                    "chat/completions", msgspec.json.encode(asked), seconds=self._seconds, most_bytes=_MAX_BYTES
+                    "chat/completions", msgspec.json.encode(fields), seconds=self._seconds, most_bytes=_MAX_BYTES
                 )
             except CallFailed as failed:
                 if failed.reason == "late":
                     self._away_until = self._clock() + _AWAY_SECONDS
                 raise _NoAnswer(f"judge_{failed.reason}") from None
-            blamed = {name for name in _OPTIONAL if name in asked and name.encode() in reply.body}
+            blamed = {name for name in _OPTIONAL if name in fields and name.encode() in reply.body}
             if reply.status != 400 or not blamed:
                 break
             self._left_out |= blamed

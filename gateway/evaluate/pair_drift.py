@@ -52,7 +52,13 @@ class PairDrift:
 
 
 async def measure_drift(
-    scorer: Scorer, engine: Engine, sample: Sample, prompt: Prompt, *, given: Observation, replayed: Observation
+    scorer: Scorer,
+    engine: Engine,
+    sample: Sample,
+    prompt: Prompt,
+    *,
+    served_answer: Observation,
+    replayed_answer: Observation,
 ) -> PairDrift:
     """Measure the drift of a pair.
 
@@ -61,15 +67,15 @@ async def measure_drift(
         engine: Has both versions.
         sample: The caller's request and reply.
         prompt: The request, parsed.
-        given: The caller's answer, or, for a redacted sample, a replay on the version that served it.
-        replayed: The other version's answer.
+        served_answer: The caller's answer, or, for a redacted sample, a replay on the version that served it.
+        replayed_answer: The other version's answer.
     """
     if sample.endpoint not in _WITH_TOKEN_IDS:
         nothing = _no_drift("no_token_ids")
         return PairDrift(drift=nothing, back=None if sample.kind == Kind.NOISE else nothing)
-    asked = replayed.prompt_ids or given.prompt_ids or await _prompt_ids(scorer, engine, sample)
-    if isinstance(asked, NoDrift):
-        return PairDrift(drift=asked, back=None if sample.kind == Kind.NOISE else asked)
+    prompt_ids = replayed_answer.prompt_ids or served_answer.prompt_ids or await _prompt_ids(scorer, engine, sample)
+    if isinstance(prompt_ids, NoDrift):
+        return PairDrift(drift=prompt_ids, back=None if sample.kind == Kind.NOISE else prompt_ids)
     served = sample.control if sample.served == "control" else sample.other
 
     async def measure(
@@ -77,27 +83,27 @@ async def measure_drift(
     ) -> tuple[Drift | NoDrift, int]:
         if isinstance(ids, NoDrift):
             return ids, 0
-        scored = ScoringInput(prompt=asked, reply=ids, temperature=prompt.temperature, text=text)
+        scored = ScoringInput(prompt=prompt_ids, reply=ids, temperature=prompt.temperature, text=text)
         return await scorer.drift(engine, scored, drawn_from, other)
 
-    async def of_given() -> tuple[Drift | NoDrift, int]:
-        ids = await _ids_given(scorer, engine, sample, given)
-        return await measure(ids, given.text, served, sample.replayed)
+    async def of_served() -> tuple[Drift | NoDrift, int]:
+        ids = await _served_ids(scorer, engine, sample, served_answer)
+        return await measure(ids, served_answer.text, served, sample.replayed)
 
     async def of_replayed() -> tuple[Drift | NoDrift, int]:
-        ids = _no_drift("no_token_ids") if replayed.token_ids is None else replayed.token_ids
-        return await measure(ids, replayed.text, sample.replayed, served)
+        ids = _no_drift("no_token_ids") if replayed_answer.token_ids is None else replayed_answer.token_ids
+        return await measure(ids, replayed_answer.text, sample.replayed, served)
 
     if sample.kind == Kind.NOISE:
-        noise, cost = await of_given()
+        noise, cost = await of_served()
         return PairDrift(drift=noise, back=None, tokens=cost)
-    ours, theirs, cost = await _by_coin(sample.id, of_given, of_replayed, both=scorer.both_answers)
+    ours, theirs, cost = await _by_coin(sample.id, of_served, of_replayed, both=scorer.both_answers)
     forth, back = (ours, theirs) if sample.served == "control" else (theirs, ours)
     return PairDrift(drift=forth, back=back, tokens=cost)
 
 
 async def _by_coin(
-    sample_id: str, of_given: _Measurement, of_replayed: _Measurement, *, both: bool
+    sample_id: str, of_served: _Measurement, of_replayed: _Measurement, *, both: bool
 ) -> tuple[Drift | NoDrift | None, Drift | NoDrift | None, int]:
     """Measure on the answer that a coin draws, and on the other one if that fails or `both` is set.
 
@@ -108,23 +114,25 @@ async def _by_coin(
     cost = 0
     first = int(is_chosen(_COIN, sample_id, 0.5))
     for at in (first, 1 - first):
-        found[at], more = await (of_given, of_replayed)[at]()
+        found[at], more = await (of_served, of_replayed)[at]()
         cost += more
         if not both and isinstance(found[at], Drift):
             break
     return found[0], found[1], cost
 
 
-async def _ids_given(scorer: Scorer, engine: Engine, sample: Sample, given: Observation) -> tuple[int, ...] | NoDrift:
-    if given.token_ids is not None:  # the caller asked the engine for them, or `given` is a replay
-        return given.token_ids
-    if given.tool_calls:
+async def _served_ids(
+    scorer: Scorer, engine: Engine, sample: Sample, served_answer: Observation
+) -> tuple[int, ...] | NoDrift:
+    if served_answer.token_ids is not None:  # the caller asked the engine for them, or `served_answer` is a replay
+        return served_answer.token_ids
+    if served_answer.tool_calls:
         return _no_drift("tool_calls")
     if _REASONING.search(sample.reply):
         return _no_drift("reasoning")
     if _body(sample).get("echo"):
         return _no_drift("echo")
-    return await scorer.ids_of(engine, engine.base, given.text)
+    return await scorer.ids_of(engine, engine.base, served_answer.text)
 
 
 async def _prompt_ids(scorer: Scorer, engine: Engine, sample: Sample) -> tuple[int, ...] | NoDrift:
@@ -140,8 +148,8 @@ async def _prompt_ids(scorer: Scorer, engine: Engine, sample: Sample) -> tuple[i
         return await scorer.ids_of_prompt(engine, {"model": engine.base, "prompt": prompt})
     if not isinstance(body.get("messages"), list):
         return _no_drift("no_token_ids")
-    asked = {name: body[name] for name in _TOKENISED if name in body}
-    return await scorer.ids_of_prompt(engine, {"model": engine.base, **asked})
+    fields = {name: body[name] for name in _TOKENISED if name in body}
+    return await scorer.ids_of_prompt(engine, {"model": engine.base, **fields})
 
 
 def _body(sample: Sample) -> dict[str, Any]:

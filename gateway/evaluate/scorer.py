@@ -135,38 +135,40 @@ class Scorer:
             return _no_drift(str(refused))
         return ids
 
-    async def ids_of_prompt(self, engine: Engine, asked: dict[str, Any]) -> tuple[int, ...] | NoDrift:
-        """Return the prompt's token ids; `asked` is the body of a request to `/tokenize`."""
+    async def ids_of_prompt(self, engine: Engine, body: dict[str, Any]) -> tuple[int, ...] | NoDrift:
+        """Return the prompt's token ids; `body` is that of a request to `/tokenize`."""
         try:
-            return await self._tokenize(engine, asked)
+            return await self._tokenize(engine, body)
         except _Refused as refused:
             return _no_drift(str(refused))
 
-    async def drift(self, engine: Engine, given: ScoringInput, served: str, other: str) -> tuple[Drift | NoDrift, int]:
+    async def drift(
+        self, engine: Engine, scoring_input: ScoringInput, served: str, other: str
+    ) -> tuple[Drift | NoDrift, int]:
         """Return how far `other` is from `served`, which drew the reply, and the tokens that measuring has cost."""
-        ids = (*given.prompt, *given.reply)
+        ids = (*scoring_input.prompt, *scoring_input.reply)
         most = min(self._bounds.tokens, engine.most_tokens - 1 if engine.most_tokens else self._bounds.tokens)
-        if not given.reply:
+        if not scoring_input.reply:
             return _no_drift("no_tokens"), 0
         if len(ids) > most:
             return _no_drift("too_long"), 0
         cost = 0
         try:
-            told = []
+            logprobs = []
             async with self._lease(engine):
                 for version in (served, other):  # even if both are the same: then the drift is the engine's noise
                     cost += len(ids)
-                    told.append(await self._score(engine, version, ids))
+                    logprobs.append(await self._score(engine, version, ids))
         except _Refused as refused:
             return _no_drift(str(refused)), cost
         return drift_of(
             ids,
-            len(given.prompt),
-            told[0],
-            told[1],
+            len(scoring_input.prompt),
+            logprobs[0],
+            logprobs[1],
             top=self._top(engine),
-            temperature=given.temperature,
-            text=given.text,
+            temperature=scoring_input.temperature,
+            text=scoring_input.text,
         ), cost
 
     def _top(self, engine: Engine) -> int:
@@ -187,12 +189,12 @@ class Scorer:
             reply = await self._ask_score(engine, version, ids)
         engine.spend(len(ids))
         try:
-            told = reply["choices"][0]["prompt_logprobs"]
+            logprobs = reply["choices"][0]["prompt_logprobs"]
         except (KeyError, IndexError, TypeError):
             raise _Refused("garbled") from None
-        if not isinstance(told, list):
+        if not isinstance(logprobs, list):
             raise _Refused("no_logprobs")
-        return told
+        return logprobs
 
     async def _ask_score(self, engine: Engine, version: str, ids: Sequence[int]) -> dict[str, Any]:
         top = self._top(engine)
@@ -201,8 +203,8 @@ class Scorer:
         most_bytes = 1_048_576 + _BYTES_PER_LOGPROB * (top + 1) * len(ids)
         return await self._ask(engine, "/v1/completions", body, most_bytes)
 
-    async def _tokenize(self, engine: Engine, asked: dict[str, Any]) -> tuple[int, ...]:
-        reply = await self._ask(engine, "/tokenize", asked, 1_048_576 + 16 * self._bounds.tokens)
+    async def _tokenize(self, engine: Engine, body: dict[str, Any]) -> tuple[int, ...]:
+        reply = await self._ask(engine, "/tokenize", body, 1_048_576 + 16 * self._bounds.tokens)
         ids = reply.get("tokens")
         if not isinstance(ids, list) or not all(type(each) is int for each in ids):
             raise _Refused("no_token_ids")

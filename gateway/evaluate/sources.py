@@ -121,8 +121,8 @@ class NodeMemorySource:
         if tokens:
             spending.note(self._store, alias, self._holder, tokens)
 
-    def _ask(self, asked: Mapping[str, Any]) -> bytes:
-        body = msgspec.msgpack.encode({**asked, "holder": self._holder})
+    def _ask(self, request: Mapping[str, Any]) -> bytes:
+        body = msgspec.msgpack.encode({**request, "holder": self._holder})
         try:
             reply = self._client.post(MEMORY_QUEUE_PATH, content=body, headers={"content-type": "application/msgpack"})
             reply.raise_for_status()

@@ -23,14 +23,14 @@ class FairQueue:
     def __len__(self) -> int:
         return self._size
 
-    def add(self, given: Feedback) -> bool:
+    def add(self, feedback: Feedback) -> bool:
         """Add feedback; False if there is no room."""
-        line = self._by_account.get(given.account)
+        line = self._by_account.get(feedback.account)
         if self._size >= self._most or (line is not None and len(line) >= self._most_of_one):
             return False
         if line is None:
-            line = self._by_account[given.account] = deque()
-        line.append(given)
+            line = self._by_account[feedback.account] = deque()
+        line.append(feedback)
         self._size += 1
         return True
 

@@ -43,7 +43,7 @@ MAX_SOUGHT: Final = 10_000
 class FeedbackStore(Protocol):
     """The store of feedback; `gateway.store.feedback.Feedbacks` implements it."""
 
-    def put(self, given: Feedback) -> None:
+    def put(self, feedback: Feedback) -> None:
         """Store feedback; it replaces earlier feedback of the same account on the same request."""
 
     def resolve(self, request_id: str, account: str, about: About, *, comment: str | None = None) -> bool:
@@ -125,24 +125,24 @@ class FeedbackService:
         about = await self._recall([each.named for each in batch])
         policies, owned = self._policies(), _exclusive_ids(about)
         to_store = [
-            msgspec.structs.replace(given, about=about.get(given.named))
-            for given in batch
-            if given.named in about or given.request_id not in owned
+            msgspec.structs.replace(feedback, about=about.get(feedback.named))
+            for feedback in batch
+            if feedback.named in about or feedback.request_id not in owned
         ]
         await asyncio.to_thread(self._put, to_store, policies)
-        for given in to_store:
-            self.counts.count_feedback("unknown_request" if given.about is None else "attached")
-            if given.about is None:
-                self._seek(given)
+        for feedback in to_store:
+            self.counts.count_feedback("unknown_request" if feedback.about is None else "attached")
+            if feedback.about is None:
+                self._seek(feedback)
         for _ in range(len(batch) - len(to_store)):
             self.counts.count_feedback("not_yours")
 
     def _put(self, batch: Sequence[Feedback], policies: dict[str, MirrorPolicy]) -> None:
         """Redact and store; runs in a thread, because redactors may be slow."""
-        for given in batch:
-            comment = self._comment(given, given.about, policies)
-            label = self._redact(given.label, _policies_for(given.about, policies))
-            self._store.put(msgspec.structs.replace(given, comment=comment, label=label))
+        for feedback in batch:
+            comment = self._comment(feedback, feedback.about, policies)
+            label = self._redact(feedback.label, _policies_for(feedback.about, policies))
+            self._store.put(msgspec.structs.replace(feedback, comment=comment, label=label))
 
     async def _keep_looking(self) -> None:
         while True:
@@ -158,44 +158,46 @@ class FeedbackService:
         """Resolve other gateways' feedback that this gateway's workers remember, and delete what is too old."""
         found = await asyncio.to_thread(self._store.unresolved, MAX_UNRESOLVED)
         too_old = self._clock() - self._keep_seconds
-        for given in found:
-            if given.at < too_old:
-                await asyncio.to_thread(self._store.drop, given.request_id, given.account)
+        for feedback in found:
+            if feedback.at < too_old:
+                await asyncio.to_thread(self._store.drop, feedback.request_id, feedback.account)
         if len(found) >= MAX_UNRESOLVED:  # a backlog that nobody can resolve must not hide the newest feedback
             found = await asyncio.to_thread(self._store.unresolved, MAX_UNRESOLVED, newest=True)
-        new = [given for given in found if given.at >= too_old and given.id not in self._sought]
+        new = [feedback for feedback in found if feedback.at >= too_old and feedback.id not in self._sought]
         if not new:
             return
         about = await self._recall([each.named for each in new])
         policies, owned = self._policies(), _exclusive_ids(about)
-        for given in new:
-            self._seek(given)
-            known = about.get(given.named)
-            if known is None:
-                if given.request_id in owned:
-                    await asyncio.to_thread(self._store.drop, given.request_id, given.account)
+        for feedback in new:
+            self._seek(feedback)
+            feedback_about = about.get(feedback.named)
+            if feedback_about is None:
+                if feedback.request_id in owned:
+                    await asyncio.to_thread(self._store.drop, feedback.request_id, feedback.account)
                     self.counts.count_feedback("not_yours")
                 continue
-            comment = await asyncio.to_thread(self._comment, given, known, policies)
-            await asyncio.to_thread(self._store.resolve, given.request_id, given.account, known, comment=comment)
+            comment = await asyncio.to_thread(self._comment, feedback, feedback_about, policies)
+            await asyncio.to_thread(
+                self._store.resolve, feedback.request_id, feedback.account, feedback_about, comment=comment
+            )
             self.counts.count_feedback("attached")
 
-    def _seek(self, given: Feedback) -> None:
-        self._sought[given.id] = None
+    def _seek(self, feedback: Feedback) -> None:
+        self._sought[feedback.id] = None
         if len(self._sought) > MAX_SOUGHT:
             self._sought.popitem(last=False)
 
-    def _comment(self, given: Feedback, about: About | None, policies: dict[str, MirrorPolicy]) -> str:
+    def _comment(self, feedback: Feedback, about: About | None, policies: dict[str, MirrorPolicy]) -> str:
         """Return the part of a comment that may be stored: all of it if the alias's policy allows texts, else nothing.
 
         While the alias is unknown, the policies of all aliases must allow it.
         """
-        if not given.comment:
+        if not feedback.comment:
             return ""
         bound = _policies_for(about, policies)
         if any(policy.capture != "full" for policy in bound):
             return ""
-        return self._redact(given.comment, bound)
+        return self._redact(feedback.comment, bound)
 
     def _redact(self, text: str, bound: Sequence[MirrorPolicy]) -> str:
         """Return a redacted text; empty if it cannot be redacted."""

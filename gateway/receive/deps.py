@@ -36,16 +36,16 @@ class RequestIds:
     def __init__(self) -> None:
         self._fresh: list[bytes] = []
 
-    def of(self, given: bytes | None) -> bytes:
-        """Return `given` if it is usable and does not look like one of the gateway's own, else a new id."""
+    def of(self, client_id: bytes | None) -> bytes:
+        """Return `client_id` if it is usable and does not look like one of the gateway's own, else a new id."""
         if (
-            given
-            and len(given) <= MAX_REQUEST_ID
-            and given.isascii()
-            and not given.translate(None, _SAFE)
-            and given[: len(_OWN)].lower() != _OWN
+            client_id
+            and len(client_id) <= MAX_REQUEST_ID
+            and client_id.isascii()
+            and not client_id.translate(None, _SAFE)
+            and client_id[: len(_OWN)].lower() != _OWN
         ):
-            return given
+            return client_id
         if not self._fresh:
             # A few string operations for the whole batch: one line of hex digits an id, the prefix put before each.
             lines = os.urandom(_ID_BYTES * _AT_ONCE).hex("\n", _ID_BYTES)

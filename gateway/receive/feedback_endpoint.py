@@ -38,10 +38,10 @@ def take_feedback(incoming: Incoming, deps: Deps, now: float) -> bytes:
     if incoming.size > _MAX_BYTES:
         raise PayloadTooLarge(f"The feedback has {incoming.size:,} bytes; the limit is {_MAX_BYTES:,}.")
     body, incoming.body = b"".join(incoming.body), []  # the connection may be idle for long after this
-    given = read_feedback(body, caller.unit, deps.clock())
-    if not deps.submit_feedback(given):
+    feedback = read_feedback(body, caller.unit, deps.clock())
+    if not deps.submit_feedback(feedback):
         raise Overloaded("Feedback cannot be taken just now. Try again shortly.")
-    return msgspec.json.encode({"id": given.id, "object": "feedback", "request_id": given.request_id})
+    return msgspec.json.encode({"id": feedback.id, "object": "feedback", "request_id": feedback.request_id})
 
 
 def read_feedback(body: bytes, account: str, now: float) -> Feedback:

@@ -39,10 +39,10 @@ class RecentRequests:
             wanted.setdefault(name.encode("latin-1", "replace"), (name, set()))[1].add(account)
         found: dict[Named, About] = {}
         for request_id, placed, caller in reversed(self._served):
-            asked = wanted.get(request_id)
-            if asked is None:
+            entry = wanted.get(request_id)
+            if entry is None:
                 continue
-            name, accounts = asked
+            name, accounts = entry
             account = caller.unit
             is_own = name.startswith(OWN_ID)
             if is_own or account in accounts:

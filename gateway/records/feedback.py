@@ -62,8 +62,8 @@ class Feedback(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def id(self) -> str:
         """The feedback's id, the same for all feedback of an account on a request."""
-        told = f"{self.account}\x1f{self.request_id}".encode("utf-8", "surrogatepass")
-        return "fb-" + blake2b(told, digest_size=12).hexdigest()
+        key = f"{self.account}\x1f{self.request_id}".encode("utf-8", "surrogatepass")
+        return "fb-" + blake2b(key, digest_size=12).hexdigest()
 
     @property
     def named(self) -> Named:

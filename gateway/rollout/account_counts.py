@@ -84,12 +84,12 @@ def _units(rounds: Mapping[int, UnitShares]) -> ArmUnits:
     return ArmUnits(whole=found.pop(WHOLE, NO_SHARES), rounds=tuple(found.items()))
 
 
-def _shares(told: UnitShares) -> Shares:
+def _shares(unit_shares: UnitShares) -> Shares:
     over = []
-    for share, units in told.over.items():
+    for share, units in unit_shares.over.items():
         bad, of = share.split("/")
         over.append((int(bad), int(of), units))
-    return Shares(first=Count(n=told.n, bad=told.bad), over=tuple(sorted(over)))
+    return Shares(first=Count(n=unit_shares.n, bad=unit_shares.bad), over=tuple(sorted(over)))
 
 
 def accounts_of(tally: Tally) -> tuple[AccountCounts, ...]:

@@ -80,8 +80,8 @@ def _rollout(record: Record) -> list[str]:
         **words, stage=event.get("stage", after["stage"]), n=record["n"]
     )
     # The record's `why` includes the readings, which get lines of their own here, so the event's reason is used.
-    given = event.get("reason") or event.get("override")
-    lines = [f"{_when_and_who(record)} {deed}" + (f": {given}." if given else ".")]
+    reason = event.get("reason") or event.get("override")
+    lines = [f"{_when_and_who(record)} {deed}" + (f": {reason}." if reason else ".")]
     lines += [line for each in readings for line in _reading_lines(each)]
     lines += _moves(record, before, after)
     if event["type"] == "Created":

@@ -250,36 +250,38 @@ class _Reader:
         if parameters is not None and not isinstance(parameters, Mapping):
             self._problem(f"{where}.{name}", parameters, f"a mapping with {', '.join(known) or 'nothing'}")
             return None
-        given = parameters or {}
-        self._keys(f"{where}.{name}", given, known)
-        return self._read_gate(f"{where}.{name}", name, kind, given)
+        parameters = parameters or {}
+        self._keys(f"{where}.{name}", parameters, known)
+        return self._read_gate(f"{where}.{name}", name, kind, parameters)
 
-    def _read_gate(self, where: str, name: str, kind: GateKind, given: Mapping[Any, Any]) -> Gate:
+    def _read_gate(self, where: str, name: str, kind: GateKind, parameters: Mapping[Any, Any]) -> Gate:
         read = {
-            each: self._share(f"{where}.{each}", given.get(each), default, kind.scale)
+            each: self._share(f"{where}.{each}", parameters.get(each), default, kind.scale)
             for each, default in kind.defaults.items()
             if each != _LEAST
         }
-        if kind.source is GateSource.PAIRS and given.get("limit") is None and given.get("margin") is not None:
+        if kind.source is GateSource.PAIRS and parameters.get("limit") is None and parameters.get("margin") is not None:
             read["limit"] = None  # of the two that which is given holds, not the other's default
-        least, ratio = kind.defaults.get(_LEAST), self._ratio(where, given)
+        least, ratio = kind.defaults.get(_LEAST), self._ratio(where, parameters)
         return Gate(
             name=name,
             margin=0.0 if ratio is not None else read.get("margin") or 0.0,
             limit=read.get("limit"),
             quantile=read.get("quantile"),
             ratio=ratio,
-            min_samples=None if least is None else self._count(f"{where}.{_LEAST}", given.get(_LEAST), int(least), 1),
-            is_critical=given.get("critical") is None or self._flag(f"{where}.critical", given["critical"]),
-            is_muted=self._flag(f"{where}.muted", given.get("muted")),
-            may_rest_on_one=self._flag(f"{where}.{_SINGLE_ACCOUNT}", given.get(_SINGLE_ACCOUNT)),
+            min_samples=None
+            if least is None
+            else self._count(f"{where}.{_LEAST}", parameters.get(_LEAST), int(least), 1),
+            is_critical=parameters.get("critical") is None or self._flag(f"{where}.critical", parameters["critical"]),
+            is_muted=self._flag(f"{where}.muted", parameters.get("muted")),
+            may_rest_on_one=self._flag(f"{where}.{_SINGLE_ACCOUNT}", parameters.get(_SINGLE_ACCOUNT)),
         )
 
-    def _ratio(self, where: str, given: Mapping[Any, Any]) -> float | None:
-        value = given.get(_RATIO)
+    def _ratio(self, where: str, parameters: Mapping[Any, Any]) -> float | None:
+        value = parameters.get(_RATIO)
         if value is None:
             return None
-        if given.get("margin"):
+        if parameters.get("margin"):
             self.problems.append(f"{where}: give `margin` or `ratio`; each says how much worse than control is fine")
         if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= MAX_TIMES:
             self._problem(f"{where}.{_RATIO}", value, f"a number in 1..{MAX_TIMES}: how many times the control's share")

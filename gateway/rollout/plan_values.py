@@ -87,20 +87,20 @@ def values_of(text: str) -> dict[str, Any]:
     values: dict[str, Any] = {"steps": []}
     unreadable: list[str] = []
     seconds: str | int = DEFAULT_TIME
-    given: dict[str, Any]
+    stage: dict[str, Any]
     for at, part in enumerate(" ".join(piece.split()) for piece in _ARROW.split(text)):
         shadow, step = _SHADOW.fullmatch(part), _STEP.fullmatch(part)
         if shadow is not None and at == 0:
-            given = {"pairs": int(shadow[1]), "share": shadow[2], "min_time": shadow[3]}
-            values["shadow"] = {name: value for name, value in given.items() if value is not None}
+            stage = {"pairs": int(shadow[1]), "share": shadow[2], "min_time": shadow[3]}
+            values["shadow"] = {name: value for name, value in stage.items() if value is not None}
         elif step is not None:
             seconds = step[2] or seconds
-            given = {"weight": step[1]}
+            stage = {"weight": step[1]}
             if step[2] or float(step[1].rstrip(" %")) != 100:  # a promotion inherits no time, and may not be given one
-                given["min_time"] = seconds
+                stage["min_time"] = seconds
             if step[3]:
-                given["min_samples"] = int(step[3])
-            values["steps"].append(given)
+                stage["min_samples"] = int(step[3])
+            values["steps"].append(stage)
         else:
             unreadable.append(f"`{part[:80]}`")
     if unreadable:

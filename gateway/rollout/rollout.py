@@ -165,6 +165,6 @@ class Transition:
     @property
     def why(self) -> str:
         """The reason as text: a person's, then those of the gates, or of the failed gates alone if any failed."""
-        given = getattr(self.event, "reason", None) or getattr(self.event, "override", None) or ""
+        reason = getattr(self.event, "reason", None) or getattr(self.event, "override", None) or ""
         readings = [reading for reading in self.readings if reading.rolls_back] or self.readings
-        return "; ".join((*((given,) if given else ()), *(reading.reason for reading in readings)))
+        return "; ".join((*((reason,) if reason else ()), *(reading.reason for reading in readings)))

@@ -30,12 +30,12 @@ _CHANGED: Final[tuple[tuple[Callable[[Gate], bool], str], ...]] = (
 
 def what_changed(stage: Stage) -> str:
     """Return why a stage that began by older rules is paused, as one sentence for people."""
-    told = [
+    gate_changes = [
         f"`{gate.name}` {' and '.join(changes)}"
         for gate in stage.gates
         if (changes := [change for applies, change in _CHANGED if applies(gate)])
     ]
     return (
-        f"this release judges otherwise than the one that began the stage: {'; '.join((*told, _WHOLE_ALPHA))}. "
+        f"this release judges otherwise than the one that began the stage: {'; '.join((*gate_changes, _WHOLE_ALPHA))}. "
         "`resume` begins the stage anew by these rules"
     )

@@ -71,29 +71,29 @@ def simulate(plan: Plan, past: Rollout, pairs: Sequence[ScoredPair], judged_shar
     """
     stages = [stage for stage in plan.stages if stage.wants_pairs]
     rollout = replace(past, plan=plan)
-    seen = 0
+    n_pairs = 0
     last: ScoredPair | None = None
     run = _Run(stages.pop(0), rollout, judged_share)
     for scored_pair in pairs:
-        taken = run.take(scored_pair)
-        seen, last = seen + taken, scored_pair if taken else last
+        n_new = run.take(scored_pair)
+        n_pairs, last = n_pairs + n_new, scored_pair if n_new else last
         outcome = run.outcome(scored_pair.scored_at)
         if outcome is Outcome.PASSED and stages:
             run = _Run(stages.pop(0), rollout, judged_share)
         elif outcome is not None:
-            return _stop(outcome, run, seen, scored_pair)
+            return _stop(outcome, run, n_pairs, scored_pair)
     if last is None:
         return Stop(outcome=Outcome.UNDECIDED, why="no pair of it is stored")
     outcome = run.outcome(last.scored_at + run.stage.idle_seconds + 1)  # those that were under way have ended since
     if outcome is Outcome.PASSED and stages:
         outcome = None
-    return _stop(outcome or Outcome.UNDECIDED, run, seen, last)
+    return _stop(outcome or Outcome.UNDECIDED, run, n_pairs, last)
 
 
-def _stop(outcome: Outcome, run: "_Run", seen: int, scored_pair: ScoredPair) -> Stop:
+def _stop(outcome: Outcome, run: "_Run", n_pairs: int, scored_pair: ScoredPair) -> Stop:
     return Stop(
         outcome=outcome,
-        pairs=seen,
+        pairs=n_pairs,
         number=scored_pair.number,
         at=scored_pair.scored_at,
         why=run.why(outcome),
@@ -108,13 +108,13 @@ class _Run:
         self.stage = stage
         self._evidence = StageEvidence(stage, rollout, judged_share)
         self._gates = [gate for gate in stage.gates if gate.source is GateSource.PAIRS]
-        self._begun: float | None = None
+        self._began_at: float | None = None
         self.readings: tuple[Reading, ...] = ()
 
     def take(self, scored_pair: ScoredPair) -> int:
         """Take a pair in; returns 1 if it compares the two versions, and 0 for noise."""
-        if self._begun is None:
-            self._begun = scored_pair.scored_at
+        if self._began_at is None:
+            self._began_at = scored_pair.scored_at
         before = self._evidence.n
         self._evidence.add(scored_pair)
         return self._evidence.n - before
@@ -129,7 +129,7 @@ class _Run:
         if any(reading.fails for reading in self.readings):
             return Outcome.PAUSED
         n, stage = self._evidence.n, self.stage
-        is_old_enough = now - (self._begun or now) >= stage.min_seconds
+        is_old_enough = now - (self._began_at or now) >= stage.min_seconds
         verdict = worst(self.readings)
         # Of a step with live traffic, samples are requests, of which pairs tell nothing.
         if verdict is Verdict.PASS and is_old_enough and (not stage.is_shadow or n >= stage.min_samples):

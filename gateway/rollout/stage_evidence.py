@@ -171,18 +171,18 @@ class _GateEvidence:
 
     def reading(self) -> Reading:
         """Return the gate's reading from its pairs so far."""
-        said = self.evidence.classify()
-        verdict = said.label
-        e_value = said.e_pass if verdict is Verdict.PASS else said.e_fail
+        classification = self.evidence.classify()
+        verdict = classification.label
+        e_value = classification.e_pass if verdict is Verdict.PASS else classification.e_fail
         return Reading(
             gate=self.gate.name,
             is_muted=self.gate.is_muted,
             is_critical=self.gate.is_critical,
             verdict=verdict,
-            reason=said.reason,
-            observed=said.observed,
-            limit=said.limit,
-            n=said.n,
+            reason=classification.reason,
+            observed=classification.observed,
+            limit=classification.limit,
+            n=classification.n,
             e_value=e_value,
             first=self._first,
             last=self._last,

@@ -29,9 +29,9 @@ class Feedbacks:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def put(self, given: Feedback) -> None:
+    def put(self, feedback: Feedback) -> None:
         """Store feedback, replacing earlier feedback of the same account on the same request."""
-        self._write(lambda connection: _put(connection, given))
+        self._write(lambda connection: _put(connection, feedback))
 
     def get(self, request_id: str, account: str) -> Feedback | None:
         """Return an account's feedback on a request; None if there is none."""
@@ -53,8 +53,8 @@ class Feedbacks:
             record = connection.scalar(query.with_for_update())
             if record is None:
                 return False
-            given = msgspec.structs.replace(rows.decode(record, Feedback, table.name), about=about)
-            _put(connection, given if comment is None else msgspec.structs.replace(given, comment=comment))
+            feedback = msgspec.structs.replace(rows.decode(record, Feedback, table.name), about=about)
+            _put(connection, feedback if comment is None else msgspec.structs.replace(feedback, comment=comment))
             return True
 
         return self._write(work)
@@ -124,18 +124,18 @@ def _id(request_id: str, account: str) -> str:
     return Feedback(request_id=request_id, account=account).id
 
 
-def _put(connection: Connection, given: Feedback) -> None:
-    about = given.about
+def _put(connection: Connection, feedback: Feedback) -> None:
+    about = feedback.about
     row: dict[str, Any] = {
         "rollout": about.rollout if about else "",
         "stage": about.stage if about else 0,
         "arm": about.arm if about else "",
-        "account": given.account,
+        "account": feedback.account,
         "unit": about.unit if about else "",
-        "is_bad": given.is_bad,
+        "is_bad": feedback.is_bad,
         "is_resolved": about is not None,
-        "at": given.at,
-        "record": rows.encode(given),
+        "at": feedback.at,
+        "record": rows.encode(feedback),
     }
-    connection.execute(delete(table).where(table.c.id == given.id))
-    connection.execute(insert(table).values(id=given.id, **row))
+    connection.execute(delete(table).where(table.c.id == feedback.id))
+    connection.execute(insert(table).values(id=feedback.id, **row))

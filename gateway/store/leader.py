@@ -72,8 +72,8 @@ class Leader:
         self._clock = clock
         database = store.database
         self._lock: Lock = _FileLock(Path(database.url.database or "")) if database.is_sqlite else _SessionLock(store)
-        self._heard: object = None
-        self._heard_at = clock()
+        self._pulse: object = None
+        self._pulse_at = clock()
         self.fence: int | None = None
 
     def step(self) -> int | None:
@@ -112,17 +112,17 @@ class Leader:
 
     def _is_silent(self, current: int) -> bool:
         """Whether the leader's pulse has not changed for the lease's time, by this process's clock."""
-        heard = (current, self._lock.pulse(current))
-        if heard != self._heard:
-            self._heard, self._heard_at = heard, self._clock()
-        return self._clock() - self._heard_at >= self._lease_seconds
+        pulse = (current, self._lock.pulse(current))
+        if pulse != self._pulse:
+            self._pulse, self._pulse_at = pulse, self._clock()
+        return self._clock() - self._pulse_at >= self._lease_seconds
 
     def _raise_fence(self, connection: Connection, current: int) -> bool:
         state = schema.state
-        taken = connection.execute(update(state).where(state.c.fence == current).values(fence=current + 1))
-        if taken.rowcount == 1:
+        result = connection.execute(update(state).where(state.c.fence == current).values(fence=current + 1))
+        if result.rowcount == 1:
             connection.execute(update(schema.leader).values(holder=self._holder))
-        return taken.rowcount == 1
+        return result.rowcount == 1
 
 
 class _FileLock:

@@ -242,7 +242,10 @@ def test_the_admin_api_describes_a_rule_for_each_field_that_has_one() -> None:
     described = EngineFieldRules.model_fields
     assert tuple(described) == NAMES
     assert {name: each.default for name, each in described.items()} == {**dict.fromkeys(DENIED, DENY), **CAPS}
-    assert EngineFieldRules.model_validate({"n": 64, "media_urls": "allow"}).given() == {"n": 64, "media_urls": "allow"}
+    assert EngineFieldRules.model_validate({"n": 64, "media_urls": "allow"}).to_rules() == {
+        "n": 64,
+        "media_urls": "allow",
+    }
     for wrong in ({"x": "allow"}, {"n": "deny"}, {"n": 0}, {"n": 1.5}, {"n": 2**31 + 1}, {"priority": 1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             EngineFieldRules.model_validate(wrong)

@@ -137,10 +137,10 @@ class _RecordedEvidence(CriterionEvidence):
         self._note()
 
     def _note(self) -> None:
-        said = self.classify()
-        if said.n == self._points[-1][0]:
+        classification = self.classify()
+        if classification.n == self._points[-1][0]:
             self._points.pop()
-        self._points.append((said.n, _clip(said.e_fail), _clip(said.e_pass)))
+        self._points.append((classification.n, _clip(classification.e_fail), _clip(classification.e_pass)))
         if len(self._points) > MAX_POINTS:
             self._points = self._points[::2]
             self._every *= 2

@@ -72,11 +72,14 @@ def judge_streams(gate: Gate, streams: Streams | None, alpha: float, pass_alpha:
         return Reading(gate=gate.name, verdict=Verdict.INCONCLUSIVE, reason=why, **flags)
     fails, hiding = _evidence_past_hiding(gate, streams)
     passes = min(_evidence_to_pass(gate, streams))
-    verdict, evidence, told = Verdict.INCONCLUSIVE, fails / streams.multiplicity, ""
+    verdict, evidence, remark = Verdict.INCONCLUSIVE, fails / streams.multiplicity, ""
     if evidence >= -log(alpha):
         verdict = Verdict.FAIL
         if hiding is not None:
-            streams, told = streams.without(hiding), f"; without account `{hiding.account}`, beside which it looks well"
+            streams, remark = (
+                streams.without(hiding),
+                f"; without account `{hiding.account}`, beside which it looks well",
+            )
     elif passes / streams.multiplicity >= -log(pass_alpha or alpha):
         verdict, evidence = Verdict.PASS, passes / streams.multiplicity
     control, candidate = streams.control, streams.candidate
@@ -95,7 +98,7 @@ def judge_streams(gate: Gate, streams: Streams | None, alpha: float, pass_alpha:
         limit=min(1.0, limit),
         n=candidate.n,
         e_value=e_value,
-        reason=f"{what} {rate:.2%} {_RELATION[verdict]} {ceiling} ({numbers}){told}",
+        reason=f"{what} {rate:.2%} {_RELATION[verdict]} {ceiling} ({numbers}){remark}",
         **flags,
     )
 
@@ -219,9 +222,9 @@ def judge_by_account(gate: Gate, streams: Streams | None, alpha: float, pass_alp
     for account in streams.accounts:
         rest = judge_streams(gate, streams.without(account), alpha, pass_alpha)
         if rest.verdict is not whole.verdict:
-            said = "fails" if whole.verdict is Verdict.FAIL else "passes"
+            outcome = "fails" if whole.verdict is Verdict.FAIL else "passes"
             whose = phrase_for(account.account)
-            reason = f"{said} only because of {whose}; without it: {rest.reason}. With it: {whole.reason}"
+            reason = f"{outcome} only because of {whose}; without it: {rest.reason}. With it: {whole.reason}"
             return replace(whole, verdict=Verdict.INCONCLUSIVE, reason=reason)
     return whole
 
