@@ -1,1 +1,1 @@
-"""The admin API's requests and replies as types: of the API, the command line and whoever shows them."""
+"""The admin API's requests and replies as types, which the API declares and the command line parses replies with."""

@@ -1,4 +1,7 @@
-"""What the admin API says of adapters, as models that describe themselves."""
+"""Replies of the admin API about adapters, as pydantic models.
+
+The docstrings and field descriptions of these models are part of the OpenAPI document, so they are public text.
+"""
 
 from pydantic import BaseModel, Field
 

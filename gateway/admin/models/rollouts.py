@@ -1,4 +1,7 @@
-"""What the admin API says of rollouts and the journal, as models that describe themselves."""
+"""Requests and replies of the admin API about rollouts and the journal, as pydantic models.
+
+The docstrings and field descriptions of these models are part of the OpenAPI document, so they are public text.
+"""
 
 import math
 from typing import Annotated, Any, Final, Literal

@@ -1,4 +1,7 @@
-"""What the admin API's paths for routes take and give, described for those who generate a client."""
+"""Requests and replies of the admin API about routes, as pydantic models.
+
+The docstrings and field descriptions of these models are part of the OpenAPI document, so they are public text.
+"""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal

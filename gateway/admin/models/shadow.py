@@ -1,4 +1,7 @@
-"""What the admin API says of shadow evaluation, as models that describe themselves."""
+"""Replies of the admin API about shadow evaluation, as pydantic models.
+
+The docstrings and field descriptions of these models are part of the OpenAPI document, so they are public text.
+"""
 
 from pydantic import BaseModel, Field
 

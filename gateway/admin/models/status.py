@@ -1,4 +1,7 @@
-"""What the admin API says of a gateway's state and health, as models that describe themselves."""
+"""Replies of the admin API about the state and health of a gateway, as pydantic models.
+
+The docstrings and field descriptions of these models are part of the OpenAPI document, so they are public text.
+"""
 
 from pydantic import BaseModel, ConfigDict, Field
 
