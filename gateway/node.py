@@ -165,10 +165,12 @@ class Node:
 
     def _keep_samples(self) -> None:
         bounds = self.settings.mirror
-        self.straight = InMemorySamples(bounds.held_items, bounds.held_bytes, bounds.straight_seconds, time.monotonic)
+        self.memory_queue = InMemorySamples(
+            bounds.held_items, bounds.held_bytes, bounds.straight_seconds, time.monotonic
+        )
         self.mirror = MirrorIntake(
             Samples(self.store),
-            self.straight,
+            self.memory_queue,
             lambda alias: policy_of(self.state.desired, alias),
             bounds,
             self.state.now,
@@ -358,7 +360,7 @@ class Node:
             lambda: node_views.readiness(self), lambda: node_views.metrics(self), lambda: node_views.status(self)
         )
         app = build_admin(
-            self.operations, probes, socket_path=str(path), with_keys=self.settings.auth, straight=self.straight
+            self.operations, probes, socket_path=str(path), with_keys=self.settings.auth, memory_queue=self.memory_queue
         )
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=3)
         return _NoSignals(config)

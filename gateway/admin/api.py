@@ -23,7 +23,7 @@ from gateway.admin.rollouts.journal_api import add_journal
 from gateway.admin.rollouts.simulate_api import add_simulation
 from gateway.admin.routes.api import add_routes
 from gateway.admin.shadow.api import add_shadow
-from gateway.admin.shadow.memory_queue_api import Memory, add_straight
+from gateway.admin.shadow.memory_queue_api import MemoryQueue, add_memory_queue
 from gateway.admin.status_api import Probes, add_probes
 from gateway.errors import LoragateError
 from gateway.store.idempotency import IdempotencyKeys
@@ -35,7 +35,12 @@ _TOLD: Final = (*STATUS, LoragateError, HTTPException, RequestValidationError, E
 
 
 def build_admin(
-    operations: Operations, probes: Probes, *, socket_path: str, with_keys: bool, straight: Memory | None = None
+    operations: Operations,
+    probes: Probes,
+    *,
+    socket_path: str,
+    with_keys: bool,
+    memory_queue: MemoryQueue | None = None,
 ) -> FastAPI:
     """Return the control plane's application.
 
@@ -44,7 +49,7 @@ def build_admin(
         probes: The answers to probes, scrapes and the status.
         socket_path: Path of the unix socket, whose users are admins.
         with_keys: False when the gateway runs without authentication, on loopback.
-        straight: The queue of samples in memory, which the evaluator on this machine reads over the unix socket.
+        memory_queue: The queue of samples in memory, which the evaluator on this machine reads over the unix socket.
     """
     app = FastAPI(
         title=TITLE,
@@ -76,8 +81,8 @@ def build_admin(
     add_journal(app, operations)
     add_shadow(app, operations)
     add_keys(app, operations)
-    if straight is not None:
-        add_straight(app, straight)
+    if memory_queue is not None:
+        add_memory_queue(app, memory_queue)
     describe(app)
     return app
 

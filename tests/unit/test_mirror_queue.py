@@ -287,9 +287,9 @@ class Desk:
         self.shelf = Shelf()
         self.policy: MirrorPolicy | None = MirrorPolicy(share=1)
         self.clock = 0.0
-        self.straight = InMemorySamples(100, 1_000_000, 600.0, lambda: self.clock)
+        self.memory_queue = InMemorySamples(100, 1_000_000, 600.0, lambda: self.clock)
         self.intake = MirrorIntake(
-            self.shelf, self.straight, lambda _alias: self.policy, Bounds(**bounds), lambda: 1000.0, 0.01
+            self.shelf, self.memory_queue, lambda _alias: self.policy, Bounds(**bounds), lambda: 1000.0, 0.01
         )
 
     @property
@@ -369,7 +369,7 @@ def test_while_the_store_is_away_samples_wait_and_those_beyond_the_bounds_are_dr
         desk.intake.take([taken(number) for number in range(2, 10)])
         assert desk.dropped == {"held_full": 6}
         desk.policy = MirrorPolicy(share=1, capture="metrics_only")  # what needs no store does not wait for it
-        yield lambda: len(desk.straight) == 2 and "policy_changed" in desk.dropped  # the first one
+        yield lambda: len(desk.memory_queue) == 2 and "policy_changed" in desk.dropped  # the first one
         desk.policy = MirrorPolicy(share=1)
         desk.intake.take([taken(10)])
         desk.shelf.is_away = False
@@ -401,7 +401,7 @@ def test_the_stricter_of_two_policies_holds_for_what_is_on_its_way() -> None:
     def work(desk: Desk) -> Any:
         desk.policy = MirrorPolicy(share=1, capture="metrics_only")
         desk.intake.take([taken(1)])
-        yield lambda: len(desk.straight) == 1
+        yield lambda: len(desk.memory_queue) == 1
         for policy in (None, MirrorPolicy(share=1, capture="off")):
             desk.policy = policy
             desk.intake.take([taken(2)])
@@ -410,7 +410,7 @@ def test_the_stricter_of_two_policies_holds_for_what_is_on_its_way() -> None:
 
     desk = running(work)
     assert desk.shelf.kept == {}
-    ((kept, _),) = desk.straight.claim("me", 5, 60.0)
+    ((kept, _),) = desk.memory_queue.claim("me", 5, 60.0)
     assert kept.capture == "metrics_only"
 
 
@@ -455,38 +455,43 @@ def test_samples_are_redacted_before_they_are_stored_and_dropped_where_that_fail
 
 def test_a_claim_in_memory_is_a_lease() -> None:
     now = 0.0
-    straight = InMemorySamples(10, 10_000, 600.0, lambda: now)
-    assert all(straight.put(sample(number)) for number in (1, 2))
-    ((first, claims),) = straight.claim("one", 1, 30.0)
+    memory_queue = InMemorySamples(10, 10_000, 600.0, lambda: now)
+    assert all(memory_queue.put(sample(number)) for number in (1, 2))
+    ((first, claims),) = memory_queue.claim("one", 1, 30.0)
     assert (first.id, claims) == (sample(1).id, 1)
-    assert [each.id for each, _ in straight.claim("two", 5, 30.0)] == [sample(2).id]
-    assert straight.extend("one", [first.id, sample(2).id], 60.0) == {first.id}
+    assert [each.id for each, _ in memory_queue.claim("two", 5, 30.0)] == [sample(2).id]
+    assert memory_queue.extend("one", [first.id, sample(2).id], 60.0) == {first.id}
     now = 50.0
-    assert straight.finish(sample(2).id, "two") is False  # its lease ran out
-    assert straight.claim("two", 5, 30.0) == [(sample(2), 2)]
-    assert straight.finish(first.id, "one") is True
-    assert straight.finish(first.id, "one") is False
-    assert straight.give_up(sample(2).id, "two", again_after_seconds=10.0)
-    assert straight.claim("two", 5, 30.0) == []
+    assert memory_queue.finish(sample(2).id, "two") is False  # its lease ran out
+    assert memory_queue.claim("two", 5, 30.0) == [(sample(2), 2)]
+    assert memory_queue.finish(first.id, "one") is True
+    assert memory_queue.finish(first.id, "one") is False
+    assert memory_queue.give_up(sample(2).id, "two", again_after_seconds=10.0)
+    assert memory_queue.claim("two", 5, 30.0) == []
     now = 61.0
-    assert straight.claim("two", 5, 30.0, skipping=["support"]) == []
-    assert straight.claim("two", 5, 30.0) == [(sample(2), 3)]
-    assert straight.give_up(sample(2).id)
-    assert (len(straight), straight.bytes) == (0, 0)
+    assert memory_queue.claim("two", 5, 30.0, skipping=["support"]) == []
+    assert memory_queue.claim("two", 5, 30.0) == [(sample(2), 3)]
+    assert memory_queue.give_up(sample(2).id)
+    assert (len(memory_queue), memory_queue.bytes) == (0, 0)
 
 
 def test_memory_is_bounded_and_forgets_what_nobody_finishes() -> None:
     now = 0.0
     size = sample(1).size
-    straight = InMemorySamples(2, size * 10, 600.0, lambda: now)
-    assert [straight.put(sample(number)) for number in (1, 1, 2, 3)] == [True, True, True, False]
+    memory_queue = InMemorySamples(2, size * 10, 600.0, lambda: now)
+    assert [memory_queue.put(sample(number)) for number in (1, 1, 2, 3)] == [True, True, True, False]
     assert not InMemorySamples(10, size - 1, 600.0, lambda: now).put(sample(1))
     for _ in range(3):
-        assert straight.claim("one", 1, 10.0)[0][0].id == sample(1).id
+        assert memory_queue.claim("one", 1, 10.0)[0][0].id == sample(1).id
         now += 10.0
-    assert straight.claim("one", 1, 10.0)[0][0].id == sample(2).id  # the first has cost three leases
+    assert memory_queue.claim("one", 1, 10.0)[0][0].id == sample(2).id  # the first has cost three leases
     now = 700.0
-    assert (straight.claim("one", 5, 10.0), len(straight), straight.bytes, straight.expired) == ([], 0, 0, 2)
+    assert (memory_queue.claim("one", 5, 10.0), len(memory_queue), memory_queue.bytes, memory_queue.expired) == (
+        [],
+        0,
+        0,
+        2,
+    )
 
 
 # Feedback

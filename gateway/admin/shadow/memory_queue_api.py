@@ -19,7 +19,7 @@ MAX_AT_ONCE: Final = 64
 _KIND: Final = "application/msgpack"
 
 
-class Memory(Protocol):
+class MemoryQueue(Protocol):
     """A queue of samples in memory, such as `gateway.mirror.memory_queue.InMemorySamples`."""
 
     def claim(
@@ -57,11 +57,11 @@ class EvaluatorRequest(msgspec.Struct, frozen=True, kw_only=True):
     skipping: tuple[str, ...] = ()
 
 
-def add_straight(app: FastAPI, memory: Memory) -> None:
+def add_memory_queue(app: FastAPI, queue: MemoryQueue) -> None:
     """Add the path of the queue of samples in memory to the control plane."""
 
     @app.post(PATH, include_in_schema=False)
-    async def straight(request: Request) -> Response:
+    async def serve_memory_queue(request: Request) -> Response:
         if not request.state.is_local:
             raise Forbidden(
                 "Samples that may not be stored are given to this machine's own evaluator alone, over the control "
@@ -74,16 +74,16 @@ def add_straight(app: FastAPI, memory: Memory) -> None:
             command = msgspec.msgpack.decode(await request.body(), type=EvaluatorRequest)
         except msgspec.DecodeError as error:
             raise BadRequest(f"The body is not what an evaluator sends: {error}.") from None
-        return Response(msgspec.msgpack.encode(_answer(memory, command)), media_type=_KIND)
+        return Response(msgspec.msgpack.encode(_answer(queue, command)), media_type=_KIND)
 
 
-def _answer(memory: Memory, command: EvaluatorRequest) -> list[Sample] | set[str]:
+def _answer(queue: MemoryQueue, command: EvaluatorRequest) -> list[Sample] | set[str]:
     if command.do == "claim":
         most = min(command.most, MAX_AT_ONCE)
-        found = memory.claim(command.holder, most, command.seconds or 0.0, skipping=command.skipping)
+        found = queue.claim(command.holder, most, command.seconds or 0.0, skipping=command.skipping)
         return [sample for sample, _ in found]
     if command.do == "extend":
-        return memory.extend(command.holder, command.ids, command.seconds or 0.0)
+        return queue.extend(command.holder, command.ids, command.seconds or 0.0)
     if command.do == "finish":
-        return {each for each in command.ids if memory.finish(each, command.holder)}
-    return {each for each in command.ids if memory.give_up(each, command.holder, again_after_seconds=command.seconds)}
+        return {each for each in command.ids if queue.finish(each, command.holder)}
+    return {each for each in command.ids if queue.give_up(each, command.holder, again_after_seconds=command.seconds)}
