@@ -71,7 +71,7 @@ def _first_state(store: Store, records: FingerprintStore, folder: Path) -> tuple
     copy = read_copy(folder)
     try:
         records.load()
-        stored = store.read()
+        stored = store.read_state()
     except SessionsNotKept:
         raise  # the store is available, but has to be configured differently
     except StoreUnavailable as error:

@@ -304,7 +304,7 @@ class LiveState:
         self, desired: Desired, by: str, reason: str, journal: Sequence[Mapping[str, Any]], fence: int | None
     ) -> None:
         def write() -> Desired:
-            return self.store.write(
+            return self.store.write_state(
                 desired, expected=self.desired.version, journal=journal, fence=fence, by=by, reason=reason
             )
 
@@ -325,7 +325,7 @@ class LiveState:
                 await self._adopt()
 
     async def _adopt(self) -> None:
-        stored = await asyncio.to_thread(self.store.read)
+        stored = await asyncio.to_thread(self.store.read_state)
         if stored.version < self.desired.version:
             log.error(
                 "the store is at version %d, and this gateway serves version %d, which stays: was the store restored "

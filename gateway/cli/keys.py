@@ -246,7 +246,7 @@ def _change(folder: Path, change: Callable[[Any], Any]) -> None:
         desired = _read(folder)
         store = _open(folder)
         try:
-            store.write(change(desired), expected=desired.version)
+            store.write_state(change(desired), expected=desired.version)
         except StaleWrite:
             continue
         except StoreError as error:
@@ -262,7 +262,7 @@ def _open(folder: Path) -> Store:
 def _read(folder: Path) -> Any:
     try:
         store = _open(folder)
-        return store.read()
+        return store.read_state()
     except StoreError as error:
         raise fail(str(error)) from None
 

@@ -57,7 +57,7 @@ class StoredPolicies:
         """
         now = self._store.now()
         if self._store.version() != self._version:
-            self._take(self._store.read())
+            self._take(self._store.read_state())
         self._checked_at = now
 
     def of(self, alias: str) -> MirrorPolicy:

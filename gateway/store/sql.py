@@ -73,7 +73,7 @@ class Store:
                 self.database.write(_migrate, MIGRATION_SECONDS)
             self._is_prepared = True
 
-    def read(self) -> Desired:
+    def read_state(self) -> Desired:
         """Return the desired state; an empty one before the first change."""
         return self.run_read(rows.read_all)
 
@@ -81,7 +81,7 @@ class Store:
         """Return the state's version."""
         return self.run_read(lambda connection: connection.scalar(select(schema.state.c.version)) or 0)
 
-    def write(
+    def write_state(
         self,
         desired: Desired,
         *,

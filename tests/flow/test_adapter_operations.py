@@ -281,7 +281,7 @@ def live(folder: Path) -> LiveState:
     folder.mkdir(exist_ok=True)
     store = open_store(folder, now=lambda: 1e9)
     return LiveState(
-        folder, store, store.read(), Workers(), Engines(), with_keys=True, now=lambda: 1e9, rollback_seconds=1
+        folder, store, store.read_state(), Workers(), Engines(), with_keys=True, now=lambda: 1e9, rollback_seconds=1
     )
 
 
@@ -296,7 +296,7 @@ def test_a_change_that_is_cut_short_is_on_the_disk_and_in_memory_or_in_neither(t
         with pytest.raises(asyncio.CancelledError):
             await changing
         await asyncio.get_running_loop().shutdown_default_executor()  # what nobody waits for any more, too, is over
-        return state.desired, state.store.read()
+        return state.desired, state.store.read_state()
 
     for _ in range(5):
         in_memory, on_disk = asyncio.run(run())

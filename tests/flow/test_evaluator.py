@@ -120,7 +120,7 @@ def evaluated(
 
 def with_policy(store: Store, policy: MirrorPolicy) -> None:
     route = RouteRecord(alias="support", salt="s", control=CONTROL, created=0, mirror=policy)
-    store.write(Desired(version=0, routes=(route,)), expected=0)
+    store.write_state(Desired(version=0, routes=(route,)), expected=0)
 
 
 def test_a_pair_is_replayed_scored_in_both_directions_and_stored_once(

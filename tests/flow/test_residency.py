@@ -183,7 +183,7 @@ def _registered(state: Path, folder: Path) -> list[str]:
         )
         routes.append(RouteRecord(alias=ref.name, control=ref.version, salt=str(number), created=1))
     store = open_store(state, now=time.time)
-    store.write(Desired(adapters=tuple(entries), routes=tuple(routes)), expected=0)
+    store.write_state(Desired(adapters=tuple(entries), routes=tuple(routes)), expected=0)
     store.close()
     return [entry.ref.version for entry in entries]
 

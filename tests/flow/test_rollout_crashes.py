@@ -42,7 +42,7 @@ COMMANDS = (
 def check_story(store: Store) -> int:
     """Check that records, rollouts and the split agree; returns the number of transitions."""
     assert store.verify_journal() is None
-    desired = store.read()
+    desired = store.read_state()
     entries = store.journal()
     rollouts = store.rollouts()
     for record in rollouts:

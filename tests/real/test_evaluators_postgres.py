@@ -130,7 +130,7 @@ def test_of_eight_processes_of_loragate_evaluate_three_are_killed_and_each_sampl
     # Few comparators: what is shown is who does the work, not how long it takes.
     policy = MirrorPolicy(share=TOTAL_WEIGHT, comparators=("exact", "edit", "finish_reason"))
     route = RouteRecord(alias="support", control=CONTROL, candidate=OTHER, salt="s", mirror=policy)
-    store.write(Desired(routes=(route,)), expected=0)
+    store.write_state(Desired(routes=(route,)), expected=0)
     with ExitStack() as stack:
         engine = stack.enter_context(FakeEngine(adapters={CONTROL: "/c", OTHER: "/o"}, check_folders=False))
         began = time.monotonic()
@@ -230,7 +230,7 @@ def test_a_change_of_the_state_does_not_wait_for_evaluators(store: Store) -> Non
 
 def _change(store: Store) -> float:
     """Seconds that a change of the gateway's state takes."""
-    desired = store.read()
+    desired = store.read_state()
     began = time.monotonic()
-    store.write(Desired(version=desired.version), expected=desired.version, journal=[{"what": "rolled back"}])
+    store.write_state(Desired(version=desired.version), expected=desired.version, journal=[{"what": "rolled back"}])
     return time.monotonic() - began

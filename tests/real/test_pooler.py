@@ -65,7 +65,7 @@ def test_a_pooler_in_session_mode_serves_store_leader_and_feed(where: str, poole
         assert first.step() == 1
         assert second.step() is None
         assert first.step() == 1
-        assert other.write(Desired(), expected=0).version == 1
+        assert other.write_state(Desired(), expected=0).version == 1
         assert told.get(timeout=PATIENCE_SECONDS) == 1
         session = one.database.session()
         assert one.database.ask(session, "SELECT current_setting('statement_timeout')") == ("4s",)
@@ -84,7 +84,7 @@ def test_a_pooler_that_lends_sessions_is_refused_at_the_first_call(where: str, p
         store = open_store(url, now=time.time)
         for _ in range(3):
             with pytest.raises(SessionsNotKept, match="`pool_mode = session`") as refused:
-                store.read()
+                store.read_state()
             assert "\n" not in str(refused.value)
         with pytest.raises(SessionsNotKept):
             store.database.session()
@@ -95,7 +95,7 @@ def test_what_a_refused_pooler_lends_on_has_none_of_our_settings(where: str) -> 
     with SmallPooler(where, "transaction") as pooler:
         store = open_store(pooler.url, now=time.time)
         with pytest.raises(SessionsNotKept):
-            store.read()
+            store.read_state()
         until = time.monotonic() + PATIENCE_SECONDS
         while not pooler.idle:  # it takes them back when it sees that our connections have ended
             assert time.monotonic() < until

@@ -33,7 +33,7 @@ TRIES = 5
 @pytest.fixture
 def store(where: str) -> Iterator[Store]:
     store = open_store(where, now=time.time, seconds=SECONDS)
-    store.write(Desired(keys=(key(1),)), expected=0)
+    store.write_state(Desired(keys=(key(1),)), expected=0)
     yield store
     store.close()
 
@@ -52,21 +52,21 @@ def test_a_server_that_was_restarted_is_used_again_without_a_failed_call(server:
     for _ in range(3):
         server.stop()
         with pytest.raises(StoreUnavailable):
-            store.read()
+            store.read_state()
         server.start()
-        assert store.read().version == 1
+        assert store.read_state().version == 1
     server.stop()
     server.start()
-    assert store.write(Desired(), expected=1).version == 2
+    assert store.write_state(Desired(), expected=1).version == 2
 
 
 def test_a_server_that_hangs_fails_every_call_within_the_limit(server: RunningPostgres, store: Store) -> None:
     server.hang()
     try:
         for call in (
-            store.read,
+            store.read_state,
             store.version,
-            lambda: store.write(Desired(), expected=1),
+            lambda: store.write_state(Desired(), expected=1),
             *calls_of_evaluators(store),
         ):
             tries: list[float] = []
@@ -82,7 +82,7 @@ def test_a_server_that_hangs_fails_every_call_within_the_limit(server: RunningPo
     # Whether the last write was done is for a reader to see.
     version = store.version()
     assert version in (1, 2)
-    assert store.write(Desired(), expected=version).version == version + 1
+    assert store.write_state(Desired(), expected=version).version == version + 1
 
 
 @pytest.mark.parametrize("trouble", ["restart", "hang", "cut"])
@@ -103,7 +103,7 @@ def test_the_feed_goes_on_by_itself_and_misses_nothing(server: RunningPostgres, 
     else:
         assert feed._watch is not None
         cut(feed._watch._session)
-    writer.write(Desired(), expected=0)
+    writer.write_state(Desired(), expected=0)
     began = time.monotonic()
     assert told.get(timeout=PATIENCE_SECONDS) == 1
     print(f"{trouble}: told {time.monotonic() - began:.2f} s after the change")
@@ -116,22 +116,22 @@ def test_the_feed_goes_on_by_itself_and_misses_nothing(server: RunningPostgres, 
 def test_a_server_that_takes_no_writes_reads_and_refuses_changes(server: RunningPostgres, where: str) -> None:
     name = where.rpartition("/")[2]
     store = open_store(where, now=time.time)
-    store.write(Desired(keys=(key(1),)), expected=0)
+    store.write_state(Desired(keys=(key(1),)), expected=0)
     server.sql(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     store.close()
-    assert store.read().keys == (key(1),)
+    assert store.read_state().keys == (key(1),)
     with pytest.raises(StoreUnavailable, match="read-only"):
-        store.write(Desired(), expected=1)
+        store.write_state(Desired(), expected=1)
     server.sql(f"ALTER DATABASE {name} RESET default_transaction_read_only")
     store.close()
-    assert store.write(Desired(), expected=1).version == 2
+    assert store.write_state(Desired(), expected=1).version == 2
     store.close()
 
 
 def test_tables_that_vanish_under_a_running_gateway_are_not_made_anew(server: RunningPostgres, store: Store) -> None:
     store.run_write(lambda connection: connection.execute(text("DROP SCHEMA public CASCADE")))
     with pytest.raises(StoreUnavailable, match="loragate_schema"):
-        store.read()
+        store.read_state()
 
 
 def test_a_leader_keeps_its_fence_through_a_restart_if_nobody_else_stands(
@@ -183,7 +183,7 @@ def test_a_client_that_is_paused_within_a_transaction_holds_up_others_for_a_whil
 
     def is_written() -> bool:
         try:
-            return store.write(Desired(), expected=0).version == 1
+            return store.write_state(Desired(), expected=0).version == 1
         except StoreUnavailable:
             return False
 

@@ -53,7 +53,14 @@ class World:
 
         self.store = store
         self.state = LiveState(
-            folder, store, store.read(), Counting(), Engines(), with_keys=True, now=lambda: self.now, rollback_seconds=1
+            folder,
+            store,
+            store.read_state(),
+            Counting(),
+            Engines(),
+            with_keys=True,
+            now=lambda: self.now,
+            rollback_seconds=1,
         )
         self.rollouts = RolloutOperations(self.state, self.gather, new_id=iter([f"ro-{n}" for n in range(9)]).__next__)
         self.leader = Leader(store, "test")
@@ -77,7 +84,7 @@ class World:
         self.tallies = [tally]
 
     def route(self) -> tuple[str, str | None, int]:
-        (route,) = self.store.read().routes
+        (route,) = self.store.read_state().routes
         return route.control, route.candidate, route.weight
 
     def rollout(self, id_: str = "ro-0") -> Rollout:
@@ -91,7 +98,7 @@ class World:
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     store = open_store(tmp_path, now=lambda: 1e9)
-    store.write(Desired(adapters=ENTRIES, routes=(SUPPORT,)), expected=0)
+    store.write_state(Desired(adapters=ENTRIES, routes=(SUPPORT,)), expected=0)
     yield store
     store.close()
 

@@ -29,10 +29,10 @@ def with_another_key(desired: Desired) -> Desired:
 def write_for_ever(where: str, parent: Connection) -> None:
     """Add key after key, and tell the version of each change that is done."""
     store = open_store(where, now=time.time, seconds=PATIENCE_SECONDS)
-    desired = store.read()
+    desired = store.read_state()
     while True:
         desired = with_another_key(desired)
-        desired = store.write(desired, expected=desired.version, journal=[{"key": desired.keys[-1].id}])
+        desired = store.write_state(desired, expected=desired.version, journal=[{"key": desired.keys[-1].id}])
         parent.send(desired.version)
 
 
@@ -58,10 +58,10 @@ def lead(where: str, name: str, lease_seconds: float, parent: Connection) -> Non
 
 
 def _write(store: Store, name: str, fence: int) -> str:
-    desired = store.read()
+    desired = store.read_state()
     journal = [{"by": name, "fence": fence}]
     try:
-        store.write(with_another_key(desired), expected=desired.version, journal=journal, fence=fence)
+        store.write_state(with_another_key(desired), expected=desired.version, journal=journal, fence=fence)
     except Fenced:
         return "fenced"
     except StaleWrite:

@@ -189,8 +189,8 @@ def test_an_alarm_that_could_not_be_journalled_is_told_at_the_next_look(store: S
         plant(store, traffic(FEWEST_SESSIONS))
         await world.look(120)
         plant(store, traffic(400, length=400.0))
-        other = store.read()
-        store.write(other, expected=other.version)  # somebody else was first
+        other = store.read_state()
+        store.write_state(other, expected=other.version)  # somebody else was first
         await world.look(120)
         assert store.journal() == ()
         await world.look(20)

@@ -126,7 +126,7 @@ def test_what_a_gate_of_pairs_said_comes_back_from_the_journal_as_it_was() -> No
 def test_a_good_candidate_is_shadowed_then_served_and_copies_end_with_the_shadow(store: Store, tmp_path: Path) -> None:
     async def work(world: World) -> None:
         await begun(world)
-        (route,) = store.read().routes
+        (route,) = store.read_state().routes
         assert (route.shadow, route.weight) == (Shadow(candidate=B, share=10_000), 0)
         plant(store, many(99, A, B))
         await world.look()
@@ -134,7 +134,7 @@ def test_a_good_candidate_is_shadowed_then_served_and_copies_end_with_the_shadow
         plant(store, many(201, A, B))
         await world.look(100)
         assert (world.rollout().phase, world.route()) == (Phase.CANARY, (A, B, 1_000))
-        assert store.read().routes[0].shadow is None
+        assert store.read_state().routes[0].shadow is None
         await world.look()
         assert (world.rollout().phase, world.route()) == (Phase.LIVE, (B, None, 0))
         assert world.replayed() == world.rollout()
@@ -150,7 +150,7 @@ def test_a_bad_candidate_is_taken_back_at_the_next_look_and_the_journal_says_by_
         planted = plant(store, many(60, A, B, bad=0.5, kl=2.0))
         await world.look(60)
         assert (world.rollout().phase, world.route()) == (Phase.ROLLED_BACK, (A, None, 0))
-        assert store.read().routes[0].shadow is None
+        assert store.read_state().routes[0].shadow is None
         assert world.rollouts.counts.pages[("support", "refusal")] == 1
         record = store.journal()[-1].record
         refusal, kl = record["event"]["readings"]
@@ -228,7 +228,7 @@ def test_pairs_of_an_earlier_stage_pass_nothing_later_and_may_still_fail(store: 
         await begun(world, {"shadow": SHADOW, "steps": [step, {"weight": "100%"}]})
         plant(store, many(300, A, B))
         await world.look(60)
-        assert (world.rollout().phase, store.read().routes[0].shadow) == (
+        assert (world.rollout().phase, store.read_state().routes[0].shadow) == (
             Phase.CANARY,
             Shadow(candidate=B, share=10_000),
         )
@@ -391,7 +391,7 @@ def test_a_plan_whose_pairs_nobody_could_make_is_refused(
     store: Store, tmp_path: Path, policy: MirrorPolicy | None, gates: list[str], expected: str
 ) -> None:
     route = structs.replace(SUPPORT, mirror=policy)
-    store.write(Desired(adapters=ENTRIES, routes=(route,)), expected=1)
+    store.write_state(Desired(adapters=ENTRIES, routes=(route,)), expected=1)
 
     async def work(world: World) -> None:
         with pytest.raises(Conflict, match=expected):
@@ -403,7 +403,7 @@ def test_a_plan_whose_pairs_nobody_could_make_is_refused(
 
 def test_a_judges_share_is_noted_as_the_rollout_begins(store: Store, tmp_path: Path) -> None:
     policy = MirrorPolicy(judge=JudgePolicy(url="http://127.0.0.1:1/v1", model="m", share=2_500))
-    store.write(Desired(adapters=ENTRIES, routes=(structs.replace(SUPPORT, mirror=policy),)), expected=1)
+    store.write_state(Desired(adapters=ENTRIES, routes=(structs.replace(SUPPORT, mirror=policy),)), expected=1)
 
     async def work(world: World) -> None:
         assert (await begun(world, shadow("judge"))).judged_share == 0.25
@@ -473,7 +473,7 @@ def test_a_replay_goes_on_to_the_next_stage_that_reads_pairs_with_pairs_of_its_o
 
 def test_a_route_that_names_comparators_still_tells_who_failed_to_answer(store: Store, tmp_path: Path) -> None:
     route = structs.replace(SUPPORT, mirror=MirrorPolicy(comparators=("exact",)))
-    store.write(Desired(adapters=ENTRIES, routes=(route,)), expected=1)
+    store.write_state(Desired(adapters=ENTRIES, routes=(route,)), expected=1)
 
     async def work(world: World) -> None:
         await begun(world, shadow("failed"))
@@ -521,7 +521,7 @@ def test_a_rollout_that_cannot_be_read_holds_up_no_other(store: Store, tmp_path:
             structs.replace(desired.with_route(other), rollouts=(damaged, *sound)), by="x", reason="damage"
         )
         await world.look(60)
-        assert [each.id for each in store.read().rollouts] == ["damaged"]
+        assert [each.id for each in store.read_state().rollouts] == ["damaged"]
         assert [each.is_open for each in store.rollouts("support") if each.id == rollout_record.rollout.id] == [False]
 
     run(store, tmp_path, work)

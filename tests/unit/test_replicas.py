@@ -26,7 +26,7 @@ def counted(rollout: str, stage: int, requests: int, units: range) -> Tally:
 
 def opened(store: Store, *ids: str) -> None:
     rollouts = tuple(rollout(each, each) for each in ids)
-    store.write(Desired(rollouts=rollouts), expected=store.version())
+    store.write_state(Desired(rollouts=rollouts), expected=store.version())
 
 
 def test_a_replica_lives_while_it_beats_and_is_forgotten_when_it_leaves(store: Store) -> None:
@@ -82,6 +82,6 @@ def test_counts_are_told_again_only_when_they_have_changed_and_go_with_their_rol
             ("r", 5),
             ("s", 3),
         ]
-    state = store.read()
-    store.write(state.with_rollout(rollout("r", "r", is_open=False)), expected=state.version)
+    state = store.read_state()
+    store.write_state(state.with_rollout(rollout("r", "r", is_open=False)), expected=state.version)
     assert [each.rollout for each in replicas.beat(tallies).tallies] == ["s"]

@@ -285,7 +285,7 @@ def test_a_rollout_of_an_alias_that_is_gone_is_aborted(store: Store, tmp_path: P
         async with world.state.turn:
             await world.state.change(msgspec.structs.replace(world.state.desired, routes=()))
         await world.look()
-        assert (world.rollout().phase, store.read().rollouts) == (Phase.ABORTED, ())
+        assert (world.rollout().phase, store.read_state().rollouts) == (Phase.ABORTED, ())
 
     run(store, tmp_path, work)
 
@@ -428,7 +428,7 @@ def test_what_cannot_be_started_says_why_and_changes_nothing(store: Store, tmp_p
 
 def test_without_a_plan_the_routes_own_is_taken_and_then_the_default(store: Store, tmp_path: Path) -> None:
     own = msgspec.structs.replace(SUPPORT, plan=RAMP)
-    store.write(Desired(adapters=ENTRIES, routes=(own,)), expected=1)
+    store.write_state(Desired(adapters=ENTRIES, routes=(own,)), expected=1)
 
     async def work(world: World) -> None:
         assert (await world.rollouts.start("support", B, None, ORDER)).rollout.plan == parse_plan(RAMP)
@@ -465,14 +465,14 @@ def test_a_command_for_another_number_or_of_a_closed_rollout_is_a_conflict(store
 def test_a_change_elsewhere_that_is_not_the_rollouts_does_not_get_in_its_way(store: Store, tmp_path: Path) -> None:
     async def work(world: World) -> None:
         await world.rollouts.start("support", B, RAMP, ORDER)
-        desired = store.read()
+        desired = store.read_state()
         other = RouteRecord(alias="other", control=C, salt="x")
-        store.write(desired.with_route(other), expected=desired.version)
+        store.write_state(desired.with_route(other), expected=desired.version)
         assert (await world.rollouts.pause("support", ORDER)).rollout.phase is Phase.PAUSED
-        elsewhere = store.read()
+        elsewhere = store.read_state()
         there = readable(elsewhere.rollouts[0])
         aborted = there.after(advance(there.rollout, Aborted(at=1.0, by="key-9", reason="mine")))
-        store.write(desired_after(elsewhere, aborted, 1), expected=elsewhere.version)
+        store.write_state(desired_after(elsewhere, aborted, 1), expected=elsewhere.version)
         with pytest.raises(Conflict, match="by `key-9`: mine"):
             await world.rollouts.resume("support", ORDER)
 
@@ -528,12 +528,12 @@ def test_a_record_that_was_spoilt_keeps_nobody_from_going_back(store: Store, tmp
 def test_a_rollout_that_cannot_be_read_any_more_can_be_taken_back(store: Store, tmp_path: Path) -> None:
     async def work(world: World) -> None:
         await world.rollouts.start("support", B, RAMP, ORDER)
-        desired = store.read()
+        desired = store.read_state()
         (record,) = desired.rollouts
         damaged = from_row(msgspec.structs.replace(to_row(record), body={"of": "a later release"}))
-        store.write(desired.with_rollout(damaged), expected=desired.version)
+        store.write_state(desired.with_rollout(damaged), expected=desired.version)
         assert (await roll_back(world.rollouts, "support", ORDER)).rollout == "ro-0"
-        assert (world.route(), store.read().rollouts) == ((A, None, 0), ())
+        assert (world.route(), store.read_state().rollouts) == ((A, None, 0), ())
         last = store.journal()[-1].record
         assert (last["kind"], last["rollout"], last["why"]) == ("rollback", "ro-0", "a better tone")
 

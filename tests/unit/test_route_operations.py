@@ -26,7 +26,7 @@ ORDER = ChangeRequest(by="key-1", reason="because")
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     store = open_store(tmp_path, now=lambda: 1e9)
-    store.write(Desired(adapters=ENTRIES, routes=(SUPPORT,)), expected=0)
+    store.write_state(Desired(adapters=ENTRIES, routes=(SUPPORT,)), expected=0)
     yield store
     store.close()
 
@@ -36,7 +36,7 @@ def run(store: Store, folder: Path, work: Callable[[RouteOperations, LiveState],
 
     async def live() -> T:
         state = LiveState(
-            folder, store, store.read(), Workers(), Engines(), with_keys=True, now=lambda: 1e9, rollback_seconds=1
+            folder, store, store.read_state(), Workers(), Engines(), with_keys=True, now=lambda: 1e9, rollback_seconds=1
         )
         return await work(RouteOperations(state), state)
 
@@ -49,9 +49,11 @@ def declare(**fields: Any) -> Declaration:
 
 def elsewhere(store: Store, **fields: Any) -> None:
     """Change the route by another gateway."""
-    desired = store.read()
+    desired = store.read_state()
     (route,) = desired.routes
-    store.write(desired.with_route(msgspec.structs.replace(route, **fields)), expected=desired.version, by="other")
+    store.write_state(
+        desired.with_route(msgspec.structs.replace(route, **fields)), expected=desired.version, by="other"
+    )
 
 
 def test_without_a_version_a_change_is_made_to_what_another_gateway_left(store: Store, tmp_path: Path) -> None:
@@ -78,7 +80,11 @@ def test_a_split_and_a_key_are_made_after_another_gateways_change(store: Store, 
         await KeyOperations(state).revoke(state.desired.keys[0].id)
 
     run(store, tmp_path, work)
-    assert (store.read().routes[0].weight, store.read().routes[0].notes, store.read().keys) == (100, "and again", ())
+    assert (store.read_state().routes[0].weight, store.read_state().routes[0].notes, store.read_state().keys) == (
+        100,
+        "and again",
+        (),
+    )
 
 
 def test_who_insists_is_refused_only_when_another_was_first_every_time() -> None:
@@ -110,8 +116,8 @@ def test_with_a_version_it_is_refused_and_the_gateway_serves_what_the_other_left
 
 def test_what_a_rollout_decides_is_left_to_it_by_every_way(store: Store, tmp_path: Path) -> None:
     elsewhere(store, candidate=B, weight=500)
-    desired = store.read()
-    store.write(desired.with_rollout(rollout("r-1")), expected=desired.version)
+    desired = store.read_state()
+    store.write_state(desired.with_rollout(rollout("r-1")), expected=desired.version)
 
     async def work(routes: RouteOperations, state: LiveState) -> None:
         for attempt in (

@@ -24,7 +24,7 @@ from tests.support.state_records import entry, key, rollout, route
 
 
 def test_an_empty_store_reads_as_an_empty_state(store: Store) -> None:
-    assert store.read() == Desired()
+    assert store.read_state() == Desired()
     assert store.version() == 0
     assert store.verify_journal() is None
 
@@ -36,24 +36,24 @@ def test_a_state_is_read_as_it_was_written_with_its_order(store: Store) -> None:
         routes=(route("z"), route("a")),
         rollouts=(rollout(),),
     )
-    written = store.write(wanted, expected=0)
+    written = store.write_state(wanted, expected=0)
     assert written == msgspec.structs.replace(wanted, version=1)
-    assert store.read() == written
+    assert store.read_state() == written
 
 
 def test_order_survives_removing_moving_and_inserting(store: Store) -> None:
-    desired = store.write(Desired(keys=tuple(key(each) for each in range(6))), expected=0)
+    desired = store.write_state(Desired(keys=tuple(key(each) for each in range(6))), expected=0)
     for order in ((3, 1, 2, 0), (0, 9, 1, 8, 2), (2, 7, 0), (), (5, 4)):
         wanted = msgspec.structs.replace(desired, keys=tuple(key(each) for each in order))
-        desired = store.write(wanted, expected=desired.version)
-        assert [record.id for record in store.read().keys] == [f"key-{each}" for each in order]
+        desired = store.write_state(wanted, expected=desired.version)
+        assert [record.id for record in store.read_state().keys] == [f"key-{each}" for each in order]
 
 
 def test_a_change_made_from_an_old_version_is_refused_and_changes_nothing(store: Store) -> None:
-    written = store.write(Desired(keys=(key(1),)), expected=0, journal=[{"what": "first"}])
+    written = store.write_state(Desired(keys=(key(1),)), expected=0, journal=[{"what": "first"}])
     with pytest.raises(StaleWrite, match="at version 1, and the change was made from version 0"):
-        store.write(Desired(keys=(key(2),)), expected=0, journal=[{"what": "second"}])
-    assert store.read() == written
+        store.write_state(Desired(keys=(key(2),)), expected=0, journal=[{"what": "second"}])
+    assert store.read_state() == written
     assert [each.record for each in store.journal()] == [{"what": "first"}]
 
 
@@ -65,7 +65,7 @@ def test_of_concurrent_writers_one_wins_and_the_others_are_stale(store: Store) -
     def write(number: int) -> None:
         together.wait()
         try:
-            store.write(Desired(keys=(key(number),)), expected=0, journal=[{"by": number}])
+            store.write_state(Desired(keys=(key(number),)), expected=0, journal=[{"by": number}])
             outcomes.append(f"key-{number}")
         except StaleWrite:
             outcomes.append("stale")
@@ -76,18 +76,18 @@ def test_of_concurrent_writers_one_wins_and_the_others_are_stale(store: Store) -
     for thread in threads:
         thread.join()
     assert sorted(outcomes)[1:] == ["stale"] * 5
-    assert [record.id for record in store.read().keys] == sorted(outcomes)[:1]
+    assert [record.id for record in store.read_state().keys] == sorted(outcomes)[:1]
     assert len(store.journal()) == 1
 
 
 def test_every_version_of_a_route_is_kept_with_who_and_why(store: Store) -> None:
     first, second = route("support", "v1"), route("support", "v2", candidate="v3", weight=100)
     other = route("legal")
-    store.write(Desired(routes=(first, other)), expected=0, by="key-1", reason="begin")
-    store.write(Desired(routes=(other, second)), expected=1, by="key-2", reason="\0 better")
-    store.write(Desired(routes=(second,)), expected=2, by="key-2")
-    store.write(Desired(routes=()), expected=3, reason="gone")
-    store.write(Desired(routes=(first,)), expected=4)
+    store.write_state(Desired(routes=(first, other)), expected=0, by="key-1", reason="begin")
+    store.write_state(Desired(routes=(other, second)), expected=1, by="key-2", reason="\0 better")
+    store.write_state(Desired(routes=(second,)), expected=2, by="key-2")
+    store.write_state(Desired(routes=()), expected=3, reason="gone")
+    store.write_state(Desired(routes=(first,)), expected=4)
     history = store.history("support")
     assert [(each.number, each.state, each.route) for each in history] == [
         (4, 5, first),
@@ -108,20 +108,20 @@ def test_every_version_of_a_route_is_kept_with_who_and_why(store: Store) -> None
 
 
 def test_a_route_that_an_earlier_release_wrote_with_fewer_fields_gets_no_new_version_by_that(store: Store) -> None:
-    written = store.write(Desired(routes=(route("a"),)), expected=0)
+    written = store.write_state(Desired(routes=(route("a"),)), expected=0)
     record = {key: value for key, value in msgspec.to_builtins(route("a")).items() if key != "shadow"}
     change = text("UPDATE routes SET record = :record")
     store.run_write(lambda connection: connection.execute(change, {"record": json.dumps(record)}))
-    store.write(msgspec.structs.replace(written, routes=(*store.read().routes, route("b"))), expected=1)
+    store.write_state(msgspec.structs.replace(written, routes=(*store.read_state().routes, route("b"))), expected=1)
     assert [len(store.history(alias)) for alias in ("a", "b")] == [1, 1]
 
 
 def test_a_closed_rollout_leaves_the_state_and_stays_in_the_history(store: Store) -> None:
-    store.write(Desired(rollouts=(rollout("r1"), rollout("r2", "legal"))), expected=0)
+    store.write_state(Desired(rollouts=(rollout("r1"), rollout("r2", "legal"))), expected=0)
     ended = Desired(rollouts=(rollout("r1", is_open=False, sequence=2), rollout("r2", "legal"), rollout("r3")))
-    written = store.write(ended, expected=1)
+    written = store.write_state(ended, expected=1)
     assert {each.id for each in written.rollouts} == {"r2", "r3"}
-    assert store.read().rollouts == written.rollouts
+    assert store.read_state().rollouts == written.rollouts
     assert [each.id for each in store.rollouts("support")] == ["r3", "r1"]
     assert store.rollouts("support")[1] == rollout("r1", is_open=False, sequence=2)
     assert [each.id for each in store.rollouts(limit=1)] == ["r3"]
@@ -136,16 +136,16 @@ def written_rollout(store: Store) -> str:
 def test_what_a_later_release_wrote_of_a_rollout_outlives_other_changes_and_goes_with_its_next_step(
     store: Store,
 ) -> None:
-    store.write(Desired(rollouts=(rollout(),)), expected=0)
+    store.write_state(Desired(rollouts=(rollout(),)), expected=0)
     record = json.loads(written_rollout(store))
     record["body"]["mood"] = "hopeful"
     written = json.dumps(record)
     store.run_write(lambda connection: connection.execute(text("UPDATE rollouts SET record = :it"), {"it": written}))
-    desired = store.read()
+    desired = store.read_state()
     assert desired.rollouts == (rollout(),)
-    store.write(msgspec.structs.replace(desired, keys=(key(1),)), expected=1)
+    store.write_state(msgspec.structs.replace(desired, keys=(key(1),)), expected=1)
     assert written_rollout(store) == written
-    store.write(desired.with_rollout(rollout(sequence=2)), expected=2)
+    store.write_state(desired.with_rollout(rollout(sequence=2)), expected=2)
     assert "mood" not in written_rollout(store)
 
 
@@ -153,7 +153,11 @@ def test_a_rollout_that_cannot_be_read_stays_as_it_was_written_and_is_counted_to
     body = {"state": {"stage": 3, "entered_at": 7, "plan": {"of": "a later release"}}, "threshold_seconds": 2}
     damaged = from_row(RolloutRow(id="r1", alias="support", is_open=True, body=body))
     assert damaged.tag() == RolloutTag(id="r1", stage=3, entered_at=7.0, threshold_seconds=2.0)
-    assert store.write(Desired(rollouts=(damaged,)), expected=0).rollouts == store.read().rollouts == (damaged,)
+    assert (
+        store.write_state(Desired(rollouts=(damaged,)), expected=0).rollouts
+        == store.read_state().rollouts
+        == (damaged,)
+    )
     assert to_row(store.rollouts()[0]).body == body
     nothing = from_row(RolloutRow(id="r1", alias="support", is_open=True, body={"state": 3}))
     assert nothing.tag() is None
@@ -161,10 +165,10 @@ def test_a_rollout_that_cannot_be_read_stays_as_it_was_written_and_is_counted_to
 
 def test_a_route_has_one_open_rollout_at_most_and_it_cannot_be_left_out(store: Store) -> None:
     with pytest.raises(ValueError, match="more than one rollout is open"):
-        store.write(Desired(rollouts=(rollout("r1"), rollout("r2"))), expected=0)
-    store.write(Desired(rollouts=(rollout("r1"),)), expected=0)
+        store.write_state(Desired(rollouts=(rollout("r1"), rollout("r2"))), expected=0)
+    store.write_state(Desired(rollouts=(rollout("r1"),)), expected=0)
     with pytest.raises(ValueError, match="`r1` is open; close it"):
-        store.write(Desired(rollouts=(rollout("r2"),)), expected=1)
+        store.write_state(Desired(rollouts=(rollout("r2"),)), expected=1)
     assert store.version() == 1
 
 
@@ -174,7 +178,7 @@ def test_the_journal_is_chained_and_in_the_order_of_writing(store: Store) -> Non
         {"what": "two"},
         {"what": "three"},
     ]
-    store.write(Desired(), expected=0, journal=records[:2])
+    store.write_state(Desired(), expected=0, journal=records[:2])
     store.append(records[2:])
     assert store.version() == 1
     entries = store.journal()
@@ -205,7 +209,7 @@ def test_the_journal_is_chained_and_in_the_order_of_writing(store: Store) -> Non
     ids=range(11),
 )
 def test_tampering_with_the_journal_is_found(store: Store, tampering: str, found: str) -> None:
-    store.write(Desired(), expected=0, journal=[{"what": "one"}, {"what": "two"}, {"what": "three"}])
+    store.write_state(Desired(), expected=0, journal=[{"what": "one"}, {"what": "two"}, {"what": "three"}])
     for statement in tampering.split("; "):
         store.run_write(lambda connection, each=statement: connection.execute(text(each)))  # type: ignore[misc]
     broken = store.verify_journal()
@@ -222,9 +226,9 @@ def test_tampering_with_the_journal_is_found(store: Store, tampering: str, found
     ],
 )
 def test_a_journal_that_was_tampered_with_stops_no_change_and_stays_broken(store: Store, tampering: str) -> None:
-    store.write(Desired(), expected=0, journal=[{"what": "one"}, {"what": "two"}])
+    store.write_state(Desired(), expected=0, journal=[{"what": "one"}, {"what": "two"}])
     store.run_write(lambda connection: connection.execute(text(tampering)))
-    store.write(Desired(), expected=1, journal=[{"what": "a rollback"}])
+    store.write_state(Desired(), expected=1, journal=[{"what": "a rollback"}])
     assert store.journal(newest=True, limit=1)[0].record == {"what": "a rollback"}
     assert store.verify_journal() is not None
 
@@ -232,21 +236,21 @@ def test_a_journal_that_was_tampered_with_stops_no_change_and_stays_broken(store
 def test_a_leader_that_was_overtaken_cannot_write(store: Store) -> None:
     store.prepare()
     store.run_write(lambda connection: connection.execute(text("UPDATE state SET fence = 2")))
-    store.write(Desired(), expected=0, fence=2)
+    store.write_state(Desired(), expected=0, fence=2)
     with pytest.raises(Fenced, match="leader 2 has taken over from leader 1"):
-        store.write(Desired(), expected=1, fence=1)
+        store.write_state(Desired(), expected=1, fence=1)
     with pytest.raises(Fenced):
         store.append([{"what": "late"}], fence=1)
     with pytest.raises(StaleWrite):
-        store.write(Desired(), expected=0, fence=2)
-    assert store.write(Desired(), expected=1).version == 2  # an operator needs no fence
+        store.write_state(Desired(), expected=0, fence=2)
+    assert store.write_state(Desired(), expected=1).version == 2  # an operator needs no fence
     assert store.journal() == ()
 
 
 def test_a_record_that_is_no_json_is_refused_before_anything_is_written(store: Store) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        store.write(Desired(keys=(key(1),)), expected=0, journal=[{"rate": float("nan")}])
-    assert store.read() == Desired()
+        store.write_state(Desired(keys=(key(1),)), expected=0, journal=[{"rate": float("nan")}])
+    assert store.read_state() == Desired()
 
 
 def test_a_repeated_request_gets_the_first_answer(store: Store) -> None:
@@ -328,8 +332,8 @@ def test_removing_a_version_removes_its_fingerprints_in_the_same_change(store: S
     kept, gone = entry("a"), entry("b")
     for each in (kept, gone):
         asyncio.run(records.keep(each.ref.version, "http://one", made(1)))
-    desired = store.write(Desired(adapters=(kept, gone)), expected=0)
-    store.write(desired.without({gone.ref.version}), expected=1)
+    desired = store.write_state(Desired(adapters=(kept, gone)), expected=0)
+    store.write_state(desired.without({gone.ref.version}), expected=1)
     again = FingerprintStore(store)
     again.load()
     assert set(again.of(kept.ref.version)) == {"http://one"}

@@ -42,7 +42,7 @@ def test_a_server_that_accepts_and_says_nothing_fails_within_the_limit() -> None
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         store = open_store(f"postgresql://u:secret@127.0.0.1:{port}/d", now=time.time, seconds=SECONDS)
-        for call in (store.read, lambda: store.write(Desired(), expected=0)):
+        for call in (store.read_state, lambda: store.write_state(Desired(), expected=0)):
             took = fails_in_time(call, r"postgresql://u:\*\*\*@127.0.0.1.*what is served goes on")
             print(f"failed after {took:.2f} s, limit {SECONDS:g} s")
         store.close()
@@ -54,7 +54,7 @@ def test_a_server_that_refuses_fails_at_once_and_hides_the_password() -> None:
         where = f"postgresql://u:secret@127.0.0.1:{taken.getsockname()[1]}/d"
         store = open_store(where, now=time.time, seconds=SECONDS)
         with pytest.raises(StoreUnavailable) as failure:
-            store.read()
+            store.read_state()
     assert "refused" in str(failure.value)
     assert "secret" not in str(failure.value)
 
@@ -74,15 +74,15 @@ def test_a_feed_of_a_store_that_is_gone_tells_its_trouble_and_stops_soon() -> No
 
 def test_a_database_that_another_process_keeps_locked_fails_within_the_limit_and_still_reads(tmp_path: Path) -> None:
     store = open_store(tmp_path, now=time.time, seconds=SECONDS)
-    written = store.write(Desired(keys=(key(1),)), expected=0)
+    written = store.write_state(Desired(keys=(key(1),)), expected=0)
     other = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     # SQLite's own limit ends first where the machine is idle, and the store's where it is busy.
-    fails_in_time(lambda: store.write(Desired(), expected=1), "locked|no answer within")
-    assert store.read() == written
+    fails_in_time(lambda: store.write_state(Desired(), expected=1), "locked|no answer within")
+    assert store.read_state() == written
     other.execute("ROLLBACK")
     other.close()
-    assert store.write(Desired(), expected=1).version == 2
+    assert store.write_state(Desired(), expected=1).version == 2
     store.close()
 
 
@@ -93,26 +93,26 @@ def limit_pages(database: Database, pages: int) -> None:
 
 def test_a_full_disk_refuses_the_change_whole_and_takes_it_when_there_is_room(tmp_path: Path) -> None:
     store = open_store(tmp_path, now=time.time)
-    written = store.write(Desired(keys=(key(1),)), expected=0, journal=[{"what": "one"}])
+    written = store.write_state(Desired(keys=(key(1),)), expected=0, journal=[{"what": "one"}])
     limit_pages(store.database, 1)  # SQLite takes this as: no more than there are
     many = Desired(keys=tuple(key(number) for number in range(2000)))
     with pytest.raises(StoreUnavailable, match=r"full.*free space"):
-        store.write(many, expected=1, journal=[{"what": "two"}])
-    assert store.read() == written
+        store.write_state(many, expected=1, journal=[{"what": "two"}])
+    assert store.read_state() == written
     assert store.verify_journal() is None
     limit_pages(store.database, 100_000)
-    assert len(store.write(many, expected=1, journal=[{"what": "two"}]).keys) == 2000
-    assert store.read().version == 2
+    assert len(store.write_state(many, expected=1, journal=[{"what": "two"}]).keys) == 2000
+    assert store.read_state().version == 2
     store.close()
 
 
 def test_a_read_only_store_reads_and_refuses_changes(tmp_path: Path) -> None:
     store = open_store(tmp_path, now=time.time)
-    written = store.write(Desired(keys=(key(1),)), expected=0)
+    written = store.write_state(Desired(keys=(key(1),)), expected=0)
     event.listen(store.database._engine, "checkout", lambda raw, *_: raw.execute("PRAGMA query_only=1") and None)
     with pytest.raises(StoreUnavailable, match="readonly"):
-        store.write(Desired(), expected=1)
-    assert store.read() == written
+        store.write_state(Desired(), expected=1)
+    assert store.read_state() == written
     store.close()
 
 
@@ -134,7 +134,7 @@ def test_a_call_that_hangs_for_good_is_given_up_and_too_many_are_refused_at_once
 
 def test_a_change_that_was_given_up_is_not_made_when_the_database_answers_again(tmp_path: Path) -> None:
     patient = open_store(tmp_path, now=time.time, seconds=PATIENCE_SECONDS)
-    patient.write(Desired(), expected=0)
+    patient.write_state(Desired(), expected=0)
     store = open_store(tmp_path, now=time.time, seconds=0.2)
     answers = threading.Event()
 
@@ -154,8 +154,8 @@ def test_a_change_that_was_given_up_is_not_made_when_the_database_answers_again(
 def test_a_file_that_was_removed_or_replaced_takes_no_changes_that_would_be_lost(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     store, other = (open_store(folder, now=time.time) for folder in (tmp_path, tmp_path / "other"))
-    store.write(Desired(keys=(key(1),)), expected=0)
-    other.write(Desired(keys=(key(2),)), expected=0)
+    store.write_state(Desired(keys=(key(1),)), expected=0)
+    other.write_state(Desired(keys=(key(2),)), expected=0)
     other.close()
     feed = Feed(store, lambda _: None, poll_seconds=0.01)
     feed.start()
@@ -164,13 +164,13 @@ def test_a_file_that_was_removed_or_replaced_takes_no_changes_that_would_be_lost
         for path in tmp_path.glob("state.db*"):
             path.unlink()
         with pytest.raises(StoreUnavailable, match="no such table"):
-            store.write(Desired(), expected=1)
+            store.write_state(Desired(), expected=1)
         until(lambda: feed.trouble)
     finally:
         feed.stop()
     for path in (tmp_path / "other").glob("state.db*"):
         path.replace(tmp_path / path.name)
-    assert store.read().keys == (key(2),), "it connects to what is there now"
+    assert store.read_state().keys == (key(2),), "it connects to what is there now"
     store.close()
 
 
@@ -186,4 +186,4 @@ def test_a_store_whose_folder_cannot_be_made_says_where(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     store = open_store(tmp_path / "file" / "state", now=time.time)
     with pytest.raises(StoreUnavailable, match=os.fspath(tmp_path / "file" / "state" / "state.db")):
-        store.read()
+        store.read_state()

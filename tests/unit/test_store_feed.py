@@ -33,7 +33,7 @@ def test_the_feed_tells_the_version_at_first_and_after_each_change(where: str) -
         assert told.get(timeout=PATIENCE_SECONDS)[0] == 0
         delays = []
         for version in range(CHANGES):
-            writer.write(Desired(), expected=version)
+            writer.write_state(Desired(), expected=version)
             began = time.monotonic()
             found, when = told.get(timeout=PATIENCE_SECONDS)
             assert found == version + 1
@@ -61,13 +61,13 @@ def test_what_changes_no_version_tells_nothing(store: Store) -> None:
         looked_at = feed._contact
         store.append([{"what": "a remark"}])
         until(lambda: feed._contact > looked_at)
-        store.write(Desired(), expected=0)
+        store.write_state(Desired(), expected=0)
         assert told.get(timeout=PATIENCE_SECONDS)[0] == 1, "and it was not told of the remark before"
 
 
 def test_a_feed_that_stops_tells_no_more(store: Store) -> None:
     with fed(store) as (feed, told):
         told.get(timeout=PATIENCE_SECONDS)
-    store.write(Desired(), expected=0)
+    store.write_state(Desired(), expected=0)
     until(lambda: not feed._thread.is_alive())
     assert told.empty()

@@ -75,7 +75,7 @@ def test_a_writer_that_is_killed_leaves_the_state_before_or_after_its_change(whe
             time.sleep(chance.uniform(0, 0.05))
             os.kill(pid, signal.SIGKILL)
             done = max([done, *(each for each in last_words(told) if isinstance(each, int))])
-        state = store.read()
+        state = store.read_state()
         assert state.version in (done, done + 1)
         assert [record.id for record in state.keys] == [f"key-{number}" for number in range(1, state.version + 1)]
         head = store.journal_head()
@@ -171,14 +171,14 @@ def test_writers_in_several_processes_take_turns(store: Store, where: str) -> No
         patience = time.monotonic() + PATIENCE_SECONDS
         stale = 0
         while sum(entry.record["fence"] for entry in store.journal()) < 5:
-            desired = store.read()
+            desired = store.read_state()
             try:
-                store.write(with_another_key(desired), expected=desired.version, journal=[{"fence": 0}])
+                store.write_state(with_another_key(desired), expected=desired.version, journal=[{"fence": 0}])
             except StaleWrite:
                 stale += 1
             assert time.monotonic() < patience
             time.sleep(0.005)
-    desired = store.read()
+    desired = store.read_state()
     assert len(desired.keys) == desired.version == len(store.journal())
     assert store.verify_journal() is None
     print(f"{desired.version} written, {stale} of ours stale")

@@ -67,26 +67,26 @@ def write_migrations(folder: Path, more: str = "") -> Path:
 
 def test_a_later_release_migrates_a_store_with_all_that_is_in_it(where: str, tmp_path: Path) -> None:
     store = new_store(where)
-    written = store.write(Desired(keys=(key(1), key(2))), expected=0, journal=[{"what": "new"}])
+    written = store.write_state(Desired(keys=(key(1), key(2))), expected=0, journal=[{"what": "new"}])
     store.database.write(lambda connection: migrate(connection, "0005", write_migrations(tmp_path / "later")))
     wings = text("SELECT wings FROM keys ORDER BY position")
     assert store.database.read(lambda connection: list(connection.scalars(wings))) == [3, 2]
     assert store.database.read(revision_of) == "0005"
     store.database.write(lambda connection: connection.execute(text("UPDATE loragate_schema SET version_num = '0004'")))
-    assert store.read() == written
+    assert store.read_state() == written
     assert store.verify_journal() is None
     store.close()
 
 
 def test_a_migration_that_fails_leaves_the_store_as_it_was(where: str, tmp_path: Path) -> None:
     store = new_store(where)
-    written = store.write(Desired(keys=(key(1),)), expected=0)
+    written = store.write_state(Desired(keys=(key(1),)), expected=0)
     broken = write_migrations(tmp_path / "broken", "op.drop_table('no_such_table')")
     with pytest.raises((StoreError, SQLAlchemyError), match="no_such_table"):
         store.database.write(lambda connection: migrate(connection, "0005", broken))
     assert store.database.read(revision_of) == "0004"
     assert "wings" not in store.database.read(lambda at: [each["name"] for each in inspect(at).get_columns("keys")])
-    assert store.read() == written
+    assert store.read_state() == written
     store.close()
 
 
@@ -96,7 +96,7 @@ def test_of_several_that_start_on_an_empty_database_one_makes_the_tables(where: 
 
     def read(store: Store) -> None:
         try:
-            assert store.read() == Desired()
+            assert store.read_state() == Desired()
         except BaseException as error:  # noqa: BLE001 (told to the test)
             errors.append(error)
 
@@ -112,9 +112,9 @@ def test_of_several_that_start_on_an_empty_database_one_makes_the_tables(where: 
 
 def test_a_store_of_a_later_release_is_refused(where: str) -> None:
     running, store = new_store(where), new_store(where)
-    running.write(Desired(keys=(key(1),)), expected=0)
+    running.write_state(Desired(keys=(key(1),)), expected=0)
     running.run_write(lambda connection: connection.execute(text("UPDATE loragate_schema SET version_num = '9999'")))
-    for use in (store.read, running.read, lambda: running.write(Desired(), expected=1)):
+    for use in (store.read_state, running.read_state, lambda: running.write_state(Desired(), expected=1)):
         with pytest.raises(StoreTooNew, match="schema `9999`, and this release knows"):
             use()
     for each in (running, store):
@@ -123,34 +123,34 @@ def test_a_store_of_a_later_release_is_refused(where: str) -> None:
 
 def test_a_store_of_a_development_version_is_refused_and_left_alone(where: str) -> None:
     running, store = new_store(where), new_store(where)
-    running.write(Desired(keys=(key(1),)), expected=0)
+    running.write_state(Desired(keys=(key(1),)), expected=0)
     running.run_write(lambda connection: connection.execute(text("UPDATE loragate_schema SET version_num = '0003'")))
     with pytest.raises(StoreUnreadable, match=r"schema `0003` of a development version.*begin with another store"):
-        store.read()
+        store.read_state()
     assert running.database.read(revision_of) == "0003"
     for each in (running, store):
         each.close()
 
 
 def test_a_record_with_a_field_that_only_a_later_release_knows_is_not_guessed_at(store: Store) -> None:
-    store.write(Desired(routes=(route("support"),)), expected=0)
+    store.write_state(Desired(routes=(route("support"),)), expected=0)
     record = '{"alias":"support","control":"v1","salt":"s","wings":2}'
     later = text("UPDATE routes SET record = :record")
     store.run_write(lambda connection: connection.execute(later, {"record": record}))
     with pytest.raises(StoreUnreadable, match=r"`wings`.*run the release that wrote it"):
-        store.read()
+        store.read_state()
 
 
 def test_a_file_that_is_no_database_is_told_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "state.db").write_text("hello" * 1000)
     with pytest.raises(StoreUnreadable, match="restore it from a backup"):
-        new_store(tmp_path).read()
+        new_store(tmp_path).read_state()
 
 
 def test_a_folder_means_sqlite_in_it_readable_by_its_owner_alone(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "state"
     store = new_store(folder)
-    store.write(Desired(), expected=0)
+    store.write_state(Desired(), expected=0)
     assert {path.name for path in folder.iterdir()} >= {"state.db", "state.db-wal"}
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -166,7 +166,7 @@ def test_workers_never_import_the_database_and_alembic_is_imported_only_to_migra
         "import sys; import gateway.workers.worker, gateway.app;"
         "assert not {'sqlalchemy', 'psycopg', 'alembic'} & set(sys.modules), 'in a worker';"
         "from pathlib import Path; from gateway.store.sql import open_store;"
-        "open_store(Path(sys.argv[1]), now=lambda: 0.0).read();"
+        "open_store(Path(sys.argv[1]), now=lambda: 0.0).read_state();"
         "assert not {'psycopg', 'alembic'} & set(sys.modules), 'at the start'"
     )
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
