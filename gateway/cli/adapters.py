@@ -72,12 +72,12 @@ def fuse(parents: tuple[str, ...], as_json: bool, **options: Any) -> None:
     PARENT is an alias or a version; without a weight it is 1.
     """
     try:
-        read = parse_parents(parents)
+        sources = parse_parents(parents)
     except CannotFuse as error:
         raise fail(f"{error}; {error.remedy}") from None
     names = ("name", "method", "rank", "density", "seed", "notes", "activate")
     body = {key: options.pop(key) for key in names}
-    body["parents"] = [{"version": parent.version, "weight": parent.weight} for parent in read]
+    body["parents"] = [{"version": parent.version, "weight": parent.weight} for parent in sources]
     _register("/fuse", body, as_json, options)
 
 

@@ -33,10 +33,10 @@ def rollback(
 
     result = parse_reply(RollbackView.model_validate, answer)
     before = result.before
-    had = before.control
+    before_text = before.control
     if before.weight:
-        had = f"{had}, {share(before.weight)} {before.candidate}"
-    say(f"`{alias}`: all to {result.control} (before: {had}).")
+        before_text = f"{before_text}, {share(before.weight)} {before.candidate}"
+    say(f"`{alias}`: all to {result.control} (before: {before_text}).")
     if result.rollout:
         say(f"This takes back rollout {result.rollout}; `loragate explain {result.rollout}` tells its story.")
     gateways = result.gateways

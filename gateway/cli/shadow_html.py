@@ -73,7 +73,7 @@ def _comparison(each: "ComparisonView", report: "ShadowReport") -> dict[str, Any
         "size": f"{pairs} of {sessions}, {_span(each.first_at, each.last_at)}",
         "tiles": list(_tiles(each)),
         "drift_plots": list(_drift_plots(each, report)),
-        "moved_tokens": [_moved_token(moved) for moved in drift.top_moved] if drift is not None else [],
+        "moved_tokens": [_token_row(token) for token in drift.top_moved] if drift is not None else [],
         "task_plot": None if each.kind == "noise" else plot_scores_by_task(each),
         "scores": [_score(figure) for figure in figures_of(each)],
         # A single task has the same figures as the whole comparison.
@@ -113,11 +113,11 @@ def _drift_plots(each: "ComparisonView", report: "ShadowReport") -> Iterator[str
     yield plot_log_ratios(each, each.drift, _noise_drift(report, each))
 
 
-def _moved_token(moved: "MovedView") -> dict[str, str]:
+def _token_row(token: "MovedView") -> dict[str, str]:
     return {
-        "token": repr(moved.token)[1:-1],
-        "log_ratio": f"{moved.log_ratio:+.1f}",
-        "count": f"{moved.count:,}",
+        "token": repr(token.token)[1:-1],
+        "log_ratio": f"{token.log_ratio:+.1f}",
+        "count": f"{token.count:,}",
     }
 
 

@@ -70,8 +70,8 @@ def show(report: "ShadowReport") -> None:
         say(f"  {LEGEND}")
     if report.rollout is not None:
         _show_rollout(report.rollout)
-    for moved in report.over_time:
-        say(f"since {moved.version} was accepted: {over_time_line(moved)}")
+    for measure in report.over_time:
+        say(f"since {measure.version} was accepted: {over_time_line(measure)}")
     for opinion in report.feedback:
         say(f"feedback on the {opinion.arm}: {opinion.n:,}, of them bad {opinion.bad:,}")
     say()
@@ -217,8 +217,8 @@ def _show_drift(drift: "DriftView") -> None:
         f"  {drift.moved_share:.1%} of the tokens moved by over 1 nat; same first choice for {drift.top1_agreement:.1%}"
     )
     if drift.top_moved:
-        moved = ", ".join(f"{each.token!r} {each.log_ratio:+.1f}" for each in drift.top_moved)
-        say(f"  moved most, in nats: {moved}")
+        tokens = ", ".join(f"{each.token!r} {each.log_ratio:+.1f}" for each in drift.top_moved)
+        say(f"  moved most, in nats: {tokens}")
 
 
 def _show_lengths(each: "ComparisonView") -> None:

@@ -36,7 +36,7 @@ def plot_kl(comparison: "ComparisonView", drift: "DriftView", limit: float | Non
 
     def draw(axes: Any) -> None:
         for number, task in enumerate(_tasks(comparison)):
-            of_task = [(at * scale, max(SMALLEST_KL, kl)) for at, asked, kl in points if asked == task]
+            of_task = [(at * scale, max(SMALLEST_KL, kl)) for at, its_task, kl in points if its_task == task]
             if of_task:
                 colour = SERIES[number % len(SERIES)]
                 axes.scatter(*zip(*of_task, strict=True), s=13, color=colour, alpha=0.75, lw=0, label=_label_of(task))
@@ -139,11 +139,11 @@ def _draw_comparator(axes: Any, name: str, tasks: Sequence["TaskView"]) -> None:
         if figure is None:
             continue
         is_difference = figure.is_difference
-        equal, found = (figure.control, figure.candidate) if is_difference else (figure.noise, figure.mean)
+        equal, score = (figure.control, figure.candidate) if is_difference else (figure.noise, figure.mean)
         if equal is not None:
-            axes.plot([equal, found], [place, place], color=ALARM, lw=2, alpha=0.55, zorder=2, solid_capstyle="butt")
+            axes.plot([equal, score], [place, place], color=ALARM, lw=2, alpha=0.55, zorder=2, solid_capstyle="butt")
             axes.scatter([equal], [place], s=42, color=CONTROL, zorder=3)
-        axes.scatter([found], [place], s=42, color=VERSION, zorder=4)
+        axes.scatter([score], [place], s=42, color=VERSION, zorder=4)
     axes.set_title(f"{name}: {'control → version' if is_difference else 'noise → version'}", fontsize=9.5)
     axes.set_xlim(-0.04, 1.04)
     axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])

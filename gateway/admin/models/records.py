@@ -71,7 +71,7 @@ class AsView:
             is_required = field.name in required or default is msgspec.NODEFAULT
             about_field = next((note.description for note in notes if isinstance(note, msgspec.Meta)), None)
             fields[field.name] = (
-                _viewed(kind, views),
+                _view_type(kind, views),
                 Field(... if is_required else default, description=about_field),
             )
         config = ConfigDict(from_attributes=True)
@@ -88,11 +88,11 @@ class AsView:
         return self.record(**{name: getattr(model, name) for name in self.record.__struct_fields__})
 
 
-def _viewed(kind: Any, views: Mapping[Any, AsView]) -> Any:
+def _view_type(kind: Any, views: Mapping[Any, AsView]) -> Any:
     """Return a type with every record in it as a view."""
     if kind in views:
         return Annotated[kind, views[kind]]
-    parts = tuple(_viewed(part, views) for part in get_args(kind))
+    parts = tuple(_view_type(part, views) for part in get_args(kind))
     if get_origin(kind) is tuple:
         return get_origin(kind)[parts]
     return functools.reduce(operator.or_, parts) if isinstance(kind, UnionType) else kind
@@ -115,7 +115,7 @@ class AsDeclared:
         models = {declared.record: declared.model for declared in inside}
         fields: dict[str, Any] = {}
         for key, field in find_declared_fields(record).items():
-            kind = models[field.policy] if field.how.kind == "policy" else _written_type(field)
+            kind = models[field.policy] if field.how.kind == "policy" else _json_type(field)
             default = ... if field.is_required else field.default if field.how.kind == "choice" else None
             fields[key] = (
                 kind | None if default is None else kind,
@@ -129,14 +129,14 @@ class AsDeclared:
         self.model: type[BaseModel] = create_model(name, __config__=ConfigDict(extra="forbid"), __doc__=about, **fields)
 
     def __get_pydantic_core_schema__(self, _: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        return core_schema.no_info_after_validator_function(_given, handler.generate_schema(self.model))
+        return core_schema.no_info_after_validator_function(_dump_given_fields, handler.generate_schema(self.model))
 
 
-def _given(model: BaseModel) -> dict[str, Any]:
+def _dump_given_fields(model: BaseModel) -> dict[str, Any]:
     return model.model_dump(exclude_unset=True)
 
 
-def _written_type(field: DeclaredField) -> Any:
+def _json_type(field: DeclaredField) -> Any:
     match field.how.kind:
         case "share" | "time":
             return StrictInt | StrictStr
