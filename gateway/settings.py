@@ -217,7 +217,7 @@ class Settings(_Strict):
         return self
 
     @model_validator(mode="after")
-    def _shared_store_means_shared_registry(self) -> "Settings":
+    def _require_shared_registry(self) -> "Settings":
         if self.store is not None and not self.store.startswith("sqlite") and self.adapters.registry is None:
             raise ValueError(
                 "adapters.registry: gateways that share a store need one folder for adapters, which all of them and "

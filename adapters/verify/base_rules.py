@@ -40,13 +40,13 @@ def base_problems(config: Mapping[str, object], parts: Parts, base: BaseModel | 
         if pair.is_expert and any(".experts" in name for name in base.modules):
             yield _experts(pair)
         elif pair.module in base.modules:
-            yield from shape_fits(pair, base.modules[pair.module], is_transposed=is_transposed)
+            yield from check_shape(pair, base.modules[pair.module], is_transposed=is_transposed)
         elif _tail(pair.module) in tails:
             yield _name_problem(pair, tails[_tail(pair.module)])
         else:
             yield name_matches_nothing(pair, base.modules)
     for tensor in parts.saved_embeddings:
-        yield from saved_embeddings_fit(tensor, base.modules)
+        yield from check_embedding_shape(tensor, base.modules)
 
 
 def _not_checked(base: BaseModel | None) -> Problem:
@@ -64,7 +64,7 @@ def _not_checked(base: BaseModel | None) -> Problem:
     )
 
 
-def shape_fits(pair: LoraPair, shape: Shape | None, *, is_transposed: bool) -> Iterator[Problem]:
+def check_shape(pair: LoraPair, shape: Shape | None, *, is_transposed: bool) -> Iterator[Problem]:
     """Refuse matrices whose width differs from the layer's: A is (rank, in), B is (out, rank)."""
     if shape is None:
         message = "the base's layer is quantised, so the shape was not compared"
@@ -133,7 +133,7 @@ def _experts(pair: LoraPair) -> Problem:
     return _warning("experts_not_checked", message, None, None, pair.module, remedy)
 
 
-def saved_embeddings_fit(tensor: Tensor, modules: Modules) -> Iterator[Problem]:
+def check_embedding_shape(tensor: Tensor, modules: Modules) -> Iterator[Problem]:
     """Refuse a saved matrix whose size differs from the base's: vLLM ignores the rows that were added."""
     end = tensor.name.removesuffix(".base_layer.weight").rpartition(".")[2]
     shape = next((shape for name, shape in modules.items() if name.rpartition(".")[2] == end), None)
@@ -144,7 +144,7 @@ def saved_embeddings_fit(tensor: Tensor, modules: Modules) -> Iterator[Problem]:
         yield _error("embeddings_resized", message, value, limit, tensor.name, remedy)
 
 
-def embedding_targets(parts: Parts, base: BaseModel | None, limits: EngineLimits) -> Iterator[Problem]:
+def check_embedding_targets(parts: Parts, base: BaseModel | None, limits: EngineLimits) -> Iterator[Problem]:
     """Report whether the engine serves changes of `lm_head` and of the input embeddings, and with what limitations."""
     for pair in parts.pairs.values():
         is_head = pair.leaf == "lm_head"

@@ -120,9 +120,9 @@ def _tensor_problems(
     if config is not None:
         yield from tensor_rules.rank_problems(config, parts, limits)
         yield from tensor_rules.target_problems(config, parts)
-    yield from tensor_rules.saved_embeddings(parts)
+    yield from tensor_rules.check_saved_embeddings(parts)
     yield from base_rules.base_problems(config or {}, parts, base)
-    yield from base_rules.embedding_targets(parts, base, limits)
+    yield from base_rules.check_embedding_targets(parts, base, limits)
 
 
 def _manifest(

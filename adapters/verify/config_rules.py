@@ -43,26 +43,26 @@ _MAX_REPEATS: Final = 2
 
 def config_problems(config: Config, limits: EngineLimits) -> Iterator[Problem]:
     """Yield the problems of a config that was parsed."""
-    yield from adapter_type(config)
-    yield from required_fields(config)
-    yield from rank(config, limits)
-    yield from alpha(config)
-    yield from patterns(config, limits)
-    yield from refused_fields(config)
-    yield from bias(config)
-    yield from saved_modules(config)
-    yield from initialisation(config)
-    yield from target_parameters(config)
+    yield from check_adapter_type(config)
+    yield from check_required_fields(config)
+    yield from check_rank(config, limits)
+    yield from check_alpha(config)
+    yield from check_patterns(config, limits)
+    yield from check_refused_fields(config)
+    yield from check_bias(config)
+    yield from check_saved_modules(config)
+    yield from check_initialisation(config)
+    yield from check_target_parameters(config)
 
 
-def adapter_type(config: Config) -> Iterator[Problem]:
+def check_adapter_type(config: Config) -> Iterator[Problem]:
     """Refuse other types than LoRA: vLLM ignores the type and would read the adapter as a LoRA."""
     kind = config.get("peft_type", "LORA")
     if kind != "LORA":
         yield _problem("not_lora", "the adapter is of another type", render(kind), "LORA", "train a LoRA", "peft_type")
 
 
-def required_fields(config: Config) -> Iterator[Problem]:
+def check_required_fields(config: Config) -> Iterator[Problem]:
     """Refuse a config without the fields that vLLM requires."""
     for field in _REQUIRED:
         if field not in config:
@@ -77,7 +77,7 @@ def required_fields(config: Config) -> Iterator[Problem]:
         )
 
 
-def rank(config: Config, limits: EngineLimits) -> Iterator[Problem]:
+def check_rank(config: Config, limits: EngineLimits) -> Iterator[Problem]:
     """Refuse a rank that is not a positive number, or beyond the engine's limit."""
     if "r" in config:
         yield from _rank(config["r"], "r", limits)
@@ -104,7 +104,7 @@ def _next_rank(value: int) -> int:
     return next((each for each in (1, 8, 16, 32, 64, 128, 256, 320, 512) if each >= value), value)
 
 
-def alpha(config: Config) -> Iterator[Problem]:
+def check_alpha(config: Config) -> Iterator[Problem]:
     """Refuse an alpha that is not a positive number: with 0, only the base would be served."""
     if "lora_alpha" in config:
         yield from _alpha(config["lora_alpha"], "lora_alpha")
@@ -116,7 +116,7 @@ def _alpha(value: object, where: str) -> Iterator[Problem]:
         yield _problem("alpha_invalid", "the alpha cannot be", render(value), "a positive number", remedy, where)
 
 
-def patterns(config: Config, limits: EngineLimits) -> Iterator[Problem]:
+def check_patterns(config: Config, limits: EngineLimits) -> Iterator[Problem]:
     """Check ranks and alphas of single modules. vLLM 0.32 applies both, and matches names as PEFT does."""
     for field, check in (("rank_pattern", lambda value, where: _rank(value, where, limits)), ("alpha_pattern", _alpha)):
         pattern = config.get(field)
@@ -161,7 +161,7 @@ def _unsafe_pattern_found(key: str) -> bool:
     return next(_unsafe_pattern(key, ""), None) is not None
 
 
-def refused_fields(config: Config) -> Iterator[Problem]:
+def check_refused_fields(config: Config) -> Iterator[Problem]:
     """Refuse fields that vLLM refuses, and fields that vLLM ignores although PEFT uses them."""
     for field, (code, message) in _REFUSED_FIELDS.items():
         value = config.get(field)
@@ -169,7 +169,7 @@ def refused_fields(config: Config) -> Iterator[Problem]:
             yield _problem(code, message, render(value), "not set", f"train without `{field}`, or {_MERGE}", field)
 
 
-def bias(config: Config) -> Iterator[Problem]:
+def check_bias(config: Config) -> Iterator[Problem]:
     """Refuse trained biases, which vLLM does not support."""
     value = config.get("bias", "none")
     if value not in ("none", None):
@@ -177,7 +177,7 @@ def bias(config: Config) -> Iterator[Problem]:
         yield _problem("bias", "vLLM refuses adapters with a bias", render(value), "none", remedy, "bias")
 
 
-def saved_modules(config: Config) -> Iterator[Problem]:
+def check_saved_modules(config: Config) -> Iterator[Problem]:
     """Refuse whole modules saved with the LoRA: vLLM supports only a classifier's head, never a generating model's."""
     value = config.get("modules_to_save")
     if value:
@@ -186,7 +186,7 @@ def saved_modules(config: Config) -> Iterator[Problem]:
         yield _problem("modules_to_save", message, render(value), "none", remedy, "modules_to_save")
 
 
-def initialisation(config: Config) -> Iterator[Problem]:
+def check_initialisation(config: Config) -> Iterator[Problem]:
     """Refuse initialisations that change the base's weights: PiSSA, OLoRA, CorDA, LoftQ."""
     value = config.get("init_lora_weights", True)
     if isinstance(value, str) and value.lower() not in HARMLESS_INITS:
@@ -206,7 +206,7 @@ def initialisation(config: Config) -> Iterator[Problem]:
         )
 
 
-def target_parameters(config: Config) -> Iterator[Problem]:
+def check_target_parameters(config: Config) -> Iterator[Problem]:
     """Warn that experts' parameters cannot be checked against the base."""
     value = config.get("target_parameters")
     if value:

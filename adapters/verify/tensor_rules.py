@@ -35,20 +35,20 @@ _STRANGE: Final[Mapping[str, tuple[str, str]]] = {
 def tensor_problems(tensors: Mapping[str, Tensor], parts: Parts) -> Iterator[Problem]:
     """Yield the problems of the tensors that do not depend on the config."""
     for tensor in tensors.values():
-        yield from weight_dtype(tensor)
-        yield from name_length(tensor)
+        yield from check_weight_dtype(tensor)
+        yield from check_name_length(tensor)
     for tensor in parts.strange:
         yield not_lora(tensor)
     for tensor in parts.repeated:
         message = "another tensor is the same half of the same module"
         yield _problem("tensor_duplicate", message, render(tensor.name), "each half once", _SAVE, tensor.name)
     for pair in parts.pairs.values():
-        yield from halves(pair)
-        yield from dimensions(pair)
-        yield from shapes_fit(pair)
+        yield from check_halves(pair)
+        yield from check_dimensions(pair)
+        yield from check_shapes(pair)
 
 
-def weight_dtype(tensor: Tensor) -> Iterator[Problem]:
+def check_weight_dtype(tensor: Tensor) -> Iterator[Problem]:
     """Refuse integers and packed floats: quantised weights have no meaning without their scales."""
     if tensor.dtype not in WEIGHT_DTYPES:
         remedy = "save the adapter's own weights in float (they are, if the base alone is quantised)"
@@ -56,7 +56,7 @@ def weight_dtype(tensor: Tensor) -> Iterator[Problem]:
         yield _problem("dtype_not_float", "the weights are not in float", tensor.dtype, limit, remedy, tensor.name)
 
 
-def name_length(tensor: Tensor) -> Iterator[Problem]:
+def check_name_length(tensor: Tensor) -> Iterator[Problem]:
     """Refuse names longer than any model's, since matching them against patterns takes long."""
     if len(tensor.name) > MAX_NAME:
         yield _problem("name_too_long", "the name is too long", len(tensor.name), MAX_NAME, _SAVE, tensor.name)
@@ -70,7 +70,7 @@ def not_lora(tensor: Tensor) -> Problem:
     return _problem("tensor_not_lora", message, None, "….lora_A.weight and ….lora_B.weight", remedy, tensor.name)
 
 
-def halves(pair: LoraPair) -> Iterator[Problem]:
+def check_halves(pair: LoraPair) -> Iterator[Problem]:
     """Refuse one half without the other: vLLM fails when such an adapter is first used."""
     for missing, there in (("A", pair.b), ("B", pair.a)):
         if (pair.a if missing == "A" else pair.b) is None and there is not None:
@@ -78,7 +78,7 @@ def halves(pair: LoraPair) -> Iterator[Problem]:
             yield _problem("half_missing", message, None, "lora_A and lora_B", _SAVE, there.name)
 
 
-def dimensions(pair: LoraPair) -> Iterator[Problem]:
+def check_dimensions(pair: LoraPair) -> Iterator[Problem]:
     """Refuse tensors that are not matrices: vLLM has LoRA layers only for linear layers and embeddings."""
     for half in (pair.a, pair.b):
         if half is not None and len(half.shape) != 2:
@@ -88,7 +88,7 @@ def dimensions(pair: LoraPair) -> Iterator[Problem]:
             )
 
 
-def shapes_fit(pair: LoraPair) -> Iterator[Problem]:
+def check_shapes(pair: LoraPair) -> Iterator[Problem]:
     """Refuse halves that cannot be multiplied: A is (rank, in), B is (out, rank)."""
     if pair.a is None or pair.b is None or len(pair.a.shape) != 2 or len(pair.b.shape) != 2:
         return
@@ -112,7 +112,7 @@ def rank_problems(config: Mapping[str, Any], parts: Parts, limits: EngineLimits)
         if pair.a is None or len(pair.a.shape) != 2 or pair.is_expert:
             continue
         own = pair.a.shape[0]
-        yield from rank_differs(config, ranks, pair, own)
+        yield from check_rank(config, ranks, pair, own)
         if own > limits.max_lora_rank and own not in reported_ranks and own != config.get("r"):
             reported_ranks.add(own)
             yield over_limit(own, limits, pair.a.name)
@@ -125,9 +125,7 @@ def _steps(patterns: list[str], parts: Parts) -> int:
     return len(parts.pairs) * sum(longest ** (1 + each) // 6 if each else 8 for each in repeats)
 
 
-def rank_differs(
-    config: Mapping[str, Any], ranks: list[tuple[Any, Any]], pair: LoraPair, own: int
-) -> Iterator[Problem]:
+def check_rank(config: Mapping[str, Any], ranks: list[tuple[Any, Any]], pair: LoraPair, own: int) -> Iterator[Problem]:
     """Refuse a rank that differs from the config's: vLLM divides alpha by the config's, and would apply a wrong
     scaling.
     """
@@ -157,7 +155,7 @@ def target_problems(config: Mapping[str, Any], parts: Parts) -> Iterator[Problem
         yield _warning("target_without_tensors", message, render(name), "lora_A and lora_B of it", CONFIG_FILE)
 
 
-def saved_embeddings(parts: Parts) -> Iterator[Problem]:
+def check_saved_embeddings(parts: Parts) -> Iterator[Problem]:
     """Warn that vLLM ignores whole embeddings that PEFT saved with the adapter (`is_base_embedding_weights`)."""
     for tensor in parts.saved_embeddings:
         message = "the whole matrix is saved beside; vLLM leaves it out and serves the base's"

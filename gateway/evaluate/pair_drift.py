@@ -87,7 +87,7 @@ async def measure_drift(
         return await scorer.drift(engine, scored, drawn_from, other)
 
     async def of_served() -> tuple[Drift | NoDrift, int]:
-        ids = await _served_ids(scorer, engine, sample, served_answer)
+        ids = await _answer_ids(scorer, engine, sample, served_answer)
         return await measure(ids, served_answer.text, served, sample.replayed)
 
     async def of_replayed() -> tuple[Drift | NoDrift, int]:
@@ -121,7 +121,7 @@ async def _by_coin(
     return found[0], found[1], cost
 
 
-async def _served_ids(
+async def _answer_ids(
     scorer: Scorer, engine: Engine, sample: Sample, served_answer: Observation
 ) -> tuple[int, ...] | NoDrift:
     if served_answer.token_ids is not None:  # the caller asked the engine for them, or `served_answer` is a replay

@@ -18,7 +18,7 @@ from gateway.mirror.faults import safe_traceback
 from gateway.mirror.redactor_process import RedactorRunner
 from gateway.mirror.redactors import NotRedacted
 from gateway.observe.mirror_counts import MirrorCounts
-from gateway.records.feedback import OWN_ID, About, Feedback, Named
+from gateway.records.feedback import OWN_ID, About, Feedback, RequestKey
 from gateway.records.routes import MirrorPolicy
 from gateway.store.errors import StoreError
 
@@ -52,7 +52,7 @@ class FeedbackStore(Protocol):
     def drop(self, request_id: str, account: str) -> None:
         """Delete feedback."""
 
-    def unresolved(self, limit: int = 1000, *, newest: bool = False) -> list[Feedback]:
+    def read_unresolved(self, limit: int = 1000, *, newest: bool = False) -> list[Feedback]:
         """Return feedback not yet matched to a request, oldest (or newest) first."""
 
 
@@ -72,7 +72,7 @@ class FeedbackService:
     def __init__(
         self,
         store: FeedbackStore,
-        recall: Callable[[Sequence[Named]], Awaitable[dict[Named, About]]],
+        recall: Callable[[Sequence[RequestKey]], Awaitable[dict[RequestKey, About]]],
         policies: Callable[[], dict[str, MirrorPolicy]],
         keep_seconds: float,
         clock: Callable[[], float],
@@ -122,12 +122,12 @@ class FeedbackService:
                 log.error("feedback could not be stored; this is a bug: %s", safe_traceback(error))
 
     async def _attach(self, batch: list[Feedback]) -> None:
-        about = await self._recall([each.named for each in batch])
+        about = await self._recall([each.request_key for each in batch])
         policies, owned = self._policies(), _exclusive_ids(about)
         to_store = [
-            msgspec.structs.replace(feedback, about=about.get(feedback.named))
+            msgspec.structs.replace(feedback, about=about.get(feedback.request_key))
             for feedback in batch
-            if feedback.named in about or feedback.request_id not in owned
+            if feedback.request_key in about or feedback.request_id not in owned
         ]
         await asyncio.to_thread(self._put, to_store, policies)
         for feedback in to_store:
@@ -156,21 +156,21 @@ class FeedbackService:
 
     async def _look(self) -> None:
         """Resolve other gateways' feedback that this gateway's workers remember, and delete what is too old."""
-        found = await asyncio.to_thread(self._store.unresolved, MAX_UNRESOLVED)
+        found = await asyncio.to_thread(self._store.read_unresolved, MAX_UNRESOLVED)
         too_old = self._clock() - self._keep_seconds
         for feedback in found:
             if feedback.at < too_old:
                 await asyncio.to_thread(self._store.drop, feedback.request_id, feedback.account)
         if len(found) >= MAX_UNRESOLVED:  # a backlog that nobody can resolve must not hide the newest feedback
-            found = await asyncio.to_thread(self._store.unresolved, MAX_UNRESOLVED, newest=True)
+            found = await asyncio.to_thread(self._store.read_unresolved, MAX_UNRESOLVED, newest=True)
         new = [feedback for feedback in found if feedback.at >= too_old and feedback.id not in self._sought]
         if not new:
             return
-        about = await self._recall([each.named for each in new])
+        about = await self._recall([each.request_key for each in new])
         policies, owned = self._policies(), _exclusive_ids(about)
         for feedback in new:
             self._seek(feedback)
-            feedback_about = about.get(feedback.named)
+            feedback_about = about.get(feedback.request_key)
             if feedback_about is None:
                 if feedback.request_id in owned:
                     await asyncio.to_thread(self._store.drop, feedback.request_id, feedback.account)
@@ -214,7 +214,7 @@ def _policies_for(about: About | None, policies: dict[str, MirrorPolicy]) -> lis
     return [policies[about.alias]] if about.alias in policies else []
 
 
-def _exclusive_ids(about: Mapping[Named, About]) -> set[str]:
+def _exclusive_ids(about: Mapping[RequestKey, About]) -> set[str]:
     """Return the ids that belong to one account alone, so that feedback of another account on them is never attached.
 
     These are the ids that the gateway has made. An id that a client chose may be in use by another account as well, at

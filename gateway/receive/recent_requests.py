@@ -11,7 +11,7 @@ from gateway.decide.assign import sample_hash
 from gateway.decide.authenticate import Principal
 from gateway.decide.exposure import Exposure
 from gateway.pipeline import Placement
-from gateway.records.feedback import OWN_ID, About, Named
+from gateway.records.feedback import OWN_ID, About, RequestKey
 
 
 class RecentRequests:
@@ -29,7 +29,7 @@ class RecentRequests:
         # The deque's own method, as every request calls it.
         self.note = self._served.append
 
-    def about(self, requests: Iterable[Named]) -> dict[Named, About]:
+    def about(self, requests: Iterable[RequestKey]) -> dict[RequestKey, About]:
         """Return what served each of the (request id, account) pairs that is remembered; of equal pairs the last.
 
         An id that the gateway made is unique, so it is found whoever asks; the result tells whose request it was.
@@ -37,7 +37,7 @@ class RecentRequests:
         wanted: dict[bytes, tuple[str, set[str]]] = {}
         for name, account in requests:
             wanted.setdefault(name.encode("latin-1", "replace"), (name, set()))[1].add(account)
-        found: dict[Named, About] = {}
+        found: dict[RequestKey, About] = {}
         for request_id, placed, caller in reversed(self._served):
             entry = wanted.get(request_id)
             if entry is None:

@@ -16,7 +16,7 @@ GOOD_FROM: Final = 0.5
 
 # The request that feedback names: its id, and the account that gives the feedback. Clients may choose ids, so two
 # accounts may have used the same one.
-Named = tuple[str, str]
+RequestKey = tuple[str, str]
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,8 +66,8 @@ class Feedback(msgspec.Struct, frozen=True, kw_only=True):
         return "fb-" + blake2b(key, digest_size=12).hexdigest()
 
     @property
-    def named(self) -> Named:
-        """The request that the feedback names."""
+    def request_key(self) -> RequestKey:
+        """The id of the request that the feedback is about, with the account that gives the feedback."""
         return self.request_id, self.account
 
     @property

@@ -70,7 +70,7 @@ class Feedbacks:
         gone = delete(table).where(table.c.id == _id(request_id, account))
         self._store.run_write(lambda connection: connection.execute(gone))
 
-    def unresolved(self, limit: int = PAGE, *, newest: bool = False) -> list[Feedback]:
+    def read_unresolved(self, limit: int = PAGE, *, newest: bool = False) -> list[Feedback]:
         """Return feedback whose request is not known yet, the oldest first; with `newest` the newest first."""
         order = table.c.at.desc() if newest else table.c.at
         query = select(table.c.record).where(table.c.is_resolved.is_(False)).order_by(order).limit(limit)

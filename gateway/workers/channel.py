@@ -21,7 +21,7 @@ from gateway.observe.tally import Tally
 from gateway.observe.units import Outcomes
 from gateway.receive.limits import Limits
 from gateway.receive.rates import Spendings
-from gateway.records.feedback import About, Feedback, Named
+from gateway.records.feedback import About, Feedback, RequestKey
 
 
 class Configure(msgspec.Struct, tag="configure", frozen=True, kw_only=True):
@@ -164,14 +164,14 @@ class Recall(msgspec.Struct, tag="recall", frozen=True):
     """To a worker: look up which versions and arms served these requests."""
 
     number: int
-    wanted: tuple[Named, ...]
+    wanted: tuple[RequestKey, ...]
 
 
 class Recalled(msgspec.Struct, tag="recalled", frozen=True):
     """From a worker: what served each request that it remembers; answers `Recall`."""
 
     number: int
-    about: dict[Named, About]
+    about: dict[RequestKey, About]
 
 
 ToWorker = Configure | Start | Leave | Ping | NewTable | NewEngines | Supplied | Spent | Collect | Recall

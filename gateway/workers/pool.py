@@ -15,7 +15,7 @@ from gateway.observe.engine_counts import PlacementCounts
 from gateway.observe.ledger import Cell
 from gateway.observe.mirror_counts import MirrorCounts
 from gateway.observe.tally import Tally, sum_tallies
-from gateway.records.feedback import About, Named
+from gateway.records.feedback import About, RequestKey
 from gateway.workers import channel
 from gateway.workers.channel import (
     Applied,
@@ -216,11 +216,11 @@ class WorkerPool:
     def _sums(self) -> Sums:
         return Sums([self._past, *(slot.counts for slot in self._slots)])
 
-    async def recall(self, requests: Sequence[Named]) -> dict[Named, About]:
+    async def recall(self, requests: Sequence[RequestKey]) -> dict[RequestKey, About]:
         """Return what served each of the requests that a worker still remembers."""
         wanted = tuple(requests)
         number = await self._ask(lambda number: Recall(number, wanted))
-        found: dict[Named, About] = {}
+        found: dict[RequestKey, About] = {}
         for slot in self._slots:
             found |= slot.recalled.pop(number, {})
         return found

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Collection
 from typing import Final
 
-from gateway.records.feedback import About, Named
+from gateway.records.feedback import About, RequestKey
 from gateway.workers import channel
 from gateway.workers.channel import Collect, NewTable, Recall, ToWorker
 from gateway.workers.chores import CHORE_FAILED
@@ -49,7 +49,7 @@ class Slot:
         self.answers: dict[int, Answer] = {}
         self.liveness = Liveness(0.0)
         self.counts = WorkerCounts()
-        self.recalled: dict[int, dict[Named, About]] = {}
+        self.recalled: dict[int, dict[RequestKey, About]] = {}
         self._killed_for = ""
 
     async def start(self, listener: socket.socket, module: str) -> None:

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from gateway.mirror.feedback_service import FeedbackService
-from gateway.records.feedback import About, Feedback, Named
+from gateway.records.feedback import About, Feedback, RequestKey
 from gateway.store.feedback import Feedbacks
 from gateway.store.sql import open_store
 from tests.fakes.engine import FakeEngine
@@ -178,8 +178,8 @@ def test_a_gateway_resolves_what_another_one_took(tmp_path: Path) -> None:
     store = open_store(tmp_path, now=lambda: 1000.0)
     about = About(alias="support", version="support@1", arm="candidate", rollout="r1", stage=2, account="me")
 
-    def desk(known: dict[Named, About]) -> FeedbackService:
-        async def recall(_asked: Sequence[Named]) -> dict[Named, About]:
+    def desk(known: dict[RequestKey, About]) -> FeedbackService:
+        async def recall(_asked: Sequence[RequestKey]) -> dict[RequestKey, About]:
             return known
 
         return FeedbackService(Feedbacks(store), recall, dict, 60.0, lambda: 1000.0)
@@ -196,7 +196,7 @@ def test_a_gateway_resolves_what_another_one_took(tmp_path: Path) -> None:
         asyncio.run(run())
         feedbacks = Feedbacks(store)
         assert feedbacks.counts("r1", 2) == {"candidate": (1, 1)}
-        assert [each.request_id for each in feedbacks.unresolved()] == ["3"]
+        assert [each.request_id for each in feedbacks.read_unresolved()] == ["3"]
         assert feedbacks.get("req-2", "another") is None
     finally:
         store.close()

@@ -18,7 +18,7 @@ from gateway.mirror.feedback_service import FeedbackService
 from gateway.mirror.intake import MirrorIntake
 from gateway.mirror.memory_queue import InMemorySamples
 from gateway.observe.mirror_counts import MirrorCounts
-from gateway.records.feedback import About, Feedback, Named
+from gateway.records.feedback import About, Feedback, RequestKey
 from gateway.records.routes import MirrorPolicy, RouteRecord
 from gateway.records.sample import Sample
 from gateway.store.errors import StoreUnavailable
@@ -519,7 +519,7 @@ class Box:
     def drop(self, request_id: str, account: str) -> None:
         self.kept.pop(Feedback(request_id=request_id, account=account).id, None)
 
-    def unresolved(self, limit: int = 1000, *, newest: bool = False) -> list[Feedback]:
+    def read_unresolved(self, limit: int = 1000, *, newest: bool = False) -> list[Feedback]:
         return sorted(
             (each for each in self.kept.values() if each.about is None), key=attrgetter("at"), reverse=newest
         )[:limit]
@@ -529,8 +529,10 @@ def about(account: str = "me", alias: str = "support") -> About:
     return About(alias=alias, version=VERSION, arm="control", account=account)
 
 
-def heard(given: Sequence[Feedback], known: dict[Named, About], policies: dict[str, MirrorPolicy]) -> FeedbackService:
-    async def recall(_asked: Sequence[Named]) -> dict[Named, About]:
+def heard(
+    given: Sequence[Feedback], known: dict[RequestKey, About], policies: dict[str, MirrorPolicy]
+) -> FeedbackService:
+    async def recall(_asked: Sequence[RequestKey]) -> dict[RequestKey, About]:
         return known
 
     async def main() -> FeedbackService:
@@ -556,7 +558,7 @@ def test_feedback_is_attached_to_what_served_the_request_and_only_its_own_accoun
 def test_who_sends_anothers_request_id_neither_takes_its_feedback_over_nor_keeps_it_from_being_attached() -> None:
     known = {("1", "me"): about(), ("1", "another"): about("another"), ("2", "another"): about("another")}
     desk = heard([word("1"), word("1", account="another"), word("2")], known, {})
-    kept = {each.named: each.about for each in desk._store.kept.values()}  # type: ignore[attr-defined]
+    kept = {each.request_key: each.about for each in desk._store.kept.values()}  # type: ignore[attr-defined]
     # The last may have been asked at another gateway, so it is not dropped.
     assert kept == {("1", "me"): about(), ("1", "another"): about("another"), ("2", "me"): None}
 
@@ -610,9 +612,9 @@ def test_a_comment_is_kept_as_far_as_words_of_its_alias_may_be(
 
 def test_what_another_gateway_could_not_resolve_is_resolved_here_or_expires() -> None:
     box = Box()
-    asked: list[list[Named]] = []
+    asked: list[list[RequestKey]] = []
 
-    async def recall(wanted: Sequence[Named]) -> dict[Named, About]:
+    async def recall(wanted: Sequence[RequestKey]) -> dict[RequestKey, About]:
         asked.append(list(wanted))
         return {("1", "me"): about(), ("req-2", "another"): about("another")}
 
@@ -634,7 +636,7 @@ def test_what_another_gateway_could_not_resolve_is_resolved_here_or_expires() ->
 def test_feedback_that_nobody_can_resolve_does_not_hide_what_has_just_come() -> None:
     box = Box()
 
-    async def recall(_asked: Sequence[Named]) -> dict[Named, About]:
+    async def recall(_asked: Sequence[RequestKey]) -> dict[RequestKey, About]:
         return {("new", "me"): about()}
 
     async def main() -> None:
@@ -651,7 +653,7 @@ def test_feedback_waits_while_the_store_is_away() -> None:
     box = Box()
     box.is_away = True
 
-    async def recall(_asked: Sequence[Named]) -> dict[Named, About]:
+    async def recall(_asked: Sequence[RequestKey]) -> dict[RequestKey, About]:
         return {("1", "me"): about()}
 
     async def main() -> FeedbackService:

@@ -346,7 +346,7 @@ def test_no_step_of_an_evaluator_reads_a_whole_table(tmp_path: Path) -> None:
         pairs.expire(0)
         pairs.head()
         Feedbacks(store).expire(0)
-        Feedbacks(store).unresolved(newest=True)
+        Feedbacks(store).read_unresolved(newest=True)
     steps = []
     for statement, parameters in sent:
         if re.match("SELECT|UPDATE|DELETE", statement):

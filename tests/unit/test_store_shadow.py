@@ -62,13 +62,13 @@ def test_a_word_that_two_gateways_store_at_once_is_stored(store: Store) -> None:
 def test_feedback_waits_until_it_is_known_what_it_is_about(feedbacks: Feedbacks) -> None:
     for number, request in enumerate(("r3", "r1", "r2")):
         feedbacks.put(said(request, at=float(number), score=0.2, comment="words"))
-    assert [each.request_id for each in feedbacks.unresolved(2)] == ["r3", "r1"]
+    assert [each.request_id for each in feedbacks.read_unresolved(2)] == ["r3", "r1"]
     assert feedbacks.counts("ro-1", 1) == {}
     assert feedbacks.resolve("r3", "key-1", of_unit(ABOUT, "u3"))
     assert feedbacks.resolve("r1", "key-1", of_unit(ABOUT, "u1"), comment="")
     assert not feedbacks.resolve("r9", "key-1", ABOUT)
     feedbacks.drop("r2", "key-1")
-    assert feedbacks.unresolved() == []
+    assert feedbacks.read_unresolved() == []
     assert feedbacks.counts("ro-1", 1) == {"candidate": (2, 2)}
     kept = [feedbacks.get(request, "key-1") for request in ("r3", "r1")]
     assert [each.comment for each in kept if each] == ["words", ""]

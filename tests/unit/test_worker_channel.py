@@ -11,7 +11,7 @@ import msgspec
 from gateway.app import Worker
 from gateway.mirror.captured import CapturedRequest
 from gateway.receive.limits import Limits
-from gateway.records.feedback import About, Named
+from gateway.records.feedback import About, RequestKey
 from gateway.workers import channel
 from gateway.workers.channel import Configure, Recalled, Start, WorkerReport
 from gateway.workers.pool import WorkerPool
@@ -47,10 +47,10 @@ class Paper:
 
 
 def test_two_who_ask_workers_at_once_get_an_answer_each() -> None:
-    def about(alias: str) -> dict[Named, About]:
+    def about(alias: str) -> dict[RequestKey, About]:
         return {("key", alias): About(alias=alias, version=f"{alias}@1", arm="control")}
 
-    async def main() -> list[dict[Named, About]]:
+    async def main() -> list[dict[RequestKey, About]]:
         with socket.socket() as listener:
             pool = WorkerPool(listener, 1)
             (slot,) = pool._slots
