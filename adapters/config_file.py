@@ -70,8 +70,8 @@ def _unreadable(
 
 def canonical(config: Mapping[str, Any]) -> bytes:
     """Return the config's content as bytes that do not depend on how the config was written."""
-    kept = {key: value for key, value in config.items() if _is_content(key, value)}
-    return encode_canonical(kept)
+    content = {key: value for key, value in config.items() if _is_content(key, value)}
+    return encode_canonical(content)
 
 
 def _is_content(key: str, value: object) -> bool:

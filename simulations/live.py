@@ -21,9 +21,9 @@ from gateway.rollout.gates.traffic import judge_by_account
 from gateway.rollout.gates.unit_shares import (
     FRESH,
     IDLE_SECONDS,
-    KEPT,
     MAX_REQUESTS,
     NO_SHARES,
+    RESERVE,
     ROUND_SECONDS,
     TIMES,
     ArmUnits,
@@ -285,7 +285,7 @@ def _capital(values: Array, mine: Mask, upto: Index, n: Array, boundary: Array) 
         ]
     )
     top = np.maximum(gains.max(axis=0), 0.0)
-    found: Array = top + np.log(KEPT * np.exp(-top) + (1 - KEPT) * np.exp(gains - top).sum(axis=0))
+    found: Array = top + np.log(RESERVE * np.exp(-top) + (1 - RESERVE) * np.exp(gains - top).sum(axis=0))
     return found
 
 

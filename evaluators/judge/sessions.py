@@ -108,10 +108,10 @@ class SessionMeans:
         if found is not None and self._is_over(found, at):
             self._close(session)
             found = None
-        known = found.stream if found is not None else self._closed.get(session)
+        first_stream = found.stream if found is not None else self._closed.get(session)
         if session in self._closed or (found is not None and found.stream != stream):
             self.left_out += 1
-            self.of_other_stream += known != stream
+            self.of_other_stream += first_stream != stream
             return self._take_closed()
         if found is None:
             found = self._line[session] = _Session(stream, at, at)
@@ -135,14 +135,14 @@ class SessionMeans:
             if now - found.last < self._idle_seconds:
                 break
             self._close(session)
-        done = self._take_closed()
+        closed = self._take_closed()
         while self._line:
             session, found = next(iter(self._line.items()))
             if not self._is_over(found, now):
                 break
             self._close(session)
-            done += self._take_closed()
-        return done
+            closed += self._take_closed()
+        return closed
 
     def _is_over(self, found: _Session, now: float) -> bool:
         return now - found.last >= self._idle_seconds or now - found.began >= LONGEST * self._idle_seconds
@@ -156,11 +156,11 @@ class SessionMeans:
 
     def _take_closed(self) -> list[Closed]:
         """Remove and return the closed sessions that no open session precedes."""
-        done = []
+        closed = []
         while self._line:
             session, found = next(iter(self._line.items()))
             if not found.is_closed:
                 break
             del self._line[session]
-            done.append(found.mean())
-        return done
+            closed.append(found.mean())
+        return closed

@@ -32,43 +32,43 @@ _MAX_STEPS: Final = 60
 _Sloped = Callable[[float], tuple[float, float]]
 
 
-def log_e_worse(first: Evidence, other: Evidence, margin: float, *, kept: float = 0.0) -> float:
+def log_e_worse(first: Evidence, other: Evidence, margin: float, *, reserve: float = 0.0) -> float:
     """Return the log e-value, in nats, against "first's mean is at least other's - margin".
 
     Args:
         first, other: Streams of different sessions.
         margin: In [0, 1).
-        kept: The share, in [0, 1), of each factor's capital that is not staked. Where one stream is many times as long,
-            bets on it are lost at means that the other cannot exclude, and more than the other can win; what is kept
-            bounds that loss.
+        reserve: The share, in [0, 1), of each factor's capital that is not staked. Where one stream is many times as
+            long, bets on it are lost at means that the other cannot exclude, and more than the other can win; the
+            reserve bounds that loss.
     """
     _check(margin)
     return _minimum(
-        lambda mean: _add_factors(slope_below(first, mean - margin), slope_above(other, mean), kept), margin
+        lambda mean: _add_factors(slope_below(first, mean - margin), slope_above(other, mean), reserve), margin
     )
 
 
-def log_e_not_worse(first: Evidence, other: Evidence, margin: float, *, kept: float = 0.0) -> float:
+def log_e_not_worse(first: Evidence, other: Evidence, margin: float, *, reserve: float = 0.0) -> float:
     """Return the log e-value, in nats, against "first's mean is at most other's - margin"; see `log_e_worse`."""
     _check(margin)
     return _minimum(
-        lambda mean: _add_factors(slope_above(first, mean - margin), slope_below(other, mean), kept), margin
+        lambda mean: _add_factors(slope_above(first, mean - margin), slope_below(other, mean), reserve), margin
     )
 
 
-def _add_factors(first: tuple[float, float], other: tuple[float, float], kept: float) -> tuple[float, float]:
-    one, two = (_add_reserve(*each, kept) if kept else each for each in (first, other))
+def _add_factors(first: tuple[float, float], other: tuple[float, float], reserve: float) -> tuple[float, float]:
+    one, two = (_add_reserve(*each, reserve) if reserve else each for each in (first, other))
     return one[0] + two[0], one[1] + two[1]
 
 
-def _add_reserve(log_capital: float, slope: float, kept: float) -> tuple[float, float]:
+def _add_reserve(log_capital: float, slope: float, reserve: float) -> tuple[float, float]:
     """Return the log of the unstaked and the staked capital together, and its slope.
 
     The result is convex wherever `log_capital` is.
     """
     top = max(log_capital, 0.0)
-    staked = (1 - kept) * exp(log_capital - top)
-    total = kept * exp(-top) + staked
+    staked = (1 - reserve) * exp(log_capital - top)
+    total = reserve * exp(-top) + staked
     return top + log(total), slope * staked / total
 
 

@@ -42,7 +42,7 @@ class ComparatorRunner:
         if self._hung >= MAX_HUNG:
             return {}
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[Mapping[str, Outcome]] = loop.create_future()
+        future: asyncio.Future[Mapping[str, Outcome]] = loop.create_future()
 
         def work() -> None:
             try:
@@ -50,15 +50,15 @@ class ComparatorRunner:
             except BaseException as problem:  # noqa: BLE001  # a plugin may raise SystemExit, too
                 found, error = {}, problem if isinstance(problem, Exception) else RuntimeError("it would end us")
             with contextlib.suppress(RuntimeError):  # the event loop is closed by now
-                loop.call_soon_threadsafe(self._set_result, done, found, error)
+                loop.call_soon_threadsafe(self._set_result, future, found, error)
 
         threading.Thread(target=work, name="compare", daemon=True).start()
         try:
             async with asyncio.timeout(self._seconds):
-                return await asyncio.shield(done)
+                return await asyncio.shield(future)
         except (TimeoutError, asyncio.CancelledError) as ended:
             self._hung += 1
-            done.add_done_callback(self._count_return)
+            future.add_done_callback(self._count_return)
             if isinstance(ended, asyncio.CancelledError):
                 raise
             log.warning(
@@ -70,15 +70,15 @@ class ComparatorRunner:
 
     @staticmethod
     def _set_result(
-        done: "asyncio.Future[Mapping[str, Outcome]]", found: Mapping[str, Outcome], error: Exception | None
+        future: "asyncio.Future[Mapping[str, Outcome]]", found: Mapping[str, Outcome], error: Exception | None
     ) -> None:
-        if done.done():
+        if future.done():
             return
         if error is None:
-            done.set_result(found)
+            future.set_result(found)
         else:
-            done.set_exception(error)
+            future.set_exception(error)
 
-    def _count_return(self, done: "asyncio.Future[Mapping[str, Outcome]]") -> None:
+    def _count_return(self, future: "asyncio.Future[Mapping[str, Outcome]]") -> None:
         self._hung -= 1
-        done.exception()  # retrieved, so that asyncio does not log it; the pair is stored already
+        future.exception()  # retrieved, so that asyncio does not log it; the pair is stored already

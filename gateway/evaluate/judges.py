@@ -110,12 +110,12 @@ class StoredJudges:
         the start are taken, and `learn` goes on from that number.
         """
         head, begin = self._pairs.head(), self._now() - CALIBRATION_SECONDS
-        known: list[ScoredPair] = []
+        noise_pairs: list[ScoredPair] = []
         last: ScoredPair | None = None
         while page := self._pairs.between(alias, begin, float("inf"), PAGE, after=last):
             last = page[-1]
-            known += [each for each in page if each.kind is Kind.NOISE and each.number <= head]
-        judge.learn(sorted(known, key=lambda each: each.number))
+            noise_pairs += [each for each in page if each.kind is Kind.NOISE and each.number <= head]
+        judge.learn(sorted(noise_pairs, key=lambda each: each.number))
         judge.read_up_to = head
 
     def _make(self, policy: JudgePolicy, before: Judge | None) -> Judge:

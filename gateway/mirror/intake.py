@@ -184,7 +184,7 @@ class MirrorIntake:
 
     def _redact_all(self, batch: Sequence[tuple[CapturedRequest, MirrorPolicy]]) -> list[tuple[Sample, MirrorPolicy]]:
         """Return samples as they may be kept, in the order given; runs in a thread."""
-        kept: list[tuple[Sample, MirrorPolicy]] = []
+        redacted: list[tuple[Sample, MirrorPolicy]] = []
         for captured, policy in batch:
             try:
                 at = self._clock() - (time.monotonic() - captured.ended_at)
@@ -204,8 +204,8 @@ class MirrorIntake:
                 self.counts.redacted += clean is not sample
                 if policy.capture == "metrics_only":  # the policy may have become stricter since the capture
                     clean = structs.replace(clean, capture="metrics_only")
-                kept.append((clean, policy))
-        return kept
+                redacted.append((clean, policy))
+        return redacted
 
     # Step 2: store.
 
@@ -220,8 +220,8 @@ class MirrorIntake:
 
     async def _put(self) -> bool:
         """Store the oldest samples that share one retention; returns False if the store is away."""
-        known: dict[str, MirrorPolicy | None] = {}
-        while self._to_store and not self._may_be_stored(self._to_store[0], known):
+        policies: dict[str, MirrorPolicy | None] = {}
+        while self._to_store and not self._may_be_stored(self._to_store[0], policies):
             self._release([self._to_store.popleft().sample])
             self.counts.drop("policy_changed")
         if not self._to_store:
@@ -231,7 +231,7 @@ class MirrorIntake:
         size = 0
         for each in self._to_store:
             is_full = len(batch) >= BATCH_ITEMS or size > BATCH_BYTES
-            if is_full or each.retention_seconds != seconds or not self._may_be_stored(each, known):
+            if is_full or each.retention_seconds != seconds or not self._may_be_stored(each, policies):
                 break
             batch.append(each.sample)
             size += each.sample.size
@@ -252,12 +252,12 @@ class MirrorIntake:
             self.counts.drop("store_full", refused)
         return True
 
-    def _may_be_stored(self, clean: _Clean, known: dict[str, MirrorPolicy | None]) -> bool:
-        """Whether the alias's policy still allows it, since the sample may have waited. `known` caches policies."""
+    def _may_be_stored(self, clean: _Clean, policies: dict[str, MirrorPolicy | None]) -> bool:
+        """Whether the alias's policy still allows it, since the sample may have waited. `policies` caches them."""
         alias = clean.sample.alias
-        if alias not in known:
-            known[alias] = self._policy_of(alias)
-        policy = known[alias]
+        if alias not in policies:
+            policies[alias] = self._policy_of(alias)
+        policy = policies[alias]
         return policy is not None and policy.capture == "full" and set(policy.redact) <= set(clean.redact)
 
     def _log_once(self, what: str, message: str, *values: str) -> None:

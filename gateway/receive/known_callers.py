@@ -33,8 +33,8 @@ class KnownCallers:
         if table.keys is not self._keys:
             self._keys = table.keys
             self._by_id = {each.id: each for each in table.keys.values()}
-        known = self._by_id.get(caller.id)
-        if known is None:
+        principal = self._by_id.get(caller.id)
+        if principal is None:
             raise Unauthenticated("This API key was revoked while its request waited.")
-        if known.expires is not None and self._clock() >= known.expires:
+        if principal.expires is not None and self._clock() >= principal.expires:
             raise Unauthenticated("This API key expired while its request waited.", code=EXPIRED)

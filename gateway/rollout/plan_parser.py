@@ -244,14 +244,14 @@ class _Reader:
             return None
         if is_shadow and kind.needs_live_traffic:
             self.problems.append(f"{where}: `{name}` needs live traffic, which a candidate in shadow does not have")
-        known = () if kind.source is GateSource.PERSON else (*kind.defaults, *_FLAGS)
+        allowed_keys = () if kind.source is GateSource.PERSON else (*kind.defaults, *_FLAGS)
         if kind.source is GateSource.COUNTS:
-            known = (*known, _RATIO, _SINGLE_ACCOUNT)
+            allowed_keys = (*allowed_keys, _RATIO, _SINGLE_ACCOUNT)
         if parameters is not None and not isinstance(parameters, Mapping):
-            self._problem(f"{where}.{name}", parameters, f"a mapping with {', '.join(known) or 'nothing'}")
+            self._problem(f"{where}.{name}", parameters, f"a mapping with {', '.join(allowed_keys) or 'nothing'}")
             return None
         parameters = parameters or {}
-        self._keys(f"{where}.{name}", parameters, known)
+        self._keys(f"{where}.{name}", parameters, allowed_keys)
         return self._read_gate(f"{where}.{name}", name, kind, parameters)
 
     def _read_gate(self, where: str, name: str, kind: GateKind, parameters: Mapping[Any, Any]) -> Gate:
@@ -307,10 +307,10 @@ class _Reader:
             self._problem(where, value, str(error))
             return default
 
-    def _keys(self, where: str, values: Mapping[Any, Any], known: tuple[str, ...]) -> None:
+    def _keys(self, where: str, values: Mapping[Any, Any], allowed_keys: tuple[str, ...]) -> None:
         for key in values:
-            if key not in known:
-                self.problems.append(f"{where}.{key}: is not known; known are {', '.join(known) or 'none'}")
+            if key not in allowed_keys:
+                self.problems.append(f"{where}.{key}: is not known; known are {', '.join(allowed_keys) or 'none'}")
 
     def _problem(self, where: str, value: object, expected: str) -> None:
         shown = repr(value) if not isinstance(value, str) else value

@@ -242,17 +242,17 @@ class EventStream:
         """Read the usage in whole events; if it is to be hidden, remove the event that carries only usage."""
         data = self._finishing + data
         self._finishing = b""
-        kept: list[bytes] = []
+        parts: list[bytes] = []
         start = 0
         for match in _WHOLE_END.finditer(data):
             event = data[start : match.end()]
             start = match.end()
             if not (_USAGE.search(event) and self._carries_only_usage(event)):
-                kept.append(event)
-        kept.append(data[start:])
+                parts.append(event)
+        parts.append(data[start:])
         if self._hide_usage:
-            self._restore_fingerprint(kept)
-        return b"".join(kept)
+            self._restore_fingerprint(parts)
+        return b"".join(parts)
 
     def _carries_only_usage(self, event: bytes) -> bool:
         found = _DATA.search(event)

@@ -54,16 +54,16 @@ def _drop_judged(connection: Connection, samples: int, size: int) -> tuple[int, 
     is_waiting = exists().where(queue.c.id == texts.c.id, queue.c.state == OPEN)
     query = select(texts.c.id, texts.c.size).where(~is_waiting).order_by(texts.c.expires).limit(BATCH)
     freed = [0, 0]
-    gone = []
+    ids = []
     for id_, each in connection.execute(query.with_for_update(skip_locked=True, of=texts)).all():
         if freed[0] >= samples and freed[1] >= size:
             break
-        gone.append(id_)
+        ids.append(id_)
         freed[0] += 1
         freed[1] += each
-    connection.execute(delete(texts).where(texts.c.id.in_(gone)))
+    connection.execute(delete(texts).where(texts.c.id.in_(ids)))
     # Rows that are locked are skipped: `forget` may hold them, waits for the texts, and deletes both itself.
-    failed = select(queue.c.id).where(queue.c.id.in_(gone)).with_for_update(skip_locked=True)
+    failed = select(queue.c.id).where(queue.c.id.in_(ids)).with_for_update(skip_locked=True)
     connection.execute(delete(queue).where(queue.c.id.in_(set(connection.scalars(failed)))))
     return freed[0], freed[1]
 
@@ -74,16 +74,16 @@ def forget(store: Store, now: float) -> int:
     Raises:
         StoreError: Only part of it was deleted; call again.
     """
-    gone = 0
+    total = 0
     goes_on = True
     while goes_on:
         deleted, goes_on = store.run_write(lambda connection: _forget_some(connection, now))
-        gone += deleted
+        total += deleted
     store.run_write(spending.forget)
     if store.database.is_sqlite:
         with contextlib.suppress(StoreError):  # the texts are deleted; the next call wipes the rest
             _wipe(store)
-    return gone
+    return total
 
 
 def _forget_some(connection: Connection, now: float) -> tuple[int, bool]:
@@ -99,9 +99,9 @@ def _forget_some(connection: Connection, now: float) -> tuple[int, bool]:
     # Samples that an evaluator is storing right now are left for the next call, so that neither waits for the other.
     waiting = select(queue.c.id).where(queue.c.id.in_(found))
     busy = set(connection.scalars(waiting)) - set(connection.scalars(waiting.with_for_update(skip_locked=True)))
-    gone = found - busy
-    connection.execute(delete(queue).where(queue.c.id.in_(gone)))
-    deleted = connection.execute(delete(texts).where(texts.c.id.in_(gone))).rowcount
+    ids = found - busy
+    connection.execute(delete(queue).where(queue.c.id.in_(ids)))
+    deleted = connection.execute(delete(texts).where(texts.c.id.in_(ids))).rowcount
     return deleted, (len(found) == BATCH and deleted > 0) or n_words == BATCH
 
 

@@ -67,8 +67,8 @@ class Feedbacks:
 
     def drop(self, request_id: str, account: str) -> None:
         """Delete feedback, if it is there."""
-        gone = delete(table).where(table.c.id == _id(request_id, account))
-        self._store.run_write(lambda connection: connection.execute(gone))
+        statement = delete(table).where(table.c.id == _id(request_id, account))
+        self._store.run_write(lambda connection: connection.execute(statement))
 
     def read_unresolved(self, limit: int = PAGE, *, newest: bool = False) -> list[Feedback]:
         """Return feedback whose request is not known yet, the oldest first; with `newest` the newest first."""
@@ -98,14 +98,14 @@ class Feedbacks:
     def expire(self, before: float) -> int:
         """Delete feedback given before `before` (Unix seconds); returns how many were deleted."""
         old = select(table.c.id).where(table.c.at < before).limit(BATCH)
-        gone = 0
+        total = 0
         while True:
             deleted = self._store.run_write(
                 lambda connection: connection.execute(delete(table).where(table.c.id.in_(old))).rowcount
             )
-            gone += deleted
+            total += deleted
             if deleted < BATCH:
-                return gone
+                return total
 
 
 def _firsts(rollout: str, stage: int) -> Subquery:

@@ -82,13 +82,15 @@ class FingerprintStore:
 
     def sweep(self, registered: Mapping[str, object]) -> None:
         """Remove fingerprints of versions that a crash left unregistered; blocks. Names without `@` are bases."""
-        gone = [version for version in self._known if "@" in version and version not in registered]
-        for version in gone:
+        unregistered = [version for version in self._known if "@" in version and version not in registered]
+        for version in unregistered:
             self.drop(version)
-        if not gone:
+        if not unregistered:
             return
         try:
-            self._store.run_write(lambda connection: connection.execute(delete(table).where(table.c.version.in_(gone))))
+            self._store.run_write(
+                lambda connection: connection.execute(delete(table).where(table.c.version.in_(unregistered)))
+            )
         except StoreError as error:
             log.warning("fingerprints of unregistered versions could not be deleted and stay for now: %s", error)
 

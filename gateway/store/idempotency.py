@@ -75,8 +75,8 @@ class IdempotencyKeys:
         found = self._store.run_write(work)
         if found is None:
             return None
-        known, status, body = found
-        if known != request:
+        first_request, status, body = found
+        if first_request != request:
             raise KeyReused("this idempotency key came with another request before; take a new key")
         if status is None or body is None:
             raise StillRunning("the first request with this idempotency key is being carried out; ask again")
@@ -96,5 +96,5 @@ class IdempotencyKeys:
 
     def release(self, key: str) -> None:
         """Drop the claim of a request that changed nothing, so that the client may try again."""
-        gone = delete(idempotency).where(idempotency.c.key == key, idempotency.c.status.is_(None))
-        self._store.run_write(lambda connection: connection.execute(gone))
+        statement = delete(idempotency).where(idempotency.c.key == key, idempotency.c.status.is_(None))
+        self._store.run_write(lambda connection: connection.execute(statement))

@@ -135,8 +135,8 @@ def revoke_key(desired: Desired, key_id: str) -> Desired:
         UnknownKey: There is none with this id.
     """
     find_key(desired, key_id)
-    kept = tuple(record for record in desired.keys if record.id != key_id)
-    return msgspec.structs.replace(desired, keys=kept)
+    records = tuple(record for record in desired.keys if record.id != key_id)
+    return msgspec.structs.replace(desired, keys=records)
 
 
 def key_view(record: KeyRecord, now: float) -> dict[str, Any]:

@@ -45,5 +45,5 @@ class Leases:
 
     def release(self, name: str, holder: str) -> None:
         """End a lease; does nothing if it belongs to another holder."""
-        gone = delete(table).where(table.c.name == name, table.c.holder == holder)
-        self._store.run_write(lambda connection: connection.execute(gone))
+        statement = delete(table).where(table.c.name == name, table.c.holder == holder)
+        self._store.run_write(lambda connection: connection.execute(statement))

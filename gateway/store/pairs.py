@@ -200,14 +200,14 @@ class Pairs:
     def expire(self, before: float) -> int:
         """Delete pairs whose requests were answered before `before` (Unix seconds); returns how many were deleted."""
         old = select(table.c.number).where(table.c.at < before).limit(BATCH)
-        gone = 0
+        total = 0
         while True:
             deleted = self._store.run_write(
                 lambda connection: connection.execute(delete(table).where(table.c.number.in_(old))).rowcount
             )
-            gone += deleted
+            total += deleted
             if deleted < BATCH:
-                return gone
+                return total
 
     def _read(self, query: Select[int, str, str]) -> list[ScoredPair]:
         found = self._store.run_read(lambda connection: connection.execute(query).all())

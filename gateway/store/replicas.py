@@ -92,19 +92,19 @@ class Replicas:
 
     def _find_living(self, found: Iterable[Any]) -> tuple[Replica, ...]:
         now = self._clock()
-        living, gone = [], []
+        living, dead = [], []
         pulses: dict[str, tuple[int, float]] = {}
         for id_, beats, record in found:
-            known = self._pulses.get(id_)
-            heard_at = known[1] if known is not None and known[0] == beats else now
+            pulse = self._pulses.get(id_)
+            heard_at = pulse[1] if pulse is not None and pulse[0] == beats else now
             pulses[id_] = (beats, heard_at)
             if now - heard_at < SILENT_SECONDS:
                 living.append(rows.decode(record, Replica, "replicas"))
             elif now - heard_at > GONE_SECONDS:
-                gone.append(id_)
+                dead.append(id_)
         self._pulses = pulses
-        if gone:
-            self._store.run_write(lambda connection: connection.execute(delete(table).where(table.c.id.in_(gone))))
+        if dead:
+            self._store.run_write(lambda connection: connection.execute(delete(table).where(table.c.id.in_(dead))))
         return tuple(sorted(living, key=lambda each: (each.name, each.id)))
 
     def leave(self) -> None:

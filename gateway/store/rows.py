@@ -85,8 +85,8 @@ def write_adapters(connection: Connection, entries: Iterable[Entry]) -> None:
         {"version": each.ref.version, "name": each.ref.name, "state": str(each.state), "record": encode(each)}
         for each in entries
     ]
-    _, gone = _sync_rows(connection, schema.adapters, "version", rows)
-    _delete(connection, schema.fingerprints, "version", gone)
+    _, removed_keys = _sync_rows(connection, schema.adapters, "version", rows)
+    _delete(connection, schema.fingerprints, "version", removed_keys)
 
 
 def write_routes(connection: Connection, routes: Sequence[RouteRecord], mark: RouteVersion) -> None:
@@ -101,9 +101,9 @@ def write_routes(connection: Connection, routes: Sequence[RouteRecord], mark: Ro
     table = schema.routes
     stored = {row.alias: row.record for row in connection.execute(select(table.c.alias, table.c.record))}
     rows = [{"alias": each.alias, "record": _as_stored(each, stored.get(each.alias))} for each in routes]
-    changed, gone = _sync_rows(connection, schema.routes, "alias", rows)
+    changed, removed_keys = _sync_rows(connection, schema.routes, "alias", rows)
     versions = schema.route_versions
-    for alias in (*changed, *gone):
+    for alias in (*changed, *removed_keys):
         last = connection.scalar(select(func.max(versions.c.number)).where(versions.c.alias == alias)) or 0
         version = msgspec.structs.replace(mark, alias=alias, number=last + 1, route=by_alias.get(alias))
         connection.execute(insert(versions).values(alias=alias, number=last + 1, record=encode(version)))
@@ -152,12 +152,12 @@ def write_journal(connection: Connection, records: Iterable[Mapping[str, Any]]) 
     state = schema.state
     head = read_head(connection)
     last = chain.JournalEntry(number=head.number, previous="", hash=head.hash, record={}) if head is not None else None
-    taken = connection.scalar(select(func.max(schema.journal.c.number))) or 0
-    if taken > (head.number if head is not None else 0):
+    last_number = connection.scalar(select(func.max(schema.journal.c.number))) or 0
+    if last_number > (head.number if head is not None else 0):
         # An entry was inserted by something else than Loragate. The next entry goes after it, since otherwise no change
         # could be stored any more; `verify` reports the inserted one.
         last = chain.JournalEntry(
-            number=taken, previous="", hash=head.hash if head is not None else chain.GENESIS, record={}
+            number=last_number, previous="", hash=head.hash if head is not None else chain.GENESIS, record={}
         )
     rows = []
     for record in records:
@@ -221,15 +221,15 @@ def _as_mapping(text: str) -> Mapping[str, Any]:
 
 
 def _sync_rows(
-    connection: Connection, table: Table, key: str, wanted: Sequence[dict[str, Any]]
+    connection: Connection, table: Table, key: str, wanted_rows: Sequence[dict[str, Any]]
 ) -> tuple[list[str], list[str]]:
-    """Make a table's rows equal to `wanted`, in order; returns the keys of new or changed rows, and of deleted ones."""
+    """Make a table equal to `wanted_rows`, in order; return the keys of new or changed rows, and of removed ones."""
     stored = {row[key]: row for row in connection.execute(select(table)).mappings()}
-    gone = sorted(stored.keys() - {row[key] for row in wanted})
-    _delete(connection, table, key, gone)
+    removed_keys = sorted(stored.keys() - {row[key] for row in wanted_rows})
+    _delete(connection, table, key, removed_keys)
     new, other, moved = [], [], []
     position = 0
-    for row in wanted:
+    for row in wanted_rows:
         old = stored.get(row[key])
         # Positions grow and have gaps, so that most rows keep theirs when one goes or moves to the end.
         position = max(position + 1, old["position"] if old is not None else 0)
@@ -241,15 +241,19 @@ def _sync_rows(
         elif old["position"] != position:
             moved.append(placed)
     if other or moved:
-        values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in (*wanted[0], "position") if name != key}
+        values: dict[str, Any] = {
+            name: bindparam(f"new_{name}") for name in (*wanted_rows[0], "position") if name != key
+        }
         change = update(table).where(table.c[key] == bindparam("new_key")).values(values)
         rows = [{"new_key": row[key]} | {f"new_{name}": row[name] for name in values} for row in (*other, *moved)]
         connection.execute(change, rows)
     if new:
         connection.execute(insert(table), new)
-    return [row[key] for row in (*new, *other)], gone
+    return [row[key] for row in (*new, *other)], removed_keys
 
 
 def _delete(connection: Connection, table: Table, key: str, values: Collection[str]) -> None:
     if values:
-        connection.execute(delete(table).where(table.c[key] == bindparam("gone")), [{"gone": each} for each in values])
+        connection.execute(
+            delete(table).where(table.c[key] == bindparam("removed")), [{"removed": each} for each in values]
+        )

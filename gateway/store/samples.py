@@ -83,9 +83,9 @@ class Samples:
         contents = {id_: msgspec.msgpack.encode(each) for id_, each in each_once.items()}
 
         def work(connection: Connection) -> int:
-            known = set(connection.scalars(select(texts.c.id).where(texts.c.id.in_(contents))))
-            known |= find_judged(connection, list(contents))
-            new = [each for id_, each in each_once.items() if id_ not in known]
+            stored_ids = set(connection.scalars(select(texts.c.id).where(texts.c.id.in_(contents))))
+            stored_ids |= find_judged(connection, list(contents))
+            new = [each for id_, each in each_once.items() if id_ not in stored_ids]
             sizes = [len(contents[each.id]) for each in new]
             fits = make_room(connection, sizes, self._most_samples, self._most_bytes) if new else 0
             _insert(connection, new[:fits], contents, retention_seconds)
@@ -159,8 +159,8 @@ class Samples:
         try:
             return self._store.run_write(work)
         except IntegrityError:  # the sample was judged before, and then stored once more
-            gone = delete(queue).where(queue.c.id == scored_pair.sample)
-            self._store.run_write(lambda connection: connection.execute(gone))
+            statement = delete(queue).where(queue.c.id == scored_pair.sample)
+            self._store.run_write(lambda connection: connection.execute(statement))
             return self._store.run_read(lambda connection: is_stored(connection, scored_pair))
 
     def give_up(
@@ -284,11 +284,11 @@ def _take(connection: Connection, ids: Collection[str], holder: str, lease_secon
     connection.execute(change)
     query = select(queue.c.id, queue.c.attempt, texts.c.content).join(texts, texts.c.id == queue.c.id)
     found = connection.execute(query.where(queue.c.id.in_(ids)).order_by(queue.c.at)).all()
-    taken, damaged = [], []
+    claimed, damaged = [], []
     for id_, attempt, content in found:
         try:
-            taken.append(Claimed(sample=msgspec.msgpack.decode(content, type=Sample), attempt=attempt))
+            claimed.append(Claimed(sample=msgspec.msgpack.decode(content, type=Sample), attempt=attempt))
         except (msgspec.DecodeError, UnicodeDecodeError):
             damaged.append(id_)
     _fail(connection, damaged, "unreadable")
-    return taken
+    return claimed

@@ -137,8 +137,8 @@ def _mirror(record: RouteRecord, base: Base | None) -> Mirror | None:
 
 def read_base(folder: Path) -> Base | None:
     """Return the base model of the last snapshot on disk, so that its name is known before an engine is up."""
-    kept = copies.read(folder / SNAPSHOT_FILE, Snapshot)
-    return kept.base if kept is not None else None
+    snapshot = copies.read(folder / SNAPSHOT_FILE, Snapshot)
+    return snapshot.base if snapshot is not None else None
 
 
 def save(folder: Path, data: bytes) -> None:

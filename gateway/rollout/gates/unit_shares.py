@@ -46,7 +46,7 @@ ROUND_SECONDS: Final = 600.0
 FRESH: Final = 0.1
 # The part of the capital that each arm's bets never stake: at a weight of 1 % the control has a hundred times the
 # candidate's units.
-KEPT: Final = 0.1
+RESERVE: Final = 0.1
 # Alternatives for how many times worse: from 1.4 to 32 times the ratio that is allowed, and as much below it.
 TIMES: Final = tuple(2.0 ** (step / 2) for step in range(1, 11))
 # The log e-value taken, uncomputed, if the means show the opposite, as they do at most looks at most rollouts.
@@ -112,9 +112,9 @@ class Shares:
 
     def without(self, other: "Shares") -> "Shares":
         """Return what is left when a part is taken out; see `Count.without`."""
-        gone = {(bad, of): n for bad, of, n in other.over}
-        left = ((bad, of, n - gone.get((bad, of), 0)) for bad, of, n in self.over)
-        return Shares(first=self.first.without(other.first), over=tuple(each for each in left if each[2] > 0))
+        other_units = {(bad, of): n for bad, of, n in other.over}
+        units = ((bad, of, n - other_units.get((bad, of), 0)) for bad, of, n in self.over)
+        return Shares(first=self.first.without(other.first), over=tuple(each for each in units if each[2] > 0))
 
 
 NO_SHARES: Final = Shares()
@@ -139,10 +139,10 @@ class ArmUnits:
 
     def without(self, other: "ArmUnits") -> "ArmUnits":
         """Return what is left when a part is taken out."""
-        gone = dict(other.rounds)
+        other_rounds = dict(other.rounds)
         return ArmUnits(
             whole=self.whole.without(other.whole),
-            rounds=tuple((number, each.without(gone.get(number, NO_SHARES))) for number, each in self.rounds),
+            rounds=tuple((number, each.without(other_rounds.get(number, NO_SHARES))) for number, each in self.rounds),
         )
 
 
@@ -224,7 +224,7 @@ def _with_rounds(control: ArmUnits, candidate: ArmUnits, log_e: Callable[[Shares
 @lru_cache(maxsize=4096)
 def _worse(control: Shares, candidate: Shares, margin: float) -> float:
     def log_e(one: Evidence, other: Evidence) -> float:
-        return _LOST if _excess(one, other) <= margin else log_e_worse(other, one, margin, kept=KEPT)
+        return _LOST if _excess(one, other) <= margin else log_e_worse(other, one, margin, reserve=RESERVE)
 
     return _either(control, candidate, log_e)
 
@@ -232,7 +232,7 @@ def _worse(control: Shares, candidate: Shares, margin: float) -> float:
 @lru_cache(maxsize=4096)
 def _not_worse(control: Shares, candidate: Shares, margin: float) -> float:
     def log_e(one: Evidence, other: Evidence) -> float:
-        return _LOST if _excess(one, other) >= margin else log_e_not_worse(other, one, margin, kept=KEPT)
+        return _LOST if _excess(one, other) >= margin else log_e_not_worse(other, one, margin, reserve=RESERVE)
 
     return _either(control, candidate, log_e)
 
