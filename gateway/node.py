@@ -155,7 +155,7 @@ class Node:
         self.pool.take_copies, self.pool.take_feedback = self.mirror.take, self.feedback.hear
         self.conductor = Conductor(self.operations.rollouts, Leader(self.store, replica.name))
         self.shadow = ShadowMetricsCollector(self.store, self.operations.rollouts, lambda: self.conductor.is_leader)
-        self.engines.watch(self.state, self._engines_changed, self.state.publish_stock)
+        self.engines.watch(self.state, self._engines_changed, self.state.publish_engines)
         self.evaluator = self._own_evaluator()
         self.engine: EngineProcess | None = None
         self._control: uvicorn.Server | None = None

@@ -46,7 +46,7 @@ class Overtaken(Conflict):
     """Another gateway has changed the state first; nothing was changed, and `LiveState` has the newer state."""
 
 
-async def to_the_end(work: Awaitable[_T]) -> _T:
+async def finish_despite_cancel(work: Awaitable[_T]) -> _T:
     """Await work that must not be left half done: a cancellation of the caller takes effect when the work has ended."""
     task = asyncio.ensure_future(work)
     try:
@@ -56,7 +56,7 @@ async def to_the_end(work: Awaitable[_T]) -> _T:
         raise
 
 
-async def insist(work: Callable[[], Awaitable[_T]], tries: int = TRIES) -> _T:
+async def retry_overtaken(work: Callable[[], Awaitable[_T]], tries: int = TRIES) -> _T:
     """Repeat a change, from the newest state, as long as other gateways change the state first.
 
     For changes that are not bound to a version of the state (`If-Match`).
@@ -145,7 +145,7 @@ class LiveState:
         self._replicas = 1
         self.served = 0  # the version of the state that all workers serve from
         self.has_served = asyncio.Event()  # set when `served` has changed, which is then reported to other gateways
-        self._arriving: dict[str, Entry] = {}
+        self._registering: dict[str, Entry] = {}
         self._become(desired)
 
     def _become(self, desired: Desired) -> None:
@@ -177,7 +177,7 @@ class LiveState:
 
     def entry(self, version: str) -> Entry | None:
         """Return the entry of a version that is registered or being registered; else None."""
-        return self.catalog.entries.get(version) or self._arriving.get(version)
+        return self.catalog.entries.get(version) or self._registering.get(version)
 
     def keeps(self) -> Mapping[str, Keep]:
         """Return each version that engines may hold, with the reason to keep it."""
@@ -185,13 +185,13 @@ class LiveState:
             self._update_keeps()  # a rollback window may have ended
         return self._keeps
 
-    def arrives(self, entry: Entry) -> None:
+    def begin_registration(self, entry: Entry) -> None:
         """Note that a version is being registered: engines may hold it, but no request is routed to it yet."""
-        self._arriving[entry.ref.version] = entry
+        self._registering[entry.ref.version] = entry
 
-    def has_arrived(self, version: str) -> None:
+    def end_registration(self, version: str) -> None:
         """Note that the registration of a version has ended, whether it succeeded or not."""
-        self._arriving.pop(version, None)
+        self._registering.pop(version, None)
 
     def find(self, version: str) -> Entry:
         """Return the entry of a version, given in full or as a unique prefix.
@@ -263,14 +263,14 @@ class LiveState:
                 "the change is stored, but a worker has not confirmed it within 5 s; `loragate status` shows it"
             )
 
-    async def share_with(self, replicas: int) -> None:
+    async def set_replicas(self, replicas: int) -> None:
         """Divide limits that hold for all replicas together by this number of replicas from now on."""
         if replicas and replicas != self._replicas:
             self._replicas = replicas
             with suppress(Conflict):  # a worker that lags gets the next table
                 await self.publish()
 
-    def publish_stock(self) -> None:
+    def publish_engines(self) -> None:
         """Send every worker the versions that engines have ready, when nothing else has changed."""
         self.workers.publish_engines(self.engines.views())
 
@@ -298,7 +298,7 @@ class LiveState:
             StoreError: The change may not be stored.
         """
         # Not to be cancelled between the write and the publication, or the store would be ahead of this gateway.
-        await to_the_end(self._change(desired, by, reason, journal, fence))
+        await finish_despite_cancel(self._change(desired, by, reason, journal, fence))
 
     async def _change(
         self, desired: Desired, by: str, reason: str, journal: Sequence[Mapping[str, Any]], fence: int | None

@@ -125,7 +125,7 @@ class StoreContact:
         tallies = await self._count()
         self._replicas.replica = msgspec.structs.replace(self._describe(), state=self._state.served)
         self.last_beat = await asyncio.to_thread(self._replicas.beat, tallies)
-        await self._state.share_with(len(self.last_beat.alive))
+        await self._state.set_replicas(len(self.last_beat.alive))
 
     async def tallies(self) -> Sequence[Tally]:
         """Return the counts of open rollouts from all gateways, as of the last heartbeat."""

@@ -11,7 +11,7 @@ import pytest
 from gateway.admin.keys.operations import KeyOperations
 from gateway.admin.routes.files import Declaration, DeclaredRoute
 from gateway.admin.routes.operations import ChangeRequest, RouteOperations, StateMoved, UnknownRoute
-from gateway.admin.state import Conflict, LiveState, Overtaken, insist
+from gateway.admin.state import Conflict, LiveState, Overtaken, retry_overtaken
 from gateway.decide.authenticate import Role
 from gateway.records.state import Desired
 from gateway.store.sql import Store, open_store
@@ -96,10 +96,10 @@ def test_who_insists_is_refused_only_when_another_was_first_every_time() -> None
             raise Overtaken("another was first")
         return len(tries)
 
-    assert asyncio.run(insist(work, tries=3)) == 3
+    assert asyncio.run(retry_overtaken(work, tries=3)) == 3
     tries.clear()
     with pytest.raises(Overtaken):
-        asyncio.run(insist(work, tries=2))
+        asyncio.run(retry_overtaken(work, tries=2))
 
 
 def test_with_a_version_it_is_refused_and_the_gateway_serves_what_the_other_left(store: Store, tmp_path: Path) -> None:

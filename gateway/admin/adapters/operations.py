@@ -28,7 +28,7 @@ from adapters.verify.report import sentence as problem_sentence
 from gateway.admin.adapters.intake import Intake, Progress, scratch_folder, silent
 from gateway.admin.adapters.registration import FusionOrigin, Registration
 from gateway.admin.route_journal import check_no_rollout, check_not_rolled_out, route_records
-from gateway.admin.state import Conflict, LiveState, insist, to_the_end
+from gateway.admin.state import Conflict, LiveState, finish_despite_cancel, retry_overtaken
 from gateway.records.routes import RouteRecord
 from gateway.records.state import Desired
 from gateway.store.fingerprints import FingerprintStore
@@ -174,7 +174,7 @@ class AdapterOperations:
         async with self._turn(manifest.digest):
             progress("copy")
             try:
-                copy = await to_the_end(asyncio.to_thread(take_copy, folder, self._registry, manifest))
+                copy = await finish_despite_cancel(asyncio.to_thread(take_copy, folder, self._registry, manifest))
                 entry = self._entry(manifest, copy, source, order, made, report)
                 return await self._bring_in(entry, order, progress)
             finally:
@@ -218,7 +218,7 @@ class AdapterOperations:
         if entry.state is State.REGISTERED:
             entry = entry.after(Event.VERIFY)
         entry = entry.after(Event.LOAD)
-        state.arrives(entry)
+        state.begin_registration(entry)
         try:
             progress("load")
             await state.engines.bring(entry)
@@ -229,10 +229,10 @@ class AdapterOperations:
                 await self._change(self._point_alias(ready, catalog, order), order.by, f"`{version}` was registered")
 
             async with state.turn:
-                await insist(work)
+                await retry_overtaken(work)
             return ready
         finally:
-            state.has_arrived(version)
+            state.end_registration(version)
             if state.entry(version) is None:
                 await state.engines.remove(version)
                 self._records.drop(version)
@@ -287,7 +287,7 @@ class AdapterOperations:
 
         try:
             async with state.turn:
-                if not await insist(work):
+                if not await retry_overtaken(work):
                     return False
         finally:  # also if a worker has not confirmed: the versions are removed from the state even then
             if not any(version in state.catalog.entries for version in versions):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from gateway.admin.state import LiveState, insist
+from gateway.admin.state import LiveState, retry_overtaken
 from gateway.decide.authenticate import Role
 from gateway.decide.engine_fields import NO_RULES, Rules
 from gateway.errors import BadRequest
@@ -72,7 +72,7 @@ class KeyOperations:
             await state.change(keys.revoke_key(state.desired, key_id), by=by, reason=f"key {key_id} revoked")
 
         async with state.turn:
-            await insist(work)
+            await retry_overtaken(work)
 
     async def _make(self, make: Callable[[Desired, float], Made], by: str) -> tuple[KeyRecord, str]:
         state = self._state
@@ -86,4 +86,4 @@ class KeyOperations:
             return record, key
 
         async with state.turn:
-            return await insist(work)
+            return await retry_overtaken(work)

@@ -13,7 +13,7 @@ from evaluators.compare import comparators
 from gateway.admin.route_journal import check_no_rollout, route_records
 from gateway.admin.routes.files import Declaration, DeclaredRoute, InvalidRoutes, policy_fields
 from gateway.admin.routes.plan import Circumstances, FieldChange, RoutePlan, compare, plan_routes
-from gateway.admin.state import Conflict, LiveState, insist
+from gateway.admin.state import Conflict, LiveState, retry_overtaken
 from gateway.mirror.redactors import redactor_names
 from gateway.records.routes import RouteRecord, RouteVersion
 from gateway.records.state import Desired
@@ -117,7 +117,7 @@ class RouteOperations:
             return plan
 
         async with self._state.turn:
-            return await insist(work)
+            return await retry_overtaken(work)
 
     def _check_version(self, order: ChangeRequest) -> None:
         version = self._state.desired.version
@@ -155,7 +155,7 @@ class RouteOperations:
             return moved
 
         async with state.turn:
-            return await insist(work)
+            return await retry_overtaken(work)
 
     def _split(self, route: RouteRecord, candidate: str | None, weight: int) -> RouteRecord:
         if candidate is None:
