@@ -46,7 +46,8 @@ FEWEST_SHOWN: Final = 100
 PAGES_A_LOOK: Final = 5
 # The greatest number of baselines loaded at one look: after a start every alias needs one.
 NEW_A_LOOK: Final = 20
-# Engines that cannot score tokens give no KL; then a baseline is complete without it, after so many times the sessions.
+# Engines that cannot score tokens give no KL. A baseline without it is complete after this many times the usual number
+# of sessions.
 PATIENCE: Final = 3
 # The words for each statistic, by the direction of its change; tasks and prompt lengths have a text of their own.
 _WORDS: Final = {

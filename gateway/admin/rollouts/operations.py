@@ -1,7 +1,7 @@
 """An operator's commands on rollouts: start, approve, pause, resume, promote, abort, roll back.
 
 Each command is one event for the machine in `rollout/machine.py`, applied as one change.
-Of two commands at once one wins, and the other fails with a text that says who did what.
+If two commands compete, one is applied, and the other fails with a text that names the author of the first.
 Decisions from measurements are made by the leader (`conductor.py`), not here.
 """
 
