@@ -1,8 +1,10 @@
-"""For all tests: how hypothesis runs, and how long answers are waited for."""
+"""For all tests: how hypothesis runs, how long answers are waited for, and stores of both kinds."""
 
 import gc
 import os
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
@@ -10,6 +12,10 @@ from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadFileScheduling
 
 from tests.support.patience import PATIENCE_SECONDS
+
+if TYPE_CHECKING:
+    from gateway.store.sql import Store
+    from tests.support.postgres import RunningPostgres
 
 # Speed is not what properties are about: a loaded machine must not fail them. The same examples each time, so that a
 # change is judged by what it changed; HYPOTHESIS_PROFILE=explore looks for new ones, and `quick` is for `make check`.
@@ -51,3 +57,32 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Have the garbage collector leave aside what lives until the end: some 250,000 objects of tests and libraries."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> "Iterator[RunningPostgres]":
+    """A real PostgreSQL."""
+    from tests.support.postgres import RunningPostgres
+
+    with RunningPostgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.real)])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty store: in SQLite always, in a real PostgreSQL in the slow runs."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'state.db'}"
+    server: RunningPostgres = request.getfixturevalue("postgres")
+    return server.database()
+
+
+@pytest.fixture
+def store(where: str) -> "Iterator[Store]":
+    """An empty store, at noon."""
+    # Imported here: the process that only hands out the tests needs neither.
+    from gateway.store.sql import open_store
+
+    store = open_store(where, now=lambda: 1_790_000_000.0, seconds=PATIENCE_SECONDS)
+    yield store
+    store.close()

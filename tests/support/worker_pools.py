@@ -97,3 +97,15 @@ async def running_pool(
         await pool.stop(1.0)
         await task
         listener.close()
+
+
+def configuration(table: bytes = b"") -> Configure:
+    """What a worker is started with, where no test waits for its limits."""
+    return Configure(
+        limits=Limits(),
+        connect_seconds=1.0,
+        drain_seconds=1.0,
+        certificate=None,
+        private_key=None,
+        table=table or table_of(),
+    )

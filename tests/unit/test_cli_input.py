@@ -1,7 +1,5 @@
 """What the commands take and print: times, shares, tables, and where a gateway is."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import click
@@ -72,13 +70,6 @@ def test_a_table_in_a_pipe_has_a_whole_line_for_each_row(capsys: pytest.CaptureF
 
 def test_an_address_without_a_scheme_is_told_how_to_write_it() -> None:
     assert "`10.0.0.7:8081` is no URL; write http://HOST:PORT" in told("status", "--control", "10.0.0.7:8081")
-
-
-def test_a_key_made_without_a_gateway_says_in_which_store_it_is(tmp_path: Path) -> None:
-    command = (sys.executable, "-m", "gateway", "keys", "create", "--state", str(tmp_path))
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    assert f"written to the store `{tmp_path / 'state.db'}`" in done.stderr
-    assert done.stdout.startswith("sk-loragate-")
 
 
 def test_yaml_that_cannot_be_read_is_told_by_file_and_line(tmp_path: Path) -> None:

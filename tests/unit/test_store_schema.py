@@ -1,9 +1,7 @@
 """The schema: made from nothing, migrated, and refused when it is too new."""
 
-import os
 import shutil
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
@@ -158,16 +156,3 @@ def test_a_folder_means_sqlite_in_it_readable_by_its_owner_alone(tmp_path: Path)
         assert raw.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     raw.close()
     store.close()
-
-
-def test_workers_never_import_the_database_and_alembic_is_imported_only_to_migrate(tmp_path: Path) -> None:
-    new_store(tmp_path).prepare()
-    program = (
-        "import sys; import gateway.workers.worker, gateway.app;"
-        "assert not {'sqlalchemy', 'psycopg', 'alembic'} & set(sys.modules), 'in a worker';"
-        "from pathlib import Path; from gateway.store.sql import open_store;"
-        "open_store(Path(sys.argv[1]), now=lambda: 0.0).read_state();"
-        "assert not {'psycopg', 'alembic'} & set(sys.modules), 'at the start'"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, env=environment)

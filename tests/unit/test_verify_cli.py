@@ -1,9 +1,7 @@
-"""loragate adapters verify, sign and keygen as a person runs them: exit codes, words, and nothing heavy."""
+"""loragate adapters verify, sign and keygen as a person runs them: exit codes and words."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,23 +22,11 @@ def adapter(tmp_path: Path) -> Path:
     return write_adapter(tmp_path / "adapter", tensors=fitting_tensors())
 
 
-def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "gateway", "adapters", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, "NO_COLOR": "1"})
-
-
 def run_here(*arguments: object) -> "subprocess.CompletedProcess[str]":
     """Run a command in this process: for the many that are alike."""
     done = CliRunner().invoke(main, ["adapters", *map(str, arguments)])
     assert done.exception is None or isinstance(done.exception, SystemExit)
     return subprocess.CompletedProcess([], done.exit_code, done.stdout, done.stderr)
-
-
-def test_a_good_adapter_ends_with_0(adapter: Path, base: Path) -> None:
-    done = run("verify", adapter, "--base", base)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert read_manifest(adapter).digest in done.stdout
-    assert done.stdout.endswith("Accepted.\n")
 
 
 def test_a_warning_is_printed_and_ends_with_0(adapter: Path) -> None:
@@ -109,19 +95,3 @@ def test_a_person_makes_a_key_signs_and_requires_it(adapter: Path, base: Path, t
     assert done.returncode == 0
     assert "Signed by " in done.stdout
     assert run_here("sign", adapter, "--key", tmp_path / "key.pub").returncode == 2
-
-
-def test_neither_torch_nor_an_engine_nor_the_network_is_touched(adapter: Path, base: Path) -> None:
-    program = f"""
-import sys, socket
-socket.socket.connect = None
-from gateway.cli import main
-try:
-    main(["adapters", "verify", {str(adapter)!r}, "--base", {str(base)!r}])
-except SystemExit as end:
-    assert end.code == 0, end.code
-heavy = {{"torch", "transformers", "peft", "vllm", "safetensors", "fastapi"}} & set(sys.modules)
-assert not heavy, heavy
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr

@@ -10,25 +10,12 @@ import msgspec
 
 from gateway.app import Worker
 from gateway.mirror.captured import CapturedRequest
-from gateway.receive.limits import Limits
 from gateway.records.feedback import About, RequestKey
 from gateway.workers import channel
-from gateway.workers.channel import Configure, Recalled, Start, WorkerReport
+from gateway.workers.channel import Recalled, Start, WorkerReport
 from gateway.workers.pool import WorkerPool
-from gateway.workers.unit_book import UnitBook
 from tests.support.patience import PATIENCE_SECONDS
-from tests.support.worker_pools import table_of
-
-
-def configure(table: bytes = b"") -> Configure:
-    return Configure(
-        limits=Limits(),
-        connect_seconds=1.0,
-        drain_seconds=1.0,
-        certificate=None,
-        private_key=None,
-        table=table or table_of(),
-    )
+from tests.support.worker_pools import configuration
 
 
 def framed(message: channel.ToWorker) -> bytes:
@@ -101,7 +88,7 @@ def test_a_workers_last_counts_arrive_behind_the_copies_that_it_hands_on_as_it_e
 
     async def main() -> None:
         reader, writer = await asyncio.open_connection(sock=theirs)
-        worker = Worker(configure(), reader, writer)
+        worker = Worker(configuration(), reader, writer)
         worker.mirror.reserve(copy.size)
         worker.mirror.offer(copy)
 
@@ -126,24 +113,3 @@ def test_a_workers_last_counts_arrive_behind_the_copies_that_it_hands_on_as_it_e
         del heard[:size]
     assert isinstance(messages[-1], WorkerReport)
     assert messages[-1].mirror.sampled == {"a": {"noise": 1}}
-
-
-def test_the_processes_that_were_started_early_are_the_ones_that_serve() -> None:
-    async def main() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            listener.setblocking(False)
-            pool = WorkerPool(listener, 2)
-            await pool.start()
-            early = pool.pids()
-            assert len(early) == 2
-            pool.configure, pool.units = configure, UnitBook(lambda: 0.0)
-            running = asyncio.get_running_loop().create_task(pool.run())
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                while pool.ready < 2:
-                    await asyncio.sleep(0.02)
-            assert pool.pids() == early
-            await pool.stop(1.0)
-            await running
-            assert pool.restarts.total() == 0
-
-    asyncio.run(main())
