@@ -10,8 +10,9 @@ from multiprocessing.connection import Connection
 from gateway.store.errors import StaleWrite
 from gateway.store.sql import Store, open_store
 from tests.support import store_processes
+from tests.support.fork_server import preload
 from tests.support.patience import PATIENCE_SECONDS, until
-from tests.support.store_listeners import heard, processes, running
+from tests.support.store_listeners import heard, running
 from tests.support.store_processes import with_another_key
 
 CRASHES = 20
@@ -21,7 +22,7 @@ LEASE_GAPS = 20
 # Longer than a test may take: who follows before it is over has not waited for it.
 ENDLESS_SECONDS = 10 * PATIENCE_SECONDS
 
-processes.set_forkserver_preload(["tests.support.store_processes"])
+preload("tests.support.store_processes")
 
 
 def news(told: Connection) -> object:

@@ -7,7 +7,6 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,14 +18,13 @@ import httpx
 from click.testing import CliRunner
 
 from gateway.cli import main
+from tests.support.forked_command import OWN_COMMAND, ForkedCommand, run_forked
 from tests.support.patience import PATIENCE_SECONDS, until
 
 # An engine that answers, though not as a well one does, is waited for no longer.
 UNWELL_SECONDS = 3.0
 # vLLM takes 30 s on two idle cores.
 VLLM_SECONDS = 600.0
-
-OWN_COMMAND = (sys.executable, "-m", "gateway")
 
 
 class RunningGateway:
@@ -35,7 +33,7 @@ class RunningGateway:
     Args:
         engines: Engine URLs.
         base: Folder of a base model: start and own a real vLLM for it.
-        command: What runs `loragate`; else this checkout's.
+        command: What runs `loragate`; else this checkout's, forked unless a base model is given.
         options: More command line options.
         environment: More environment variables, such as `LORAGATE_LIMITS__IDLE_SECONDS`.
         state: State folder to use, kept; else a short-lived one of its own.
@@ -48,9 +46,9 @@ class RunningGateway:
         environment: dict[str, str] | None = None,
         state: Path | None = None,
         base: Path | None = None,
-        command: Sequence[str] = OWN_COMMAND,
+        command: Sequence[str] | None = None,
     ) -> None:
-        self._command = command
+        self._command = command or (None if base is None else OWN_COMMAND)
         self._engines = engines
         self._base = base
         self._options = options
@@ -63,7 +61,7 @@ class RunningGateway:
         # Short, so that the sockets in it stay within the 107 bytes of a unix socket's path.
         self.state = state or Path(tempfile.mkdtemp(prefix="lg-"))
         self.log_path = self.state / "gateway.log"
-        self.process: subprocess.Popen[bytes]
+        self.process: subprocess.Popen[bytes] | ForkedCommand
         self.url = ""
         self.control_url = ""
         self.key = ""
@@ -90,23 +88,14 @@ class RunningGateway:
         arguments = ["serve", *(arg for engine in self._engines for arg in ("--engine", engine))]
         if self._base is not None:
             arguments = ["up", "--base", str(self._base)]
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    *self._command,
-                    *arguments,
-                    "--port",
-                    "0",
-                    "--control-port",
-                    "0",
-                    "--state",
-                    str(self.state),
-                    *self._options,
-                ],
-                stdout=log,
-                stderr=log,
-                env=self._environment,
-            )
+        arguments += ["--port", "0", "--control-port", "0", "--state", str(self.state), *self._options]
+        if self._command is None:
+            self.process = ForkedCommand(arguments, self._environment, stdout=self.log_path, stderr=self.log_path)
+        else:
+            with self.log_path.open("ab") as log:
+                self.process = subprocess.Popen(
+                    [*self._command, *arguments], stdout=log, stderr=log, env=self._environment
+                )
         if self._base is not None:
             self.wait_for_engine(seconds=VLLM_SECONDS)
         else:  # engines that a test keeps away are not waited for
@@ -118,7 +107,7 @@ class RunningGateway:
 
     def stop(self, number: signal.Signals | None = None) -> int:
         """Stop it, by default as quickly as it drains, and return its exit code."""
-        process: subprocess.Popen[bytes] | None = getattr(self, "process", None)
+        process: subprocess.Popen[bytes] | ForkedCommand | None = getattr(self, "process", None)
         if process is None:
             return 0
         if process.poll() is None:
@@ -180,23 +169,28 @@ class RunningGateway:
         asks for and prints. Where none runs, in a process of its own.
         """
         command = [*arguments, "--state", str(self.state)]
-        if self._command == OWN_COMMAND and self._control_listens():
+        if self._command in (None, OWN_COMMAND) and self._control_listens():
             here = CliRunner().invoke(main, command, env=self._environment, prog_name="loragate")
             if here.exception is not None and not isinstance(here.exception, SystemExit):
                 raise here.exception
             code, output, errors = here.exit_code, here.stdout, here.stderr
         else:
-            done = subprocess.run(
-                [*self._command, *command],
-                capture_output=True,
-                text=True,
-                timeout=2 * PATIENCE_SECONDS,
-                env=self._environment,
-                check=False,
-            )
+            done = self._run(command, seconds=2 * PATIENCE_SECONDS)
             code, output, errors = done.returncode, done.stdout, done.stderr
         assert code == expect, (code, output, errors)
         return json.loads(output) if "--json" in arguments and expect == 0 else output + errors
+
+    def _run(self, arguments: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
+        if self._command is None:
+            return run_forked(arguments, self._environment, timeout=seconds)
+        return subprocess.run(
+            [*self._command, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            env=self._environment,
+            check=False,
+        )
 
     def create_key(self, role: str = "app", *more: str) -> str:
         """Make a key."""

@@ -1,14 +1,13 @@
 """Processes that share a store."""
 
 import contextlib
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 
-processes = multiprocessing.get_context("forkserver")
+from tests.support.fork_server import processes
 
 
 @contextmanager
