@@ -6,7 +6,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import ville
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +18,7 @@ from evaluators.statistics.multiple import bonferroni, e_bh
 from evaluators.statistics.two_sample import log_e_not_worse, log_e_worse
 from evaluators.statistics.windows import MAX_CATEGORIES, OTHER, Window, window_from
 from simulations import capital
+from tests.support.examples import examples
 
 NUMBERS = st.lists(st.floats(0, 1), max_size=20)
 BOUNDARIES = st.floats(0.01, 0.99)
@@ -48,7 +48,7 @@ def test_nothing_is_no_evidence() -> None:
 
 
 @given(NUMBERS.filter(bool), BOUNDARIES)
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_evidence_is_what_its_definition_says(values: list[float], boundary: float) -> None:
     evidence = evidence_of(values)
     assert log_e_above(evidence, boundary) == pytest.approx(brute_force(values, boundary), abs=1e-9)
@@ -59,6 +59,8 @@ def test_evidence_is_what_its_definition_says(values: list[float], boundary: flo
 
 @pytest.mark.parametrize("direction", ["greater", "less"])
 def test_evidence_agrees_with_ville_to_nine_digits(direction: str) -> None:
+    import ville  # here, since it imports scipy.stats, for which processes that run other tests would wait two seconds
+
     # With a tiny alpha ville's bet is always cut at c / m: a fixed bet. So one of its tests for each of ours,
     # combined by its own function, is the same e-process.
     boundary = 0.4
@@ -87,7 +89,7 @@ def test_a_number_that_is_no_share_is_refused(value: float) -> None:
 
 
 @given(NUMBERS, NUMBERS, NUMBERS, BOUNDARIES)
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_evidence_adds_up_in_any_order_and_grouping(
     one: list[float], two: list[float], three: list[float], boundary: float
 ) -> None:
@@ -106,7 +108,7 @@ def test_the_same_number_several_times_is_added_at_once() -> None:
 
 
 @given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=4), BOUNDARIES)
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_no_bet_gains_on_average_if_the_claim_is_true(support: list[float], boundary: float) -> None:
     mean = sum(support) / len(support)
     expected = sum(math.exp(log_e_above(evidence_of([value]), boundary)) for value in support) / len(support)
@@ -114,7 +116,7 @@ def test_no_bet_gains_on_average_if_the_claim_is_true(support: list[float], boun
 
 
 @given(NUMBERS.filter(bool), BOUNDARIES)
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_nothing_speaks_for_both_sides_at_once(values: list[float], boundary: float) -> None:
     evidence = evidence_of(values)
     assert min(log_e_above(evidence, boundary), log_e_below(evidence, boundary)) <= 1e-9
@@ -156,7 +158,7 @@ def test_bounds_are_where_an_independent_root_finder_puts_them(alpha: float) -> 
 
 
 @given(NUMBERS)
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_bounds_hold_the_mean_and_what_is_within_them_is_not_refuted(values: list[float]) -> None:
     evidence = evidence_of(values)
     low, high = bounds(evidence, 0.1)
@@ -234,8 +236,10 @@ def test_a_stream_that_is_far_below_fails_and_one_that_is_above_passes() -> None
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=12), st.floats(0.001, 0.5))
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_e_bh_rejects_what_ville_rejects(e_values: list[float], alpha: float) -> None:
+    import ville
+
     theirs = ville.evalues.ebh(e_values, alpha)
     ours = e_bh(e_values, alpha)
     assert all(mine for mine, other in zip(ours, theirs, strict=True) if other)
@@ -288,7 +292,7 @@ def test_a_detector_that_makes_no_sense_is_refused(limit: float, length: float) 
 
 
 @given(COUNTS, COUNTS)
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_distances_are_what_scipy_says_and_finite_on_empty_bins(one: dict[str, int], two: dict[str, int]) -> None:
     import scipy.spatial.distance
     import scipy.stats
@@ -335,7 +339,7 @@ def window_of(observations: Observations) -> Window:
 
 
 @given(WINDOWS, WINDOWS, WINDOWS)
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_windows_add_up_in_any_grouping_and_survive_being_kept(
     one: Observations, two: Observations, three: Observations
 ) -> None:
