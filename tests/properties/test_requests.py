@@ -27,6 +27,7 @@ from gateway.receive.recent_requests import RecentRequests
 from gateway.receive.tap import Taps
 from gateway.workers.supply import WorkerSupply
 from tests.support.cut_bytes import cut
+from tests.support.examples import examples
 
 
 class Transport(asyncio.Transport):
@@ -187,7 +188,7 @@ ENDS = st.sampled_from(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.lists(REQUESTS, min_size=1, max_size=6), ENDS, st.lists(st.integers(0, 100_000), max_size=30))
 def test_a_conversation_does_not_depend_on_how_its_bytes_are_cut(
     requests: list[bytes], end: bytes, places: list[int]

@@ -37,6 +37,7 @@ from gateway.rollout.machine import TRANSITIONS, IllegalEvent, advance, create
 from gateway.rollout.plan_parser import parse_plan
 from gateway.rollout.replay import record_of, replay
 from gateway.rollout.rollout import Effect, FlipControl, Phase, Rollout, SetMirror, SetWeight, Transition
+from tests.support.examples import examples
 
 V1, V2, V0 = "support@111111111111", "support@222222222222", "support@000000000000"
 PLANS = (
@@ -53,7 +54,7 @@ PLANS = (
         "steps": [{"weight": "1%", "gates": ["manual"]}, {"weight": "20%", "gates": []}, {"weight": "100%"}],
     },
 )
-CASES = settings(max_examples=100, deadline=None)
+CASES = settings(max_examples=examples(100), deadline=None)
 
 words = st.sampled_from(["because", "x", "", " "])
 overrides = st.sampled_from([None, "because", "because", ""])

@@ -17,6 +17,7 @@ from adapters.artifact import InvalidArtifact, read_manifest
 from adapters.safetensors_file import BITS
 from adapters.verify import EngineLimits, Report, verify
 from tests.support.adapter_folders import fitting_tensors, safetensors, write_adapter
+from tests.support.examples import examples
 
 CASES = settings(max_examples=2_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 GOOD = safetensors(fitting_tensors())
@@ -140,7 +141,7 @@ def judge(folder: Path, content: bytes) -> bool:
     return True
 
 
-@settings(CASES, max_examples=150)
+@settings(CASES, max_examples=examples(150))
 @given(content=files)
 def test_any_bytes_are_refused_or_are_what_the_library_reads_too(folder: Path, content: bytes) -> None:
     judge(folder, content)
@@ -160,7 +161,7 @@ def test_two_thousand_hostile_files_are_judged_as_the_library_would(folder: Path
     assert 0 < sum(accepted) < len(accepted) / 2, "some flipped bits are in values, and such files are fine"
 
 
-@settings(CASES, max_examples=150)
+@settings(CASES, max_examples=examples(150))
 @given(content=files)
 def test_any_bytes_have_a_digest_or_a_reason(folder: Path, content: bytes) -> None:
     (folder / "adapter_model.safetensors").write_bytes(content)
@@ -174,7 +175,7 @@ def test_any_bytes_have_a_digest_or_a_reason(folder: Path, content: bytes) -> No
     assert len(reason) < 2_000
 
 
-@settings(CASES, max_examples=60)
+@settings(CASES, max_examples=examples(60))
 @given(
     config=st.dictionaries(
         st.one_of(

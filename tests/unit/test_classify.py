@@ -24,6 +24,7 @@ from evaluators.observation import Drift, Kind, NoDrift, Outcome, Score, ScoredP
 from evaluators.statistics.betting import evidence_of, log_e_below
 from evaluators.statistics.two_sample import log_e_worse
 from evaluators.statistics.windows import window_from
+from tests.support.examples import examples
 
 NUMBERS = count()
 
@@ -465,7 +466,7 @@ def test_a_session_is_of_one_stream_where_both_are_compared() -> None:
     st.lists(st.tuples(st.integers(0, 4), st.floats(0, 1), st.floats(0, 90)), max_size=25),
     st.sets(st.integers(0, 24)),
 )
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_who_looks_when_changes_nothing(pairs: list[tuple[int, float, float]], looks: set[int]) -> None:
     def told(look_after: set[int]) -> list[tuple[float, int]]:
         gathered, clock, found = SessionMeans(idle_seconds=60, most_pairs=3), 0.0, []

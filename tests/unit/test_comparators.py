@@ -19,6 +19,7 @@ from evaluators.compare.registry import BUILT_IN, GROUP, OTHER_REASON, load_comp
 from evaluators.compare.repetition import repetition_share
 from evaluators.compare.words import pieces, words
 from evaluators.observation import Ended, Kind, Observation, Outcome, Pair, Prompt, Score, ToolCall, Unscored
+from tests.support.examples import examples
 
 RELATIVE = {"ttft", "itl", "tokens"}
 DIFFERENCES = {"refusal", "repetition", "json_valid", "truncated", "expected"}
@@ -89,7 +90,7 @@ PROMPTS = st.builds(
 CHEAP = sorted(set(comparators()) - {"embedding"})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(prompt=PROMPTS, control=ANSWERS, candidate=ANSWERS)
 def test_scores_are_shares_and_symmetric_ones_do_not_care_which_arm_is_which(
     prompt: Prompt, control: Observation, candidate: Observation
@@ -111,7 +112,7 @@ def test_scores_are_shares_and_symmetric_ones_do_not_care_which_arm_is_which(
             assert other.value == pytest.approx(one.value)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(prompt=PROMPTS, answer=ANSWERS)
 def test_an_answer_is_the_same_as_itself(prompt: Prompt, answer: Observation) -> None:
     found = compare_all(Pair(kind=Kind.NOISE, prompt=prompt, control=answer, candidate=answer), CHEAP)

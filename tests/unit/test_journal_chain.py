@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.rollout.journal import GENESIS, Break, JournalEntry, JournalHead, append, canonical_json, hash_of, verify
+from tests.support.examples import examples
 
 RECORDS: list[dict[str, object]] = [
     {"what": f"record {number}", "n": number, "share": 0.1 * number} for number in range(1, 7)
@@ -127,7 +128,7 @@ values = st.recursive(
 records = st.dictionaries(st.text(max_size=4), values, max_size=4)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.lists(records, min_size=1, max_size=4), st.data())
 def test_any_records_chain_survives_storage_as_text_and_no_change_survives_verify(
     given_records: list[dict[str, object]], data: st.DataObject

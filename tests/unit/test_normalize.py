@@ -12,6 +12,7 @@ from evaluators.normalize import NotComparable, observation_of, prompt_of, repla
 from evaluators.observation import Ended, Observation, ToolCall
 from tests.fakes import replies, streams
 from tests.fakes.generate import Answer, answer, tokens_of
+from tests.support.examples import examples
 
 CHAT, COMPLETIONS, RESPONSES, MESSAGES = ENDPOINTS = (
     "/v1/chat/completions",
@@ -309,7 +310,7 @@ BYTES = st.one_of(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     endpoint=st.sampled_from([*ENDPOINTS, "/tokenize"]), data=BYTES, ended=st.sampled_from(Ended), stream=st.booleans()
 )

@@ -43,6 +43,7 @@ from gateway.rollout.rollout import Phase, Rollout
 from gateway.store.errors import Fenced, StoreUnavailable, StoreUnreadable
 from gateway.store.rollouts import RolloutRow, from_row, readable, to_row
 from gateway.store.sql import Store
+from tests.support.examples import examples
 from tests.support.rollout_world import ORDER, RAMP, World, make_record, run, store
 from tests.support.route_values import ENTRIES, SUPPORT, A, B, C
 from tests.support.unit_counts import by_unit
@@ -78,7 +79,7 @@ QUICK = tuple(1_000 if number == 2 else 0 for number in range(len(DURATION_BOUND
     periods=st.lists(st.builds(Exposures, weight=st.integers(0, 10_000), control=st.integers(0, 9)), max_size=3),
     seconds=st.none() | st.sampled_from(DURATION_BOUNDS),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_a_record_comes_back_from_json_as_it_was(
     rollout: Rollout, last: Last, periods: list[Exposures], seconds: float | None
 ) -> None:

@@ -18,6 +18,7 @@ from gateway.records.routes import MirrorPolicy, Previous, RouteLimits, RoutePol
 from gateway.records.state import Desired
 from gateway.rollout.plan import canonical
 from gateway.rollout.plan_parser import parse_plan
+from tests.support.examples import examples
 from tests.support.route_values import ENTRIES, LEGAL, STATE, A, B, C, entry, state
 from tests.support.state_records import rollout
 
@@ -330,7 +331,7 @@ def test_planning_again_after_applying_changes_nothing(
     ]
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(RECORDS, RECORDS)
 def test_the_share_that_moves_is_the_share_of_buckets_that_move(first: DeclaredRoute, second: DeclaredRoute) -> None:
     declared = (msgspec.structs.replace(each, alias="support") for each in (first, second))

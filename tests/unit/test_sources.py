@@ -33,6 +33,7 @@ from adapters.sources import (
 from adapters.sources.allowed import is_under
 from adapters.sources.archives import unpack
 from tests.support.adapter_folders import write_adapter
+from tests.support.examples import examples
 
 ANY = Allowed(any_local=True, prefixes=("memory://loras",))
 QUICK = FetchLimits(backoff_seconds=0.0, chunk_bytes=64)
@@ -308,6 +309,9 @@ def test_a_damaged_archive_is_a_refusal_wherever_it_is_cut(
     assert not list(scratch.glob("fetched-*"))
 
 
+DAMAGED = examples(300)
+
+
 def test_an_archive_with_flipped_bytes_is_unpacked_or_refused_and_nothing_else(adapter: Path, tmp_path: Path) -> None:
     def add(tar: tarfile.TarFile) -> None:
         tar.add(adapter, "support")
@@ -315,7 +319,7 @@ def test_an_archive_with_flipped_bytes_is_unpacked_or_refused_and_nothing_else(a
 
     whole = pack(tmp_path / "x.tar", add).read_bytes()
     source = random.Random(1)
-    for number in range(300):
+    for number in range(DAMAGED):
         damaged = bytearray(whole)
         block = source.randrange(len(whole) // 512) * 512
         damaged[block + source.randrange(512)] = source.randrange(256)
@@ -330,7 +334,7 @@ def test_an_archive_with_flipped_bytes_is_unpacked_or_refused_and_nothing_else(a
         with contextlib.suppress(UnsafeArchive, SourceTooLarge):
             unpack(tmp_path / "x.tar", out, "x", FetchLimits(unpacked_bytes=len(whole)))
         assert {path.name for path in out.rglob("*") if path.is_file()} <= {*NAMES}
-    assert {path.name for path in tmp_path.iterdir()} == {"support", "x.tar", *(f"out{n}" for n in range(300))}
+    assert {path.name for path in tmp_path.iterdir()} == {"support", "x.tar", *(f"out{n}" for n in range(DAMAGED))}
 
 
 @pytest.mark.parametrize("content", [b"", b"\x1f\x8b", b"BZh9", b"\xfd7zXZ\x00", b"PK\x03\x04" * 200, os.urandom(4000)])

@@ -15,9 +15,10 @@ from gateway.store import snapshot
 from gateway.store.copies import DAMAGED
 from gateway.store.snapshot import SNAPSHOT_FILE, of_state, read_base
 from gateway.store.state_copy import COPY_FILE, read_copy, save_copy
+from tests.support.examples import examples
 from tests.support.state_records import entry, key, rollout
 
-FLIPS = 1_500
+FLIPS = examples(1_500)
 STATE = Desired(version=3, keys=(key(1), key(2)), adapters=(entry("a"),), rollouts=(rollout(),))
 DAMAGE = {
     "empty": b"",

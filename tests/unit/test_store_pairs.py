@@ -11,6 +11,7 @@ from evaluators.observation import Drift, Kind, NoDrift, Score, ScoredPair, Unsc
 from gateway.store.errors import StoreUnreadable
 from gateway.store.pairs import PAGE, Pairs, decode, encode, insert_pair
 from gateway.store.sql import Store, open_store
+from tests.support.examples import examples
 from tests.support.samples import judged, sample
 
 shares = st.floats(0, 1)
@@ -76,7 +77,7 @@ def numbers_of(found: list[ScoredPair]) -> list[int]:
 
 
 @given(judgeds)
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_any_judged_pair_is_read_as_it_was_written(pair: ScoredPair) -> None:
     assert decode(encode(pair)) == pair
 
