@@ -89,18 +89,29 @@ def modules() -> tuple[tuple[str, ast.Module], ...]:
 
 
 @functools.cache
+def nodes(tree: ast.AST) -> tuple[ast.AST, ...]:
+    """All nodes of a tree, for the many tests that look at each."""
+    return tuple(ast.walk(tree))
+
+
+@functools.cache
 def imports(tree: ast.AST) -> tuple[str, ...]:
     """Every module that is imported, wherever in the file."""
     return tuple(_imports(tree))
 
 
 def _imports(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@functools.cache
+def libraries(tree: ast.AST) -> frozenset[str]:
+    return frozenset(name.split(".")[0] for name in imports(tree))
 
 
 def is_in(path: str, places: tuple[str, ...]) -> bool:
@@ -149,8 +160,8 @@ def type_only(tree: ast.Module) -> frozenset[str]:
     """What is imported under TYPE_CHECKING alone."""
     return frozenset(
         name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for node in nodes(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
         for name in imports(node)
     )
 
@@ -247,11 +258,7 @@ def test_nothing_but_the_command_line_and_the_composition_import_what_puts_toget
 
 @pytest.mark.parametrize("library", HOMES)
 def test_each_library_has_one_home(library: str) -> None:
-    offenders = [
-        path
-        for path, tree in modules()
-        if library in {name.split(".")[0] for name in imports(tree)} and not is_in(path, HOMES[library])
-    ]
+    offenders = [path for path, tree in modules() if library in libraries(tree) and not is_in(path, HOMES[library])]
     assert offenders == []
 
 
@@ -274,7 +281,7 @@ def test_modules_and_functions_stay_short() -> None:
         lines = len((ROOT / path).read_text().splitlines())
         if lines > MODULE_LINES:
             long.append((path, lines))
-        for node in ast.walk(tree):
+        for node in nodes(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
                 length = node.end_lineno - node.lineno + 1
                 if length > FUNCTION_LINES:
@@ -290,7 +297,7 @@ def test_no_catch_all_modules() -> None:
 def test_a_public_class_name_means_one_thing() -> None:
     places: dict[str, list[str]] = {}
     for path, tree in modules():
-        for node in ast.walk(tree):
+        for node in nodes(tree):
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places.setdefault(node.name, []).append(path)
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
