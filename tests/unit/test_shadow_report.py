@@ -27,7 +27,7 @@ from gateway.cli.shadow_html import PlotsMissing, page
 from gateway.cli.shadow_table import show
 from gateway.observe.mirror_counts import MirrorCounts
 from gateway.pages.render import TEMPLATES
-from gateway.plots.shadow import MAX_PANELS, plot_evidence, plot_kl, plot_log_ratios, plot_scores_by_task
+from gateway.plots.shadow import MAX_PANELS, plot_log_ratios, plot_scores_by_task
 from gateway.rollout.gates.evidence_curve import MAX_EVIDENCE, trace_evidence
 from gateway.rollout.gates.evidence_curve import MAX_POINTS as MAX_CURVE_POINTS
 from gateway.rollout.plan_parser import parse_plan
@@ -573,12 +573,16 @@ def read(markup: str) -> Reader:
     return reader
 
 
-def test_the_page_stands_for_itself_and_takes_words_of_callers_for_words() -> None:
-    found = [judged(each.number, each.kind, task="<i>&$^{", drift=each.drift, scores=each.scores) for each in pairs()]
-    reader = read(page(report(found)))
-    assert {"script", "i"} & set(reader.tags) == set()
+@pytest.fixture(scope="module")
+def plain_page() -> str:
+    """The page of `report()`: drawn once, since its four plots take a second."""
+    return page(report())
+
+
+def test_the_page_stands_for_itself(plain_page: str) -> None:
+    reader = read(plain_page)
+    assert "script" not in reader.tags
     assert reader.fetches == []
-    assert "<i>&$^{" in reader.text
     assert "<script>$x_$&" in reader.text
     assert reader.tags.count("svg") == 4
 
@@ -595,13 +599,15 @@ def with_every_text(value: Any, change: Callable[[str], str]) -> Any:
     return value
 
 
-def test_no_text_of_a_report_becomes_markup() -> None:
+def test_no_text_of_a_report_becomes_markup(plain_page: str) -> None:
     """Aliases, versions, tasks, tokens of prompts and outputs, reasons, whatever comes in, wherever it stands."""
-    text = "</p><script src='x'>&{{7}}"
-    answers = (answer(), with_every_text(answer(), lambda word: word + text))
-    plain, hostile = (read(page(ShadowReport.model_validate(each))) for each in answers)
+    text = "</p><script src='x'><i>&{{7}}$^{"
+    changed = with_every_text(answer(), lambda word: word + text)
+    plain, hostile = read(plain_page), read(page(ShadowReport.model_validate(changed)))
     assert set(hostile.tags) == set(plain.tags)
+    assert {"script", "i"} & set(hostile.tags) == set()
     assert hostile.fetches == []
+    assert hostile.tags.count("svg") == 4
     assert f"Shadow report: support{text}" in hostile.text
     for word in (
         CANDIDATE,
@@ -625,8 +631,8 @@ def test_markup_passes_unescaped_in_one_place_of_the_templates() -> None:
     assert unescaped == [("parts.html.j2", "{% macro plot(svg) %}{{ svg | safe }}{% endmacro %}")]
 
 
-def test_the_page_says_what_the_report_says() -> None:
-    text = read(page(report())).text
+def test_the_page_says_what_the_report_says(plain_page: str) -> None:
+    text = read(plain_page).text
     for words in (
         CANDIDATE,
         "rolled back",
@@ -645,18 +651,17 @@ def test_the_page_says_what_the_report_says() -> None:
         assert words in text
 
 
-def test_every_plot_is_a_drawing_with_its_words_as_text() -> None:
-    view = report()
-    candidate, noise = view.comparisons
-    assert candidate.drift is not None
-    assert view.rollout is not None
-    by_task = plot_scores_by_task(candidate)
-    assert by_task is not None
-    for drawing, words in (
-        (plot_kl(candidate, candidate.drift, 0.1), ("limit 0.1", "noise 0.0000", "facts", "mean so far")),
-        (plot_log_ratios(candidate, candidate.drift, noise.drift), ("80.0%", "noise", "share of the tokens")),
-        (plot_evidence(view.rollout.evidence), ("Gate kl", "fails from 400")),
-        (by_task, ("expected: control → version", "chrf: noise → version", "facts (20)")),
+def test_every_plot_is_a_drawing_with_its_words_as_text(plain_page: str) -> None:
+    drawings = re.findall(r"<svg.*?</svg>", plain_page, re.DOTALL)
+    for drawing, words in zip(
+        drawings,
+        (
+            ("Gate kl", "fails from 400"),
+            ("limit 0.1", "noise 0.0000", "facts", "mean so far"),
+            ("80.0%", "noise", "share of the tokens"),
+            ("expected: control → version", "chrf: noise → version", "facts (20)"),
+        ),
+        strict=True,
     ):
         root = ElementTree.fromstring(drawing)
         told = "".join(root.itertext())
