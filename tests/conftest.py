@@ -86,7 +86,12 @@ def store(where: str) -> "Iterator[Store]":
     """An empty store, at noon."""
     # Imported here: the process that only hands out the tests needs neither.
     from gateway.store.sql import open_store
+    from tests.support.stores import open_empty_store
 
-    store = open_store(where, now=lambda: 1_790_000_000.0, seconds=PATIENCE_SECONDS)
+    path, now = where.removeprefix("sqlite:///"), lambda: 1_790_000_000.0
+    if path == where:
+        store = open_store(where, now=now, seconds=PATIENCE_SECONDS)
+    else:
+        store = open_empty_store(Path(path).parent, now=now, seconds=PATIENCE_SECONDS)
     yield store
     store.close()

@@ -20,9 +20,10 @@ from gateway.rollout.rollout import Phase, Rollout
 from gateway.rollout.rules import RULES
 from gateway.store.leader import Leader
 from gateway.store.rollouts import readable
-from gateway.store.sql import Store, open_store
+from gateway.store.sql import Store
 from tests.support.live_state import Engines, Workers
 from tests.support.route_values import ENTRIES, SUPPORT, A, B
+from tests.support.stores import open_empty_store
 from tests.support.unit_counts import by_unit
 
 T = TypeVar("T")
@@ -97,7 +98,7 @@ class World:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    store = open_store(tmp_path, now=lambda: 1e9)
+    store = open_empty_store(tmp_path, now=lambda: 1e9)
     store.write_state(Desired(adapters=ENTRIES, routes=(SUPPORT,)), expected=0)
     yield store
     store.close()

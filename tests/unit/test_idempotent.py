@@ -12,8 +12,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gateway.admin.idempotent import Idempotent
 from gateway.store.idempotency import WORK_SECONDS, IdempotencyKeys, StillRunning
-from gateway.store.sql import Store, open_store
+from gateway.store.sql import Store
 from tests.support.patience import LOOK_SECONDS, PATIENCE_SECONDS
+from tests.support.stores import open_empty_store
 
 Work = Callable[[bytes], Awaitable[Response]]
 
@@ -35,7 +36,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
-    store = open_store(tmp_path, now=clock)
+    store = open_empty_store(tmp_path, now=clock)
     yield store
     store.close()
 

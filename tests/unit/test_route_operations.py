@@ -14,10 +14,11 @@ from gateway.admin.routes.operations import ChangeRequest, RouteOperations, Stat
 from gateway.admin.state import Conflict, LiveState, Overtaken, retry_overtaken
 from gateway.decide.authenticate import Role
 from gateway.records.state import Desired
-from gateway.store.sql import Store, open_store
+from gateway.store.sql import Store
 from tests.support.live_state import Engines, Workers
 from tests.support.route_values import ENTRIES, SUPPORT, A, B, C
 from tests.support.state_records import rollout
+from tests.support.stores import open_empty_store
 
 T = TypeVar("T")
 ORDER = ChangeRequest(by="key-1", reason="because")
@@ -25,7 +26,7 @@ ORDER = ChangeRequest(by="key-1", reason="because")
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    store = open_store(tmp_path, now=lambda: 1e9)
+    store = open_empty_store(tmp_path, now=lambda: 1e9)
     store.write_state(Desired(adapters=ENTRIES, routes=(SUPPORT,)), expected=0)
     yield store
     store.close()
