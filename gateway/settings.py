@@ -24,7 +24,7 @@ from gateway.yaml_text import InvalidYaml, parse
 PREFIX: Final = "LORAGATE_"
 # Variables with our prefix that are no settings: read by the command line, by tests, inside vLLM.
 _NOT_SETTINGS: Final = frozenset(
-    ("LORAGATE_KEY", "LORAGATE_CONTROL", "LORAGATE_CPU_LORA_CURE", "LORAGATE_TEST_WITHOUT_NODE")
+    ("LORAGATE_KEY", "LORAGATE_CONTROL", "LORAGATE_CPU_LORA_CURE", "LORAGATE_CPU_FORK", "LORAGATE_TEST_WITHOUT_NODE")
 )
 # Variables that Kubernetes sets in every pod for a Service named `loragate`; its LORAGATE_PORT looks like a setting.
 _KUBERNETES: Final = re.compile(r"LORAGATE_(\w+_)?(SERVICE_(HOST|PORT)|PORT_\d)\w*=.*|LORAGATE_(\w+_)?PORT=tcp://.*")

@@ -124,6 +124,8 @@ class VllmCommand:
                 "VLLM_CPU_KVCACHE_SPACE": f"{self.kv_cache_gib:g}",
                 # The CPU build takes the `uni` backend only with this; the engine stays a process of its own.
                 "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+                # The API server has imported what the engine needs: fork it (see gateway/serve/vllm_cpu).
+                "LORAGATE_CPU_FORK": self.environment.get("LORAGATE_CPU_FORK", "1"),
                 # --enforce-eager does not reach the ranking of prompt_logprobs, whose first use would
                 # compile for 20 s while every other request waits.
                 "TORCH_COMPILE_DISABLE": "1",

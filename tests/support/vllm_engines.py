@@ -36,6 +36,7 @@ ENVIRONMENT = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
     # On the CPU, vLLM takes the `uni` backend only with this; the engine stays a process of its own.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "LORAGATE_CPU_FORK": "1",  # saves importing vLLM twice, as `loragate up` does
     "VLLM_LOGGING_LEVEL": "WARNING",
     # --enforce-eager does not reach the code that ranks prompt_logprobs: the first request for them would
     # compile for 20 s, and every other request with it wait.
