@@ -31,6 +31,8 @@ SHARED_ENGINES = {
     "tests/real/test_fusion.py": "engine",
     "tests/real/test_normalize.py": "engine",
     "tests/real/test_fidelity.py": "up",
+    "tests/real/test_rollout_vllm.py": "ramping",
+    "tests/real/test_shadow_vllm.py": "ramping",
     "tests/real/test_up.py": "up",
 }
 

@@ -346,14 +346,15 @@ def test_examples_of_the_description_are_answered_as_described(
 
 
 @pytest.mark.simulation
+@pytest.mark.parametrize("examples", [15, pytest.param(40, marks=pytest.mark.story)])
 @pytest.mark.parametrize("side", ["--exclude-operation-id", "--include-operation-id"])
 def test_whatever_is_sent_is_answered_as_described(
-    engine: FakeEngine, versions: list[str], gateway: RunningGateway, tmp_path: Path, side: str
+    engine: FakeEngine, versions: list[str], gateway: RunningGateway, tmp_path: Path, side: str, examples: int
 ) -> None:
     which = [text for name in ENDS_KEYS for text in (side, name)]
     began = time.monotonic()
     code, told = schemathesis(
-        gateway, tmp_path, "--phases", "examples,coverage,fuzzing", "--max-examples", "40", *which
+        gateway, tmp_path, "--phases", "examples,coverage,fuzzing", "--max-examples", str(examples), *which
     )
     print(told[-2000:], f"{time.monotonic() - began:.0f} s")
     assert code == 0, told

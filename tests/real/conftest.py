@@ -1,5 +1,6 @@
-"""Real vLLM with a tiny random model: one started by hand, one owned by `loragate up`."""
+"""Real vLLM with a tiny random model: one started by hand, and two owned by `loragate up`."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from tests.support.vllm_engines import running_vllm
 
 # As many as the engine has slots: its last slot, which stock vLLM's base requests read, is taken.
 ADAPTER_NAMES = ("amber", "blue", "coral", "dune")
+
+# A tiny model gains nothing by a second thread, which spins while it waits: two engines share two cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +49,13 @@ def up(tiny_base_path: Path, tiny_adapters: dict[str, Path]) -> Iterator[Running
     with RunningGateway(base=tiny_base_path, environment=settings) as gateway:
         for name in ("amber", "blue"):
             gateway.cli("adapters", "add", str(tiny_adapters[name]), "--name", name)
+        yield gateway
+
+
+@pytest.fixture(scope="session")
+def ramping(tiny_base_path: Path) -> Iterator[RunningGateway]:
+    """`loragate up` for rollouts, each on an alias of its own."""
+    with RunningGateway(base=tiny_base_path, environment={"LORAGATE_ENGINE__MAX_MODEL_LEN": "2048"}) as gateway:
         yield gateway
 
 

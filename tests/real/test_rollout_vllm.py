@@ -14,7 +14,7 @@ from tests.support.patience import PATIENCE_SECONDS, until
 
 pytestmark = pytest.mark.real
 
-ALIAS = "support"
+ALIAS = "ramped"
 MESSAGES: list[Any] = [{"role": "user", "content": "The capital of France is"}]
 GATES = [{"error_rate": {"margin": "60%"}}]
 CALLERS = 4
@@ -78,29 +78,29 @@ def start(gateway: RunningGateway, candidate: str) -> str:
 
 
 def test_a_rollout_goes_live_by_its_plan_and_the_next_is_rolled_back(
-    tiny_base_path: Path, tiny_adapters: dict[str, Path]
+    ramping: RunningGateway, tiny_adapters: dict[str, Path]
 ) -> None:
-    with RunningGateway(base=tiny_base_path, environment={"LORAGATE_ENGINE__MAX_MODEL_LEN": "2048"}) as gateway:
-        one = add(gateway, tiny_adapters["amber"], activate=True)
-        two = add(gateway, tiny_adapters["blue"], activate=False)
-        three = add(gateway, tiny_adapters["coral"], activate=False)
-        seen: list[tuple[str, str]] = []
-        with traffic(gateway, seen):
-            first = start(gateway, two)
-            live = phase(gateway, first, "live")
-            until_served(seen, two)
-            second = start(gateway, three)
-            until_served(seen, three)
-            print(gateway.cli("rollback", ALIAS, "--reason", "callers complain about the tone"))
-            mark = len(seen) + CALLERS  # those under way may end on what they began with
-            until(lambda: len(seen) > mark + 5 * CALLERS)
-        assert live["candidate"] == two
-        assert {version for version, _ in seen} == {one, two, three}
-        assert {version for version, _ in seen[mark:]} == {two}
-        assert {reason for _, reason in seen} == {"split"}
-        tells(gateway, first, ["the next release", "error rate", "passes", two])
-        tells(gateway, second, ["callers complain about the tone", three])
-        assert "whole" in gateway.cli("journal", "verify")
+    gateway = ramping
+    one = add(gateway, tiny_adapters["amber"], activate=True)
+    two = add(gateway, tiny_adapters["blue"], activate=False)
+    three = add(gateway, tiny_adapters["coral"], activate=False)
+    seen: list[tuple[str, str]] = []
+    with traffic(gateway, seen):
+        first = start(gateway, two)
+        live = phase(gateway, first, "live")
+        until_served(seen, two)
+        second = start(gateway, three)
+        until_served(seen, three)
+        print(gateway.cli("rollback", ALIAS, "--reason", "callers complain about the tone"))
+        mark = len(seen) + CALLERS  # those under way may end on what they began with
+        until(lambda: len(seen) > mark + 5 * CALLERS)
+    assert live["candidate"] == two
+    assert {version for version, _ in seen} == {one, two, three}
+    assert {version for version, _ in seen[mark:]} == {two}
+    assert {reason for _, reason in seen} == {"split"}
+    tells(gateway, first, ["the next release", "error rate", "passes", two])
+    tells(gateway, second, ["callers complain about the tone", three])
+    assert "whole" in gateway.cli("journal", "verify")
 
 
 def until_served(seen: list[tuple[str, str]], version: str) -> None:

@@ -17,11 +17,10 @@ from tests.support.gateways import RunningGateway
 
 pytestmark = pytest.mark.real
 
-ALIAS = "support"
+ALIAS = "shadowed"
 # What callers pause between two requests: the engine's time is for the copies, too.
 PAUSE_SECONDS = 1.0
 TOPICS = ("rivers", "bread", "a lighthouse", "the moon", "chess", "rain", "an old clock", "bees", "maps", "salt")
-SETTINGS = {"LORAGATE_ENGINE__MAX_MODEL_LEN": "2048"}
 
 
 def twin_of(adapter: Path, folder: Path) -> Path:
@@ -117,34 +116,32 @@ def over(gateway: RunningGateway, rollout: str, seconds: float) -> dict[str, Any
 
 @pytest.mark.parametrize("pairs", [50, pytest.param(300, marks=pytest.mark.story)])
 def test_a_twin_goes_live_and_another_model_is_taken_back(
-    tiny_base_path: Path, tiny_adapters: dict[str, Path], tmp_path: Path, pairs: int
+    ramping: RunningGateway, tiny_adapters: dict[str, Path], tmp_path: Path, pairs: int
 ) -> None:
-    with RunningGateway(base=tiny_base_path, environment=SETTINGS) as gateway:
-        first = add(gateway, tiny_adapters["amber"], activate=True)
-        twin = add(gateway, twin_of(tiny_adapters["amber"], tmp_path / "twin"), activate=False)
-        other = add(gateway, tiny_adapters["coral"], activate=False)
-        assert len({first, twin, other}) == 3
-        with traffic(gateway, 4) as seen:
-            began = time.monotonic()
-            same = start(gateway, twin, pairs)
-            ended = over(gateway, same, 900)
-            print(f"\ntwin: {ended['phase']} after {time.monotonic() - began:.0f} s")
-            story = gateway.cli("explain", same)
-            print(story)
-            assert ended["phase"] == "live", story
-            mark, began = len(seen), time.monotonic()
-            worse = start(gateway, other, pairs)
-            ended = over(gateway, worse, 400)
-            print(
-                f"another model: {ended['phase']} after {time.monotonic() - began:.0f} s, {len(seen) - mark} requests"
-            )
-            story = gateway.cli("explain", worse)
-            print(story)
-            assert ended["phase"] == "rolled_back", story
-        assert other not in seen  # it was in the shadow from its first request to its last
-        assert twin in seen[-20:]
-        assert "token_flip" in story
-        print(gateway.cli("shadow", "report", ALIAS))
+    gateway = ramping
+    first = add(gateway, tiny_adapters["amber"], activate=True)
+    twin = add(gateway, twin_of(tiny_adapters["amber"], tmp_path / "twin"), activate=False)
+    other = add(gateway, tiny_adapters["coral"], activate=False)
+    assert len({first, twin, other}) == 3
+    with traffic(gateway, 4) as seen:
+        began = time.monotonic()
+        same = start(gateway, twin, pairs)
+        ended = over(gateway, same, 900)
+        print(f"\ntwin: {ended['phase']} after {time.monotonic() - began:.0f} s")
+        story = gateway.cli("explain", same)
+        print(story)
+        assert ended["phase"] == "live", story
+        mark, began = len(seen), time.monotonic()
+        worse = start(gateway, other, pairs)
+        ended = over(gateway, worse, 400)
+        print(f"another model: {ended['phase']} after {time.monotonic() - began:.0f} s, {len(seen) - mark} requests")
+        story = gateway.cli("explain", worse)
+        print(story)
+        assert ended["phase"] == "rolled_back", story
+    assert other not in seen  # it was in the shadow from its first request to its last
+    assert twin in seen[-20:]
+    assert "token_flip" in story
+    print(gateway.cli("shadow", "report", ALIAS))
 
 
 def test_what_callers_wait_for_their_first_token_with_copies_and_without_is_told(
@@ -152,7 +149,7 @@ def test_what_callers_wait_for_their_first_token_with_copies_and_without_is_told
 ) -> None:
     """Speed is told, not asserted (`python -m bench.callers` asserts it); that copies were compared meanwhile is."""
     with serving(tiny_base_path, tiny_adapters["amber"], tiny_adapters["blue"]) as (gateway, control):
-        waits = measure(gateway, control, blocks=8, seconds=8, rate=5.0)
+        waits = measure(gateway, control, blocks=4, seconds=8, rate=5.0)
     print("\n" + "\n".join(waits.told()))
     assert waits.pairs > 0
     assert min(len(waits.off), len(waits.on)) > 50

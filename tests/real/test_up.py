@@ -19,7 +19,6 @@ from tests.support.tiny_adapters import random_adapter
 
 pytestmark = pytest.mark.real
 
-CYCLES = 50
 STREAMS = 20
 TOKENS = 1500
 
@@ -89,19 +88,20 @@ def test_a_client_that_leaves_frees_the_engine_long_before_the_reply_would_be_wh
     assert 0 < made < TOKENS, "of the two replies not even one came to its end"
 
 
+@pytest.mark.parametrize("cycles", [20, pytest.param(50, marks=pytest.mark.story)])
 def test_adapters_come_and_go_under_load_without_a_failed_request(
-    up: RunningGateway, tiny_base_path: Path, tmp_path: Path
+    up: RunningGateway, tiny_base_path: Path, tmp_path: Path, cycles: int
 ) -> None:
     folders = [random_adapter(tiny_base_path, tmp_path / f"v{seed}", seed=100 + seed) for seed in (0, 1)]
     up.cli("adapters", "add", str(folders[0]), "--name", "moving")
-    sent, failures = asyncio.run(_load_while_cycling(up, folders))
+    sent, failures = asyncio.run(_load_while_cycling(up, folders, cycles))
     up.cli("adapters", "rm", "moving")
-    print(f"{CYCLES} cycles of adding and removing, {sent} requests meanwhile, {len(failures)} failed")
-    assert sent > CYCLES
+    print(f"{cycles} cycles of adding and removing, {sent} requests meanwhile, {len(failures)} failed")
+    assert sent > cycles
     assert failures == []
 
 
-async def _load_while_cycling(up: RunningGateway, folders: list[Path]) -> tuple[int, list[str]]:
+async def _load_while_cycling(up: RunningGateway, folders: list[Path], cycles: int) -> tuple[int, list[str]]:
     """Send requests to a stable, to a moving and to the base model while versions are added and removed."""
     failures: list[str] = []
     sent = 0
@@ -120,7 +120,7 @@ async def _load_while_cycling(up: RunningGateway, folders: list[Path]) -> tuple[
                 failures.append(f"{model}: {reply.status_code} {reply.text[:200]}")
 
     async def cycle(control: httpx.AsyncClient) -> None:
-        for number in range(CYCLES):
+        for number in range(cycles):
             path = str(folders[(number + 1) % 2])
             added = await control.post("/admin/v1/adapters", json={"path": path, "name": "moving"})
             assert added.status_code == 201, added.text
