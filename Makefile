@@ -12,8 +12,8 @@ FAST := -m "not real and not simulation" -n 4 --dist loadfile
 REST := --ignore=tests/test_architecture.py --ignore=tests/unit --ignore=tests/properties
 # Pure code of which every line and branch is tested; the rest of it is on its way there.
 COVERED := evaluators/*,gateway/decide/*,gateway/errors.py,gateway/pipeline.py,gateway/ports.py
-# Slow ones keep a core busy for longer: two at once. Files that share a vLLM run one after the other in one process.
-SLOW := -m "(real or simulation) and not story" -n 2 --dist loadfile -p no:schemathesis
+# Slow ones compute or wait for outages: three at once on two cores. Files that share a vLLM run one after the other in one process.
+SLOW := -m "(real or simulation) and not story" -n 3 --dist loadfile -p no:schemathesis
 
 .PHONY: help setup demo test check cover flow simulate bench clean
 
