@@ -1,9 +1,9 @@
 """Deny by default, roles, revocation; and what of a key lies on disk."""
 
+import os
 import socket
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 from gateway.decide.authenticate import Principal, Role, caller_of, digest_of
 from gateway.errors import Unauthenticated
 from tests.fakes.engine import FakeEngine
+from tests.support.forked_command import OWN_COMMAND, run_forked
 from tests.support.gateways import RunningGateway
 from tests.support.patience import PATIENCE_SECONDS
 
@@ -188,7 +189,7 @@ def test_a_malformed_key_request_is_explained(gateway: RunningGateway, body: Any
 def test_only_digests_are_on_disk_and_for_their_owner_alone(engine: FakeEngine, tmp_path: Path) -> None:
     state = tmp_path / "s"
     state.mkdir()
-    with RunningGateway(engine.url, state=state) as gateway:
+    with RunningGateway(engine.url, state=state, command=OWN_COMMAND) as gateway:
         keys = [gateway.key, gateway.create_key("operator")]
         assert chat(gateway, gateway.headers).status_code == 200
         for path in (path for path in state.rglob("*") if path != gateway.log_path):
@@ -380,25 +381,8 @@ def test_a_body_nested_deeply_is_a_400_without_a_traceback(
 @pytest.mark.parametrize("where", ["--host", "--control-host"])
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.1"])
 def test_no_auth_is_refused_where_others_can_reach_it(tmp_path: Path, where: str, address: str) -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "gateway",
-            "serve",
-            "--engine",
-            "http://127.0.0.1:9",
-            "--state",
-            str(tmp_path),
-            "--no-auth",
-            where,
-            address,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    arguments = ["serve", "--engine", "http://127.0.0.1:9", "--state", str(tmp_path), "--no-auth", where, address]
+    done = run_forked(arguments, os.environ, timeout=PATIENCE_SECONDS)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "loopback" in done.stderr

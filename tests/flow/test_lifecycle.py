@@ -25,6 +25,7 @@ from click.testing import CliRunner
 from gateway.cli import main
 from gateway.cli.run import _announce
 from tests.fakes.engine import FakeEngine
+from tests.support.forked_command import OWN_COMMAND, run_forked
 from tests.support.gateways import RunningGateway, resident_bytes
 from tests.support.patience import PATIENCE_SECONDS, until
 
@@ -44,15 +45,8 @@ HEAVY = (
 
 
 def run(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run `loragate ARGUMENTS` to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "gateway", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE_SECONDS,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **(environment or {})},
-    )
+    """Run `loragate ARGUMENTS` to its end, in a process of its own."""
+    return run_forked(arguments, {**os.environ, **(environment or {})}, timeout=PATIENCE_SECONDS)
 
 
 def run_here(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -480,8 +474,7 @@ def test_every_command_and_every_option_has_help(path: tuple[str, ...], command:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["serve", "--help"], ["keys", "create", "-h"]])
 def test_help_works_from_the_shell(arguments: list[str]) -> None:
-    done = run(*arguments)
-    assert done.returncode == 0
+    done = subprocess.run([*OWN_COMMAND, *arguments], capture_output=True, text=True, check=True)
     assert "Usage:" in done.stdout
 
 
