@@ -8,8 +8,8 @@ export PYTHONDONTWRITEBYTECODE :=
 UNIT := -m "not real and not simulation" -n 2 --dist loadfile -p no:schemathesis \
 	tests/test_architecture.py tests/unit tests/properties
 # Tests with gateways mostly wait for time-outs and processes, so four of their files go at once even on two cores.
-FAST := -m "not real and not simulation" -n 4 --dist loadfile
-REST := --ignore=tests/test_architecture.py --ignore=tests/unit --ignore=tests/properties
+# Only their folder is collected, since every process would import the libraries of the tests with real engines, too.
+FLOW := -m "not real and not simulation" -n 4 --dist loadfile -p no:schemathesis tests/flow
 # Pure code of which every line and branch is tested; the rest of it is on its way there.
 COVERED := evaluators/*,gateway/decide/*,gateway/errors.py,gateway/pipeline.py,gateway/ports.py
 # Slow ones compute or wait for outages: three at once on two cores. Files that share a vLLM run one after the other in one process.
@@ -27,7 +27,7 @@ demo: setup  ## Serve a real base and real adapters, and show what the gateway d
 	@$(PY) -m gateway demo $(ARGS)
 
 test: $(if $(ARGS),check,cover)  ## Run every test, real engines and simulations included
-	$(PY) -m pytest -q $(FAST) $(REST) $(ARGS)
+	$(PY) -m pytest -q $(FLOW) $(ARGS)
 	$(PY) -m pytest -q $(SLOW) $(ARGS)
 
 check: setup  ## Lint, types, architecture, unit and property tests: the loop while you work
@@ -42,7 +42,7 @@ cover: setup  ## The same tests with all examples, and the lines of pure code th
 	$(PY) -m coverage report --fail-under=99
 
 flow: setup  ## The other fast tests: the real command in front of a fake engine
-	$(PY) -m pytest -q $(FAST) $(REST) $(ARGS)
+	$(PY) -m pytest -q $(FLOW) $(ARGS)
 
 simulate: setup  ## Simulate what verdicts promise, and write docs/statistics.md's tables and figures (some minutes)
 	@$(PY) -m simulations $(ARGS)

@@ -275,6 +275,17 @@ def test_heavy_libraries_are_imported_inside_functions() -> None:
     assert offenders == []
 
 
+def test_every_test_is_in_a_folder_that_one_of_the_commands_runs() -> None:
+    files = [path for path in (ROOT / "tests").rglob("test_*.py") if "node_modules" not in path.parts]
+    folders = {path.parent.relative_to(ROOT / "tests").as_posix() for path in files if path != Path(__file__)}
+    assert folders == {"flow", "properties", "real", "unit"}
+    # `make flow` collects only its own folder, so a test elsewhere that is not marked would never be run.
+    slow = [path for path in files if path.parent.name == "real"]
+    assert [
+        path.name for path in slow if not re.search(r"^pytestmark = .*mark\.real\b", path.read_text(), re.MULTILINE)
+    ] == []
+
+
 def test_modules_and_functions_stay_short() -> None:
     long: list[tuple[str, int]] = []
     for path, tree in modules():
