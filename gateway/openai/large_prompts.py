@@ -246,5 +246,3 @@ def _windows(body: Pieces, span: Span) -> Iterator[bytes]:
         for begin in range(first, last, WINDOW_BYTES):
             yield part[begin : min(begin + WINDOW_BYTES, last)]
         at += len(part)
-        if at >= end:
-            return
