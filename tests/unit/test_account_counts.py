@@ -261,3 +261,14 @@ def test_the_journal_tells_who_said_it_and_replays_to_the_same_state() -> None:
     for reading in records[-1]["event"]["readings"]:
         del reading["accounts"]  # as it was written before accounts were told
     assert replay(records).phase is failed.after.phase
+
+
+def test_where_no_account_alone_explains_a_wrong_split_all_units_count() -> None:
+    tallies = Worker()
+    ask(tallies, "honest", 1_000)
+    for account in ("one", "other"):
+        ask(tallies, account, 3_000, only=Arm.CANDIDATE)
+    counts = stage(tallies)
+    assert ratio_of(counts, make_record()).verdict is Verdict.FAIL
+    period = period_of(counts, make_record().rollout)
+    assert period == Exposures(weight=WEIGHT, control=counts.control.units, candidate=counts.candidate.units)

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from evaluators.compare.comparator import Direction, Shape
+from evaluators.compare.registry import comparators
 from evaluators.judge.verdict import Verdict
 from evaluators.observation import Kind, Score, ScoredPair
 from gateway.admin.rollouts.pair_reader import NOBODY_COMPARES
@@ -16,7 +18,7 @@ from gateway.admin.state import Conflict
 from gateway.records.feedback import About, Feedback
 from gateway.records.routes import JudgePolicy, MirrorPolicy, Shadow
 from gateway.records.state import Desired
-from gateway.rollout import explain
+from gateway.rollout import explain, stage_evidence
 from gateway.rollout.automation import decide
 from gateway.rollout.events import StepFailed, StepPassed
 from gateway.rollout.explain import plan_line
@@ -31,6 +33,7 @@ from gateway.rollout.record import UnreadableRollout
 from gateway.rollout.replay import event_of, record_of
 from gateway.rollout.rollout import Phase
 from gateway.rollout.simulate import Outcome, not_replayed, simulate
+from gateway.rollout.stage_evidence import StageEvidence, criterion_of
 from gateway.store.errors import StoreUnavailable
 from gateway.store.evaluators import Evaluators
 from gateway.store.feedback import Feedbacks
@@ -86,6 +89,39 @@ def test_a_failure_that_is_not_critical_is_no_step_failed_and_no_pass() -> None:
         advance(state, StepFailed(at=1.0, by="automation", stage=1, samples=1, readings=(mild,)))
     with pytest.raises(IllegalEvent, match="does not pass"):
         advance(state, StepPassed(at=1.0, by="automation", stage=1, samples=100, readings=(mild,)))
+
+
+def test_a_gate_whose_comparator_is_not_installed_is_inconclusive_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(name="score:tone", margin=0.1)
+    state = _in_shadow(shadow("refusal"))
+    monkeypatch.setattr(stage_evidence, "comparators", dict)
+    evidence = StageEvidence(replace(state.plan.stages[0], gates=(gate,)), state)
+    reading = evidence.readings()["score:tone"]
+    assert reading.verdict is Verdict.INCONCLUSIVE
+    assert reading.reason == "no comparator `score:tone` is installed on this gateway (n=0)"
+
+
+def test_a_gate_of_a_plugin_reads_the_metric_that_the_plugins_comparator_describes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state = _in_shadow(shadow("refusal"))
+    monkeypatch.setattr(stage_evidence, "comparators", lambda: {"score:tone": comparators()["refusal"]})
+    demand = criterion_of(Gate(name="score:tone", margin=0.1), state.plan)
+    assert demand is not None
+    assert (demand.shape, demand.direction) == (Shape.DIFFERENCE, Direction.LOWER_IS_BETTER)
+
+
+def test_a_replay_whose_last_pair_passes_a_stage_before_the_last_is_undecided() -> None:
+    step = {**STEP, "gates": [{"refusal": {"margin": "90%"}}]}
+    plan = parse_plan({"shadow": {**SHADOW, "gates": step["gates"]}, "steps": [step, {"weight": "100%"}]})
+    past = _in_shadow(shadow("refusal"))
+    pairs = [
+        structs.replace(each, number=number, rollout=past.id)
+        for number, each in enumerate(many(200, past.control, past.candidate), start=1)
+    ]
+    first = parse_plan({"shadow": {**SHADOW, "gates": step["gates"]}, "steps": [STEP]})
+    assert simulate(first, past, pairs).outcome is Outcome.PASSED
+    assert simulate(plan, past, pairs).outcome is Outcome.UNDECIDED
 
 
 def test_a_gate_without_pairs_is_inconclusive() -> None:
@@ -413,6 +449,10 @@ def test_a_judges_share_is_noted_as_the_rollout_begins(store: Store, tmp_path: P
         assert world.rollout().phase is Phase.ROLLED_BACK
 
     run(store, tmp_path, work)
+
+
+def test_a_plan_without_a_shadow_in_one_line_for_people() -> None:
+    assert plan_line(canonical(parse_plan({"steps": [STEP]}))) == "10 % ≥ 0 s, ≥ 0 samples"
 
 
 def test_a_plan_with_a_shadow_in_one_line_for_people() -> None:

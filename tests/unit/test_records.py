@@ -4,7 +4,8 @@ import pytest
 
 from evaluators.observation import Score
 from gateway.decide.authenticate import Role
-from gateway.records.routes import MirrorPolicy, RouteLimits
+from gateway.records.declared import find_declared_fields
+from gateway.records.routes import MirrorPolicy, RouteLimits, RouteRecord
 from gateway.records.state import KeyRecord
 
 DIGEST = "0" * 64
@@ -42,3 +43,9 @@ def test_a_score_is_a_share(value: float) -> None:
         Score(value=value, version="1")
     with pytest.raises(ValueError, match=r"candidate `.*` of a score is not in"):
         Score(value=0.5, version="1", candidate=value)
+
+
+def test_a_field_without_a_note_is_in_no_file() -> None:
+    assert "created" in RouteRecord.__struct_fields__
+    assert "created" not in find_declared_fields(RouteRecord)
+    assert "weight" in find_declared_fields(RouteRecord)

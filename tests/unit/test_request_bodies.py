@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import pytest
 
 from gateway.errors import BadRequest
-from gateway.openai.body import MAX_FIELD_BYTES, read_in_steps
+from gateway.openai.body import MAX_FIELD_BYTES, read, read_in_steps
 from gateway.openai.endpoints import split_target
-from gateway.openai.json_outline import run_to_end
+from gateway.openai.json_outline import DEEPEST_NESTING, run_to_end
+from gateway.openai.large_prompts import media_in_steps
+from gateway.openai.media import media_fields
 from gateway.openai.pieces import Pieces
 
 
@@ -48,8 +50,32 @@ def test_bytes_in_parts_have_the_length_of_all_and_are_cut_across_parts() -> Non
     assert (len(pieces), pieces.cut(2, 7), pieces.cut(3, 6), pieces.cut(8, 99)) == (9, b"cdefg", b"def", b"i")
 
 
+def test_bytes_in_no_parts_are_empty_and_stay_so() -> None:
+    assert (len(Pieces(())), Pieces(()).apply_edits(())) == (0, [])
+
+
 def test_an_address_in_absolute_form_is_split_and_one_without_a_host_names_nothing() -> None:
     assert split_target(b"http://a.example/v1/models") == (b"a.example", b"/v1/models")
     assert split_target(b"HTTP://a.example") == (b"a.example", b"/")
     assert split_target(b"http:///v1/models") == (b"", b"")
     assert split_target(b"/v1/models") == (None, b"/v1/models")
+
+
+def test_a_body_nested_too_deep_to_be_parsed_at_once_is_refused_with_the_limit() -> None:
+    deep = 100_000
+    with pytest.raises(BadRequest, match=f"nested more than {DEEPEST_NESTING} levels deep"):
+        read(b'{"model":"a","prompt":' + b"[" * deep + b"]" * deep + b"}")
+
+
+def test_a_text_as_messages_holds_no_media_even_if_it_spells_their_names() -> None:
+    assert media_fields(rb'"\"image_url\": \"http://h/\""') == {}
+
+
+def test_media_beside_a_member_whose_key_has_an_invalid_escape_are_found() -> None:
+    messages = rb'[{"\u12":1,"image_url":"http://h/"}]'
+    assert run_to_end(media_in_steps(Pieces((messages,)), (0, len(messages)))) == {"media_urls": "image_url"}
+
+
+def test_bytes_after_a_value_are_not_searched_for_media() -> None:
+    parts = (b'["plain"]', b',{"image_url":"http://h/"}')
+    assert run_to_end(media_in_steps(Pieces(parts), (0, len(parts[0])))) == {}

@@ -96,6 +96,17 @@ def test_a_record_comes_back_from_json_as_it_was(
     assert from_row(msgspec.json.decode(msgspec.json.encode(to_row(kept)), type=RolloutRow)) == kept
 
 
+def test_a_record_names_the_stages_that_were_entered_and_that_its_plan_has() -> None:
+    plan = parse_plan(RAMP)
+    record = make_record()
+    of_earlier_release = replace(record, entered=(), rollout=replace(record.rollout, plan=plan, stage=3, index=1))
+    assert list(of_earlier_release.stages()) == [(3, plan.stages[1])]
+    draft = replace(of_earlier_release, rollout=replace(of_earlier_release.rollout, stage=0))
+    assert list(draft.stages()) == []
+    past_the_plan = replace(draft, entered=(0, len(plan.stages)))
+    assert list(past_the_plan.stages()) == [(1, plan.stages[0])]
+
+
 @pytest.mark.parametrize(
     "spoil", [{"state": None}, {"state": {}}, {"last": 3}, {"periods": [{"weight": 10_001}]}, {"by": None}]
 )
@@ -585,6 +596,8 @@ def test_every_kind_of_record_is_told_and_none_can_break_the_telling() -> None:
         SUPPORT, msgspec.structs.replace(SUPPORT, weight=500, candidate=B), by="k", reason="why", at=0
     )
     assert "  weight: `5 %`; before `0 %`." in explain.sentences(changed)
+    taken_back = changed | {"kind": "rollback", "rollout": "ro-1"}
+    assert "  this takes back rollout `ro-1`." in explain.sentences(taken_back)
     assert "made `support`" in explain.sentences(route_record(None, SUPPORT, by="k", reason="", at=0))[0]
     assert "removed `support`" in explain.sentences(route_record(SUPPORT, None, by="k", reason="", at=0))[0]
     for record in ({}, {"kind": "rollout"}, {"kind": "route", "at": "x"}, {"kind": "threshold", "at": 1e300}):

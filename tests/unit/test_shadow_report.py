@@ -549,6 +549,10 @@ def test_the_last_stage_that_has_pairs_is_told() -> None:
     assert trace_evidence(ramping, [], now=2_000.0) is None
 
 
+def test_pairs_of_a_stage_that_the_plan_does_not_have_have_no_curve() -> None:
+    assert trace_evidence(ROLLOUT, [staged(1, 0.1, stage=9)], now=2_000.0) is None
+
+
 class Reader(HTMLParser):
     """Collects the tags and the text of a page, and what it would fetch."""
 
