@@ -190,7 +190,7 @@ def read(body: bytes) -> Fields:
             raise _not_json(body, error) from None
     try:
         return _USUAL.decode(body)
-    except (msgspec.DecodeError, RecursionError):  # an unusual type, or invalid JSON: `_parse` finds out which
+    except msgspec.DecodeError:  # an unusual type, or invalid JSON: `_parse` finds out which
         return _parse(body)
 
 
@@ -253,8 +253,6 @@ def _parse(body: bytes) -> Fields:
             return _fields_of(repair_surrogates(body))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _not_json(body, error) from None
-    except RecursionError:
-        raise BadRequest(f"The body is nested more than {DEEPEST_NESTING} levels deep.") from None
 
 
 def _not_json(body: bytes, error: Exception) -> BadRequest:
