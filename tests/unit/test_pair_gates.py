@@ -112,14 +112,16 @@ def test_a_gate_of_a_plugin_reads_the_metric_that_the_plugins_comparator_describ
 
 
 def test_a_replay_whose_last_pair_passes_a_stage_before_the_last_is_undecided() -> None:
-    step = {**STEP, "gates": [{"refusal": {"margin": "90%"}}]}
-    plan = parse_plan({"shadow": {**SHADOW, "gates": step["gates"]}, "steps": [step, {"weight": "100%"}]})
+    gates: list[Any] = [{"refusal": {"margin": "90%"}}]
+    step: dict[str, Any] = {**STEP, "gates": gates}
+    wide: dict[str, Any] = {**SHADOW, "gates": gates}
+    plan = parse_plan({"shadow": wide, "steps": [step, {"weight": "100%"}]})
     past = _in_shadow(shadow("refusal"))
     pairs = [
         structs.replace(each, number=number, rollout=past.id)
         for number, each in enumerate(many(200, past.control, past.candidate), start=1)
     ]
-    first = parse_plan({"shadow": {**SHADOW, "gates": step["gates"]}, "steps": [STEP]})
+    first = parse_plan({"shadow": wide, "steps": [STEP]})
     assert simulate(first, past, pairs).outcome is Outcome.PASSED
     assert simulate(plan, past, pairs).outcome is Outcome.UNDECIDED
 
