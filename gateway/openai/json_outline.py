@@ -184,8 +184,6 @@ class _Walk:
             if not self._advance():
                 break
             yield
-        if self._is_in_letter:
-            raise self.invalid()
 
     def key(self, longest: int) -> Generator[None, None, str]:
         """Skip a key and return it; empty if it is longer than `longest`, so none of the wanted ones."""

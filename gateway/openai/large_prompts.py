@@ -88,7 +88,7 @@ def media_in_steps(body: Pieces, span: Span) -> Generator[None, None, dict[str, 
     for window in _windows(body, span):
         if may_hold_media(behind + window):
             break
-        behind = window[-_MAX_HINT_BYTES:]
+        behind = (behind + window)[-_MAX_HINT_BYTES:]  # windows may be shorter than a hint
         yield
     else:
         return {}

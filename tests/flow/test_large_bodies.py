@@ -1,5 +1,6 @@
 """Large bodies over a real socket: served byte for byte, never all in memory of one key, and nobody waits for them."""
 
+import itertools
 import json
 import socket
 import time
@@ -10,6 +11,7 @@ import pytest
 
 from tests.fakes.engine import FakeEngine
 from tests.support.gateways import RunningGateway
+from tests.support.raw_client import Raw
 
 MIB = 1024 * 1024
 
@@ -64,6 +66,23 @@ def test_a_large_body_in_tiny_chunks_is_served(gateway: RunningGateway, engine: 
     reply = httpx.post(gateway.url + "/v1/chat/completions", content=chunks, headers=gateway.headers, timeout=60)
     assert reply.status_code == 200
     assert engine.generations[-1].body == body
+
+
+def test_media_at_the_end_of_a_large_body_are_refused_however_cut(gateway: RunningGateway, engine: FakeEngine) -> None:
+    text, image = (
+        {"type": "text", "text": "x" * 2 * MIB},
+        {"type": "image_url", "image_url": {"url": "http://10.0.0.1/"}},
+    )
+    body = json.dumps({"model": "base", "messages": [{"role": "user", "content": [text, image]}]}).encode()
+    ends = list(range(len(body) - 120, len(body) + 1))
+    served = len(engine.generations)
+    for cuts in ([len(body)], ends):
+        chunks = (body[start:end] for start, end in itertools.pairwise([0, *cuts]))
+        framed = b"".join(b"%x\r\n%b\r\n" % (len(each), each) for each in chunks)
+        with Raw(gateway) as client:
+            reply = client.ask(body=framed + b"0\r\n\r\n", transfer_encoding="chunked")
+        assert (reply.status, reply.code) == (400, "engine_field_not_allowed")
+    assert len(engine.generations) == served
 
 
 def test_a_large_stream_that_does_not_ask_for_usage_is_counted(gateway: RunningGateway, engine: FakeEngine) -> None:

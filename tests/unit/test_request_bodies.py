@@ -5,12 +5,14 @@ from collections.abc import Sequence
 import pytest
 
 from gateway.errors import BadRequest
-from gateway.openai.body import MAX_FIELD_BYTES, read, read_in_steps
+from gateway.openai.body import AT_ONCE_BYTES, MAX_FIELD_BYTES, LargeFields, read, read_in_steps, takes_steps
 from gateway.openai.endpoints import split_target
-from gateway.openai.json_outline import DEEPEST_NESTING, run_to_end
+from gateway.openai.json_outline import DEEPEST_NESTING, outline_in_steps, outline_of, run_to_end
 from gateway.openai.large_prompts import media_in_steps
 from gateway.openai.media import media_fields
 from gateway.openai.pieces import Pieces
+
+WANTED = ("model", "prompt", "n", "user", "temperature")
 
 
 def read_parts(*parts: bytes) -> object:
@@ -79,3 +81,67 @@ def test_media_beside_a_member_whose_key_has_an_invalid_escape_are_found() -> No
 def test_bytes_after_a_value_are_not_searched_for_media() -> None:
     parts = (b'["plain"]', b',{"image_url":"http://h/"}')
     assert run_to_end(media_in_steps(Pieces(parts), (0, len(parts[0])))) == {}
+
+
+def byte_by_byte(body: bytes) -> Pieces:
+    return Pieces(tuple(body[at : at + 1] for at in range(len(body))))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"a","prompt":"b","n":12,"stop":["x"],"user":null} ',
+        b' {"model" : "a\\"b" , "prompt" : [ { "a" : "\\\\" } , [ ] ] , "temperature" : 0.5 }\r\n',
+        rb'{"mod\u0065l":"a","prompt":"b","%b":1}' % (b"name" * 30),
+    ],
+)
+def test_a_body_that_arrives_byte_by_byte_is_read_as_if_at_once(body: bytes) -> None:
+    assert run_to_end(outline_in_steps(byte_by_byte(body), WANTED)) == outline_of(body, WANTED)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"  ",
+        b"[]",
+        b'{"model":"a"} x',
+        b'{"model":"a"}\xc3',
+        b'{model:"a"}',
+        b'{"model":}',
+        b'{"model":"a',
+        b'{"model":"a"',
+        b'{"model" "a"}',
+        rb'{"mod\u00el":"a"}',
+        b'{"model":"a";}',
+    ],
+)
+def test_what_is_no_object_is_refused_however_it_arrives(body: bytes) -> None:
+    for pieces in (Pieces((body,)), byte_by_byte(body)):
+        with pytest.raises(BadRequest, match="not a valid JSON object"):
+            run_to_end(outline_in_steps(pieces, WANTED))
+
+
+@pytest.mark.parametrize(
+    ("messages", "found"),
+    [
+        (b'[{"type":"image_url","image_url":{"url":"http://h/a\\"b"}}]', {"media_urls": "image_url"}),
+        (b'[{"content":[{"image_url" : null}, {"text":"plain"}, 7, {}]}]', {}),
+        (b'[{"video_url":"data:video/mp4;base64,AA"}]', {}),
+        (b'[{"image_url":{"url":"http://h/"', {"media_urls": "image_url"}),
+        (b'["image_url":"http://h/"]]]', {}),
+        (b'[{"image_url":"http://h/%b","text":"%b"}]' % (b"a" * 5000, b"b" * 5000), {"media_urls": "image_url"}),
+    ],
+    ids=["an address", "none", "data", "cut off", "no JSON", "long texts"],
+)
+def test_media_are_found_in_messages_that_arrive_byte_by_byte(messages: bytes, found: dict[str, str]) -> None:
+    assert run_to_end(media_in_steps(byte_by_byte(messages), (0, len(messages)))) == found
+    assert run_to_end(media_in_steps(Pieces((messages,)), (0, len(messages)))) == found
+
+
+def test_a_large_body_is_read_in_steps_and_of_long_fields_only_that_they_are_there() -> None:
+    large = b'{"model":"a","prompt":"' + b"p" * AT_ONCE_BYTES + b'","chat_template":"' + b"t" * 100 + b'"}'
+    assert (takes_steps(large), takes_steps(b"{}")) == (True, False)
+    fields = read(large)
+    assert isinstance(fields, LargeFields)
+    assert "chat_template" in fields.outline.members
