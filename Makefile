@@ -10,8 +10,8 @@ UNIT := -m "not real and not simulation" -n 2 --dist loadfile -p no:schemathesis
 # Tests with gateways mostly wait for time-outs and processes, so four of their files go at once even on two cores.
 # Only their folder is collected, since every process would import the libraries of the tests with real engines, too.
 FLOW := -m "not real and not simulation" -n 4 --dist loadfile -p no:schemathesis tests/flow
-# Slow ones compute or wait for outages: three at once on two cores. Files that share a vLLM run one after the other in one process.
-SLOW := -m "(real or simulation) and not story" -n 3 --dist loadfile -p no:schemathesis
+# Slow ones keep a core busy for longer: two at once. Files that share a vLLM run one after the other in one process.
+SLOW := -m "(real or simulation) and not story" -n 2 --dist loadfile -p no:schemathesis
 
 .PHONY: help setup demo test check cover flow simulate bench clean
 
